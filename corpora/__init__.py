@@ -1,0 +1,36 @@
+"""Text and indexes: corpora to search, retrievers to search them with.
+
+Names are loaded when first used, so that `import searchgym.corpora` stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bm25 import BM25, open_bm25
+    from .cache import cached_directory, home, verify_directory
+    from .jsonl import JsonlCorpus, open_jsonl
+
+__all__ = ["BM25", "JsonlCorpus", "cached_directory", "home", "open_bm25", "open_jsonl", "verify_directory"]
+
+_MODULES = {
+    "BM25": "bm25",
+    "JsonlCorpus": "jsonl",
+    "cached_directory": "cache",
+    "home": "cache",
+    "open_bm25": "bm25",
+    "open_jsonl": "jsonl",
+    "verify_directory": "cache",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,242 @@
+"""One cache directory for everything that is built once and read often: worlds, indexes, compact corpora.
+
+An entry is addressed by what it was made from. It is built beside its final place and renamed into it, so
+that it is either complete or absent, whatever happens in the middle:
+
+- two processes at first run: a file lock lets one build, the other waits and reads;
+- kill -9 during a build: only a `.tmp` directory is left, which the next build removes;
+- a truncated or missing file: noticed when the entry is opened (sizes), rebuilt with a warning;
+- a home that cannot be written: a private temporary directory serves this process, with one warning.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import platformdirs
+
+from searchgym.errors import ConfigError
+
+__all__ = ["cached_directory", "canonical_json", "digest", "home", "verify_directory"]
+
+MANIFEST = "manifest.json"
+_SCHEMA = 1
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_LITTER = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]+\.tmp")
+
+_private: Path | None = None
+_private_lock = threading.Lock()
+
+
+def home() -> Path:
+    """The directory all caches live under: `SEARCHGYM_HOME`, else the platform's user cache directory.
+
+    It need not exist; nothing is created here.
+    """
+    chosen = os.environ.get("SEARCHGYM_HOME")
+    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("searchgym"))
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text that is equal for equal values: sorted keys, no spaces, ASCII, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """32 hexadecimal digits that name a JSON value (BLAKE2b-128 of its canonical JSON)."""
+    return hashlib.blake2b(canonical_json(value).encode(), digest_size=16).hexdigest()
+
+
+def cached_directory(name: str, key: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+    """The directory that `build` fills for `key`; built at the first call, found again ever after.
+
+    Args:
+        name: the kind of entry, e.g. "bm25": lower-case letters, digits, ".", "_" and "-".
+        key: JSON values that determine the content completely. Must hold "format", the version of the
+            builder and of the file format: raise it when either changes.
+        build: called with an empty directory to fill with files. It may be called while other processes
+            wait, and not at all when the entry exists. Whatever it raises passes through, and leaves nothing.
+
+    Returns:
+        A complete directory, to be treated as read-only, with `manifest.json` (key, sizes, hashes) in it.
+
+    Raises:
+        ConfigError: the name or the key cannot be used.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"cache name {name!r}: use lower-case letters, digits, '.', '_' and '-'")
+    if "format" not in key:
+        raise ConfigError(
+            f"cache key of {name!r} has no 'format' (it has {sorted(key)}): add the version of its builder"
+        )
+    try:
+        address = digest(dict(key))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"cache key of {name!r} is not plain JSON ({error}): use JSON values only"
+        ) from None
+    entry = home() / "cache" / name / address
+    if _damage(entry) is None:  # the usual case: no lock, nothing written, a read-only home will do
+        return entry
+    try:
+        lock = _locked(entry)
+    except OSError as error:
+        entry = _private_home(error) / "cache" / name / address
+        lock = _locked(entry)
+    try:
+        _build_entry(entry, name, key, build)
+    finally:
+        lock.release()
+    return entry
+
+
+def verify_directory(directory: Path) -> list[str]:
+    """What is wrong with a cache entry, reading every byte of it; an empty list when it is intact."""
+    problem = _damage(directory)
+    if problem is not None:
+        return [problem]
+    files = json.loads((directory / MANIFEST).read_text("utf-8"))["files"]
+    return [
+        f"{directory / name} has changed since it was built"
+        for name, facts in files.items()
+        if _file_digest(directory / name) != facts["blake2b"]
+    ]
+
+
+def _build_entry(entry: Path, name: str, key: Mapping[str, Any], build: Callable[[Path], None]) -> None:
+    """Fill `entry`, unless somebody did while we waited. The caller holds the entry's lock."""
+    problem = _damage(entry)
+    if problem is None:
+        return
+    _sweep(entry)
+    if entry.exists():
+        warnings.warn(f"damaged cache entry: {problem}. Rebuilding it.", RuntimeWarning, stacklevel=4)
+        os.rename(entry, _temporary(entry))  # out of the way in one step; the sweep below removes it
+    work = _temporary(entry)
+    work.mkdir()
+    try:
+        build(work)
+        _seal(work, name, key)
+        os.rename(work, entry)
+        _sync(entry.parent)
+    finally:
+        _sweep(entry)
+
+
+def _seal(directory: Path, name: str, key: Mapping[str, Any]) -> None:
+    """Write the manifest and push everything to the disk: after a power cut, renamed must mean complete."""
+    files = {}
+    for path in _files(directory):
+        files[path.relative_to(directory).as_posix()] = {
+            "size": path.stat().st_size,
+            "blake2b": _file_digest(path),
+        }
+    manifest = {"schema": _SCHEMA, "name": name, "key": dict(key), "files": files}
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
+    for path in _files(directory):
+        _sync(path)
+    for path in {path.parent for path in _files(directory)}:
+        _sync(path)
+
+
+def _damage(entry: Path) -> str | None:
+    """Why the entry cannot be used, judged by its manifest and file sizes; None when it can."""
+    try:
+        manifest = json.loads((entry / MANIFEST).read_text("utf-8"))
+        if manifest["schema"] != _SCHEMA:
+            return f"{entry / MANIFEST} has schema {manifest['schema']!r}, not {_SCHEMA}"
+        for name, facts in manifest["files"].items():
+            size = (entry / name).stat().st_size
+            if size != facts["size"]:
+                return f"{entry / name} has {size} bytes instead of {facts['size']}"
+    except OSError as error:
+        return f"{error.filename or entry} cannot be read ({error.strerror})"
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"{entry / MANIFEST} is not a manifest ({error})"
+    return None
+
+
+def _locked(entry: Path) -> filelock.BaseFileLock:
+    """Take the lock of an entry, waiting for whoever holds it; OSError when the place cannot be written."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    # Probe first: a file system mounted read-only may still let an existing lock file be opened and locked.
+    probe = _temporary(entry)
+    probe.mkdir()
+    probe.rmdir()
+    lock = filelock.FileLock(entry.parent / f".{entry.name}.lock", mode=0o666)
+    lock.acquire()
+    return lock
+
+
+def _temporary(entry: Path) -> Path:
+    return entry.parent / f".{entry.name}.{secrets.token_hex(4)}.tmp"
+
+
+def _sweep(entry: Path) -> None:
+    """Remove what killed builds left. Nobody builds a digest whose lock can be taken, so its litter is stale."""
+    for path in entry.parent.iterdir():
+        match = _LITTER.fullmatch(path.name)
+        if match is None:
+            continue
+        if match[1] == entry.name:  # we hold this lock
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        try:
+            with filelock.FileLock(entry.parent / f".{match[1]}.lock", mode=0o666, timeout=0):
+                shutil.rmtree(path, ignore_errors=True)
+        except (filelock.Timeout, OSError, RuntimeError):
+            continue  # being built right now, perhaps by a caller further up our own stack
+
+
+def _private_home(error: OSError) -> Path:
+    """A temporary home for this process and its forks, removed when this process ends."""
+    global _private
+    with _private_lock:
+        if _private is None:
+            _private = Path(tempfile.mkdtemp(prefix="searchgym-"))
+            atexit.register(_remove_private, _private, os.getpid())
+            warnings.warn(
+                f"the cache directory {home()} cannot be written ({error.strerror or error}): building in "
+                f"{_private} for this process only. Set SEARCHGYM_HOME to a writable directory to keep it.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return _private
+
+
+def _remove_private(directory: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child inherits the handler, not the directory
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    return (path for path in sorted(directory.rglob("*")) if path.is_file())
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no directories; its rename is durable enough for a cache
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

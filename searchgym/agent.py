@@ -1,0 +1,100 @@
+"""What answers observations. The core knows agents only through this protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .episode import StopReason
+
+if TYPE_CHECKING:
+    from .dialects import Dialect
+    from .question import Corpus
+
+__all__ = ["Agent", "FunctionAgent", "Setting", "Turn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What an agent may know of the environment it is about to act in.
+
+    Attributes:
+        dialect: parser and renderer of acts; an agent writes acts with `dialect.write(...)`.
+        system_prompt: the instructions a language model should be given.
+        corpus: the passages behind the index (for agents that need a vocabulary; never its questions).
+        max_rounds: rounds per episode.
+    """
+
+    dialect: Dialect
+    system_prompt: str
+    corpus: Corpus
+    max_rounds: int
+
+
+@dataclass(slots=True)
+class Turn:
+    """One act, with its tokens where the agent has them.
+
+    Attributes:
+        text: the message passed to `env.step`.
+        prompt_ids: tokens fed to the model since its previous act (system text and question, or the
+            observation with its template); never sampled.
+        token_ids: the sampled tokens of this act.
+        logprobs: one log-probability per sampled token, under the tempered distribution it was drawn from.
+        new_segment: True when the model's context was rebuilt for this round (prompt_ids is then all of it).
+        stop: set when the agent cannot go on (token limit, engine failure): the loop ends the episode with this
+            reason instead of stepping, and keeps the tokens.
+        policy_version, temperature, top_p: how it was sampled.
+    """
+
+    text: str
+    prompt_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    new_segment: bool = False
+    stop: StopReason | None = None
+    policy_version: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+
+class Agent:
+    """Base class of agents. One instance serves many episodes at once; a slot number tells them apart.
+
+    Subclasses implement `act`; stateful ones also `begin` and, to be usable by branching methods, `fork`.
+    """
+
+    name: str = "agent"
+    needs_gold: bool = False
+    """True for controls that read `info["gold"]`; the rollout then builds the environment with reveal_gold."""
+
+    def bind(self, setting: Setting) -> None:
+        """Called once before a collection with the environment's setting."""
+        self.setting = setting
+
+    def begin(self, slots: Sequence[int]) -> None:
+        """New episodes start in these slots: forget what was there."""
+
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> Sequence[str | Turn]:
+        """Answer one observation per slot; the first one after `begin` is the question."""
+        raise NotImplementedError
+
+    def fork(self, source: int, target: int) -> None:
+        """Copy the state of slot `source` to slot `target`."""
+        raise NotImplementedError(f"agent {self.name!r} cannot fork an episode: implement Agent.fork")
+
+
+class FunctionAgent(Agent):
+    """Wraps a plain function `policy(observation, info) -> str`, one call per step."""
+
+    def __init__(self, policy: Callable[[str, dict[str, Any]], str], name: str | None = None) -> None:
+        self._policy = policy
+        self.name = name or getattr(policy, "__name__", "function")
+
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> list[str | Turn]:
+        return [self._policy(o, i) for o, i in zip(observations, infos, strict=True)]

@@ -1,0 +1,295 @@
+"""Dialects: how an act is written, parsed and answered. Scoring is the same in all of them.
+
+A dialect is one object: system prompt, parser, writer, renderer of observations, stop strings. It never sees
+gold data and never decides anything about the episode.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from .errors import UnknownIdError
+from .retriever import Hit
+
+__all__ = ["DIALECTS", "Act", "Dialect", "TagsDialect", "ToolsDialect", "get_dialect"]
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """A parsed message.
+
+    Attributes:
+        kind: "search", "answer", "feedback" or "invalid".
+        queries: the search queries (kind "search").
+        draft: the draft answer put up for feedback (kind "feedback").
+        answer: the final answer (kind "answer").
+        error: why the message is invalid (kind "invalid"): one of "no_act", "several_acts", "empty_act",
+            "nested_act", "too_many_queries", "unknown_tool", "malformed_call", "feedback_off", "too_long".
+    """
+
+    kind: str
+    queries: tuple[str, ...] = ()
+    draft: str = ""
+    answer: str = ""
+    error: str = ""
+
+
+def _invalid(error: str) -> Act:
+    return Act("invalid", error=error)
+
+
+@runtime_checkable
+class Dialect(Protocol):
+    """One way of writing acts. `feedback` and `max_queries` say which acts the environment allows now."""
+
+    name: str
+    stop_strings: tuple[str, ...]
+    """Generation ends after any of these: the closings of an act."""
+
+    def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
+        """Instructions for a language model. Mentions feedback only when it is on."""
+
+    def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
+        """Read one message. Never raises; whatever is not exactly one allowed act is "invalid"."""
+
+    def write(self, act: Act, thought: str = "") -> str:
+        """The message a scripted agent sends for an act; `parse(write(act))` gives the act back."""
+
+    def render_hits(self, hits: Sequence[Hit], max_chars: int) -> str:
+        """The observation after a search, cut to `max_chars` at a passage's end or inside the last one."""
+
+    def render_feedback(self, text: str) -> str:
+        """The observation after a feedback act."""
+
+    def render_invalid(self, error: str, *, feedback: bool) -> str:
+        """The observation after an invalid message: what to write instead."""
+
+
+_RETRY = {
+    "no_act": "it held no act",
+    "several_acts": "it held more than one act",
+    "empty_act": "its act was empty",
+    "nested_act": "its act held another act",
+    "too_many_queries": "it held more queries than allowed",
+    "unknown_tool": "it called a tool there is not",
+    "malformed_call": "its tool call could not be read",
+    "feedback_off": "it used an act there is not",
+    "too_long": "it was too long",
+}
+_ROLE = (
+    "You answer questions by searching an encyclopedia. Work in rounds. In each round first think, then do "
+    "exactly one act and stop. "
+)
+
+
+class TagsDialect:
+    """XML-like tags, as Search-R1 writes them.
+
+    Acts are looked for outside complete `<think>…</think>` blocks. Text after the act is ignored. With
+    `max_queries` > 1, the lines of a search act are its queries.
+    """
+
+    name = "tags"
+    stop_strings = ("</search>", "</answer>", "</feedback>")
+
+    _THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
+    _ACT = re.compile(r"<(search|answer|feedback)>(.*?)</\1>", re.DOTALL)
+    _ANY_TAG = re.compile(r"</?(?:search|answer|feedback)>")
+    _OWN_TAG = re.compile(r"<(?=/?(?:information|search|answer|feedback|think)>)")
+
+    def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
+        queries = "your query" if max_queries == 1 else f"up to {max_queries} queries, one per line"
+        ask = (
+            "- <feedback>a draft answer</feedback> asks what is wrong with a draft before you commit to it.\n"
+            if feedback
+            else ""
+        )
+        return (
+            f"{_ROLE}Write your thoughts as <think>…</think>.\n"
+            f"- <search>{queries}</search> returns passages as <information>…</information>.\n"
+            f"{ask}"
+            "- <answer>the answer</answer> ends the episode. Give only the answer, a few words, no sentence.\n"
+            "Ask about one fact at a time, do not repeat a query, and rephrase a query that found nothing."
+        )
+
+    def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
+        if "<think>" in text:
+            text = self._THINK.sub("", text)
+        acts = self._ACT.findall(text)
+        if not feedback and any(kind == "feedback" for kind, _ in acts):
+            return _invalid("feedback_off")
+        if not acts:
+            return _invalid("no_act")
+        if len(acts) > 1:
+            return _invalid("several_acts")
+        kind, body = acts[0]
+        body = body.strip()
+        if not body:
+            return _invalid("empty_act")
+        if "<" in body and self._ANY_TAG.search(body):
+            return _invalid("nested_act")
+        if kind == "answer":
+            return Act("answer", answer=body)
+        if kind == "feedback":
+            return Act("feedback", draft=body)
+        if max_queries == 1:
+            return Act("search", queries=(body,))
+        queries = tuple(line.strip() for line in body.splitlines() if line.strip())
+        return Act("search", queries=queries) if len(queries) <= max_queries else _invalid("too_many_queries")
+
+    def write(self, act: Act, thought: str = "") -> str:
+        body = {"search": "\n".join(act.queries), "answer": act.answer, "feedback": act.draft}[act.kind]
+        think = f"<think> {thought} </think> " if thought else ""
+        return f"{think}<{act.kind}> {body} </{act.kind}>"
+
+    def render_hits(self, hits: Sequence[Hit], max_chars: int) -> str:
+        if not hits:
+            return "<information>\nNothing was found.\n</information>"
+        block = "\n".join(f"[{rank}] {hit.title}\n{hit.text}" for rank, hit in enumerate(hits, 1))
+        return f"<information>\n{self._quote(block)[:max_chars]}\n</information>"
+
+    def render_feedback(self, text: str) -> str:
+        return f"<information>\n{self._quote(text)}\n</information>"
+
+    def render_invalid(self, error: str, *, feedback: bool) -> str:
+        acts = "<search>, <answer> or <feedback>" if feedback else "<search> or <answer>"
+        return f"Your last message was not used: {_RETRY[error]}. Write exactly one {acts} act."
+
+    def _quote(self, text: str) -> str:
+        """Our own tags inside a passage must not look like the environment's or the agent's."""
+        return self._OWN_TAG.sub("< ", text) if "<" in text else text
+
+
+class ToolsDialect:
+    """Hermes tool calls, the format of Qwen's chat template.
+
+    One `<tool_call>{"name": …, "arguments": {…}}</tool_call>` per message, outside complete think blocks.
+    `search` takes {"query": string}, or a list of strings under "query" when `max_queries` > 1.
+    """
+
+    name = "tools"
+    stop_strings = ("</tool_call>",)
+
+    _THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
+    _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+    _OWN_TAG = re.compile(r"<(?=/?(?:tool_response|tool_call|tools|think)>)")
+    _ARGUMENT = {"search": "query", "answer": "answer", "feedback": "draft"}
+
+    def tools(self, *, feedback: bool, max_queries: int) -> list[dict[str, Any]]:
+        """The tool list in JSON-schema form, as chat templates take it."""
+        query: dict[str, Any] = {"type": "string", "description": "what to look for"}
+        if max_queries > 1:
+            query = {"type": "array", "items": query, "maxItems": max_queries}
+        described = {
+            "search": ("Search the encyclopedia for passages.", query),
+            "answer": (
+                "Give the final answer and end.",
+                {"type": "string", "description": "only the answer, a few words"},
+            ),
+        }
+        if feedback:
+            described["feedback"] = (
+                "Ask what is wrong with a draft answer before committing to it.",
+                {"type": "string", "description": "the draft answer"},
+            )
+        return [
+            {
+                "type": "function",
+                "function": {
+                    "name": name,
+                    "description": description,
+                    "parameters": {
+                        "type": "object",
+                        "properties": {self._ARGUMENT[name]: schema},
+                        "required": [self._ARGUMENT[name]],
+                    },
+                },
+            }
+            for name, (description, schema) in described.items()
+        ]
+
+    def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
+        tools = "\n".join(json.dumps(t) for t in self.tools(feedback=feedback, max_queries=max_queries))
+        return (
+            f"{_ROLE}Each act is one tool call. Ask about one fact at a time, do not repeat a query, and "
+            "rephrase a query that found nothing. End with the answer tool.\n\n# Tools\n\n"
+            f"<tools>\n{tools}\n</tools>\n\n"
+            "Write a call as JSON inside tags:\n<tool_call>\n"
+            '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+        )
+
+    def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
+        if "<think>" in text:
+            text = self._THINK.sub("", text)
+        calls = self._CALL.findall(text)
+        if not calls:
+            return _invalid("no_act")
+        if len(calls) > 1:
+            return _invalid("several_acts")
+        try:
+            call = json.loads(calls[0])
+            kind, arguments = call["name"], call["arguments"]
+            if kind not in self._ARGUMENT:
+                return _invalid("unknown_tool")
+            value = arguments[self._ARGUMENT[kind]]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return _invalid("malformed_call")
+        if kind == "feedback" and not feedback:
+            return _invalid("feedback_off")
+        values = value if isinstance(value, list) and kind == "search" else [value]
+        if not all(isinstance(v, str) for v in values):
+            return _invalid("malformed_call")
+        values = [v.strip() for v in values if v.strip()]
+        if not values:
+            return _invalid("empty_act")
+        if kind == "answer":
+            return Act("answer", answer=values[0])
+        if kind == "feedback":
+            return Act("feedback", draft=values[0])
+        return (
+            Act("search", queries=tuple(values))
+            if len(values) <= max_queries
+            else _invalid("too_many_queries")
+        )
+
+    def write(self, act: Act, thought: str = "") -> str:
+        value: object = {"answer": act.answer, "feedback": act.draft}.get(act.kind)
+        if act.kind == "search":
+            value = act.queries[0] if len(act.queries) == 1 else list(act.queries)
+        think = f"<think>\n{thought}\n</think>\n" if thought else ""
+        call = json.dumps({"name": act.kind, "arguments": {self._ARGUMENT[act.kind]: value}})
+        return f"{think}<tool_call>\n{call}\n</tool_call>"
+
+    def render_hits(self, hits: Sequence[Hit], max_chars: int) -> str:
+        if not hits:
+            return "<tool_response>\nNothing was found.\n</tool_response>"
+        block = "\n".join(f"[{rank}] {hit.title}\n{hit.text}" for rank, hit in enumerate(hits, 1))
+        return f"<tool_response>\n{self._quote(block)[:max_chars]}\n</tool_response>"
+
+    def render_feedback(self, text: str) -> str:
+        return f"<tool_response>\n{self._quote(text)}\n</tool_response>"
+
+    def render_invalid(self, error: str, *, feedback: bool) -> str:
+        tools = "search, answer or feedback" if feedback else "search or answer"
+        return (
+            f"<tool_response>\nYour last message was not used: {_RETRY[error]}. "
+            f"Write exactly one call of {tools}.\n</tool_response>"
+        )
+
+    def _quote(self, text: str) -> str:
+        return self._OWN_TAG.sub("< ", text) if "<" in text else text
+
+
+DIALECTS: dict[str, Dialect] = {d.name: d for d in (TagsDialect(), ToolsDialect())}
+"""The dialects by name, as `gym.make(..., dialect=…)` takes them."""
+
+
+def get_dialect(name: str) -> Dialect:
+    """The dialect of that name; raises `UnknownIdError`."""
+    if name not in DIALECTS:
+        raise UnknownIdError("dialect", name, DIALECTS)
+    return DIALECTS[name]

@@ -1,0 +1,93 @@
+"""The `Retriever` protocol and the query cache in front of it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from .errors import RetrievalError
+
+__all__ = ["CachedRetriever", "Hit", "Retriever", "SearchResult"]
+
+
+class Hit(NamedTuple):
+    """One retrieved passage; its position in the result list is its rank."""
+
+    id: str
+    title: str
+    text: str
+    score: float
+
+
+SearchResult = list[Hit] | RetrievalError
+"""What one query got: hits, best first, or the failure that kept it from an answer."""
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """Finds passages for queries. Register a factory under the entry-point group `searchgym.retrievers`.
+
+    The factory is called as `factory(corpus, **options)` with a `searchgym.Corpus` and JSON options.
+    """
+
+    name: str
+    """Backend name, e.g. "bm25"."""
+    index_hash: str
+    """Digest of passages, settings and versions that fix the ranking. Equal hashes: equal results."""
+
+    def search(self, queries: Sequence[str], k: int) -> Sequence[SearchResult]:
+        """Search a batch.
+
+        Args:
+            queries: any strings; an empty query or one of stop words only has the empty result.
+            k: how many hits at most, >= 1.
+
+        Returns:
+            One entry per query, in order: hits by falling score, equal scores by id (also across the cut
+            at k, so identical passages never swap), or a `RetrievalError` for a query that failed.
+
+        Raises:
+            RetrievalError: the whole batch failed. Nothing else may escape for infrastructure reasons.
+        """
+
+
+class CachedRetriever:
+    """An LRU cache on (query, k). Transparent: same name, same hash, same results.
+
+    Failures are never cached. `hits` and `misses` count queries.
+    """
+
+    def __init__(self, retriever: Retriever, size: int = 65_536) -> None:
+        self._inner = retriever
+        self._size = size
+        self._cache: OrderedDict[tuple[str, int], list[Hit]] = OrderedDict()
+        self.name = retriever.name
+        self.index_hash = retriever.index_hash
+        self.hits = 0
+        self.misses = 0
+
+    def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+        cache = self._cache
+        results: list[SearchResult | None] = []
+        missing: dict[str, list[int]] = {}
+        for position, query in enumerate(queries):
+            found = cache.get((query, k))
+            if found is None:
+                missing.setdefault(query, []).append(position)
+            else:
+                cache.move_to_end((query, k))
+            results.append(found)
+        self.hits += len(queries) - sum(map(len, missing.values()))
+        if missing:
+            self.misses += len(missing)
+            for (query, positions), result in zip(
+                missing.items(), self._inner.search(list(missing), k), strict=True
+            ):
+                for position in positions:
+                    results[position] = result
+                if not isinstance(result, RetrievalError):
+                    cache[(query, k)] = result
+            while len(cache) > self._size:
+                cache.popitem(last=False)
+        return results  # type: ignore[return-value]  # every None was filled above
