@@ -123,7 +123,7 @@ def _build_entry(entry: Path, name: str, key: Mapping[str, Any], build: Callable
         return
     _sweep(entry)
     if entry.exists():
-        warnings.warn(f"damaged cache entry: {problem}. Rebuilding it.", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"damaged cache entry: {problem}. Rebuilding it.", RuntimeWarning, stacklevel=3)
         os.rename(entry, _temporary(entry))  # out of the way in one step; the sweep below removes it
     work = _temporary(entry)
     work.mkdir()
@@ -186,7 +186,7 @@ def _temporary(entry: Path) -> Path:
 
 
 def _sweep(entry: Path) -> None:
-    """Remove what killed builds left. Nobody builds a digest whose lock can be taken, so its litter is stale."""
+    """Remove what killed builds left: nobody is building a digest whose lock can be taken."""
     for path in entry.parent.iterdir():
         match = _LITTER.fullmatch(path.name)
         if match is None:
@@ -212,7 +212,7 @@ def _private_home(error: OSError) -> Path:
                 f"the cache directory {home()} cannot be written ({error.strerror or error}): building in "
                 f"{_private} for this process only. Set SEARCHGYM_HOME to a writable directory to keep it.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
         return _private
 
