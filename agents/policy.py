@@ -1,0 +1,94 @@
+"""The trainable agent: what a trainer needs beyond `Agent`.
+
+A trainer never looks inside a policy. It plays episodes with it (`act` fills in token ids and
+log-probabilities), later asks it for the log-probabilities of those same ids under its current weights
+(`evaluate_tokens`), and steps an optimizer over `module`. Nothing is decoded and tokenised again.
+
+Axis suffixes: _N sampled tokens, flattened over a list of samples in order; _V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from searchgym.agent import Agent
+from searchgym.episode import Episode, Segment
+
+__all__ = ["Policy", "Sample", "TokenOutputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training sequence: a segment and the episode it belongs to."""
+
+    episode: Episode
+    segment: Segment
+
+
+@dataclass(slots=True)
+class TokenOutputs:
+    """What the current weights say about the sampled tokens of some samples.
+
+    Attributes:
+        logprobs_N: log-probability of each sampled token under the tempered distribution; carries gradients.
+        entropy_N: entropy in nats of the tempered distribution each was drawn from; carries gradients.
+        hidden_N: last hidden state at the position that predicts each token, [N, width]; for value heads.
+    """
+
+    logprobs_N: Tensor
+    entropy_N: Tensor
+    hidden_N: Tensor
+
+
+class Policy(Agent):
+    """Base class of trainable agents.
+
+    Attributes:
+        module: the weights; a trainer optimises `module.parameters()` that require gradients.
+        version: counts optimizer updates; recorded in every round. The trainer increments it.
+        temperature, top_p: sampling distribution; log-probabilities are of the tempered one. top_p < 1 is
+            for evaluation only (a truncated distribution has no importance ratio).
+        greedy: take the most likely token (evaluation).
+        generator: the one source of randomness of `act`; its state is saved in checkpoints.
+    """
+
+    module: nn.Module
+    version: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    greedy: bool = False
+    generator: torch.Generator
+
+    def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
+        """Log-probabilities, entropies and hidden states of all tokens with mask 1, in the order of `samples`.
+
+        Gradients flow unless the caller disabled them. The values equal those recorded by `act` (same weights)
+        to float tolerance.
+        """
+        raise NotImplementedError
+
+    def cost(self, sample: Sample) -> int:
+        """Number of tokens `evaluate_tokens` must compute for a sample; micro-batches are cut by it."""
+        return len(sample.segment.tokens)
+
+    def save(self, directory: Path) -> None:
+        """Write weights (safetensors) and configuration (JSON) so that `load` gives an equal policy."""
+        raise NotImplementedError
+
+    def load_weights(self, directory: Path) -> None:
+        """Load weights saved by `save` into this policy.
+
+        Raises:
+            CheckpointError: damaged, or of another architecture or tokenizer.
+        """
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Architecture and size, as JSON, for the run's config and the checkpoint's compatibility check."""
+        raise NotImplementedError
