@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from .errors import UnknownIdError
 from .retriever import Hit
@@ -28,7 +28,8 @@ class Act:
         draft: the draft answer put up for feedback (kind "feedback").
         answer: the final answer (kind "answer").
         error: why the message is invalid (kind "invalid"): one of "no_act", "several_acts", "empty_act",
-            "nested_act", "too_many_queries", "unknown_tool", "malformed_call", "feedback_off", "too_long".
+            "nested_act", "too_many_queries", "unknown_tool", "malformed_call", "feedback_off",
+            "feedback_spent", "too_long".
     """
 
     kind: str
@@ -40,6 +41,37 @@ class Act:
 
 def _invalid(error: str) -> Act:
     return Act("invalid", error=error)
+
+
+def _without_thoughts(text: str) -> str:
+    """Drop complete think blocks. `str.find` and not a lazy regex: that is quadratic in unclosed tags."""
+    kept, position = [], 0
+    while (start := text.find("<think>", position)) >= 0 and (end := text.find("</think>", start)) >= 0:
+        kept.append(text[position:start])
+        position = end + len("</think>")
+    kept.append(text[position:])
+    return "".join(kept)
+
+
+def _blocks(text: str, opening: re.Pattern[str]) -> list[tuple[str, str]]:
+    """(name, body) of the first two `<name>body</name>` (two are already too many), in linear time.
+
+    `opening` matches an opening tag with its name as group 1. A tag that is never closed is plain text.
+    """
+    blocks: list[tuple[str, str]] = []
+    unclosed: set[str] = set()
+    position = 0
+    while len(blocks) < 2 and (tag := opening.search(text, position)) is not None:
+        name, position = tag[1], tag.end()
+        if name in unclosed:
+            continue
+        end = text.find(f"</{name}>", position)
+        if end < 0:
+            unclosed.add(name)
+            continue
+        blocks.append((name, text[position:end]))
+        position = end + len(name) + 3
+    return blocks
 
 
 @runtime_checkable
@@ -78,6 +110,7 @@ _RETRY = {
     "unknown_tool": "it called a tool there is not",
     "malformed_call": "its tool call could not be read",
     "feedback_off": "it used an act there is not",
+    "feedback_spent": "no more feedback is given",
     "too_long": "it was too long",
 }
 _ROLE = (
@@ -90,14 +123,14 @@ class TagsDialect:
     """XML-like tags, as Search-R1 writes them.
 
     Acts are looked for outside complete `<think>…</think>` blocks. Text after the act is ignored. With
-    `max_queries` > 1, the lines of a search act are its queries.
+    `max_queries` > 1, the lines of a search act are its queries. There is no escape: an act cannot hold this
+    dialect's own tags (with them it is "nested_act"), which no query or answer needs.
     """
 
     name = "tags"
     stop_strings = ("</search>", "</answer>", "</feedback>")
 
-    _THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
-    _ACT = re.compile(r"<(search|answer|feedback)>(.*?)</\1>", re.DOTALL)
+    _ACT = re.compile(r"<(search|answer|feedback)>")
     _ANY_TAG = re.compile(r"</?(?:search|answer|feedback)>")
     _OWN_TAG = re.compile(r"<(?=/?(?:information|search|answer|feedback|think)>)")
 
@@ -112,14 +145,12 @@ class TagsDialect:
             f"{_ROLE}Write your thoughts as <think>…</think>.\n"
             f"- <search>{queries}</search> returns passages as <information>…</information>.\n"
             f"{ask}"
-            "- <answer>the answer</answer> ends the episode. Give only the answer, a few words, no sentence.\n"
-            "Ask about one fact at a time, do not repeat a query, and rephrase a query that found nothing."
+            "- <answer>the answer</answer> ends the episode. Give only the answer, a few words, no sentence."
+            "\nAsk about one fact at a time, do not repeat a query, and rephrase a query that found nothing."
         )
 
     def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
-        if "<think>" in text:
-            text = self._THINK.sub("", text)
-        acts = self._ACT.findall(text)
+        acts = _blocks(_without_thoughts(text), self._ACT)
         if not feedback and any(kind == "feedback" for kind, _ in acts):
             return _invalid("feedback_off")
         if not acts:
@@ -174,10 +205,9 @@ class ToolsDialect:
     name = "tools"
     stop_strings = ("</tool_call>",)
 
-    _THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
-    _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+    _CALL = re.compile(r"<(tool_call)>")
     _OWN_TAG = re.compile(r"<(?=/?(?:tool_response|tool_call|tools|think)>)")
-    _ARGUMENT = {"search": "query", "answer": "answer", "feedback": "draft"}
+    _ARGUMENT: ClassVar[dict[str, str]] = {"search": "query", "answer": "answer", "feedback": "draft"}
 
     def tools(self, *, feedback: bool, max_queries: int) -> list[dict[str, Any]]:
         """The tool list in JSON-schema form, as chat templates take it."""
@@ -223,15 +253,13 @@ class ToolsDialect:
         )
 
     def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
-        if "<think>" in text:
-            text = self._THINK.sub("", text)
-        calls = self._CALL.findall(text)
+        calls = _blocks(_without_thoughts(text), self._CALL)
         if not calls:
             return _invalid("no_act")
         if len(calls) > 1:
             return _invalid("several_acts")
         try:
-            call = json.loads(calls[0])
+            call = json.loads(calls[0][1])
             kind, arguments = call["name"], call["arguments"]
             if kind not in self._ARGUMENT:
                 return _invalid("unknown_tool")
@@ -262,6 +290,7 @@ class ToolsDialect:
             value = act.queries[0] if len(act.queries) == 1 else list(act.queries)
         think = f"<think>\n{thought}\n</think>\n" if thought else ""
         call = json.dumps({"name": act.kind, "arguments": {self._ARGUMENT[act.kind]: value}})
+        call = call.replace("<", "\\u003c")  # a tag inside a value must not end the call
         return f"{think}<tool_call>\n{call}\n</tool_call>"
 
     def render_hits(self, hits: Sequence[Hit], max_chars: int) -> str:
