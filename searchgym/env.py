@@ -1,0 +1,309 @@
+"""`SearchQA-v0` as a Gymnasium environment: one round of search is one step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+
+from .dialects import Dialect
+from .episode import StopReason
+from .errors import ConfigError, SnapshotError
+from .game import Game, Rules, Step
+from .opening import Spec, open_corpus, open_retriever
+from .question import Corpus, Question
+from .retriever import Retriever, SearchResult
+from .spaces import MessageSpace
+
+__all__ = ["SearchEnv", "make_rules"]
+
+_SAMPLE_TITLES = 64
+
+
+def make_rules(
+    corpus: Spec | Corpus = "country",
+    retriever: Spec | Retriever = "bm25",
+    split: str = "train",
+    types: Sequence[str] | None = None,
+    hops: Sequence[int] | None = None,
+    dialect: str = "tags",
+    top_k: int = 3,
+    max_rounds: int = 8,
+    max_searches: int | None = None,
+    max_chars: int | None = 200_000,
+    max_action_chars: int = 16_384,
+    max_observation_chars: int = 16_384,
+    max_queries: int = 1,
+    reward: str | dict[str, float] = "em",
+    feedback: dict[str, Any] | None = None,
+    reveal_gold: bool = False,
+) -> Rules:
+    """Turn the JSON arguments of `gym.make` into checked `Rules`; see `SearchEnv` for their meaning."""
+    opened = open_corpus(corpus)
+    level, calls = None, 0
+    if feedback is not None:
+        if not isinstance(feedback, dict) or set(feedback) - {"level", "calls"} or "level" not in feedback:
+            raise ConfigError(f'feedback is {feedback!r}: give {{"level": "kind", "calls": 1}} or None')
+        level, calls = feedback["level"], feedback.get("calls", 1)
+    return Rules(
+        corpus=opened,
+        retriever=open_retriever(retriever, opened),
+        split=split,
+        types=None if types is None else _names("types", types, str),
+        hops=None if hops is None else _names("hops", hops, int),
+        dialect_name=dialect,
+        top_k=top_k,
+        max_rounds=max_rounds,
+        max_searches=max_searches,
+        max_chars=max_chars,
+        max_action_chars=max_action_chars,
+        max_observation_chars=max_observation_chars,
+        max_queries=max_queries,
+        reward={reward: 1.0} if isinstance(reward, str) else dict(reward),
+        feedback_level=level,
+        feedback_calls=calls,
+        reveal_gold=reveal_gold,
+    )
+
+
+def _names(argument: str, values: Any, kind: type) -> tuple[Any, ...]:
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise ConfigError(f"{argument} is {values!r}: give a list, e.g. {argument}=['chain'] or hops=[2, 3]")
+    if not all(isinstance(v, kind) for v in values):
+        raise ConfigError(f"{argument} is {values!r}: every entry must be a {kind.__name__}")
+    return tuple(values)
+
+
+def observation_space(rules: Rules) -> MessageSpace:
+    """Observations: at most `max_observation_chars` of content and the dialect's wrapping."""
+    return MessageSpace(rules.max_observation_chars + 256, words=_titles(rules.corpus))
+
+
+def action_space(rules: Rules) -> MessageSpace:
+    """Actions: messages of at most `max_action_chars`; `sample()` draws searches for real titles."""
+    return MessageSpace(rules.max_action_chars, dialect=rules.dialect_name, words=_titles(rules.corpus))
+
+
+def _titles(corpus: Corpus) -> list[str]:
+    passages = corpus.passages
+    return [passages[i].title for i in range(0, len(passages), max(1, len(passages) // _SAMPLE_TITLES))]
+
+
+class SearchEnv(gym.Env[str, str]):
+    """Answer a question by searching, round by round.
+
+    ## Description
+    Each episode is one question over a corpus. In every step the agent sends one message: its thinking and
+    exactly one act (search or answer; feedback too where it is switched on). A search returns passages as the
+    next observation; an answer ends the episode.
+
+    ## Action Space
+    `MessageSpace`: the full text of the agent's round. What is not exactly one act is an `invalid` round:
+    it costs a round and is answered with a hint. `sample()` draws real searches and answers.
+
+    ## Observation Space
+    `MessageSpace`: only the NEW text: the question at reset, then what the last act returned, "" at the end.
+
+    ## Rewards
+    0 until the final step; there the weighted sum of `reward` terms: EM by default.
+
+    ## Starting State
+    A question of `split`, drawn with the environment's generator, or `reset(options={"task_id": …})`;
+    `options={"split": …}` draws from another split.
+
+    ## Episode End
+    `terminated`: the agent answered. `truncated`: a budget is spent or the infrastructure failed. Never both;
+    `info["outcome"]["stop_reason"]` says which (`StopReason`).
+
+    ## Arguments
+    All are JSON values, so that `env.spec` survives JSON and pickling; live corpora, retrievers and judges may be
+    passed to this constructor directly.
+
+    - `corpus`: name, directory, or {"name": …, **options}.
+    - `retriever`: name, or {"name": …, **options}.
+    - `split`, `types`, `hops`: which questions to play.
+    - `dialect`: "tags" or "tools".
+    - `top_k`: passages per query. `max_queries`: queries allowed in one search act.
+    - `max_rounds`, `max_searches`, `max_chars`: budgets of an episode (None: no limit).
+    - `max_action_chars`: longer messages are invalid. `max_observation_chars`: longer results are cut.
+    - `reward`: "em", "f1", "sub_em", "recall", or {term: weight}.
+    - `feedback`: {"level": "kind" | "hop" | "revealing" | "gold", "calls": n} switches the training-only act on.
+    - `reveal_gold`: adds `info["gold"]`; for controls and analysis, never for agents under test.
+
+    ## Info
+    See docs/environment.md.
+
+    Raises:
+        ConfigError: an argument that cannot be used; nothing was opened or written.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+
+    def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ConfigError(f"render_mode is {render_mode!r}: only 'ansi' and None exist")
+        self.render_mode = render_mode
+        self.rules = _checked_rules(arguments)
+        self.observation_space = observation_space(self.rules)
+        self.action_space = action_space(self.rules)
+        self.game = Game(self.rules)
+        self._transcript: list[str] = []
+        self._stats = {"episodes": 0, "steps": 0, "queries": 0, "retrieval_seconds": 0.0}
+
+    # -- Gymnasium -------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start an episode. `options`: {"task_id": id} or {"split": name}."""
+        super().reset(seed=seed)
+        question = choose_question(self.rules, options, lambda n: int(self.np_random.integers(n)))
+        self._stats["episodes"] += 1
+        observation, info = self.game.start(question)
+        self._transcript = [f"question> {observation}"]
+        return observation, info
+
+    def step(self, action: str) -> Step:
+        """Play one round; see the class docstring."""
+        queries = self.game.begin_step(action)
+        self._stats["steps"] += 1
+        results: list[SearchResult] = []
+        if queries:
+            started = time.perf_counter()
+            results = search(self.rules, queries)
+            self._stats["retrieval_seconds"] += time.perf_counter() - started
+            self._stats["queries"] += len(queries)
+        result = self.game.end_step(results)
+        self._note(f"agent> {action}", result)
+        return result
+
+    def render(self) -> str | None:  # type: ignore[override]  # "ansi" returns text, like the built-in envs
+        """The transcript so far (render_mode "ansi")."""
+        return "\n\n".join(self._transcript) + "\n" if self.render_mode == "ansi" else None
+
+    # -- beyond Gymnasium --------------------------------------------------------------------------------
+
+    def truncate(self, stop: StopReason) -> Step:
+        """End the running episode from outside, e.g. `StopReason.TOKEN_BUDGET`; returns a step's five values."""
+        result = self.game.truncate(stop)
+        self._note("", result)
+        return result
+
+    def snapshot(self) -> dict[str, Any]:
+        """The running episode and the generator as plain JSON (under 64 kB).
+
+        Raises:
+            ResetNeededError: no episode is running.
+        """
+        state = self.game.snapshot()
+        generator = self.np_random.bit_generator.state
+        return state | {
+            "generator": {
+                "name": generator["bit_generator"],
+                "state": str(generator["state"]["state"]),  # 128 bits: a string survives every JSON reader
+                "inc": str(generator["state"]["inc"]),
+                "has_uint32": generator["has_uint32"],
+                "uinteger": generator["uinteger"],
+            }
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue a snapshot, also one of another process. The transcript restarts here.
+
+        Raises:
+            SnapshotError: damaged, of another schema, or of another index.
+        """
+        try:
+            generator = state["generator"]
+            bits = {
+                "bit_generator": generator["name"],
+                "state": {"state": int(generator["state"]), "inc": int(generator["inc"])},
+                "has_uint32": int(generator["has_uint32"]),
+                "uinteger": int(generator["uinteger"]),
+            }
+            self.game.restore(state)
+            self.np_random.bit_generator.state = bits
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise SnapshotError(f"not a snapshot: {error!r}. Pass what snapshot() returned") from error
+        self._transcript = [f"question> {self.game.question.text}", f"(restored at round {self.game.round})"]
+
+    @property
+    def system_prompt(self) -> str:
+        """The dialect's instructions for a language model; not part of any observation."""
+        return self.rules.system_prompt
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect object: parser, writer, renderer."""
+        return self.rules.dialect
+
+    @property
+    def corpus(self) -> Corpus:
+        """The corpus played on."""
+        return self.rules.corpus
+
+    @property
+    def retriever(self) -> Retriever:
+        """The retriever, behind its query cache."""
+        return self.rules.retriever
+
+    def task_ids(self, split: str | None = None) -> list[str]:
+        """Ids of the questions that `split` (default: the environment's) offers after filtering."""
+        return [q.id for q in self.rules.tasks(split or self.rules.split)]
+
+    @property
+    def stats(self) -> dict[str, float]:
+        """What is not deterministic and so not in `info`: counts, seconds, cache hits."""
+        retriever = self.rules.retriever
+        return self._stats | {
+            "cache_hits": getattr(retriever, "hits", 0),
+            "cache_misses": getattr(retriever, "misses", 0),
+        }
+
+    def _note(self, line: str, result: Step) -> None:
+        if line:
+            self._transcript.append(line)
+        observation, reward, terminated, truncated, info = result
+        if terminated or truncated:
+            self._transcript.append(f"end> {info['outcome']['stop_reason']}, reward {reward:g}")
+        else:
+            self._transcript.append(observation)
+
+
+def _checked_rules(arguments: dict[str, Any]) -> Rules:
+    """`make_rules`, with a did-you-mean for an argument there is not."""
+    import inspect
+
+    from .errors import UnknownIdError
+
+    known = list(inspect.signature(make_rules).parameters)
+    for name in arguments:
+        if name not in known:
+            raise UnknownIdError("environment argument", name, known)
+    return make_rules(**arguments)
+
+
+def choose_question(rules: Rules, options: dict[str, Any] | None, draw: Any) -> Question:
+    """The question a reset starts: by id, or drawn from a split with `draw(n)`."""
+    options = options or {}
+    for name in options:
+        if name not in ("task_id", "split"):
+            raise ConfigError(f"reset option {name!r} is unknown: give 'task_id' or 'split'")
+    if options.get("task_id") is not None:
+        return rules.corpus.question(options["task_id"])
+    tasks = rules.tasks(options.get("split") or rules.split)
+    return tasks[draw(len(tasks))]
+
+
+def search(rules: Rules, queries: Sequence[str]) -> list[SearchResult]:
+    """One retriever call; a failure of the whole batch becomes a failure of each query."""
+    from .errors import RetrievalError
+
+    try:
+        return list(rules.retriever.search(queries, rules.top_k))
+    except RetrievalError as error:
+        return [error] * len(queries)

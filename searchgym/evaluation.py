@@ -1,0 +1,167 @@
+"""Evaluation: metrics with intervals over questions.
+
+The unit of resampling is the question, not the episode: several samples of one question are not independent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .episode import Episode
+from .errors import ConfigError
+from .rollout import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs
+
+__all__ = ["METRICS", "Estimate", "EvalResult", "evaluate", "summarize"]
+
+METRICS = ("em", "f1", "sub_em", "recall")
+_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95 % percentile bootstrap interval over questions."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(slots=True)
+class EvalResult:
+    """What an evaluation found.
+
+    Attributes:
+        agent, env: who played where.
+        questions: number of distinct questions scored. samples: episodes per question (k).
+        metrics: "em", "f1", "sub_em", "recall", "rounds", "searches" averaged over all samples (avg@k), and
+            "pass@k": share of questions with at least one exact match among the k samples.
+        by_group: EM per question type and hop count, "chain/2" and so on.
+        stop_reasons: how many episodes ended for which reason.
+        failed: episodes lost to infrastructure; they are not scored.
+        assisted: share of episodes that used the feedback act.
+        episodes: the records.
+    """
+
+    agent: str
+    env: dict[str, Any]
+    questions: int
+    samples: int
+    metrics: dict[str, Estimate]
+    by_group: dict[str, Estimate]
+    stop_reasons: dict[str, int]
+    failed: int
+    assisted: float
+    episodes: list[Episode]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the episodes, as JSON data."""
+        data = {n: getattr(self, n) for n in self.__slots__ if n not in ("episodes", "metrics", "by_group")}
+        for name in ("metrics", "by_group"):
+            data[name] = {k: asdict(v) for k, v in getattr(self, name).items()}
+        return data
+
+    def __str__(self) -> str:
+        rows = "  ".join(f"{name} {value}" for name, value in self.metrics.items())
+        lost = f"; {self.failed} episodes lost to infrastructure" if self.failed else ""
+        return f"{self.agent}: {self.questions} questions x {self.samples}: {rows}{lost}"
+
+
+def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
+    """Mean of per-question values with its percentile bootstrap interval (2,000 resamples, 95 %)."""
+    array = np.asarray(values, dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    draws = generator.integers(len(array), size=(_RESAMPLES, len(array)))
+    low, high = np.quantile(array[draws].mean(axis=1), [0.025, 0.975])
+    return Estimate(float(array.mean()), float(low), float(high))
+
+
+def summarize(episodes: Sequence[Episode]) -> EvalResult:
+    """Score a set of episodes, grouped by question.
+
+    Raises:
+        ConfigError: no episode, or none that the infrastructure let end.
+    """
+    valid = [e for e in episodes if e.valid_for_training]
+    if not valid:
+        raise ConfigError(
+            f"none of {len(episodes)} episodes can be scored: "
+            f"{dict(Counter(str(e.outcome.stop_reason) for e in episodes))}"
+        )
+    by_task: dict[str, list[Episode]] = {}
+    for episode in valid:
+        by_task.setdefault(episode.task_id, []).append(episode)
+    groups = list(by_task.values())
+    samples = max(map(len, groups))
+
+    def average(value: Callable[[Episode], float], of: Sequence[list[Episode]] = groups) -> Estimate:
+        return bootstrap([float(np.mean([value(e) for e in group])) for group in of])
+
+    metrics = {name: average(lambda e, n=name: getattr(e.outcome, n)) for name in METRICS}  # type: ignore[misc]
+    if samples > 1:
+        metrics[f"pass@{samples}"] = bootstrap([max(e.outcome.em for e in g) for g in groups])
+    metrics["rounds"] = average(lambda e: e.outcome.rounds)
+    metrics["searches"] = average(lambda e: e.outcome.searches)
+    kinds: dict[str, list[list[Episode]]] = {}
+    for group in groups:
+        question_type = str(group[0].extra.get("type", "unknown"))
+        kinds.setdefault(f"{question_type}/{group[0].extra.get('hops', 0)}", []).append(group)
+    return EvalResult(
+        agent=valid[0].agent,
+        env=valid[0].env,
+        questions=len(groups),
+        samples=samples,
+        metrics=metrics,
+        by_group={k: average(lambda e: e.outcome.em, of) for k, of in sorted(kinds.items())},
+        stop_reasons=dict(Counter(str(e.outcome.stop_reason) for e in episodes)),
+        failed=len(episodes) - len(valid),
+        assisted=float(np.mean([e.outcome.assisted for e in valid])),
+        episodes=list(episodes),
+    )
+
+
+def evaluate(
+    env: EnvLike,
+    agent: AgentLike,
+    episodes: int | None = 200,
+    *,
+    samples: int = 1,
+    split: str | None = "dev",
+    seed: int | None = None,
+    num_envs: int = 64,
+    on_episode: Callable[[Episode], None] | None = None,
+    **arguments: Any,
+) -> EvalResult:
+    """Play and score.
+
+    Args:
+        env: registered id, search environment, or vector environment.
+        agent: an `Agent`, a registered name, or a function (observation, info) -> action.
+        episodes: how many questions; None: the whole split. Never more than the split has.
+        samples: episodes per question.
+        split: "dev" by default; None: the environment's.
+        seed: draws the questions; None takes the first ones in corpus order.
+        num_envs: episodes played at once.
+        on_episode: called as each episode ends.
+        **arguments: environment arguments (only with an id).
+
+    Raises:
+        ConfigError: an argument that cannot be used, or nothing that can be scored.
+    """
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise ConfigError(f"samples is {samples!r}: give a whole number of at least 1")
+    opened = open_agent(agent)
+    envs = open_envs(env, opened, num_envs, **arguments)
+    available = len(envs.rules.tasks(split or envs.rules.split))
+    tasks = choose_tasks(
+        envs.rules, split, available if episodes is None else min(episodes, available), seed
+    )
+    played = collect(envs, opened, [t for t in tasks for _ in range(samples)], on_episode=on_episode)
+    return summarize(played)

@@ -1,0 +1,428 @@
+"""The rules of one episode, without Gymnasium and without a retriever.
+
+`SearchEnv` runs one `Game`, `SearchVectorEnv` many; both ask a game which queries a message holds
+(`begin_step`), search them in whatever batch they like, and hand the results back (`end_step`). So the rules
+are written once, and a vector environment is exactly its single environments, batched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from . import feedback as _feedback
+from .dialects import Act, Dialect, get_dialect
+from .episode import Outcome, StopReason
+from .errors import ConfigError, ResetNeededError, RetrievalError, SnapshotError, UnknownIdError
+from .question import Corpus, Question
+from .retriever import Hit, Retriever, SearchResult
+from .scoring import exact_match, f1, recall, sub_exact_match
+
+__all__ = ["INFO_SCHEMA", "REWARD_TERMS", "SNAPSHOT_SCHEMA", "Game", "Rules", "Step"]
+
+INFO_SCHEMA = 1
+SNAPSHOT_SCHEMA = 1
+UNLIMITED = -1
+REWARD_TERMS = ("em", "f1", "sub_em", "recall")
+
+Step = tuple[str, float, bool, bool, dict[str, Any]]
+"""(observation, reward, terminated, truncated, info), as `gymnasium.Env.step` returns it."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Everything about an environment that does not change between episodes; see `SearchEnv` for the meaning
+    of each argument. Checked at construction; raises `ConfigError`."""
+
+    corpus: Corpus
+    retriever: Retriever
+    split: str = "train"
+    types: tuple[str, ...] | None = None
+    hops: tuple[int, ...] | None = None
+    dialect_name: str = "tags"
+    top_k: int = 3
+    max_rounds: int = 8
+    max_searches: int | None = None
+    max_chars: int | None = 200_000
+    max_action_chars: int = 16_384
+    max_observation_chars: int = 16_384
+    max_queries: int = 1
+    reward: dict[str, float] = field(default_factory=lambda: {"em": 1.0})
+    feedback_level: str | None = None
+    feedback_calls: int = 0
+    reveal_gold: bool = False
+
+    def __post_init__(self) -> None:
+        get_dialect(self.dialect_name)
+        for name in ("top_k", "max_rounds", "max_action_chars", "max_observation_chars", "max_queries"):
+            _check_count(name, getattr(self, name), 1)
+        for name, least in (("max_searches", 0), ("max_chars", 1)):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name), least)
+        for term, weight in self.reward.items():
+            if term not in REWARD_TERMS:
+                raise UnknownIdError("reward term", term, REWARD_TERMS)
+            if isinstance(weight, bool) or not isinstance(weight, int | float):
+                raise ConfigError(f"the weight of reward term {term!r} is {weight!r}: give a number")
+        if self.feedback_level is not None:
+            _feedback.check_level(self.feedback_level)
+            _check_count("feedback calls", self.feedback_calls, 1)
+        self.tasks(self.split)
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect object (kept out of the fields, so that rules pickle)."""
+        return get_dialect(self.dialect_name)
+
+    @property
+    def feedback(self) -> bool:
+        """Whether the feedback act exists."""
+        return self.feedback_level is not None
+
+    @property
+    def system_prompt(self) -> str:
+        """The instructions for a language model."""
+        return self.dialect.system_prompt(feedback=self.feedback, max_queries=self.max_queries)
+
+    def tasks(self, split: str) -> list[Question]:
+        """The questions of a split that pass the `types` and `hops` filters, in corpus order.
+
+        Raises:
+            UnknownIdError: no such split.
+            ConfigError: no question passes.
+        """
+        cache: dict[str, list[Question]] = self.__dict__.setdefault("_tasks", {})
+        if split not in cache:
+            questions = self.corpus.questions(split)
+            kept = [
+                q
+                for q in questions
+                if (self.types is None or q.type in self.types) and (self.hops is None or q.hops in self.hops)
+            ]
+            if not kept:
+                raise ConfigError(
+                    f"no question of split {split!r} of corpus {self.corpus.name!r} has types={self.types} and "
+                    f"hops={self.hops}: it has types {sorted({q.type for q in questions})} and "
+                    f"hops {sorted({q.hops for q in questions})}"
+                )
+            cache[split] = kept
+        return cache[split]
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} is {value!r}: give a whole number of at least {least}")
+
+
+def anchor_of(observation: str) -> str:
+    """Name of the state an observation puts the agent in: equal observations, equal anchors."""
+    return blake2b(observation.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+class Game:
+    """One episode at a time under fixed `Rules`."""
+
+    __slots__ = (
+        "_act",
+        "anchor",
+        "answer",
+        "assisted",
+        "chars",
+        "feedback_left",
+        "found",
+        "question",
+        "round",
+        "rules",
+        "running",
+        "searches",
+    )
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.running = False
+        self._act: Act | None = None
+
+    # -- life cycle ------------------------------------------------------------------------------------
+
+    def start(self, question: Question) -> tuple[str, dict[str, Any]]:
+        """Begin an episode; returns the first observation (the question) and the reset info."""
+        self.question = question
+        self.round = self.searches = self.chars = 0
+        self.feedback_left = self.rules.feedback_calls if self.rules.feedback else 0
+        self.found: dict[str, None] = {}  # passage ids in the order they were first retrieved
+        self.answer, self.assisted = "", False
+        self._act = None
+        self.running = True
+        observation = question.text[: self.rules.max_observation_chars]
+        self.anchor = anchor_of(observation)
+        info: dict[str, Any] = {
+            "schema": INFO_SCHEMA,
+            "task_id": question.id,
+            "split": question.split,
+            "question": question.text,
+            "anchor": self.anchor,
+            "budget": self.budget(),
+        }
+        if self.rules.reveal_gold:
+            info["gold"] = gold_record(question)
+        return observation, info
+
+    def budget(self) -> dict[str, int]:
+        """What is left: rounds, searches, characters (-1: no limit)."""
+        rules = self.rules
+        return {
+            "rounds": rules.max_rounds - self.round,
+            "searches": UNLIMITED if rules.max_searches is None else rules.max_searches - self.searches,
+            "chars": UNLIMITED if rules.max_chars is None else max(0, rules.max_chars - self.chars),
+        }
+
+    def begin_step(self, text: str) -> tuple[str, ...]:
+        """Read a message; returns the queries to search (none for other acts)."""
+        if not self.running:
+            raise ResetNeededError("no episode is running: call reset() first")
+        if not isinstance(text, str):
+            raise ConfigError(f"the action is a {type(text).__name__}, not a string: {text!r}")
+        rules = self.rules
+        self.chars += len(text)
+        if len(text) > rules.max_action_chars:
+            act = Act("invalid", error="too_long")
+        else:
+            act = rules.dialect.parse(text, feedback=rules.feedback, max_queries=rules.max_queries)
+            if act.kind == "feedback" and not self.feedback_left:
+                act = Act("invalid", error="feedback_spent")
+        self._act = act
+        if act.kind != "search":
+            return ()
+        if rules.max_searches is not None and self.searches + len(act.queries) > rules.max_searches:
+            return ()  # end_step truncates: searching on a spent budget
+        return act.queries
+
+    def end_step(self, results: list[SearchResult]) -> Step:
+        """Finish the step with one result per query that `begin_step` returned."""
+        rules, act = self.rules, self._act
+        assert act is not None, "end_step without begin_step"
+        self._act = None
+        self.round += 1
+        stop: StopReason | None = None
+        observation = ""
+        hits: list[dict[str, Any]] = []
+        status = "none"
+        feedback_text = ""
+
+        if act.kind == "answer":
+            self.answer = act.answer
+            stop = StopReason.ANSWERED
+        elif act.kind == "search":
+            self.searches += len(results)
+            if not results:
+                stop = StopReason.SEARCH_BUDGET
+            elif any(isinstance(result, RetrievalError) for result in results):
+                status, stop = "error", StopReason.RETRIEVAL_FAILED
+            else:
+                status = "ok"
+                hits, shown = self._take(results)  # type: ignore[arg-type]  # no failure among them
+                observation = rules.dialect.render_hits(shown, rules.max_observation_chars)
+        elif act.kind == "feedback":
+            self.feedback_left -= 1
+            self.assisted = True
+            titles = {hop_id: self._title(hop_id) for hop_id in self.question.supporting_ids} if (
+                rules.feedback_level == "revealing"
+            ) else {}
+            feedback_text = _feedback.write_feedback(
+                self.question, act.draft, self.found, rules.feedback_level or "", titles
+            )
+            observation = rules.dialect.render_feedback(feedback_text)
+        else:
+            observation = rules.dialect.render_invalid(act.error, feedback=rules.feedback)
+
+        if stop is None:
+            self.chars += len(observation)
+            if rules.max_chars is not None and self.chars > rules.max_chars:
+                stop = StopReason.CHARACTER_BUDGET
+            elif self.round >= rules.max_rounds:
+                stop = StopReason.ROUND_BUDGET
+        if stop is not None:
+            observation = ""
+        self.anchor = anchor_of(observation) if stop is None else ""
+
+        info: dict[str, Any] = {
+            "schema": INFO_SCHEMA,
+            "round": self.round,
+            "action": {
+                "kind": act.kind,
+                "queries": list(act.queries),
+                "draft": act.draft,
+                "answer": act.answer,
+                "error": act.error,
+            },
+            "hits": hits,
+            "retrieval": {
+                "status": status,
+                "backend": rules.retriever.name,
+                "index_hash": rules.retriever.index_hash,
+            },
+            "judge": {"status": "off", "utility": None, "reasoning": None, "reason": ""},
+            "feedback": {
+                "level": rules.feedback_level or "off",
+                "text": feedback_text,
+                "calls_left": self.feedback_left,
+            },
+            "reward_terms": dict.fromkeys(rules.reward, 0.0),
+            "anchor": self.anchor,
+        }
+        if rules.reveal_gold:
+            info["gold"] = gold_record(self.question)
+        reward = 0.0
+        if stop is not None:
+            reward = self._close(stop, info)
+        return observation, reward, stop is StopReason.ANSWERED, _truncates(stop), info
+
+    def truncate(self, stop: StopReason) -> Step:
+        """End the running episode from outside (token limits, an agent's failure) without an act."""
+        if not self.running:
+            raise ResetNeededError("no episode is running: call reset() first")
+        if stop is StopReason.ANSWERED:
+            raise ConfigError("truncate(StopReason.ANSWERED): only an answer act can answer")
+        rules = self.rules
+        self.anchor = ""
+        info: dict[str, Any] = {
+            "schema": INFO_SCHEMA,
+            "round": self.round,
+            "action": {"kind": "none", "queries": [], "draft": "", "answer": "", "error": ""},
+            "hits": [],
+            "retrieval": {
+                "status": "none",
+                "backend": rules.retriever.name,
+                "index_hash": rules.retriever.index_hash,
+            },
+            "judge": {"status": "off", "utility": None, "reasoning": None, "reason": ""},
+            "feedback": {"level": rules.feedback_level or "off", "text": "", "calls_left": self.feedback_left},
+            "reward_terms": dict.fromkeys(rules.reward, 0.0),
+            "anchor": "",
+        }
+        if rules.reveal_gold:
+            info["gold"] = gold_record(self.question)
+        return "", self._close(stop, info), False, True, info
+
+    # -- snapshots -------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """The running episode as plain JSON; see `SearchEnv.snapshot`."""
+        if not self.running:
+            raise ResetNeededError("no episode is running: there is nothing to snapshot; call reset() first")
+        return {
+            "schema": SNAPSHOT_SCHEMA,
+            "index_hash": self.rules.retriever.index_hash,
+            "task_id": self.question.id,
+            "round": self.round,
+            "searches": self.searches,
+            "chars": self.chars,
+            "feedback_left": self.feedback_left,
+            "assisted": self.assisted,
+            "found": list(self.found),
+            "anchor": self.anchor,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a snapshot; see `SearchEnv.restore`."""
+        rules = self.rules
+        try:
+            schema, index_hash, task_id = state["schema"], state["index_hash"], state["task_id"]
+            counts = tuple(int(state[k]) for k in ("round", "searches", "chars", "feedback_left"))
+            found, anchor, assisted = [str(i) for i in state["found"]], str(state["anchor"]), bool(state["assisted"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"not a snapshot: {error!r}. Pass what snapshot() returned") from error
+        if schema != SNAPSHOT_SCHEMA:
+            raise SnapshotError(f"the snapshot's schema is {schema!r}, this version reads {SNAPSHOT_SCHEMA}")
+        if index_hash != rules.retriever.index_hash:
+            raise SnapshotError(
+                f"the snapshot was taken on index {index_hash!r}, this environment searches "
+                f"{rules.retriever.index_hash!r}: restore it on the same corpus and retriever"
+            )
+        self.question = rules.corpus.question(task_id)
+        self.round, self.searches, self.chars, self.feedback_left = counts
+        self.found = dict.fromkeys(found)
+        self.anchor, self.assisted, self.answer = anchor, assisted, ""
+        self._act = None
+        self.running = True
+
+    # -- parts -----------------------------------------------------------------------------------------
+
+    def _take(self, results: list[list[Hit]]) -> tuple[list[dict[str, Any]], list[Hit]]:
+        """The info records of all hits, and the hits to show: each passage once, in order."""
+        records: list[dict[str, Any]] = []
+        shown: dict[str, Hit] = {}
+        for query_index, result in enumerate(results):
+            for rank, hit in enumerate(result, 1):
+                records.append(
+                    {
+                        "id": hit.id,
+                        "title": hit.title,
+                        "text": hit.text,
+                        "score": hit.score,
+                        "rank": rank,
+                        "query_index": query_index,
+                    }
+                )
+                shown.setdefault(hit.id, hit)
+        self.found.update(dict.fromkeys(shown))
+        return records, list(shown.values())
+
+    def _title(self, passage_id: str) -> str:
+        return passage_title(self.rules.corpus, passage_id)
+
+    def _close(self, stop: StopReason, info: dict[str, Any]) -> float:
+        """Score the episode into `info`; returns the final reward."""
+        self.running = False
+        golds, answer = self.question.answers, self.answer
+        metrics = {
+            "em": exact_match(answer, golds),
+            "f1": f1(answer, golds),
+            "sub_em": sub_exact_match(answer, golds),
+            "recall": recall(self.found, self.question.supporting_ids),
+        }
+        outcome = Outcome(
+            answer=answer,
+            rounds=self.round,
+            searches=self.searches,
+            assisted=self.assisted,
+            stop_reason=stop,
+            **metrics,
+        )
+        info["outcome"] = {name: getattr(outcome, name) for name in Outcome.__slots__} | {
+            "stop_reason": stop.value
+        }
+        info["valid_for_training"] = not stop.is_failure
+        if not stop.is_failure:
+            info["reward_terms"] = {t: w * metrics[t] for t, w in self.rules.reward.items()}
+        return float(sum(info["reward_terms"].values()))
+
+
+def _truncates(stop: StopReason | None) -> bool:
+    return stop is not None and stop is not StopReason.ANSWERED
+
+
+def passage_title(corpus: Corpus, passage_id: str) -> str:
+    """Title of a passage by id (passages are ordered by id)."""
+    from bisect import bisect_left
+
+    position = bisect_left(corpus.passages, passage_id, key=lambda p: p.id)
+    return corpus.passages[position].title
+
+
+def gold_record(question: Question) -> dict[str, Any]:
+    """What `info["gold"]` and `Episode.gold` hold; a fresh JSON value."""
+    return {
+        "answers": list(question.answers),
+        "supporting_ids": list(question.supporting_ids),
+        "chain": [
+            {
+                "query": hop.query,
+                "relation": hop.relation,
+                "passage_ids": list(hop.passage_ids),
+                "bridge": hop.bridge,
+            }
+            for hop in question.chain
+        ],
+    }

@@ -1,0 +1,112 @@
+"""Opens corpora and retrievers from JSON values, as `gym.make` arguments give them.
+
+A spec is a registered name ("country"), a path to a directory with passages.jsonl ("../data/hotpotqa"), or a
+dict {"name": …, **options}. Opened things are shared within the process, so that sixty-four environments hold
+one index.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import lru_cache
+from typing import Any
+
+from . import plugins
+from .errors import ConfigError, UnknownIdError
+from .question import Corpus
+from .retriever import CachedRetriever, Retriever
+
+__all__ = ["Spec", "open_corpus", "open_retriever"]
+
+Spec = str | dict[str, Any]
+
+
+def _split(kind: str, spec: Spec) -> tuple[str, dict[str, Any]]:
+    if isinstance(spec, str):
+        return spec, {}
+    if isinstance(spec, dict) and isinstance(spec.get("name"), str):
+        return spec["name"], {k: v for k, v in spec.items() if k != "name"}
+    raise ConfigError(f'{kind} is {spec!r}: give a name, or a dict like {{"name": …, "option": …}}')
+
+
+def open_corpus(spec: Spec | Corpus) -> Corpus:
+    """Open a corpus by name, path or dict; a `Corpus` object is returned as it is.
+
+    Raises:
+        UnknownIdError: neither a registered name nor a directory.
+        CorpusError: the files cannot be used.
+        ConfigError: an option the corpus does not take.
+    """
+    if not isinstance(spec, str | dict) and isinstance(spec, Corpus):
+        return spec
+    name, options = _split("corpus", spec)
+    if name not in plugins.names("corpora"):
+        if not os.path.isdir(name):
+            raise UnknownIdError("corpus", name, plugins.names("corpora"), "It is not a directory either.")
+        name, options = "jsonl", {"path": os.path.abspath(name), **options}
+    return _open_corpus(name, json.dumps(options, sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _open_corpus(name: str, options: str) -> Corpus:
+    corpus = _call("corpus", name, plugins.load("corpora", name), (), json.loads(options))
+    if not isinstance(corpus, Corpus):
+        raise ConfigError(f"corpus {name!r} gave a {type(corpus).__name__}, not a searchgym Corpus")
+    return corpus
+
+
+def open_retriever(spec: Spec | Retriever, corpus: Corpus) -> Retriever:
+    """Open a retriever over a corpus, behind the query cache; a `Retriever` object is returned as it is.
+
+    Raises:
+        UnknownIdError: nobody registered the name.
+        ConfigError: an option the retriever does not take.
+    """
+    if not isinstance(spec, str | dict) and isinstance(spec, Retriever):
+        return spec
+    name, options = _split("retriever", spec)
+    # Keyed by the corpus object's identity: the entry holds a reference, so the identity cannot be reused.
+    return _open_retriever(name, json.dumps(options, sort_keys=True), _ByIdentity(corpus))
+
+
+class _ByIdentity:
+    """Makes an unhashable corpus a cache key."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+
+    def __hash__(self) -> int:
+        return id(self.corpus)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and other.corpus is self.corpus
+
+
+@lru_cache(maxsize=8)
+def _open_retriever(name: str, options: str, key: _ByIdentity) -> Retriever:
+    retriever = _call(
+        "retriever", name, plugins.load("retrievers", name), (key.corpus,), json.loads(options)
+    )
+    if not isinstance(retriever, Retriever):
+        raise ConfigError(f"retriever {name!r} gave a {type(retriever).__name__}, not a searchgym Retriever")
+    return CachedRetriever(retriever)
+
+
+def _call(kind: str, name: str, factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Call a factory; an option it does not take is the user's mistake, said as one."""
+    import inspect
+
+    try:
+        inspect.signature(factory).bind(*args, **options)
+    except TypeError as error:
+        known = [
+            p.name
+            for p in inspect.signature(factory).parameters.values()
+            if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ][len(args) :]
+        unknown = [o for o in options if o not in known]
+        if unknown:
+            raise UnknownIdError(f"option of {kind} {name!r}:", unknown[0], known) from error
+        raise ConfigError(f"{kind} {name!r}: {error}") from error
+    return factory(*args, **options)

@@ -1,0 +1,107 @@
+"""The space of messages.
+
+`gymnasium.spaces.Text` cannot serve: its default character set rejects "Paris, France.", and through shared
+memory it hands back fill characters. A `MessageSpace` holds any string up to a length, registers its own
+shared-memory transport (UTF-32 with a length header) for the stock vector environments, and, on the action
+side, draws valid acts, so that random play and `check_env` really search.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import Space
+from gymnasium.vector.utils import shared_memory as _shm
+
+from .dialects import Act, get_dialect
+
+__all__ = ["MessageSpace"]
+
+
+class MessageSpace(Space[str]):
+    """All strings of at most `max_length` characters.
+
+    Args:
+        max_length: characters.
+        dialect: name of the dialect `sample` writes acts in; None (observations) samples bare words.
+        words: what sampled acts are about, e.g. some titles of the corpus.
+        seed: seed of `sample`.
+    """
+
+    def __init__(
+        self,
+        max_length: int,
+        dialect: str | None = None,
+        words: Sequence[str] = ("encyclopedia",),
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        self.max_length = max_length
+        self.dialect = dialect
+        self.words = tuple(words)
+        super().__init__(dtype=str, seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """False: a message has no array form."""
+        return False
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        """A random message: three searches to one answer, about random words."""
+        words = self.words[int(self.np_random.integers(len(self.words)))]
+        if self.dialect is None:
+            return words[: self.max_length]
+        kind = "answer" if self.np_random.random() < 0.25 else "search"
+        act = Act("answer", answer=words) if kind == "answer" else Act("search", queries=(words,))
+        return get_dialect(self.dialect).write(act)
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str) and len(x) <= self.max_length
+
+    def to_jsonable(self, sample_n: Sequence[str]) -> list[str]:
+        return list(sample_n)
+
+    def from_jsonable(self, sample_n: list[Any]) -> list[str]:
+        return [str(s) for s in sample_n]
+
+    def __repr__(self) -> str:
+        return f"MessageSpace(max_length={self.max_length}, dialect={self.dialect!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, MessageSpace)
+            and (self.max_length, self.dialect, self.words) == (other.max_length, other.dialect, other.words)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # spaces are mutable (their generator is)
+
+
+_HEADER = 4  # bytes: the number of characters, little-endian
+
+
+@_shm.create_shared_memory.register(MessageSpace)
+def _create(space: MessageSpace, n: int = 1, ctx: Any = multiprocessing) -> Any:
+    return ctx.Array("B", n * (_HEADER + 4 * space.max_length))
+
+
+@_shm.write_to_shared_memory.register(MessageSpace)
+def _write(space: MessageSpace, index: int, value: str, shared_memory: Any) -> None:
+    data = value.encode("utf-32-le", "surrogatepass")
+    start = index * (_HEADER + 4 * space.max_length)
+    view = memoryview(shared_memory.get_obj()).cast("B")
+    view[start : start + _HEADER] = len(value).to_bytes(_HEADER, "little")
+    view[start + _HEADER : start + _HEADER + len(data)] = data
+
+
+@_shm.read_from_shared_memory.register(MessageSpace)
+def _read(space: MessageSpace, shared_memory: Any, n: int = 1) -> tuple[str, ...]:
+    view = memoryview(shared_memory.get_obj()).cast("B")
+    messages = []
+    for index in range(n):
+        start = index * (_HEADER + 4 * space.max_length)
+        length = int.from_bytes(view[start : start + _HEADER], "little")
+        body = bytes(view[start + _HEADER : start + _HEADER + 4 * length])
+        messages.append(body.decode("utf-32-le", "surrogatepass"))
+    return tuple(messages)
