@@ -5,7 +5,7 @@ that it is either complete or absent, whatever happens in the middle:
 
 - two processes at first run: a file lock lets one build, the other waits and reads;
 - kill -9 during a build: only a `.tmp` directory is left, which the next build removes;
-- a truncated or missing file: noticed when the entry is opened (sizes), rebuilt with a warning;
+- a damaged entry: noticed when opened (by sizes, small entries by content too), rebuilt with a warning;
 - a home that cannot be written: a private temporary directory serves this process, with one warning.
 """
 
@@ -30,10 +30,20 @@ import platformdirs
 
 from searchgym.errors import ConfigError
 
-__all__ = ["cached_directory", "canonical_json", "digest", "home", "verify_directory"]
+__all__ = [
+    "cached_directory",
+    "canonical_json",
+    "damage",
+    "digest",
+    "home",
+    "read_key",
+    "seal",
+    "verify_directory",
+]
 
 MANIFEST = "manifest.json"
 _SCHEMA = 1
+_HASHED_UP_TO = 16 * 2**20  # bytes; so much is read and hashed in about 20 ms
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LITTER = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]+\.tmp")
 
@@ -89,7 +99,7 @@ def cached_directory(name: str, key: Mapping[str, Any], build: Callable[[Path], 
             f"cache key of {name!r} is not plain JSON ({error}): use JSON values only"
         ) from None
     entry = home() / "cache" / name / address
-    if _damage(entry) is None:  # the usual case: no lock, nothing written, a read-only home will do
+    if damage(entry) is None:  # the usual case: no lock, nothing written, a read-only home will do
         return entry
     try:
         lock = _locked(entry)
@@ -104,40 +114,22 @@ def cached_directory(name: str, key: Mapping[str, Any], build: Callable[[Path], 
 
 
 def verify_directory(directory: Path) -> list[str]:
-    """What is wrong with a cache entry, reading every byte of it; an empty list when it is intact."""
-    problem = _damage(directory)
+    """What is wrong with a sealed directory, reading every byte of it; an empty list when it is intact."""
+    problem = damage(directory)
     if problem is not None:
         return [problem]
-    files = json.loads((directory / MANIFEST).read_text("utf-8"))["files"]
     return [
-        f"{directory / name} has changed since it was built"
-        for name, facts in files.items()
+        f"{directory / name} has changed since it was written"
+        for name, facts in _read_manifest(directory)["files"].items()
         if _file_digest(directory / name) != facts["blake2b"]
     ]
 
 
-def _build_entry(entry: Path, name: str, key: Mapping[str, Any], build: Callable[[Path], None]) -> None:
-    """Fill `entry`, unless somebody did while we waited. The caller holds the entry's lock."""
-    problem = _damage(entry)
-    if problem is None:
-        return
-    _sweep(entry)
-    if entry.exists():
-        warnings.warn(f"damaged cache entry: {problem}. Rebuilding it.", RuntimeWarning, stacklevel=3)
-        os.rename(entry, _temporary(entry))  # out of the way in one step; the sweep below removes it
-    work = _temporary(entry)
-    work.mkdir()
-    try:
-        build(work)
-        _seal(work, name, key)
-        os.rename(work, entry)
-        _sync(entry.parent)
-    finally:
-        _sweep(entry)
+def seal(directory: Path, name: str, key: Mapping[str, Any]) -> None:
+    """Write the manifest of a finished directory and push all of it to the disk.
 
-
-def _seal(directory: Path, name: str, key: Mapping[str, Any]) -> None:
-    """Write the manifest and push everything to the disk: after a power cut, renamed must mean complete."""
+    After that a rename makes it durable: even after a power cut, what has its final name is complete.
+    """
     files = {}
     for path in _files(directory):
         files[path.relative_to(directory).as_posix()] = {
@@ -152,21 +144,61 @@ def _seal(directory: Path, name: str, key: Mapping[str, Any]) -> None:
         _sync(path)
 
 
-def _damage(entry: Path) -> str | None:
-    """Why the entry cannot be used, judged by its manifest and file sizes; None when it can."""
+def damage(directory: Path) -> str | None:
+    """Why a sealed directory cannot be used, or None when it can.
+
+    Sizes are always compared; the content too while all files together are small (16 MiB). For more there is
+    `verify_directory`.
+    """
     try:
-        manifest = json.loads((entry / MANIFEST).read_text("utf-8"))
+        manifest = _read_manifest(directory)
         if manifest["schema"] != _SCHEMA:
-            return f"{entry / MANIFEST} has schema {manifest['schema']!r}, not {_SCHEMA}"
-        for name, facts in manifest["files"].items():
-            size = (entry / name).stat().st_size
+            return f"{directory / MANIFEST} has schema {manifest['schema']!r}, not {_SCHEMA}"
+        files, total = manifest["files"], 0
+        for name, facts in files.items():
+            size = (directory / name).stat().st_size
             if size != facts["size"]:
-                return f"{entry / name} has {size} bytes instead of {facts['size']}"
+                return f"{directory / name} has {size} bytes instead of {facts['size']}"
+            total += size
+        if total <= _HASHED_UP_TO:
+            for name, facts in files.items():
+                if _file_digest(directory / name) != facts["blake2b"]:
+                    return f"{directory / name} has changed since it was written"
     except OSError as error:
-        return f"{error.filename or entry} cannot be read ({error.strerror})"
+        return f"{error.filename or directory} cannot be read ({error.strerror})"
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return f"{entry / MANIFEST} is not a manifest ({error})"
+        return f"{directory / MANIFEST} is not a manifest ({error})"
     return None
+
+
+def read_key(directory: Path) -> dict[str, Any]:
+    """The key of an intact sealed directory."""
+    return dict(_read_manifest(directory)["key"])
+
+
+def _build_entry(entry: Path, name: str, key: Mapping[str, Any], build: Callable[[Path], None]) -> None:
+    """Fill `entry`, unless somebody did while we waited. The caller holds the entry's lock."""
+    problem = damage(entry)
+    if problem is None:
+        return
+    _sweep(entry)
+    if entry.exists():
+        warnings.warn(f"damaged cache entry: {problem}. Rebuilding it.", RuntimeWarning, stacklevel=3)
+        os.rename(entry, _temporary(entry))  # out of the way in one step; the sweep below removes it
+    work = _temporary(entry)
+    work.mkdir()
+    try:
+        build(work)
+        seal(work, name, key)
+        os.rename(work, entry)
+        _sync(entry.parent)
+    finally:
+        _sweep(entry)
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text("utf-8"))
+    return manifest
 
 
 def _locked(entry: Path) -> filelock.BaseFileLock:
