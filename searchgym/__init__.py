@@ -82,11 +82,12 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-for _id, _arguments in {
+_ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "SearchQA-v0": {"corpus": "country"},
     "SearchQA-Terse-v0": {"corpus": "country-terse"},
     "SearchQA-Hard-v0": {"corpus": "country-hard", "top_k": 2, "max_rounds": 10},
-}.items():
+}
+for _id, _arguments in _ENVIRONMENTS.items():
     # No max_episode_steps: Gymnasium's TimeLimit can set terminated and truncated together, and forgets
     # restores. The budget is the argument `max_rounds`.
     _gym.register(

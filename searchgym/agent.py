@@ -92,7 +92,7 @@ class FunctionAgent(Agent):
 
     def __init__(self, policy: Callable[[str, dict[str, Any]], str], name: str | None = None) -> None:
         self._policy = policy
-        self.name = name or getattr(policy, "__name__", "function")
+        self.name = name or str(getattr(policy, "__name__", "function"))
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]

@@ -78,9 +78,13 @@ def _blocks(text: str, opening: re.Pattern[str]) -> list[tuple[str, str]]:
 class Dialect(Protocol):
     """One way of writing acts. `feedback` and `max_queries` say which acts the environment allows now."""
 
-    name: str
-    stop_strings: tuple[str, ...]
-    """Generation ends after any of these: the closings of an act."""
+    @property
+    def name(self) -> str:
+        """The name `get_dialect` finds it by."""
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Generation ends after any of these: the closings of an act."""
 
     def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
         """Instructions for a language model. Mentions feedback only when it is on."""
@@ -313,7 +317,7 @@ class ToolsDialect:
         return self._OWN_TAG.sub("< ", text) if "<" in text else text
 
 
-DIALECTS: dict[str, Dialect] = {d.name: d for d in (TagsDialect(), ToolsDialect())}
+DIALECTS: dict[str, Dialect] = {"tags": TagsDialect(), "tools": ToolsDialect()}
 """The dialects by name, as `gym.make(..., dialect=…)` takes them."""
 
 

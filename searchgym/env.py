@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gymnasium as gym
 
@@ -139,7 +139,7 @@ class SearchEnv(gym.Env[str, str]):
         ConfigError: an argument that cannot be used; nothing was opened or written.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012  (declared so by gymnasium.Env)
 
     def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -179,7 +179,7 @@ class SearchEnv(gym.Env[str, str]):
         self._note(f"agent> {action}", result)
         return result
 
-    def render(self) -> str | None:  # type: ignore[override]  # "ansi" returns text, like the built-in envs
+    def render(self) -> str | None:
         """The transcript so far (render_mode "ansi")."""
         return "\n\n".join(self._transcript) + "\n" if self.render_mode == "ansi" else None
 
@@ -287,7 +287,7 @@ def _checked_rules(arguments: dict[str, Any]) -> Rules:
     return make_rules(**arguments)
 
 
-def choose_question(rules: Rules, options: dict[str, Any] | None, draw: Any) -> Question:
+def choose_question(rules: Rules, options: dict[str, Any] | None, draw: Callable[[int], int]) -> Question:
     """The question a reset starts: by id, or drawn from a split with `draw(n)`."""
     options = options or {}
     for name in options:

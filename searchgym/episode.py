@@ -207,7 +207,12 @@ def save_episodes(path: str | os.PathLike[str], episodes: Iterable[Episode]) -> 
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle = tempfile.NamedTemporaryFile(  # noqa: SIM115  (renamed, not closed, at the end)
-        "w", encoding="utf-8", errors="surrogatepass", dir=target.parent, prefix=f".{target.name}.", delete=False
+        "w",
+        encoding="utf-8",
+        errors="surrogatepass",
+        dir=target.parent,
+        prefix=f".{target.name}.",
+        delete=False,
     )
     try:
         with handle:

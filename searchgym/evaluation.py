@@ -160,8 +160,6 @@ def evaluate(
     opened = open_agent(agent)
     envs = open_envs(env, opened, num_envs, **arguments)
     available = len(envs.rules.tasks(split or envs.rules.split))
-    tasks = choose_tasks(
-        envs.rules, split, available if episodes is None else min(episodes, available), seed
-    )
+    tasks = choose_tasks(envs.rules, split, available if episodes is None else min(episodes, available), seed)
     played = collect(envs, opened, [t for t in tasks for _ in range(samples)], on_episode=on_episode)
     return summarize(played)

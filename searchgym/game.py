@@ -226,9 +226,11 @@ class Game:
         elif act.kind == "feedback":
             self.feedback_left -= 1
             self.assisted = True
-            titles = {hop_id: self._title(hop_id) for hop_id in self.question.supporting_ids} if (
-                rules.feedback_level == "revealing"
-            ) else {}
+            titles = (
+                {hop_id: self._title(hop_id) for hop_id in self.question.supporting_ids}
+                if (rules.feedback_level == "revealing")
+                else {}
+            )
             feedback_text = _feedback.write_feedback(
                 self.question, act.draft, self.found, rules.feedback_level or "", titles
             )
@@ -297,7 +299,11 @@ class Game:
                 "index_hash": rules.retriever.index_hash,
             },
             "judge": {"status": "off", "utility": None, "reasoning": None, "reason": ""},
-            "feedback": {"level": rules.feedback_level or "off", "text": "", "calls_left": self.feedback_left},
+            "feedback": {
+                "level": rules.feedback_level or "off",
+                "text": "",
+                "calls_left": self.feedback_left,
+            },
             "reward_terms": dict.fromkeys(rules.reward, 0.0),
             "anchor": "",
         }
@@ -330,7 +336,11 @@ class Game:
         try:
             schema, index_hash, task_id = state["schema"], state["index_hash"], state["task_id"]
             counts = tuple(int(state[k]) for k in ("round", "searches", "chars", "feedback_left"))
-            found, anchor, assisted = [str(i) for i in state["found"]], str(state["anchor"]), bool(state["assisted"])
+            found, anchor, assisted = (
+                [str(i) for i in state["found"]],
+                str(state["anchor"]),
+                bool(state["assisted"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"not a snapshot: {error!r}. Pass what snapshot() returned") from error
         if schema != SNAPSHOT_SCHEMA:

@@ -85,9 +85,7 @@ class _ByIdentity:
 
 @lru_cache(maxsize=8)
 def _open_retriever(name: str, options: str, key: _ByIdentity) -> Retriever:
-    retriever = _call(
-        "retriever", name, plugins.load("retrievers", name), (key.corpus,), json.loads(options)
-    )
+    retriever = _call("retriever", name, plugins.load("retrievers", name), (key.corpus,), json.loads(options))
     if not isinstance(retriever, Retriever):
         raise ConfigError(f"retriever {name!r} gave a {type(retriever).__name__}, not a searchgym Retriever")
     return CachedRetriever(retriever)

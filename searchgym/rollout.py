@@ -150,9 +150,7 @@ def collect(
     for task_id in task_ids:
         envs.rules.corpus.question(task_id)  # a wrong id stops here, before any episode is played
     source = ids or random.Random(secrets.randbits(64))
-    agent.bind(
-        Setting(envs.rules.dialect, envs.system_prompt, envs.rules.corpus, envs.rules.max_rounds)
-    )
+    agent.bind(Setting(envs.rules.dialect, envs.system_prompt, envs.rules.corpus, envs.rules.max_rounds))
     waiting = deque(range(len(task_ids)))
     finished: dict[int, Episode] = {}
     records: dict[int, _Record] = {}  # by slot
@@ -262,7 +260,9 @@ def open_envs(env: EnvLike, agent: Agent, num_envs: int, **arguments: Any) -> Se
     unknown = set(arguments) - {"reveal_gold"}
     if unknown:
         raise ConfigError(f"{sorted(unknown)} cannot change a ready environment: pass its id instead")
-    return SearchVectorEnv.from_rules(dataclasses.replace(rules, **arguments) if arguments else rules, num_envs)
+    return SearchVectorEnv.from_rules(
+        dataclasses.replace(rules, **arguments) if arguments else rules, num_envs
+    )
 
 
 def choose_tasks(rules: Rules, split: str | None, count: int | None, seed: int | None) -> list[str]:

@@ -9,7 +9,7 @@ side, draws valid acts, so that random play and `check_env` really search.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ class MessageSpace(Space[str]):
     def contains(self, x: Any) -> bool:
         return isinstance(x, str) and len(x) <= self.max_length
 
-    def to_jsonable(self, sample_n: Sequence[str]) -> list[str]:
+    def to_jsonable(self, sample_n: Iterable[str]) -> list[str]:
         return list(sample_n)
 
     def from_jsonable(self, sample_n: list[Any]) -> list[str]:
@@ -70,9 +70,10 @@ class MessageSpace(Space[str]):
         return f"MessageSpace(max_length={self.max_length}, dialect={self.dialect!r})"
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, MessageSpace)
-            and (self.max_length, self.dialect, self.words) == (other.max_length, other.dialect, other.words)
+        return isinstance(other, MessageSpace) and (self.max_length, self.dialect, self.words) == (
+            other.max_length,
+            other.dialect,
+            other.words,
         )
 
     __hash__ = None  # type: ignore[assignment]  # spaces are mutable (their generator is)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -25,9 +25,7 @@ from .retriever import SearchResult
 
 __all__ = ["SearchVectorEnv", "make_vec"]
 
-VectorStep = tuple[
-    tuple[str, ...], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
-]
+VectorStep = tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
 
 class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
@@ -49,10 +47,15 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         ConfigError: an argument that cannot be used, `max_episode_steps` among them (the budget is `max_rounds`).
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}  # noqa: RUF012
 
     def __init__(
-        self, num_envs: int = 1, *, max_episode_steps: int | None = None, render_mode: None = None, **arguments: Any
+        self,
+        num_envs: int = 1,
+        *,
+        max_episode_steps: int | None = None,
+        render_mode: None = None,
+        **arguments: Any,
     ) -> None:
         if max_episode_steps is not None:
             raise ConfigError(
@@ -87,7 +90,7 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
 
     # -- Gymnasium -------------------------------------------------------------------------------------
 
-    def reset(  # type: ignore[override]  # our seeds may be per slot, as in the stock vector envs
+    def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[str, ...], dict[str, Any]]:
         """Start episodes.
@@ -236,7 +239,8 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
             raise ConfigError(
                 f"reset_mask has dtype {mask.dtype} and shape {mask.shape}: give {self.num_envs} booleans"
             )
-        return mask
+        checked: NDArray[np.bool_] = mask.astype(np.bool_)
+        return checked
 
     def _per_slot(self, task_ids: Any, mask: NDArray[np.bool_]) -> list[str | None]:
         if task_ids is None:
@@ -267,7 +271,9 @@ def make_vec(env_id: str, num_envs: int, **arguments: Any) -> SearchVectorEnv:
     """
     name = env_id.rpartition(":")[2]
     known = [
-        i for i, spec in gym.registry.items() if str(spec.vector_entry_point) == "searchgym.vector:SearchVectorEnv"
+        i
+        for i, spec in gym.registry.items()
+        if str(spec.vector_entry_point) == "searchgym.vector:SearchVectorEnv"
     ]
     if name not in known:
         raise UnknownIdError("environment", env_id, known)
