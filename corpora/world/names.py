@@ -1,0 +1,237 @@
+"""Which name each entity bears: a bijection, except for homonyms made on purpose.
+
+Types that share a way of naming form a pool (books, films and bands; towns and ships; people). Entity q of a
+pool may be paired with entity q + half, of another type or profession: a known share of these pairs bears one
+name. Everybody else's name is the image of the entity's own number under a permutation, hence unique.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .arithmetic import AffinePermutation, GridPermutation, hash64, key
+from .schema import INDUSTRIES, PROFESSIONS
+from .words import (
+    ADJECTIVES,
+    GIVEN_NAMES,
+    NOUNS,
+    PLACE_HEADS,
+    PLACE_TAILS,
+    SURNAME_HEADS,
+    SURNAME_TAILS,
+    THEME_FIGURES,
+    THEME_SUBJECTS,
+)
+
+__all__ = ["POOLS", "Names", "Themes"]
+
+POOLS: dict[str, tuple[str, ...]] = {
+    "people": ("person",),
+    "titles": ("book", "film", "band"),
+    "places": ("town", "ship"),
+}
+"""Types that may share names with each other."""
+
+_FEATURES = ("county", "river", "mountain", "railway", "newspaper")
+"""Types named after places. Each place name serves one of them at most, so that a town's bare name, used as a
+query, is contested by one such page at most."""
+
+_SHAPES = {
+    "county": ("{} County",),
+    "river": ("River {}",),
+    "mountain": ("Mount {}",),
+    "railway": ("{} Railway",),
+    "school": ("{} College", "{} Academy", "{} School"),
+    "prize": ("{} Prize",),
+    "museum": ("{} Museum",),
+    "newspaper": ("{} Herald", "{} Gazette"),
+    "company": tuple(f"{{}} {trade}" for trade in INDUSTRIES),
+}
+_PLACES = len(PLACE_HEADS) * len(PLACE_TAILS)
+_SURNAMES = len(SURNAME_HEADS) * len(SURNAME_TAILS)
+
+
+def _place(i: int) -> str:
+    head, tail = divmod(i, len(PLACE_TAILS))
+    return PLACE_HEADS[head] + PLACE_TAILS[tail]
+
+
+def _surname(i: int) -> str:
+    head, tail = divmod(i, len(SURNAME_TAILS))
+    return SURNAME_HEADS[head] + SURNAME_TAILS[tail]
+
+
+class _Glued:
+    """Names of one or more glued words out of one list; more words only where the world needs them."""
+
+    def __init__(self, needed: int, words: int, seed: int) -> None:
+        self._words = words
+        self._count = 1
+        while words**self._count < needed * 5 // 4:
+            self._count += 1
+        self._permutation = GridPermutation(words ** (self._count - 1), words, seed)
+        if self._count == 1:  # a grid needs two sides of some size to look random
+            side = max(d for d in range(1, 60) if words % d == 0)
+            self._permutation = GridPermutation(words // side, side, seed)
+
+    def __call__(self, slot: int) -> list[int]:
+        value, digits = self._permutation(slot), []
+        for _ in range(self._count):
+            value, digit = divmod(value, self._words)
+            digits.append(digit)
+        return digits
+
+
+class _People:
+    """Given name and surname, from a grid about six times as large as needed, so that parts recur."""
+
+    def __init__(self, needed: int, seed: int) -> None:
+        given = len(GIVEN_NAMES)
+        self._middle = needed > given * _SURNAMES * 3 // 5
+        firsts = given * given if self._middle else given
+        surnames = min(_SURNAMES, max(40, 6 * needed // firsts))
+        self._surnames = AffinePermutation(_SURNAMES, seed)
+        self._grid = GridPermutation(firsts, surnames, seed)
+        self._width = surnames
+
+    def __call__(self, slot: int) -> str:
+        first, last = divmod(self._grid(slot), self._width)
+        surname = _surname(self._surnames(last))
+        if not self._middle:
+            return f"{GIVEN_NAMES[first]} {surname}"
+        one, two = divmod(first, len(GIVEN_NAMES))
+        return f"{GIVEN_NAMES[one]} {GIVEN_NAMES[two]} {surname}"
+
+
+class _Titles:
+    """ "Copper Lantern"; in large worlds "Copper Lantern of Oldmoor"."""
+
+    def __init__(self, needed: int, seed: int) -> None:
+        self._nouns = len(NOUNS)
+        pairs = len(ADJECTIVES) * self._nouns
+        self._long = needed > pairs * 4 // 5
+        self._grid = GridPermutation(
+            _PLACES if self._long else len(ADJECTIVES), pairs if self._long else self._nouns, seed
+        )
+        self._pairs = pairs
+
+    def __call__(self, slot: int) -> str:
+        place, pair = divmod(self._grid(slot), self._pairs)
+        adjective, noun = divmod(pair, self._nouns)
+        title = f"{ADJECTIVES[adjective]} {NOUNS[noun]}"
+        return f"{title} of {_place(place)}" if self._long else title
+
+
+class Names:
+    """Names of a world.
+
+    Args:
+        counts: number of entities per type.
+        seed: the world's seed.
+        homonyms: part of the possible pairs that bear one name, 0 to 1.
+    """
+
+    def __init__(self, counts: Mapping[str, int], seed: int, homonyms: float) -> None:
+        self._seed = hash64(seed, key("names"))
+        self._threshold = int(homonyms * 2**64)
+        self._counts = counts
+        self._pool_of = {t: pool for pool, types in POOLS.items() for t in types}
+        self._start: dict[str, int] = {}
+        self._size: dict[str, int] = {}
+        self._half: dict[str, int] = {}
+        for pool, types in POOLS.items():
+            size = 0
+            for t in types:
+                self._start[t] = size
+                size += counts[t]
+            half = size // 2
+            if pool == "people" and half % len(PROFESSIONS) == 0:
+                half -= 7  # else both of every pair would have the same profession
+            self._size[pool], self._half[pool] = size, half
+        self._people = _People(self._size["people"], self._seed)
+        self._titles = _Titles(self._size["titles"], self._seed)
+        features = 0
+        self._feature_start: dict[str, int] = {}
+        for t in _FEATURES:
+            self._feature_start[t] = features
+            features += counts[t]
+        self._features = _Glued(features, _PLACES, hash64(self._seed, key("features")))
+        self._towns = _Glued(self._size["places"], _PLACES, hash64(self._seed, key("places")))
+        self._founders = {
+            t: _Glued(counts[t], _SURNAMES, hash64(self._seed, key(t))) for t in _SHAPES if t not in _FEATURES
+        }
+
+    def _qualifier(self, pool: str, q: int) -> str:
+        if pool == "people":
+            return PROFESSIONS[q % len(PROFESSIONS)]
+        return next(t for t in reversed(POOLS[pool]) if q >= self._start[t])
+
+    def partner(self, type_: str, rank: int) -> tuple[str, int] | None:
+        """Type and rank of the entity that bears the same name, if there is one."""
+        pool = self._pool_of.get(type_)
+        if pool is None:
+            return None
+        q, half = self._start[type_] + rank, self._half[pool]
+        lower, other = (q, q + half) if q < half else (q - half, q - half)
+        if q >= 2 * half or hash64(self._seed, key(pool), lower) >= self._threshold:
+            return None
+        if self._qualifier(pool, lower) == self._qualifier(pool, lower + half):
+            return None
+        found = next(t for t in reversed(POOLS[pool]) if other >= self._start[t])
+        return found, other - self._start[found]
+
+    def name(self, type_: str, rank: int) -> tuple[str, bool]:
+        """The entity's name without qualifier, and whether another entity bears it too."""
+        shapes = _SHAPES.get(type_)
+        if shapes is not None:
+            shape = shapes[rank % len(shapes)]
+            if type_ in _FEATURES:
+                words = map(_place, self._features(self._feature_start[type_] + rank))
+            else:
+                words = map(_surname, self._founders[type_](rank))
+            return shape.format(" ".join(words)), False
+        partner = self.partner(type_, rank)
+        pool = self._pool_of[type_]
+        slot = self._start[type_] + rank
+        if partner is not None:
+            slot = min(slot, self._start[partner[0]] + partner[1])
+        if pool == "people":
+            return self._people(slot), partner is not None
+        if pool == "titles":
+            return self._titles(slot), partner is not None
+        return " ".join(map(_place, self._towns(slot))), partner is not None
+
+
+class Themes:
+    """Which figure and which event a book, film or town legend is about: unique within the type.
+
+    Two words ("ferryman", "eclipse") in worlds up to about 8,000 passages, more in larger ones.
+    """
+
+    def __init__(self, needed: int, seed: int) -> None:
+        self._lists: list[tuple[str, ...]] = [THEME_FIGURES, THEME_SUBJECTS]
+        for more in (ADJECTIVES, NOUNS):
+            if self._capacity() < needed * 9 // 8:
+                self._lists.append(tuple(word.lower() for word in more))
+        side = len(THEME_FIGURES)
+        self._grid = GridPermutation(self._capacity() // side, side, seed)
+
+    def _capacity(self) -> int:
+        product = 1
+        for words in self._lists:
+            product *= len(words)
+        return product
+
+    def __call__(self, rank: int) -> tuple[str, ...]:
+        value, words = self._grid(rank), []
+        for choices in self._lists:
+            value, digit = divmod(value, len(choices))
+            words.append(choices[digit])
+        return tuple(words)
+
+    def rank(self, words: Sequence[str]) -> int:
+        """The inverse: whose theme this is."""
+        value = 0
+        for choices, word in reversed(list(zip(self._lists, words, strict=True))):
+            value = value * len(choices) + choices.index(word)
+        return self._grid.inverse(value)
