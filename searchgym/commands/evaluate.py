@@ -1,0 +1,103 @@
+"""`searchgym eval`: play an agent and print its scores with intervals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from searchgym.commands.options import agent_option, config_option, env_options, parse_pairs
+from searchgym.episode import Episode, save_episodes
+from searchgym.evaluation import EvalResult
+from searchgym.evaluation import evaluate as evaluate_agent
+from searchgym.rollout import open_agent
+
+__all__ = ["evaluate", "result_table"]
+
+
+def result_table(result: EvalResult, title: str) -> Table:
+    """A rich table of an evaluation: metrics, then EM per question type and hop count."""
+    table = Table(title=title)
+    table.add_column("metric")
+    table.add_column("mean", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for name, value in result.metrics.items():
+        table.add_row(name, f"{value.mean:.3f}", f"{value.low:.3f} – {value.high:.3f}")
+    table.add_section()
+    for name, value in result.by_group.items():
+        table.add_row(f"em, {name} hops", f"{value.mean:.3f}", f"{value.low:.3f} – {value.high:.3f}")
+    return table
+
+
+@click.command("eval", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--agent", default="copy", show_default=True, help="Registered agent: copy, oracle, tiny, …")
+@agent_option
+@env_options
+@click.option("--episodes", default=200, show_default=True, help="Questions to play; 0: the whole split.")
+@click.option("--samples", default=1, show_default=True, help="Episodes per question (avg@k, pass@k).")
+@click.option("--seed", type=int, default=None, help="Draws the questions; default: the first ones.")
+@click.option("--num-envs", default=64, show_default=True, help="Episodes played at once.")
+@click.option("--save", type=click.Path(path_type=Path), help="Write the episodes here (JSONL).")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+@config_option
+def evaluate(
+    agent: str,
+    agent_options: tuple[str, ...],
+    env_id: str,
+    env_arguments: tuple[str, ...],
+    split: str | None,
+    episodes: int,
+    samples: int,
+    seed: int | None,
+    num_envs: int,
+    save: Path | None,
+    as_json: bool,
+) -> None:
+    """Evaluate an agent: EM, F1, sub-EM, recall, avg@k and pass@k, each with a bootstrap interval over questions."""
+    opened = open_agent({"name": agent, **parse_pairs("--agent-option", agent_options)})
+    arguments = parse_pairs("--env-option", env_arguments)
+    console = Console(stderr=as_json)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
+        bar = progress.add_task(f"{agent} on {env_id}", total=None)
+
+        def count(_: Episode) -> None:
+            progress.advance(bar)
+
+        result = evaluate_agent(
+            env_id,
+            opened,
+            episodes or None,
+            samples=samples,
+            split=split or "dev",
+            seed=seed,
+            num_envs=num_envs,
+            on_episode=count,
+            **arguments,
+        )
+    if save is not None:
+        save_episodes(save, result.episodes)
+    if as_json:
+        click.echo(json.dumps(result.to_json()))
+        return
+    console.print(
+        result_table(
+            result, f"{agent} on {env_id}, {split or 'dev'}: {result.questions} questions x {samples}"
+        )
+    )
+    ends = ", ".join(f"{reason} {n}" for reason, n in sorted(result.stop_reasons.items()))
+    console.print(f"episodes ended: {ends}")
+    if result.failed:
+        console.print(f"[yellow]{result.failed} episodes were lost to infrastructure and are not scored")
+    if result.assisted:
+        console.print(f"[yellow]{result.assisted:.1%} of the episodes used privileged feedback")
