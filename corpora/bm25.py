@@ -209,10 +209,11 @@ class BM25:
         return found
 
     def _look_up(self, word: str) -> _Posting | None:
-        term = self._table.vocabulary.get(stem([word]).get(word, ""))
         posting = None
-        if term is not None:
-            start, end = self._table.starts[term : term + 2].tolist()
+        term = stem([word]).get(word)
+        if term in self._table.vocabulary:
+            column = self._table.vocabulary[term]
+            start, end = self._table.starts[column : column + 2].tolist()
             posting = (self._table.positions[start:end], self._table.scores[start:end])
         if len(self._postings) >= _KNOWN_WORDS:
             self._postings = {}

@@ -17,7 +17,7 @@ import Stemmer
 
 __all__ = ["STOP_WORDS", "TOKENIZER", "stem", "words"]
 
-TOKENIZER = "nfkc-casefold-words255-lucene33-porter/1"
+TOKENIZER = "nfkc-casefold-max255-lucene33-porter/1"
 """Names everything below; part of every index hash. Change it with any change of the terms a text gets."""
 
 # fmt: off
@@ -45,4 +45,6 @@ def words(text: str) -> list[str]:
 def stem(distinct: Iterable[str]) -> dict[str, str]:
     """The index term of each word; stop words have none and are left out."""
     kept = [word for word in distinct if word not in STOP_WORDS]
-    return dict(zip(kept, _stemmer.stemWords(kept), strict=True))
+    terms = _stemmer.stemWords(kept)
+    # Snowball's Porter leaves nothing of "s": such a word is its own term.
+    return {word: term or word for word, term in zip(kept, terms, strict=True)}
