@@ -1,0 +1,53 @@
+"""What agents without a language model read out of observations: passages, names, numbers."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+__all__ = ["NUMBER", "SPAN", "YEAR", "ShownPassage", "contains_phrase", "read_passages"]
+
+_HEAD = re.compile(r"^\[(\d+)\] (.*)$", re.MULTILINE)
+_WRAPPING = re.compile(r"^</?(?:information|tool_response)>$", re.MULTILINE)
+
+YEAR = re.compile(r"\b1[0-9]{3}\b|\b20[0-9]{2}\b")
+"""A year from 1000 to 2099."""
+NUMBER = re.compile(r"\b\d+(?:,\d{3})*(?:\.\d+)?\b")
+"""A number in digits, with its thousands separators."""
+_WORD = r"[A-ZÀ-ÖØ-Þ][\w'’.&-]*"
+SPAN = re.compile(
+    rf"{_WORD}(?:(?: of the| of| and the| and| the| in the| de| van| von)? {_WORD})*(?: \([^()]*\))?"
+)
+"""A run of capitalised words, short joining words between them, with a qualifier in parentheses."""
+
+
+class ShownPassage(NamedTuple):
+    """A passage as an observation showed it."""
+
+    title: str
+    text: str
+
+
+def read_passages(observation: str) -> list[ShownPassage]:
+    """The passages of a search result, in order of rank; none for any other observation.
+
+    A passage starts where a line holds the next rank in square brackets, so that a list inside a passage does
+    not start a new one.
+    """
+    heads = []
+    for head in _HEAD.finditer(observation):
+        if int(head[1]) == len(heads) + 1:
+            heads.append(head)
+    ends = [head.start() for head in heads[1:]] + [len(observation)] * bool(heads)
+    return [
+        ShownPassage(head[2].strip(), _WRAPPING.sub("", observation[head.end() : end]).strip())
+        for head, end in zip(heads, ends, strict=True)
+    ]
+
+
+def contains_phrase(text: str, phrase: str) -> bool:
+    """Whether `phrase` occurs in `text` as whole words, whatever the case; an empty phrase does not."""
+    phrase = phrase.strip()
+    if not phrase:
+        return False
+    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE) is not None

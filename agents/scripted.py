@@ -1,0 +1,211 @@
+"""Agents without weights: two controls that test the environment, and two baselines any learner must beat.
+
+| name   | reads gold data | shows                                                                |
+|--------|-----------------|----------------------------------------------------------------------|
+| random | no              | what chance earns                                                    |
+| gold   | yes             | that the scorer credits every gold answer                            |
+| oracle | yes             | that every answer can be read from what the gold queries retrieve     |
+| copy   | no              | what one search for the question and copying from it earn            |
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from searchgym.agent import Agent, Turn
+from searchgym.dialects import Act
+from searchgym.errors import ConfigError
+
+from .reading import NUMBER, SPAN, YEAR, contains_phrase, read_passages
+
+__all__ = ["CopyAgent", "GoldAgent", "OracleAgent", "RandomAgent"]
+
+
+class RandomAgent(Agent):
+    """Searches for and answers with random titles and words of the corpus; every second act is an answer.
+
+    Args:
+        seed: seeds its own generator; two agents with one seed act alike.
+    """
+
+    name = "random"
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = random.Random(seed)
+
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> Sequence[str | Turn]:
+        return [self._act() for _ in slots]
+
+    def _act(self) -> str:
+        passages = self.setting.corpus.passages
+        passage = passages[self._random.randrange(len(passages))]
+        words = passage.text.split()
+        phrase = self._random.choice(words) if words and self._random.random() < 0.5 else passage.title
+        phrase = phrase.strip() or "nothing"
+        if self._random.random() < 0.5:
+            return self.setting.dialect.write(Act("answer", answer=phrase))
+        return self.setting.dialect.write(Act("search", queries=(phrase,)))
+
+    def fork(self, source: int, target: int) -> None:
+        """Nothing to copy: no act depends on an earlier one."""
+
+
+class GoldAgent(Agent):
+    """Answers with the gold answer at once: EM must be 1.0 on every corpus, or the scorer is wrong."""
+
+    name = "gold"
+    needs_gold = True
+
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> Sequence[str | Turn]:
+        return [self.setting.dialect.write(Act("answer", answer=_gold(i)["answers"][0])) for i in infos]
+
+    def fork(self, source: int, target: int) -> None:
+        """Nothing to copy: every info holds the gold answer."""
+
+
+class OracleAgent(Agent):
+    """Issues the gold sub-queries, one per round, and answers only from text it was shown.
+
+    After each search the hop's bridge must occur, as whole words, in the passages that this search returned;
+    at the end the answer must occur in some shown passage or, where the question offers the alternatives (as
+    in comparisons), in the question. If anything is missing it answers "unknown". So its EM is 1.0 only where
+    questions, passages, index and scorer agree, and near 0 when the index is shuffled.
+    """
+
+    name = "oracle"
+    needs_gold = True
+
+    def __init__(self) -> None:
+        self._states: dict[int, _OracleState] = {}
+
+    def begin(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self._states.pop(slot, None)
+
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> Sequence[str | Turn]:
+        return [self._act(*turn) for turn in zip(slots, observations, infos, strict=True)]
+
+    def _act(self, slot: int, observation: str, info: dict[str, Any]) -> str:
+        dialect = self.setting.dialect
+        gold = _gold(info)
+        chain = gold["chain"]
+        state = self._states.get(slot)
+        if state is None:
+            if not chain:
+                raise ConfigError(
+                    f"corpus {self.setting.corpus.name!r} has no gold sub-queries for its questions, so the "
+                    "oracle agent cannot play it: use the agent 'gold' or 'copy' there, or a generated world"
+                )
+            if self.setting.max_rounds <= len(chain):
+                raise ConfigError(
+                    f"max_rounds is {self.setting.max_rounds}, but a question needs {len(chain)} searches and "
+                    f"an answer: set max_rounds to at least {len(chain) + 1}"
+                )
+            state = self._states[slot] = _OracleState(shown=[observation])
+        else:
+            text = "\n".join(f"{p.title}\n{p.text}" for p in read_passages(observation))
+            state.shown.append(text)
+            state.derived &= contains_phrase(text, chain[state.hop]["bridge"])
+            state.hop += 1
+        if state.derived and state.hop < len(chain):
+            return dialect.write(Act("search", queries=(chain[state.hop]["query"],)))
+        readable = [a for a in gold["answers"] if any(contains_phrase(text, a) for text in state.shown)]
+        return dialect.write(Act("answer", answer=readable[0] if state.derived and readable else "unknown"))
+
+    def fork(self, source: int, target: int) -> None:
+        self._states.pop(target, None)
+        if source in self._states:
+            state = self._states[source]
+            self._states[target] = _OracleState(list(state.shown), state.hop, state.derived)
+
+
+class _OracleState:
+    """What the oracle was shown (the question first), the hop it looks up, and whether all bridges were there."""
+
+    def __init__(self, shown: list[str], hop: int = 0, derived: bool = True) -> None:
+        self.shown, self.hop, self.derived = shown, hop, derived
+
+
+class CopyAgent(Agent):
+    """Searches for the question's own words once and copies an answer out of the passages.
+
+    What it copies, by the question's form (passages in order of rank, title before text):
+
+    1. a question that starts with an auxiliary verb ("Are", "Did" …): "yes";
+    2. "... A or B ...": whichever name the passages mention first, else A;
+    3. "when", "what year", "which year": the first year;
+    4. "how many", "how long" and the like: the first number that is not a year;
+    5. anything else: the first name that is not in the question.
+
+    Where nothing fits it answers with the best passage's title.
+    """
+
+    name = "copy"
+
+    _YES_NO = re.compile(r"(?:is|are|was|were|do|does|did|has|have|had|can|could)\b", re.IGNORECASE)
+    _WHEN = re.compile(r"\b(?:when|what year|which year)\b", re.IGNORECASE)
+    _HOW_MUCH = re.compile(r"\bhow (?:many|much|long|high|tall|large|big|far|old)\b", re.IGNORECASE)
+
+    def __init__(self) -> None:
+        self._questions: dict[int, str] = {}
+
+    def begin(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self._questions.pop(slot, None)
+
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> Sequence[str | Turn]:
+        return [self._act(slot, text) for slot, text in zip(slots, observations, strict=True)]
+
+    def _act(self, slot: int, observation: str) -> str:
+        if slot not in self._questions:
+            self._questions[slot] = observation
+            # One line, whatever the question's layout: with several queries allowed a line is a query.
+            query = " ".join(observation.split()) or "nothing"
+            return self.setting.dialect.write(Act("search", queries=(query,)))
+        answer = self.copy(self._questions[slot], observation)
+        return self.setting.dialect.write(Act("answer", answer=answer))
+
+    def copy(self, question: str, observation: str) -> str:
+        """The answer this heuristic takes from a search result; "unknown" when nothing was found."""
+        if self._YES_NO.match(question):
+            return "yes"
+        passages = read_passages(observation)
+        texts = [part for passage in passages for part in passage]
+        choice = re.search(rf"({SPAN.pattern}),? or ({SPAN.pattern})", question)
+        if choice:
+            text = "\n".join(texts)
+            return min(choice.groups(), key=lambda name: text.find(name) % (len(text) + 1))  # absent is last
+        if self._WHEN.search(question):
+            found = [year for text in texts for year in YEAR.findall(text)]
+        elif self._HOW_MUCH.search(question):
+            found = [n for text in texts for n in NUMBER.findall(text) if not YEAR.fullmatch(n)]
+        else:
+            found = [s for text in texts for s in SPAN.findall(text) if not contains_phrase(question, s)]
+        if found:
+            return str(found[0])
+        return passages[0].title if passages else "unknown"
+
+    def fork(self, source: int, target: int) -> None:
+        self._questions.pop(target, None)
+        if source in self._questions:
+            self._questions[target] = self._questions[source]
+
+
+def _gold(info: dict[str, Any]) -> dict[str, Any]:
+    gold: dict[str, Any] | None = info.get("gold")
+    if gold is None:
+        raise ConfigError(
+            'info["gold"] is missing: this agent is a control, build its environment with reveal_gold=True'
+        )
+    return gold
