@@ -16,6 +16,7 @@ from collections.abc import Iterable
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "ConformanceError",
     "CorpusError",
     "EpisodeFileError",
     "IndexMismatchError",
@@ -69,6 +70,10 @@ class MissingExtraError(SearchGymError, ImportError):
 
 class PluginError(SearchGymError):
     """An entry point that is declared but cannot be loaded, or that gives something of the wrong kind."""
+
+
+class ConformanceError(SearchGymError, AssertionError):
+    """A plug-in that breaks a promise of its protocol; raised by `searchgym.conformance` only."""
 
 
 class CorpusError(ConfigError):

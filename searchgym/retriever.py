@@ -48,6 +48,7 @@ class Retriever(Protocol):
             at k, so identical passages never swap), or a `RetrievalError` for a query that failed.
 
         Raises:
+            ConfigError: k < 1.
             RetrievalError: the whole batch failed. Nothing else may escape for infrastructure reasons.
         """
 
