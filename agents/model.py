@@ -121,24 +121,12 @@ class TinyConfig:
 
 def build_model(config: TinyConfig, seed: int) -> Qwen3ForCausalLM:
     """A new model with random weights, float32, in evaluation mode; the global generator stays as it was."""
-    hf_config = Qwen3Config(
-        vocab_size=config.vocab_size,
-        hidden_size=config.width,
-        intermediate_size=config.mlp_width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        head_dim=config.head_dim,
-        max_position_embeddings=config.max_positions,
-        rope_theta=config.rope_theta,
-        tie_word_embeddings=config.tie_embeddings,
-        initializer_range=config.init_std,
-        attn_implementation="sdpa",
-    )
+    hf_config = Qwen3Config.from_dict(config.to_json())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(hf_config)
-    return model.float().eval()
+        model: Any = Qwen3ForCausalLM(hf_config)
+    built: Qwen3ForCausalLM = model.float().eval()
+    return built
 
 
 def save_model(model: Qwen3ForCausalLM, config: TinyConfig, directory: str | os.PathLike[str]) -> None:

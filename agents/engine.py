@@ -1,0 +1,429 @@
+"""Batched generation that keeps every episode's keys and values from round to round.
+
+Each slot (one running episode) owns a row of the cache. A round feeds only the new observation, then samples
+one act for all slots together; rows whose act is complete leave the batch. Every position of a context is
+computed once in an episode's life:
+
+- a sampled token is computed when the next one is sampled; the last one of an act with the next observation;
+- contexts that are equal in several slots (the first prompt of a group's rollouts, and later rounds of rollouts
+  that did the same) are computed in one slot and copied.
+
+The rows in use are always the first ones, in the order of the call, so that decoding reads the cache through a
+view and the arithmetic of a call depends only on the contexts and their order.
+
+Axis suffixes as in `forward`; _L layers times two (keys, values), _R rows.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Qwen3ForCausalLM
+
+from searchgym.errors import ConfigError, TrainingError
+
+from .forward import causal_mask, hidden_states
+
+__all__ = ["Ending", "Engine", "EngineStats", "Generation", "Sampling", "sample"]
+
+
+class Ending(enum.StrEnum):
+    """Why an act's sampling ended."""
+
+    CLOSED = "closed"
+    """A token that closes an act was sampled."""
+    ROUND_LIMIT = "round_limit"
+    """`max_new_tokens` were sampled."""
+    CONTEXT_LIMIT = "context_limit"
+    """The context is full: the episode cannot go on."""
+
+
+@dataclass(slots=True)
+class Generation:
+    """One sampled act.
+
+    Attributes:
+        prompt_ids: what was fed before it; empty when the context had no room left for it.
+        token_ids, logprobs: the sampled tokens and their log-probabilities.
+        ending: why sampling ended.
+    """
+
+    prompt_ids: list[int]
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    ending: Ending = Ending.ROUND_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn: from softmax(logits / temperature), cut to the `top_p` nucleus, or its mode."""
+
+    generator: torch.Generator
+    temperature: float = 1.0
+    top_p: float = 1.0
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError(f"temperature is {self.temperature!r}: give a positive number, or greedy=True")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p!r}: give a number above 0, at most 1")
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Work done, added up over calls.
+
+    Attributes:
+        prompt_tokens: tokens fed by the caller.
+        prefilled_tokens: positions computed in prefill (prompts, and the last token of the act before).
+        copied_tokens: positions taken from a slot with the same context instead.
+        padded_tokens: positions computed in prefill beyond those.
+        sampled_tokens: tokens drawn.
+        decoded_tokens: positions computed while sampling.
+        decode_steps: forward passes while sampling.
+        prefill_seconds, decode_seconds: wall time.
+    """
+
+    prompt_tokens: int = 0
+    prefilled_tokens: int = 0
+    copied_tokens: int = 0
+    padded_tokens: int = 0
+    sampled_tokens: int = 0
+    decoded_tokens: int = 0
+    decode_steps: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """A running episode: its whole context, and how many of its positions the cache row holds."""
+
+    row: int
+    context: list[int] = field(default_factory=list)
+    cached: int = 0
+
+
+class _Rows:
+    """The cache: one buffer [2 * layers, rows, heads, columns, head_dim] that grows by doubling.
+
+    For a forward pass it is told which rows and columns the pass writes. Columns beyond a row's length may hold
+    leftovers; they are finite and always masked.
+    """
+
+    def __init__(self, layers: int, heads: int, head_dim: int) -> None:
+        self.buffer_LRHKD = torch.zeros(2 * layers, 0, heads, 0, head_dim)
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """Make room for that many rows and columns, keeping what is there."""
+        old = self.buffer_LRHKD
+        twice, have_rows, heads, have_columns, head_dim = old.shape
+        if rows <= have_rows and columns <= have_columns:
+            return
+        grown_rows = have_rows if rows <= have_rows else max(rows, have_rows * 3 // 2)
+        grown_columns = have_columns if columns <= have_columns else -(-columns // 128) * 128
+        self.buffer_LRHKD = torch.zeros(twice, grown_rows, heads, grown_columns, head_dim)
+        self.buffer_LRHKD[:, :have_rows, :, :have_columns] = old
+
+    def move(self, sources: list[int], targets: list[int], columns: int) -> None:
+        """Copy rows at once (a permutation loses nothing)."""
+        if sources and columns:
+            used = self.buffer_LRHKD[..., :columns, :]
+            used[:, targets] = used[:, sources]
+
+    def at(self, rows_B: Tensor | None, positions_BT: Tensor) -> _Pass:
+        """The cache as one forward pass sees it; `rows_B` None stands for the first rows."""
+        return _Pass(self.buffer_LRHKD, rows_B, positions_BT)
+
+
+class _Pass:
+    """Implements `forward.KeyValueCache` for one forward pass."""
+
+    def __init__(self, buffer_LRHKD: Tensor, rows_B: Tensor | None, positions_BT: Tensor) -> None:
+        self._buffer, self._rows, self._positions = buffer_LRHKD, rows_B, positions_BT
+        self._index = (torch.arange(len(positions_BT)) if rows_B is None else rows_B).unsqueeze(1)
+        self.columns = int(positions_BT.max()) + 1
+
+    def store(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor) -> tuple[Tensor, Tensor]:
+        keys = self._exchange(2 * layer, key_BHTD)
+        return keys, self._exchange(2 * layer + 1, value_BHTD)
+
+    def _exchange(self, which: int, new_BHTD: Tensor) -> Tensor:
+        buffer_RHKD = self._buffer[which]
+        buffer_RHKD[self._index, :, self._positions] = new_BHTD.transpose(1, 2)
+        used = buffer_RHKD[:, :, : self.columns]
+        return used[: len(new_BHTD)] if self._rows is None else used.index_select(0, self._rows)
+
+
+class Engine:
+    """Generates acts for many slots at once.
+
+    Args:
+        model: the weights, read at every call.
+        stop_ids: tokens that close an act.
+        max_new_tokens: limit of one act.
+        max_context: limit of prompt and sampled tokens of an episode together.
+        batch_tokens: prefill runs in batches of about this many tokens.
+    """
+
+    def __init__(
+        self,
+        model: Qwen3ForCausalLM,
+        stop_ids: Collection[int],
+        *,
+        max_new_tokens: int,
+        max_context: int,
+        batch_tokens: int = 2048,
+    ) -> None:
+        positions = model.config.max_position_embeddings
+        if max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens is {max_new_tokens!r}: give a positive number")
+        if not 1 < max_context <= positions:
+            raise ConfigError(f"max_context is {max_context!r}: this model takes 2 to {positions} tokens")
+        self.model = model
+        self.stop_ids = frozenset(stop_ids)
+        self.max_new_tokens = max_new_tokens
+        self.max_context = max_context
+        self.batch_tokens = batch_tokens
+        self.stats = EngineStats()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all slots and free the cache."""
+        config: Any = self.model.config
+        self._slots: dict[int, _Slot] = {}
+        self._at: list[_Slot] = []  # which slot each row belongs to
+        self._cache = _Rows(config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
+
+    def begin(self, slots: Iterable[int]) -> None:
+        """Start empty contexts in these slots."""
+        for number in slots:
+            slot = self._slots.get(number)
+            if slot is None:
+                slot = self._slots[number] = _Slot(len(self._at))
+                self._at.append(slot)
+            slot.context, slot.cached = [], 0
+
+    def started(self, slot: int) -> bool:
+        """Whether the slot was fed anything since it was begun."""
+        return bool(self._slot(slot).context)
+
+    def context(self, slot: int) -> list[int]:
+        """All tokens of a slot so far, fed and sampled."""
+        return list(self._slot(slot).context)
+
+    @torch.inference_mode()
+    def fork(self, source: int, target: int) -> None:
+        """Copy the context of slot `source`, with its keys and values, to slot `target` (begun here if new)."""
+        origin = self._slot(source)
+        if source == target:
+            return
+        self.begin([target])
+        copy = self._slots[target]
+        copy.context, copy.cached = list(origin.context), origin.cached
+        self._cache.reserve(len(self._at), origin.cached)
+        self._cache.move([origin.row], [copy.row], origin.cached)
+
+    @torch.inference_mode()
+    def generate(
+        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[Generation]:
+        """Feed one prompt to each slot and sample one act after it.
+
+        Raises:
+            ConfigError: a slot that was not begun or appears twice, or an empty first prompt.
+            TrainingError: the weights give logits that are not finite.
+        """
+        if len(set(slots)) < len(slots):
+            raise ConfigError(f"slots {list(slots)} name one twice: give each slot once per call")
+        results: list[Generation] = []
+        feeding: list[_Slot] = []
+        active: list[Generation] = []
+        for number, prompt in zip(slots, prompts, strict=True):
+            slot = self._slot(number)
+            if not slot.context and not prompt:
+                raise ConfigError(f"slot {number} has no context and an empty prompt: feed it a token first")
+            if len(slot.context) + len(prompt) >= self.max_context:
+                results.append(Generation([], ending=Ending.CONTEXT_LIMIT))
+                continue
+            results.append(Generation(list(prompt)))
+            feeding.append(slot)
+            active.append(results[-1])
+        if feeding:
+            start = time.perf_counter()
+            for slot, generation in zip(feeding, active, strict=True):
+                slot.context.extend(generation.prompt_ids)
+                self.stats.prompt_tokens += len(generation.prompt_ids)
+            # Room for the act, and for prefill rows padded to the longest of their batch.
+            room = max(self.max_new_tokens, *(len(s.context) - s.cached for s in feeding))
+            self._cache.reserve(len(self._at), max(len(s.context) for s in feeding) + room)
+            self._arrange(feeding)
+            logits_BV = self._prefill(feeding)
+            middle = time.perf_counter()
+            self._decode(feeding, active, logits_BV, sampling)
+            self.stats.prefill_seconds += middle - start
+            self.stats.decode_seconds += time.perf_counter() - middle
+        return results
+
+    def _slot(self, number: int) -> _Slot:
+        try:
+            return self._slots[number]
+        except KeyError:
+            raise ConfigError(f"slot {number!r} has no episode: call begin([{number!r}]) first") from None
+
+    def _arrange(self, slots: list[_Slot]) -> None:
+        """Put these slots into the first rows, in order; whoever was there takes a place that became free."""
+        at = list(self._at)
+        place = {slot: i for i, slot in enumerate(at)}
+        for i, slot in enumerate(slots):
+            other, j = at[i], place[slot]
+            at[i], at[j] = slot, other
+            place[slot], place[other] = i, j
+        self._permute(at)
+
+    def _permute(self, at: list[_Slot]) -> None:
+        """Move cache rows so that row i belongs to `at[i]`."""
+        moved = [(slot.row, i) for i, slot in enumerate(at) if slot.row != i]
+        columns = max((at[i].cached for _, i in moved), default=0)
+        self._cache.move([source for source, _ in moved], [target for _, target in moved], columns)
+        for _, i in moved:
+            at[i].row = i
+        self._at = at
+
+    def _prefill(self, slots: list[_Slot]) -> Tensor:
+        """Compute what the cache lacks of each context; gives the logits after it, [len(slots), V]."""
+        first: dict[tuple[int, ...], int] = {}  # context -> the slot that computes it
+        leader = [first.setdefault(tuple(slot.context), i) for i, slot in enumerate(slots)]
+        lacking = {i: len(slots[i].context) - slots[i].cached for i in first.values()}
+        hidden: list[Tensor] = []
+        order: list[int] = []
+        batch: list[int] = []
+        for i in sorted(lacking, key=lambda i: (lacking[i], len(slots[i].context))):
+            if batch and lacking[i] * (len(batch) + 1) > self.batch_tokens:
+                hidden.append(self._prefill_batch([slots[j] for j in batch]))
+                order, batch = order + batch, []
+            batch.append(i)
+        hidden.append(self._prefill_batch([slots[j] for j in batch]))
+        place = {i: n for n, i in enumerate(order + batch)}
+        followers = [(i, j) for i, j in enumerate(leader) if i != j]
+        self.stats.copied_tokens += sum(len(slots[i].context) - slots[i].cached for i, _ in followers)
+        self._cache.move(
+            [slots[j].row for _, j in followers],
+            [slots[i].row for i, _ in followers],
+            max((len(slots[i].context) for i, _ in followers), default=0),
+        )
+        for slot in slots:
+            slot.cached = len(slot.context)
+        logits: Tensor = self.model.lm_head(torch.cat(hidden))
+        return logits[[place[j] for j in leader]]
+
+    def _prefill_batch(self, slots: list[_Slot]) -> Tensor:
+        new = [slot.context[slot.cached :] for slot in slots]
+        longest = max(map(len, new))
+        ids_BT = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in new])
+        positions_BT = torch.tensor([[slot.cached] for slot in slots]) + torch.arange(longest)
+        keep_BQ = torch.tensor([[len(ids) - 1] for ids in new])
+        cache = self._cache.at(torch.tensor([slot.row for slot in slots]), positions_BT)
+        mask_BTK = causal_mask(positions_BT, cache.columns)
+        hidden_B1W = hidden_states(
+            self.model, ids_BT, positions_BT, keep_BQ=keep_BQ, mask_BTK=mask_BTK, cache=cache
+        )
+        real = sum(map(len, new))
+        self.stats.prefilled_tokens += real
+        self.stats.padded_tokens += ids_BT.numel() - real
+        return hidden_B1W[:, 0]
+
+    def _decode(
+        self, slots: list[_Slot], active: list[Generation], logits_BV: Tensor, sampling: Sampling
+    ) -> None:
+        """Sample until every act has ended; `slots` are in the first rows, in order."""
+        slots, active = list(slots), list(active)
+        for step in range(1, self.max_new_tokens + 1):
+            tokens_B, logprobs_B = sample(logits_BV, sampling)
+            running: list[int] = []
+            for i, (token, logprob) in enumerate(zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)):
+                slots[i].context.append(token)
+                active[i].token_ids.append(token)
+                active[i].logprobs.append(logprob)
+                if token in self.stop_ids:
+                    active[i].ending = Ending.CLOSED
+                elif len(slots[i].context) >= self.max_context:
+                    active[i].ending = Ending.CONTEXT_LIMIT
+                elif step < self.max_new_tokens:
+                    running.append(i)
+            self.stats.sampled_tokens += len(active)
+            if not running:
+                return
+            if len(running) < len(active):
+                slots, active = self._close_ranks(slots, active, running)
+            positions_B1 = torch.tensor([[slot.cached] for slot in slots])
+            cache = self._cache.at(None, positions_B1)
+            mask_B1K = causal_mask(positions_B1, cache.columns)
+            ids_B1 = torch.tensor([[slot.context[-1]] for slot in slots])
+            hidden_B1W = hidden_states(self.model, ids_B1, positions_B1, mask_BTK=mask_B1K, cache=cache)
+            logits_BV = self.model.lm_head(hidden_B1W[:, 0])
+            for slot in slots:
+                slot.cached += 1
+            self.stats.decoded_tokens += len(slots)
+            self.stats.decode_steps += 1
+
+    def _close_ranks(
+        self, slots: list[_Slot], active: list[Generation], running: list[int]
+    ) -> tuple[list[_Slot], list[Generation]]:
+        """Fill the rows of finished slots with the last running ones, so that the running are the first rows."""
+        count = len(running)
+        still = set(running)
+        at = list(self._at)
+        holes = [i for i in range(count) if i not in still]
+        for hole, filler in zip(holes, [i for i in running if i >= count], strict=True):
+            slots[hole], slots[filler] = slots[filler], slots[hole]
+            active[hole], active[filler] = active[filler], active[hole]
+            at[hole], at[filler] = at[filler], at[hole]
+        self._permute(at)
+        return slots[:count], active[:count]
+
+
+def sample(logits_BV: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Draw one token per row.
+
+    Inverts the cumulative distribution in float64 with one float32 uniform number per row: a token of
+    probability 0 is never drawn.
+
+    Returns:
+        tokens_B, and logprobs_B under softmax(logits / temperature), whatever `top_p` and `greedy` are.
+
+    Raises:
+        TrainingError: logits that are not finite.
+    """
+    logprobs_BV = torch.log_softmax(logits_BV.float() / sampling.temperature, dim=-1)
+    if not bool(torch.isfinite(logprobs_BV.sum())):
+        raise TrainingError(
+            "the model's logits are not finite: its weights have diverged; resume from an earlier checkpoint "
+            "with a lower learning rate"
+        )
+    if sampling.greedy:
+        tokens_B = logprobs_BV.argmax(-1)
+    else:
+        probabilities_BV = logprobs_BV.double().exp()
+        if sampling.top_p < 1:
+            probabilities_BV = _nucleus(probabilities_BV, sampling.top_p)
+        cumulative_BV = probabilities_BV.cumsum(-1)
+        uniform_B1 = torch.rand(len(logits_BV), 1, generator=sampling.generator).double()
+        tokens_B = torch.searchsorted(cumulative_BV, uniform_B1 * cumulative_BV[:, -1:], right=True).squeeze(
+            -1
+        )
+    return tokens_B, logprobs_BV.gather(-1, tokens_B.unsqueeze(-1)).squeeze(-1)
+
+
+def _nucleus(probabilities_BV: Tensor, top_p: float) -> Tensor:
+    """Zero all but the smallest set of most likely tokens whose probabilities reach `top_p`."""
+    ordered_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True, stable=True)
+    outside_BV = ordered_BV.cumsum(-1) - ordered_BV >= top_p
+    return torch.zeros_like(probabilities_BV).scatter(-1, order_BV, ordered_BV.masked_fill(outside_BV, 0.0))

@@ -1,0 +1,239 @@
+"""The tiny language model as an agent: tokens in, tokens out, trainable on two cores.
+
+It speaks the tags dialect, which it learned from demonstrations (see docs/agents/warmup.md), so it does not
+read the system prompt. A context is: the start token, the question, then in turn a sampled act and the
+observation that answered it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen3ForCausalLM
+
+from searchgym.agent import Setting, Turn
+from searchgym.dialects import TagsDialect
+from searchgym.episode import StopReason
+from searchgym.errors import CheckpointError, ConfigError
+
+from .engine import Ending, Engine, Sampling
+from .forward import EvaluationStats, TokenSequence, evaluate
+from .model import TinyConfig, build_model, load_model, load_weights, read_config, save_model
+from .policy import Policy, Sample, TokenOutputs
+from .tokenizer import Tokenizer
+
+__all__ = ["TOKENIZER_FILE", "TinyAgent", "prompt_ids"]
+
+TOKENIZER_FILE = "tokenizer.json"
+
+_ACT_TAG = re.compile(r"<(?=/?(?:think|search|answer|feedback)>)")
+_ANY_TAG = re.compile(r"<(?=/?(?:think|search|answer|feedback|information)>)")
+
+
+def prompt_ids(tokenizer: Tokenizer, observation: str, *, first: bool) -> list[int]:
+    """The tokens an observation becomes; demonstrations are built with the same function.
+
+    A tag is one token and means an act, so a tag that the agent did not sample itself must not become one:
+    it loses its form, as the dialect does to tags inside passages ("< search>"). Only the environment's own
+    `<information>` around an observation stays.
+
+    Args:
+        tokenizer: the agent's.
+        observation: the question (`first`) or what answered an act.
+        first: start of an episode.
+    """
+    if first:
+        return [tokenizer.bos_id, *tokenizer.encode(_ANY_TAG.sub("< ", observation))]
+    return tokenizer.encode(_ACT_TAG.sub("< ", observation))
+
+
+class TinyAgent(Policy):
+    """A causal language model of the Qwen3 architecture with under a million weights.
+
+    Args:
+        checkpoint: a directory written by `save` or `searchgym warmup`; None loads the packaged warm start.
+        seed: seeds the sampling.
+        temperature, top_p, greedy: see `Policy`.
+        max_new_tokens: longest act; a longer one is sent as far as it got (the environment calls it invalid).
+        max_context: longest episode in tokens; beyond it the episode ends with `StopReason.TOKEN_BUDGET`.
+            None: as many as the model has positions.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+        ConfigError: an option that cannot be used.
+    """
+
+    name = "tiny"
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        greedy: bool = False,
+        max_new_tokens: int = 48,
+        max_context: int | None = None,
+    ) -> None:
+        directory = _packaged_warm_start() if checkpoint is None else Path(checkpoint)
+        model, config = load_model(directory)
+        tokenizer = Tokenizer.load(directory / TOKENIZER_FILE)
+        if tokenizer.size != config.vocab_size:
+            raise CheckpointError(
+                f"{directory}: the tokenizer has {tokenizer.size} ids, the model {config.vocab_size}: "
+                "they are not of one checkpoint"
+            )
+        self._set_up(model, config, tokenizer, seed, max_new_tokens, max_context)
+        self.temperature, self.top_p, self.greedy = temperature, top_p, greedy
+        self._sampling()
+
+    @classmethod
+    def random(
+        cls,
+        config: TinyConfig,
+        tokenizer: Tokenizer,
+        seed: int = 0,
+        *,
+        max_new_tokens: int = 48,
+        max_context: int | None = None,
+    ) -> TinyAgent:
+        """An agent with random weights, for tests and for training from nothing."""
+        if tokenizer.size != config.vocab_size:
+            raise ConfigError(f"vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.size} ids")
+        agent = cls.__new__(cls)
+        agent._set_up(build_model(config, seed), config, tokenizer, seed, max_new_tokens, max_context)
+        return agent
+
+    def _set_up(
+        self,
+        model: Qwen3ForCausalLM,
+        config: TinyConfig,
+        tokenizer: Tokenizer,
+        seed: int,
+        max_new_tokens: int,
+        max_context: int | None,
+    ) -> None:
+        self.module = self.model = model
+        self.config = config
+        self.tokenizer = tokenizer
+        self.generator = torch.Generator().manual_seed(seed)
+        self.engine = Engine(
+            model,
+            [tokenizer.token_id(tag) for tag in TagsDialect.stop_strings],
+            max_new_tokens=max_new_tokens,
+            max_context=config.max_positions if max_context is None else max_context,
+        )
+        self.evaluation = EvaluationStats()
+        """Tokens computed and padded by `evaluate_tokens` so far."""
+
+    def bind(self, setting: Setting) -> None:
+        """Accept the environment's setting and forget all slots.
+
+        Raises:
+            ConfigError: the environment speaks another dialect than tags.
+        """
+        if setting.dialect.name != TagsDialect.name:
+            raise ConfigError(
+                f"the tiny agent speaks the 'tags' dialect only, the environment {setting.dialect.name!r}: "
+                "make it with dialect='tags'"
+            )
+        super().bind(setting)
+        self.engine.clear()
+
+    def begin(self, slots: Sequence[int]) -> None:
+        self.engine.begin(slots)
+
+    def fork(self, source: int, target: int) -> None:
+        self.engine.fork(source, target)
+
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> list[str | Turn]:
+        encoded: dict[tuple[str, bool], list[int]] = {}
+        prompts = []
+        for slot, observation in zip(slots, observations, strict=True):
+            first = not self.engine.started(slot)
+            if (observation, first) not in encoded:
+                encoded[observation, first] = prompt_ids(self.tokenizer, observation, first=first)
+            prompts.append(encoded[observation, first])
+        return [
+            Turn(
+                text=self.tokenizer.decode(generation.token_ids),
+                prompt_ids=generation.prompt_ids,
+                token_ids=generation.token_ids,
+                logprobs=generation.logprobs,
+                stop=StopReason.TOKEN_BUDGET if generation.ending is Ending.CONTEXT_LIMIT else None,
+                policy_version=self.version,
+                temperature=self.temperature,
+                top_p=self.top_p,
+            )
+            for generation in self.engine.generate(slots, prompts, self._sampling())
+        ]
+
+    def _sampling(self) -> Sampling:
+        return Sampling(self.generator, self.temperature, self.top_p, self.greedy)
+
+    def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
+        logprobs_N, entropy_N, hidden_N = evaluate(
+            self.model, [self._sequence(sample) for sample in samples], self.evaluation
+        )
+        return TokenOutputs(logprobs_N, entropy_N, hidden_N)
+
+    def _sequence(self, sample: Sample) -> TokenSequence:
+        segment, rounds = sample.segment, sample.episode.rounds
+        targets = tuple(i for i, sampled in enumerate(segment.mask) if sampled)
+        if targets and targets[0] == 0:
+            raise ConfigError(
+                f"episode {sample.episode.episode_id}: a segment starts with a sampled token, which nothing predicts"
+            )
+        used = [rounds[segment.rounds[i]].temperature for i in targets]
+        temperatures = tuple(self.temperature if t is None else t for t in used)
+        return TokenSequence(tuple(segment.tokens), targets, temperatures)
+
+    def cost(self, sample: Sample) -> int:
+        mask = sample.segment.mask
+        return max((i for i in range(len(mask) - 1, 0, -1) if mask[i]), default=0)
+
+    def save(self, directory: Path) -> None:
+        save_model(self.model, self.config, directory)
+        self.tokenizer.save(directory / TOKENIZER_FILE)
+
+    def load_weights(self, directory: Path) -> None:
+        config = read_config(directory)
+        if config.to_json() != self.config.to_json():
+            different = [k for k, v in self.config.to_json().items() if config.to_json()[k] != v]
+            raise CheckpointError(
+                f"{directory} holds another architecture: it differs in {', '.join(different)}"
+            )
+        if Tokenizer.load(directory / TOKENIZER_FILE) != self.tokenizer:
+            raise CheckpointError(f"{directory} holds another tokenizer: its token ids mean other words")
+        load_weights(self.model, self.config, directory)
+
+    def describe(self) -> dict[str, Any]:
+        vocabulary = json.dumps(self.tokenizer.to_json(), sort_keys=True).encode()
+        return {
+            "agent": self.name,
+            "model": self.config.to_json(),
+            "weights": sum(p.numel() for p in self.model.parameters()),
+            "tokenizer": hashlib.sha256(vocabulary).hexdigest(),
+            "max_new_tokens": self.engine.max_new_tokens,
+            "max_context": self.engine.max_context,
+        }
+
+
+def _packaged_warm_start() -> Path:
+    directory = Path(str(importlib.resources.files("searchgym.agents") / "data"))
+    if not directory.is_dir():
+        raise CheckpointError(
+            "this installation has no warm start for the tiny agent: make one with `searchgym warmup` and give "
+            "its directory as `checkpoint`"
+        )
+    return directory
