@@ -42,6 +42,8 @@ def make_rules(
 ) -> Rules:
     """Turn the JSON arguments of `gym.make` into checked `Rules`; see `SearchEnv` for their meaning."""
     opened = open_corpus(corpus)
+    if not isinstance(reward, str | dict):
+        raise ConfigError(f'reward is {reward!r}: give a term like "em", or {{"em": 1.0, "recall": 0.2}}')
     level, calls = None, 0
     if feedback is not None:
         if not isinstance(feedback, dict) or set(feedback) - {"level", "calls"} or "level" not in feedback:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from gymnasium import Space
@@ -97,12 +97,36 @@ def _write(space: MessageSpace, index: int, value: str, shared_memory: Any) -> N
 
 
 @_shm.read_from_shared_memory.register(MessageSpace)
-def _read(space: MessageSpace, shared_memory: Any, n: int = 1) -> tuple[str, ...]:
-    view = memoryview(shared_memory.get_obj()).cast("B")
-    messages = []
-    for index in range(n):
-        start = index * (_HEADER + 4 * space.max_length)
+def _read(space: MessageSpace, shared_memory: Any, n: int = 1) -> _SharedMessages:
+    return _SharedMessages(shared_memory, space.max_length, n)
+
+
+class _SharedMessages(Sequence[str]):
+    """The messages that lie in shared memory now.
+
+    `AsyncVectorEnv` reads its memory once, before the first episode, and expects a view from then on; what it
+    returns is a deep copy of it. So this reads at each access, and its copy is a plain tuple.
+    """
+
+    def __init__(self, shared_memory: Any, max_length: int, count: int) -> None:
+        self._memory, self._max_length, self._count = shared_memory, max_length, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(self._count)))
+        position = range(self._count)[index]
+        view = memoryview(self._memory.get_obj()).cast("B")
+        start = position * (_HEADER + 4 * self._max_length)
         length = int.from_bytes(view[start : start + _HEADER], "little")
         body = bytes(view[start + _HEADER : start + _HEADER + 4 * length])
-        messages.append(body.decode("utf-32-le", "surrogatepass"))
-    return tuple(messages)
+        return body.decode("utf-32-le", "surrogatepass")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> tuple[str, ...]:
+        return tuple(self)
