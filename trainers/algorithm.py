@@ -1,0 +1,159 @@
+"""What a training algorithm is. One algorithm, one file; the shared loop calls these hooks in this order:
+
+    collect(policy, envs, tasks) -> groups of episodes            play
+    rewards(group)               -> one reward per episode
+    select(groups)               -> the groups worth learning from
+    prepare(policy, groups)         extra forward passes and verdicts, stored as named columns
+    credit(groups)               -> Credit, per episode, per round or per token
+    loss(batch, outputs)         -> Loss, once per micro-batch
+
+The defaults here are plain GRPO with nothing else: subclass `Algorithm` and override what differs (most
+papers: `credit` alone), or subclass `grpo.GRPO` to keep its KL term, clipping variants and controls too.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from searchgym.agents.policy import Policy, Sample, TokenOutputs
+from searchgym.rollout import collect
+from searchgym.vector import SearchVectorEnv
+
+from .batch import Batch, cut_by_cost
+from .config import option, parse_settings
+from .groups import Credit, Group, Groups
+from .objective import Aggregation, clipped_surrogate, group_advantages
+from .tasks import TaskSampler
+
+__all__ = ["Algorithm", "Loss", "Settings", "play_groups", "token_logprobs"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every algorithm can be told. Subclass it to add fields; each becomes an option and a config key.
+
+    Raises:
+        ConfigError: through `parse_settings`, for a field out of range.
+    """
+
+    group_size: int = option(8, "episodes per question", low=1)
+    clip_low: float = option(0.2, "the ratio is clipped below at 1 - clip_low", low=0.0, high=1.0)
+    clip_high: float = option(0.2, "the ratio is clipped above at 1 + clip_high", low=0.0)
+    aggregation: Aggregation = option(
+        "seq-mean-token-mean", "how token losses become one loss; see objective.token_weights"
+    )
+    loss_length: int = option(256, "the constant of seq-mean-token-sum-norm, in tokens", low=1)
+    permute_rewards: bool = option(
+        False, "control: permute the rewards inside each group, so that they say nothing about the episodes"
+    )
+
+
+@dataclass(slots=True)
+class Loss:
+    """A micro-batch's part of the loss.
+
+    Attributes:
+        total: scalar with gradients; the parts of a minibatch's micro-batches add up (use `Batch.total`).
+        metrics: scalars that add up in the same way (use `Batch.mean`); the log shows their mean over
+            minibatches.
+    """
+
+    total: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Algorithm:
+    """Base class of trainers, and plain GRPO.
+
+    Attributes:
+        settings_class: the dataclass of its settings (a class attribute).
+        settings: an instance of it.
+        rng: the one source of randomness of the algorithm; saved in checkpoints. Set by `setup`.
+    """
+
+    settings_class: ClassVar[type[Settings]] = Settings
+    settings: Settings
+    rng: np.random.Generator
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        self.settings = parse_settings(self.settings_class, settings or {})
+
+    def setup(self, policy: Policy, rng: np.random.Generator) -> None:
+        """Called once before training, with the policy at its initial weights (also when resuming)."""
+        self.rng = rng
+
+    def extra_modules(self) -> dict[str, nn.Module]:
+        """Modules optimised, saved and resumed with the policy, e.g. a critic. Asked once, after `setup`."""
+        return {}
+
+    def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
+        """Play an iteration's episodes: every question of `tasks.draw()`, `group_size` times.
+
+        Args:
+            policy: acts; records tokens and log-probabilities.
+            envs: a `SearchVectorEnv`.
+            tasks: gives the task ids of an iteration; draw again for more.
+        """
+        return play_groups(policy, envs, tasks.draw(), self.settings.group_size, self.rng)
+
+    def rewards(self, group: Group) -> NDArray[np.float64]:
+        """The reward of each episode of a group; the sum of its step rewards by default."""
+        return np.array([episode.reward for episode in group], dtype=np.float64)
+
+    def select(self, groups: Groups) -> list[bool]:
+        """Which groups to learn from. By default those with unequal rewards: the others have no advantage."""
+        return [len(r_G) == 1 or bool(r_G.min() < r_G.max()) for r_G in groups.rewards]
+
+    def prepare(self, policy: Policy, groups: Groups) -> None:
+        """Extra forward passes and verdicts: fill `groups.columns[name]` or the episodes' `extra`."""
+
+    def credit(self, groups: Groups) -> Credit:
+        """Who gets how much: by default (r - mean) / std inside each group, for every token of an episode."""
+        return Credit.per_episode([group_advantages(r_G) for r_G in groups.rewards])
+
+    def loss(self, batch: Batch, outputs: TokenOutputs) -> Loss:
+        """The loss of a micro-batch: by default the clipped surrogate, aggregated as the settings say."""
+        loss_N, clipped_N = clipped_surrogate(
+            outputs.logprobs_N,
+            batch.old_logprobs_N,
+            batch.advantages_N,
+            self.settings.clip_low,
+            self.settings.clip_high,
+        )
+        return Loss(batch.total(loss_N), {"clip_fraction": batch.mean(clipped_N)})
+
+
+def play_groups(
+    policy: Policy, envs: SearchVectorEnv, task_ids: Sequence[str], group_size: int, rng: np.random.Generator
+) -> list[Group]:
+    """Play every task `group_size` times; one group each, with a freshly drawn group id."""
+    group_ids = [f"g{rng.integers(2**63):016x}" for _ in task_ids]
+    episodes = collect(
+        envs,
+        policy,
+        [task for task in task_ids for _ in range(group_size)],
+        group_ids=[group for group in group_ids for _ in range(group_size)],
+        ids=random.Random(int(rng.integers(2**63))),
+    )
+    return [episodes[i : i + group_size] for i in range(0, len(episodes), group_size)]
+
+
+@torch.no_grad()
+def token_logprobs(policy: Policy, samples: Sequence[Sample], budget: int = 16384) -> Tensor:
+    """Log-probabilities of all sampled tokens under the current weights, [N] on the CPU, in passes of `budget`."""
+    costs = [policy.cost(sample) for sample in samples]
+    parts: list[Tensor] = [torch.empty(0)] * len(samples)
+    for indices in cut_by_cost(costs, budget):
+        outputs = policy.evaluate_tokens([samples[i] for i in indices])
+        lengths = [sum(samples[i].segment.mask) for i in indices]
+        for i, part in zip(indices, torch.split(outputs.logprobs_N.cpu(), lengths), strict=True):
+            parts[i] = part
+    return torch.cat(parts) if parts else torch.empty(0)

@@ -1,0 +1,203 @@
+"""Groups and credit become flat arrays, minibatches and micro-batches.
+
+A `Batch` holds samples and, for their N sampled tokens, what a loss needs. Minibatches are cut by episode
+(one optimizer step each), micro-batches by token budget (one forward and backward pass each). Every token
+carries its weight in the minibatch's loss, so how a minibatch is cut into micro-batches changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from searchgym.agents.policy import Sample
+from searchgym.errors import TrainingError
+
+from .groups import Credit, Groups
+from .objective import Aggregation, token_weights
+
+__all__ = ["Batch", "cut_by_cost", "micro_batches", "minibatches", "pack"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Training sequences and their N sampled tokens, flattened in order.
+
+    Attributes:
+        samples: the sequences, as `Policy.evaluate_tokens` takes them.
+        sample_N: index into `samples`, non-decreasing.
+        episode_N, round_N: episode (a number unique in the iteration) and round of each token.
+        counted_N: False for a token that another sample already brings into the loss (a round that branches
+            share); its weight is 0.
+        old_logprobs_N: log-probability recorded when the token was sampled.
+        advantages_N: the credit.
+        weight_N: weight of each token in the minibatch's loss (see `objective.token_weights`).
+        share_N: 1 / (counted tokens of the minibatch), 0 where not counted.
+        columns: what `Algorithm.prepare` added, per token.
+    """
+
+    samples: list[Sample]
+    sample_N: Tensor
+    episode_N: Tensor
+    round_N: Tensor
+    counted_N: Tensor
+    old_logprobs_N: Tensor
+    advantages_N: Tensor
+    weight_N: Tensor
+    share_N: Tensor
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def total(self, loss_N: Tensor) -> Tensor:
+        """This batch's part of the minibatch's aggregated loss; the parts of the micro-batches add up to it."""
+        return (self.weight_N * loss_N).sum()
+
+    def mean(self, values_N: Tensor) -> Tensor:
+        """This batch's part of the minibatch's mean over tokens, without gradient; for metrics."""
+        return (self.share_N * values_N.detach()).sum()
+
+    def take(self, indices: Sequence[int]) -> Batch:
+        """The batch of some of the samples, in the order given; weights are kept as they are."""
+        counts = torch.bincount(self.sample_N, minlength=len(self.samples)).tolist()
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        spans = [np.arange(starts[i], starts[i + 1]) for i in indices]
+        at_N = torch.from_numpy(np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64))
+        lengths = torch.tensor([counts[i] for i in indices], dtype=torch.int64)
+        return Batch(
+            [self.samples[i] for i in indices],
+            torch.repeat_interleave(torch.arange(len(lengths)), lengths),
+            self.episode_N[at_N],
+            self.round_N[at_N],
+            self.counted_N[at_N],
+            self.old_logprobs_N[at_N],
+            self.advantages_N[at_N],
+            self.weight_N[at_N],
+            self.share_N[at_N],
+            {name: column[at_N] for name, column in self.columns.items()},
+        )
+
+    def weighted(self, aggregation: Aggregation, length: int) -> Batch:
+        """This batch as a minibatch of its own: its tokens' weights add up to one aggregated loss."""
+        counted_N = self.counted_N.numpy()
+        weights_N = token_weights(self.episode_N.numpy(), counted_N, aggregation, length)
+        share_N = counted_N.astype(np.float32) / max(int(counted_N.sum()), 1)
+        return replace(self, weight_N=torch.from_numpy(weights_N), share_N=torch.from_numpy(share_N))
+
+    def to(self, device: torch.device) -> Batch:
+        """The tensors on another device; `samples` stay."""
+        if self.sample_N.device == device:
+            return self
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in self.__dataclass_fields__
+            if name not in ("samples", "columns")
+        }
+        return replace(self, **moved, columns={n: c.to(device) for n, c in self.columns.items()})
+
+
+def pack(groups: Groups, credit: Credit) -> Batch:
+    """All tokens of an iteration with their advantages; weights are set later, minibatch by minibatch.
+
+    A round that several branches share (same `Round.uid`) enters the loss once, with the mean of the
+    advantages its copies were given: which branch comes first makes no difference. A sample left without
+    counted tokens is dropped.
+
+    Raises:
+        TrainingError: the credit does not fit, a column has the wrong length, or copies of a shared round
+            have different tokens.
+    """
+    advantages_N = credit.to_tokens(groups)
+    tokens = groups.tokens
+    for name, column in groups.columns.items():
+        if column.shape[:1] != advantages_N.shape:
+            raise TrainingError(
+                f"column {name!r} has shape {tuple(column.shape)}, not ({len(advantages_N)},): prepare() must "
+                "give one value per sampled token, in the order of groups.samples"
+            )
+    counted_N, advantages_N = _merge_shared_rounds(groups, advantages_N)
+    zeros_N = torch.zeros(len(advantages_N))
+    whole = Batch(
+        groups.samples,
+        torch.from_numpy(tokens.sample_N),
+        torch.from_numpy(tokens.episode_N),
+        torch.from_numpy(tokens.round_N),
+        torch.from_numpy(counted_N),
+        torch.from_numpy(tokens.logprobs_N),
+        torch.from_numpy(advantages_N.astype(np.float32)),
+        zeros_N,
+        zeros_N,
+        {name: column.detach().cpu() for name, column in groups.columns.items()},
+    )
+    if counted_N.all():
+        return whole
+    return whole.take(np.unique(tokens.sample_N[counted_N]).tolist())
+
+
+def minibatches(
+    batch: Batch, count: int, aggregation: Aggregation, length: int, rng: np.random.Generator
+) -> Iterator[Batch]:
+    """One epoch: episodes in random order, in `count` nearly equal parts (fewer if there are fewer episodes)."""
+    owner_S = np.zeros(len(batch.samples), dtype=np.int64)
+    owner_S[batch.sample_N.numpy()] = batch.episode_N.numpy()
+    episodes, index_S = np.unique(owner_S, return_inverse=True)
+    order = rng.permutation(len(episodes))
+    for part in np.array_split(order, min(count, len(episodes))):
+        chosen = [np.flatnonzero(index_S == episode) for episode in part]
+        yield batch.take(np.concatenate(chosen).tolist()).weighted(aggregation, length)
+
+
+def micro_batches(batch: Batch, cost: Callable[[Sample], int], budget: int) -> Iterator[Batch]:
+    """Cut a minibatch so that the costs of each part add up to at most `budget` (one sample at least)."""
+    costs = [cost(sample) for sample in batch.samples]
+    if sum(costs) <= budget:
+        yield batch
+        return
+    for part in cut_by_cost(costs, budget):
+        yield batch.take(part)
+
+
+def cut_by_cost(costs: Sequence[int], budget: int) -> list[list[int]]:
+    """Positions in order of falling cost (little padding), in parts of at most `budget` (one at least)."""
+    parts: list[list[int]] = []
+    spent = 0
+    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        if not parts or spent + costs[i] > budget:
+            parts.append([])
+            spent = 0
+        parts[-1].append(i)
+        spent += costs[i]
+    return parts
+
+
+def _merge_shared_rounds(
+    groups: Groups, advantages_N: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which tokens count, and the advantages with those of shared rounds averaged."""
+    counted_N = np.ones(len(advantages_N), dtype=bool)
+    copies: dict[str, list[tuple[int, int]]] = {}
+    for e, episode in enumerate(groups.episodes):
+        for r, round_ in enumerate(episode.rounds):
+            copies.setdefault(round_.uid, []).append((e, r))
+    shared = {uid: places for uid, places in copies.items() if len(places) > 1}
+    if not shared:
+        return counted_N, advantages_N
+    advantages_N = advantages_N.copy()
+    tokens = groups.tokens
+    bounds = np.searchsorted(tokens.episode_N, np.arange(len(groups.episodes) + 1))
+    for uid, places in shared.items():
+        spans = [
+            bounds[e] + np.flatnonzero(tokens.round_N[bounds[e] : bounds[e + 1]] == r) for e, r in places
+        ]
+        if len({len(span) for span in spans}) > 1:
+            raise TrainingError(
+                f"round {uid!r} is shared by {len(places)} episodes but has {[len(s) for s in spans]} sampled "
+                "tokens in them: branches that share a round must share its tokens"
+            )
+        advantages_N[spans[0]] = np.mean([advantages_N[span] for span in spans], axis=0)
+        for span in spans[1:]:
+            counted_N[span] = False
+    return counted_N, advantages_N

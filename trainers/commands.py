@@ -1,0 +1,157 @@
+"""`searchgym train`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from rich.console import Console
+
+from searchgym import plugins
+from searchgym.commands.options import config_option, parse_pairs
+from searchgym.errors import ConfigError, MissingExtraError
+
+from .config import TrainConfig, describe_settings, parse_settings
+
+__all__ = ["train"]
+
+_PAIRS = {
+    "settings": ("--set", "Setting of the trainer, e.g. kl_coef=0.01; see --list-settings. Repeatable."),
+    "agent_options": ("--agent-option", "Option of the agent. Repeatable."),
+    "env_options": ("--env-option", "Argument of the environment, e.g. hops=[2,3]. Repeatable."),
+}
+
+
+def _config_options(function: Any) -> Any:
+    """One option per field of `TrainConfig`, with its explanation and default."""
+    for field in reversed(dataclasses.fields(TrainConfig)):
+        if field.name in _PAIRS:
+            flag, text = _PAIRS[field.name]
+            decorate = click.option(flag, field.name, metavar="KEY=VALUE", multiple=True, help=text)
+        else:
+            flag = "--" + field.name.replace("_", "-")
+            text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}."
+            kind = type(field.default)
+            decorate = click.option(
+                flag, field.name, type=kind, default=field.default, show_default=True, help=text
+            )
+        function = decorate(function)
+    return function
+
+
+@click.command("train", context_settings={"help_option_names": ["-h", "--help"]})
+@_config_options
+@click.option(
+    "--group-size", type=int, default=None, help="Episodes per question: short for --set group_size=N."
+)
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path), help="Where to record the run; default: a new runs/…."
+)
+@click.option("--resume", is_flag=True, help="Continue the run in --run-dir from its last checkpoint.")
+@click.option("--list-settings", is_flag=True, help="Show the settings of --trainer and exit.")
+@config_option
+@click.pass_context
+def train(
+    ctx: click.Context,
+    /,
+    run_dir: Path | None,
+    resume: bool,
+    list_settings: bool,
+    group_size: int | None,
+    **options: Any,
+) -> None:
+    """Train an agent, and show with a before/after evaluation whether it learned.
+
+    Without arguments: GRPO teaches the tiny language model to answer two- and three-hop questions.
+    """
+    try:
+        import torch  # noqa: F401  (a missing extra is said before anything else)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("searchgym train", "torch", "train") from error
+    console = Console()
+    if list_settings:
+        _print_settings(console, options["trainer"])
+        return
+    given = _given(ctx, options, group_size)
+    from . import loop
+    from .progress import make_display, result_table
+
+    display = make_display(console)
+    try:
+        if resume:
+            result = loop.resume(
+                _resumable(run_dir), _changed_iterations(_resumable(run_dir), given), display
+            )
+        else:
+            config = parse_settings(TrainConfig, given, "training option")
+            if run_dir is None:
+                from .run import default_run_directory
+
+                run_dir = default_run_directory(config.trainer, config.env)
+            result = loop.train(config, run_dir, display)
+    except KeyboardInterrupt:
+        if run_dir is not None and (run_dir / "config.json").exists():
+            click.echo(
+                f"\ninterrupted; continue with: searchgym train --resume --run-dir {run_dir}", err=True
+            )
+        else:
+            click.echo("\ninterrupted before the run began; nothing was written", err=True)
+        raise SystemExit(130) from None
+    if result.before is not None and result.after is not None:
+        console.print(result_table(result.before, result.after, "greedy evaluation on held-out questions"))
+    console.print(
+        f"{result.seconds:.1f} s; metrics, checkpoints and curve.png are in {result.run_dir}", highlight=False
+    )
+
+
+def _given(ctx: click.Context, options: dict[str, Any], group_size: int | None) -> dict[str, Any]:
+    """The options somebody chose, on the command line or in the file; pairs of both are merged."""
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in _PAIRS:
+            file_pairs = tuple((ctx.default_map or {}).get(name, ()))
+            pairs = parse_pairs(_PAIRS[name][0], (*file_pairs, *value))
+            if pairs:
+                given[name] = pairs
+        elif ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            given[name] = value
+    if group_size is not None:
+        given["settings"] = {**given.get("settings", {}), "group_size": group_size}
+    return given
+
+
+def _resumable(run_dir: Path | None) -> Path:
+    if run_dir is None:
+        newest = sorted(Path("runs").glob("*/config.json"), key=lambda p: p.stat().st_mtime)
+        hint = f", e.g. --run-dir {newest[-1].parent}" if newest else ""
+        raise ConfigError(f"--resume needs --run-dir{hint}")
+    return run_dir
+
+
+def _changed_iterations(run_dir: Path, given: dict[str, Any]) -> int | None:
+    """A resumed run keeps its configuration; only its length may change."""
+    from .run import read_card
+
+    config = read_card(run_dir)["config"]
+    for name, value in given.items():
+        before = {k: config[name].get(k) for k in value} if name in _PAIRS else config.get(name)
+        if name != "iterations" and before != value:
+            raise ConfigError(
+                f"{name} cannot change when resuming (the run has {before!r}, you gave {value!r}): leave it out, or "
+                "start a new run"
+            )
+    return given.get("iterations")
+
+
+def _print_settings(console: Console, trainer: str) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"settings of trainer {trainer!r} (--set KEY=VALUE)")
+    for column in ("key", "type", "default", "meaning"):
+        table.add_column(column)
+    for name, kind, default, text in describe_settings(plugins.load("trainers", trainer).settings_class):
+        table.add_row(name, kind, str(default), text)
+    console.print(table)

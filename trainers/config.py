@@ -1,0 +1,125 @@
+"""Configuration: dataclasses whose fields carry their explanation, checked in one place. No torch in here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from searchgym.errors import ConfigError, did_you_mean
+
+__all__ = ["TrainConfig", "describe_settings", "option", "parse_settings"]
+
+T = TypeVar("T")
+
+
+def option(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field with its explanation and, for numbers, the range it must lie in (bounds included)."""
+    metadata = {"help": text, "low": low, "high": high}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training run is made from. The defaults are the README's demo."""
+
+    trainer: str = option("grpo", "registered trainer")
+    settings: dict[str, Any] = option({}, "the trainer's own settings (--set KEY=VALUE, --list-settings)")
+    agent: str = option("tiny", "registered trainable agent")
+    agent_options: dict[str, Any] = option({}, "arguments of the agent's constructor")
+    env: str = option("SearchQA-Terse-v0", "registered environment id")
+    env_options: dict[str, Any] = option({}, "arguments of gym.make")
+    num_envs: int = option(0, "environments stepped together; 0: one per episode of an iteration", low=0)
+    iterations: int = option(20, "collect-and-update rounds", low=0)
+    questions: int = option(16, "questions per iteration", low=1)
+    lr: float = option(5e-4, "learning rate of AdamW", low=0.0)
+    weight_decay: float = option(0.0, "weight decay of AdamW", low=0.0)
+    epochs: int = option(1, "passes over an iteration's episodes", low=1)
+    minibatches: int = option(2, "optimizer steps per pass", low=1)
+    grad_clip: float = option(1.0, "largest gradient norm", low=1e-9)
+    token_budget: int = option(16384, "tokens per forward and backward pass (memory)", low=1)
+    temperature: float = option(1.0, "sampling temperature while collecting", low=1e-3)
+    seed: int = option(0, "of everything random", low=0)
+    threads: int = option(0, "CPU threads of torch; 0: torch's own choice", low=0)
+    split: str = option("train", "questions to train on")
+    eval_split: str = option("dev", "questions to evaluate on")
+    eval_episodes: int = option(200, "greedy evaluation before and after; 0: none", low=0)
+    eval_every: int = option(0, "also evaluate every so many iterations; 0: never", low=0)
+    checkpoint_every: int = option(5, "iterations between checkpoints (and saved episodes)", low=1)
+    keep_checkpoints: int = option(2, "newest checkpoints kept, besides the initial one", low=1)
+
+
+def parse_settings(cls: type[T], values: Mapping[str, Any], what: str = "trainer setting") -> T:
+    """Build a settings dataclass from plain values.
+
+    Raises:
+        ConfigError: a key nobody declared (with near names), a value of the wrong type or out of range.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in fields:
+            raise ConfigError(
+                f"unknown {what} {key!r}.{did_you_mean(str(key), fields)} Known: {', '.join(sorted(fields))}."
+            )
+    checked = {k: _check(f"{what} {k!r}", v, hints[k], fields[k].metadata) for k, v in values.items()}
+    return cls(**checked)
+
+
+def describe_settings(cls: type[Any]) -> list[tuple[str, str, Any, str]]:
+    """(name, type, default, explanation) of every field, in order."""
+    hints = typing.get_type_hints(cls)
+    return [
+        (f.name, _type_name(hints[f.name]), None if f.default is dataclasses.MISSING else f.default,
+         f.metadata.get("help", ""))
+        for f in dataclasses.fields(cls)
+    ]  # fmt: skip
+
+
+def _check(what: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            near = did_you_mean(str(value), [str(c) for c in choices])
+            raise ConfigError(f"{what} is {value!r}.{near} Choose one of: {', '.join(map(str, choices))}.")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        arms = typing.get_args(hint)
+        if value is None and type(None) in arms:
+            return None
+        hint = next(a for a in arms if a is not type(None))
+        return _check(what, value, hint, metadata)
+    kind = origin or hint
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{what} is {value!r} ({type(value).__name__}): it takes a {_type_name(hint)}")
+    if kind in (int, float):
+        low, high = metadata.get("low"), metadata.get("high")
+        if (
+            not math.isfinite(value)
+            or (low is not None and value < low)
+            or (high is not None and value > high)
+        ):
+            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise ConfigError(f"{what} is {value!r}: it must be {bounds if low is not None else 'finite'}")
+    return value
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(map(str, typing.get_args(hint)))
+    return (
+        getattr(hint, "__name__", str(hint))
+        if not typing.get_args(hint)
+        else str(hint).replace("typing.", "")
+    )

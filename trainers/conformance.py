@@ -1,0 +1,306 @@
+"""Checks every trainer must pass; run them on your own: `check_trainer(MyAlgorithm())`.
+
+They need no environment: a tabular policy samples synthetic episodes in which every token's probability is
+known exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from searchgym.agents.policy import Policy, Sample, TokenOutputs
+from searchgym.episode import Episode, Outcome, Round, Segment, StopReason
+from searchgym.errors import CheckpointError, TrainingError
+
+from .algorithm import Algorithm
+from .batch import Batch, micro_batches, pack
+from .groups import Credit, Group, Groups, drop_invalid
+
+__all__ = ["TabularPolicy", "check_trainer", "make_episode", "synthetic_groups"]
+
+
+class TabularPolicy(Policy):
+    """A softmax over the next token given the previous one: a table of logits, [vocabulary, vocabulary]."""
+
+    name = "tabular"
+
+    def __init__(self, vocabulary: int = 8, seed: int = 0) -> None:
+        start = torch.Generator().manual_seed(seed)
+        self.module = nn.Embedding(vocabulary, vocabulary)
+        with torch.no_grad():
+            self.module.weight.normal_(0.0, 0.1, generator=start)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def sample(self, previous: int) -> tuple[int, float]:
+        """Draw the next token (or take the most likely one); returns it with its log-probability."""
+        logprobs_V = self._table()[previous].log_softmax(-1)
+        if self.greedy:
+            token = int(logprobs_V.argmax())
+        else:
+            token = int(torch.multinomial(logprobs_V.exp(), 1, generator=self.generator))
+        return token, float(logprobs_V[token])
+
+    def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
+        previous = [
+            t for s in samples for t, m in zip(s.segment.tokens, s.segment.mask[1:], strict=False) if m
+        ]
+        sampled = [t for s in samples for t, m in zip(s.segment.tokens, s.segment.mask, strict=True) if m]
+        hidden_N = self._table()[torch.tensor(previous, dtype=torch.int64)]
+        logprobs_NV = hidden_N.log_softmax(-1)
+        chosen_N = logprobs_NV.gather(1, torch.tensor(sampled, dtype=torch.int64)[:, None])[:, 0]
+        return TokenOutputs(chosen_N, -(logprobs_NV.exp() * logprobs_NV).sum(-1), hidden_N)
+
+    def _table(self) -> Tensor:
+        return self.module.get_parameter("weight") / self.temperature
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file(dict(self.module.state_dict()), directory / "table.safetensors")
+        (directory / "policy.json").write_text(json.dumps(self.describe()), "utf-8")
+
+    def load_weights(self, directory: Path) -> None:
+        try:
+            self.module.load_state_dict(load_file(directory / "table.safetensors"))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise CheckpointError(f"{directory} does not hold this policy's table: {error}") from error
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "tabular", "vocabulary": int(self.module.get_parameter("weight").shape[0])}
+
+
+def make_episode(
+    segments: Sequence[Segment],
+    reward: float,
+    *,
+    episode_id: str,
+    group_id: str,
+    task_id: str = "task",
+    valid: bool = True,
+) -> Episode:
+    """An episode around given tokens: searches in every round but the last, which answers and is rewarded."""
+    count = 1 + max(max(s.rounds) for s in segments)
+    reason = StopReason.ANSWERED if valid else StopReason.RETRIEVAL_FAILED
+    rounds = [_make_round(f"{episode_id}/{r}", r, final=r == count - 1, reward=reward) for r in range(count)]
+    return Episode(
+        episode_id=episode_id,
+        group_id=group_id,
+        tree_id=episode_id,
+        parent_id=None,
+        fork_round=None,
+        agent="tabular",
+        env={},
+        task_id=task_id,
+        split="train",
+        question=f"question {task_id}",
+        gold={"answers": ["yes"], "supporting_ids": [], "chain": []},
+        rounds=rounds,
+        outcome=Outcome(
+            answer="yes" if reward > 0 else "no",
+            em=float(reward > 0),
+            f1=float(reward > 0),
+            sub_em=float(reward > 0),
+            recall=0.0,
+            rounds=count,
+            searches=count - 1,
+            assisted=False,
+            stop_reason=reason,
+        ),
+        terminated=valid,
+        truncated=not valid,
+        valid_for_training=valid,
+        segments=list(segments),
+    )
+
+
+def synthetic_groups(
+    policy: TabularPolicy, groups: int = 4, group_size: int = 4, seed: int = 0
+) -> list[Group]:
+    """Groups of episodes of one to four rounds with unequal rewards; every third has a segment per round."""
+    rng = np.random.default_rng(seed)
+    made: list[Group] = []
+    for g in range(groups):
+        group: Group = []
+        for i in range(group_size):
+            segments = [Segment()]
+            for r in range(int(rng.integers(1, 5))):
+                if r > 0 and (g * group_size + i) % 3 == 0:
+                    segments.append(Segment())
+                _play_round(segments[-1], policy, r, rng)
+            reward = float(i == 0) if i < 2 else float(rng.integers(2))
+            name = f"e{seed}-{g}-{i}"
+            group.append(make_episode(segments, reward, episode_id=name, group_id=f"g{g}", task_id=f"t{g}"))
+        made.append(group)
+    return made
+
+
+def check_trainer(algorithm: Algorithm, seed: int = 0) -> None:
+    """Check that an algorithm keeps the contract of `Algorithm`.
+
+    It runs select, prepare, credit and loss on synthetic groups, and checks that credit has the right shape and
+    is finite, does not depend on the order inside a group, survives dropped episodes; that `prepare` leaves the
+    weights alone and fills its columns; and that the loss is a finite scalar with finite gradients that adds up
+    over micro-batches. `collect` needs an environment and is not checked.
+
+    Raises:
+        TrainingError: names the check that failed.
+    """
+    policy = TabularPolicy(seed=seed)
+    algorithm.setup(policy, np.random.default_rng(seed))
+    extra = algorithm.extra_modules()
+    if not all(isinstance(module, nn.Module) for module in extra.values()):
+        _fail("extra_modules() must return a dict of torch modules")
+    played = synthetic_groups(policy, seed=seed)
+    groups, credit = _credit(algorithm, policy, played)
+    if not len(groups):
+        _fail("select() wants no group at all, although rewards differ in every one")
+    _check_order(algorithm, policy, played, credit.to_tokens(groups), groups)
+    _check_dropped(algorithm, policy, played)
+    _check_loss(algorithm, policy, pack(groups, credit), extra)
+
+
+def _credit(algorithm: Algorithm, policy: TabularPolicy, played: Sequence[Group]) -> tuple[Groups, Credit]:
+    valid, _ = drop_invalid(played)
+    rewards = [algorithm.rewards(group) for group in valid]
+    for group, r_G in zip(valid, rewards, strict=True):
+        if np.shape(r_G) != (len(group),) or not np.isfinite(r_G).all():
+            _fail(f"rewards() gave {r_G!r} for a group of {len(group)}: one finite number per episode")
+    everything = Groups(valid, rewards)
+    wanted = algorithm.select(everything)
+    if len(wanted) != len(everything):
+        _fail(f"select() gave {len(wanted)} verdicts for {len(everything)} groups")
+    kept = [i for i, w in enumerate(wanted) if w]
+    groups = Groups([valid[i] for i in kept], [rewards[i] for i in kept])
+    before = [p.detach().clone() for p in policy.module.parameters()]
+    algorithm.prepare(policy, groups)
+    if not all(torch.equal(a, b) for a, b in zip(before, policy.module.parameters(), strict=True)):
+        _fail("prepare() changed the policy's weights")
+    for name, column in groups.columns.items():
+        if not torch.isfinite(column).all():
+            _fail(f"prepare() left a value that is not finite in column {name!r}")
+    credit = algorithm.credit(groups)
+    pack(groups, credit)  # checks shapes and finiteness
+    return groups, credit
+
+
+def _check_order(
+    algorithm: Algorithm,
+    policy: TabularPolicy,
+    played: Sequence[Group],
+    advantages_N: NDArray[np.float64],
+    groups: Groups,
+) -> None:
+    turned, credit = _credit(algorithm, policy, [group[::-1] for group in played])
+    here, there = _by_episode(groups, advantages_N), _by_episode(turned, credit.to_tokens(turned))
+    for name, values in here.items():
+        if not np.allclose(values, there[name], rtol=1e-6, atol=1e-9):
+            _fail(f"credit of episode {name!r} changed when its group was put in another order")
+
+
+def _check_dropped(algorithm: Algorithm, policy: TabularPolicy, played: Sequence[Group]) -> None:
+    lost = played[0][-1]
+    invalid = make_episode(
+        lost.segments, 0.0, episode_id=lost.episode_id, group_id=lost.group_id, valid=False
+    )
+    groups, _ = _credit(algorithm, policy, [[*played[0][:-1], invalid], *played[1:]])
+    if any(not episode.valid_for_training for episode in groups.episodes):
+        _fail("an episode that is not valid for training was given credit")
+
+
+def _check_loss(
+    algorithm: Algorithm, policy: TabularPolicy, batch: Batch, extra: dict[str, nn.Module]
+) -> None:
+    batch = batch.weighted(algorithm.settings.aggregation, algorithm.settings.loss_length)
+    weights = [*policy.module.parameters(), *(p for m in extra.values() for p in m.parameters())]
+    results = []
+    for budget in (10**9, 25):
+        for p in weights:
+            p.grad = None
+        total = 0.0
+        for micro in micro_batches(batch, policy.cost, budget):
+            loss = algorithm.loss(micro, policy.evaluate_tokens(micro.samples))
+            if loss.total.ndim != 0 or not torch.isfinite(loss.total):
+                _fail(f"loss() gave {loss.total!r}: it must be one finite number")
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.total.detach())
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in weights]
+        if not all(torch.isfinite(g).all() for g in gradients):
+            _fail("the gradient of loss() is not finite")
+        results.append((total, gradients))
+    (whole, whole_gradients), (parts, part_gradients) = results
+    same = all(
+        torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+        for a, b in zip(whole_gradients, part_gradients, strict=True)
+    )
+    if not same or not np.isclose(whole, parts, rtol=1e-4, atol=1e-6):
+        _fail(
+            f"loss() is {whole} in one piece but {parts} in micro-batches: use batch.total(...), whose parts add up"
+        )
+    if not any(bool(g.abs().sum() > 0) for g in whole_gradients):
+        _fail("loss() has no gradient at all, although rewards differ in every group")
+
+
+def _by_episode(groups: Groups, advantages_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    owner_N = groups.tokens.episode_N
+    return {episode.episode_id: advantages_N[owner_N == e] for e, episode in enumerate(groups.episodes)}
+
+
+def _play_round(segment: Segment, policy: TabularPolicy, index: int, rng: np.random.Generator) -> None:
+    vocabulary = policy.describe()["vocabulary"]
+    prompt = rng.integers(vocabulary, size=int(rng.integers(1, 4))).tolist()
+    segment.tokens += prompt
+    segment.mask += [0] * len(prompt)
+    segment.logprobs += [0.0] * len(prompt)
+    for _ in range(int(rng.integers(1, 5))):
+        token, logprob = policy.sample(segment.tokens[-1])
+        segment.tokens.append(token)
+        segment.mask.append(1)
+        segment.logprobs.append(logprob)
+    segment.rounds += [index] * (len(segment.tokens) - len(segment.rounds))
+
+
+def _make_round(uid: str, index: int, final: bool, reward: float) -> Round:
+    hit = {
+        "id": f"p{index}",
+        "title": f"title {index}",
+        "text": "text",
+        "score": 1.0,
+        "rank": 0,
+        "query_index": 0,
+    }
+    return Round(
+        uid=uid,
+        anchor=f"anchor {index}",
+        text="text",
+        action={
+            "kind": "answer" if final else "search",
+            "queries": [] if final else [f"query {index}"],
+            "draft": "",
+            "answer": "yes" if final else None,
+            "error": None,
+        },
+        hits=[] if final else [hit],
+        retrieval={"status": "none" if final else "ok", "backend": "synthetic", "index_hash": ""},
+        observation="" if final else "text",
+        reward=reward if final else 0.0,
+        reward_terms={"em": reward} if final else {},
+        judge={"status": "off", "utility": None, "reasoning": None},
+        feedback={},
+        policy_version=0,
+        temperature=1.0,
+        top_p=1.0,
+    )
+
+
+def _fail(message: str) -> None:
+    raise TrainingError(f"trainer check failed: {message}")

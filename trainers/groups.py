@@ -1,0 +1,202 @@
+"""What one iteration collected, and the credit it was given.
+
+Axis suffixes: _G episodes of one group; _R rounds of one episode; _N sampled tokens, flattened over the
+samples of all groups in order (group by group, episode by episode, segment by segment).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Literal, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from searchgym.agents.policy import Sample
+from searchgym.episode import Episode
+from searchgym.errors import TrainingError
+
+__all__ = ["Credit", "Group", "Groups", "Tokens", "drop_invalid", "sampled_tokens"]
+
+Group = list[Episode]
+"""Episodes of one question, collected together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Where every sampled token of some groups belongs.
+
+    Attributes:
+        sample_N: index into `Groups.samples`; non-decreasing.
+        episode_N: index of the episode, counted over all groups in order.
+        round_N: index of the round inside its episode.
+        logprobs_N: log-probability recorded when the token was sampled.
+    """
+
+    sample_N: NDArray[np.int64]
+    episode_N: NDArray[np.int64]
+    round_N: NDArray[np.int64]
+    logprobs_N: NDArray[np.float32]
+
+
+class Groups(Sequence[Group]):
+    """The groups an algorithm learns from in one iteration: a sequence of lists of episodes.
+
+    Attributes:
+        rewards: one float64 array per group, the reward of each episode. Read this rather than
+            `episode.reward`: it includes an algorithm's own reward terms and the permuted control.
+        episodes: all episodes in order.
+        samples: their segments that hold sampled tokens, in order.
+        columns: named per-token values that `Algorithm.prepare` adds, each of shape [N].
+        tokens: where each of the N tokens belongs.
+    """
+
+    def __init__(self, groups: Sequence[Group], rewards: Sequence[ArrayLike] | None = None) -> None:
+        self._groups = [list(group) for group in groups]
+        if rewards is None:
+            rewards = [[episode.reward for episode in group] for group in self._groups]
+        self.rewards = [np.asarray(r, dtype=np.float64) for r in rewards]
+        self.episodes: list[Episode] = list(chain.from_iterable(self._groups))
+        self.samples = [
+            Sample(episode, segment)
+            for episode in self.episodes
+            for segment in episode.segments
+            if 1 in segment.mask
+        ]
+        self.columns: dict[str, Tensor] = {}
+        self.tokens = self._locate()
+
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Group]: ...
+    def __getitem__(self, index: int | slice) -> Group | list[Group]:
+        return self._groups[index]
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def _locate(self) -> Tokens:
+        number = {id(episode): i for i, episode in enumerate(self.episodes)}
+        segments = [sample.segment for sample in self.samples]
+        lengths = np.array([len(s.tokens) for s in segments], dtype=np.int64)
+        sampled = np.array(list(chain.from_iterable(s.mask for s in segments)), dtype=bool)
+        rounds = np.array(list(chain.from_iterable(s.rounds for s in segments)), dtype=np.int64)
+        logprobs = np.array(list(chain.from_iterable(s.logprobs for s in segments)), dtype=np.float32)
+        owner = np.array([number[id(sample.episode)] for sample in self.samples], dtype=np.int64)
+        rounds_E = np.array([len(episode.rounds) for episode in self.episodes], dtype=np.int64)
+        sample_N = np.repeat(np.arange(len(segments), dtype=np.int64), lengths)[sampled]
+        episode_N, round_N = owner[sample_N], rounds[sampled]
+        if (round_N >= rounds_E[episode_N]).any():
+            episode = self.episodes[episode_N[round_N >= rounds_E[episode_N]][0]]
+            raise TrainingError(
+                f"episode {episode.episode_id!r} has tokens of a round it does not have (it has "
+                f"{len(episode.rounds)}): segment.rounds must index episode.rounds"
+            )
+        return Tokens(sample_N, episode_N, round_N, logprobs[sampled])
+
+
+def sampled_tokens(episode: Episode) -> int:
+    """Number of tokens the policy sampled in an episode."""
+    return sum(sum(segment.mask) for segment in episode.segments)
+
+
+def drop_invalid(groups: Sequence[Group]) -> tuple[list[Group], dict[str, int]]:
+    """Leave out what says nothing about the policy.
+
+    Episodes with `valid_for_training` False go; a group of several that is left with one goes too (there is
+    nothing to compare it with); so does a group left with none.
+
+    Returns:
+        The groups kept, and counts: "invalid_episodes", "left_alone_groups", "lost_groups".
+    """
+    kept: list[Group] = []
+    counts = {"invalid_episodes": 0, "left_alone_groups": 0, "lost_groups": 0}
+    for group in groups:
+        valid = [episode for episode in group if episode.valid_for_training]
+        counts["invalid_episodes"] += len(group) - len(valid)
+        if len(valid) == 1 and len(group) > 1:
+            counts["left_alone_groups"] += 1
+        elif not valid:
+            counts["lost_groups"] += 1
+        else:
+            kept.append(valid)
+    return kept, counts
+
+
+@dataclass(frozen=True)
+class Credit:
+    """Advantages, at the resolution the algorithm works at. Build it with one of the three class methods.
+
+    Attributes:
+        unit: what one value belongs to.
+        values: nested lists, group by group and episode by episode, of one array per episode: [1], [R] or the
+            episode's sampled tokens.
+        metrics: numbers for the log, e.g. the spread of round weights.
+    """
+
+    unit: Literal["episode", "round", "token"]
+    values: list[list[NDArray[np.float64]]]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def per_episode(cls, values: Sequence[ArrayLike], metrics: dict[str, float] | None = None) -> Credit:
+        """One value per episode: `values[group]` has shape [G]. Every token of the episode gets it."""
+        nested = [[np.atleast_1d(v) for v in np.asarray(v_G, dtype=np.float64)] for v_G in values]
+        return cls("episode", nested, metrics or {})
+
+    @classmethod
+    def per_round(
+        cls, values: Sequence[Sequence[ArrayLike]], metrics: dict[str, float] | None = None
+    ) -> Credit:
+        """One value per round: `values[group][episode]` has shape [R]."""
+        return cls("round", [[np.asarray(v, dtype=np.float64) for v in g] for g in values], metrics or {})
+
+    @classmethod
+    def per_token(
+        cls, values: Sequence[Sequence[ArrayLike]], metrics: dict[str, float] | None = None
+    ) -> Credit:
+        """One value per sampled token: `values[group][episode]`, the episode's tokens with mask 1 in order."""
+        return cls("token", [[np.asarray(v, dtype=np.float64) for v in g] for g in values], metrics or {})
+
+    def to_tokens(self, groups: Groups) -> NDArray[np.float64]:
+        """The advantage of every sampled token of `groups`, shape [N].
+
+        Raises:
+            TrainingError: the shape does not fit the groups, or a value is not finite.
+        """
+        if [len(g) for g in self.values] != [len(g) for g in groups]:
+            raise TrainingError(
+                f"credit has {[len(g) for g in self.values]} episodes per group, but the groups have "
+                f"{[len(g) for g in groups]}: return one entry for every episode of every group"
+            )
+        tokens = groups.tokens
+        arrays = list(chain.from_iterable(self.values))
+        if self.unit == "episode":
+            wanted = np.ones(len(arrays), dtype=np.int64)
+        elif self.unit == "round":
+            wanted = np.array([len(e.rounds) for e in groups.episodes], dtype=np.int64)
+        else:
+            wanted = np.bincount(tokens.episode_N, minlength=len(arrays))
+        for array, episode, count in zip(arrays, groups.episodes, wanted, strict=True):
+            if array.shape != (count,):
+                raise TrainingError(
+                    f"credit per {self.unit} of episode {episode.episode_id!r} has shape {array.shape}, "
+                    f"not ({count},): give one value per {self.unit}"
+                )
+        flat = np.concatenate(arrays) if arrays else np.zeros(0)
+        if not np.isfinite(flat).all():
+            owner = groups.episodes[int(np.repeat(np.arange(len(arrays)), wanted)[~np.isfinite(flat)][0])]
+            raise TrainingError(
+                f"credit of episode {owner.episode_id!r} is not finite (group {owner.group_id!r}, reward "
+                f"{owner.reward}): guard the division or the logarithm that made it"
+            )
+        if self.unit == "token":
+            return flat
+        starts = np.cumsum(wanted) - wanted
+        offset_N = tokens.round_N if self.unit == "round" else 0
+        result: NDArray[np.float64] = flat[starts[tokens.episode_N] + offset_N]
+        return result

@@ -1,0 +1,421 @@
+"""The one training loop: collect, credit, update, record; the same for every algorithm and every policy.
+
+    result = train({"agent": "tiny", "iterations": 10}, run_dir="runs/mine")
+    result = resume("runs/mine")
+
+`Trainer` is the loop without the set-up, for callers who bring their own policy and environments.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import searchgym
+from searchgym import plugins
+from searchgym.agents.policy import Policy, TokenOutputs
+from searchgym.errors import ConfigError, RunDirectoryError, TrainingError
+from searchgym.evaluation import Estimate, EvalResult, evaluate
+from searchgym.rollout import open_agent, open_envs
+from searchgym.vector import SearchVectorEnv
+
+from .algorithm import Algorithm, Loss
+from .batch import Batch, micro_batches, minibatches, pack
+from .checkpoint import load_checkpoint, load_policy, save_checkpoint
+from .config import TrainConfig, parse_settings
+from .groups import Group, Groups, drop_invalid
+from .metrics import UpdateMetrics, collection_metrics, estimates, evaluation_row
+from .objective import kl_estimate
+from .progress import Display, draw_curve
+from .run import RunDirectory, default_run_directory, write_json
+from .tasks import TaskSampler
+
+__all__ = ["Result", "Trainer", "resume", "train"]
+
+_EVAL_SEED = 0  # the evaluation questions are the same whatever the run's seed
+_KEPT_EPISODE_FILES = 3
+
+
+@dataclass(slots=True)
+class Result:
+    """What a run gave.
+
+    Attributes:
+        run_dir: everything on disk.
+        policy: the trained policy.
+        before, after: metrics of the greedy evaluations; None when there was none.
+        metrics: the rows of metrics.jsonl.
+        seconds: time spent, interrupted parts included as far as they were recorded.
+    """
+
+    run_dir: Path
+    policy: Policy
+    before: dict[str, Estimate] | None
+    after: dict[str, Estimate] | None
+    metrics: list[dict[str, Any]]
+    seconds: float
+
+
+def train(
+    config: TrainConfig | Mapping[str, Any] | None = None,
+    run_dir: str | Path | None = None,
+    display: Display | None = None,
+) -> Result:
+    """Train an agent; what `searchgym train` does.
+
+    Args:
+        config: a `TrainConfig` or some of its fields.
+        run_dir: a missing or empty directory; default: a new one under runs/.
+        display: shows progress; default: nothing.
+
+    Raises:
+        ConfigError: an option that cannot be used; nothing was written.
+        RunDirectoryError: the directory is not empty, or in use.
+        TrainingError: training could not go on.
+    """
+    if not isinstance(config, TrainConfig):
+        config = parse_settings(TrainConfig, config or {}, "training option")
+    path = Path(run_dir) if run_dir is not None else default_run_directory(config.trainer, config.env)
+    if (path / "config.json").exists():  # before the seconds that opening an agent takes
+        raise RunDirectoryError(
+            f"run directory {str(path)!r} already holds a run: continue it with --resume, or choose another "
+            "--run-dir"
+        )
+    parts = _open_parts(config)
+    card = {
+        "config": asdict(config),
+        "settings": asdict(parts.algorithm.settings),
+        "policy": parts.policy.describe(),
+        "versions": {"searchgym": searchgym.__version__, "torch": torch.__version__, "numpy": np.__version__},
+    }
+    with RunDirectory.create(path, card) as run:
+        return Trainer(**vars(parts), config=config, run=run, display=display).run_to_end()
+
+
+def resume(run_dir: str | Path, iterations: int | None = None, display: Display | None = None) -> Result:
+    """Continue a run from its last complete checkpoint, bit for bit on a CPU.
+
+    Args:
+        run_dir: of a run that was interrupted, killed or finished.
+        iterations: a new total; default: what the run was started with.
+        display: shows progress.
+
+    Raises:
+        RunDirectoryError: not a run directory, or in use.
+        CheckpointError: the checkpoint is damaged or of another architecture.
+        ConfigError: fewer iterations than the run already has.
+    """
+    with RunDirectory.open(Path(run_dir)) as run:
+        config = parse_settings(TrainConfig, run.card["config"], f"option in {run.path / 'config.json'}:")
+        if iterations is not None:
+            config = replace(config, iterations=iterations)
+        parts = _open_parts(config)
+        return Trainer(**vars(parts), config=config, run=run, display=display).run_to_end()
+
+
+@dataclass
+class _Parts:
+    policy: Policy
+    algorithm: Algorithm
+    envs: SearchVectorEnv
+    tasks: TaskSampler
+
+
+def _open_parts(config: TrainConfig) -> _Parts:
+    """Policy, algorithm, environments and questions, from names and options."""
+    kind = plugins.load("trainers", config.trainer)
+    if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
+        raise ConfigError(f"trainer {config.trainer!r} is {kind!r}: register a subclass of Algorithm")
+    algorithm = kind(config.settings)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)  # an agent that draws its initial weights draws the same ones again
+    policy = open_agent({**config.agent_options, "name": config.agent})
+    if not isinstance(policy, Policy):
+        raise ConfigError(
+            f"agent {config.agent!r} cannot be trained: it has no weights (try 'tiny' or 'candidate')"
+        )
+    num_envs = config.num_envs or config.questions * algorithm.settings.group_size
+    envs = open_envs(config.env, policy, num_envs, **{**config.env_options, "split": config.split})
+    if config.eval_episodes and not envs.task_ids(config.eval_split):
+        raise ConfigError(
+            f"no questions to evaluate on in split {config.eval_split!r}: set eval_episodes to 0"
+        )
+    return _Parts(policy, algorithm, envs, TaskSampler(envs.task_ids(), config.questions, config.seed))
+
+
+@dataclass
+class _Stopwatch:
+    """Seconds per named part of an iteration."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+class Trainer:
+    """The loop.
+
+    Args:
+        policy: is trained; at its initial weights.
+        algorithm: see `Algorithm`.
+        envs: where episodes are played; handed to `algorithm.collect` and to evaluations.
+        tasks: the questions.
+        config: iterations, learning rate and so on.
+        run: where it is recorded; when it holds checkpoints, the loop continues from the last one.
+        display: shows progress.
+        evaluator: greedy evaluation of the policy; default: `searchgym.evaluate` on `envs`.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        algorithm: Algorithm,
+        envs: SearchVectorEnv,
+        tasks: TaskSampler,
+        config: TrainConfig,
+        run: RunDirectory,
+        display: Display | None = None,
+        evaluator: Callable[[Policy], EvalResult] | None = None,
+    ) -> None:
+        self.policy, self.algorithm, self.envs, self.tasks = policy, algorithm, envs, tasks
+        self.config, self.run, self.display = config, run, display or Display()
+        self._evaluator = evaluator or self._evaluate_on_envs
+        self.iteration = 0
+        self._generators = {
+            "algorithm": np.random.default_rng([config.seed, 1]),
+            "minibatches": np.random.default_rng([config.seed, 2]),
+        }
+        if run.steps():  # what an algorithm keeps of the initial policy must not be that of another file
+            load_policy(run.step_path(0), policy)
+        policy.generator.manual_seed(config.seed)
+        policy.temperature, policy.top_p, policy.greedy = config.temperature, 1.0, False
+        algorithm.setup(policy, self._generators["algorithm"])
+        self._extra = algorithm.extra_modules()
+        named = {f"policy.{n}": p for n, p in policy.module.named_parameters() if p.requires_grad}
+        for module, body in self._extra.items():
+            named |= {f"{module}.{n}": p for n, p in body.named_parameters() if p.requires_grad}
+        self._names, self._parameters = list(named), list(named.values())
+        if not named:
+            raise ConfigError(
+                f"agent {policy.name!r} has no weights that require gradients: nothing to train"
+            )
+        self._optimizer = torch.optim.AdamW(
+            self._parameters,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            fused=_can_fuse(self._parameters),
+        )
+        if run.steps():
+            self._restore()
+        run.truncate(self.iteration if run.steps() else -1)
+
+    # -- the run ---------------------------------------------------------------------------------------
+
+    def run_to_end(self) -> Result:
+        """Train until `config.iterations`, evaluating and saving on the way, then write curve and summary."""
+        config, run = self.config, self.run
+        with self.display:
+            self.display.start(asdict(config), run.path, self.iteration, run.rows("metrics.jsonl"))
+            if not run.steps():
+                self._record({"iteration": 0}, [], _Stopwatch())
+            while self.iteration < config.iterations:
+                watch = _Stopwatch()
+                self.iteration += 1
+                groups, row = self.iterate(watch)
+                self._record({"iteration": self.iteration, **row}, groups, watch)
+        return self._finish()
+
+    def _record(self, row: dict[str, Any], groups: Sequence[Group], watch: _Stopwatch) -> None:
+        """Evaluate if it is time, write the row, save a checkpoint if it is time; the checkpoint comes last,
+        so that every row up to it is on disk."""
+        config, i = self.config, self.iteration
+        last = i == config.iterations
+        if config.eval_episodes and (i == 0 or last or (config.eval_every and i % config.eval_every == 0)):
+            with watch("evaluate"):
+                self.display.evaluating(i)
+                result = self.evaluate()
+                self.run.save_episodes(f"eval-{i:06d}", result.episodes)
+                row["eval"] = evaluation_row(result)
+        self.run.append("metrics.jsonl", row)
+        if i == 0 or last or i % config.checkpoint_every == 0:
+            with watch("checkpoint"):
+                if groups:
+                    episodes = [episode for group in groups for episode in group]
+                    self.run.save_episodes(f"train-{i:06d}", episodes, keep=_KEPT_EPISODE_FILES)
+                self.save()
+        seconds = {name: round(value, 6) for name, value in watch.seconds.items()}
+        self.run.append("timings.jsonl", {"iteration": i, **seconds})
+        self.display.iteration(row, seconds)
+
+    def _finish(self) -> Result:
+        rows = self.run.rows("metrics.jsonl")
+        seconds = sum(
+            sum(v for k, v in r.items() if k != "iteration") for r in self.run.rows("timings.jsonl")
+        )
+        evaluations = [r["eval"] for r in rows if "eval" in r]
+        before, after = (estimates(evaluations[i]) if evaluations else None for i in (0, -1))
+        draw_curve(self.run.path / "curve.png", rows)
+        summary = {
+            "iterations": self.iteration,
+            "policy_version": self.policy.version,
+            "seconds": round(seconds, 3),
+            "before": evaluations[0] if evaluations else None,
+            "after": evaluations[-1] if evaluations else None,
+        }
+        write_json(self.run.path / "summary.json", summary)
+        return Result(self.run.path, self.policy, before, after, rows, seconds)
+
+    # -- one iteration ---------------------------------------------------------------------------------
+
+    def iterate(self, watch: _Stopwatch | None = None) -> tuple[list[Group], dict[str, Any]]:
+        """Collect once and learn from it; returns the groups played and the iteration's metrics."""
+        watch = watch or _Stopwatch()
+        algorithm = self.algorithm
+        with watch("collect"):
+            played = [list(group) for group in algorithm.collect(self.policy, self.envs, self.tasks)]
+        row = collection_metrics(played)
+        with watch("credit"):
+            valid, counts = drop_invalid(played)
+            groups, skipped = self._select(valid)
+        row |= counts | skipped | {"tasks_drawn": self.tasks.drawn}
+        update = UpdateMetrics()
+        if groups:
+            with watch("prepare"):
+                algorithm.prepare(self.policy, groups)
+            with watch("credit"):
+                credit = algorithm.credit(groups)
+                batch = pack(groups, credit)
+            row |= credit.metrics
+            with watch("update"):
+                self._update(batch, update)
+        row |= {"updates": update.updates, "policy_version": self.policy.version, **update.result()}
+        return played, row
+
+    def _select(self, valid: Sequence[Group]) -> tuple[Groups, dict[str, int]]:
+        """Rewards (permuted for the control), and the groups the algorithm wants."""
+        rewards = [self.algorithm.rewards(group) for group in valid]
+        if self.algorithm.settings.permute_rewards:
+            rewards = [self.algorithm.rng.permutation(r_G) for r_G in rewards]
+        groups = Groups(valid, rewards)
+        kept = [i for i, wanted in enumerate(self.algorithm.select(groups)) if wanted]
+        counts = {
+            "equal_groups": sum(len(r_G) > 1 and bool(r_G.min() == r_G.max()) for r_G in rewards),
+            "skipped_groups": len(valid) - len(kept),
+        }
+        if counts["skipped_groups"]:
+            groups = Groups([valid[i] for i in kept], [rewards[i] for i in kept])
+        return groups, counts
+
+    def _update(self, batch: Batch, metrics: UpdateMetrics) -> None:
+        """Epochs of minibatches; one optimizer step each."""
+        config, settings = self.config, self.algorithm.settings
+        device = self._parameters[0].device
+        for _ in range(config.epochs):
+            for minibatch in minibatches(
+                batch,
+                config.minibatches,
+                settings.aggregation,
+                settings.loss_length,
+                self._generators["minibatches"],
+            ):
+                self._optimizer.zero_grad(set_to_none=True)
+                for part in micro_batches(minibatch, self.policy.cost, config.token_budget):
+                    micro = part.to(device)
+                    outputs = self.policy.evaluate_tokens(micro.samples)
+                    loss = self.algorithm.loss(micro, outputs)
+                    if not torch.isfinite(loss.total):
+                        raise self._not_finite("loss", micro)
+                    loss.total.backward()  # type: ignore[no-untyped-call]
+                    self._measure(metrics, micro, outputs, loss)
+                norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.grad_clip)
+                if not torch.isfinite(norm):
+                    raise self._not_finite("gradient", minibatch)
+                self._optimizer.step()
+                self.policy.version += 1
+                metrics.updates += 1
+                metrics.add({"grad_norm": norm})
+
+    @torch.no_grad()
+    def _measure(self, metrics: UpdateMetrics, batch: Batch, outputs: TokenOutputs, loss: Loss) -> None:
+        old_N, new_N = batch.old_logprobs_N, outputs.logprobs_N
+        values: dict[str, Tensor] = {
+            "loss": loss.total,
+            "entropy": batch.mean(outputs.entropy_N),
+            "step_kl": batch.mean(kl_estimate(old_N, new_N, "k3")),
+            **loss.metrics,
+        }
+        metrics.add(values)
+        gap = (new_N - old_N).abs().max()
+        metrics.largest("log_ratio_max", gap)
+        if metrics.updates == 0:  # still the weights that sampled: what is left is numerical disagreement
+            metrics.largest("sampling_gap", gap)
+
+    def _not_finite(self, what: str, batch: Batch) -> TrainingError:
+        episodes = {id(s.episode): s.episode for s in batch.samples}
+        path = self.run.save_episodes(f"failed-{self.iteration:06d}", episodes.values())
+        return TrainingError(
+            f"the {what} of iteration {self.iteration} is not finite: its {len(episodes)} episodes are in {path}. "
+            f"Resume with a lower learning rate in mind (lr is {self.config.lr}), or look at the trainer's loss"
+        )
+
+    # -- evaluation and state ----------------------------------------------------------------------------
+
+    def evaluate(self) -> EvalResult:
+        """Greedy evaluation; leaves the sampling settings and the generator as they were."""
+        policy = self.policy
+        state, greedy = policy.generator.get_state(), policy.greedy
+        policy.greedy = True
+        try:
+            return self._evaluator(policy)
+        finally:
+            policy.greedy = greedy
+            policy.generator.set_state(state)
+
+    def _evaluate_on_envs(self, policy: Policy) -> EvalResult:
+        config = self.config
+        return evaluate(self.envs, policy, config.eval_episodes, split=config.eval_split, seed=_EVAL_SEED)
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment."""
+        counters = {
+            "iteration": self.iteration,
+            "tasks_drawn": self.tasks.drawn,
+            "generators": {name: g.bit_generator.state for name, g in self._generators.items()},
+        }
+        with self.run.checkpoint(self.iteration) as directory:
+            save_checkpoint(directory, self.policy, self._extra, self._optimizer, self._names, counters)
+        self.run.prune(self.config.keep_checkpoints)
+
+    def _restore(self) -> None:
+        """Return to the last complete checkpoint."""
+        steps = self.run.steps()
+        if steps[-1] > self.config.iterations:
+            raise ConfigError(
+                f"iterations is {self.config.iterations}, but run {str(self.run.path)!r} already has {steps[-1]}: "
+                "give a larger number"
+            )
+        counters = load_checkpoint(
+            self.run.step_path(steps[-1]), self.policy, self._extra, self._optimizer, self._names
+        )
+        for name, generator in self._generators.items():
+            generator.bit_generator.state = counters["generators"][name]
+        self.tasks.drawn = counters["tasks_drawn"]
+        self.iteration = counters["iteration"]
+
+
+def _can_fuse(parameters: Sequence[torch.nn.Parameter]) -> bool:
+    """The fused AdamW is the fastest of the three on these devices; it takes floating-point weights only."""
+    return all(p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for p in parameters)

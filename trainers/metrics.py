@@ -1,0 +1,79 @@
+"""The numbers of an iteration. All are deterministic; seconds are kept apart (timings.jsonl)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from searchgym.evaluation import Estimate, EvalResult
+
+from .groups import Group, sampled_tokens
+
+__all__ = ["UpdateMetrics", "collection_metrics", "estimates", "evaluation_row"]
+
+
+def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
+    """What was collected, over all valid episodes: means per episode, shares of episodes or rounds."""
+    played = [episode for group in groups for episode in group]
+    episodes = [episode for episode in played if episode.valid_for_training]
+    rounds = [round_ for episode in episodes for round_ in episode.rounds]
+
+    def mean(values: Sequence[float]) -> float | None:
+        return float(np.mean(values)) if values else None
+
+    return {
+        "groups": len(groups),
+        "episodes": len(played),
+        "reward": mean([e.reward for e in episodes]),
+        "em": mean([e.outcome.em for e in episodes]),
+        "f1": mean([e.outcome.f1 for e in episodes]),
+        "rounds": mean([len(e.rounds) for e in episodes]),
+        "searches": mean([e.outcome.searches for e in episodes]),
+        "tokens": mean([sampled_tokens(e) for e in episodes]),
+        "invalid_rounds": mean([r.action.get("kind") == "invalid" for r in rounds]),
+        "truncated": mean([e.truncated for e in episodes]),
+        "assisted": mean([e.outcome.assisted for e in episodes]),
+    }
+
+
+class UpdateMetrics:
+    """Sums metrics over micro-batches, averages them over the minibatches of an iteration.
+
+    Tensors stay on their device until `result`, so that logging never waits for an accelerator.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._largest: dict[str, Tensor] = {}
+        self.updates = 0
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """One micro-batch's parts (see `Batch.mean`)."""
+        for name, value in values.items():
+            value = value.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def largest(self, name: str, value: Tensor) -> None:
+        """Keep the maximum over the iteration."""
+        value = value.detach()
+        self._largest[name] = torch.maximum(self._largest[name], value) if name in self._largest else value
+
+    def result(self) -> dict[str, float]:
+        """Plain numbers."""
+        means = {name: float(value) / max(self.updates, 1) for name, value in self._sums.items()}
+        return means | {name: float(value) for name, value in self._largest.items()}
+
+
+def evaluation_row(result: EvalResult) -> dict[str, Any]:
+    """An evaluation as it stands in metrics.jsonl."""
+    row = result.to_json()
+    return {k: row[k] for k in ("questions", "metrics", "by_group", "stop_reasons", "failed")}
+
+
+def estimates(row: Mapping[str, Any]) -> dict[str, Estimate]:
+    """The metrics of `evaluation_row` as estimates again."""
+    return {name: Estimate(**value) for name, value in row["metrics"].items()}

@@ -1,0 +1,256 @@
+"""A run directory: everything a training run leaves behind, safe against kills and against itself.
+
+    config.json              what the run was started with
+    metrics.jsonl            one line per iteration, deterministic (line 0: the evaluation before training)
+    timings.jsonl            seconds per iteration, which are not
+    episodes/*.jsonl         the last training episodes saved and every evaluation's
+    checkpoints/step-000010/ policy, optimizer, generators, counters
+    curve.png, summary.json  written at the end
+
+Files are written beside their place, synced and renamed; a checkpoint directory is complete before it has its
+name. One process at a time holds `.lock`. No torch in here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from searchgym.episode import Episode, save_episodes
+from searchgym.errors import RunDirectoryError
+
+__all__ = ["RunDirectory", "default_run_directory", "read_card", "write_json"]
+
+_SCHEMA = 1
+_STEP = re.compile(r"step-(\d{6,})")
+_TEMPORARY = ".tmp-"
+
+
+class RunDirectory:
+    """A locked run directory; use `create` or `open`, and `with`.
+
+    Attributes:
+        path: the directory.
+        card: the content of config.json.
+    """
+
+    def __init__(self, path: Path, card: dict[str, Any], lock: filelock.BaseFileLock) -> None:
+        self.path, self.card, self._lock = path, card, lock
+
+    @classmethod
+    def create(cls, path: Path, card: dict[str, Any]) -> RunDirectory:
+        """Start a run in a directory that is missing or empty.
+
+        Raises:
+            RunDirectoryError: something is in it, another process uses it, or it cannot be written.
+        """
+        lock = _lock(path)
+        try:
+            if (path / "config.json").exists():
+                raise RunDirectoryError(
+                    f"run directory {str(path)!r} already holds a run: continue it with --resume, or choose "
+                    "another --run-dir"
+                )
+            others = [
+                p.name for p in path.iterdir() if p.name != ".lock" and not p.name.startswith(_TEMPORARY)
+            ]
+            if others:
+                raise RunDirectoryError(
+                    f"run directory {str(path)!r} is not empty (it holds {others[0]!r}): choose another --run-dir"
+                )
+            write_json(path / "config.json", {"schema": _SCHEMA, **card})
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, card, lock)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Open a run to continue it; removes what a kill left half-written.
+
+        Raises:
+            RunDirectoryError: not a run directory, in use, of another version, or it cannot be written.
+        """
+        card = read_card(path)
+        lock = _lock(path)
+        try:
+            for place in (path, path / "checkpoints"):
+                for left in place.glob(f"{_TEMPORARY}*") if place.is_dir() else ():
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, card, lock)
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def append(self, name: str, row: dict[str, Any]) -> None:
+        """Add one line to `metrics.jsonl` or `timings.jsonl`, in one write."""
+        line = json.dumps(row, allow_nan=False) + "\n"
+        handle = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The complete lines of a JSONL file; a line that a kill cut off is left out."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        lines = path.read_bytes().split(b"\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def truncate(self, iteration: int) -> None:
+        """Forget the lines after `iteration`: the run continues from there."""
+        for name in ("metrics.jsonl", "timings.jsonl"):
+            if not (self.path / name).exists():
+                continue
+            kept = [json.dumps(r) + "\n" for r in self.rows(name) if r["iteration"] <= iteration]
+            with _replacing(self.path / name) as temporary:
+                temporary.write_text("".join(kept), "utf-8")
+
+    def save_episodes(self, name: str, episodes: Iterable[Episode], keep: int | None = None) -> Path:
+        """Write `episodes/<name>.jsonl`; with `keep`, only so many files with the same first word remain."""
+        path = self.path / "episodes" / f"{name}.jsonl"
+        save_episodes(path, episodes)
+        if keep is not None:
+            for old in sorted(path.parent.glob(f"{name.split('-')[0]}-*.jsonl"))[:-keep]:
+                old.unlink()
+        return path
+
+    @contextmanager
+    def checkpoint(self, iteration: int) -> Iterator[Path]:
+        """A directory to fill; it becomes `checkpoints/step-<iteration>` when the block ends without error."""
+        parent = self.path / "checkpoints"
+        parent.mkdir(exist_ok=True)
+        temporary = parent / f"{_TEMPORARY}{iteration}"
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for path in [self.path / "metrics.jsonl", *temporary.rglob("*"), temporary]:
+                _sync(path)
+            final = self.step_path(iteration)
+            if final.exists():
+                _remove(final)
+            os.replace(temporary, final)
+            _sync(parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def step_path(self, iteration: int) -> Path:
+        """Where the checkpoint of an iteration is, or would be."""
+        return self.path / "checkpoints" / f"step-{iteration:06d}"
+
+    def steps(self) -> list[int]:
+        """Iterations with a complete checkpoint, in order."""
+        parent = self.path / "checkpoints"
+        names = [_STEP.fullmatch(p.name) for p in parent.iterdir()] if parent.is_dir() else []
+        return sorted(int(m[1]) for m in names if m)
+
+    def prune(self, keep: int) -> None:
+        """Remove all checkpoints but the initial one and the newest `keep`."""
+        for step in [s for s in self.steps() if s > 0][:-keep]:
+            _remove(self.step_path(step))
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The content of a run directory's config.json.
+
+    Raises:
+        RunDirectoryError: there is none, or it is damaged or of another version.
+    """
+    file = path / "config.json"
+    if not file.is_file():
+        raise RunDirectoryError(
+            f"{str(path)!r} holds no run to resume (no config.json): start one without --resume"
+        )
+    try:
+        card: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        schema = card["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(f"{file} is damaged ({error}): start a new run") from error
+    if schema != _SCHEMA:
+        raise RunDirectoryError(
+            f"{file} has schema {schema!r}, this version reads {_SCHEMA}: resume it with the version of searchgym "
+            "that started it"
+        )
+    return card
+
+
+def default_run_directory(trainer: str, env: str, parent: Path = Path("runs")) -> Path:
+    """`runs/<trainer>-<env>-<time>`, a name nobody has."""
+    stem = f"{trainer}-{re.sub(r'[^A-Za-z0-9._-]', '-', env)}-{datetime.now():%Y%m%d-%H%M%S}"
+    path, number = parent / stem, 1
+    while path.exists():
+        number += 1
+        path = parent / f"{stem}-{number}"
+    return path
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file atomically."""
+    with _replacing(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    temporary = path.parent / f"{_TEMPORARY}{path.name}"
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _remove(directory: Path) -> None:
+    """Take a directory's name away first: a half-deleted checkpoint must not look like one."""
+    hidden = directory.parent / f"{_TEMPORARY}removed-{directory.name}"
+    if hidden.exists():
+        shutil.rmtree(hidden)
+    os.replace(directory, hidden)
+    shutil.rmtree(hidden)
+
+
+def _lock(path: Path) -> filelock.BaseFileLock:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path / ".lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise RunDirectoryError(
+            f"run directory {str(path)!r} is in use by another process: wait for it, or choose another --run-dir"
+        ) from None
+    except OSError as error:
+        raise RunDirectoryError(
+            f"run directory {str(path)!r} cannot be written ({error.strerror or error}): choose another --run-dir"
+        ) from error
+    return lock
+
+
+def _sync(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no directories
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
