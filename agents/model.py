@@ -189,7 +189,8 @@ def load_weights(model: Qwen3ForCausalLM, config: TinyConfig, directory: str | o
     if loaded.keys() != expected.keys():
         different = sorted(loaded.keys() ^ expected.keys())
         raise CheckpointError(f"{path} holds another architecture: it differs in {', '.join(different[:4])}")
-    for name, tensor in loaded.items():
+    for name in expected:
+        tensor = loaded[name]
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
                 f"{path} holds another architecture: {name} is {list(tensor.shape)}, "
