@@ -22,7 +22,7 @@ __all__ = ["Spec", "open_corpus", "open_retriever"]
 Spec = str | dict[str, Any]
 
 
-def _split(kind: str, spec: Spec) -> tuple[str, dict[str, Any]]:
+def split_spec(kind: str, spec: Spec) -> tuple[str, dict[str, Any]]:
     if isinstance(spec, str):
         return spec, {}
     if isinstance(spec, dict) and isinstance(spec.get("name"), str):
@@ -40,7 +40,7 @@ def open_corpus(spec: Spec | Corpus) -> Corpus:
     """
     if not isinstance(spec, str | dict) and isinstance(spec, Corpus):
         return spec
-    name, options = _split("corpus", spec)
+    name, options = split_spec("corpus", spec)
     if name not in plugins.names("corpora"):
         if not os.path.isdir(name):
             raise UnknownIdError("corpus", name, plugins.names("corpora"), "It is not a directory either.")
@@ -50,7 +50,7 @@ def open_corpus(spec: Spec | Corpus) -> Corpus:
 
 @lru_cache(maxsize=8)
 def _open_corpus(name: str, options: str) -> Corpus:
-    corpus = _call("corpus", name, plugins.load("corpora", name), (), json.loads(options))
+    corpus = call_factory("corpus", name, plugins.load("corpora", name), (), json.loads(options))
     if not isinstance(corpus, Corpus):
         raise ConfigError(f"corpus {name!r} gave a {type(corpus).__name__}, not a searchgym Corpus")
     return corpus
@@ -65,7 +65,7 @@ def open_retriever(spec: Spec | Retriever, corpus: Corpus) -> Retriever:
     """
     if not isinstance(spec, str | dict) and isinstance(spec, Retriever):
         return spec
-    name, options = _split("retriever", spec)
+    name, options = split_spec("retriever", spec)
     # Keyed by the corpus object's identity: the entry holds a reference, so the identity cannot be reused.
     return _open_retriever(name, json.dumps(options, sort_keys=True), _ByIdentity(corpus))
 
@@ -85,13 +85,15 @@ class _ByIdentity:
 
 @lru_cache(maxsize=8)
 def _open_retriever(name: str, options: str, key: _ByIdentity) -> Retriever:
-    retriever = _call("retriever", name, plugins.load("retrievers", name), (key.corpus,), json.loads(options))
+    retriever = call_factory(
+        "retriever", name, plugins.load("retrievers", name), (key.corpus,), json.loads(options)
+    )
     if not isinstance(retriever, Retriever):
         raise ConfigError(f"retriever {name!r} gave a {type(retriever).__name__}, not a searchgym Retriever")
     return CachedRetriever(retriever)
 
 
-def _call(kind: str, name: str, factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+def call_factory(kind: str, name: str, factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Call a factory; an option it does not take is the user's mistake, said as one."""
     import inspect
 

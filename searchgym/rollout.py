@@ -218,7 +218,7 @@ def open_agent(agent: AgentLike) -> Agent:
         UnknownIdError: nobody registered the name.
         ConfigError: options the agent does not take, or not an agent at all.
     """
-    from .opening import _call
+    from .opening import call_factory
 
     if isinstance(agent, Agent):
         return agent
@@ -227,7 +227,7 @@ def open_agent(agent: AgentLike) -> Agent:
         name = options.pop("name", None)
         if not isinstance(name, str):
             raise ConfigError(f'agent is {agent!r}: give a name, or a dict like {{"name": …, "option": …}}')
-        opened = _call("agent", name, plugins.load("agents", name), (), options)
+        opened = call_factory("agent", name, plugins.load("agents", name), (), options)
         if not isinstance(opened, Agent):
             raise ConfigError(f"agent {name!r} gave a {type(opened).__name__}, not a searchgym.Agent")
         return opened

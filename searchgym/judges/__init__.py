@@ -1,0 +1,9 @@
+"""Judges: a verdict on each round of an episode, from rules, from gold data or from a language model.
+
+A judge sees the question and the trace up to and including one round and gives two numbers, after CW-GRPO
+(arXiv 2604.14267): the retrieval utility u and the reasoning correctness v of that round, each in [0, 1].
+"""
+
+from .protocol import Judge, Trace, TraceRound, Verdict, open_judge, traces_of
+
+__all__ = ["Judge", "Trace", "TraceRound", "Verdict", "open_judge", "traces_of"]

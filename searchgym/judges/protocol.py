@@ -1,0 +1,137 @@
+"""The `Judge` protocol and what it takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from searchgym import plugins
+from searchgym.episode import Episode
+from searchgym.errors import ConfigError
+from searchgym.question import Hop, Question
+
+__all__ = ["Judge", "Trace", "TraceRound", "Verdict", "open_judge", "traces_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRound:
+    """What one round showed: the agent's message, its parsed act, the hits, and the observation returned.
+
+    Attributes:
+        text: the agent's raw message.
+        action: {kind, queries, draft, answer, error}.
+        hits: [{id, title, text, score, rank, query_index}].
+        observation: the text the agent got back ("" after an answer).
+    """
+
+    text: str
+    action: Mapping[str, Any]
+    hits: Sequence[Mapping[str, Any]]
+    observation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """An episode up to and including the round to be judged, which is the last one.
+
+    A judge that stands for a reader without the key (llm, local) must not use the question's gold fields.
+    """
+
+    question: Question
+    rounds: tuple[TraceRound, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One judgement.
+
+    Attributes:
+        status: "ok" or "error". (An environment also writes "off" and "pending".)
+        utility: u in [0, 1]: the round retrieved something relevant and new. None on error.
+        reasoning: v in [0, 1]: the thinking is grounded and the act useful. None on error.
+        reason: a short explanation, or what went wrong.
+        cost: what it took: {"calls", "input_tokens", "output_tokens", "usd"}, as far as it applies.
+    """
+
+    status: str
+    utility: float | None
+    reasoning: float | None
+    reason: str = ""
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def ok(
+        cls, utility: float, reasoning: float, reason: str = "", cost: Mapping[str, float] | None = None
+    ) -> Verdict:
+        """A judgement; raises `ConfigError` for a number outside [0, 1]."""
+        if not (0.0 <= utility <= 1.0 and 0.0 <= reasoning <= 1.0):  # also refuses NaN
+            raise ConfigError(f"verdict u={utility!r}, v={reasoning!r}: both must lie in [0, 1]")
+        return cls("ok", float(utility), float(reasoning), reason, cost or {})
+
+    @classmethod
+    def error(cls, reason: str, cost: Mapping[str, float] | None = None) -> Verdict:
+        """A judgement that failed. It carries no number: a failure is never a zero."""
+        return cls("error", None, None, reason, cost or {})
+
+    def to_info(self) -> dict[str, Any]:
+        """The value of `info["judge"]` and `Round.judge`."""
+        return {
+            "status": self.status,
+            "utility": self.utility,
+            "reasoning": self.reasoning,
+            "reason": self.reason,
+        }
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Judges rounds in batches. Register a factory under the entry-point group `searchgym.judges`; it is called
+    with JSON options and returns one of these."""
+
+    name: str
+
+    def judge(self, traces: Sequence[Trace]) -> Sequence[Verdict]:
+        """One verdict per trace, in order. A judgement that failed is `Verdict.error`, never an exception.
+
+        Raises:
+            ConfigError: the judge cannot work at all (no key, unknown model, spent budget): said before any
+                episode is lost.
+        """
+
+
+def traces_of(episode: Episode) -> list[Trace]:
+    """One trace per round of a recorded episode."""
+    gold = episode.gold
+    question = Question(
+        id=episode.task_id,
+        text=episode.question,
+        answers=tuple(gold["answers"]),
+        split=episode.split,
+        type=str(episode.extra.get("type", "unknown")),
+        hops=int(episode.extra.get("hops", 0)),
+        supporting_ids=tuple(gold["supporting_ids"]),
+        chain=tuple(
+            Hop(h["query"], h["relation"], tuple(h["passage_ids"]), h["bridge"]) for h in gold["chain"]
+        ),
+    )
+    rounds = tuple(TraceRound(r.text, r.action, r.hits, r.observation) for r in episode.rounds)
+    return [Trace(question, rounds[: i + 1]) for i in range(len(rounds))]
+
+
+def open_judge(spec: str | dict[str, Any] | Judge) -> Judge:
+    """Open a judge by name or {"name": …, **options}; a `Judge` object is returned as it is.
+
+    Raises:
+        UnknownIdError: nobody registered the name, or it does not take an option.
+        ConfigError: not a judge at all.
+    """
+    from searchgym.opening import call_factory, split_spec
+
+    if not isinstance(spec, str | dict) and isinstance(spec, Judge):
+        return spec
+    name, options = split_spec("judge", spec)
+    judge = call_factory("judge", name, plugins.load("judges", name), (), options)
+    if not isinstance(judge, Judge):
+        raise ConfigError(f"judge {name!r} gave a {type(judge).__name__}, not a searchgym Judge")
+    return judge
