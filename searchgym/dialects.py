@@ -323,6 +323,6 @@ DIALECTS: dict[str, Dialect] = {"tags": TagsDialect(), "tools": ToolsDialect()}
 
 def get_dialect(name: str) -> Dialect:
     """The dialect of that name; raises `UnknownIdError`."""
-    if name not in DIALECTS:
+    if not isinstance(name, str) or name not in DIALECTS:
         raise UnknownIdError("dialect", name, DIALECTS)
     return DIALECTS[name]

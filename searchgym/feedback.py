@@ -44,7 +44,7 @@ def write_feedback(
     text = "The draft is an earlier step, not the answer." if early else "The draft is wrong."
     if level == "gold":
         return f"{text} The answer is {question.answers[0]}."
-    if level == "kind":
+    if level == "kind" or not question.supporting_ids:  # nothing is known of the way there
         return text
     missing = [i for i, passage in enumerate(question.supporting_ids) if passage not in seen_ids]
     if not missing:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import isfinite
 from typing import Any
 
 from . import feedback as _feedback
 from .dialects import Act, Dialect, get_dialect
 from .episode import Outcome, StopReason
-from .errors import ConfigError, ResetNeededError, RetrievalError, SnapshotError, UnknownIdError
+from .errors import ConfigError, CorpusError, ResetNeededError, RetrievalError, SnapshotError, UnknownIdError
 from .question import Corpus, Question
 from .retriever import Hit, Retriever, SearchResult
 from .scoring import exact_match, f1, recall, sub_exact_match
@@ -60,11 +61,15 @@ class Rules:
         for name, least in (("max_searches", 0), ("max_chars", 1)):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name), least)
+        if not isinstance(self.reward, dict) or not self.reward:
+            raise ConfigError(f"reward is {self.reward!r}: give a term, or weights like {{'em': 1.0}}")
+        if not isinstance(self.reveal_gold, bool):
+            raise ConfigError(f"reveal_gold is {self.reveal_gold!r}: give True or False")
         for term, weight in self.reward.items():
             if term not in REWARD_TERMS:
                 raise UnknownIdError("reward term", term, REWARD_TERMS)
-            if isinstance(weight, bool) or not isinstance(weight, int | float):
-                raise ConfigError(f"the weight of reward term {term!r} is {weight!r}: give a number")
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight):
+                raise ConfigError(f"the weight of reward term {term!r} is {weight!r}: give a finite number")
         if self.feedback_level is not None:
             _feedback.check_level(self.feedback_level)
             _check_count("feedback calls", self.feedback_calls, 1)
@@ -92,6 +97,8 @@ class Rules:
             UnknownIdError: no such split.
             ConfigError: no question passes.
         """
+        if not isinstance(split, str):
+            raise ConfigError(f"split is {split!r}: give one of {', '.join(self.corpus.splits)}")
         cache: dict[str, list[Question]] = self.__dict__.setdefault("_tasks", {})
         if split not in cache:
             questions = self.corpus.questions(split)
@@ -125,6 +132,7 @@ class Game:
 
     __slots__ = (
         "_act",
+        "_length",
         "anchor",
         "answer",
         "assisted",
@@ -142,6 +150,7 @@ class Game:
         self.rules = rules
         self.running = False
         self._act: Act | None = None
+        self._length = 0
 
     # -- life cycle ------------------------------------------------------------------------------------
 
@@ -150,7 +159,7 @@ class Game:
         self.question = question
         self.round = self.searches = self.chars = 0
         self.feedback_left = self.rules.feedback_calls if self.rules.feedback else 0
-        self.found: dict[str, None] = {}  # passage ids in the order they were first retrieved
+        self.found: set[str] = set()  # gold passages retrieved so far; others change nothing later
         self.answer, self.assisted = "", False
         self._act = None
         self.running = True
@@ -178,13 +187,16 @@ class Game:
         }
 
     def begin_step(self, text: str) -> tuple[str, ...]:
-        """Read a message; returns the queries to search (none for other acts)."""
+        """Read a message; returns the queries to search (none for other acts).
+
+        Nothing is counted before `end_step`: a step that is interrupted in between can be played again.
+        """
         if not self.running:
             raise ResetNeededError("no episode is running: call reset() first")
         if not isinstance(text, str):
             raise ConfigError(f"the action is a {type(text).__name__}, not a string: {text!r}")
         rules = self.rules
-        self.chars += len(text)
+        self._length = len(text)
         if len(text) > rules.max_action_chars:
             act = Act("invalid", error="too_long")
         else:
@@ -204,6 +216,7 @@ class Game:
         assert act is not None, "end_step without begin_step"
         self._act = None
         self.round += 1
+        self.chars += self._length
         stop: StopReason | None = None
         observation = ""
         hits: list[dict[str, Any]] = []
@@ -234,7 +247,9 @@ class Game:
             feedback_text = _feedback.write_feedback(
                 self.question, act.draft, self.found, rules.feedback_level or "", titles
             )
-            observation = rules.dialect.render_feedback(feedback_text)
+            # 7/8: quoting makes the shortest tag one character longer, and observations are bounded.
+            shown_text = feedback_text[: rules.max_observation_chars * 7 // 8]
+            observation = rules.dialect.render_feedback(shown_text)
         else:
             observation = rules.dialect.render_invalid(act.error, feedback=rules.feedback)
 
@@ -248,6 +263,74 @@ class Game:
             observation = ""
         self.anchor = anchor_of(observation) if stop is None else ""
 
+        info = self._info(act, hits, status, feedback_text)
+        reward = 0.0
+        if stop is not None:
+            reward = self._close(stop, info)
+        return observation, reward, stop is StopReason.ANSWERED, _truncates(stop), info
+
+    def truncate(self, stop: StopReason) -> Step:
+        """End the running episode from outside (token limits, an agent's failure) without an act."""
+        if not self.running:
+            raise ResetNeededError("no episode is running: call reset() first")
+        try:
+            stop = StopReason(stop)  # also by its value, as a string
+        except ValueError:
+            raise UnknownIdError("stop reason", stop, [str(s) for s in StopReason]) from None
+        if stop is StopReason.ANSWERED:
+            raise ConfigError("truncate(StopReason.ANSWERED): only an answer act can answer")
+        self.anchor = ""
+        info = self._info(Act("none"), [], "none", "")
+        return "", self._close(stop, info), False, True, info
+
+    # -- snapshots -------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """The running episode as plain JSON; see `SearchEnv.snapshot`."""
+        if not self.running:
+            raise ResetNeededError("no episode is running: there is nothing to snapshot; call reset() first")
+        return {
+            "schema": SNAPSHOT_SCHEMA,
+            "index_hash": self.rules.retriever.index_hash,
+            "task_id": self.question.id,
+            "round": self.round,
+            "searches": self.searches,
+            "chars": self.chars,
+            "feedback_left": self.feedback_left,
+            "assisted": self.assisted,
+            "found": sorted(self.found),
+            "anchor": self.anchor,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a snapshot; see `SearchEnv.restore`."""
+        rules = self.rules
+        schema, index_hash = _field(state, "schema", int), _field(state, "index_hash", str)
+        if schema != SNAPSHOT_SCHEMA:
+            raise SnapshotError(f"the snapshot's schema is {schema!r}, this version reads {SNAPSHOT_SCHEMA}")
+        if index_hash != rules.retriever.index_hash:
+            raise SnapshotError(
+                f"the snapshot was taken on index {index_hash!r}, this environment searches "
+                f"{rules.retriever.index_hash!r}: restore it on the same corpus and retriever"
+            )
+        counts = [_field(state, name, int) for name in ("round", "searches", "chars", "feedback_left")]
+        anchor, assisted = _field(state, "anchor", str), _field(state, "assisted", bool)
+        question = rules.corpus.question(_field(state, "task_id", str))
+        found = _field(state, "found", list)
+        if min(counts) < 0 or not all(i in question.supporting_ids for i in found):
+            raise SnapshotError(f"the snapshot of {question.id!r} is damaged: take it again with snapshot()")
+        # Everything has been checked: from here on nothing fails.
+        self.question, self.found = question, set(found)
+        self.round, self.searches, self.chars, self.feedback_left = counts
+        self.anchor, self.assisted, self.answer = anchor, assisted, ""
+        self._act = None
+        self.running = True
+
+    # -- parts -----------------------------------------------------------------------------------------
+
+    def _info(self, act: Act, hits: list[dict[str, Any]], status: str, feedback_text: str) -> dict[str, Any]:
+        """A fresh step info, before `_close` adds what only the last one has."""
+        rules = self.rules
         info: dict[str, Any] = {
             "schema": INFO_SCHEMA,
             "round": self.round,
@@ -275,89 +358,7 @@ class Game:
         }
         if rules.reveal_gold:
             info["gold"] = gold_record(self.question)
-        reward = 0.0
-        if stop is not None:
-            reward = self._close(stop, info)
-        return observation, reward, stop is StopReason.ANSWERED, _truncates(stop), info
-
-    def truncate(self, stop: StopReason) -> Step:
-        """End the running episode from outside (token limits, an agent's failure) without an act."""
-        if not self.running:
-            raise ResetNeededError("no episode is running: call reset() first")
-        if stop is StopReason.ANSWERED:
-            raise ConfigError("truncate(StopReason.ANSWERED): only an answer act can answer")
-        rules = self.rules
-        self.anchor = ""
-        info: dict[str, Any] = {
-            "schema": INFO_SCHEMA,
-            "round": self.round,
-            "action": {"kind": "none", "queries": [], "draft": "", "answer": "", "error": ""},
-            "hits": [],
-            "retrieval": {
-                "status": "none",
-                "backend": rules.retriever.name,
-                "index_hash": rules.retriever.index_hash,
-            },
-            "judge": {"status": "off", "utility": None, "reasoning": None, "reason": ""},
-            "feedback": {
-                "level": rules.feedback_level or "off",
-                "text": "",
-                "calls_left": self.feedback_left,
-            },
-            "reward_terms": dict.fromkeys(rules.reward, 0.0),
-            "anchor": "",
-        }
-        if rules.reveal_gold:
-            info["gold"] = gold_record(self.question)
-        return "", self._close(stop, info), False, True, info
-
-    # -- snapshots -------------------------------------------------------------------------------------
-
-    def snapshot(self) -> dict[str, Any]:
-        """The running episode as plain JSON; see `SearchEnv.snapshot`."""
-        if not self.running:
-            raise ResetNeededError("no episode is running: there is nothing to snapshot; call reset() first")
-        return {
-            "schema": SNAPSHOT_SCHEMA,
-            "index_hash": self.rules.retriever.index_hash,
-            "task_id": self.question.id,
-            "round": self.round,
-            "searches": self.searches,
-            "chars": self.chars,
-            "feedback_left": self.feedback_left,
-            "assisted": self.assisted,
-            "found": list(self.found),
-            "anchor": self.anchor,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a snapshot; see `SearchEnv.restore`."""
-        rules = self.rules
-        try:
-            schema, index_hash, task_id = state["schema"], state["index_hash"], state["task_id"]
-            counts = tuple(int(state[k]) for k in ("round", "searches", "chars", "feedback_left"))
-            found, anchor, assisted = (
-                [str(i) for i in state["found"]],
-                str(state["anchor"]),
-                bool(state["assisted"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise SnapshotError(f"not a snapshot: {error!r}. Pass what snapshot() returned") from error
-        if schema != SNAPSHOT_SCHEMA:
-            raise SnapshotError(f"the snapshot's schema is {schema!r}, this version reads {SNAPSHOT_SCHEMA}")
-        if index_hash != rules.retriever.index_hash:
-            raise SnapshotError(
-                f"the snapshot was taken on index {index_hash!r}, this environment searches "
-                f"{rules.retriever.index_hash!r}: restore it on the same corpus and retriever"
-            )
-        self.question = rules.corpus.question(task_id)
-        self.round, self.searches, self.chars, self.feedback_left = counts
-        self.found = dict.fromkeys(found)
-        self.anchor, self.assisted, self.answer = anchor, assisted, ""
-        self._act = None
-        self.running = True
-
-    # -- parts -----------------------------------------------------------------------------------------
+        return info
 
     def _take(self, results: list[list[Hit]]) -> tuple[list[dict[str, Any]], list[Hit]]:
         """The info records of all hits, and the hits to show: each passage once, in order."""
@@ -370,13 +371,13 @@ class Game:
                         "id": hit.id,
                         "title": hit.title,
                         "text": hit.text,
-                        "score": hit.score,
+                        "score": float(hit.score),  # a retriever may return its array's scalar: not JSON
                         "rank": rank,
                         "query_index": query_index,
                     }
                 )
                 shown.setdefault(hit.id, hit)
-        self.found.update(dict.fromkeys(shown))
+        self.found.update(shown.keys() & self.question.supporting_ids)
         return records, list(shown.values())
 
     def _title(self, passage_id: str) -> str:
@@ -409,6 +410,13 @@ class Game:
         return float(sum(info["reward_terms"].values()))
 
 
+def _field(state: dict[str, Any], name: str, kind: type) -> Any:
+    value = state.get(name) if isinstance(state, dict) else None
+    if type(value) is not kind:
+        raise SnapshotError(f"not a snapshot: its {name!r} is {value!r:.80}. Pass what snapshot() returned")
+    return value
+
+
 def _truncates(stop: StopReason | None) -> bool:
     return stop is not None and stop is not StopReason.ANSWERED
 
@@ -417,8 +425,13 @@ def passage_title(corpus: Corpus, passage_id: str) -> str:
     """Title of a passage by id (passages are ordered by id)."""
     from bisect import bisect_left
 
-    position = bisect_left(corpus.passages, passage_id, key=lambda p: p.id)
-    return corpus.passages[position].title
+    passages = corpus.passages
+    position = bisect_left(passages, passage_id, key=lambda p: p.id)
+    if position == len(passages) or passages[position].id != passage_id:
+        raise CorpusError(
+            f"corpus {corpus.name!r} has no passage {passage_id!r}, which a question names as gold"
+        )
+    return passages[position].title
 
 
 def gold_record(question: Question) -> dict[str, Any]:
