@@ -18,6 +18,7 @@ from searchgym.question import Hop, Passage, Question
 from ..cache import cached_directory
 from .facts import Country, Entity, Value
 from .plans import DEFAULT, HARD, Plan, Step, aliases, draw_plans
+from .prose import Prose
 from .terse import Terse
 
 __all__ = ["SPLITS", "World", "open_country", "open_country_hard", "open_country_terse", "write_world"]
@@ -27,12 +28,13 @@ VERSION = 1
 SPLITS = {"train": 2_000, "dev": 500, "test": 500}
 _HOMONYMS, _HARD_HOMONYMS = 0.15, 0.40
 _ID_DIGITS = 8
+_SAMPLE = 64  # passages that enter the corpus hash
 
 
 class _Passages(Sequence[Passage]):
     """All passages of a world in the order of their ids, each computed when asked for."""
 
-    def __init__(self, country: Country, style: Terse) -> None:
+    def __init__(self, country: Country, style: Prose | Terse) -> None:
         self._country, self._style = country, style
 
     def __len__(self) -> int:
@@ -95,13 +97,21 @@ class World:
         self._style_name, self._hard = style, hard
         self._style = _STYLES[style](self.country)
         self.name = self._profile.name + ("-terse" if style == "terse" else "")
-        described = json.dumps(["world", VERSION, size, seed, style, hard])
-        self.hash = hashlib.sha256(described.encode()).hexdigest()[:32]
+        self.hash = self._digest()
 
     def __reduce__(self) -> tuple[Any, ...]:
         c = self._counts
         arguments = (self.country.size, self.country.seed, self._style_name, self._hard)
         return World, (*arguments, c["train"], c["dev"], c["test"])
+
+    def _digest(self) -> str:
+        # The arguments determine every passage; the sample notices a change of code that forgot `VERSION`.
+        c, passages = self.country, self.passages
+        described: list[Any] = [VERSION, c.size, c.seed, c.homonyms, self._style_name]
+        for i in range(_SAMPLE):
+            p = passages[i * c.size // _SAMPLE]
+            described.append([p.id, p.title, p.text])
+        return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
 
     @property
     def passages(self) -> Sequence[Passage]:
@@ -150,8 +160,8 @@ class World:
 
     def _drawn(self) -> list[Question]:
         drawn: dict[str, list[tuple[int, Plan, list[Step], Value]]] = {s: [] for s in self._counts}
-        for split, number, *rest in draw_plans(self.country, self._profile, self._counts):
-            drawn[split].append((number, *rest))
+        for split, number, plan, steps, answer in draw_plans(self.country, self._profile, self._counts):
+            drawn[split].append((number, plan, steps, answer))
         questions = []
         for split, wanted in self._counts.items():
             if len(drawn[split]) < wanted:
@@ -226,7 +236,7 @@ def _from_row(row: list[Any]) -> Question:
 
 # -- entry points -------------------------------------------------------------------------------------------
 
-_STYLES: Mapping[str, type[Terse]] = {"terse": Terse, "encyclopedia": Terse}
+_STYLES: Mapping[str, type[Prose] | type[Terse]] = {"encyclopedia": Prose, "terse": Terse}
 
 
 def open_country(**options: Any) -> World:

@@ -216,7 +216,8 @@ class Country:
             first, last = spec.window
             own = 0 if first > 1000 else self.year(entity)
             years = TYPES[spec.target].years
-            assert own is not None and years is not None
+            assert own is not None
+            assert years is not None
             span = years[1] - years[0] + 1
             low = max(0, -(-(own + first - years[0]) * count // span))
             high = min(count, -(-(own + last + 1 - years[0]) * count // span))

@@ -15,7 +15,7 @@ from .arithmetic import hash64, key
 from .facts import Country, Entity, Value
 from .schema import RELATIONS, TYPES, Relation, relations_of
 
-__all__ = ["DEFAULT", "HARD", "Plan", "Profile", "Step", "aliases", "draw_plans", "trace"]
+__all__ = ["DEFAULT", "HARD", "Plan", "Profile", "Step", "aliases", "draw_plans", "end_of", "trace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,9 @@ class Plan:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
         """The inverse of `to_json`; other keys are ignored."""
-        known = {k: v for k, v in data.items() if k in cls.__slots__}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+        known = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in cls.__slots__}
+        fields: dict[str, Any] = known
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,11 @@ def _followable(entity: Entity) -> tuple[tuple[Relation, ...], tuple[Relation, .
     return found
 
 
+def end_of(type_: str, relation: str) -> str:
+    """The type of what a relation leads to."""
+    return RELATIONS[type_, relation].target
+
+
 def trace(country: Country, plan: Plan) -> tuple[list[Step], Value]:
     """The gold derivation of a plan and its answer.
 
@@ -179,11 +185,13 @@ def trace(country: Country, plan: Plan) -> tuple[list[Step], Value]:
     starts = [country.entity(i) for i in plan.starts]
     if plan.compare is not None:
         relation, extreme = plan.compare
-        values = []
+        values: list[int] = []
         for start in starts:
             end = follow(start)
             assert isinstance(end, Entity)
-            values.append(read(end, relation))
+            value = read(end, relation)
+            assert isinstance(value, int)
+            values.append(value)
         best = (min if extreme == "least" else max)(range(len(starts)), key=lambda i: values[i])
         return steps, starts[best]
     if plan.theme:
@@ -389,6 +397,14 @@ def _gives_away(plan: Plan, country: Country, answer: Value) -> bool:
     return str(answer) in words
 
 
+def _split(place: int, counts: Mapping[str, int]) -> str:
+    for split, n in counts.items():
+        if place < n:
+            return split
+        place -= n
+    raise AssertionError("place is below the sum of the counts")
+
+
 def draw_plans(
     country: Country, profile: Profile, counts: Mapping[str, int]
 ) -> Iterator[tuple[str, int, Plan, list[Step], Value]]:
@@ -425,11 +441,7 @@ def draw_plans(
             if _gives_away(plan, country, answer):
                 continue
             index, relation = _final_key(plan, steps, answer)
-            place = hash64(base, index, key(relation)) % total
-            for split, n in counts.items():
-                if place < n:
-                    break
-                place -= n
+            split = _split(hash64(base, index, key(relation)) % total, counts)
             if wanted[split]:
                 wanted[split] -= 1
                 yield split, number, plan, steps, answer
