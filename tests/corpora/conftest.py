@@ -19,7 +19,8 @@ class ListCorpus:
     def __init__(self, texts: Iterable[str | tuple[str, str]], questions: Iterable[Question] = ()) -> None:
         pairs = [("", text) if isinstance(text, str) else text for text in texts]
         self.name = "list"
-        self.passages: Sequence[Passage] = [Passage(f"p{i:03}", *pair) for i, pair in enumerate(pairs)]
+        width = max(3, len(str(len(pairs))))
+        self.passages: Sequence[Passage] = [Passage(f"p{i:0{width}}", *pair) for i, pair in enumerate(pairs)]
         self.hash = digest([[p.id, p.title, p.text] for p in self.passages])
         self._questions = list(questions)
 

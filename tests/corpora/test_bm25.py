@@ -1,0 +1,331 @@
+"""Embedded BM25 against a slow plain version, and its promises on ties, files and odd input."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from searchgym.conformance import check_retriever
+from searchgym.corpora import bm25 as module
+from searchgym.corpora.bm25 import BM25, MAX_QUERY_TERMS, open_bm25
+from searchgym.corpora.text import stem, words
+from searchgym.errors import ConfigError, CorpusError, IndexMismatchError
+from searchgym.retriever import CachedRetriever, Retriever
+
+
+def terms(text: str) -> list[str]:
+    found = words(text)
+    stems = stem(found)
+    return [stems[word] for word in found if word in stems]
+
+
+def plain_bm25(corpus: Any, query: str, k1: float = 0.9, b: float = 0.4) -> list[tuple[str, float]]:
+    """All hits by the formula, in double precision, ordered as promised."""
+    documents = [Counter(terms(f"{p.title}\n{p.text}")) for p in corpus.passages]
+    average = sum(sum(d.values()) for d in documents) / len(documents)
+    scored = []
+    for passage, document in zip(corpus.passages, documents, strict=True):
+        score = 0.0
+        for term in terms(query):
+            tf = document[term]
+            df = sum(term in d for d in documents)
+            if tf:
+                idf = math.log(1 + (len(documents) - df + 0.5) / (df + 0.5))
+                score += idf * tf / (tf + k1 * (1 - b + b * sum(document.values()) / average))
+        if score:
+            scored.append((passage.id, score))
+    return sorted(scored, key=lambda pair: (-round(pair[1], 9), pair[0]))
+
+
+def random_text(rng: random.Random, length: int, vocabulary: int) -> str:
+    return " ".join(f"w{int(rng.paretovariate(0.7)) % vocabulary}" for _ in range(length))
+
+
+@pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (1.2, 0.75), (0.0, 0.0), (2.0, 1.0)])
+def test_scores_and_order_are_those_of_the_formula(make_corpus: Any, k1: float, b: float) -> None:
+    rng = random.Random(7)
+    corpus = make_corpus(random_text(rng, rng.randrange(1, 40), 60) for _ in range(200))
+    index = BM25.build(corpus, k1=k1, b=b)
+    for _ in range(15):
+        query = random_text(rng, rng.randrange(1, 12), 60)
+        expected = plain_bm25(corpus, query, k1, b)
+        hits = index.search([query], 200)[0]
+        assert {hit.id for hit in hits} == {id for id, _ in expected}
+        assert dict(expected) == pytest.approx({hit.id: hit.score for hit in hits}, rel=1e-5)
+        # The table is in single precision: only scores that differ by more than that fix an order.
+        assert [round(hit.score, 4) for hit in hits] == pytest.approx(
+            [score for _, score in expected], abs=2e-4
+        )
+
+
+def test_ties_are_ordered_by_id_across_every_cut(make_corpus: Any) -> None:
+    """Few words, many identical passages: the top k of the full ordering, for every k and any batch."""
+    rng = random.Random(3)
+    corpus = make_corpus(random_text(rng, 3, 6) for _ in range(700))
+    index = BM25.build(corpus)
+    queries = [random_text(rng, n, 6) for n in (1, 1, 2, 3, 4)]
+    for query, everything in zip(queries, index.search(queries, 1000), strict=True):
+        assert everything == sorted(everything, key=lambda hit: (-hit.score, hit.id))
+        assert len({hit.score for hit in everything}) < len(everything) / 3  # there are ties indeed
+        for k in (*range(1, 40), 63, 64, 65, 127, 128, 129, 300, 699, 700, 701, np.int64(12)):
+            assert index.search([query], k)[0] == everything[:k]
+
+
+def test_it_conforms(small_corpus: Any) -> None:
+    index = BM25.build(small_corpus)
+    assert isinstance(index, Retriever)
+    check_retriever(index, small_corpus)
+    check_retriever(CachedRetriever(index), small_corpus)
+    check_retriever(open_bm25(small_corpus, k1=1.2, b=0.75), small_corpus)
+
+
+def test_only_passages_with_a_word_of_the_query_are_hits(small_corpus: Any) -> None:
+    index = BM25.build(small_corpus)
+    assert [hit.id for hit in index.search(["Mira"], 10)[0]] == [f"p{i:03}" for i in range(72, 77)]
+    assert index.search(["", "of the and", "zzz unknown", "?!"], 10) == [[], [], [], []]
+    assert index.search([], 10) == []
+
+
+def test_stop_words_match_nothing_even_beside_a_word_without_stem(make_corpus: Any) -> None:
+    index = BM25.build(make_corpus(["grade s steel", "the river", "of the town"]))
+    assert index.search(["the of"], 3) == [[]]
+    assert [hit.id for hit in index.search(["the s of"], 3)[0]] == ["p000"]
+
+
+def test_titles_are_searched_and_hits_carry_the_passage(small_corpus: Any) -> None:
+    hit = BM25.build(small_corpus).search(["Voss"], 1)[0][0]
+    passage = small_corpus.passages[72]
+    assert (hit.id, hit.title, hit.text) == (passage.id, passage.title, passage.text)
+    assert type(hit.score) is float
+
+
+def test_repeated_words_count_as_often_as_they_occur(small_corpus: Any) -> None:
+    index = BM25.build(small_corpus)
+    once, thrice = index.search(["river", "river RIVERS river"], 100)
+    assert [hit.id for hit in thrice] == [hit.id for hit in once]
+    assert [hit.score for hit in thrice] == pytest.approx([3 * hit.score for hit in once])
+
+
+def test_a_query_is_cut_after_so_many_distinct_known_words(make_corpus: Any) -> None:
+    known = [f"word{i}" for i in range(MAX_QUERY_TERMS + 50)]
+    index = BM25.build(make_corpus([*known, "filler"]))
+    noise = "unknown0 of the "  # neither unknown words nor stop words use up the limit
+    hits = index.search([noise + " ".join([*known, known[0]])], 10_000)[0]
+    assert {hit.text for hit in hits} == set(known[:MAX_QUERY_TERMS])
+    assert hits[0].text == known[0]  # counted twice, although its second occurrence comes after the limit
+
+
+def test_one_megabyte_of_text_is_bounded_work(small_corpus: Any) -> None:
+    index = BM25.build(small_corpus)
+    rng = random.Random(1)
+    letters = "".join(rng.choice("abcdefghij éü東ひ-") for _ in range(1_000_000))
+    started = time.perf_counter()
+    results = index.search([letters, "river " * 170_000, "\ud800" * 1_000_000, "s" * 1_000_000], 3)
+    assert time.perf_counter() - started < 5
+    assert [hit.id for hit in results[1]] == [hit.id for hit in index.search(["river"], 3)[0]]
+    assert results[2:] == [[], []]
+
+
+def test_the_word_table_starts_afresh_when_it_is_full(
+    small_corpus: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_KNOWN_WORDS", 5)
+    index = BM25.build(small_corpus)
+    before = index.search(["river hills town bridge"], 9)
+    index.search([f"noise{i} river" for i in range(50)], 3)
+    assert len(index._postings) <= 5
+    assert index.search(["river hills town bridge"], 9) == before
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.0, "3", None, True])
+def test_bad_k(small_corpus: Any, k: Any) -> None:
+    with pytest.raises(ConfigError, match=r"k=.*whole number >= 1"):
+        BM25.build(small_corpus).search(["river"], k)
+
+
+def test_bad_queries(small_corpus: Any) -> None:
+    index = BM25.build(small_corpus)
+    with pytest.raises(ConfigError, match="pass a list of strings"):
+        index.search("river", 3)
+    with pytest.raises(ConfigError, match="NoneType"):
+        index.search(["river", None], 3)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"k1": -0.1}, "k1=-0.1: use a number from 0"),
+        ({"k1": float("nan")}, "k1=nan"),
+        ({"k1": float("inf")}, "k1=inf"),
+        ({"b": 1.1}, "b=1.1: use a number from 0 to 1"),
+        ({"b": "0.4"}, "b='0.4'"),
+        ({"k1": True}, "k1=True"),
+        ({"shuffle": -1}, "shuffle=-1: use None, or a seed"),
+        ({"shuffle": 0.5}, "shuffle=0.5"),
+        ({"shuffle": True}, "shuffle=True"),
+    ],
+)
+def test_bad_settings(small_corpus: Any, home: Path, setting: dict[str, Any], message: str) -> None:
+    for make in (BM25.build, open_bm25):
+        with pytest.raises(ConfigError, match=message):
+            make(small_corpus, **setting)
+    assert not home.exists()
+
+
+def test_corpora_that_cannot_be_indexed(make_corpus: Any, home: Path) -> None:
+    with pytest.raises(CorpusError, match="0 passages and no word"):
+        BM25.build(make_corpus([]))
+    with pytest.raises(CorpusError, match="2 passages and no word"):
+        open_bm25(make_corpus(["?!", "the of"]))
+    assert [path for path in home.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    unsorted = make_corpus(["river", "town", "hill"])
+    unsorted.passages = [unsorted.passages[i] for i in (0, 2, 1)]
+    with pytest.raises(CorpusError, match="not sorted by id: 'p001' follows 'p002'"):
+        BM25.build(unsorted)
+
+
+def test_saved_and_opened_it_answers_the_same(small_corpus: Any, tmp_path: Path) -> None:
+    built = BM25.build(small_corpus, k1=1.5, shuffle=3)
+    built.save(tmp_path / "new" / "index")
+    (tmp_path / "empty").mkdir()
+    built.save(tmp_path / "empty")
+    queries = ["river Aln3", "Mira Voss bridge", "the"]
+    for directory in (tmp_path / "new" / "index", tmp_path / "empty"):
+        opened = BM25.open(directory, small_corpus)
+        assert opened.search(queries, 50) == built.search(queries, 50)
+        assert opened.index_hash == built.index_hash
+        assert opened.settings == built.settings == {"k1": 1.5, "b": 0.4, "shuffle": 3}
+        assert not opened._table.scores.flags.writeable  # mapped, not copied
+    for index in (built, opened):
+        copy = pickle.loads(pickle.dumps(index))
+        assert copy.search(queries, 50) == built.search(queries, 50)
+        assert copy.index_hash == built.index_hash
+
+
+def test_save_never_mixes_with_what_is_there(
+    small_corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = BM25.build(small_corpus)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    for taken in (tmp_path / "full", tmp_path / "full" / "thesis.txt"):
+        with pytest.raises(ConfigError, match="is not empty"):
+            index.save(taken)
+
+    def disk_full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        index.save(tmp_path / "index")
+    assert [path.name for path in tmp_path.rglob("*")] == ["full", "thesis.txt"]
+
+
+def test_open_refuses_what_would_answer_wrongly(
+    small_corpus: Any, make_corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "index"
+    BM25.build(small_corpus).save(directory)
+    with pytest.raises(IndexMismatchError, match=r"another corpus.*Build it again"):
+        BM25.open(directory, make_corpus(["another text"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "TOKENIZER", "letters/9")
+        with pytest.raises(IndexMismatchError, match=r"another tokenizer.*letters/9.*Build it again"):
+            BM25.open(directory, small_corpus)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.importlib.metadata, "version", lambda _: "9.9")
+        with pytest.raises(IndexMismatchError, match=r"another bm25s.*9\.9.*Build it again"):
+            BM25.open(directory, small_corpus)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_FORMAT", 2)
+        with pytest.raises(IndexMismatchError, match="another format"):
+            BM25.open(directory, small_corpus)
+    with pytest.raises(IndexMismatchError, match=r"manifest.json cannot be read.*Build it again"):
+        BM25.open(tmp_path / "nowhere", small_corpus)
+    scores = directory / "scores.npy"
+    scores.write_bytes(scores.read_bytes()[:-4])
+    with pytest.raises(IndexMismatchError, match=r"scores.npy has \d+ bytes instead of \d+.*Build it again"):
+        BM25.open(directory, small_corpus)
+    (directory / "manifest.json").write_text(json.dumps({"schema": 1, "key": {"format": 1}, "files": {}}))
+    with pytest.raises(IndexMismatchError, match="something else than a BM25 index"):
+        BM25.open(directory, small_corpus)
+
+
+def test_open_bm25_builds_once_and_mends(
+    small_corpus: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_bm25(small_corpus)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_index", None)
+        again = open_bm25(small_corpus)
+    assert again.search(["river"], 9) == first.search(["river"], 9)
+    (positions,) = home.rglob("positions.npy")
+    damaged = bytearray(positions.read_bytes())
+    damaged[-1] ^= 1
+    positions.write_bytes(damaged)
+    with pytest.warns(RuntimeWarning, match="damaged cache entry"):
+        mended = open_bm25(small_corpus)
+    assert mended.search(["river"], 9) == BM25.build(small_corpus).search(["river"], 9)
+
+
+def test_the_hash_names_everything_that_fixes_the_ranking(small_corpus: Any, make_corpus: Any) -> None:
+    same = [BM25.build(small_corpus), BM25.build(small_corpus, k1=0.9), open_bm25(small_corpus)]
+    others = [
+        BM25.build(small_corpus, k1=1),
+        BM25.build(small_corpus, b=0.5),
+        BM25.build(small_corpus, shuffle=0),
+        BM25.build(small_corpus, shuffle=1),
+        BM25.build(make_corpus(["another text"])),
+    ]
+    assert len({index.index_hash for index in same}) == 1
+    assert len({index.index_hash for index in [same[0], *others]}) == 1 + len(others)
+
+
+def test_shuffle_returns_another_passage_for_every_passage(make_corpus: Any) -> None:
+    corpus = make_corpus(f"unique{i} river" for i in range(50))
+    plain, shuffled, twin = BM25.build(corpus), BM25.build(corpus, shuffle=5), open_bm25(corpus, shuffle=5)
+    queries = [f"unique{i}" for i in range(50)]
+    returned = [hits[0].id for hits in shuffled.search(queries, 3)]
+    assert sorted(returned) == [passage.id for passage in corpus.passages]
+    assert all(id != hits[0].id for id, hits in zip(returned, plain.search(queries, 3), strict=True))
+    assert twin.search(queries, 3) == shuffled.search(queries, 3)
+    ties = shuffled.search(["river"], 20)[0]
+    assert [hit.id for hit in ties] == [f"p{i:03}" for i in range(20)]  # ties are by the id that is returned
+
+
+def test_the_rearrangement_of_a_seed_never_changes() -> None:
+    assert module._derangement(8, 0).tolist() == [5, 7, 1, 0, 6, 4, 2, 3]
+    assert module._derangement(1, 0).tolist() == [0]
+
+
+def test_importing_and_opening_do_not_wait_for_bm25s(small_corpus: Any, tmp_path: Path) -> None:
+    """bm25s pulls in numba where that is installed: about half a second that only building needs."""
+    BM25.build(small_corpus).save(tmp_path / "index")
+    (tmp_path / "corpus.pickle").write_bytes(pickle.dumps(list(small_corpus.passages)))
+    code = f"""
+import sys
+import searchgym.corpora
+assert "numpy" not in sys.modules or "gymnasium" in sys.modules
+assert not {{"searchgym.corpora.bm25", "bm25s", "filelock"}} & set(sys.modules)
+import pickle
+class Corpus:
+    name, hash = "list", {small_corpus.hash!r}
+    passages = pickle.load(open({str(tmp_path / "corpus.pickle")!r}, "rb"))
+index = searchgym.corpora.BM25.open({str(tmp_path / "index")!r}, Corpus())
+assert index.search(["Mira Voss"], 3)[0][0].id == "p072"
+assert "bm25s" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert result.returncode == 0, result.stderr
