@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from .errors import RetrievalError
 
@@ -56,13 +57,18 @@ class Retriever(Protocol):
 class CachedRetriever:
     """An LRU cache on (query, k). Transparent: same name, same hash, same results.
 
-    Failures are never cached. `hits` and `misses` count queries.
+    Failures are never cached. `hits` and `misses` count queries. Threads may share one; there is no lock, which
+    a forked worker could inherit held.
+
+    Args:
+        retriever: what answers a query that is not cached.
+        size: passages kept, so `size // k` queries (about a kilobyte each).
     """
 
-    def __init__(self, retriever: Retriever, size: int = 65_536) -> None:
+    def __init__(self, retriever: Retriever, size: int = 200_000) -> None:
         self._inner = retriever
         self._size = size
-        self._cache: OrderedDict[tuple[str, int], list[Hit]] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, int], tuple[Hit, ...]] = OrderedDict()
         self.name = retriever.name
         self.index_hash = retriever.index_hash
         self.hits = 0
@@ -76,19 +82,28 @@ class CachedRetriever:
             found = cache.get((query, k))
             if found is None:
                 missing.setdefault(query, []).append(position)
+                results.append(None)
             else:
-                cache.move_to_end((query, k))
-            results.append(found)
+                with suppress(KeyError):  # another thread may have dropped it since
+                    cache.move_to_end((query, k))
+                results.append(list(found))  # a caller that changes its result must not change the cache
         self.hits += len(queries) - sum(map(len, missing.values()))
         if missing:
             self.misses += len(missing)
-            for (query, positions), result in zip(
-                missing.items(), self._inner.search(list(missing), k), strict=True
-            ):
+            answers = self._inner.search(list(missing), k)
+            if len(answers) != len(missing):
+                raise RetrievalError(
+                    f"retriever {self.name!r} gave {len(answers)} results for {len(missing)} queries"
+                )
+            for (query, positions), result in zip(missing.items(), answers, strict=True):
                 for position in positions:
-                    results[position] = result
+                    results[position] = result if isinstance(result, RetrievalError) else list(result)
                 if not isinstance(result, RetrievalError):
-                    cache[(query, k)] = result
-            while len(cache) > self._size:
-                cache.popitem(last=False)
+                    cache[(query, k)] = tuple(result)
+            while len(cache) * k > max(self._size, k):
+                with suppress(KeyError):
+                    cache.popitem(last=False)
         return results  # type: ignore[return-value]  # every None was filled above
+
+    def __reduce__(self) -> tuple[Any, ...]:  # what is cached is found again; a worker starts empty
+        return (CachedRetriever, (self._inner, self._size))
