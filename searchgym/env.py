@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from .dialects import Dialect
 from .episode import StopReason
-from .errors import ConfigError, SnapshotError
+from .errors import ConfigError, RetrievalError, SnapshotError, UnknownIdError
 from .game import Game, Rules, Step
 from .opening import Spec, open_corpus, open_retriever
 from .question import Corpus, Question
@@ -20,6 +25,7 @@ from .spaces import MessageSpace
 __all__ = ["SearchEnv", "make_rules"]
 
 _SAMPLE_TITLES = 64
+_log = logging.getLogger(__name__)
 
 
 def make_rules(
@@ -63,7 +69,7 @@ def make_rules(
         max_action_chars=max_action_chars,
         max_observation_chars=max_observation_chars,
         max_queries=max_queries,
-        reward={reward: 1.0} if isinstance(reward, str) else dict(reward),
+        reward={reward: 1.0} if isinstance(reward, str) else copy(reward),
         feedback_level=level,
         feedback_calls=calls,
         reveal_gold=reveal_gold,
@@ -73,7 +79,7 @@ def make_rules(
 def _names(argument: str, values: Any, kind: type) -> tuple[Any, ...]:
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise ConfigError(f"{argument} is {values!r}: give a list, e.g. {argument}=['chain'] or hops=[2, 3]")
-    if not all(isinstance(v, kind) for v in values):
+    if not all(type(v) is kind for v in values):
         raise ConfigError(f"{argument} is {values!r}: every entry must be a {kind.__name__}")
     return tuple(values)
 
@@ -89,8 +95,11 @@ def action_space(rules: Rules) -> MessageSpace:
 
 
 def _titles(corpus: Corpus) -> list[str]:
+    """What sampled messages are about: titles from all over the corpus, or first words where there are none."""
     passages = corpus.passages
-    return [passages[i].title for i in range(0, len(passages), max(1, len(passages) // _SAMPLE_TITLES))]
+    step = max(1, -(-len(passages) // _SAMPLE_TITLES))
+    picked = [passages[i] for i in range(0, len(passages), step)]
+    return [" ".join((p.title.split() or p.text.split())[:8])[:80] or "encyclopedia" for p in picked]
 
 
 class SearchEnv(gym.Env[str, str]):
@@ -141,12 +150,13 @@ class SearchEnv(gym.Env[str, str]):
         ConfigError: an argument that cannot be used; nothing was opened or written.
     """
 
-    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012  (declared so by gymnasium.Env)
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  (declared so by gymnasium.Env)
 
     def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"render_mode is {render_mode!r}: only 'ansi' and None exist")
         self.render_mode = render_mode
+        self._arguments = arguments
         self.rules = _checked_rules(arguments)
         self.observation_space = observation_space(self.rules)
         self.action_space = action_space(self.rules)
@@ -185,6 +195,19 @@ class SearchEnv(gym.Env[str, str]):
         """The transcript so far (render_mode "ansi")."""
         return "\n\n".join(self._transcript) + "\n" if self.render_mode == "ansi" else None
 
+    # -- pickling and copying: everything but the rules, which the arguments give again ------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        game = {n: getattr(self.game, n) for n in Game.__slots__ if n != "rules" and hasattr(self.game, n)}
+        return {k: v for k, v in self.__dict__.items() if k != "rules"} | {"game": game}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.rules = make_rules(**self._arguments)  # in the same process this shares the opened index
+        self.game = Game(self.rules)
+        for name, value in state["game"].items():
+            setattr(self.game, name, value)
+
     # -- beyond Gymnasium --------------------------------------------------------------------------------
 
     def truncate(self, stop: StopReason) -> Step:
@@ -214,23 +237,27 @@ class SearchEnv(gym.Env[str, str]):
     def restore(self, state: dict[str, Any]) -> None:
         """Continue a snapshot, also one of another process. The transcript restarts here.
 
+        A snapshot of a `SearchVectorEnv` slot has no generator; this environment then keeps its own.
+
         Raises:
-            SnapshotError: damaged, of another schema, or of another index.
+            SnapshotError: damaged, of another schema, or of another index. The running episode then goes on.
         """
-        try:
-            generator = state["generator"]
-            bits = {
-                "bit_generator": generator["name"],
-                "state": {"state": int(generator["state"]), "inc": int(generator["inc"])},
-                "has_uint32": int(generator["has_uint32"]),
-                "uinteger": int(generator["uinteger"]),
-            }
-            self.game.restore(state)
+        bits: Any = None
+        if isinstance(state, dict) and "generator" in state:
+            try:
+                generator = state["generator"]
+                bits = {
+                    "bit_generator": generator["name"],
+                    "state": {"state": int(generator["state"]), "inc": int(generator["inc"])},
+                    "has_uint32": int(generator["has_uint32"]),
+                    "uinteger": int(generator["uinteger"]),
+                }
+                np.random.PCG64().state = bits  # refuses what is damaged, before anything changes
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise SnapshotError(f"the snapshot's generator is damaged: {error!r}") from error
+        self.game.restore(state)
+        if bits is not None:
             self.np_random.bit_generator.state = bits
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise SnapshotError(f"not a snapshot: {error!r}. Pass what snapshot() returned") from error
         self._transcript = [f"question> {self.game.question.text}", f"(restored at round {self.game.round})"]
 
     @property
@@ -267,6 +294,8 @@ class SearchEnv(gym.Env[str, str]):
         }
 
     def _note(self, line: str, result: Step) -> None:
+        if self.render_mode is None:
+            return
         if line:
             self._transcript.append(line)
         observation, reward, terminated, truncated, info = result
@@ -278,34 +307,71 @@ class SearchEnv(gym.Env[str, str]):
 
 def _checked_rules(arguments: dict[str, Any]) -> Rules:
     """`make_rules`, with a did-you-mean for an argument there is not."""
-    import inspect
+    _check_names(arguments)
+    return make_rules(**arguments)
 
-    from .errors import UnknownIdError
 
+def _check_names(arguments: dict[str, Any]) -> None:
     known = list(inspect.signature(make_rules).parameters)
     for name in arguments:
         if name not in known:
             raise UnknownIdError("environment argument", name, known)
-    return make_rules(**arguments)
+
+
+def registered_arguments(env_id: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a registered id ("SearchQA-v0", "module:SearchQA-v0"), overridden by `arguments`.
+
+    Raises:
+        UnknownIdError: not a registered search environment, or an argument there is not.
+        ConfigError: the id's module cannot be imported.
+    """
+    module, _, name = str(env_id).rpartition(":")
+    if module:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ConfigError(
+                f"environment {env_id!r}: module {module!r} cannot be imported: {error}"
+            ) from error
+    known = [i for i, s in gym.registry.items() if s.entry_point == "searchgym.env:SearchEnv"]
+    if name not in known:
+        raise UnknownIdError("environment", env_id, known)
+    _check_names(arguments)
+    return {**gym.spec(name).kwargs, **arguments}
 
 
 def choose_question(rules: Rules, options: dict[str, Any] | None, draw: Callable[[int], int]) -> Question:
     """The question a reset starts: by id, or drawn from a split with `draw(n)`."""
+    check_options(options, ("task_id", "split"))
     options = options or {}
-    for name in options:
-        if name not in ("task_id", "split"):
-            raise ConfigError(f"reset option {name!r} is unknown: give 'task_id' or 'split'")
-    if options.get("task_id") is not None:
-        return rules.corpus.question(options["task_id"])
-    tasks = rules.tasks(options.get("split") or rules.split)
+    task_id, split = options.get("task_id"), options.get("split")
+    if task_id is not None:
+        if not isinstance(task_id, str):
+            raise ConfigError(f"task_id is {task_id!r}: give the id of a question, a string")
+        return rules.corpus.question(task_id)
+    tasks = rules.tasks(rules.split if split is None else split)
     return tasks[draw(len(tasks))]
+
+
+def check_options(options: Any, known: tuple[str, ...]) -> None:
+    """Refuse reset options that do not exist: a misspelt one would otherwise be ignored."""
+    if options is not None and not isinstance(options, dict):
+        raise ConfigError(f"options is {options!r}: give a dict with {' or '.join(map(repr, known))}")
+    for name in options or {}:
+        if name not in known:
+            raise UnknownIdError("reset option", name, known)
 
 
 def search(rules: Rules, queries: Sequence[str]) -> list[SearchResult]:
     """One retriever call; a failure of the whole batch becomes a failure of each query."""
-    from .errors import RetrievalError
-
     try:
-        return list(rules.retriever.search(queries, rules.top_k))
+        results = list(rules.retriever.search(queries, rules.top_k))
+        if len(results) != len(queries):
+            raise RetrievalError(
+                f"retriever {rules.retriever.name!r} gave {len(results)} results for {len(queries)} queries"
+            )
     except RetrievalError as error:
-        return [error] * len(queries)
+        results = [error] * len(queries)
+    for failure in {str(r) for r in results if isinstance(r, RetrievalError)}:
+        _log.warning("retrieval failed, the episode is dropped: %s", failure)  # info must not carry the text
+    return results

@@ -273,12 +273,7 @@ class Game:
         """End the running episode from outside (token limits, an agent's failure) without an act."""
         if not self.running:
             raise ResetNeededError("no episode is running: call reset() first")
-        try:
-            stop = StopReason(stop)  # also by its value, as a string
-        except ValueError:
-            raise UnknownIdError("stop reason", stop, [str(s) for s in StopReason]) from None
-        if stop is StopReason.ANSWERED:
-            raise ConfigError("truncate(StopReason.ANSWERED): only an answer act can answer")
+        stop = truncating(stop)
         self.anchor = ""
         info = self._info(Act("none"), [], "none", "")
         return "", self._close(stop, info), False, True, info
@@ -408,6 +403,17 @@ class Game:
         if not stop.is_failure:
             info["reward_terms"] = {t: w * metrics[t] for t, w in self.rules.reward.items()}
         return float(sum(info["reward_terms"].values()))
+
+
+def truncating(stop: StopReason) -> StopReason:
+    """A stop reason (or its value) that `truncate` takes; raises `ConfigError`."""
+    try:
+        stop = StopReason(stop)
+    except ValueError:
+        raise UnknownIdError("stop reason", stop, [str(s) for s in StopReason]) from None
+    if stop is StopReason.ANSWERED:
+        raise ConfigError("truncate(StopReason.ANSWERED): only an answer act can answer")
+    return stop
 
 
 def _field(state: dict[str, Any], name: str, kind: type) -> Any:

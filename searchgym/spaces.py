@@ -49,13 +49,16 @@ class MessageSpace(Space[str]):
         return False
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
-        """A random message: three searches to one answer, about random words."""
+        """A random message: three searches to one answer, about random words.
+
+        Cut to `max_length`; only where that is a few dozen characters is the act then incomplete.
+        """
         words = self.words[int(self.np_random.integers(len(self.words)))]
         if self.dialect is None:
             return words[: self.max_length]
         kind = "answer" if self.np_random.random() < 0.25 else "search"
         act = Act("answer", answer=words) if kind == "answer" else Act("search", queries=(words,))
-        return get_dialect(self.dialect).write(act)
+        return get_dialect(self.dialect).write(act)[: self.max_length]
 
     def contains(self, x: Any) -> bool:
         return isinstance(x, str) and len(x) <= self.max_length
@@ -89,6 +92,8 @@ def _create(space: MessageSpace, n: int = 1, ctx: Any = multiprocessing) -> Any:
 
 @_shm.write_to_shared_memory.register(MessageSpace)
 def _write(space: MessageSpace, index: int, value: str, shared_memory: Any) -> None:
+    if len(value) > space.max_length:  # would overwrite the next environment's message
+        raise ValueError(f"a message of {len(value)} characters does not fit {space!r}")
     data = value.encode("utf-32-le", "surrogatepass")
     start = index * (_HEADER + 4 * space.max_length)
     view = memoryview(shared_memory.get_obj()).cast("B")

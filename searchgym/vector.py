@@ -17,10 +17,18 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from .env import _checked_rules, action_space, choose_question, observation_space, search
+from .env import (
+    _checked_rules,
+    action_space,
+    check_options,
+    choose_question,
+    observation_space,
+    registered_arguments,
+    search,
+)
 from .episode import StopReason
-from .errors import ConfigError, UnknownIdError
-from .game import Game, Rules, Step
+from .errors import ConfigError, ResetNeededError
+from .game import Game, Rules, Step, truncating
 from .retriever import SearchResult
 
 __all__ = ["SearchVectorEnv", "make_vec"]
@@ -84,7 +92,7 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.games = [Game(self.rules) for _ in range(num_envs)]
-        self._generators: list[np.random.Generator | None] = [None] * num_envs
+        self._generators: dict[int, np.random.Generator] = {}
         self._observations = [""] * num_envs
         self._stats = {"episodes": 0, "steps": 0, "queries": 0, "batches": 0, "retrieval_seconds": 0.0}
 
@@ -102,30 +110,33 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
 
         Returns:
             Observations of all slots (those not reset keep theirs) and infos.
+
+        Raises:
+            ConfigError: an option or a seed that cannot be used; every slot is as it was.
         """
+        check_options(options, ("reset_mask", "task_ids", "split"))
         options = dict(options or {})
         mask = self._mask(options.pop("reset_mask", None))
         task_ids = self._per_slot(options.pop("task_ids", None), mask)
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        if seeds is not None and len(seeds) != self.num_envs:
-            raise ConfigError(f"{len(seeds)} seeds for {self.num_envs} slots: give one per slot")
+        slots = np.flatnonzero(mask).tolist()
+        fresh = self._seeded(seed, slots)
+        named = {i: {**options, "task_id": task_ids[i]} for i in slots}
+        for choice in named.values():  # a dry run: what is wrong is found before any generator moves
+            choose_question(self.rules, choice, lambda n: 0)
+        self._generators.update(fresh)
         records: list[dict[str, Any] | None] = [None] * self.num_envs
-        chosen = {}
-        for i in np.flatnonzero(mask).tolist():
-            if seeds is not None and seeds[i] is not None:
-                self._generators[i] = gym.utils.seeding.np_random(seeds[i])[0]
-            chosen[i] = choose_question(self.rules, options | {"task_id": task_ids[i]}, self._draw(i))
-        for i, question in chosen.items():  # only now: a wrong id leaves every slot as it was
+        for i, choice in named.items():
+            question = choose_question(self.rules, choice, self._draw(i))
             self._observations[i], records[i] = self.games[i].start(question)
-        self._stats["episodes"] += len(chosen)
+        self._stats["episodes"] += len(slots)
         return tuple(self._observations), self._infos(records, mask)
 
     def step(self, actions: Sequence[str]) -> VectorStep:
         """Step every running slot; actions of the others are ignored (pass "")."""
-        n = self.num_envs
-        if isinstance(actions, str) or len(actions) != n:
-            raise ConfigError(f"step got {actions!r:.80} for {n} slots: pass one message per slot")
+        self._check_length("actions", actions)
         active = self.running
+        if not self._stats["episodes"] and not active.any():
+            raise ResetNeededError("no episode was ever started: call reset() first")
         queries: list[str] = []
         spans: list[tuple[int, int, int]] = []
         for i, game in enumerate(self.games):
@@ -146,7 +157,11 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
     def truncate(self, stops: dict[int, StopReason]) -> VectorStep:
         """End running slots from outside; returns a step's five values with only those slots active."""
         active = np.zeros(self.num_envs, dtype=np.bool_)
-        active[list(stops)] = True
+        for slot, stop in stops.items():
+            truncating(stop)
+            if not self._game(slot).running:
+                raise ResetNeededError(f"slot {slot} has no episode in progress: nothing was truncated")
+            active[slot] = True
         return self._collect([(i, self.games[i].truncate(stop)) for i, stop in stops.items()], active)
 
     # -- beyond Gymnasium --------------------------------------------------------------------------------
@@ -163,16 +178,18 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
 
     def snapshot(self, slot: int) -> dict[str, Any]:
         """The running episode of a slot as plain JSON (without a generator: forks share their question)."""
-        return self.games[slot].snapshot() | {"observation": self._observations[slot]}
+        return self._game(slot).snapshot()
 
     def restore(self, slot: int, state: dict[str, Any]) -> None:
-        """Continue a snapshot of any slot in this one.
+        """Continue a snapshot of any slot, or of a `SearchEnv`, in this one.
+
+        Its last observation is not part of a snapshot; until the next step the slot's is "".
 
         Raises:
-            SnapshotError: damaged, of another schema, or of another index.
+            SnapshotError: damaged, of another schema, or of another index. The slot is then as it was.
         """
-        self.games[slot].restore(state)
-        self._observations[slot] = str(state.get("observation", ""))
+        self._game(slot).restore(state)
+        self._observations[slot] = ""
 
     @property
     def system_prompt(self) -> str:
@@ -224,12 +241,33 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
 
     def _draw(self, slot: int) -> Any:
         def draw(n: int) -> int:
-            generator = self._generators[slot]
-            if generator is None:
-                generator = self._generators[slot] = gym.utils.seeding.np_random()[0]
-            return int(generator.integers(n))
+            if slot not in self._generators:
+                self._generators[slot] = gym.utils.seeding.np_random()[0]
+            return int(self._generators[slot].integers(n))
 
         return draw
+
+    def _seeded(self, seed: Any, slots: list[int]) -> dict[int, np.random.Generator]:
+        """New generators of the slots that a seed is given for."""
+        if seed is None:
+            return {}
+        seeds = (
+            [int(seed) + i for i in range(self.num_envs)]
+            if isinstance(seed, int | np.integer)
+            else list(seed)
+        )
+        if len(seeds) != self.num_envs:
+            raise ConfigError(f"{len(seeds)} seeds for {self.num_envs} slots: give one per slot")
+        return {i: gym.utils.seeding.np_random(seeds[i])[0] for i in slots if seeds[i] is not None}
+
+    def _game(self, slot: int) -> Game:
+        if isinstance(slot, bool) or not isinstance(slot, int | np.integer) or not 0 <= slot < self.num_envs:
+            raise ConfigError(f"slot {slot!r}: give a number from 0 to {self.num_envs - 1}")
+        return self.games[int(slot)]
+
+    def _check_length(self, name: str, values: Any) -> None:
+        if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != self.num_envs:
+            raise ConfigError(f"{name} is {values!r:.80}: give one message per slot ({self.num_envs})")
 
     def _mask(self, mask: Any) -> NDArray[np.bool_]:
         if mask is None:
@@ -245,7 +283,9 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
     def _per_slot(self, task_ids: Any, mask: NDArray[np.bool_]) -> list[str | None]:
         if task_ids is None:
             return [None] * self.num_envs
-        if isinstance(task_ids, str) or len(task_ids) not in (self.num_envs, int(mask.sum())):
+        if not isinstance(task_ids, Sequence | np.ndarray) or isinstance(task_ids, str):
+            raise ConfigError(f"task_ids is {task_ids!r:.80}: give a list with one id or None per slot")
+        if len(task_ids) not in (self.num_envs, int(mask.sum())):
             raise ConfigError(
                 f"task_ids is {task_ids!r:.80}: give one id or None per slot ({self.num_envs}), or one per slot "
                 f"of the reset mask ({int(mask.sum())})"
@@ -269,12 +309,4 @@ def make_vec(env_id: str, num_envs: int, **arguments: Any) -> SearchVectorEnv:
     Raises:
         UnknownIdError: not a registered search environment.
     """
-    name = env_id.rpartition(":")[2]
-    known = [
-        i
-        for i, spec in gym.registry.items()
-        if str(spec.vector_entry_point) == "searchgym.vector:SearchVectorEnv"
-    ]
-    if name not in known:
-        raise UnknownIdError("environment", env_id, known)
-    return SearchVectorEnv(num_envs, **{**gym.spec(name).kwargs, **arguments})
+    return SearchVectorEnv(num_envs, **registered_arguments(env_id, arguments))
