@@ -211,7 +211,7 @@ def _find(directory: Path, stem: str) -> Path | None:
 def _note(lines: dict[str, int], id: str, line: Line) -> None:
     first = lines.setdefault(id, line.number)
     if first != line.number:
-        raise line.error(f"id {id!r} was already used in line {first}", "Give each line an id of its own.")
+        raise line.error(f"id {id[:100]!r} was already used in line {first}", "Give each line its own id.")
 
 
 def _save_rows(file: Path, offsets: array[int], width: int, order: list[int]) -> None:

@@ -64,7 +64,8 @@ class Line:
         if value is None:
             value = default
         if value is None:
-            near = did_you_mean(name, self.fields) or f" It has {', '.join(sorted(self.fields)) or 'none'}."
+            there = ", ".join(sorted(self.fields)[:12]) or "none"
+            near = did_you_mean(name, self.fields) or f" It has {there}."
             raise self.error(f"no field {name!r}", f"Add it.{near}")
         if type(value) is not kind:
             wrong, right = _TYPES.get(type(value), "null"), _TYPES[kind]
@@ -91,7 +92,7 @@ class Line:
         values: list[Any] = self.get(name, list, default)
         for value in values:
             if not isinstance(value, str):
-                raise self.error(f"field {name!r} holds {value!r}", "Write a list of strings.")
+                raise self.error(f"field {name!r} holds {_short(value)}", "Write a list of strings.")
             self.check(value, f"an entry of field {name!r}")
         return values
 
@@ -139,16 +140,19 @@ def read_question(line: Line, passage_ids: Container[str], default_split: str) -
 
     Fields that are not in the schema go to `metadata`.
     """
-    answers = line.strings("golden_answers" if "answers" not in line.fields else "answers")
+    flashrag = "golden_answers" in line.fields and "answers" not in line.fields
+    answers = line.strings("golden_answers" if flashrag else "answers")
     if not answers:
         raise line.error("the list of answers is empty", "Give at least one accepted answer.")
     for answer in answers:
         if not exact_match(answer, [answer]):
-            raise line.error(f"answer {answer!r} normalises to nothing", "No agent could give it: remove it.")
+            raise line.error(
+                f"answer {_short(answer)} normalises to nothing", "No agent could give it: remove it."
+            )
     split = line.text("split", default_split)
     if split not in SPLITS:
         near = did_you_mean(split, SPLITS)
-        raise line.error(f"split is {split!r}", f"Use train, dev or test.{near}")
+        raise line.error(f"split is {_short(split)}", f"Use train, dev or test.{near}")
     hops = line.get("hops", int, 0)
     if hops < 0:
         raise line.error(f"hops is {hops}", "Use 0 when unknown, else the number of hops.")
@@ -172,7 +176,7 @@ def read_question(line: Line, passage_ids: Container[str], default_split: str) -
 def _read_hop(line: Line, position: int, entry: object, passage_ids: Container[str]) -> Hop:
     if not isinstance(entry, dict):
         raise line.error(
-            f"chain[{position}] is {entry!r}", "Write objects: query, relation, passage_ids, bridge."
+            f"chain[{position}] is {_short(entry)}", "Write objects: query, relation, passage_ids, bridge."
         )
     hop = Line(line.file, line.number, entry)
     return Hop(
@@ -190,7 +194,7 @@ def _resolved(
     for id in ids:
         if id not in passage_ids:
             raise line.error(
-                f"{name} names {id!r}, which no passage has", "Add the passage, or remove the id."
+                f"{name} names {_short(id)}, which no passage has", "Add the passage, or remove the id."
             )
     return tuple(ids)
 
@@ -224,6 +228,11 @@ def _parse(line: Line, raw: bytes) -> dict[str, Any]:
             f"{_TYPES.get(type(value), 'null')}, not an object", "Write one JSON object on each line."
         )
     return value
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def _refuse_constant(name: str) -> None:
