@@ -7,13 +7,14 @@ one index.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from functools import lru_cache
 from typing import Any
 
 from . import plugins
-from .errors import ConfigError, UnknownIdError
+from .errors import ConfigError, PluginError, UnknownIdError
 from .question import Corpus
 from .retriever import CachedRetriever, Retriever
 
@@ -45,14 +46,30 @@ def open_corpus(spec: Spec | Corpus) -> Corpus:
         if not os.path.isdir(name):
             raise UnknownIdError("corpus", name, plugins.names("corpora"), "It is not a directory either.")
         name, options = "jsonl", {"path": os.path.abspath(name), **options}
-    return _open_corpus(name, json.dumps(options, sort_keys=True))
+    return _open_corpus(name, _canonical("corpus", name, options), _stamp(options.get("path")))
+
+
+def _canonical(kind: str, name: str, options: dict[str, Any]) -> str:
+    try:
+        return json.dumps(options, sort_keys=True)
+    except TypeError as error:
+        raise ConfigError(f"an option of {kind} {name!r} is not a JSON value: {error}") from error
+
+
+def _stamp(path: Any) -> tuple[Any, ...]:
+    """Where a relative path leads now, and what lies there: a corpus edited meanwhile is opened anew."""
+    if not isinstance(path, str) or not os.path.isdir(path):
+        return ()
+    with os.scandir(path) as entries:
+        facts = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.is_file())
+    return (os.path.realpath(path), *facts)
 
 
 @lru_cache(maxsize=8)
-def _open_corpus(name: str, options: str) -> Corpus:
+def _open_corpus(name: str, options: str, stamp: tuple[Any, ...]) -> Corpus:
     corpus = call_factory("corpus", name, plugins.load("corpora", name), (), json.loads(options))
     if not isinstance(corpus, Corpus):
-        raise ConfigError(f"corpus {name!r} gave a {type(corpus).__name__}, not a searchgym Corpus")
+        raise PluginError(f"corpus {name!r} gave a {type(corpus).__name__}, not a searchgym Corpus")
     return corpus
 
 
@@ -67,7 +84,7 @@ def open_retriever(spec: Spec | Retriever, corpus: Corpus) -> Retriever:
         return spec
     name, options = split_spec("retriever", spec)
     # Keyed by the corpus object's identity: the entry holds a reference, so the identity cannot be reused.
-    return _open_retriever(name, json.dumps(options, sort_keys=True), _ByIdentity(corpus))
+    return _open_retriever(name, _canonical("retriever", name, options), _ByIdentity(corpus))
 
 
 class _ByIdentity:
@@ -89,14 +106,12 @@ def _open_retriever(name: str, options: str, key: _ByIdentity) -> Retriever:
         "retriever", name, plugins.load("retrievers", name), (key.corpus,), json.loads(options)
     )
     if not isinstance(retriever, Retriever):
-        raise ConfigError(f"retriever {name!r} gave a {type(retriever).__name__}, not a searchgym Retriever")
+        raise PluginError(f"retriever {name!r} gave a {type(retriever).__name__}, not a searchgym Retriever")
     return CachedRetriever(retriever)
 
 
 def call_factory(kind: str, name: str, factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Call a factory; an option it does not take is the user's mistake, said as one."""
-    import inspect
-
     try:
         inspect.signature(factory).bind(*args, **options)
     except TypeError as error:
