@@ -67,6 +67,9 @@ class MissingExtraError(SearchGymError, ImportError):
     def __init__(self, feature: str, module: str, extra: str) -> None:
         super().__init__(f'{feature} needs the module {module!r}: pip install "searchgym[{extra}]"')
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
 
 class PluginError(SearchGymError):
     """An entry point that is declared but cannot be loaded, or that gives something of the wrong kind."""
@@ -118,7 +121,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 
-def _rebuild(cls: type[UnknownIdError], args: tuple[object, ...], state: dict[str, object]) -> UnknownIdError:
+def _rebuild(cls: type[SearchGymError], args: tuple[object, ...], state: dict[str, object]) -> SearchGymError:
     error = cls.__new__(cls)
     error.args = args
     error.__dict__.update(state)

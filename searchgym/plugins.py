@@ -26,8 +26,14 @@ _TRAIN_MODULES = {"torch", "transformers", "peft", "accelerate", "safetensors", 
 
 
 @cache
-def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
-    return {e.name: e for e in importlib.metadata.entry_points(group=f"searchgym.{group}")}
+def _entry_points(group: str) -> dict[str, list[importlib.metadata.EntryPoint]]:
+    """All declarations by name; more than one only where packages disagree."""
+    points: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for point in importlib.metadata.entry_points(group=f"searchgym.{group}"):
+        same = points.setdefault(point.name, [])
+        if point.value not in [other.value for other in same]:
+            same.append(point)
+    return points
 
 
 def names(group: str) -> list[str]:
@@ -41,18 +47,25 @@ def load(group: str, name: str) -> Any:
     Raises:
         UnknownIdError: nobody registered the name.
         MissingExtraError: it needs an optional dependency that is not installed.
-        PluginError: it is registered but its module or attribute cannot be loaded.
+        PluginError: it is registered but cannot be loaded, whatever it raised, or registered twice.
     """
     points = _entry_points(group)
     if name not in points:
         hint = "A plug-in added to pyproject.toml appears only after its package is installed again."
         raise UnknownIdError(_SINGULAR[group], name, points, hint)
+    if len(points[name]) > 1:
+        values = " and ".join(point.value for point in points[name])
+        raise PluginError(
+            f"{_SINGULAR[group]} {name!r} is registered twice, as {values}: uninstall one package"
+        )
     try:
-        return points[name].load()
+        return points[name][0].load()
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in _TRAIN_MODULES:
             raise MissingExtraError(f"{_SINGULAR[group]} {name!r}", missing, "train") from error
         raise PluginError(f"{_SINGULAR[group]} {name!r} cannot be loaded: {error}") from error
-    except (ImportError, AttributeError) as error:
-        raise PluginError(f"{_SINGULAR[group]} {name!r} cannot be loaded: {error}") from error
+    except Exception as error:  # a stranger's module may raise anything; it must not break the others
+        raise PluginError(
+            f"{_SINGULAR[group]} {name!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
