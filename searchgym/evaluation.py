@@ -14,6 +14,7 @@ import numpy as np
 
 from .episode import Episode
 from .errors import ConfigError
+from .game import check_count
 from .rollout import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs
 
 __all__ = ["METRICS", "Estimate", "EvalResult", "evaluate", "summarize"]
@@ -78,8 +79,9 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
     """Mean of per-question values with its percentile bootstrap interval (2,000 resamples, 95 %)."""
     array = np.asarray(values, dtype=np.float64)
     generator = np.random.default_rng(seed)
-    draws = generator.integers(len(array), size=(_RESAMPLES, len(array)))
-    low, high = np.quantile(array[draws].mean(axis=1), [0.025, 0.975])
+    # One resample at a time: all at once takes gigabytes for a large split.
+    means = [array[generator.integers(len(array), size=len(array))].mean() for _ in range(_RESAMPLES)]
+    low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(float(array.mean()), float(low), float(high))
 
 
@@ -155,11 +157,11 @@ def evaluate(
     Raises:
         ConfigError: an argument that cannot be used, or nothing that can be scored.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ConfigError(f"samples is {samples!r}: give a whole number of at least 1")
+    check_count("samples", samples, 1)
+    if episodes is not None:
+        check_count("episodes", episodes, 1)
     opened = open_agent(agent)
     envs = open_envs(env, opened, num_envs, **arguments)
-    available = len(envs.rules.tasks(split or envs.rules.split))
-    tasks = choose_tasks(envs.rules, split, available if episodes is None else min(episodes, available), seed)
+    tasks = choose_tasks(envs.rules, split, None, seed)[:episodes]
     played = collect(envs, opened, [t for t in tasks for _ in range(samples)], on_episode=on_episode)
     return summarize(played)

@@ -57,10 +57,10 @@ class Rules:
     def __post_init__(self) -> None:
         get_dialect(self.dialect_name)
         for name in ("top_k", "max_rounds", "max_action_chars", "max_observation_chars", "max_queries"):
-            _check_count(name, getattr(self, name), 1)
+            check_count(name, getattr(self, name), 1)
         for name, least in (("max_searches", 0), ("max_chars", 1)):
             if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name), least)
+                check_count(name, getattr(self, name), least)
         if not isinstance(self.reward, dict) or not self.reward:
             raise ConfigError(f"reward is {self.reward!r}: give a term, or weights like {{'em': 1.0}}")
         if not isinstance(self.reveal_gold, bool):
@@ -72,7 +72,7 @@ class Rules:
                 raise ConfigError(f"the weight of reward term {term!r} is {weight!r}: give a finite number")
         if self.feedback_level is not None:
             _feedback.check_level(self.feedback_level)
-            _check_count("feedback calls", self.feedback_calls, 1)
+            check_count("feedback calls", self.feedback_calls, 1)
         self.tasks(self.split)
 
     @property
@@ -117,7 +117,7 @@ class Rules:
         return cache[split]
 
 
-def _check_count(name: str, value: object, least: int) -> None:
+def check_count(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} is {value!r}: give a whole number of at least {least}")
 

@@ -21,7 +21,7 @@ from .agent import Agent, FunctionAgent, Setting, Turn
 from .env import SearchEnv
 from .episode import Episode, Outcome, Round, Segment, StopReason
 from .errors import ConfigError
-from .game import Rules, gold_record
+from .game import Rules, check_count, gold_record
 from .vector import SearchVectorEnv, make_vec
 
 __all__ = ["AgentLike", "EnvLike", "collect", "open_agent", "open_envs", "rollout", "slot_info"]
@@ -67,6 +67,11 @@ class _Record:
             )
         )
         self.anchor = info["anchor"]
+        if len(turn.logprobs) != len(turn.token_ids):
+            raise ConfigError(
+                f"the agent gave {len(turn.logprobs)} log-probabilities for {len(turn.token_ids)} sampled tokens: "
+                "give one per token"
+            )
         if not turn.prompt_ids and not turn.token_ids:
             return
         if turn.new_segment or not self.segments:
@@ -117,9 +122,12 @@ def env_card(rules: Rules) -> dict[str, Any]:
         "max_rounds": rules.max_rounds,
         "max_searches": rules.max_searches,
         "max_chars": rules.max_chars,
+        "max_action_chars": rules.max_action_chars,
+        "max_observation_chars": rules.max_observation_chars,
         "max_queries": rules.max_queries,
-        "reward": rules.reward,
+        "reward": dict(rules.reward),
         "feedback": rules.feedback_level or "off",
+        "feedback_calls": rules.feedback_calls,
     }
 
 
@@ -272,8 +280,7 @@ def choose_tasks(rules: Rules, split: str | None, count: int | None, seed: int |
         ids = [ids[i] for i in np.random.default_rng(seed).permutation(len(ids))]
     if count is None:
         return ids
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ConfigError(f"episodes is {count!r}: give a whole number of at least 1")
+    check_count("episodes", count, 1)
     return [ids[i % len(ids)] for i in range(count)]
 
 

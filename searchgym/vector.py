@@ -28,7 +28,7 @@ from .env import (
 )
 from .episode import StopReason
 from .errors import ConfigError, ResetNeededError
-from .game import Game, Rules, Step, truncating
+from .game import Game, Rules, Step, check_count, truncating
 from .retriever import SearchResult
 
 __all__ = ["SearchVectorEnv", "make_vec"]
@@ -70,8 +70,6 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
                 f"max_episode_steps is {max_episode_steps!r}: the round budget is the argument max_rounds "
                 "(a time limit outside the environment would set terminated and truncated together)"
             )
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ConfigError(f"num_envs is {num_envs!r}: give a whole number of at least 1")
         if render_mode is not None:
             raise ConfigError(f"render_mode is {render_mode!r}: a vector environment does not render")
         self._set_up(num_envs, _checked_rules(arguments))
@@ -84,6 +82,7 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         return envs
 
     def _set_up(self, num_envs: int, rules: Rules) -> None:
+        check_count("num_envs", num_envs, 1)
         self.num_envs = num_envs
         self.render_mode = None
         self.rules = rules
