@@ -33,13 +33,13 @@ _EXPORTS = {
     "Segment": "episode",
     "StopReason": "episode",
     "Turn": "agent",
-    "collect": "rollout",
+    "collect": "rollouts",
     "evaluate": "evaluation",
     "load_episodes": "episode",
     "make_vec": "vector",
     "open_corpus": "opening",
     "open_retriever": "opening",
-    "rollout": "rollout",
+    "rollout": "rollouts",
     "save_episodes": "episode",
 }
 __all__ = ["__version__", *_EXPORTS]
@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     from .question import Question as Question
     from .retriever import Hit as Hit
     from .retriever import Retriever as Retriever
-    from .rollout import collect as collect
-    from .rollout import rollout as rollout
+    from .rollouts import collect as collect
+    from .rollouts import rollout as rollout
     from .vector import SearchVectorEnv as SearchVectorEnv
     from .vector import make_vec as make_vec
 

@@ -15,7 +15,7 @@ import numpy as np
 from .episode import Episode
 from .errors import ConfigError
 from .game import check_count
-from .rollout import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs
+from .rollouts import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs
 
 __all__ = ["METRICS", "Estimate", "EvalResult", "evaluate", "summarize"]
 

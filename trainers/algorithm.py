@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
-from searchgym.rollout import collect
+from searchgym.rollouts import collect
 from searchgym.vector import SearchVectorEnv
 
 from .batch import Batch, cut_by_cost

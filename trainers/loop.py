@@ -24,7 +24,7 @@ from searchgym import plugins
 from searchgym.agents.policy import Policy, TokenOutputs
 from searchgym.errors import ConfigError, RunDirectoryError, TrainingError
 from searchgym.evaluation import Estimate, EvalResult, evaluate
-from searchgym.rollout import open_agent, open_envs
+from searchgym.rollouts import open_agent, open_envs
 from searchgym.vector import SearchVectorEnv
 
 from .algorithm import Algorithm, Loss
@@ -202,6 +202,7 @@ class Trainer:
             load_policy(run.step_path(0), policy)
         policy.generator.manual_seed(config.seed)
         policy.temperature, policy.top_p, policy.greedy = config.temperature, 1.0, False
+        torch.manual_seed(config.seed)  # dropout, and modules an algorithm creates
         algorithm.setup(policy, self._generators["algorithm"])
         self._extra = algorithm.extra_modules()
         named = {f"policy.{n}": p for n, p in policy.module.named_parameters() if p.requires_grad}

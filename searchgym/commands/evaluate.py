@@ -14,7 +14,7 @@ from searchgym.commands.options import agent_option, config_option, env_options,
 from searchgym.episode import Episode, save_episodes
 from searchgym.evaluation import EvalResult
 from searchgym.evaluation import evaluate as evaluate_agent
-from searchgym.rollout import open_agent
+from searchgym.rollouts import open_agent
 
 __all__ = ["evaluate", "result_table"]
 

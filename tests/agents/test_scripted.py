@@ -17,7 +17,7 @@ from searchgym.episode import Episode
 from searchgym.errors import ConfigError
 from searchgym.question import Corpus, Hop, Passage, Question
 from searchgym.retriever import Hit, Retriever, SearchResult
-from searchgym.rollout import rollout
+from searchgym.rollouts import rollout
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 STYLES = ["terse", "encyclopedia"]
