@@ -7,13 +7,16 @@ JSON data; nothing needs torch.
 from __future__ import annotations
 
 import enum
+import errno
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import EpisodeFileError
 
@@ -192,36 +195,77 @@ class Episode:
             )
         try:
             fields = dict(data)
-            fields["rounds"] = [Round(**r) for r in fields["rounds"]]
-            fields["segments"] = [Segment(**s) for s in fields["segments"]]
+            fields["rounds"] = [_checked(Round(**r)) for r in fields["rounds"]]
+            fields["segments"] = [_checked(Segment(**s)) for s in fields["segments"]]
             outcome = dict(fields["outcome"])
             outcome["stop_reason"] = StopReason(outcome["stop_reason"])
-            fields["outcome"] = Outcome(**outcome)
-            return cls(**fields)
+            fields["outcome"] = _checked(Outcome(**outcome))
+            return _checked(cls(**fields))
         except (KeyError, TypeError, ValueError) as error:
             raise EpisodeFileError(f"not a complete episode record: {error}") from error
 
 
+_Record = TypeVar("_Record", Outcome, Segment, Round, Episode)
+
+
+@cache
+def _field_types(cls: type) -> dict[str, tuple[type, ...]]:
+    """The types each field may have at its outermost level; JSON writes 1.0 and 1 alike."""
+    types: dict[str, tuple[type, ...]] = {}
+    for name, hint in get_type_hints(cls).items():
+        options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        plain = tuple(get_origin(option) or option for option in options)
+        types[name] = (*plain, int) if float in plain else plain
+    return types
+
+
+def _checked(record: _Record) -> _Record:
+    for name, types in _field_types(type(record)).items():
+        value = getattr(record, name)
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise TypeError(f"{name} of {type(record).__name__} is {value!r:.60}")
+    return record
+
+
 def save_episodes(path: str | os.PathLike[str], episodes: Iterable[Episode]) -> None:
-    """Write episodes as JSONL, atomically: the file is complete or, after a failure, as it was before."""
+    """Write episodes as JSONL, atomically: the file is complete or, after a failure, as it was before.
+
+    Raises:
+        EpisodeFileError: the file cannot be written there.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle = tempfile.NamedTemporaryFile(  # noqa: SIM115  (renamed, not closed, at the end)
-        "w",
-        encoding="utf-8",
-        errors="surrogatepass",
-        dir=target.parent,
-        prefix=f".{target.name}.",
-        delete=False,
-    )
+    work = check_writable(target)
     try:
-        with handle:
+        with work.open("x", encoding="ascii") as handle:  # JSON escapes everything else, lone surrogates too
             for episode in episodes:
                 handle.write(json.dumps(episode.to_json(), separators=(",", ":")) + "\n")
-        os.replace(handle.name, target)
-    except BaseException:
-        Path(handle.name).unlink(missing_ok=True)
-        raise
+        os.replace(work, target)
+    except OSError as error:
+        raise EpisodeFileError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike[str]) -> Path:
+    """Make the folder of a file to be written, and try to write there: said before long work, not after.
+
+    Returns:
+        The name of a file beside it, which does not exist, to write to first.
+
+    Raises:
+        EpisodeFileError: it is a directory, or its folder cannot be written.
+    """
+    target = Path(path)
+    work = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a directory")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work.touch(exist_ok=False)
+        work.unlink()
+    except (OSError, ValueError) as error:
+        raise EpisodeFileError(f"{target} cannot be written: {getattr(error, 'strerror', error)}") from error
+    return work
 
 
 def load_episodes(path: str | os.PathLike[str]) -> Iterator[Episode]:
@@ -231,13 +275,15 @@ def load_episodes(path: str | os.PathLike[str]) -> Iterator[Episode]:
         EpisodeFileError: names the file, the line and what is wrong with it (a truncated last line included).
     """
     target = Path(path)
-    if not target.is_file():
-        raise EpisodeFileError(f"{target}: no such episode file")
-    with target.open("rb") as handle:
+    try:
+        handle = target.open("rb")
+    except OSError as error:
+        raise EpisodeFileError(f"{target} cannot be read as an episode file: {error.strerror}") from error
+    with handle:
         for number, line in enumerate(handle, 1):
             try:
                 data = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 end = "" if line.endswith(b"\n") else " (the last line is cut off)"
                 raise EpisodeFileError(f"{target}, line {number}: not JSON{end}: {error}") from error
             try:

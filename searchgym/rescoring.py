@@ -6,6 +6,7 @@ import dataclasses
 
 from .dialects import get_dialect
 from .episode import Episode, Outcome, StopReason
+from .errors import EpisodeFileError
 from .scoring import exact_match, f1, recall, sub_exact_match
 
 __all__ = ["rescore"]
@@ -19,7 +20,15 @@ def rescore(episode: Episode) -> Outcome:
 
     Raises:
         UnknownIdError: the episode's dialect is not known here.
+        EpisodeFileError: the record lacks what the scorer reads.
     """
+    try:
+        return _rescore(episode)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise EpisodeFileError(f"episode {episode.episode_id!r} cannot be rescored: {error!r}") from error
+
+
+def _rescore(episode: Episode) -> Outcome:
     answer = ""
     if episode.outcome.stop_reason is StopReason.ANSWERED:
         dialect = get_dialect(episode.env["dialect"])
