@@ -307,11 +307,12 @@ class SearchEnv(gym.Env[str, str]):
 
 def _checked_rules(arguments: dict[str, Any]) -> Rules:
     """`make_rules`, with a did-you-mean for an argument there is not."""
-    _check_names(arguments)
+    check_names(arguments)
     return make_rules(**arguments)
 
 
-def _check_names(arguments: dict[str, Any]) -> None:
+def check_names(arguments: dict[str, Any]) -> None:
+    """Refuse arguments the environment does not have."""
     known = list(inspect.signature(make_rules).parameters)
     for name in arguments:
         if name not in known:
@@ -336,7 +337,7 @@ def registered_arguments(env_id: str, arguments: dict[str, Any]) -> dict[str, An
     known = [i for i, s in gym.registry.items() if s.entry_point == "searchgym.env:SearchEnv"]
     if name not in known:
         raise UnknownIdError("environment", env_id, known)
-    _check_names(arguments)
+    check_names(arguments)
     return {**gym.spec(name).kwargs, **arguments}
 
 

@@ -277,6 +277,7 @@ def choose_tasks(rules: Rules, split: str | None, count: int | None, seed: int |
     """Task ids: the first `count` of the split in corpus order, or of a seeded permutation; cycled if few."""
     ids = [q.id for q in rules.tasks(split or rules.split)]
     if seed is not None:
+        check_count("seed", seed, 0)
         ids = [ids[i] for i in np.random.default_rng(seed).permutation(len(ids))]
     if count is None:
         return ids

@@ -10,7 +10,7 @@ import click
 
 import searchgym
 from searchgym import plugins
-from searchgym.errors import SearchGymError, did_you_mean
+from searchgym.errors import PluginError, SearchGymError, did_you_mean
 
 __all__ = ["cli", "main"]
 
@@ -25,12 +25,17 @@ class PluginGroup(click.Group):
         if cmd_name not in plugins.names("commands"):
             return None
         try:
-            command: click.Command = plugins.load("commands", cmd_name)
+            command = plugins.load("commands", cmd_name)
+            if not isinstance(command, click.Command):
+                raise PluginError(f"command {cmd_name!r} is a {type(command).__name__}, not a click.Command")
         except SearchGymError as error:
             reason = str(error)
 
             @click.command(
-                cmd_name, short_help="(cannot be loaded; run it to see why)", add_help_option=False
+                cmd_name,
+                short_help="(cannot be loaded; run it to see why)",
+                add_help_option=False,
+                context_settings={"ignore_unknown_options": True},
             )
             @click.argument("rest", nargs=-1)
             def broken(rest: tuple[str, ...]) -> None:

@@ -10,8 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from searchgym.commands.options import agent_option, config_option, env_options, parse_pairs
-from searchgym.episode import Episode, save_episodes
+from searchgym.commands.options import (
+    agent_option,
+    config_option,
+    env_arguments,
+    env_options,
+    parse_pairs,
+)
+from searchgym.episode import Episode, check_writable, save_episodes
 from searchgym.evaluation import EvalResult
 from searchgym.evaluation import evaluate as evaluate_agent
 from searchgym.rollouts import open_agent
@@ -37,9 +43,17 @@ def result_table(result: EvalResult, title: str) -> Table:
 @click.option("--agent", default="copy", show_default=True, help="Registered agent: copy, oracle, tiny, …")
 @agent_option
 @env_options
-@click.option("--episodes", default=200, show_default=True, help="Questions to play; 0: the whole split.")
+@click.option(
+    "--episodes",
+    type=click.IntRange(0),
+    default=200,
+    show_default=True,
+    help="Questions to play; 0: the whole split.",
+)
 @click.option("--samples", default=1, show_default=True, help="Episodes per question (avg@k, pass@k).")
-@click.option("--seed", type=int, default=None, help="Draws the questions; default: the first ones.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=None, help="Draws the questions; default: the first ones."
+)
 @click.option("--num-envs", default=64, show_default=True, help="Episodes played at once.")
 @click.option("--save", type=click.Path(path_type=Path), help="Write the episodes here (JSONL).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
@@ -48,7 +62,7 @@ def evaluate(
     agent: str,
     agent_options: tuple[str, ...],
     env_id: str,
-    env_arguments: tuple[str, ...],
+    env_pairs: tuple[str, ...],
     split: str | None,
     episodes: int,
     samples: int,
@@ -59,7 +73,9 @@ def evaluate(
 ) -> None:
     """Evaluate an agent: EM, F1, sub-EM, recall, avg@k and pass@k, each with a bootstrap interval over questions."""
     opened = open_agent({"name": agent, **parse_pairs("--agent-option", agent_options)})
-    arguments = parse_pairs("--env-option", env_arguments)
+    arguments = env_arguments(env_pairs)
+    if save is not None:
+        check_writable(save)
     console = Console(stderr=as_json)
     with Progress(
         TextColumn("{task.description}"),
@@ -77,7 +93,7 @@ def evaluate(
         result = evaluate_agent(
             env_id,
             opened,
-            episodes or None,
+            None if episodes == 0 else episodes,
             samples=samples,
             split=split or "dev",
             seed=seed,

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from searchgym.env import check_names
 from searchgym.errors import ConfigError, UnknownIdError
 
-__all__ = ["agent_option", "config_option", "env_options", "parse_pairs"]
+__all__ = ["agent_option", "config_option", "env_arguments", "env_options", "parse_pairs"]
 
 
 def parse_pairs(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -49,20 +51,51 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
         raise ConfigError(
             f"config file {path} holds a {type(values).__name__}: give a table of option = value"
         )
-    by_name = {p.name: p for p in ctx.command.params if p.name not in (None, "config")}
+    # Keys are the flags as --help shows them, without dashes in front; "_" is as good as "-".
+    options = {
+        flag.removeprefix("--").replace("-", "_"): p
+        for p in ctx.command.params
+        if isinstance(p, click.Option) and p.expose_value
+        for flag in p.opts
+        if flag.startswith("--")
+    }
+    by_name = {p.name: p for p in options.values()}
     defaults: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
-        if name not in by_name:
-            raise UnknownIdError(f"key in config file {path}:", key, [str(n) for n in by_name])
-        if by_name[name].multiple if isinstance(by_name[name], click.Option) else False:
+        option = options.get(name) or by_name.get(name)
+        if option is None:
+            raise UnknownIdError(f"key in config file {path}:", key, options)
+        if option.multiple:
             if isinstance(value, dict):
                 value = [f"{k}={json.dumps(v)}" for k, v in value.items()]
             elif not isinstance(value, list):
                 value = [value]
-        defaults[name] = value
+        defaults[str(option.name)] = value
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return path
+
+
+def _merge(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> tuple[str, ...]:
+    """Pairs of the file first, so that a flag replaces the file's pair of the same key and keeps the others."""
+    name = str(parameter.name)
+    if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+        return pairs
+    return (*(ctx.default_map or {}).get(name, ()), *pairs)
+
+
+def env_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments of --env-option, with their names checked.
+
+    Raises:
+        UnknownIdError: the environment has no such argument.
+        ConfigError: not KEY=VALUE, or the split, which has an option of its own.
+    """
+    arguments = parse_pairs("--env-option", pairs)
+    check_names(arguments)
+    if "split" in arguments:
+        raise ConfigError(f"--env-option split={arguments['split']}: use --split {arguments['split']}")
+    return arguments
 
 
 config_option = click.option(
@@ -78,6 +111,7 @@ agent_option = click.option(
     "agent_options",
     metavar="KEY=VALUE",
     multiple=True,
+    callback=_merge,
     help="Option of the agent, e.g. checkpoint=runs/demo/checkpoints/last. Repeatable.",
 )
 
@@ -88,9 +122,10 @@ def env_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--split", default=None, help="Which questions: train, dev or test."),
         click.option(
             "--env-option",
-            "env_arguments",
+            "env_pairs",
             metavar="KEY=VALUE",
             multiple=True,
+            callback=_merge,
             help="Argument of the environment, e.g. top_k=5, hops=[2,3], corpus=path/to/folder. Repeatable.",
         ),
         click.option("--env", "env_id", default="SearchQA-v0", show_default=True, help="Environment id."),

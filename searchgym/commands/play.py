@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import click
-import gymnasium as gym
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from searchgym.commands.options import env_options, parse_pairs
+from searchgym.commands.options import config_option, env_arguments, env_options
 from searchgym.dialects import Act, Dialect
-from searchgym.env import SearchEnv
+from searchgym.env import SearchEnv, registered_arguments
 
 __all__ = ["play"]
 
@@ -40,22 +40,20 @@ def read_action(line: str, dialect: Dialect) -> str | None:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @env_options
 @click.option("--task-id", default=None, help="Play this question.")
-@click.option("--seed", type=int, default=None, help="Draws the question.")
+@click.option("--seed", type=click.IntRange(0), default=None, help="Draws the question.")
+@config_option
 def play(
-    env_id: str, env_arguments: tuple[str, ...], split: str | None, task_id: str | None, seed: int | None
+    env_id: str, env_pairs: tuple[str, ...], split: str | None, task_id: str | None, seed: int | None
 ) -> None:
     """Play an episode yourself: search, read, answer; then see the score and the gold derivation."""
-    arguments = parse_pairs("--env-option", env_arguments)
+    arguments = env_arguments(env_pairs)
     if split:
         arguments["split"] = split
-    try:
-        env = gym.make(env_id, **arguments).unwrapped
-    except gym.error.UnregisteredEnv as error:
-        raise click.ClickException(str(error)) from error
-    if not isinstance(env, SearchEnv):
-        raise click.ClickException(f"{env_id} is not a search environment: try SearchQA-v0")
+    env = SearchEnv(**registered_arguments(env_id, arguments))
     console = Console()
     observation, info = env.reset(seed=seed, options={"task_id": task_id} if task_id else None)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text are a typing error, not a crash
     console.print(Panel(escape(observation), title=f"question {info['task_id']}", border_style="cyan"))
     console.print(_HELP)
     while True:

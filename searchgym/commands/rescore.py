@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from searchgym.episode import load_episodes, save_episodes
+from searchgym.episode import check_writable, load_episodes, save_episodes
 from searchgym.evaluation import METRICS
 from searchgym.rescoring import rescore as rescore_episode
 
@@ -26,6 +26,8 @@ def rescore(file: Path, out: Path | None) -> None:
     Prints each metric's mean as recorded and as recomputed, and how many episodes changed. FILE is read only,
     unless it is also given as --out; it is then replaced atomically.
     """
+    if out is not None:
+        check_writable(out)
     episodes = list(load_episodes(file))
     outcomes = [rescore_episode(e) for e in episodes]
     table = Table(title=f"{file}: {len(episodes)} episodes")
