@@ -41,7 +41,9 @@ MAX_QUERY_TERMS = 1024
 """Distinct known words of a query that are used, the first ones (Lucene's clause limit): bounds the work."""
 
 _FORMAT = 1
-_KNOWN_WORDS = 100_000  # words whose postings are kept at hand; then the table starts afresh
+# What is kept at hand; a table that is full starts afresh.
+_KNOWN_WORDS = 100_000
+_KNOWN_PASSAGES = 50_000  # a corpus may compute or decode a passage each time it is asked
 _PROGRESS_FROM = 100_000  # passages from which building takes long enough to show progress
 
 _Posting = tuple[NDArray[np.int32], NDArray[np.float32]]
@@ -81,6 +83,7 @@ class BM25:
         self._table = table
         self._directory = directory
         self._postings: dict[str, _Posting | None] = {}
+        self._seen: dict[int, Passage] = {}
 
     @classmethod
     def build(cls, corpus: Corpus, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> BM25:
@@ -182,10 +185,9 @@ class BM25:
         order = (-values).argsort(kind="stable")[
             :k
         ]  # stable: equal scores stay in order of position, so of id
-        passages = self._passages
         hits = []
         for position, score in zip(candidates[order].tolist(), values[order].tolist(), strict=True):
-            passage = passages[position]
+            passage = self._seen.get(position) or self._fetch(position)
             hits.append(Hit(passage.id, passage.title, passage.text, score))
         return hits
 
@@ -219,6 +221,12 @@ class BM25:
             self._postings = {}
         self._postings[word] = posting
         return posting
+
+    def _fetch(self, position: int) -> Passage:
+        if len(self._seen) >= _KNOWN_PASSAGES:
+            self._seen = {}
+        passage = self._seen[position] = self._passages[position]
+        return passage
 
     def _write(self, directory: Path) -> None:
         table = self._table

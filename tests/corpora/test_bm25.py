@@ -138,14 +138,16 @@ def test_one_megabyte_of_text_is_bounded_work(small_corpus: Any) -> None:
     assert results[2:] == [[], []]
 
 
-def test_the_word_table_starts_afresh_when_it_is_full(
+def test_the_tables_start_afresh_when_they_are_full(
     small_corpus: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_KNOWN_WORDS", 5)
+    monkeypatch.setattr(module, "_KNOWN_PASSAGES", 7)
     index = BM25.build(small_corpus)
     before = index.search(["river hills town bridge"], 9)
     index.search([f"noise{i} river" for i in range(50)], 3)
     assert len(index._postings) <= 5
+    assert len(index._seen) <= 7
     assert index.search(["river hills town bridge"], 9) == before
 
 
