@@ -44,7 +44,7 @@ _ATOM = re.compile(
             r"(?P<spaces> +)",
             r"(?P<possessive>'s\b)",
             r"(?P<letters>[^\W\d_]+)",
-            r"(?P<digits>[0-9]+)",
+            r"(?P<digits>[0-9]+(?:s(?![^\W_]))?)",
             r"(?P<other>.)",
         )
     ),
