@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Corpus", "Hop", "Passage", "Question"]
+from .errors import UnknownIdError
+
+__all__ = ["Corpus", "Hop", "Passage", "Question", "find_passage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +92,16 @@ class Corpus(Protocol):
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that have questions."""
+
+
+def find_passage(corpus: Corpus, passage_id: str) -> Passage:
+    """A passage by its id, by bisection (passages are ordered by id).
+
+    Raises:
+        UnknownIdError: no passage has the id.
+    """
+    passages = corpus.passages
+    position = bisect_left(passages, passage_id, key=lambda p: p.id)
+    if position == len(passages) or passages[position].id != passage_id:
+        raise UnknownIdError("passage", passage_id, ())
+    return passages[position]

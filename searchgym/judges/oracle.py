@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from searchgym.question import Corpus
 from searchgym.scoring import normalize_answer
 
 from .protocol import Trace, TraceRound, Verdict
@@ -31,6 +32,9 @@ class OracleJudge:
     """See the module docstring. Rounds that neither search nor answer get u = 0, v = 0."""
 
     name = "oracle"
+
+    def __init__(self, corpus: Corpus | None = None) -> None:
+        del corpus  # everything needed is in the question
 
     def judge(self, traces: Sequence[Trace]) -> list[Verdict]:
         return [self._verdict(trace) for trace in traces]

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from searchgym import plugins
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError
-from searchgym.question import Hop, Question
+from searchgym.question import Corpus, Hop, Question
 
 __all__ = ["Judge", "Trace", "TraceRound", "Verdict", "open_judge", "traces_of"]
 
@@ -87,7 +87,7 @@ class Verdict:
 @runtime_checkable
 class Judge(Protocol):
     """Judges rounds in batches. Register a factory under the entry-point group `searchgym.judges`; it is called
-    with JSON options and returns one of these."""
+    as `factory(corpus, **options)` with the corpus played on (None where there is none) and JSON options."""
 
     name: str
 
@@ -119,7 +119,7 @@ def traces_of(episode: Episode) -> list[Trace]:
     return [Trace(question, rounds[: i + 1]) for i in range(len(rounds))]
 
 
-def open_judge(spec: str | dict[str, Any] | Judge) -> Judge:
+def open_judge(spec: str | dict[str, Any] | Judge, corpus: Corpus | None = None) -> Judge:
     """Open a judge by name or {"name": …, **options}; a `Judge` object is returned as it is.
 
     Raises:
@@ -131,7 +131,7 @@ def open_judge(spec: str | dict[str, Any] | Judge) -> Judge:
     if not isinstance(spec, str | dict) and isinstance(spec, Judge):
         return spec
     name, options = split_spec("judge", spec)
-    judge = call_factory("judge", name, plugins.load("judges", name), (), options)
+    judge = call_factory("judge", name, plugins.load("judges", name), (corpus,), options)
     if not isinstance(judge, Judge):
         raise ConfigError(f"judge {name!r} gave a {type(judge).__name__}, not a searchgym Judge")
     return judge
