@@ -1,0 +1,218 @@
+"""The loop learns, is deterministic, and stops where it must."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from toy_bandit import TASKS, VOCABULARY, ToyGRPO, make_trainer, play, run_toy
+
+from searchgym.episode import load_episodes
+from searchgym.errors import TrainingError
+from searchgym.trainers.algorithm import Algorithm, Loss
+from searchgym.trainers.conformance import TabularPolicy
+from searchgym.trainers.groups import Credit
+from searchgym.trainers.run import RunDirectory
+from searchgym.trainers.tasks import TaskSampler
+
+
+def test_it_learns(tmp_path):
+    result = run_toy(tmp_path, iterations=40)
+    assert result.before["em"].mean <= 0.2
+    assert result.after["em"].mean == 1.0
+    assert result.metrics[-1]["em"] > 0.8
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"advantage": "dr-grpo", "aggregation": "seq-mean-token-sum-norm", "loss_length": 2},
+        {"advantage": "rloo", "kl_coef": 0.01, "kl_estimator": "k3+"},
+        {"clip_high": 0.28, "aggregation": "token-mean", "entropy_coef": 0.001, "dual_clip": 3.0},
+    ],
+)
+def test_variants_learn(tmp_path, settings):
+    result = run_toy(tmp_path, iterations=50, settings={"group_size": 8, **settings})
+    assert result.after["em"].mean >= 5 / 6
+
+
+def test_rewards_permuted_inside_groups_teach_nothing(tmp_path):
+    result = run_toy(tmp_path, iterations=40, settings={"group_size": 8, "permute_rewards": True})
+    assert result.after["em"].mean <= 0.5
+
+
+def test_plain_algorithm_learns_too(tmp_path):
+    class Plain(Algorithm):
+        collect = ToyGRPO.collect
+
+    with RunDirectory.create(tmp_path, {}) as run:
+        result = make_trainer(run, Plain({"group_size": 8}), iterations=40).run_to_end()
+    assert result.after["em"].mean == 1.0
+
+
+def test_twin_runs_are_equal_and_other_seeds_differ(tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run_toy(tmp_path / name, iterations=6, seed=seed, minibatches=3, epochs=2)
+    a, b, c = ((tmp_path / n / "metrics.jsonl").read_bytes() for n in "abc")
+    assert a == b != c
+
+
+def test_how_often_it_is_evaluated_does_not_change_training(tmp_path):
+    run_toy(tmp_path / "a", iterations=4)
+    run_toy(tmp_path / "b", iterations=4, eval_every=1)
+    a, b = (
+        [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in "ab"
+    )
+    for row in a + b:
+        row.pop("eval", None)
+    assert a == b
+
+
+def test_the_token_budget_changes_only_rounding(tmp_path):
+    policies = [run_toy(tmp_path / str(b), iterations=3, token_budget=b).policy for b in (7, 10_000)]
+    torch.testing.assert_close(policies[0].module.weight, policies[1].module.weight, atol=1e-4, rtol=1e-3)
+
+
+def test_metrics_of_an_iteration(tmp_path):
+    row = run_toy(tmp_path, iterations=1, minibatches=3, epochs=2).metrics[1]
+    assert row["iteration"] == 1
+    assert row["groups"] == 6
+    assert row["episodes"] == 48
+    assert row["tokens"] == 2.0
+    assert row["tasks_drawn"] == 6
+    assert row["updates"] == row["policy_version"] == 2 * min(3, 48)
+    assert 0 < row["entropy"] <= np.log(VOCABULARY)
+    assert row["sampling_gap"] < 1e-5 < row["log_ratio_max"]
+    assert row["invalid_rounds"] == row["invalid_episodes"] == 0
+
+
+def test_groups_with_equal_rewards_are_skipped_and_counted(tmp_path):
+    class Hopeless(ToyGRPO):
+        def rewards(self, group):
+            return np.zeros(len(group))
+
+    policy = TabularPolicy(VOCABULARY)
+    before = policy.module.weight.detach().clone()
+    with RunDirectory.create(tmp_path, {}) as run:
+        result = make_trainer(run, Hopeless({"group_size": 4}), policy, iterations=2).run_to_end()
+    assert result.metrics[-1]["equal_groups"] == result.metrics[-1]["skipped_groups"] == 6
+    assert result.metrics[-1]["updates"] == 0
+    assert torch.equal(before, policy.module.weight)
+
+
+def test_invalid_episodes_are_dropped_and_counted(tmp_path):
+    class Flaky(ToyGRPO):
+        def collect(self, policy, envs, tasks):
+            groups = super().collect(policy, envs, tasks)
+            groups[0][0].valid_for_training = False
+            for episode in groups[1][1:]:
+                episode.valid_for_training = False
+            return groups
+
+        def credit(self, groups):
+            assert all(episode.valid_for_training for episode in groups.episodes)
+            return super().credit(groups)
+
+    with RunDirectory.create(tmp_path, {}) as run:
+        row = make_trainer(run, Flaky({"group_size": 4}), iterations=1).run_to_end().metrics[-1]
+    assert row["invalid_episodes"] == 4
+    assert row["left_alone_groups"] == 1
+
+
+class ExplodingLoss(ToyGRPO):
+    def loss(self, batch, outputs):
+        return Loss(super().loss(batch, outputs).total * float("nan"))
+
+
+class ExplodingGradient(ToyGRPO):
+    def loss(self, batch, outputs):
+        total = super().loss(batch, outputs).total
+        return Loss(total + (outputs.logprobs_N[0] - outputs.logprobs_N[0].detach()).abs().sqrt())
+
+
+@pytest.mark.parametrize(("kind", "what"), [(ExplodingLoss, "loss"), (ExplodingGradient, "gradient")])
+def test_not_finite_stops_before_the_weights_change_and_saves_the_episodes(tmp_path, kind, what):
+    policy = TabularPolicy(VOCABULARY)
+    before = policy.module.weight.detach().clone()
+    with (
+        RunDirectory.create(tmp_path, {}) as run,
+        pytest.raises(TrainingError, match=f"the {what} of iteration 1 is not finite"),
+    ):
+        make_trainer(run, kind({"group_size": 8}), policy).run_to_end()
+    assert torch.equal(before, policy.module.weight)
+    assert len(list(load_episodes(tmp_path / "episodes" / "failed-000001.jsonl"))) >= 1
+
+
+def test_credit_of_the_wrong_shape_stops_the_run(tmp_path):
+    class Wrong(ToyGRPO):
+        def credit(self, groups):
+            return Credit.per_episode([[1.0]] * len(groups))
+
+    with RunDirectory.create(tmp_path, {}) as run, pytest.raises(TrainingError, match="credit has"):
+        make_trainer(run, Wrong({"group_size": 8})).run_to_end()
+
+
+def test_extra_modules_are_optimised_saved_and_resumed(tmp_path):
+    class WithCritic(ToyGRPO):
+        def setup(self, policy, rng):
+            super().setup(policy, rng)
+            self.critic = torch.nn.Linear(VOCABULARY, 1, bias=False)
+            torch.nn.init.zeros_(self.critic.weight)
+
+        def extra_modules(self):
+            return {"critic": self.critic}
+
+        def loss(self, batch, outputs):
+            loss = super().loss(batch, outputs)
+            error_N = self.critic(outputs.hidden_N)[:, 0] - batch.advantages_N
+            return Loss(loss.total + 0.5 * batch.total(error_N**2), loss.metrics)
+
+    def final(path, *stops):
+        for stop in stops:
+            algorithm = WithCritic({"group_size": 8})
+            opener = RunDirectory.open if path.exists() else lambda p: RunDirectory.create(p, {})
+            with opener(path) as run:
+                make_trainer(run, algorithm, iterations=stop).run_to_end()
+        return algorithm.critic.weight.detach()
+
+    straight, stopped = final(tmp_path / "a", 5), final(tmp_path / "b", 2, 5)
+    assert straight.abs().sum() > 0
+    assert torch.equal(straight, stopped)
+
+
+def test_resample_draws_until_enough_groups_differ():
+    class Counting(ToyGRPO):
+        calls = 0
+
+        def collect(self, policy, envs, tasks):
+            return super(ToyGRPO, self).collect(policy, envs, tasks)
+
+    import searchgym.trainers.grpo as module
+
+    policy, tasks = TabularPolicy(VOCABULARY), TaskSampler(TASKS, 6, 0)
+    algorithm = Counting({"group_size": 4, "resample": 9})
+    algorithm.setup(policy, np.random.default_rng(0))
+    drawn = []
+
+    def play_groups(policy, envs, task_ids, size, rng):
+        drawn.append(list(task_ids))
+        return [[play(policy, t, f"{i}", t) for i in range(size)] for t in task_ids]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "play_groups", play_groups)
+        patch.setattr("searchgym.trainers.algorithm.play_groups", play_groups)
+        groups = algorithm.collect(policy, None, tasks)
+    unequal = [g for g in groups if len({e.reward for e in g}) > 1]
+    assert len(drawn) > 1
+    assert len(groups) == 6 * len(drawn) == tasks.drawn
+    assert len(unequal) >= 6 or len(drawn) == 10
+
+
+def test_every_question_comes_once_before_any_comes_twice():
+    sampler = TaskSampler([str(i) for i in range(10)], 4, seed=3)
+    drawn = [t for _ in range(5) for t in sampler.draw()]
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == [str(i) for i in range(10)]
+    assert drawn[:10] != drawn[10:]
+    later = TaskSampler([str(i) for i in range(10)], 4, seed=3)
+    later.drawn = 8
+    assert later.draw() == drawn[8:12]
