@@ -11,17 +11,20 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from searchgym import plugins
-from searchgym.commands.options import config_option, parse_pairs
+from searchgym.commands.options import config_option, merge_pairs, parse_pairs
 from searchgym.errors import ConfigError, MissingExtraError
 
-from .config import TrainConfig, describe_settings, parse_settings
+from .config import TrainConfig, describe_settings, make_config
 
 __all__ = ["train"]
 
 _PAIRS = {
     "settings": ("--set", "Setting of the trainer, e.g. kl_coef=0.01; see --list-settings. Repeatable."),
     "agent_options": ("--agent-option", "Option of the agent. Repeatable."),
-    "env_options": ("--env-option", "Argument of the environment, e.g. hops=[2,3]. Repeatable."),
+    "env_options": (
+        "--env-option",
+        'Argument of the environment. Repeatable. [default: types=["chain"] and hops=[2,3] for the default --env]',
+    ),
 }
 
 
@@ -30,7 +33,9 @@ def _config_options(function: Any) -> Any:
     for field in reversed(dataclasses.fields(TrainConfig)):
         if field.name in _PAIRS:
             flag, text = _PAIRS[field.name]
-            decorate = click.option(flag, field.name, metavar="KEY=VALUE", multiple=True, help=text)
+            decorate = click.option(
+                flag, field.name, metavar="KEY=VALUE", multiple=True, callback=merge_pairs, help=text
+            )
         else:
             flag = "--" + field.name.replace("_", "-")
             text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}."
@@ -86,7 +91,7 @@ def train(
                 _resumable(run_dir), _changed_iterations(_resumable(run_dir), given), display
             )
         else:
-            config = parse_settings(TrainConfig, given, "training option")
+            config = make_config(given)
             if run_dir is None:
                 from .run import default_run_directory
 
@@ -99,7 +104,7 @@ def train(
             )
         else:
             click.echo("\ninterrupted before the run began; nothing was written", err=True)
-        raise SystemExit(130) from None
+        ctx.exit(130)
     if result.before is not None and result.after is not None:
         console.print(result_table(result.before, result.after, "greedy evaluation on held-out questions"))
     console.print(
@@ -108,14 +113,12 @@ def train(
 
 
 def _given(ctx: click.Context, options: dict[str, Any], group_size: int | None) -> dict[str, Any]:
-    """The options somebody chose, on the command line or in the file; pairs of both are merged."""
+    """The options somebody chose, on the command line or in the file."""
     given: dict[str, Any] = {}
     for name, value in options.items():
         if name in _PAIRS:
-            file_pairs = tuple((ctx.default_map or {}).get(name, ()))
-            pairs = parse_pairs(_PAIRS[name][0], (*file_pairs, *value))
-            if pairs:
-                given[name] = pairs
+            if value:
+                given[name] = parse_pairs(_PAIRS[name][0], value)
         elif ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
             given[name] = value
     if group_size is not None:
@@ -147,11 +150,5 @@ def _changed_iterations(run_dir: Path, given: dict[str, Any]) -> int | None:
 
 
 def _print_settings(console: Console, trainer: str) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"settings of trainer {trainer!r} (--set KEY=VALUE)")
-    for column in ("key", "type", "default", "meaning"):
-        table.add_column(column)
     for name, kind, default, text in describe_settings(plugins.load("trainers", trainer).settings_class):
-        table.add_row(name, kind, str(default), text)
-    console.print(table)
+        console.print(f"{name} = {default}  ({kind})\n    {text}", highlight=False, markup=False)

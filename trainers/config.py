@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from searchgym.errors import ConfigError, did_you_mean
 
-__all__ = ["TrainConfig", "describe_settings", "option", "parse_settings"]
+__all__ = ["TrainConfig", "describe_settings", "make_config", "option", "parse_settings"]
 
 T = TypeVar("T")
 
@@ -34,7 +34,9 @@ class TrainConfig:
     agent: str = option("tiny", "registered trainable agent")
     agent_options: dict[str, Any] = option({}, "arguments of the agent's constructor")
     env: str = option("SearchQA-Terse-v0", "registered environment id")
-    env_options: dict[str, Any] = option({}, "arguments of gym.make")
+    env_options: dict[str, Any] = option(
+        {"types": ["chain"], "hops": [2, 3]}, "arguments of gym.make; none by default once `env` is given"
+    )
     num_envs: int = option(0, "environments stepped together; 0: one per episode of an iteration", low=0)
     iterations: int = option(20, "collect-and-update rounds", low=0)
     questions: int = option(16, "questions per iteration", low=1)
@@ -53,6 +55,19 @@ class TrainConfig:
     eval_every: int = option(0, "also evaluate every so many iterations; 0: never", low=0)
     checkpoint_every: int = option(5, "iterations between checkpoints (and saved episodes)", low=1)
     keep_checkpoints: int = option(2, "newest checkpoints kept, besides the initial one", low=1)
+
+
+def make_config(values: Mapping[str, Any]) -> TrainConfig:
+    """A checked `TrainConfig` from some of its fields.
+
+    The default question filter belongs to the default environment: naming an environment drops it.
+
+    Raises:
+        ConfigError: see `parse_settings`.
+    """
+    if "env" in values:
+        values = {"env_options": {}, **values}
+    return parse_settings(TrainConfig, values, "training option")
 
 
 def parse_settings(cls: type[T], values: Mapping[str, Any], what: str = "trainer setting") -> T:

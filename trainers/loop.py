@@ -24,13 +24,13 @@ from searchgym import plugins
 from searchgym.agents.policy import Policy, TokenOutputs
 from searchgym.errors import ConfigError, RunDirectoryError, TrainingError
 from searchgym.evaluation import Estimate, EvalResult, evaluate
-from searchgym.rollouts import open_agent, open_envs
-from searchgym.vector import SearchVectorEnv
+from searchgym.rollouts import open_agent
+from searchgym.vector import SearchVectorEnv, make_vec
 
 from .algorithm import Algorithm, Loss
 from .batch import Batch, micro_batches, minibatches, pack
 from .checkpoint import load_checkpoint, load_policy, save_checkpoint
-from .config import TrainConfig, parse_settings
+from .config import TrainConfig, make_config, parse_settings
 from .groups import Group, Groups, drop_invalid
 from .metrics import UpdateMetrics, collection_metrics, estimates, evaluation_row
 from .objective import kl_estimate
@@ -82,7 +82,7 @@ def train(
         TrainingError: training could not go on.
     """
     if not isinstance(config, TrainConfig):
-        config = parse_settings(TrainConfig, config or {}, "training option")
+        config = make_config(config or {})
     path = Path(run_dir) if run_dir is not None else default_run_directory(config.trainer, config.env)
     if (path / "config.json").exists():  # before the seconds that opening an agent takes
         raise RunDirectoryError(
@@ -138,16 +138,16 @@ def _open_parts(config: TrainConfig) -> _Parts:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)  # an agent that draws its initial weights draws the same ones again
+    num_envs = config.num_envs or config.questions * algorithm.settings.group_size
+    envs = make_vec(config.env, num_envs, **{**config.env_options, "split": config.split})
+    if config.eval_episodes and not envs.task_ids(config.eval_split):
+        raise ConfigError(
+            f"no questions to evaluate on in split {config.eval_split!r}: set eval_episodes to 0"
+        )
     policy = open_agent({**config.agent_options, "name": config.agent})
     if not isinstance(policy, Policy):
         raise ConfigError(
             f"agent {config.agent!r} cannot be trained: it has no weights (try 'tiny' or 'candidate')"
-        )
-    num_envs = config.num_envs or config.questions * algorithm.settings.group_size
-    envs = open_envs(config.env, policy, num_envs, **{**config.env_options, "split": config.split})
-    if config.eval_episodes and not envs.task_ids(config.eval_split):
-        raise ConfigError(
-            f"no questions to evaluate on in split {config.eval_split!r}: set eval_episodes to 0"
         )
     return _Parts(policy, algorithm, envs, TaskSampler(envs.task_ids(), config.questions, config.seed))
 

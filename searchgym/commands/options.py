@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from searchgym.env import check_names
 from searchgym.errors import ConfigError, UnknownIdError
 
-__all__ = ["agent_option", "config_option", "env_arguments", "env_options", "parse_pairs"]
+__all__ = ["agent_option", "config_option", "env_arguments", "env_options", "merge_pairs", "parse_pairs"]
 
 
 def parse_pairs(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
     return path
 
 
-def _merge(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> tuple[str, ...]:
+def merge_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> tuple[str, ...]:
     """Pairs of the file first, so that a flag replaces the file's pair of the same key and keeps the others."""
     name = str(parameter.name)
     if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
@@ -111,7 +111,7 @@ agent_option = click.option(
     "agent_options",
     metavar="KEY=VALUE",
     multiple=True,
-    callback=_merge,
+    callback=merge_pairs,
     help="Option of the agent, e.g. checkpoint=runs/demo/checkpoints/last. Repeatable.",
 )
 
@@ -125,7 +125,7 @@ def env_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "env_pairs",
             metavar="KEY=VALUE",
             multiple=True,
-            callback=_merge,
+            callback=merge_pairs,
             help="Argument of the environment, e.g. top_k=5, hops=[2,3], corpus=path/to/folder. Repeatable.",
         ),
         click.option("--env", "env_id", default="SearchQA-v0", show_default=True, help="Environment id."),
