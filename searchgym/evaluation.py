@@ -161,7 +161,7 @@ def evaluate(
     if episodes is not None:
         check_count("episodes", episodes, 1)
     opened = open_agent(agent)
-    envs = open_envs(env, opened, num_envs, **arguments)
+    envs = open_envs(env, opened, num_envs, split, **arguments)
     tasks = choose_tasks(envs.rules, split, None, seed)[:episodes]
     played = collect(envs, opened, [t for t in tasks for _ in range(samples)], on_episode=on_episode)
     return summarize(played)

@@ -244,11 +244,18 @@ def open_agent(agent: AgentLike) -> Agent:
     raise ConfigError(f"agent is {agent!r}: give an Agent, a name, or a function (observation, info) -> str")
 
 
-def open_envs(env: EnvLike, agent: Agent, num_envs: int, **arguments: Any) -> SearchVectorEnv:
-    """A vector environment for an agent; gold data is revealed to the controls that need it, and only to them."""
+def open_envs(
+    env: EnvLike, agent: Agent, num_envs: int, split: str | None = None, **arguments: Any
+) -> SearchVectorEnv:
+    """A vector environment for an agent; gold data is revealed to the controls that need it, and only to them.
+
+    `split` is the one to be played: a corpus need not have the split an id plays by default.
+    """
     if agent.needs_gold:
         arguments["reveal_gold"] = True
     if isinstance(env, str):
+        if split is not None:
+            arguments["split"] = split
         return make_vec(env, num_envs, **arguments)
     if isinstance(env, SearchVectorEnv):
         rules, num_envs = env.rules, env.num_envs
@@ -312,6 +319,6 @@ def rollout(
         ConfigError: an argument that cannot be used, before any episode is played.
     """
     opened = open_agent(agent)
-    envs = open_envs(env, opened, num_envs, **arguments)
+    envs = open_envs(env, opened, num_envs, split, **arguments)
     tasks = list(task_ids) if task_ids is not None else choose_tasks(envs.rules, split, episodes, seed)
     return collect(envs, opened, tasks)
