@@ -21,6 +21,7 @@ import operator
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -291,7 +292,7 @@ def _check_k(k: object) -> int:
 def _index(corpus: Corpus, settings: dict[str, Any]) -> _Table:
     import bm25s  # takes a while (numba), and only building needs it
 
-    show = len(corpus.passages) >= _PROGRESS_FROM
+    show = len(corpus.passages) >= _PROGRESS_FROM and sys.stderr.isatty()
     word_terms: dict[str, int | None] = {}  # every distinct word once; None for stop words
     vocabulary: dict[str, int] = {}
     documents = []
@@ -318,10 +319,12 @@ def _index(corpus: Corpus, settings: dict[str, Any]) -> _Table:
 
 def _in_order(corpus: Corpus, show: bool) -> Iterator[Passage]:
     """All passages, checking that position order is id order, on which the order of ties rests."""
+    from rich.console import Console
     from rich.progress import track
 
     previous: str | None = None
-    for passage in track(corpus.passages, f"Reading {corpus.name}", disable=not show):
+    console = Console(stderr=True)
+    for passage in track(corpus.passages, f"Reading {corpus.name}", console=console, disable=not show):
         if previous is not None and passage.id <= previous:
             raise CorpusError(
                 f"corpus {corpus.name!r} is not sorted by id: {passage.id!r} follows {previous!r}; sort it"

@@ -12,6 +12,7 @@ that it is either complete or absent, whatever happens in the middle:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import json
 import os
@@ -207,7 +208,8 @@ def _locked(entry: Path) -> filelock.BaseFileLock:
     # Probe first: a file system mounted read-only may still let an existing lock file be opened and locked.
     probe = _temporary(entry)
     probe.mkdir()
-    probe.rmdir()
+    with contextlib.suppress(FileNotFoundError):  # whoever holds the lock may have swept it already
+        probe.rmdir()
     lock = filelock.FileLock(entry.parent / f".{entry.name}.lock", mode=0o666)
     lock.acquire()
     return lock

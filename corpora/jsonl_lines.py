@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import sys
 import zlib
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -201,11 +202,15 @@ def _resolved(
 
 @contextlib.contextmanager
 def _open(file: Path) -> Iterator[IO[bytes]]:
-    from rich import progress  # only building needs it
+    from rich import console, progress  # only building needs them
 
-    quiet = file.stat().st_size < _PROGRESS_FROM
+    quiet = file.stat().st_size < _PROGRESS_FROM or not sys.stderr.isatty()
     with contextlib.ExitStack() as stack:
-        raw: Any = stack.enter_context(progress.open(file, "rb", description=file.name, disable=quiet))
+        raw: Any = stack.enter_context(
+            progress.open(
+                file, "rb", description=file.name, console=console.Console(stderr=True), disable=quiet
+            )
+        )
         stream: Any = gzip.GzipFile(fileobj=raw, mode="rb") if file.suffix == ".gz" else raw
         yield stack.enter_context(stream)
 

@@ -153,24 +153,38 @@ def test_large_entries_are_read_in_full_only_on_request(monkeypatch: pytest.Monk
     assert verify_directory(entry) == [f"{entry / 'words.txt'} has changed since it was written"]
 
 
-def test_two_processes_at_once_build_once(home: Path, tmp_path: Path) -> None:
+def test_processes_at_once_build_once(home: Path, tmp_path: Path) -> None:
     code = """
+        import warnings
+        warnings.simplefilter("error")  # such as the one that the home cannot be written
         here = Path(os.environ["HERE"])
-        def build(directory):
-            with open(here / "builds", "a") as log:
-                log.write("built\\n")
-            time.sleep(0.5)  # long enough for the other to arrive
-            (directory / "x").write_text("done")
         (here / f"ready-{os.getpid()}").touch()
-        while len(list(here.glob("ready-*"))) < 2:
-            time.sleep(0.005)
-        print(cached_directory("thing", {"format": 1}, build))
+        while len(list(here.glob("ready-*"))) < 3:
+            time.sleep(0.001)
+        for number in range(30):
+            def build(directory):
+                with open(here / "builds", "a") as log:
+                    log.write(f"{number}\\n")
+                (directory / "x").write_text(str(number))
+            print((cached_directory("thing", {"format": 1, "number": number}, build) / "x").read_text())
     """
-    both = [start(code, home, HERE=str(tmp_path)) for _ in range(2)]
-    paths = [finish(process) for process in both]
-    assert paths[0] == paths[1]
-    assert (Path(paths[0]) / "x").read_text() == "done"
-    assert (tmp_path / "builds").read_text() == "built\n"
+    racers = [start(code, home, HERE=str(tmp_path)) for _ in range(3)]
+    expected = [str(number) for number in range(30)]
+    assert [finish(process).split() for process in racers] == [expected] * 3
+    assert sorted((tmp_path / "builds").read_text().split(), key=int) == expected
+    assert litter(home) == []
+
+
+def test_the_second_process_waits_for_the_first(home: Path, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    first = start(SLOW_BUILD, home, FLAG=str(flag))
+    wait_for(flag.exists)
+    second = start(SLOW_BUILD, home, FLAG=str(tmp_path / "other"))
+    time.sleep(0.3)
+    assert second.poll() is None
+    (tmp_path / "flag-go-on").touch()
+    assert finish(first) == finish(second)
+    assert not (tmp_path / "other").exists()  # it never built
 
 
 SLOW_BUILD = """
