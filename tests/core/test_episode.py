@@ -1,0 +1,186 @@
+"""Episode files: exact round trips, atomic writes, errors that name the line, outcomes that can be recomputed."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from toys import MESSAGES, RIGHT, SEARCH
+
+from searchgym.agent import FunctionAgent
+from searchgym.commands.rescore import rescore as rescore_command
+from searchgym.episode import Episode, Segment, StopReason, check_writable, load_episodes, save_episodes
+from searchgym.errors import EpisodeFileError, UnknownIdError
+from searchgym.rescoring import rescore
+from searchgym.rollouts import collect, rollout
+from searchgym.vector import SearchVectorEnv
+
+
+@pytest.fixture
+def episodes(toy: str) -> list[Episode]:
+    """Three episodes, one of them with odd characters and tokens."""
+    played = rollout("SearchQA-v0", lambda o, i: SEARCH if "task_id" in i else RIGHT, 3, corpus=toy)
+    played[1].rounds[0].text = "\ud800 naïve 北京 \u2028 \x00"
+    played[1].segments = [Segment([1, 2], [0, 1], [0.0, -0.25], [0, 0])]
+    return played
+
+
+def test_round_trip_through_a_file(episodes: list[Episode], tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "episodes.jsonl"
+    save_episodes(path, episodes)
+    assert list(load_episodes(path)) == episodes
+    assert path.read_bytes().count(b"\n") == 3
+    assert os.listdir(path.parent) == ["episodes.jsonl"]
+    (first, *_) = load_episodes(path)
+    assert first.outcome.stop_reason is StopReason.ANSWERED
+    assert first.schema == 1
+
+
+def test_a_saved_file_has_the_permissions_of_any_new_file(episodes: list[Episode], tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    save_episodes(tmp_path / "saved", episodes)
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "saved")}
+    assert len(modes) == 1
+
+
+def test_a_failure_midway_leaves_the_old_file(episodes: list[Episode], tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    save_episodes(path, episodes[:1])
+    before = path.read_bytes()
+
+    def breaks(error: BaseException) -> Iterator[Episode]:
+        yield episodes[1]
+        raise error
+
+    for error in (KeyboardInterrupt(), RuntimeError("engine died")):
+        with pytest.raises(type(error)):
+            save_episodes(path, breaks(error))
+        assert path.read_bytes() == before
+        assert os.listdir(tmp_path) == ["episodes.jsonl"]
+    save_episodes(path, load_episodes(path))  # may be read from where it is written to
+    assert path.read_bytes() == before
+
+
+def test_where_no_file_can_be_written(episodes: list[Episode], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "below.jsonl", tmp_path / ("x" * 300), tmp_path / "nul\0"):
+        for call in (lambda p=path: save_episodes(p, episodes), lambda p=path: check_writable(p)):
+            with pytest.raises(EpisodeFileError, match="cannot be written"):
+                call()
+    assert sorted(os.listdir(tmp_path)) == ["file"]
+
+
+def damaged(line: str) -> dict[str, tuple[str, str]]:
+    """Lines that are no episode, with what the error must say."""
+    good = json.loads(line)
+
+    def but(**changes: Any) -> str:
+        return json.dumps({**good, **changes})
+
+    without = {k: v for k, v in good.items() if k != "outcome"}
+    return {
+        "cut": (line[: len(line) // 2], "the last line is cut off"),
+        "not JSON": ("hello\n", "not JSON"),
+        "blank": ("\n", "not JSON"),
+        "not UTF-8": ("\udcff\n", "not JSON"),
+        "too deep": ("[" * 100_000 + "\n", "not JSON"),
+        "a list": ("[1]\n", "schema is 'list'"),
+        "schema": (but(schema=99), "schema is 99, this version reads 1"),
+        "no schema": ("{}", "schema is None"),
+        "a field less": (json.dumps(without), "outcome"),
+        "a field more": (but(surprise=1), "surprise"),
+        "a round that is none": (but(rounds=["x"]), "not a complete episode"),
+        "rounds a number": (but(rounds=3), "not a complete episode"),
+        "an unknown stop": (but(outcome={**good["outcome"], "stop_reason": "bored"}), "bored"),
+        "a score that is text": (but(outcome={**good["outcome"], "em": "1"}), "em of Outcome is '1'"),
+        "a flag that is a number": (but(terminated=1), "terminated of Episode is 1"),
+        "env a list": (but(env=[1]), "env of Episode"),
+        "tokens a string": (
+            but(segments=[{"tokens": "ab", "mask": [], "logprobs": [], "rounds": []}]),
+            "tokens of Segment",
+        ),
+    }
+
+
+def test_every_damage_names_file_and_line(episodes: list[Episode], tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    save_episodes(path, episodes)
+    good = path.read_text("ascii").splitlines(keepends=True)
+    for name, (line, message) in damaged(good[1]).items():
+        path.write_bytes((good[0] + line).encode("utf-8", "surrogateescape"))
+        loaded = load_episodes(path)
+        assert next(loaded) == episodes[0], name  # what came before the damage is still read
+        with pytest.raises(EpisodeFileError) as caught:
+            next(loaded)
+        assert f"{path}, line 2" in str(caught.value), name
+        assert message in str(caught.value), name
+
+
+def test_no_file_no_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.jsonl", tmp_path):
+        with pytest.raises(EpisodeFileError, match="cannot be read"):
+            list(load_episodes(path))
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    script=st.lists(MESSAGES, min_size=1, max_size=6),
+    dialect=st.sampled_from(["tags", "tools"]),
+    feedback=st.sampled_from([None, {"level": "gold", "calls": 1}]),
+    max_queries=st.integers(1, 2),
+)
+def test_rescoring_gives_the_recorded_outcome(
+    toy: str, script: list[str], dialect: str, feedback: dict[str, Any] | None, max_queries: int
+) -> None:
+    envs = SearchVectorEnv(
+        1, corpus=toy, dialect=dialect, feedback=feedback, max_queries=max_queries, max_rounds=len(script)
+    )
+    messages = iter(script)
+    (episode,) = collect(envs, FunctionAgent(lambda o, i: next(messages)), ["employer-town"])
+    assert rescore(Episode.from_json(json.loads(json.dumps(episode.to_json())))) == episode.outcome
+
+
+def test_rescoring_follows_the_text_not_the_record(episodes: list[Episode]) -> None:
+    episode = episodes[0]
+    episode.rounds[-1].text = "<answer>Velm</answer>"
+    found = rescore(episode)
+    assert (found.answer, found.em, found.stop_reason) == ("Velm", 0.0, StopReason.ANSWERED)
+    episode.gold["answers"] = ["velm!"]
+    assert rescore(episode).em == 1.0
+    episode.rounds[0].hits = []
+    assert rescore(episode).recall == 0.0
+    episode.env["dialect"] = "tgs"
+    with pytest.raises(UnknownIdError, match="Did you mean 'tags'"):
+        rescore(episode)
+    for name, value in (("env", {}), ("gold", {}), ("gold", {"answers": 3}), ("rounds", [])):
+        broken = Episode.from_json({**episodes[2].to_json(), name: value})
+        with pytest.raises(EpisodeFileError, match="cannot be rescored"):
+            rescore(broken)
+
+
+def test_the_rescore_command(episodes: list[Episode], tmp_path: Path) -> None:
+    path, out = tmp_path / "episodes.jsonl", tmp_path / "again.jsonl"
+    episodes[0].outcome.em = 0.0  # as an older scorer may have said
+    save_episodes(path, episodes)
+    before = path.read_bytes()
+    done = CliRunner().invoke(rescore_command, [str(path), "--out", str(out)])
+    assert done.exit_code == 0
+    row = next(line for line in done.output.splitlines() if " em " in line)
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["em", "0.0000", "0.3333", "1"]
+    assert path.read_bytes() == before
+    assert [e.outcome.em for e in load_episodes(out)] == [1.0, 0.0, 0.0]
+    CliRunner().invoke(rescore_command, [str(path), "--out", str(path)])
+    assert path.read_bytes() == out.read_bytes()
