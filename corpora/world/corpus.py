@@ -260,7 +260,7 @@ _OPTIONS = ("size", "seed", "train", "dev", "test")
 def _open(name: str, fixed: dict[str, Any], options: dict[str, Any]) -> World:
     for option in options:
         if option not in _OPTIONS:
-            raise UnknownIdError(f"option of the corpus {name!r}:", option, _OPTIONS)
+            raise UnknownIdError(f"option of the corpus {name!r}", option, _OPTIONS)
     return World(**fixed, **options)
 
 
@@ -287,14 +287,14 @@ def write_world(directory: str | Path, **options: Any) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
-        with open(temporary / "passages.jsonl", "w", encoding="utf-8", newline="\n") as file:
-            for p in world.passages:
-                row = {"id": p.id, "title": p.title, "text": p.text}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
         with open(temporary / "questions.jsonl", "w", encoding="utf-8", newline="\n") as file:
             for split in world.splits:
                 for q in world.questions(split):
                     file.write(json.dumps(_record(q), ensure_ascii=False) + "\n")
+        with open(temporary / "passages.jsonl", "w", encoding="utf-8", newline="\n") as file:
+            for p in world.passages:
+                row = {"id": p.id, "title": p.title, "text": p.text}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
         if target.exists():
             target.rmdir()
         temporary.rename(target)

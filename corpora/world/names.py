@@ -66,20 +66,27 @@ class _Glued:
 
     def __init__(self, needed: int, words: int, seed: int) -> None:
         self._words = words
-        self._count = 1
-        while words**self._count < needed * 5 // 4:
-            self._count += 1
-        self._permutation = GridPermutation(words ** (self._count - 1), words, seed)
-        if self._count == 1:  # a grid needs two sides of some size to look random
+        self._more = 0
+        while self._capacity() < needed * 5 // 4:
+            self._more += 1
+        if self._more:
+            sides = (self._capacity() // words, words)
+        else:  # a grid needs two sides of some size to look random
             side = max(d for d in range(1, 60) if words % d == 0)
-            self._permutation = GridPermutation(words // side, side, seed)
+            sides = (words // side, side)
+        self._permutation = GridPermutation(*sides, seed)
+
+    def _capacity(self) -> int:
+        return self._words * (self._words - 1) ** self._more
 
     def __call__(self, slot: int) -> list[int]:
-        value, digits = self._permutation(slot), []
-        for _ in range(self._count):
-            value, digit = divmod(value, self._words)
-            digits.append(digit)
-        return digits
+        value, word = divmod(self._permutation(slot), self._words)
+        found = [word]
+        for _ in range(self._more):
+            value, step = divmod(value, self._words - 1)
+            word = (word + 1 + step) % self._words  # any word but the one before it
+            found.append(word)
+        return found
 
 
 class _People:
@@ -88,7 +95,7 @@ class _People:
     def __init__(self, needed: int, seed: int) -> None:
         given = len(GIVEN_NAMES)
         self._middle = needed > given * _SURNAMES * 3 // 5
-        firsts = given * given if self._middle else given
+        firsts = given * (given - 1) if self._middle else given
         surnames = min(_SURNAMES, max(40, 6 * needed // firsts))
         self._surnames = AffinePermutation(_SURNAMES, seed)
         self._grid = GridPermutation(firsts, surnames, seed)
@@ -99,7 +106,8 @@ class _People:
         surname = _surname(self._surnames(last))
         if not self._middle:
             return f"{GIVEN_NAMES[first]} {surname}"
-        one, two = divmod(first, len(GIVEN_NAMES))
+        one, step = divmod(first, len(GIVEN_NAMES) - 1)
+        two = (one + 1 + step) % len(GIVEN_NAMES)
         return f"{GIVEN_NAMES[one]} {GIVEN_NAMES[two]} {surname}"
 
 
@@ -107,19 +115,22 @@ class _Titles:
     """ "Copper Lantern"; in large worlds "Copper Lantern of Oldmoor"."""
 
     def __init__(self, needed: int, seed: int) -> None:
-        self._nouns = len(NOUNS)
-        pairs = len(ADJECTIVES) * self._nouns
-        self._long = needed > pairs * 4 // 5
-        self._grid = GridPermutation(
-            _PLACES if self._long else len(ADJECTIVES), pairs if self._long else self._nouns, seed
-        )
-        self._pairs = pairs
+        self._nouns, self._pairs = len(NOUNS), len(ADJECTIVES) * len(NOUNS)
+        self._places = 0
+        while self._pairs * _PLACES**self._places < needed * 5 // 4:
+            self._places += 1
+        sides = (_PLACES**self._places, self._pairs) if self._places else (len(ADJECTIVES), self._nouns)
+        self._grid = GridPermutation(*sides, seed)
 
     def __call__(self, slot: int) -> str:
-        place, pair = divmod(self._grid(slot), self._pairs)
+        places, pair = divmod(self._grid(slot), self._pairs)
         adjective, noun = divmod(pair, self._nouns)
         title = f"{ADJECTIVES[adjective]} {NOUNS[noun]}"
-        return f"{title} of {_place(place)}" if self._long else title
+        words = []
+        for _ in range(self._places):
+            places, place = divmod(places, _PLACES)
+            words.append(_place(place))
+        return f"{title} of {' '.join(words)}" if words else title
 
 
 class Names:

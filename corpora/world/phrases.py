@@ -47,7 +47,7 @@ the politician at the head of {x}
 [river.source]
 the mountain on which {x} rises
 the mountain where {x} has its source
-the mountain {x} springs from
+the source mountain of {x}
 [mountain.county]
 the county in which {x} stands
 the county of {x}

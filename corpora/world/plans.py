@@ -94,7 +94,7 @@ class Profile:
     bridged: int
 
 
-_SHARES = (("chain", 50), ("comparison", 15), ("intersection", 15), ("obscured", 20))
+_SHARES = (("intersection", 15), ("obscured", 20), ("comparison", 15), ("chain", 50))  # the scarce first
 DEFAULT = Profile("country", _SHARES, (1, 2, 2, 2, 2, 3, 3, 3, 3, 4), (0, 0, 1), (1, 2, 2, 3), 50)
 HARD = Profile("country-hard", _SHARES, (3, 3, 4), (1, 2), (3, 3, 4), 100)
 
@@ -105,6 +105,7 @@ _LIST_PAIRS = (
     (("river", "towns", ""), ("railway", "towns", "")),
 )
 _WHERE = ("birthplace", "school", "spouse")
+_PATIENCE = 3_000  # draws without a new question after which a world counts as exhausted
 _DECADES = {"film": "released", "book": "published"}
 _COMPARED = {"population", "area", "length", "height"}
 
@@ -290,7 +291,9 @@ def _draw_comparison(country: Country, draw: _Draw, profile: Profile) -> Plan | 
     numbers = [country.fact(e, relation.name) for e in ends]
     if numbers[0] == numbers[1]:
         return None
-    extreme = draw.choice(("least", "most"))
+    # One of the two for each pair, whichever is named first: else the pair could be in two splits.
+    low, high = sorted((one.index, two.index))
+    extreme = ("least", "most")[hash64(low, high, key(relation.name), len(path)) % 2]
     return Plan("comparison", (one.index, two.index), path=path, compare=(relation.name, extreme))
 
 
@@ -380,6 +383,8 @@ def _final_key(plan: Plan, steps: list[Step], answer: Value) -> tuple[int, str]:
     if plan.path and plan.compare is None:
         return steps[-1].entity.index, plan.path[-1]
     assert isinstance(answer, Entity)
+    if plan.where is not None:
+        return answer.index, plan.where[0]
     return answer.index, plan.compare[0] if plan.compare else plan.lists[0]
 
 
@@ -418,8 +423,7 @@ def draw_plans(
     Yields:
         (split, sort key, plan, gold steps, answer) of every question; sorting a split by its key mixes kinds.
 
-    Raises:
-        ConfigError: through the caller, when the world is too small for so many (drawing then stops early).
+    Drawing stops early when the world is too small for so many questions.
     """
     total = sum(counts.values())
     base = hash64(country.seed, country.size, key(profile.name))
@@ -429,9 +433,12 @@ def draw_plans(
             for split, n in counts.items():
                 wanted[split] += n - sum(n * s // 100 for _, s in profile.shares)
         seen: set[Plan] = set()
-        attempts = 0
-        while any(wanted.values()) and attempts < 60 * total:
+        attempts = fruitless = 0
+        while any(wanted.values()):
+            if fruitless == _PATIENCE:
+                return
             attempts += 1
+            fruitless += 1
             number = hash64(base, key(kind), attempts)
             plan = _DRAWERS[kind](country, _Draw(number), profile)
             if not plan or plan in seen:
@@ -444,4 +451,5 @@ def draw_plans(
             split = _split(hash64(base, index, key(relation)) % total, counts)
             if wanted[split]:
                 wanted[split] -= 1
+                fruitless = 0
                 yield split, number, plan, steps, answer

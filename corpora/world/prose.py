@@ -26,6 +26,7 @@ from .words import MALE_NAMES
 __all__ = ["Prose"]
 
 _BRANCHES = re.compile(r", | and ")
+_DOUBLED = re.compile(r"\b(\w+) \1\b")
 _MONTHS = (
     "January",
     "February",
@@ -78,8 +79,8 @@ def _capital(text: str) -> str:
 
 def _theme(words: Sequence[str]) -> str:
     figure, event, *more = words
-    text = f"{_article(f'{more[0]} {figure}' if more else figure)} and {_article(event)}"
-    return f"{text} near {_article(more[1])}" if len(more) > 1 else text
+    parts = [_article(f"{more[0]} {figure}" if more else figure), _article(event), *map(_article, more[1:])]
+    return _listed(parts)
 
 
 class Prose:
@@ -264,8 +265,10 @@ class Prose:
         asks = ASKS[f"{type_}.{plan.path[-1]}"]
         if len(phrase) > _LONG_PHRASE:  # as above
             asks = tuple(a for a in asks if a.endswith("{x}?")) or asks
-        ask = _choose(asks, hash64(number, 99))
-        return introduction + ask.replace("{x}", phrase)
+        first = hash64(number, 99)
+        wordings = [_choose(asks, first + i).replace("{x}", phrase) for i in range(len(asks))]
+        # Phrases can end in the word that follows: "the school where she was educated educated?"
+        return introduction + next((w for w in wordings if not _DOUBLED.search(w)), wordings[0])
 
     def _found(self, plan: Plan, starts: list[Entity]) -> tuple[str, str, dict[str, str]]:
         x = self._named(starts[0]) if len(starts) == 1 else self.mention(starts[0])
