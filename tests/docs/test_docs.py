@@ -1,0 +1,195 @@
+"""Every code block of README.md and docs/ runs and prints what its page shows; links resolve; the reference is
+complete. The conventions of the pages are at the head of `doc_pages.py`, which also rewrites outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doc_pages import ROOT, pages, read_blocks, run_page, same
+
+import searchgym
+from searchgym import errors
+from searchgym.conformance import check_corpus  # noqa: F401  (imported by name on the pages)
+from searchgym.dialects import _RETRY
+from searchgym.env import SearchEnv, make_rules
+from searchgym.evaluation import EvalResult
+from searchgym.feedback import FEEDBACK_LEVELS
+from searchgym.game import REWARD_TERMS
+
+DOCS = ROOT / "docs"
+MOST_SKIPS = 8
+"""Blocks that no test runs: installing packages, minute-long training, this machine's doctor."""
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_shows_what_its_blocks_print(page: Path, tmp_path: Path) -> None:
+    differences = run_page(page, tmp_path)
+    assert not differences, f"{page.relative_to(ROOT)}:\n" + "\n".join(map(str, differences))
+
+
+def test_few_blocks_are_skipped_and_each_says_why() -> None:
+    skips = {
+        f"{page.relative_to(ROOT)}:{block.line}": block.argument
+        for page in pages()
+        for block in read_blocks(page.read_text("utf-8"))
+        if block.mark == "skip"
+    }
+    assert len(skips) <= MOST_SKIPS, skips
+    for place, reason in skips.items():
+        assert len(reason.split()) >= 2, f"{place}: {reason!r} is no reason"
+
+
+# -- links ---------------------------------------------------------------------------------------------------
+
+
+def links(page: Path) -> list[str]:
+    """The targets of a page's links inside the repository."""
+    text = _without_code(page.read_text("utf-8"))
+    return [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", t)]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors a host makes of a page's headings."""
+    found = set()
+    for heading in re.findall(r"^#{1,6} (.+)$", _without_code(page.read_text("utf-8")), re.MULTILINE):
+        words = re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).strip()
+        found.add(words.replace(" ", "-"))
+    return found
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"^(`{3,}).*?^\1\s*$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page: Path) -> None:
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.relative_to(ROOT)} links to {target!r}, which does not exist"
+        assert ROOT in file.parents, f"{page.relative_to(ROOT)} links out of the repository: {target!r}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.relative_to(ROOT)} links to {target!r}: no such heading"
+
+
+def test_the_map_leads_to_every_page() -> None:
+    index = DOCS / "index.md"
+    reached = {(DOCS / target.partition("#")[0]).resolve() for target in links(index)}
+    missing = {str(p.relative_to(DOCS)) for p in pages()[1:] if p != index} - {
+        str(p.relative_to(DOCS)) for p in reached
+    }
+    assert not missing
+    assert (DOCS / "index.md").resolve() in {(ROOT / t).resolve() for t in links(ROOT / "README.md")}
+
+
+# -- completeness of the reference ---------------------------------------------------------------------------
+
+
+def named_on(page: str) -> set[str]:
+    """Everything between backquotes on a page."""
+    return set(re.findall(r"`([^`\n]+)`", _without_code((DOCS / page).read_text("utf-8"))))
+
+
+def keys_of(value: Any) -> set[str]:
+    """All keys of nested JSON data."""
+    if isinstance(value, dict):
+        return set(value).union(*map(keys_of, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(keys_of, value)) if value else set()
+    return set()
+
+
+def test_the_reference_names_every_argument_with_its_default() -> None:
+    text = (DOCS / "environment.md").read_text("utf-8")
+    for name, parameter in inspect.signature(make_rules).parameters.items():
+        default = f'"{parameter.default}"' if isinstance(parameter.default, str) else str(parameter.default)
+        assert f"| `{name}` | `{default}` |" in text, name
+
+
+def test_the_reference_names_every_key_of_info(toy: str) -> None:
+    env = SearchEnv(
+        corpus=toy, reveal_gold=True, feedback={"level": "kind"}, reward={"em": 1.0, "recall": 0.1}
+    )
+    _, info = env.reset(seed=0)
+    keys = keys_of(info)
+    question = info["question"]
+    for message in (f"<search> {question} </search>", "<feedback> a </feedback>", "<answer> a </answer>"):
+        *_, info = env.step(message)
+        keys |= keys_of(info)
+    assert "outcome" in keys
+    assert keys - named_on("environment.md") == set()
+
+
+def test_the_reference_names_every_value() -> None:
+    named = named_on("environment.md")
+    for values in (map(str, searchgym.StopReason), FEEDBACK_LEVELS, REWARD_TERMS, _RETRY):
+        assert set(values) <= named
+    for record in (searchgym.Episode, searchgym.Round, searchgym.Segment, searchgym.Outcome):
+        assert {f.name for f in dataclasses.fields(record)} <= named, record
+    assert {f.name for f in dataclasses.fields(searchgym.Turn)} <= named_on("agents/write-your-own.md")
+    assert {f.name for f in dataclasses.fields(EvalResult)} <= named_on("rollouts.md")
+    assert {n for n in errors.__all__ if n != "did_you_mean"} <= named_on("errors.md")
+
+
+def test_the_reference_names_every_command_agent_and_id() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    groups = project["entry-points"]
+    cli = (DOCS / "cli.md").read_text("utf-8")
+    for command in groups["searchgym.commands"]:
+        assert f"\n## {command}\n" in cli
+        assert f"\n$ searchgym {command} --help\n" in cli
+    assert set(groups["searchgym.agents"]) <= named_on("agents/index.md")
+    assert set(groups["searchgym.corpora"]) - {"jsonl"} <= named_on("environment.md")
+    assert set(groups["searchgym.retrievers"]) <= named_on("retrievers.md")
+    assert set(searchgym._ENVIRONMENTS) <= named_on("environment.md")
+
+
+# -- the runner itself ---------------------------------------------------------------------------------------
+
+PAGE = """\
+# A page
+
+```python
+print("one", 1.5)
+```
+
+```text
+{output}
+```
+
+<!-- test: skip it would fail -->
+```python
+1 / 0
+```
+
+```toml
+key = 1
+```
+"""
+
+
+@pytest.mark.parametrize(("output", "fits"), [("one 1.5", True), ("one ...", True), ("two 1.5", False)])
+def test_the_runner_compares_what_is_printed(
+    output: str, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("doc_pages.ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.format(output=output))
+    assert (run_page(page, tmp_path) == []) is fits
+    page.write_text(page.read_text().replace("<!-- test: skip it would fail -->", ""))
+    with pytest.raises(ZeroDivisionError):
+        run_page(page, tmp_path)
+
+
+def test_comparison_ignores_layout_and_nothing_else() -> None:
+    assert same("┏━━┓\n a   b", "┏━━━━━┓ a b\n")
+    assert same("1 ... 3", "1\n2\n3")
+    assert not same("1 ... 3", "1\n2")
+    assert not same("a b", "ab")
+    assert not same("0.10", "0.100")
