@@ -118,7 +118,9 @@ def resume(run_dir: str | Path, iterations: int | None = None, display: Display 
         if iterations is not None:
             config = replace(config, iterations=iterations)
         parts = _open_parts(config)
-        return Trainer(**vars(parts), config=config, run=run, display=display).run_to_end()
+        trainer = Trainer(**vars(parts), config=config, run=run, display=display)
+        run.update_card(config=asdict(config))
+        return trainer.run_to_end()
 
 
 @dataclass

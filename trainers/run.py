@@ -67,11 +67,12 @@ class RunDirectory:
                 raise RunDirectoryError(
                     f"run directory {str(path)!r} is not empty (it holds {others[0]!r}): choose another --run-dir"
                 )
-            write_json(path / "config.json", {"schema": _SCHEMA, **card})
+            run = cls(path, {}, lock)
+            run.update_card(schema=_SCHEMA, **card)
         except BaseException:
             lock.release()
             raise
-        return cls(path, card, lock)
+        return run
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -96,6 +97,11 @@ class RunDirectory:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+    def update_card(self, **values: Any) -> None:
+        """Change values of config.json."""
+        self.card |= values
+        write_json(self.path / "config.json", self.card)
 
     def append(self, name: str, row: dict[str, Any]) -> None:
         """Add one line to `metrics.jsonl` or `timings.jsonl`, in one write."""

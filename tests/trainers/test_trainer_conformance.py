@@ -1,0 +1,149 @@
+"""Every registered trainer passes the conformance checks, and trainers that break the contract do not."""
+
+import numpy as np
+import pytest
+import torch
+
+from searchgym import plugins
+from searchgym.errors import TrainingError
+from searchgym.trainers.algorithm import Algorithm, Loss
+from searchgym.trainers.conformance import check_trainer
+from searchgym.trainers.groups import Credit
+from searchgym.trainers.grpo import GRPO
+
+
+@pytest.mark.parametrize("name", plugins.names("trainers"))
+def test_registered_trainers(name):
+    check_trainer(plugins.load("trainers", name)())
+
+
+def test_the_plain_algorithm():
+    check_trainer(Algorithm())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"advantage": "rloo", "aggregation": "token-mean", "clip_high": 0.28, "dual_clip": 3.0},
+        {"advantage": "dr-grpo", "aggregation": "seq-mean-token-sum-norm", "loss_length": 16},
+        *({"kl_coef": 0.1, "kl_estimator": e} for e in ("k1", "k2", "k3", "k1+", "k3+")),
+        {"overlong_length": 12, "overlong_buffer": 6, "entropy_coef": 0.01, "skip_equal": False},
+    ],
+)
+def test_settings_of_grpo(settings):
+    check_trainer(GRPO(settings))
+
+
+class Uneven(Algorithm):
+    def credit(self, groups):
+        return Credit.per_episode([[1.0] * (len(g) - 1) for g in groups])
+
+
+class Infinite(Algorithm):
+    def credit(self, groups):
+        return Credit.per_episode([np.log(r_G) for r_G in groups.rewards])
+
+
+class FirstIsBest(Algorithm):
+    def credit(self, groups):
+        return Credit.per_episode([np.arange(len(g), dtype=float) for g in groups])
+
+
+class MeanOfTheMicroBatch(Algorithm):
+    def loss(self, batch, outputs):
+        return Loss(-(batch.advantages_N * outputs.logprobs_N).mean())
+
+
+class NotAScalar(Algorithm):
+    def loss(self, batch, outputs):
+        return Loss(-batch.advantages_N * outputs.logprobs_N)
+
+
+class Detached(Algorithm):
+    def loss(self, batch, outputs):
+        return Loss(batch.total(outputs.logprobs_N) * 0.0)
+
+
+class Meddling(Algorithm):
+    def prepare(self, policy, groups):
+        with torch.no_grad():
+            next(iter(policy.module.parameters())).add_(1.0)
+
+
+class ShortColumn(Algorithm):
+    def prepare(self, policy, groups):
+        groups.columns["x"] = torch.zeros(2)
+
+
+class PicksNothing(Algorithm):
+    def select(self, groups):
+        return [False] * len(groups)
+
+
+class RewardPerGroup(Algorithm):
+    def rewards(self, group):
+        return np.array([1.0])
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Uneven, "credit has"),
+        (Infinite, "is not finite"),
+        (FirstIsBest, "put in another order"),
+        (MeanOfTheMicroBatch, "in micro-batches"),
+        (NotAScalar, "one finite number"),
+        (Detached, "no gradient at all"),
+        (Meddling, "changed the policy's weights"),
+        (ShortColumn, "column 'x' has shape"),
+        (PicksNothing, "no group at all"),
+        (RewardPerGroup, "one finite number per episode"),
+    ],
+)
+def test_broken_trainers_are_caught(kind, message):
+    with pytest.raises(TrainingError, match=message):
+        check_trainer(kind())
+
+
+def test_the_reference_is_the_initial_policy_and_leaves_the_weights_alone():
+    from searchgym.trainers.conformance import TabularPolicy, synthetic_groups
+    from searchgym.trainers.groups import Groups
+
+    policy = TabularPolicy()
+    algorithm = GRPO({"kl_coef": 0.1})
+    algorithm.setup(policy, np.random.default_rng(0))
+    groups = Groups(synthetic_groups(policy))
+    with torch.no_grad():
+        initial = policy.evaluate_tokens(groups.samples).logprobs_N
+        policy.module.weight += 1.0 * torch.arange(8)
+        moved = policy.module.weight.clone()
+    algorithm.prepare(policy, groups)
+    torch.testing.assert_close(groups.columns["ref_logprobs"], initial)
+    assert torch.equal(policy.module.weight, moved)
+    assert policy.module.weight.requires_grad
+
+
+def test_the_kl_term_pulls_towards_the_reference():
+    from searchgym.trainers.batch import pack
+    from searchgym.trainers.conformance import TabularPolicy, synthetic_groups
+    from searchgym.trainers.groups import Groups
+
+    policy = TabularPolicy()
+    algorithm = GRPO({"kl_coef": 1.0, "kl_estimator": "k2"})
+    algorithm.setup(policy, np.random.default_rng(0))
+    with torch.no_grad():
+        policy.module.weight += torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    groups = Groups(synthetic_groups(policy))
+    algorithm.prepare(policy, groups)
+    no_credit = Credit.per_episode([np.zeros(len(g)) for g in groups])
+    batch = pack(groups, no_credit).weighted("token-mean", 1)
+    optimizer = torch.optim.SGD(policy.module.parameters(), lr=5.0)
+    distances = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = algorithm.loss(batch, policy.evaluate_tokens(batch.samples))
+        loss.total.backward()
+        optimizer.step()
+        distances.append(loss.metrics["kl"].item())
+    assert distances[-1] < 0.2 * distances[0]
