@@ -34,7 +34,7 @@ def read_passages(observation: str) -> list[ShownPassage]:
     A passage starts where a line holds the next rank in square brackets, so that a list inside a passage does
     not start a new one.
     """
-    heads = []
+    heads: list[re.Match[str]] = []
     for head in _HEAD.finditer(observation):
         if int(head[1]) == len(heads) + 1:
             heads.append(head)

@@ -1,0 +1,205 @@
+"""The policy of the seconds tier: a softmax over candidate acts built from the observation texts.
+
+    π(c | s) = softmax_c( w_kind(c) · φ(phrase(c), s) / temperature )
+
+with φ the 0/1 features of `candidates.py` and one weight vector per kind of act, search and answer. The weights
+start at zero, so the untrained policy is uniform over the candidates. A round is one token: the index of the
+candidate. With so small a model a training run takes seconds, which makes statistics over many seeds, lectures and
+tests of credit functions possible; every trainer runs on it unchanged.
+
+The shipped demonstration is `SearchQA-Terse-v0` with chains of 1-3 hops; see docs/agents/candidate.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from searchgym.agent import Turn
+from searchgym.errors import CheckpointError, ConfigError
+
+from .candidates import FEATURES, WIDTH, Choice, list_candidates
+from .policy import Policy, Sample, TokenOutputs
+
+__all__ = ["CandidateAgent"]
+
+CONFIG_FILE = "candidate.json"
+WEIGHTS_FILE = "candidate.safetensors"
+
+
+@dataclass(slots=True)
+class _State:
+    """The texts of an episode so far, which is all the policy acts on."""
+
+    question: str
+    queries: tuple[str, ...] = ()
+    observations: tuple[str, ...] = ()
+
+    def after(self, queries: Sequence[str], observation: str) -> _State:
+        return _State(self.question, (*self.queries, *queries), (*self.observations, observation))
+
+    def choice(self) -> Choice:
+        return list_candidates(self.question, self.queries, self.observations)
+
+
+class CandidateAgent(Policy):
+    """A linear softmax over at least 22 candidate acts per round.
+
+    Args:
+        seed: of the sampling generator; the initial weights are zero whatever the seed.
+        init_std: standard deviation of random initial weights instead of zeros.
+
+    Raises:
+        ConfigError: `init_std` is negative.
+    """
+
+    name = "candidate"
+    module: nn.Linear
+
+    def __init__(self, seed: int = 0, init_std: float = 0.0) -> None:
+        if not init_std >= 0.0:
+            raise ConfigError(f"init_std is {init_std!r}: give 0 or a positive number")
+        self.generator = torch.Generator().manual_seed(seed)
+        self.module = nn.Linear(WIDTH, 2, bias=False)
+        with torch.no_grad():
+            self.module.weight.copy_(torch.randn(2, WIDTH, generator=self.generator) * init_std)
+        self._states: dict[int, _State] = {}
+
+    # -- playing -----------------------------------------------------------------------------------------------
+
+    def begin(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self._states.pop(slot, None)
+
+    def fork(self, source: int, target: int) -> None:
+        self._states.pop(target, None)
+        if source in self._states:
+            self._states[target] = self._states[source]
+
+    @torch.no_grad()
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> Sequence[str | Turn]:
+        for slot, observation, info in zip(slots, observations, infos, strict=True):
+            state = self._states.get(slot)
+            if state is None:
+                self._states[slot] = _State(observation)
+            else:
+                self._states[slot] = state.after(info["action"]["queries"], observation)
+        choices = [self._states[slot].choice() for slot in slots]
+        logprobs_BC = self._logprobs(choices)[0]
+        if self.greedy:
+            chosen_B = logprobs_BC.argmax(dim=1)
+        else:
+            chosen_B = torch.multinomial(
+                _nucleus(logprobs_BC.exp(), self.top_p), 1, generator=self.generator
+            )[:, 0]
+        taken_B = logprobs_BC.gather(1, chosen_B[:, None])[:, 0].tolist()
+        turns: list[str | Turn] = []
+        for choice, index, logprob in zip(choices, chosen_B.tolist(), taken_B, strict=True):
+            turns.append(
+                Turn(
+                    self.setting.dialect.write(choice.act(index)),
+                    token_ids=[index],
+                    logprobs=[logprob],
+                    policy_version=self.version,
+                    temperature=self.temperature,
+                    top_p=self.top_p,
+                )
+            )
+        return turns
+
+    # -- training ----------------------------------------------------------------------------------------------
+
+    def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
+        """See `Policy`. The candidates are built again from the episode's texts.
+
+        `hidden_N` is, per feature, the mean over the round's phrases and the largest value among them: [N, 2 F].
+        """
+        choices: list[Choice] = []
+        indices: list[int] = []
+        for sample in samples:
+            states = [_State(sample.episode.question)]
+            for done in sample.episode.rounds[:-1]:
+                states.append(states[-1].after(done.action["queries"], done.observation))
+            segment = sample.segment
+            for token, sampled, round_index in zip(segment.tokens, segment.mask, segment.rounds, strict=True):
+                if sampled:
+                    choices.append(states[round_index].choice())
+                    indices.append(token)
+        if not choices:
+            empty = torch.zeros(0)
+            return TokenOutputs(empty, empty, torch.zeros(0, 2 * WIDTH))
+        logprobs_NC, hidden_N = self._logprobs(choices)
+        taken_N = logprobs_NC.gather(1, torch.tensor(indices)[:, None])[:, 0]
+        # exp(-inf) * -inf is NaN: padding has probability 0 and contributes nothing.
+        finite_NC = logprobs_NC.masked_fill(logprobs_NC == -torch.inf, 0.0)
+        return TokenOutputs(taken_N, -(logprobs_NC.exp() * finite_NC).sum(dim=1), hidden_N)
+
+    def _logprobs(self, choices: Sequence[Choice]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [B, C], padded with -inf, and hidden states [B, 2 F]. Column c is candidate c."""
+        counts = np.array([len(choice.phrases) for choice in choices])
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        rows_PF = np.concatenate([choice.rows_PF for choice in choices])
+        scores_PK = self.module(torch.from_numpy(rows_PF.astype(np.float32))) / self.temperature
+        column = np.arange(2 * counts.max())[None, :]
+        kind = (column >= counts[:, None]).astype(np.int64)
+        phrase = column - kind * counts[:, None]
+        inside = torch.from_numpy(phrase < counts[:, None])
+        flat = 2 * np.minimum(starts[:, None] + phrase, len(rows_PF) - 1) + kind
+        scores_BC = scores_PK.flatten()[torch.from_numpy(flat)].masked_fill(~inside, -torch.inf)
+        means = np.add.reduceat(rows_PF, starts, axis=0, dtype=np.float32) / counts[:, None]
+        peaks = np.maximum.reduceat(rows_PF, starts, axis=0)
+        hidden = torch.from_numpy(np.concatenate([means, peaks], axis=1).astype(np.float32))
+        return torch.log_softmax(scores_BC, dim=1), hidden
+
+    # -- files -------------------------------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """The features are part of the architecture: weights fit only the features they were trained on."""
+        return {"architecture": "candidate-softmax", "features": list(FEATURES), "weights": 2 * WIDTH}
+
+    def save(self, directory: Path) -> None:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / CONFIG_FILE).write_text(json.dumps(self.describe(), indent=2) + "\n", encoding="utf-8")
+        weights = {"weight": self.module.weight.detach().contiguous()}
+        (directory / WEIGHTS_FILE).write_bytes(save_tensors(weights))
+
+    def load_weights(self, directory: Path) -> None:
+        directory = Path(directory)
+        try:
+            described = json.loads((directory / CONFIG_FILE).read_bytes())
+            weights = load_tensors((directory / WEIGHTS_FILE).read_bytes())
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"{directory} holds no weights of the candidate agent: {error}") from error
+        weight = weights.get("weight")
+        if described != self.describe() or weight is None or weight.shape != self.module.weight.shape:
+            raise CheckpointError(
+                f"{directory} holds weights for other features than the candidate agent has now: train it again"
+            )
+        if not bool(torch.isfinite(weight).all()):
+            raise CheckpointError(
+                f"{directory / WEIGHTS_FILE} holds weights that are not finite: train it again"
+            )
+        with torch.no_grad():
+            self.module.weight.copy_(weight)
+
+
+def _nucleus(probs_BC: Tensor, top_p: float) -> Tensor:
+    """Keep the most likely candidates up to a total probability of top_p (one at least)."""
+    if top_p >= 1.0:
+        return probs_BC
+    sorted_BC, order_BC = probs_BC.sort(dim=1, descending=True)
+    dropped_BC = sorted_BC.cumsum(dim=1) - sorted_BC >= top_p
+    return torch.zeros_like(probs_BC).scatter(1, order_BC, sorted_BC.masked_fill(dropped_BC, 0.0))

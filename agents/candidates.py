@@ -1,0 +1,280 @@
+"""Candidate acts and their features, read from the observation texts of one episode and from nothing else.
+
+Before each act the policy of `candidate.py` chooses among all acts of the forms search(phrase) and
+answer(phrase), where a phrase is
+
+- the whole question, each of its parts between punctuation marks, each name and each single word in it,
+- each page title, name and number in the newest search result, once per place where it stands,
+- one of ten fixed phrases ("yes", "unknown" ...), so that there are never fewer than 22 candidates.
+
+The features describe where a phrase stands, not whether it is right: whether the words before it occur in the
+question and at which place, whether it stands on the page that was just asked for, whether it was searched
+before, and so on (`FEATURES`). No feature reads gold data, titles of unseen passages or the index.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchgym.dialects import Act
+
+from .reading import NUMBER, SPAN, read_passages
+
+__all__ = ["FEATURES", "WIDTH", "Choice", "list_candidates"]
+
+GENERIC = ("yes", "no", "both", "neither", "none", "unknown", "first", "second", "same", "different")
+
+FEATURES = (
+    "any",  # 1: what speaks for the act as such
+    "generic phrase",
+    "whole question",
+    "part of the question",
+    "name in the question",
+    "first name in the question",
+    "word of the question",
+    "from the newest result",
+    "page title",
+    "number",
+    "searched before",
+    "stands in the question too",
+    "stands in an earlier result too",
+    "on the best-ranked page",
+    "on the page that was asked for",
+    "after a relation of the question",
+    "after the relation whose turn it is",
+    "after the relation whose turn it is, from the end",
+    "no search yet",
+    "fewer searches than relations",
+    "more searches than relations",
+)
+"""Names of the features of a phrase; every one is 0 or 1."""
+WIDTH = len(FEATURES)
+_F = {name: i for i, name in enumerate(FEATURES)}
+
+_WORD = re.compile(r"\w+(?:['’.-]\w+)*")
+_PART = re.compile(r"[^\s:;,&?][^:;,&?]*")
+_MENTION = re.compile(f"{SPAN.pattern}|{NUMBER.pattern}")
+_STOP_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "by",
+        "did",
+        "do",
+        "does",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "he",
+        "her",
+        "his",
+        "how",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "me",
+        "name",
+        "of",
+        "on",
+        "or",
+        "she",
+        "tell",
+        "that",
+        "the",
+        "their",
+        "them",
+        "they",
+        "this",
+        "to",
+        "was",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "who",
+        "whom",
+        "whose",
+        "why",
+        "with",
+    ]
+)
+_CONTEXT_WORDS = 8
+_CACHE = 1 << 12
+
+
+class Choice(NamedTuple):
+    """The candidates before one act: search for each of P phrases, then answer each of them.
+
+    Attributes:
+        phrases: P strings; a phrase stands here once for every place where it was read.
+        rows_PF: features of each phrase, 0 or 1, [P, WIDTH].
+    """
+
+    phrases: tuple[str, ...]
+    rows_PF: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        """Number of candidates, 2 P."""
+        return 2 * len(self.phrases)
+
+    def act(self, index: int) -> Act:
+        """The act of a candidate."""
+        kind, phrase = divmod(index, len(self.phrases))
+        return (
+            Act("answer", answer=self.phrases[phrase])
+            if kind
+            else Act("search", queries=(self.phrases[phrase],))
+        )
+
+
+class _Mention(NamedTuple):
+    """A name or number in a passage, and the words that lead up to it."""
+
+    phrase: str
+    before: tuple[str, ...]
+    number: bool
+
+
+class _Question(NamedTuple):
+    """What the features need of a question."""
+
+    phrases: tuple[str, ...]
+    rows_PF: NDArray[np.uint8]
+    names: frozenset[str]
+    relations: dict[str, tuple[int, ...]]
+    """Each content word that is part of no name, with its positions among these words."""
+    length: int
+    """How many such words there are."""
+
+
+class _Page(NamedTuple):
+    """A page as one question sees it: what of its features is the same in every round.
+
+    `places` holds, for each phrase, the positions of the question's relations that stand right before it.
+    """
+
+    phrases: tuple[str, ...]
+    rows_PF: NDArray[np.uint8]
+    places: tuple[tuple[int, ...], ...]
+
+
+@lru_cache(maxsize=_CACHE)
+def _mentions(text: str) -> tuple[_Mention, ...]:
+    """Names and numbers of a passage. In a list ("films A , B") every item has the words before the list."""
+    mentions: list[_Mention] = []
+    end = 0
+    before: tuple[str, ...] = ()
+    for match in _MENTION.finditer(text):
+        between = text[end : match.start()]
+        words = tuple(w for w in _WORD.findall(between.lower()) if w not in _STOP_WORDS)
+        if words or ";" in between or "." in between:
+            before = words[-_CONTEXT_WORDS:]
+        mentions.append(_Mention(match[0], before, match[0][0].isdigit()))
+        end = match.end()
+    return tuple(mentions)
+
+
+@lru_cache(maxsize=_CACHE)
+def _read_question(text: str) -> _Question:
+    names = list(dict.fromkeys(SPAN.findall(text)))
+    names = [n for n in names if n.lower() not in _STOP_WORDS]
+    parts = [p.strip() for p in _PART.findall(text)]
+    words = _WORD.findall(text)
+    flags: dict[str, set[str]] = {}
+    for kind, phrases in (
+        ("whole question", [" ".join(text.split())]),
+        ("part of the question", parts),
+        ("name in the question", names),
+        ("first name in the question", names[:1]),
+        ("word of the question", words),
+    ):
+        for phrase in phrases:
+            if phrase:
+                flags.setdefault(phrase, {"any"}).add(kind)
+    for phrase in GENERIC:
+        flags.setdefault(phrase, {"any"}).add("generic phrase")
+    rows = np.zeros((len(flags), WIDTH), dtype=np.uint8)
+    for row, (phrase, kinds) in zip(rows, flags.items(), strict=True):
+        row[[_F[kind] for kind in kinds]] = 1
+        row[_F["number"]] = phrase[0].isdigit()
+    relations: dict[str, tuple[int, ...]] = {}
+    content = [
+        w for w in _WORD.findall(SPAN.sub(" ", text).lower()) if w not in _STOP_WORDS and not w[0].isdigit()
+    ]
+    for i, word in enumerate(content):
+        relations[word] = (*relations.get(word, ()), i)
+    return _Question(tuple(flags), rows, frozenset(names), relations, len(content))
+
+
+@lru_cache(maxsize=_CACHE)
+def _on_page(question: str, title: str, text: str) -> _Page:
+    asked = _read_question(question)
+    mentions = (_Mention(title, (), title[:1].isdigit()), *_mentions(text))
+    rows = np.zeros((len(mentions), WIDTH), dtype=np.uint8)
+    rows[:, [_F["any"], _F["from the newest result"]]] = 1
+    rows[0, _F["page title"]] = 1
+    places = []
+    for row, mention in zip(rows, mentions, strict=True):
+        row[_F["number"]] = mention.number
+        row[_F["stands in the question too"]] = mention.phrase in asked.names
+        places.append(tuple(i for word in mention.before for i in asked.relations.get(word, ())))
+        row[_F["after a relation of the question"]] = bool(places[-1])
+    return _Page(tuple(m.phrase for m in mentions), rows, tuple(places))
+
+
+@lru_cache(maxsize=_CACHE)
+def list_candidates(question: str, queries: tuple[str, ...], observations: tuple[str, ...]) -> Choice:
+    """The candidates before the next act. Cached: episodes of one question share most of their states.
+
+    Args:
+        question: the first observation.
+        queries: the queries searched so far, in order.
+        observations: what the acts so far returned, in order.
+    """
+    asked = _read_question(question)
+    phrases = asked.phrases
+    blocks = [asked.rows_PF.copy()]
+    searches = len(queries)
+    if observations:
+        *older, newest = map(read_passages, observations)
+        earlier = {
+            phrase for pages in older for page in pages for phrase in (page.title, *_phrases(page.text))
+        }
+        for rank, page in enumerate(newest):
+            found, fixed, places = _on_page(question, page.title, page.text)
+            rows = fixed.copy()
+            rows[:, _F["on the best-ranked page"]] = rank == 0
+            rows[:, _F["on the page that was asked for"]] = searches > 0 and page.title == queries[-1]
+            rows[:, _F["stands in an earlier result too"]] = [phrase in earlier for phrase in found]
+            rows[:, _F["after the relation whose turn it is"]] = [searches - 1 in at for at in places]
+            rows[:, _F["after the relation whose turn it is, from the end"]] = [
+                asked.length - searches in at for at in places
+            ]
+            phrases += found
+            blocks.append(rows)
+    rows = np.concatenate(blocks)
+    rows[:, _F["no search yet"]] = searches == 0
+    rows[:, _F["fewer searches than relations"]] = searches < asked.length
+    rows[:, _F["more searches than relations"]] = searches > asked.length
+    rows[:, _F["searched before"]] = [phrase in queries for phrase in phrases]
+    rows.setflags(write=False)
+    return Choice(phrases, rows)
+
+
+def _phrases(text: str) -> list[str]:
+    return [m.phrase for m in _mentions(text)]
