@@ -15,12 +15,12 @@ from doc_pages import ROOT, pages, read_blocks, run_page, same
 
 import searchgym
 from searchgym import errors
-from searchgym.conformance import check_corpus  # noqa: F401  (imported by name on the pages)
 from searchgym.dialects import _RETRY
 from searchgym.env import SearchEnv, make_rules
 from searchgym.evaluation import EvalResult
 from searchgym.feedback import FEEDBACK_LEVELS
 from searchgym.game import REWARD_TERMS
+from searchgym.rollouts import env_card
 
 DOCS = ROOT / "docs"
 MOST_SKIPS = 8
@@ -112,7 +112,7 @@ def test_the_reference_names_every_argument_with_its_default() -> None:
         assert f"| `{name}` | `{default}` |" in text, name
 
 
-def test_the_reference_names_every_key_of_info(toy: str) -> None:
+def test_the_reference_names_every_key_of_info_and_records(toy: str) -> None:
     env = SearchEnv(
         corpus=toy, reveal_gold=True, feedback={"level": "kind"}, reward={"em": 1.0, "recall": 0.1}
     )
@@ -123,6 +123,7 @@ def test_the_reference_names_every_key_of_info(toy: str) -> None:
         *_, info = env.step(message)
         keys |= keys_of(info)
     assert "outcome" in keys
+    keys |= env_card(env.rules).keys()
     assert keys - named_on("environment.md") == set()
 
 
