@@ -57,6 +57,7 @@ FILLS = {
         "mustard",
         "rope",
     ),
+    "cloth": ("linen", "leather", "wool", "canvas", "felt", "calfskin"),
     "mood": (
         "melancholy",
         "cheerful",
@@ -69,7 +70,7 @@ FILLS = {
         "dreamy",
     ),
     "sound": ("concertina", "cello", "trumpet", "bassoon", "clarinet", "harp", "drum", "flute", "mandolin"),
-    "season": ("spring", "autumn", "January", "late May", "October", "early March", "November"),
+    "season": ("spring", "autumn", "January", "May", "October", "March", "November"),
     "weather": ("fog", "heavy snow", "gales", "thunder", "drought", "hard frost", "steady rain"),
 }
 
@@ -112,7 +113,7 @@ The path winds through {plant} before it reaches bare rock.
 {S} carried mainly {ware} and {ware2} in its early years.
 The bridges are of {material}, and several cuttings run through {plant}.
 In {season} the trains are delayed by {weather}.
-The carriages are painted in two colours and fitted with seats of {ware}.
+The carriages are painted in two colours and fitted with seats of {cloth}.
 A tunnel of some length leads through {material}.
 [company]
 {S} began in a rented shed built of {material} and once dealt in {ware} too.
@@ -130,7 +131,7 @@ The library holds a cabinet of {thing} given by a former pupil.
 {S} was praised for its {mood} tone.
 Critics found the ending {mood}, but readers liked it.
 The first chapter opens in {weather} and sets a {mood} mood.
-A cheap edition, bound in {ware}, sold well every {season}.
+A cheap edition, bound in {cloth}, sold well every {season}.
 The cover shows {animal} under a branch of {plant}.
 {S} was read aloud on the radio in {season}.
 [film]
@@ -168,6 +169,6 @@ Advertisements for {ware} once filled the front page.
 {S} carried {ware} and {ware2} in its first years.
 {S} survived {weather} more than once and was refitted in {season}.
 The cabins are panelled in {plant} wood.
-The figurehead shows one of two {animal}, the other having been lost in {weather}.
+The figurehead, lost in {weather}, was replaced by a carved branch of {plant}.
 The crew kept a {sound} on board for the evenings.
 """)

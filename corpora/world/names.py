@@ -77,7 +77,8 @@ class _Glued:
         self._permutation = GridPermutation(*sides, seed)
 
     def _capacity(self) -> int:
-        return self._words * (self._words - 1) ** self._more
+        more: int = (self._words - 1) ** self._more
+        return self._words * more
 
     def __call__(self, slot: int) -> list[int]:
         value, word = divmod(self._permutation(slot), self._words)
@@ -119,8 +120,9 @@ class _Titles:
         self._places = 0
         while self._pairs * _PLACES**self._places < needed * 5 // 4:
             self._places += 1
-        sides = (_PLACES**self._places, self._pairs) if self._places else (len(ADJECTIVES), self._nouns)
-        self._grid = GridPermutation(*sides, seed)
+        places: int = _PLACES**self._places
+        a, b = (places, self._pairs) if self._places else (len(ADJECTIVES), self._nouns)
+        self._grid = GridPermutation(a, b, seed)
 
     def __call__(self, slot: int) -> str:
         places, pair = divmod(self._grid(slot), self._pairs)

@@ -266,9 +266,9 @@ class Prose:
         if len(phrase) > _LONG_PHRASE:  # as above
             asks = tuple(a for a in asks if a.endswith("{x}?")) or asks
         first = hash64(number, 99)
-        wordings = [_choose(asks, first + i).replace("{x}", phrase) for i in range(len(asks))]
+        whole = [_choose(asks, first + i).replace("{x}", phrase) for i in range(len(asks))]
         # Phrases can end in the word that follows: "the school where she was educated educated?"
-        return introduction + next((w for w in wordings if not _DOUBLED.search(w)), wordings[0])
+        return introduction + next((w for w in whole if not _DOUBLED.search(w)), whole[0])
 
     def _found(self, plan: Plan, starts: list[Entity]) -> tuple[str, str, dict[str, str]]:
         x = self._named(starts[0]) if len(starts) == 1 else self.mention(starts[0])

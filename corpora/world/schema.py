@@ -128,7 +128,7 @@ RELATIONS: dict[tuple[str, str], Relation] = {
     (r.type, r.name): r
     for r in (
         Relation("person", "born", "year"),
-        Relation("person", "died", "year", percent=90, prose_only=True),
+        Relation("person", "died", "year", prose_only=True),
         Relation("person", "birthplace", "town"),
         Relation("person", "mentor", "person", "same", (-45, -15), _ARTISTS, 90),
         Relation("person", "employer", "company", "", (-50, 40), _SCIENTISTS),

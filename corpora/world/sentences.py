@@ -424,7 +424,7 @@ The principal of the school is {v}.
 {S} tells of {v}.
 {S} is about {v}.
 {P} plot concerns {v}.
-{S} shows the fortunes of {v}.
+{P} story is that of {v}.
 {S} tells the story of {v}.
 [band.formed]
 {S} was formed in {v}.
@@ -485,7 +485,7 @@ The first winner was {v}.
 {P} architect was {v}.
 {S} was built to plans by {v}.
 The building is the work of the architect {v}.
-{S} was drawn up by {v}.
+The plans were drawn up by {v}.
 [museum.curator]
 {P} curator is {v}.
 {S} is looked after by {v}.

@@ -43,9 +43,9 @@ for arguments in json.loads(sys.argv[1]):
 print(json.dumps(out))
 """
 GOLDEN = {
-    "encyclopedia": "?",
-    "terse": "?",
-    "hard": "?",
+    "encyclopedia": "037daa3815b94d4a",
+    "terse": "b903edfd3cd12fd4",
+    "hard": "4c2336689a07823c",
 }
 """Passages and questions of seed 0. A change means another world: raise `corpus.VERSION` with it."""
 

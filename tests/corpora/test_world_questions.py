@@ -36,6 +36,11 @@ def _questions(world: World) -> list[Question]:
     return [question for split in world.splits for question in world.questions(split)]
 
 
+@pytest.fixture(scope="module")
+def texts(worlds: dict[str, World]) -> dict[str, list[str]]:
+    return {name: [passage.text for passage in world.passages] for name, world in worlds.items()}
+
+
 def _plan(question: Question) -> Plan:
     return Plan.from_json(question.metadata["plan"])
 
@@ -110,16 +115,14 @@ def test_the_answer_follows_from_the_gold_passages_and_from_no_fewer(
 
 
 @pytest.mark.parametrize("name", ["encyclopedia", "terse", "hard", "small"])
-def test_passages_contain_the_bridges_literally(worlds: dict[str, World], name: str) -> None:
-    world = worlds[name]
-    for q in _questions(world):
+def test_passages_contain_the_bridges_literally(
+    worlds: dict[str, World], texts: dict[str, list[str]], name: str
+) -> None:
+    for q in _questions(worlds[name]):
         for hop in q.chain:
-            text = world.passages[int(hop.passage_ids[0])].text
-            assert hop.bridge in text, (q.id, hop)
-        last = world.passages[int(q.supporting_ids[-1])].text
-        if q.type == "chain" or q.type == "obscured":
+            assert hop.bridge in texts[name][int(hop.passage_ids[0])], (q.id, hop)
+        if q.type in ("chain", "obscured"):
             assert q.chain[-1].bridge in q.answers
-            assert any(answer in last for answer in q.answers)
 
 
 @pytest.mark.parametrize("name", ["encyclopedia", "terse", "hard", "small"])
