@@ -256,7 +256,7 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
         EpisodeFileError: it is a directory, or its folder cannot be written.
     """
     target = Path(path)
-    work = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    work = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a directory")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
     0: done. 1: a broken installation or plug-in. 2: a user's mistake, said in one line. 130: interrupted.
-    An unexpected error is a bug of ours and shows its traceback.
+    An unexpected error is a bug of ours and shows its traceback. (`searchgym … | head` is click's business.)
     """
     try:
         status = cli.main(
@@ -86,9 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = 130
-    except BrokenPipeError:  # `searchgym … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     if argv is None:
         sys.exit(code)
     return code

@@ -76,13 +76,12 @@ def evaluate(
     arguments = env_arguments(env_pairs)
     if save is not None:
         check_writable(save)
-    console = Console(stderr=as_json)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=console,
+        console=Console(stderr=True),
         transient=True,
     ) as progress:
         bar = progress.add_task(f"{agent} on {env_id}", total=None)
@@ -106,6 +105,7 @@ def evaluate(
     if as_json:
         click.echo(json.dumps(result.to_json()))
         return
+    console = Console()
     console.print(
         result_table(
             result, f"{agent} on {env_id}, {split or 'dev'}: {result.questions} questions x {samples}"

@@ -1,0 +1,324 @@
+"""The command line: help, did-you-mean, config files, exit statuses, and no traceback for a user's mistake."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toys import EMPLOYER
+
+from searchgym import plugins
+from searchgym.commands import main
+from searchgym.episode import load_episodes
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command line in this process; returns exit status, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        status = main(list(arguments))
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return status, said.out, said.err
+
+    return call
+
+
+def searchgym(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run the command line as a user does."""
+    code = "from searchgym.commands import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, check=False, **options
+    )
+
+
+COMMANDS = ["play", "eval", "rescore", "doctor", "train"]
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    status, out, _ = run("--help")
+    assert status == 0
+    assert set(COMMANDS) <= set(plugins.names("commands"))
+    assert all(f"\n  {name} " in out for name in plugins.names("commands"))
+    assert run("--version") == (0, f"searchgym, version {importlib.metadata.version('searchgym')}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, run: Run) -> None:
+    if command == "train":
+        pytest.importorskip("torch")
+    for flag in ("--help", "-h"):
+        status, out, err = run(command, flag)
+        assert (status, err) == (0, "")
+        assert out.startswith(f"Usage: searchgym {command}")
+        assert "--help" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evla"], "Did you mean 'eval'"),
+        (["eval", "--agnt", "copy"], "--agent"),
+        (["eval", "--agent", "orcale"], "Did you mean 'oracle'"),
+        (["eval", "--agent", "random", "--agent-option", "sed=1"], "Did you mean 'seed'"),
+        (["eval", "--env", "SearchQA-v1"], "Did you mean 'SearchQA-v0'"),
+        (["eval", "--env", "nothing:SearchQA-v0"], "module 'nothing' cannot be imported"),
+        (["eval", "--env-option", "topk=3"], "Did you mean 'top_k'"),
+        (["eval", "--env-option", "top_k"], "write KEY=VALUE"),
+        (["eval", "--env-option", "=3"], "write KEY=VALUE"),
+        (["eval", "--env-option", "seed=3"], "unknown environment argument 'seed'"),
+        (["eval", "--env-option", "num_envs=3"], "unknown environment argument 'num_envs'"),
+        (["eval", "--env-option", "split=dev"], "use --split dev"),
+        (["eval", "--env-option", "reveal_gold=yes"], "reveal_gold is 'yes'"),
+        (["eval", "--env-option", "corpus=contry"], "Did you mean 'country'"),
+        (["eval", "--split", "tset"], "Did you mean 'test'"),
+        (["eval", "--samples", "0"], "samples is 0"),
+        (["eval", "--num-envs", "0"], "num_envs is 0"),
+        (["eval", "--episodes", "-1"], "--episodes"),
+        (["eval", "--seed", "-1"], "--seed"),
+        (["eval", "--episodes", "many"], "not a valid integer"),
+        (["eval", "--save", "/"], "cannot be written"),
+        (["play", "--env", "CartPole-v1"], "unknown environment 'CartPole-v1'"),
+        (["play", "--task-id", "bear"], "Did you mean 'bare'"),
+        (["play", "--env-option", "max_episode_steps=3"], "unknown environment argument"),
+        (["rescore"], "Missing argument"),
+        (["rescore", "missing.jsonl"], "missing.jsonl cannot be read"),
+        (["eval", "--config", "missing.toml"], "missing.toml"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else None,
+)
+def test_a_users_mistake_is_one_line_and_status_2(
+    arguments: list[str], message: str, run: Run, toy: str
+) -> None:
+    if arguments[0] in ("eval", "play") and not any("corpus=" in a for a in arguments):
+        arguments = [*arguments, "--env-option", f"corpus={toy}"]
+    status, out, err = run(*arguments)
+    assert status == 2, err
+    assert message in err
+    assert out == ""
+
+
+def test_eval_prints_a_table_or_json_and_saves(run: Run, toy: str, tmp_path: Path) -> None:
+    common = ["eval", "--agent", "gold", "--env-option", f"corpus={toy}", "--samples", "2"]
+    saved = tmp_path / "episodes.jsonl"
+    status, out, _ = run(*common, "--json", "--save", str(saved), "--env-option", "top_k=2")
+    assert status == 0
+    data = json.loads(out)  # one line, nothing else on stdout
+    assert out.count("\n") == 1
+    assert (data["questions"], data["samples"], data["failed"]) == (4, 2, 0)
+    assert data["metrics"]["em"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    assert data["env"]["top_k"] == 2
+    assert len(list(load_episodes(saved))) == 8
+    status, out, _ = run(*common, "--episodes", "0", "--split", "train")
+    assert status == 0
+    assert "3 questions x 2" in out
+    assert "pass@2" in out
+    assert "answered 6" in out
+    status, out, _ = run("rescore", str(saved))
+    assert status == 0
+    assert "8 episodes" in out
+
+
+@pytest.mark.parametrize("kind", ["toml", "json"])
+def test_config_files_and_flags_that_win(kind: str, run: Run, toy: str, tmp_path: Path) -> None:
+    values = {
+        "agent": "gold",
+        "episodes": 2,
+        "json": True,
+        "env-option": {"corpus": toy, "top_k": 2, "max_rounds": 5},
+    }
+    toml = f'agent = "gold"\nepisodes = 2\njson = true\n[env-option]\ncorpus = "{toy}"\ntop_k = 2\nmax_rounds = 5\n'
+    path = tmp_path / f"config.{kind}"
+    path.write_text(json.dumps(values) if kind == "json" else toml)
+    status, out, err = run("eval", "--config", str(path))
+    assert status == 0, err
+    data = json.loads(out)
+    assert (data["agent"], data["questions"], data["env"]["top_k"]) == ("gold", 2, 2)
+    status, out, _ = run("eval", "--config", str(path), "--episodes", "1", "--env-option", "top_k=1")
+    data = json.loads(out)
+    assert (data["agent"], data["questions"]) == ("gold", 1)
+    assert (data["env"]["top_k"], data["env"]["max_rounds"]) == (1, 5)  # the file's other pairs stay
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.toml", "agent = ", "is not TOML"),
+        ("a.json", "{", "is not JSON"),
+        ("a.json", "[1]", "holds a list"),
+        ("a.toml", 'agnet = "gold"', "Did you mean 'agent'"),
+        ("a.toml", 'episodes = "many"', "not a valid integer"),
+        ("a.toml", "env-option = [3]", "write KEY=VALUE"),
+        ("a.json", "\udcff", "is not JSON"),
+    ],
+)
+def test_bad_config_files(name: str, text: str, message: str, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    status, out, err = run("eval", "--config", str(path))
+    assert (status, out) == (2, "")
+    assert message in err
+
+
+@pytest.fixture
+def strangers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Other people's plug-ins: a good command, and broken ones of every kind."""
+    (tmp_path / "strange_good.py").write_text(
+        "import click\n@click.command()\ndef hi():\n    'Say hi.'\n    click.echo('hi')\n"
+    )
+    (tmp_path / "strange_bad.py").write_text("raise RuntimeError('no licence file')\n")
+    (tmp_path / "strange_syntax.py").write_text("def (\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    points = {
+        "hi": "strange_good:hi",
+        "bad": "strange_bad:command",
+        "syntax": "strange_syntax:command",
+        "nowhere": "strange_nowhere:command",
+        "nothing": "strange_good:nothing",
+        "notacommand": "json:dumps",
+        "heavy": "strange_heavy:command",
+    }
+    (tmp_path / "strange_heavy.py").write_text("import matplotlib_that_is_not_there\n")
+    real = importlib.metadata.entry_points
+
+    def entry_points(*, group: str) -> list[importlib.metadata.EntryPoint]:
+        extra = [
+            importlib.metadata.EntryPoint(n, v, group)
+            for n, v in points.items()
+            if group == "searchgym.commands"
+        ]
+        return [*real(group=group), *extra]
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    plugins._entry_points.cache_clear()
+    yield
+    plugins._entry_points.cache_clear()
+
+
+def test_a_broken_plug_in_breaks_nothing_but_itself(strangers: None, run: Run) -> None:
+    status, out, _ = run("--help")
+    assert status == 0
+    assert "hi           Say hi." in out
+    assert run("hi") == (0, "hi\n", "")
+    for name, reason in (
+        ("bad", "RuntimeError: no licence file"),
+        ("syntax", "SyntaxError"),
+        ("nowhere", "strange_nowhere"),
+        ("nothing", "no attribute 'nothing'"),
+        ("notacommand", "not a click.Command"),
+        ("heavy", "matplotlib_that_is_not_there"),
+    ):
+        assert f"  {name} " in out
+        for arguments in ([name], [name, "--help"], [name, "x", "--flag=1"]):
+            status, _, err = run(*arguments)
+            assert status == 1
+            assert reason in err
+    status, out, _ = run("doctor")
+    assert "no licence file" in out
+
+
+def test_doctor(run: Run, searchgym_home: Path) -> None:
+    status, out, _ = run("doctor", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["cache"] == {"directory": str(searchgym_home), "writable": True}
+    assert found["packages"]["gymnasium"] == importlib.metadata.version("gymnasium")
+    assert found["parts"]["retrievers"]["bm25"] == "ok"
+    assert set(found["threads"]) >= {"cores", "OMP_NUM_THREADS"}
+    status, out, _ = run("doctor")
+    assert status == 0
+    assert "searchgym" in out
+    assert str(searchgym_home) in out.replace("\n", "")
+
+
+# -- play --------------------------------------------------------------------------------------------------------
+
+
+def test_an_episode_played_through_a_pipe(run: Run, toy: str) -> None:
+    typed = "/help\n\n/answer\nAnna Reed born\n/raw nothing at all\n/answer Tarn\n"
+    status, out, _ = run("play", "--env-option", f"corpus={toy}", "--task-id", "employer-town", stdin=typed)
+    assert status == 0
+    assert str(EMPLOYER["question"]) in out
+    assert "She works for Corvin Mills." in out
+    assert "Your last message was not used" in out
+    assert "your answer: Tarn" in out
+    assert "EM 1" in out
+    assert "reward 1" in out
+    assert "ended: answered" in out
+    assert "2. Corvin Mills → town → Tarn" in out
+
+
+@pytest.mark.parametrize("typed", ["", "/quit\n", "Anna Reed\n"])
+def test_play_can_be_left(typed: str, run: Run, toy: str) -> None:
+    status, out, _ = run("play", "--env-option", f"corpus={toy}", "--seed", "1", stdin=typed)
+    assert status == 0
+    assert "nothing was scored" in out
+
+
+def test_play_in_other_dialects_with_feedback_and_markup(run: Run, toy: str) -> None:
+    arguments = ["--env-option", f"corpus={toy}", "--env-option", 'feedback={"level":"gold"}']
+    arguments += ["--env-option", "dialect=tools", "--task-id", "employer-town"]
+    typed = "[bold]Velm[/] town\n/feedback Velm\n/answer [red]Tarn[/red]\n"
+    status, out, _ = run("play", *arguments, stdin=typed)
+    assert status == 0
+    assert "The answer is Tarn." in out
+    assert "your answer: [red]Tarn[/red]" in out
+
+
+def test_bytes_that_are_no_text_do_not_crash_play(toy: str) -> None:
+    done = searchgym("play", "--env-option", f"corpus={toy}", input=b"\xff\xfe Velm\n/answer Velm\n")
+    assert done.returncode == 0, done.stderr
+    assert b"ended: answered" in done.stdout
+    assert b"Traceback" not in done.stderr
+
+
+# -- as a process --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_is_status_130(toy: str) -> None:
+    code = "from searchgym.commands import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "play", "--env-option", f"corpus={toy}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for line in process.stdout:  # wait until it asks for input
+        if b"Type words" in line:
+            break
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"interrupted" in err
+    assert b"Traceback" not in err
+
+
+def test_a_closed_pipe_shows_no_traceback() -> None:
+    code = "from searchgym.commands import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "eval", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()  # before anything is written, as `| true` does
+    process.wait(timeout=60)
+    assert process.stderr is not None
+    assert b"Traceback" not in process.stderr.read()
