@@ -69,7 +69,7 @@ class Policy(Agent):
         """Log-probabilities, entropies and hidden states of all tokens with mask 1, in the order of `samples`.
 
         Gradients flow unless the caller disabled them. The values equal those recorded by `act` (same weights)
-        to float tolerance.
+        to float tolerance. No samples give empty tensors; `hidden_N` then still has its width.
         """
         raise NotImplementedError
 
