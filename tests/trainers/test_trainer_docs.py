@@ -1,0 +1,45 @@
+"""The pages name every option, setting and metric there is."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from toy_bandit import run_toy
+
+from searchgym import plugins
+from searchgym.trainers.config import TrainConfig
+from searchgym.trainers.grpo import GRPOSettings
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "trainers"
+
+
+def named_on(page):
+    return set(re.findall(r"`([^`\n]+)`", (DOCS / page).read_text("utf-8")))
+
+
+def test_every_option_and_setting_is_named():
+    assert {f.name for f in dataclasses.fields(TrainConfig)} <= named_on("index.md")
+    assert {f.name for f in dataclasses.fields(GRPOSettings)} <= named_on("grpo.md")
+
+
+def test_every_trainer_has_its_page():
+    index = (DOCS / "index.md").read_text("utf-8")
+    for name in plugins.names("trainers"):
+        assert f"| `{name}` |" in index
+        assert (DOCS / f"{name}.md").exists()
+
+
+def test_every_metric_is_named(tmp_path):
+    result = run_toy(tmp_path, iterations=1, settings={"group_size": 8, "kl_coef": 0.1})
+    keys = set().union(*(row.keys() for row in result.metrics))
+    assert len(keys) > 25
+    assert keys - named_on("index.md") == set()
+
+
+def test_the_departures_are_those_of_the_code():
+    import searchgym.trainers.grpo as module
+
+    def numbers(text):
+        return re.findall(r"^(\d+)\. ", text.split("Departures from the paper")[1], re.MULTILINE)
+
+    assert numbers(module.__doc__) == numbers((DOCS / "grpo.md").read_text("utf-8")) != []
