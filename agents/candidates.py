@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from searchgym.dialects import Act
 
-from .reading import NUMBER, SPAN, read_passages
+from .reading import FUNCTION_WORDS, NUMBER, SPAN, read_passages
 
 __all__ = ["FEATURES", "WIDTH", "Choice", "list_candidates"]
 
@@ -59,60 +59,6 @@ _F = {name: i for i, name in enumerate(FEATURES)}
 _WORD = re.compile(r"\w+(?:['’.-]\w+)*")
 _PART = re.compile(r"[^\s:;,&?][^:;,&?]*")
 _MENTION = re.compile(f"{SPAN.pattern}|{NUMBER.pattern}")
-_STOP_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "did",
-        "do",
-        "does",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "he",
-        "her",
-        "his",
-        "how",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "me",
-        "name",
-        "of",
-        "on",
-        "or",
-        "she",
-        "tell",
-        "that",
-        "the",
-        "their",
-        "them",
-        "they",
-        "this",
-        "to",
-        "was",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "whom",
-        "whose",
-        "why",
-        "with",
-    ]
-)
 _CONTEXT_WORDS = 8
 _CACHE = 1 << 12
 
@@ -181,7 +127,7 @@ def _mentions(text: str) -> tuple[_Mention, ...]:
     before: tuple[str, ...] = ()
     for match in _MENTION.finditer(text):
         between = text[end : match.start()]
-        words = tuple(w for w in _WORD.findall(between.lower()) if w not in _STOP_WORDS)
+        words = tuple(w for w in _WORD.findall(between.lower()) if w not in FUNCTION_WORDS)
         if words or ";" in between or "." in between:
             before = words[-_CONTEXT_WORDS:]
         mentions.append(_Mention(match[0], before, match[0][0].isdigit()))
@@ -192,7 +138,6 @@ def _mentions(text: str) -> tuple[_Mention, ...]:
 @lru_cache(maxsize=_CACHE)
 def _read_question(text: str) -> _Question:
     names = list(dict.fromkeys(SPAN.findall(text)))
-    names = [n for n in names if n.lower() not in _STOP_WORDS]
     parts = [p.strip() for p in _PART.findall(text)]
     words = _WORD.findall(text)
     flags: dict[str, set[str]] = {}
@@ -214,7 +159,9 @@ def _read_question(text: str) -> _Question:
         row[_F["number"]] = phrase[0].isdigit()
     relations: dict[str, tuple[int, ...]] = {}
     content = [
-        w for w in _WORD.findall(SPAN.sub(" ", text).lower()) if w not in _STOP_WORDS and not w[0].isdigit()
+        w
+        for w in _WORD.findall(SPAN.sub(" ", text).lower())
+        if w not in FUNCTION_WORDS and not w[0].isdigit()
     ]
     for i, word in enumerate(content):
         relations[word] = (*relations.get(word, ()), i)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["NUMBER", "SPAN", "YEAR", "ShownPassage", "contains_phrase", "read_passages"]
+__all__ = ["FUNCTION_WORDS", "NUMBER", "SPAN", "YEAR", "ShownPassage", "contains_phrase", "read_passages"]
 
 _HEAD = re.compile(r"^\[(\d+)\] (.*)$", re.MULTILINE)
 _WRAPPING = re.compile(r"^</?(?:information|tool_response)>$", re.MULTILINE)
@@ -14,11 +14,19 @@ YEAR = re.compile(r"\b1[0-9]{3}\b|\b20[0-9]{2}\b")
 """A year from 1000 to 2099."""
 NUMBER = re.compile(r"\b\d+(?:,\d{3})*(?:\.\d+)?\b")
 """A number in digits, with its thousands separators."""
-_WORD = r"[A-ZÀ-ÖØ-Þ][\w'’.&-]*"
-SPAN = re.compile(
-    rf"{_WORD}(?:(?: of the| of| and the| and| the| in the| de| van| von)? {_WORD})*(?: \([^()]*\))?"
+FUNCTION_WORDS = frozenset(
+    "a an and are as at be but by did do does for from had has have he her his how if in into is it its me name of "
+    "on or she some that the their them then there these they this those to was were what when where which while who "
+    "whom whose why with".split()
 )
-"""A run of capitalised words, short joining words between them, with a qualifier in parentheses."""
+"""Words that say nothing about what is asked, and that no name begins with."""
+_CAPITAL = r"[A-ZÀ-ÖØ-Þ]"
+_START = rf"(?!(?i:{'|'.join(sorted(FUNCTION_WORDS))})\b)"
+_WORD = rf"(?:{_CAPITAL}\.(?= {_START}{_CAPITAL})|{_CAPITAL}[\w'’.&-]*(?<![.'’-]))"
+SPAN = re.compile(
+    rf"(?<![\w'’-]){_START}{_WORD}(?:(?: of the| of| the| in the| de| van| von)? {_WORD})*(?: \([^()]*\))?"
+)
+"""A name: capitalised words, short joining words between them, with its qualifier in parentheses."""
 
 
 class ShownPassage(NamedTuple):

@@ -141,7 +141,7 @@ class CopyAgent(Agent):
     What it copies, by the question's form (passages in order of rank, title before text):
 
     1. a question that starts with an auxiliary verb ("Are", "Did" …): "yes";
-    2. "... A or B ...": whichever name the passages mention first, else A;
+    2. "... A or B ...", "Of A and B, ...": whichever of the first two names the passages mention first;
     3. "when", "what year", "which year": the first year;
     4. "how many", "how long" and the like: the first number that is not a year;
     5. anything else: the first name that is not in the question.
@@ -152,6 +152,7 @@ class CopyAgent(Agent):
     name = "copy"
 
     _YES_NO = re.compile(r"(?:is|are|was|were|do|does|did|has|have|had|can|could)\b", re.IGNORECASE)
+    _CHOICE = re.compile(r"^Of |\bor\b")
     _WHEN = re.compile(r"\b(?:when|what year|which year)\b", re.IGNORECASE)
     _HOW_MUCH = re.compile(r"\bhow (?:many|much|long|high|tall|large|big|far|old)\b", re.IGNORECASE)
 
@@ -182,10 +183,10 @@ class CopyAgent(Agent):
             return "yes"
         passages = read_passages(observation)
         texts = [part for passage in passages for part in passage]
-        choice = re.search(rf"({SPAN.pattern}),? or ({SPAN.pattern})", question)
-        if choice:
+        names = SPAN.findall(question)
+        if len(names) > 1 and self._CHOICE.search(question):
             text = "\n".join(texts)
-            return min(choice.groups(), key=lambda name: text.find(name) % (len(text) + 1))  # absent is last
+            return str(min(names[:2], key=lambda name: text.find(name) % (len(text) + 1)))  # absent is last
         if self._WHEN.search(question):
             found = [year for text in texts for year in YEAR.findall(text)]
         elif self._HOW_MUCH.search(question):

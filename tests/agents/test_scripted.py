@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from searchgym.agent import Setting
 from searchgym.agents.scripted import CopyAgent, GoldAgent, OracleAgent, RandomAgent
 from searchgym.corpora import open_bm25
 from searchgym.corpora.world import World
-
-from searchgym.agent import Setting
 from searchgym.env import SearchEnv
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError
@@ -203,6 +203,7 @@ def test_controls_need_revealed_gold() -> None:
         ("Are Oslo and Bergen cities?", "Oslo is one.", "yes"),
         ("Who is older, Mira Vogack or Jan Kerberg?", "Jan Kerberg met Mira Vogack.", "Jan Kerberg"),
         ("Who is older, Mira Vogack or Jan Kerberg?", "Nobody.", "Mira Vogack"),
+        ("Of the Oldmoor Herald and Mira, which is older?", "Mira and the Oldmoor Herald", "Mira"),
         ("When was Mira born?", "Mira had 12 cats in 1931.", "1931"),
         ("How many cats had Mira?", "In 1931 Mira had 12 cats.", "12"),
         ("Where was Mira born?", "Mira was born in Oldmoor (town).", "Oldmoor (town)"),
