@@ -112,7 +112,7 @@ agent_option = click.option(
     metavar="KEY=VALUE",
     multiple=True,
     callback=merge_pairs,
-    help="Option of the agent, e.g. checkpoint=runs/demo/checkpoints/last. Repeatable.",
+    help="Option of the agent, e.g. checkpoint=runs/demo/checkpoints/step-000020/policy. Repeatable.",
 )
 
 
