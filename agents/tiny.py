@@ -204,7 +204,7 @@ class TinyAgent(Policy):
 
     def save(self, directory: Path) -> None:
         save_model(self.model, self.config, directory)
-        self.tokenizer.save(directory / TOKENIZER_FILE)
+        self.tokenizer.save(Path(directory) / TOKENIZER_FILE)
 
     def load_weights(self, directory: Path) -> None:
         config = read_config(directory)
@@ -213,7 +213,7 @@ class TinyAgent(Policy):
             raise CheckpointError(
                 f"{directory} holds another architecture: it differs in {', '.join(different)}"
             )
-        if Tokenizer.load(directory / TOKENIZER_FILE) != self.tokenizer:
+        if Tokenizer.load(Path(directory) / TOKENIZER_FILE) != self.tokenizer:
             raise CheckpointError(f"{directory} holds another tokenizer: its token ids mean other words")
         load_weights(self.model, self.config, directory)
 
