@@ -4,7 +4,7 @@
     >>> world = World(size=5_000, seed=0)
     >>> world.passages[0].title, len(world.questions("train"))
 
-`facts.Country` computes the facts, `terse` and `prose` word them, `plans` draws questions, `solver` checks them.
+`facts.Country` computes the facts, `terse` and `prose` word them, `drawing` draws questions as `plans`, `solver` checks them.
 """
 
 from .corpus import World, open_country, open_country_hard, open_country_terse, write_world

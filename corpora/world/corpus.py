@@ -16,14 +16,15 @@ from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.question import Hop, Passage, Question
 
 from ..cache import cached_directory
-from .facts import Country, Entity, Value
-from .plans import DEFAULT, HARD, Plan, Step, aliases, draw_plans
+from .drawing import DEFAULT, HARD, draw_plans
+from .facts import Country, Entity, Value, aliases
+from .plans import Plan, Step
 from .prose import Prose
 from .terse import Terse
 
 __all__ = ["SPLITS", "World", "open_country", "open_country_hard", "open_country_terse", "write_world"]
 
-VERSION = 1
+VERSION = 2
 """Part of every digest: raised whenever any passage or question of any world changes."""
 SPLITS = {"train": 2_000, "dev": 500, "test": 500}
 _HOMONYMS, _HARD_HOMONYMS = 0.15, 0.40

@@ -16,7 +16,7 @@ from .arithmetic import AffinePermutation, Grouping, hash64, key
 from .names import Names, Themes
 from .schema import INDUSTRIES, PROFESSIONS, RELATIONS, TYPES, Relation, relations_of
 
-__all__ = ["Country", "Entity", "Literal", "Statement", "Value"]
+__all__ = ["Country", "Entity", "Literal", "Statement", "Value", "aliases"]
 
 MIN_SIZE, MAX_SIZE = 1_000, 10_000_000
 _SPOUSE_BLOCK = 32  # spouses are found within so many neighbours by birth: a gap of a few years
@@ -58,6 +58,20 @@ Literal = int | tuple[str, ...]
 Value = Entity | Literal | list[Entity]
 Statement = tuple[int, str, int | tuple[str, ...]]
 """Subject, relation, object: entities by index, literals as they are. One per item of a list."""
+
+
+def aliases(entity: Entity) -> tuple[str, ...]:
+    """Other accepted names of an entity, best known first; its title is not among them."""
+    out = [entity.name, f"{entity.qualifier} {entity.name}"] if entity.homonym else []
+    words = entity.name.split()
+    match entity.type:
+        case "person":
+            out.append(f"{words[0][0]}. {words[-1]}")
+        case "county" | "company":
+            out.append(" ".join(words[:-1]))
+        case "river" | "mountain":
+            out.append(" ".join(words[1:]))
+    return tuple(out)
 
 
 class Country:

@@ -16,9 +16,9 @@ from string import Formatter
 
 from .arithmetic import hash64, key
 from .colour import COLOUR, FILLS
-from .facts import Country, Entity, Value
+from .facts import Country, Entity, Value, aliases
 from .phrases import ASKS, COMPARES, FOUND, MEASURES, NOUNS, OBSCURED, ROLES
-from .plans import Plan, aliases, end_of
+from .plans import Plan, end_of
 from .schema import RELATIONS, Relation
 from .sentences import ALIASES, LEADS, SENTENCES, SUBJECTS
 from .words import MALE_NAMES

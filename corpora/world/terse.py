@@ -112,7 +112,7 @@ def terse_pieces() -> dict[str, tuple[str, ...]]:
     Returns:
         "punctuation"; "words": types, professions, relations and the few words between them; "names": whole words
         that begin a name or stand in one; "heads": first halves of glued names; "tails": second halves, which
-        follow a head without a space ("Oldmoor" = "Old" + "moor"); "numbers": one or two digits, glued likewise
+        follow a head without a space ("Oldmoor" = "Old" + "moor"); "glued": every whole word so made; "numbers": one or two digits, glued likewise
         ("1947" = "19" + "47"); a decade adds the tail "s". Greedy longest match from the left finds them again.
     """
     words = {"is", "least", "most", *PROFESSIONS, *(r.name for r in RELATIONS.values() if not r.prose_only)}
@@ -123,10 +123,19 @@ def terse_pieces() -> dict[str, tuple[str, ...]]:
         "names": tuple(sorted({*GIVEN_NAMES, *ADJECTIVES, *NOUNS, *_SHAPE_WORDS})),
         "heads": tuple(sorted({*SURNAME_HEADS, *PLACE_HEADS})),
         "tails": tuple(sorted({*SURNAME_TAILS, *PLACE_TAILS, "s"})),
+        "glued": tuple(
+            sorted(
+                {head + tail for head in SURNAME_HEADS for tail in SURNAME_TAILS}
+                | {head + tail for head in PLACE_HEADS for tail in PLACE_TAILS}
+            )
+        ),
         "numbers": tuple([f"{i:02d}" for i in range(100)] + [str(i) for i in range(10)]),
     }
 
 
 def terse_vocabulary() -> list[str]:
-    """Every piece the terse rendering can contain at the default size, sorted, without duplicates."""
-    return sorted({piece for pieces in terse_pieces().values() for piece in pieces})
+    """Every piece the terse rendering can contain at the default size, sorted, without duplicates.
+
+    Glued words are left out: their heads and tails are there.
+    """
+    return sorted({piece for role, pieces in terse_pieces().items() if role != "glued" for piece in pieces})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from searchgym.corpora.world import RELATIONS, TYPES, Country, Entity
@@ -180,3 +182,14 @@ def test_other_bad_arguments_are_refused(country: Country) -> None:
         Country(homonyms=2)
     with pytest.raises(SearchGymError, match=r"a town has no relation 'employer'\. It may have: county"):
         country.fact(country.of("town", 0), "employer")
+
+
+def test_the_page_about_the_world_lists_every_relation() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "world.md").read_text("utf-8")
+    for type_ in TYPES.values():
+        cells = [
+            f"{r.name} → {r.target}{' (list)' if r.many else ''}{'*' if r.prose_only else ''}"
+            for r in RELATIONS.values()
+            if r.type == type_.name
+        ]
+        assert f"| {type_.name} | {type_.share} % | {', '.join(cells)} |" in page
