@@ -79,8 +79,11 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
     """Mean of per-question values with its percentile bootstrap interval (2,000 resamples, 95 %)."""
     array = np.asarray(values, dtype=np.float64)
     generator = np.random.default_rng(seed)
-    # One resample at a time: all at once takes gigabytes for a large split.
-    means = [array[generator.integers(len(array), size=len(array))].mean() for _ in range(_RESAMPLES)]
+    # A block of resamples at a time: all at once takes gigabytes for a large split.
+    block = max(1, 1_000_000 // len(array))
+    sizes = [min(block, _RESAMPLES - done) for done in range(0, _RESAMPLES, block)]
+    draws = (array[generator.integers(len(array), size=(rows, len(array)))] for rows in sizes)
+    means = np.concatenate([drawn.mean(axis=1) for drawn in draws])
     low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(float(array.mean()), float(low), float(high))
 
