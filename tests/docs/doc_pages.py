@@ -18,7 +18,8 @@ Printed text is compared word by word; table rules of any length are equal; `...
 
     python tests/docs/doc_pages.py [PAGE …]     writes into the pages what the blocks print now
 
-A block whose expected text holds `...` is not rewritten; if it no longer matches, its place is printed.
+A shown line that holds `...` stays as it is where it still matches a line. Where it matches none, or stands for
+several, the page is left as it is and the place is printed: rewrite it by hand.
 """
 
 from __future__ import annotations
@@ -263,14 +264,16 @@ def run_page(page: Path, directory: Path) -> list[Difference]:
 
 
 def rewrite(page: Path, differences: list[Difference]) -> None:
-    """Write what was printed into the page; leaves blocks with `...` to their author."""
+    """Write what was printed into the page."""
     lines = page.read_text("utf-8").splitlines()
     for difference in reversed(differences):
-        if "..." in difference.expected:
+        printed = [line.rstrip() for line in difference.printed.strip("\n").splitlines()]
+        elided = [line for line in difference.expected.splitlines() if "..." in line]
+        kept = [next((e for e in elided if same(e, line)), line) for line in printed]
+        if set(elided) - set(kept):
             print(f"{page.relative_to(ROOT)}: by hand: {difference}")
             continue
-        printed = [line.rstrip() for line in difference.printed.strip("\n").splitlines()]
-        lines[difference.start : difference.end] = printed
+        lines[difference.start : difference.end] = kept
         print(f"{page.relative_to(ROOT)}, line {difference.start + 1}: rewritten")
     page.write_text("\n".join(lines) + "\n", "utf-8")
 
