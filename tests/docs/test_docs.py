@@ -23,7 +23,7 @@ from searchgym.game import REWARD_TERMS
 from searchgym.rollouts import env_card
 
 DOCS = ROOT / "docs"
-MOST_SKIPS = 8
+MOST_SKIPS = 10
 """Blocks that no test runs: installing packages, minute-long training, this machine's doctor."""
 
 
