@@ -77,11 +77,13 @@ class Algorithm:
         settings_class: the dataclass of its settings (a class attribute).
         settings: an instance of it.
         rng: the one source of randomness of the algorithm; saved in checkpoints. Set by `setup`.
+        token_budget: tokens per forward pass in `prepare`; the loop sets what its configuration says.
     """
 
     settings_class: ClassVar[type[Settings]] = Settings
     settings: Settings
     rng: np.random.Generator
+    token_budget: int = 16384
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         self.settings = parse_settings(self.settings_class, settings or {})
@@ -147,7 +149,7 @@ def play_groups(
 
 
 @torch.no_grad()
-def token_logprobs(policy: Policy, samples: Sequence[Sample], budget: int = 16384) -> Tensor:
+def token_logprobs(policy: Policy, samples: Sequence[Sample], budget: int) -> Tensor:
     """Log-probabilities of all sampled tokens under the current weights, [N] on the CPU, in passes of `budget`."""
     costs = [policy.cost(sample) for sample in samples]
     parts: list[Tensor] = [torch.empty(0)] * len(samples)

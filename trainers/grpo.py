@@ -112,7 +112,7 @@ class GRPO(Algorithm):
     def prepare(self, policy: Policy, groups: Groups) -> None:
         if self._reference is not None:
             with self._reference.swapped_in():
-                groups.columns["ref_logprobs"] = token_logprobs(policy, groups.samples)
+                groups.columns["ref_logprobs"] = token_logprobs(policy, groups.samples, self.token_budget)
 
     def credit(self, groups: Groups) -> Credit:
         return Credit.per_episode([group_advantages(r_G, self.settings.advantage) for r_G in groups.rewards])

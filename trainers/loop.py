@@ -205,6 +205,7 @@ class Trainer:
         policy.generator.manual_seed(config.seed)
         policy.temperature, policy.top_p, policy.greedy = config.temperature, 1.0, False
         torch.manual_seed(config.seed)  # dropout, and modules an algorithm creates
+        algorithm.token_budget = config.token_budget
         algorithm.setup(policy, self._generators["algorithm"])
         self._extra = algorithm.extra_modules()
         named = {f"policy.{n}": p for n, p in policy.module.named_parameters() if p.requires_grad}

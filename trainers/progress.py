@@ -180,6 +180,8 @@ def draw_curve(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     trained = [r for r in rows if r.get("em") is not None]
     x = [r["iteration"] for r in trained]
     upper.plot(x, [r["em"] for r in trained], color="tab:blue", label="EM, sampled (training questions)")
+    if any(r["reward"] != r["em"] for r in trained):
+        upper.plot(x, [r["reward"] for r in trained], color="tab:gray", lw=1, label="reward, sampled")
     evaluated = [(r["iteration"], r["eval"]["metrics"]["em"]) for r in rows if "eval" in r]
     if evaluated:
         means = [e["mean"] for _, e in evaluated]
@@ -188,7 +190,8 @@ def draw_curve(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             [i for i, _ in evaluated], means, spread, fmt="o-", capsize=4, color="tab:orange",
             label="EM, greedy (held-out questions, 95 %)",
         )  # fmt: skip
-    upper.set(ylim=(-0.02, 1.02), ylabel="exact match")
+    upper.set(ylabel="exact match")
+    upper.set_ylim(min(-0.02, upper.get_ylim()[0]), max(1.02, upper.get_ylim()[1]))
     upper.grid(alpha=0.3)
     if trained or evaluated:
         upper.legend(loc="best", fontsize="small")

@@ -15,6 +15,8 @@ from searchgym.trainers.groups import Credit
 from searchgym.trainers.run import RunDirectory
 from searchgym.trainers.tasks import TaskSampler
 
+pytestmark = pytest.mark.usefixtures("no_curve")
+
 
 def test_it_learns(tmp_path):
     result = run_toy(tmp_path, iterations=40)
@@ -37,7 +39,7 @@ def test_variants_learn(tmp_path, settings):
 
 
 def test_rewards_permuted_inside_groups_teach_nothing(tmp_path):
-    result = run_toy(tmp_path, iterations=40, settings={"group_size": 8, "permute_rewards": True})
+    result = run_toy(tmp_path, iterations=30, settings={"group_size": 8, "permute_rewards": True})
     assert result.after["em"].mean <= 0.5
 
 

@@ -50,6 +50,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert names == {".json", ".jsonl", ".safetensors", ".png"}
 
 
+@pytest.mark.usefixtures("no_curve")
 @pytest.mark.parametrize("stop", [0, 1, 4])
 def test_a_stopped_run_continues_as_if_it_had_not_stopped(tmp_path, stop):
     run_toy(tmp_path / "straight", iterations=6, eval_every=3, minibatches=3)
@@ -64,6 +65,7 @@ def test_a_stopped_run_continues_as_if_it_had_not_stopped(tmp_path, stop):
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_rows_after_the_last_checkpoint_and_a_cut_line_are_forgotten(tmp_path):
     run_toy(tmp_path / "a", iterations=4)
     run_toy(tmp_path / "b", iterations=2)
@@ -89,6 +91,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path):
     assert_same_run(tmp_path / "straight", tmp_path / "killed")
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_a_failed_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
     run_toy(tmp_path / "straight", iterations=6)
 
@@ -157,6 +160,7 @@ def test_a_file_in_the_place_of_the_directory(tmp_path):
         RunDirectory.create(tmp_path / "run", {})
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_a_checkpoint_of_another_architecture(tmp_path):
     run_toy(tmp_path, iterations=2)
     with (
@@ -166,6 +170,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path):
         make_trainer(run, policy=TabularPolicy(VOCABULARY + 3), iterations=4)
 
 
+@pytest.mark.usefixtures("no_curve")
 @pytest.mark.parametrize("name", ["trainer.json", "tensors.safetensors", "policy/table.safetensors"])
 def test_a_damaged_checkpoint(tmp_path, name):
     run_toy(tmp_path, iterations=2)
@@ -175,6 +180,7 @@ def test_a_damaged_checkpoint(tmp_path, name):
         make_trainer(run, iterations=4)
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_fewer_iterations_than_the_run_has(tmp_path):
     run_toy(tmp_path, iterations=4)
     with pytest.raises(ConfigError, match="already has 4"):
@@ -198,6 +204,7 @@ def test_default_names_do_not_collide(tmp_path):
     assert first.name.startswith("grpo-ns-Search-QA-v0-")
 
 
+@pytest.mark.usefixtures("no_curve")
 def test_plain_lines(tmp_path, capsys):
     with RunDirectory.create(tmp_path, {}) as run:
         trainer = make_trainer(run, iterations=2)
