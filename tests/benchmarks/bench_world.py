@@ -1,7 +1,7 @@
 """Prints what the generated country costs: first use, cached use, streaming to disk, random access.
 
     python tests/benchmarks/bench_world.py
-    python tests/benchmarks/bench_world.py --sizes 100000 1000000
+    python tests/benchmarks/bench_world.py --sizes 100000 1000000      takes minutes
 
 Every figure comes from a process of its own with a cache directory of its own. Seconds are processor time,
 so that a busy machine matters little; memory is the process's peak resident size. The last two lines are about
@@ -100,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--apart", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.apart:
