@@ -81,13 +81,13 @@ def train(
         _print_settings(console, options["trainer"])
         return
     given = _given(ctx, options, group_size)
-    from . import loop
+    from . import training
     from .progress import make_display, result_table
 
     display = make_display(console)
     try:
         if resume:
-            result = loop.resume(
+            result = training.resume(
                 _resumable(run_dir), _changed_iterations(_resumable(run_dir), given), display
             )
         else:
@@ -96,7 +96,7 @@ def train(
                 from .run import default_run_directory
 
                 run_dir = default_run_directory(config.trainer, config.env)
-            result = loop.train(config, run_dir, display)
+            result = training.train(config, run_dir, display)
     except KeyboardInterrupt:
         if run_dir is not None and (run_dir / "config.json").exists():
             click.echo(

@@ -1,17 +1,15 @@
 """The one training loop: collect, credit, update, record; the same for every algorithm and every policy.
 
-    result = train({"agent": "tiny", "iterations": 10}, run_dir="runs/mine")
-    result = resume("runs/mine")
-
-`Trainer` is the loop without the set-up, for callers who bring their own policy and environments.
+`training.train` opens policy, environments and run directory by name and starts it; use `Trainer` directly to bring
+your own.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +17,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import searchgym
-from searchgym import plugins
 from searchgym.agents.policy import Policy, TokenOutputs
-from searchgym.errors import ConfigError, RunDirectoryError, TrainingError
+from searchgym.errors import ConfigError, TrainingError
 from searchgym.evaluation import Estimate, EvalResult, evaluate
-from searchgym.rollouts import open_agent
-from searchgym.vector import SearchVectorEnv, make_vec
+from searchgym.vector import SearchVectorEnv
 
 from .algorithm import Algorithm, Loss
 from .batch import Batch, micro_batches, minibatches, pack
 from .checkpoint import load_checkpoint, load_policy, save_checkpoint
-from .config import TrainConfig, make_config, parse_settings
+from .config import TrainConfig
 from .groups import Group, Groups, drop_invalid
 from .metrics import UpdateMetrics, collection_metrics, estimates, evaluation_row
 from .objective import kl_estimate
 from .progress import Display, draw_curve
-from .run import RunDirectory, default_run_directory, write_json
+from .run import RunDirectory, write_json
 from .tasks import TaskSampler
 
-__all__ = ["Result", "Trainer", "resume", "train"]
+__all__ = ["Result", "Trainer"]
 
 _EVAL_SEED = 0  # the evaluation questions are the same whatever the run's seed
 _KEPT_EPISODE_FILES = 3
@@ -62,96 +57,6 @@ class Result:
     after: dict[str, Estimate] | None
     metrics: list[dict[str, Any]]
     seconds: float
-
-
-def train(
-    config: TrainConfig | Mapping[str, Any] | None = None,
-    run_dir: str | Path | None = None,
-    display: Display | None = None,
-) -> Result:
-    """Train an agent; what `searchgym train` does.
-
-    Args:
-        config: a `TrainConfig` or some of its fields.
-        run_dir: a missing or empty directory; default: a new one under runs/.
-        display: shows progress; default: nothing.
-
-    Raises:
-        ConfigError: an option that cannot be used; nothing was written.
-        RunDirectoryError: the directory is not empty, or in use.
-        TrainingError: training could not go on.
-    """
-    if not isinstance(config, TrainConfig):
-        config = make_config(config or {})
-    path = Path(run_dir) if run_dir is not None else default_run_directory(config.trainer, config.env)
-    if (path / "config.json").exists():  # before the seconds that opening an agent takes
-        raise RunDirectoryError(
-            f"run directory {str(path)!r} already holds a run: continue it with --resume, or choose another "
-            "--run-dir"
-        )
-    parts = _open_parts(config)
-    card = {
-        "config": asdict(config),
-        "settings": asdict(parts.algorithm.settings),
-        "policy": parts.policy.describe(),
-        "versions": {"searchgym": searchgym.__version__, "torch": torch.__version__, "numpy": np.__version__},
-    }
-    with RunDirectory.create(path, card) as run:
-        return Trainer(**vars(parts), config=config, run=run, display=display).run_to_end()
-
-
-def resume(run_dir: str | Path, iterations: int | None = None, display: Display | None = None) -> Result:
-    """Continue a run from its last complete checkpoint, bit for bit on a CPU.
-
-    Args:
-        run_dir: of a run that was interrupted, killed or finished.
-        iterations: a new total; default: what the run was started with.
-        display: shows progress.
-
-    Raises:
-        RunDirectoryError: not a run directory, or in use.
-        CheckpointError: the checkpoint is damaged or of another architecture.
-        ConfigError: fewer iterations than the run already has.
-    """
-    with RunDirectory.open(Path(run_dir)) as run:
-        config = parse_settings(TrainConfig, run.card["config"], f"option in {run.path / 'config.json'}:")
-        if iterations is not None:
-            config = replace(config, iterations=iterations)
-        parts = _open_parts(config)
-        trainer = Trainer(**vars(parts), config=config, run=run, display=display)
-        run.update_card(config=asdict(config))
-        return trainer.run_to_end()
-
-
-@dataclass
-class _Parts:
-    policy: Policy
-    algorithm: Algorithm
-    envs: SearchVectorEnv
-    tasks: TaskSampler
-
-
-def _open_parts(config: TrainConfig) -> _Parts:
-    """Policy, algorithm, environments and questions, from names and options."""
-    kind = plugins.load("trainers", config.trainer)
-    if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
-        raise ConfigError(f"trainer {config.trainer!r} is {kind!r}: register a subclass of Algorithm")
-    algorithm = kind(config.settings)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)  # an agent that draws its initial weights draws the same ones again
-    num_envs = config.num_envs or config.questions * algorithm.settings.group_size
-    envs = make_vec(config.env, num_envs, **{**config.env_options, "split": config.split})
-    if config.eval_episodes and not envs.task_ids(config.eval_split):
-        raise ConfigError(
-            f"no questions to evaluate on in split {config.eval_split!r}: set eval_episodes to 0"
-        )
-    policy = open_agent({**config.agent_options, "name": config.agent})
-    if not isinstance(policy, Policy):
-        raise ConfigError(
-            f"agent {config.agent!r} cannot be trained: it has no weights (try 'tiny' or 'candidate')"
-        )
-    return _Parts(policy, algorithm, envs, TaskSampler(envs.task_ids(), config.questions, config.seed))
 
 
 @dataclass

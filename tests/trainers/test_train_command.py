@@ -11,7 +11,7 @@ import pytest
 import searchgym.trainers.loop
 from searchgym.commands import main
 from searchgym.errors import ConfigError, UnknownIdError
-from searchgym.trainers.loop import resume, train
+from searchgym.trainers.training import resume, train
 
 SMALL = ["--agent", "candidate", "--questions", "2", "--group-size", "4", "--eval-episodes", "8"]
 
