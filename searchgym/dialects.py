@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from .errors import UnknownIdError
 from .retriever import Hit
@@ -18,8 +17,7 @@ from .retriever import Hit
 __all__ = ["DIALECTS", "Act", "Dialect", "TagsDialect", "ToolsDialect", "get_dialect"]
 
 
-@dataclass(frozen=True, slots=True)
-class Act:
+class Act(NamedTuple):
     """A parsed message.
 
     Attributes:
@@ -155,7 +153,7 @@ class TagsDialect:
 
     def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
         acts = _blocks(_without_thoughts(text), self._ACT)
-        if not feedback and any(kind == "feedback" for kind, _ in acts):
+        if not feedback and "feedback" in [kind for kind, _ in acts]:
             return _invalid("feedback_off")
         if not acts:
             return _invalid("no_act")
@@ -184,7 +182,7 @@ class TagsDialect:
     def render_hits(self, hits: Sequence[Hit], max_chars: int) -> str:
         if not hits:
             return "<information>\nNothing was found.\n</information>"
-        block = "\n".join(f"[{rank}] {hit.title}\n{hit.text}" for rank, hit in enumerate(hits, 1))
+        block = "\n".join([f"[{rank}] {hit.title}\n{hit.text}" for rank, hit in enumerate(hits, 1)])
         return f"<information>\n{self._quote(block)[:max_chars]}\n</information>"
 
     def render_feedback(self, text: str) -> str:
@@ -300,7 +298,7 @@ class ToolsDialect:
     def render_hits(self, hits: Sequence[Hit], max_chars: int) -> str:
         if not hits:
             return "<tool_response>\nNothing was found.\n</tool_response>"
-        block = "\n".join(f"[{rank}] {hit.title}\n{hit.text}" for rank, hit in enumerate(hits, 1))
+        block = "\n".join([f"[{rank}] {hit.title}\n{hit.text}" for rank, hit in enumerate(hits, 1)])
         return f"<tool_response>\n{self._quote(block)[:max_chars]}\n</tool_response>"
 
     def render_feedback(self, text: str) -> str:

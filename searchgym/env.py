@@ -198,7 +198,8 @@ class SearchEnv(gym.Env[str, str]):
     # -- pickling and copying: everything but the rules, which the arguments give again ------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        game = {n: getattr(self.game, n) for n in Game.__slots__ if n != "rules" and hasattr(self.game, n)}
+        given = ("rules", "_dialect")
+        game = {n: getattr(self.game, n) for n in Game.__slots__ if n not in given and hasattr(self.game, n)}
         return {k: v for k, v in self.__dict__.items() if k != "rules"} | {"game": game}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ class CachedRetriever:
     def __init__(self, retriever: Retriever, size: int = 200_000) -> None:
         self._inner = retriever
         self._size = size
-        self._cache: OrderedDict[tuple[str, int], tuple[Hit, ...]] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, int], list[Hit]] = OrderedDict()
         self.name = retriever.name
         self.index_hash = retriever.index_hash
         self.hits = 0
@@ -76,34 +76,33 @@ class CachedRetriever:
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         cache = self._cache
-        results: list[SearchResult | None] = []
-        missing: dict[str, list[int]] = {}
-        for position, query in enumerate(queries):
+        results: dict[str, SearchResult] = {}
+        missing: list[str] = []
+        for query in dict.fromkeys(queries):
             found = cache.get((query, k))
             if found is None:
-                missing.setdefault(query, []).append(position)
-                results.append(None)
+                missing.append(query)
             else:
+                results[query] = found
                 with suppress(KeyError):  # another thread may have dropped it since
                     cache.move_to_end((query, k))
-                results.append(list(found))  # a caller that changes its result must not change the cache
-        self.hits += len(queries) - sum(map(len, missing.values()))
+        self.misses += len(missing)
+        self.hits += len(queries) - len(missing)
         if missing:
-            self.misses += len(missing)
-            answers = self._inner.search(list(missing), k)
+            answers = self._inner.search(missing, k)
             if len(answers) != len(missing):
                 raise RetrievalError(
                     f"retriever {self.name!r} gave {len(answers)} results for {len(missing)} queries"
                 )
-            for (query, positions), result in zip(missing.items(), answers, strict=True):
-                for position in positions:
-                    results[position] = result if isinstance(result, RetrievalError) else list(result)
+            for query, result in zip(missing, answers, strict=True):
+                results[query] = result
                 if not isinstance(result, RetrievalError):
-                    cache[(query, k)] = tuple(result)
+                    cache[(query, k)] = result
             while len(cache) * k > max(self._size, k):
                 with suppress(KeyError):
                     cache.popitem(last=False)
-        return results  # type: ignore[return-value]  # every None was filled above
+        # Copies: a caller that changes its result must not change the cache.
+        return [r.copy() if isinstance(r := results[query], list) else r for query in queries]
 
     def __reduce__(self) -> tuple[Any, ...]:  # what is cached is found again; a worker starts empty
         return (CachedRetriever, (self._inner, self._size))

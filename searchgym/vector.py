@@ -212,30 +212,36 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
 
     def _collect(self, steps: list[tuple[int, Step]], active: NDArray[np.bool_]) -> VectorStep:
         n = self.num_envs
-        rewards = np.zeros(n)
-        terminations = np.zeros(n, dtype=np.bool_)
-        truncations = np.zeros(n, dtype=np.bool_)
+        rewards, terminations, truncations = [0.0] * n, [False] * n, [False] * n
         records: list[dict[str, Any] | None] = [None] * n
         observations = [""] * n if active.all() else [o if g.running else "" for o, g in self._paired()]
         for i, (observation, reward, terminated, truncated, info) in steps:
             observations[i] = observation
             rewards[i], terminations[i], truncations[i], records[i] = reward, terminated, truncated, info
         self._observations = observations
-        return tuple(observations), rewards, terminations, truncations, self._infos(records, active)
+        flags = np.array(terminations), np.array(truncations)
+        return tuple(observations), np.array(rewards), *flags, self._infos(records, active)
 
     def _paired(self) -> zip[tuple[str, Game]]:
         return zip(self._observations, self.games, strict=True)
 
     def _infos(self, records: list[dict[str, Any] | None], active: NDArray[np.bool_]) -> dict[str, Any]:
+        """One column per key; records of a kind (first, middle, last of an episode) are spread together."""
         infos: dict[str, Any] = {"active": active}
+        kinds: dict[tuple[str, ...], list[int]] = {}
         for i, record in enumerate(records):
-            for key, value in (record or {}).items():
-                column = infos.get(key)
-                if column is None:
-                    column = infos[key] = np.full(self.num_envs, None, dtype=object)
+            if record is not None:
+                kinds.setdefault(tuple(record), []).append(i)
+        for keys, members in kinds.items():
+            slots = np.array(members)
+            rows = [record.values() for i in members if (record := records[i]) is not None]
+            for key, values in zip(keys, zip(*rows, strict=True), strict=True):
+                if key not in infos:
+                    infos[key] = np.full(self.num_envs, None, dtype=object)
                     infos[f"_{key}"] = np.zeros(self.num_envs, dtype=np.bool_)
-                column[i] = value
-                infos[f"_{key}"][i] = True
+                # fromiter: numpy would make an array of arrays of values that are lists
+                infos[key][slots] = np.fromiter(values, dtype=object, count=len(members))
+                infos[f"_{key}"][slots] = True
         return infos
 
     def _draw(self, slot: int) -> Any:
