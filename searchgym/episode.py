@@ -13,7 +13,6 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -208,7 +207,6 @@ class Episode:
 _Record = TypeVar("_Record", Outcome, Segment, Round, Episode)
 
 
-@cache
 def _field_types(cls: type) -> dict[str, tuple[type, ...]]:
     """The types each field may have at its outermost level; JSON writes 1.0 and 1 alike."""
     types: dict[str, tuple[type, ...]] = {}
@@ -219,8 +217,11 @@ def _field_types(cls: type) -> dict[str, tuple[type, ...]]:
     return types
 
 
+_FIELD_TYPES = {cls: _field_types(cls) for cls in (Outcome, Segment, Round, Episode)}
+
+
 def _checked(record: _Record) -> _Record:
-    for name, types in _field_types(type(record)).items():
+    for name, types in _FIELD_TYPES[type(record)].items():
         value = getattr(record, name)
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise TypeError(f"{name} of {type(record).__name__} is {value!r:.60}")
