@@ -1,0 +1,162 @@
+"""Prints what the environment costs: a step, a snapshot, a vector of 64, imports and opening.
+
+    python tests/benchmarks/bench_env.py
+
+One line per figure, with the target the project set itself. Times are processor time of this process (imports
+and opening: of a fresh process each, the best of three), so that a busy machine matters little.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[_variable] = "1"  # before numpy is imported
+
+from searchgym.corpora.bm25 import BM25  # noqa: E402
+from searchgym.env import SearchEnv  # noqa: E402
+from searchgym.opening import open_corpus  # noqa: E402
+from searchgym.question import Corpus  # noqa: E402
+from searchgym.retriever import CachedRetriever  # noqa: E402
+from searchgym.vector import SearchVectorEnv  # noqa: E402
+
+ENVS = 64
+ENDLESS = {"max_rounds": 10**9, "max_chars": None}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def say(name: str, figure: str, target: str) -> None:
+    print(f"{name:<58} {figure:>28}   target {target}", flush=True)
+
+
+def distinct_queries(corpus: Corpus, count: int) -> list[str]:
+    """Queries as agents write them: a title and a word of another passage; no two alike."""
+    passages = corpus.passages
+    titles = [p.title for p in passages]
+    words = [p.text.split()[-1] for p in passages]
+    n = len(titles)
+    queries = dict.fromkeys(f"{titles[i % n]} {words[(i * 7 + i // n) % n]}" for i in range(2 * count))
+    return list(queries)[:count]
+
+
+def step_without_retrieval(corpus: Corpus, retriever: BM25) -> None:
+    env = SearchEnv(corpus=corpus, retriever=retriever, **ENDLESS)
+    env.reset(seed=0)
+    for name, message in (
+        ("a step without retrieval (invalid round)", "<think>hmm</think> no act"),
+        ("a step without retrieval (answer and reset)", "<think>hmm</think> <answer> Tarn </answer>"),
+    ):
+
+        def play(count: int = 2_000, message: str = message) -> None:
+            for _ in range(count):
+                if not env.game.running:
+                    env.reset()
+                env.step(message)
+
+        best = min(seconds(play) for _ in range(5)) / 2_000
+        say(name, f"{best * 1e6:.1f} µs", "< 30 µs")
+
+
+def snapshots(corpus: Corpus, retriever: BM25) -> None:
+    env = SearchEnv(corpus=corpus, retriever=retriever)
+    env.reset(seed=0)
+    for hop in env.game.question.chain:
+        env.step(f"<search>{hop.query}</search>")
+    best = min(seconds(lambda: [env.snapshot() for _ in range(1_000)]) for _ in range(5)) / 1_000
+    state = env.snapshot()
+    again = min(seconds(lambda: [env.restore(state) for _ in range(1_000)]) for _ in range(5)) / 1_000
+    say("a snapshot", f"{best * 1e6:.1f} µs", "< 50 µs")
+    say("a restore", f"{again * 1e6:.1f} µs", "none")
+    say("size of a snapshot as JSON", f"{len(json.dumps(state))} bytes", "<= 64 kB")
+
+
+def vector(corpus: Corpus, retriever: BM25) -> None:
+    """Both sides take turns, on queries neither has seen; the retriever is the bare index, without a cache."""
+    for name, copies, target in (
+        ("all queries distinct", 1, ">= 0.7"),
+        ("groups of 8 that ask alike", 8, ">= 0.7"),
+    ):
+        queries = distinct_queries(corpus, ENVS * 120 // copies)
+        retriever.search(queries, 3)  # both sides find the index warm
+        batches = [
+            [q for q in queries[i : i + ENVS // copies] for _ in range(copies)]
+            for i in range(0, len(queries), ENVS // copies)
+        ]
+        envs = SearchVectorEnv(ENVS, corpus=corpus, retriever=CachedRetriever(retriever), top_k=3, **ENDLESS)
+        envs.reset(seed=0)
+        messages = [[f"<search>{query}</search>" for query in batch] for batch in batches]
+        ratios, rates = [], []
+        for i in range(0, len(batches), 10):
+            half, other = slice(i, i + 5), slice(i + 5, i + 10)
+            alone = seconds(lambda b=batches[half]: [retriever.search(batch, 3) for batch in b])  # type: ignore[misc]
+            inside = seconds(lambda m=messages[other], e=envs: [e.step(acts) for acts in m])  # type: ignore[misc]
+            ratios.append(alone / inside)
+            rates.append(5 * ENVS / inside)
+        assert envs.stats["cache_misses"] == len(queries) / 2
+        say(f"{ENVS} environments, {name}", f"{statistics.median(rates):,.0f} steps/s", "see the next line")
+        say("  as a share of the bare index's batched rate", f"{statistics.median(ratios):.2f}", target)
+    known = messages[5]
+    best = min(seconds(lambda: [envs.step(known) for _ in range(30)]) for _ in range(5)) / (30 * ENVS)
+    say(f"{ENVS} environments, answered by the query cache", f"{1 / best:,.0f} steps/s", ">= 20,000")
+
+
+def fresh(code: str, home: str) -> float:
+    """Processor seconds that `code` prints in a fresh process."""
+    environment = {**os.environ, "SEARCHGYM_HOME": home}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
+
+
+IMPORT = "import time, gymnasium; t = time.process_time(); import searchgym; print(time.process_time() - t)"
+OPEN = """
+import time
+import gymnasium, numpy, bm25s, Stemmer, filelock, platformdirs, rich.progress
+import searchgym.env, searchgym.vector, searchgym.corpora.world, searchgym.corpora.bm25
+t = time.process_time()
+env = gymnasium.make("SearchQA-v0")
+env.reset(seed=0)
+env.step(env.action_space.sample())
+print(time.process_time() - t)
+"""
+
+
+def starting() -> None:
+    with tempfile.TemporaryDirectory() as home:
+        say(
+            "import searchgym, over gymnasium",
+            f"{min(fresh(IMPORT, home) for _ in range(3)) * 1e3:.1f} ms",
+            "< 200 ms",
+        )
+        first = min(fresh(OPEN, tempfile.mkdtemp(dir=home)) for _ in range(3))
+        say("default world and index, first time, to the first step", f"{first:.2f} s", "< 3 s")
+        fresh(OPEN, home)
+        later = min(fresh(OPEN, home) for _ in range(3))
+        say("default world and index, from the cache", f"{later:.2f} s", "< 0.3 s")
+
+
+def main() -> None:
+    starting()
+    corpus = open_corpus("country")
+    corpus.questions("train")
+    retriever = BM25.build(corpus)
+    step_without_retrieval(corpus, retriever)
+    snapshots(corpus, retriever)
+    vector(corpus, retriever)
+
+
+if __name__ == "__main__":
+    main()
