@@ -29,14 +29,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from searchgym.corpora.bm25 import BM25
-from searchgym.corpora.world import World, terse_pieces
+from searchgym.corpora.world import World, name_classes, terse_pieces
 from searchgym.dialects import Act, TagsDialect
 from searchgym.errors import RetrievalError
 from searchgym.feedback import FEEDBACK_LEVELS, write_feedback
 from searchgym.question import Question
 from searchgym.retriever import CachedRetriever, Hit
 
+from .tiny import prompt_ids
 from .tokenizer import Tokenizer
 
 __all__ = [
@@ -45,6 +48,7 @@ __all__ = [
     "Habits",
     "Library",
     "Part",
+    "Renaming",
     "build_tokenizer",
     "can_demonstrate",
     "demonstrate",
@@ -84,7 +88,9 @@ def build_tokenizer() -> Tokenizer:
         "The draft is right. The draft is an earlier step, not the answer. The draft is wrong. The answer is",
         "Everything needed has been found. Step 1 of 2 has not been found. Read",
     ]
-    return Tokenizer.build([*pieces["words"], *pieces["names"], *pieces["heads"], *fixed], pieces["tails"])
+    return Tokenizer.build(
+        [*pieces["words"], *pieces["names"], *pieces["glued"], *pieces["heads"], *fixed], pieces["tails"]
+    )
 
 
 _INVALID = ("no_act", "several_acts", "empty_act", "nested_act", "feedback_off", "too_long")
@@ -94,10 +100,35 @@ def encode_parts(tokenizer: Tokenizer, parts: Sequence[Part]) -> Demo:
     """Parts as the tiny agent meets them: each is encoded by itself, after one start token."""
     tokens, mask = [tokenizer.bos_id], [0]
     for text, learned in parts:
-        ids = tokenizer.encode(text)
+        ids = tokenizer.encode(text) if learned else prompt_ids(tokenizer, text, first=False)
         tokens += ids
         mask += [int(learned)] * len(ids)
     return Demo(tokens, mask)
+
+
+class Renaming:
+    """Gives every demonstration names of its own, so that no name can be learned, only copied.
+
+    Within each class of tokens (given names, surnames, places, title words, pairs of digits) the tokens of a
+    demonstration are permuted at random, the same way throughout it. Ranks, relations, professions and
+    everything else the policy must understand stay. Without this the model learns the worlds' names by heart:
+    copying was right for 92 % of the name tokens in worlds it was taught on and for 84 % in others.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._classes = [
+            np.array(sorted({ids[0] for word in words if len(ids := tokenizer.encode(word)) == 1}))
+            for words in name_classes()
+        ]
+        self._size = tokenizer.size
+
+    def apply(self, demo: Demo, draw: random.Random) -> Demo:
+        """The demonstration under a fresh permutation."""
+        generator = np.random.default_rng(draw.getrandbits(64))
+        renamed = np.arange(self._size)
+        for ids in self._classes:
+            renamed[ids] = generator.permutation(ids)
+        return Demo(renamed[demo.tokens].tolist(), demo.mask)
 
 
 class Library:

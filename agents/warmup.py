@@ -30,6 +30,7 @@ from .demos import (
     Demo,
     Habits,
     Library,
+    Renaming,
     build_tokenizer,
     demonstrate,
     encode_parts,
@@ -37,11 +38,11 @@ from .demos import (
     name_list,
 )
 from .model import TinyConfig, build_model, save_model
+from .tiny import TOKENIZER_FILE
 from .tokenizer import Tokenizer
 
-__all__ = ["PHASES", "TOKENIZER_FILE", "Progress", "WarmupConfig", "warm_up"]
+__all__ = ["PHASES", "Progress", "WarmupConfig", "warm_up"]
 
-TOKENIZER_FILE = "tokenizer.json"
 PHASES = ("names", "lookups", "episodes", "habits")
 _POOL = 8  # batches are cut from so many times their size in demonstrations, sorted by length
 
@@ -164,6 +165,7 @@ def warm_up(
             if name.endswith(("q_norm.weight", "k_norm.weight")):
                 weight.fill_(config.attention_gain)
     model.to(device).train()
+    renaming = Renaming(tokenizer)
     libraries = []
     for i in range(config.worlds):
         libraries.append(Library(1000 + i, questions=config.questions))
@@ -178,7 +180,11 @@ def warm_up(
     step = 0
     for phase, steps in zip(PHASES, config.steps, strict=True):
         draw = random.Random(f"{config.seed}/{phase}")
-        feed = batches(lambda d=draw, p=phase: make_demo(p, config, libraries, d, tokenizer), config, draw)
+        feed = batches(
+            lambda d=draw, p=phase: renaming.apply(make_demo(p, config, libraries, d, tokenizer), d),
+            config,
+            draw,
+        )
         for _ in range(steps):
             rate = min(1.0, (step + 1) / max(1, config.warmup_steps))
             for group in optimizer.param_groups:

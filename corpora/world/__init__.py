@@ -11,7 +11,7 @@ from .corpus import World, open_country, open_country_hard, open_country_terse, 
 from .facts import Country, Entity
 from .plans import Plan
 from .schema import RELATIONS, TYPES, Relation
-from .terse import terse_pieces, terse_vocabulary
+from .terse import name_classes, terse_pieces, terse_vocabulary
 
 __all__ = [
     "RELATIONS",
@@ -21,6 +21,7 @@ __all__ = [
     "Plan",
     "Relation",
     "World",
+    "name_classes",
     "open_country",
     "open_country_hard",
     "open_country_terse",

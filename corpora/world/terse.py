@@ -30,7 +30,7 @@ from .words import (
     THEME_SUBJECTS,
 )
 
-__all__ = ["Terse", "terse_pieces", "terse_vocabulary"]
+__all__ = ["Terse", "name_classes", "terse_pieces", "terse_vocabulary"]
 
 
 class Terse:
@@ -106,6 +106,24 @@ _SHAPE_WORDS = (
 )
 
 
+_SURNAMES = [head + tail for head in SURNAME_HEADS for tail in SURNAME_TAILS]
+_PLACES = [head + tail for head in PLACE_HEADS for tail in PLACE_TAILS]
+
+
+def name_classes() -> tuple[tuple[str, ...], ...]:
+    """Words that could stand for each other without changing what a terse world means, by class.
+
+    Given names, surnames, places, the words of titles, of themes, and pairs of digits. The classes are disjoint.
+    """
+    taken: set[str] = set()
+    classes = []
+    pairs = [f"{i:02d}" for i in range(100)]
+    for words in (GIVEN_NAMES, _SURNAMES, _PLACES, ADJECTIVES, NOUNS, THEME_FIGURES, THEME_SUBJECTS, pairs):
+        classes.append(tuple(sorted(set(words) - taken)))
+        taken.update(words)
+    return tuple(classes)
+
+
 def terse_pieces() -> dict[str, tuple[str, ...]]:
     """The pieces of the terse rendering by role, for worlds of the default size.
 
@@ -123,12 +141,7 @@ def terse_pieces() -> dict[str, tuple[str, ...]]:
         "names": tuple(sorted({*GIVEN_NAMES, *ADJECTIVES, *NOUNS, *_SHAPE_WORDS})),
         "heads": tuple(sorted({*SURNAME_HEADS, *PLACE_HEADS})),
         "tails": tuple(sorted({*SURNAME_TAILS, *PLACE_TAILS, "s"})),
-        "glued": tuple(
-            sorted(
-                {head + tail for head in SURNAME_HEADS for tail in SURNAME_TAILS}
-                | {head + tail for head in PLACE_HEADS for tail in PLACE_TAILS}
-            )
-        ),
+        "glued": tuple(sorted({*_SURNAMES, *_PLACES})),
         "numbers": tuple([f"{i:02d}" for i in range(100)] + [str(i) for i in range(10)]),
     }
 
