@@ -162,7 +162,7 @@ class BM25:
         Raises:
             ConfigError: k is not a whole number >= 1, or `queries` is not a sequence of strings.
         """
-        limit = _check_k(k)
+        limit = min(_check_k(k), self._count)  # a k beyond the corpus must not size the arrays below
         if isinstance(queries, str):
             raise ConfigError(f"queries is one string ({queries[:40]!r}): pass a list of strings")
         return [self._search(query, limit) for query in queries]

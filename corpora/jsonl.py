@@ -99,6 +99,8 @@ def open_jsonl(path: str | os.PathLike[str], split: str = "train") -> JsonlCorpu
     """
     if split not in SPLITS:
         raise ConfigError(f"split={split!r}: use train, dev or test")
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"path={path!r}: give the directory that holds passages.jsonl[.gz]")
     directory = Path(path).expanduser().resolve()
     if not directory.is_dir():
         raise CorpusError(f"{directory} is not a directory: give one that holds passages.jsonl[.gz]")
