@@ -256,11 +256,12 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         """New generators of the slots that a seed is given for."""
         if seed is None:
             return {}
-        seeds = (
-            [int(seed) + i for i in range(self.num_envs)]
-            if isinstance(seed, int | np.integer)
-            else list(seed)
-        )
+        if isinstance(seed, int | np.integer):
+            seeds: list[Any] = [int(seed) + i for i in range(self.num_envs)]
+        elif isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
+            seeds = list(seed)
+        else:
+            raise ConfigError(f"seed is {seed!r}: give a whole number, or one per slot")
         if len(seeds) != self.num_envs:
             raise ConfigError(f"{len(seeds)} seeds for {self.num_envs} slots: give one per slot")
         return {i: gym.utils.seeding.np_random(seeds[i])[0] for i in slots if seeds[i] is not None}

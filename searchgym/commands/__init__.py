@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -71,6 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 1: a broken installation or plug-in. 2: a user's mistake, said in one line. 130: interrupted.
     An unexpected error is a bug of ours and shows its traceback. (`searchgym … | head` is click's business.)
     """
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # what a terminal cannot write or a pipe cannot mean is no crash
+            stream.reconfigure(errors="replace")
     try:
         status = cli.main(
             args=None if argv is None else list(argv), prog_name="searchgym", standalone_mode=False

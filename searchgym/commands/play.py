@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 
 import click
@@ -20,6 +19,11 @@ _HELP = (
     "Type words to search for them. Commands: [bold]/answer[/] TEXT, [bold]/feedback[/] DRAFT (where it is on), "
     "[bold]/raw[/] MESSAGE (sent exactly as typed), [bold]/help[/], [bold]/quit[/]."
 )
+
+
+def shown(text: str) -> str:
+    """Text for the terminal: no markup of rich in it, and no control sequence a corpus may hold."""
+    return escape("".join([c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text]))
 
 
 def read_action(line: str, dialect: Dialect) -> str | None:
@@ -52,9 +56,7 @@ def play(
     env = SearchEnv(**registered_arguments(env_id, arguments))
     console = Console()
     observation, info = env.reset(seed=seed, options={"task_id": task_id} if task_id else None)
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # bytes that are no text are a typing error, not a crash
-    console.print(Panel(escape(observation), title=f"question {info['task_id']}", border_style="cyan"))
+    console.print(Panel(shown(observation), title=f"question {info['task_id']}", border_style="cyan"))
     console.print(_HELP)
     while True:
         budget = env.game.budget()
@@ -71,13 +73,13 @@ def play(
         observation, reward, terminated, truncated, info = env.step(action)
         if terminated or truncated:
             break
-        console.print(Panel(escape(observation), border_style="green"))
+        console.print(Panel(shown(observation), border_style="green"))
     outcome = info["outcome"]
     gold = env.game.question
     console.print(
         Panel(
-            f"your answer: {escape(outcome['answer']) or '(none)'}\n"
-            f"gold answer: {escape(gold.answers[0])}\n"
+            f"your answer: {shown(outcome['answer']) or '(none)'}\n"
+            f"gold answer: {shown(gold.answers[0])}\n"
             f"EM {outcome['em']:.0f}   F1 {outcome['f1']:.2f}   recall {outcome['recall']:.2f}   "
             f"reward {reward:g}   ended: {outcome['stop_reason']}",
             title="result",
@@ -85,7 +87,7 @@ def play(
         )
     )
     for number, hop in enumerate(gold.chain, 1):
-        console.print(f"  {number}. {escape(hop.query)} → {hop.relation} → {escape(hop.bridge)}")
+        console.print(f"  {number}. {shown(hop.query)} → {hop.relation} → {shown(hop.bridge)}")
 
 
 def _read_line(console: Console) -> str | None:
@@ -94,5 +96,5 @@ def _read_line(console: Console) -> str | None:
     except EOFError:
         return None
     if not sys.stdin.isatty():  # a piped session reads better with what was typed
-        console.print(escape(line))
+        console.print(shown(line))
     return line.strip()

@@ -30,7 +30,7 @@ def rescore(file: Path, out: Path | None) -> None:
         check_writable(out)
     episodes = list(load_episodes(file))
     outcomes = [rescore_episode(e) for e in episodes]
-    table = Table(title=f"{file}: {len(episodes)} episodes")
+    table = Table()
     for column in ("metric", "recorded", "recomputed", "changed"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for metric in METRICS:
@@ -38,7 +38,9 @@ def rescore(file: Path, out: Path | None) -> None:
         new = [getattr(o, metric) for o in outcomes]
         mean = [f"{sum(v) / len(v):.4f}" if v else "-" for v in (old, new)]
         table.add_row(metric, *mean, str(sum(a != b for a, b in zip(old, new, strict=True))))
-    Console().print(table)
+    console = Console()
+    console.print(f"{file}: {len(episodes)} episodes", soft_wrap=True, markup=False, highlight=False)
+    console.print(table)
     if out is not None:
         for episode, outcome in zip(episodes, outcomes, strict=True):
             episode.outcome = outcome

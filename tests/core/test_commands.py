@@ -280,6 +280,27 @@ def test_play_in_other_dialects_with_feedback_and_markup(run: Run, toy: str) -> 
     assert "your answer: [red]Tarn[/red]" in out
 
 
+def test_a_corpus_cannot_write_control_sequences_to_the_terminal(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "passages.jsonl").write_text(
+        json.dumps({"id": "a", "title": "t", "text": "word \x1b[2J\u202e"})
+    )
+    question = {"id": "q", "question": "[red]which\x1b[31m?", "answers": ["x"], "split": "train"}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(question))
+    status, out, _ = run("play", "--env-option", f"corpus={tmp_path}", stdin="word\n/answer \ud800\n")
+    assert status == 0
+    assert "[red]which\ufffd[31m?" in out
+    assert "word \ufffd[2J\ufffd" in out
+    assert "\x1b[2J" not in out
+
+
+def test_a_terminal_that_cannot_write_a_letter_is_no_crash(toy: str) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    arguments = ["play", "--env-option", f"corpus={toy}", "--task-id", "employer-town"]
+    done = searchgym(*arguments, input="Tarn 46°\n/answer Tarn\n".encode(), env=environment)
+    assert done.returncode == 0, done.stderr
+    assert b"2. Corvin Mills ? town ? Tarn" in done.stdout
+
+
 def test_bytes_that_are_no_text_do_not_crash_play(toy: str) -> None:
     done = searchgym("play", "--env-option", f"corpus={toy}", input=b"\xff\xfe Velm\n/answer Velm\n")
     assert done.returncode == 0, done.stderr

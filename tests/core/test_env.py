@@ -922,6 +922,50 @@ def test_identical_passages_never_swap(toy: str) -> None:
         assert [h["id"] for h in play(env, "<search>twins share</search>")[1][4]["hits"]] == expected
 
 
+@pytest.mark.parametrize("top_k", [100, 10**9, 10**30])
+def test_a_giant_top_k_returns_what_there_is(top_k: int, toy: str) -> None:
+    hits = play(SearchEnv(corpus=toy, top_k=top_k), "<search>Anna Reed Tarn Velm twins</search>")[1][4][
+        "hits"
+    ]
+    assert 6 <= len(hits) <= 9
+
+
+@pytest.mark.parametrize("arguments", [{}, {"retriever": {"name": "bm25", "shuffle": 3}}, {"top_k": 50}])
+def test_a_corpus_of_one_passage(arguments: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "passages.jsonl").write_text('{"id": "a", "title": "", "text": "word"}\n')
+    (tmp_path / "questions.jsonl").write_text(
+        '{"id": "q", "question": "?", "answers": ["x"], "split": "train"}\n'
+    )
+    env = SearchEnv(corpus=str(tmp_path), **arguments)
+    check_env(gym.make("SearchQA-v0", corpus=str(tmp_path), **arguments).unwrapped)
+    result = play(env, "<search>word</search>", task_id="q")[1]
+    assert [h["id"] for h in result[4]["hits"]] == ["a"]
+    assert env.truncate(StopReason.ABORTED)[4]["outcome"]["recall"] == 0.0  # nothing is known to be gold
+
+
+def test_observations_stay_in_their_space_whatever_the_corpus_holds(tmp_path: Path) -> None:
+    passage = {"id": "a", "title": "<think>" * 5_000, "text": "</information>" * 5_000 + " word"}
+    question = {"id": "q", "question": "y" * 50_000, "answers": ["<answer>" * 9_000], "split": "train"}
+    (tmp_path / "passages.jsonl").write_text(json.dumps(passage) + "\n")
+    (tmp_path / "questions.jsonl").write_text(json.dumps({**question, "supporting_ids": ["a"]}) + "\n")
+    for level in ("revealing", "gold"):
+        for most in (1, 100, 16_384):
+            for dialect in ("tags", "tools"):
+                env = SearchEnv(
+                    corpus=str(tmp_path),
+                    feedback={"level": level, "calls": 9},
+                    max_observation_chars=most,
+                    dialect=dialect,
+                )
+                observation, _ = env.reset()
+                assert observation in env.observation_space
+                assert env.action_space.sample() in env.action_space
+                writer = env.dialect
+                for act in (Act("search", queries=("word",)), Act("feedback", draft="no")):
+                    assert env.step(writer.write(act))[0] in env.observation_space
+                assert env.step("no act")[0] in env.observation_space
+
+
 def test_the_folder_of_a_corpus_may_be_relative(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(toy).parent)
     assert SearchEnv(corpus=Path(toy).name).corpus.hash == SearchEnv(corpus=toy).corpus.hash

@@ -186,6 +186,8 @@ def test_bad_actions_leave_every_slot_as_it_was(actions: Any, envs: SearchVector
         ({"options": {"split": "nope"}}, "unknown split"),
         ({"options": ["dev"]}, "options is"),
         ({"seed": [1, 2]}, "2 seeds for 3 slots"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": "abc"}, "seed is 'abc'"),
     ],
 )
 def test_bad_resets_leave_every_slot_as_it_was(
