@@ -43,9 +43,9 @@ for arguments in json.loads(sys.argv[1]):
 print(json.dumps(out))
 """
 GOLDEN = {
-    "encyclopedia": "037daa3815b94d4a",
-    "terse": "b903edfd3cd12fd4",
-    "hard": "4c2336689a07823c",
+    "encyclopedia": "f4d43d1f2f556fe6",
+    "terse": "ee44ce85e56dfde9",
+    "hard": "c5ed4e76ba99a581",
 }
 """Passages and questions of seed 0. A change means another world: raise `corpus.VERSION` with it."""
 
