@@ -171,10 +171,11 @@ def _read_question(text: str) -> _Question:
 @lru_cache(maxsize=_CACHE)
 def _on_page(question: str, title: str, text: str) -> _Page:
     asked = _read_question(question)
-    mentions = (_Mention(title, (), title[:1].isdigit()), *_mentions(text))
+    titles = [_Mention(title, (), title[0].isdigit())] if title else []
+    mentions = (*titles, *_mentions(text))
     rows = np.zeros((len(mentions), WIDTH), dtype=np.uint8)
     rows[:, [_F["any"], _F["from the newest result"]]] = 1
-    rows[0, _F["page title"]] = 1
+    rows[: len(titles), _F["page title"]] = 1
     places = []
     for row, mention in zip(rows, mentions, strict=True):
         row[_F["number"]] = mention.number
