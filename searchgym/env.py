@@ -78,7 +78,8 @@ def make_rules(
 
 def _names(argument: str, values: Any, kind: type) -> tuple[Any, ...]:
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-        raise ConfigError(f"{argument} is {values!r}: give a list, e.g. {argument}=['chain'] or hops=[2, 3]")
+        example = "['chain']" if kind is str else "[2, 3]"
+        raise ConfigError(f"{argument} is {values!r}: give a list, e.g. {argument}={example}")
     if not all(type(v) is kind for v in values):
         raise ConfigError(f"{argument} is {values!r}: every entry must be a {kind.__name__}")
     return tuple(values)

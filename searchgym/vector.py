@@ -33,6 +33,8 @@ from .retriever import SearchResult
 
 __all__ = ["SearchVectorEnv", "make_vec"]
 
+MAX_ENVS = 65_536
+
 VectorStep = tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
 
@@ -83,6 +85,10 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
 
     def _set_up(self, num_envs: int, rules: Rules) -> None:
         check_count("num_envs", num_envs, 1)
+        if num_envs > MAX_ENVS:
+            raise ConfigError(
+                f"num_envs is {num_envs}: at most {MAX_ENVS}; more episodes take turns in the slots"
+            )
         self.num_envs = num_envs
         self.render_mode = None
         self.rules = rules

@@ -209,6 +209,7 @@ def test_bad_resets_leave_every_slot_as_it_was(
     [
         ({"num_envs": 0}, "num_envs is 0"),
         ({"num_envs": "4"}, "num_envs is '4'"),
+        ({"num_envs": 10**9}, "at most 65536"),
         ({"max_episode_steps": 3}, "max_rounds"),
         ({"render_mode": "ansi"}, "does not render"),
         ({"topk": 3}, "Did you mean 'top_k'"),
