@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,28 +63,26 @@ class WarmupConfig:
         width, layers, heads, head_dim, mlp_ratio, max_positions, rope_theta, init_std: the model's shape.
         attention_gain: initial weight of the query and key norms: sharper attention from the start.
         habits: flaws of the last phase.
-        perfect_share: part of the last phase's demonstrations that are perfect.
     """
 
     seed: int = 0
-    steps: tuple[int, int, int, int] = (600, 1500, 1500, 1000)
-    worlds: int = 12
-    questions: int = 3_000
-    batch_tokens: int = 4_096
+    steps: tuple[int, ...] = (300, 3_500, 3_000, 1_500)
+    worlds: int = 8
+    questions: int = 2_000
+    batch_tokens: int = 3_072
     learning_rate: float = 2.5e-3
-    warmup_steps: int = 200
-    final_rate: float = 0.02
+    warmup_steps: int = 100
+    final_rate: float = 0.05
     width: int = 64
     layers: int = 3
     heads: int = 4
     head_dim: int = 16
     mlp_ratio: float = 2.0
     max_positions: int = 1024
-    rope_theta: float = 10_000.0
-    init_std: float = 0.1
-    attention_gain: float = 1.5
-    habits: Habits = Habits(rate=0.65, homonym=0.6, feedback=0.04, mishap=0.03)  # noqa: RUF009  (frozen)
-    perfect_share: float = 0.0
+    rope_theta: float = 100_000.0
+    init_std: float = 0.08
+    attention_gain: float = 1.8
+    habits: Habits = Habits(rate=0.7, homonym=0.65, feedback=0.02, mishap=0.03)  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
         if len(self.steps) != len(PHASES) or min(self.steps) < 0 or not sum(self.steps):
@@ -159,7 +158,7 @@ def warm_up(
         rope_theta=config.rope_theta,
         init_std=config.init_std,
     )
-    model = build_model(shape, config.seed)
+    model: Any = build_model(shape, config.seed)  # typed loosely, as transformers types its own
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith(("q_norm.weight", "k_norm.weight")):
@@ -180,11 +179,8 @@ def warm_up(
     step = 0
     for phase, steps in zip(PHASES, config.steps, strict=True):
         draw = random.Random(f"{config.seed}/{phase}")
-        feed = batches(
-            lambda d=draw, p=phase: renaming.apply(make_demo(p, config, libraries, d, tokenizer), d),
-            config,
-            draw,
-        )
+        make = partial(make_demo, phase, config, libraries, draw, tokenizer, renaming)
+        feed = batches(make, config, draw)
         for _ in range(steps):
             rate = min(1.0, (step + 1) / max(1, config.warmup_steps))
             for group in optimizer.param_groups:
@@ -204,23 +200,28 @@ def warm_up(
                 if report is not None:
                     report(reports[-1])
     model.cpu().eval()
-    _write(out, lambda folder: _save(folder, model, shape, tokenizer, config, reports))
+    _write(out, lambda folder: _save(folder, model, shape, tokenizer, config))
     return reports
 
 
 def make_demo(
-    phase: str, config: WarmupConfig, libraries: Sequence[Library], draw: random.Random, tokenizer: Tokenizer
+    phase: str,
+    config: WarmupConfig,
+    libraries: Sequence[Library],
+    draw: random.Random,
+    tokenizer: Tokenizer,
+    renaming: Renaming,
 ) -> Demo:
-    """One training sequence of a phase."""
+    """One training sequence of a phase, with names of its own."""
     library = draw.choice(libraries)
     if phase == "names":
-        return name_list(library, draw, tokenizer)
+        return renaming.apply(name_list(library, draw, tokenizer), draw)
     if phase == "lookups":
-        return lookup_drill(library, draw, tokenizer)
-    perfect = phase == "episodes" or draw.random() < config.perfect_share
-    habits = Habits(feedback=0.02, mishap=0.03) if perfect else config.habits
+        return renaming.apply(lookup_drill(library, draw, tokenizer), draw)
+    habits = config.habits if phase == "habits" else Habits(feedback=0.02, mishap=0.03)
     question = draw.choice(library.questions)
-    return encode_parts(tokenizer, demonstrate(question, library.search, draw, habits))
+    parts = demonstrate(question, library.search, draw, habits)
+    return renaming.apply(encode_parts(tokenizer, parts), draw)
 
 
 def batches(make: Callable[[], Demo], config: WarmupConfig, draw: random.Random) -> Iterator[list[Demo]]:
@@ -257,7 +258,7 @@ def _train_step(
     target_N = ids_BT[:, 1:][learned_BT]
     loss = nn.functional.cross_entropy(logits_NV, target_N)
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     with torch.no_grad():
@@ -280,11 +281,10 @@ def _save(
     shape: TinyConfig,
     tokenizer: Tokenizer,
     config: WarmupConfig,
-    reports: Sequence[Progress],
 ) -> None:
     save_model(model, shape, folder)
     tokenizer.save(folder / TOKENIZER_FILE)
-    made = {"config": asdict(config), "torch": torch.__version__, "reports": [asdict(r) for r in reports]}
+    made = {"config": asdict(config), "torch": torch.__version__}
     (folder / "warmup.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
 

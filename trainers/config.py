@@ -38,7 +38,7 @@ class TrainConfig:
         {"types": ["chain"], "hops": [2, 3]}, "arguments of gym.make; none by default once `env` is given"
     )
     num_envs: int = option(0, "environments stepped together; 0: one per episode of an iteration", low=0)
-    iterations: int = option(20, "collect-and-update rounds", low=0)
+    iterations: int = option(50, "collect-and-update rounds", low=0)
     questions: int = option(16, "questions per iteration", low=1)
     lr: float = option(5e-4, "learning rate of AdamW", low=0.0)
     weight_decay: float = option(0.0, "weight decay of AdamW", low=0.0)
@@ -48,7 +48,7 @@ class TrainConfig:
     token_budget: int = option(16384, "tokens per forward and backward pass (memory)", low=1)
     temperature: float = option(1.0, "sampling temperature while collecting", low=1e-3)
     seed: int = option(0, "of everything random", low=0)
-    threads: int = option(0, "CPU threads of torch; 0: torch's own choice", low=0)
+    threads: int = option(1, "CPU threads of torch (the tiny models gain little from more); 0: torch's own choice", low=0)
     split: str = option("train", "questions to train on")
     eval_split: str = option("dev", "questions to evaluate on")
     eval_episodes: int = option(200, "greedy evaluation before and after; 0: none", low=0)
