@@ -220,16 +220,15 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         n = self.num_envs
         rewards, terminations, truncations = [0.0] * n, [False] * n, [False] * n
         records: list[dict[str, Any] | None] = [None] * n
-        observations = [""] * n if active.all() else [o if g.running else "" for o, g in self._paired()]
+        observations = (
+            self._observations.copy()
+        )  # of a slot that takes no part: unchanged, "" once it has ended
         for i, (observation, reward, terminated, truncated, info) in steps:
             observations[i] = observation
             rewards[i], terminations[i], truncations[i], records[i] = reward, terminated, truncated, info
         self._observations = observations
         flags = np.array(terminations), np.array(truncations)
         return tuple(observations), np.array(rewards), *flags, self._infos(records, active)
-
-    def _paired(self) -> zip[tuple[str, Game]]:
-        return zip(self._observations, self.games, strict=True)
 
     def _infos(self, records: list[dict[str, Any] | None], active: NDArray[np.bool_]) -> dict[str, Any]:
         """One column per key; records of a kind (first, middle, last of an episode) are spread together."""
