@@ -53,7 +53,7 @@ class _State:
 
 
 class CandidateAgent(Policy):
-    """A linear softmax over at least 22 candidate acts per round.
+    """A linear softmax over at least 20 candidate acts per round.
 
     Args:
         seed: of the sampling generator; the initial weights are zero whatever the seed.

@@ -5,7 +5,7 @@ answer(phrase), where a phrase is
 
 - the whole question, each of its parts between punctuation marks, each name and each single word in it,
 - each page title, name and number in the newest search result, once per place where it stands,
-- one of ten fixed phrases ("yes", "unknown" ...), so that there are never fewer than 22 candidates.
+- one of ten fixed phrases ("yes", "unknown" ...), so that there are never fewer than 20 candidates.
 
 The features describe where a phrase stands, not whether it is right: whether the words before it occur in the
 question and at which place, whether it stands on the page that was just asked for, whether it was searched
