@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from searchgym.env import SearchEnv
 from searchgym.errors import RetrievalError
 from searchgym.retriever import Hit, Retriever, SearchResult
 
@@ -150,3 +152,54 @@ def budgets() -> st.SearchStrategy[dict[str, Any]]:
             ),
         }
     )
+
+
+# The info contract: exact key sets.
+RESET_KEYS = {"schema", "task_id", "split", "question", "anchor", "budget"}
+STEP_KEYS = {
+    "schema",
+    "round",
+    "action",
+    "hits",
+    "retrieval",
+    "judge",
+    "feedback",
+    "reward_terms",
+    "anchor",
+}
+LAST_KEYS = STEP_KEYS | {"outcome", "valid_for_training"}
+NESTED_KEYS = {
+    "action": {"kind", "queries", "draft", "answer", "error"},
+    "retrieval": {"status", "backend", "index_hash"},
+    "judge": {"status", "utility", "reasoning", "reason"},
+    "feedback": {"level", "text", "calls_left"},
+    "outcome": {"answer", "em", "f1", "sub_em", "recall", "rounds", "searches", "assisted", "stop_reason"},
+}
+HIT_KEYS = {"id", "title", "text", "score", "rank", "query_index"}
+
+
+def check_info(info: dict[str, Any], last: bool, gold: bool) -> None:
+    extra = {"gold"} if gold else set()
+    assert set(info) == (LAST_KEYS if last else STEP_KEYS) | extra
+    for name, keys in NESTED_KEYS.items():
+        if name in info:
+            assert set(info[name]) == keys
+    assert all(set(hit) == HIT_KEYS for hit in info["hits"])
+    assert json.loads(json.dumps(info)) == info
+    assert (info["anchor"] == "") == last
+
+
+def play(env: SearchEnv, *messages: str, task_id: str = "employer-town") -> list[Any]:
+    """Reset to a question and send messages; returns [(observation, info), step, step, ...]."""
+    results: list[Any] = [env.reset(options={"task_id": task_id})]
+    results += [env.step(message) for message in messages]
+    return results
+
+
+QUICK = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+"""For property tests: quick, and the same examples every time."""

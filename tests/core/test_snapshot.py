@@ -1,0 +1,135 @@
+"""Snapshots: restored anywhere they belong, refused anywhere else, small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toys import (
+    MESSAGES,
+    QUICK,
+    RIGHT,
+    SEARCH,
+    FixedRetriever,
+    play,
+)
+
+from searchgym.env import SearchEnv
+from searchgym.errors import ConfigError
+from searchgym.retriever import Hit
+from searchgym.rollouts import slot_info
+from searchgym.vector import SearchVectorEnv
+
+
+@QUICK
+@given(before=st.lists(MESSAGES, max_size=3), after=st.lists(MESSAGES, min_size=1, max_size=4))
+def test_a_restored_episode_continues_as_the_original(toy: str, before: list[str], after: list[str]) -> None:
+    arguments: dict[str, Any] = {
+        "corpus": toy,
+        "feedback": {"level": "revealing", "calls": 2},
+        "max_chars": 4_000,
+    }
+    env, other = SearchEnv(**arguments), SearchEnv(**arguments)
+    env.reset(seed=8)
+    for message in before:
+        if env.game.running:
+            env.step(message)
+    if not env.game.running:
+        return
+    state = json.loads(json.dumps(env.snapshot()))
+    other.reset(seed=99)
+    other.restore(state)
+    assert other.snapshot() == env.snapshot()
+    for message in after:
+        if env.game.running:
+            assert other.step(message) == env.step(message)
+    assert other.reset() == env.reset()
+
+
+def test_a_snapshot_is_small_however_long_the_episode(toy: str) -> None:
+    hits = [Hit(f"passage-{i:08d}", "t", "x" * 100, 1.0) for i in range(1_000)]
+    env = SearchEnv(corpus=toy, retriever=FixedRetriever(*hits), top_k=1_000, max_rounds=200, max_chars=None)
+    play(env, *[SEARCH] * 150)
+    assert len(json.dumps(env.snapshot())) < 2_000
+
+
+RESTORE = """
+import json, sys
+from searchgym.env import SearchEnv
+env = SearchEnv(corpus=sys.argv[1], top_k=2)
+env.reset()
+env.restore(json.loads(sys.stdin.read()))
+print(json.dumps([env.step(m) for m in sys.argv[2:]] + [env.reset()]))
+"""
+
+
+def test_a_snapshot_is_restored_in_another_process(env: SearchEnv, toy: str) -> None:
+    env.reset(seed=2, options={"task_id": "employer-town"})
+    env.step(SEARCH)
+    state = json.dumps(env.snapshot())
+    done = subprocess.run(
+        [sys.executable, "-c", RESTORE, toy, SEARCH, RIGHT],
+        input=state,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ours = [env.step(SEARCH), env.step(RIGHT), env.reset()]
+    assert json.loads(done.stdout) == json.loads(json.dumps(ours))
+
+
+def test_a_snapshot_of_another_index_is_refused(env: SearchEnv, toy: str) -> None:
+    play(env, SEARCH)
+    state = env.snapshot()
+    other = SearchEnv(corpus=toy, retriever={"name": "bm25", "k1": 1.2})
+    other.reset()
+    with pytest.raises(ConfigError, match="same corpus and retriever"):
+        other.restore(state)
+
+
+def damages(state: dict[str, Any]) -> Iterator[Any]:
+    yield from ([], None, "x", {})
+    for key in state:
+        if key != "generator":  # a vector's snapshot has none
+            yield {k: v for k, v in state.items() if k != key}
+        for value in (None, -1, "7", [1], {"a": 1}, True, 2**80, ["p8"]):
+            if (
+                value != state[key]
+                and not (key == "assisted" and value is True)
+                and not (key in ("round", "searches", "chars", "feedback_left") and value == 2**80)
+                and not (key == "anchor" and isinstance(value, str))
+            ):
+                yield {**state, key: value}
+    for key in state["generator"]:
+        yield {**state, "generator": {k: v for k, v in state["generator"].items() if k != key}}
+        yield {**state, "generator": {**state["generator"], key: "x"}}
+
+
+def test_a_damaged_snapshot_changes_nothing(env: SearchEnv) -> None:
+    env.reset(seed=1, options={"task_id": "employer-town"})
+    env.step(SEARCH)
+    state = env.snapshot()
+    for bad in damages(state):
+        with pytest.raises(ConfigError):
+            env.restore(bad)
+        assert env.snapshot() == state, bad
+    env.restore(state)
+
+
+def test_snapshots_go_between_single_and_vector(env: SearchEnv, toy: str) -> None:
+    envs = SearchVectorEnv(2, corpus=toy, top_k=2)
+    envs.reset(options={"task_ids": ["bare", "employer-town"]})
+    envs.step([SEARCH, SEARCH])
+    env.reset(seed=5)
+    generator = env.snapshot()["generator"]
+    env.restore(envs.snapshot(1))
+    assert env.snapshot()["generator"] == generator  # its own goes on
+    envs.restore(0, env.snapshot())
+    after = envs.step([RIGHT, RIGHT])
+    assert env.step(RIGHT)[4] == slot_info(after[4], 0) == slot_info(after[4], 1)
