@@ -48,7 +48,9 @@ class TrainConfig:
     token_budget: int = option(16384, "tokens per forward and backward pass (memory)", low=1)
     temperature: float = option(1.0, "sampling temperature while collecting", low=1e-3)
     seed: int = option(0, "of everything random", low=0)
-    threads: int = option(1, "CPU threads of torch (the tiny models gain little from more); 0: torch's own choice", low=0)
+    threads: int = option(
+        1, "CPU threads of torch (the tiny models gain little from more); 0: torch's own choice", low=0
+    )
     split: str = option("train", "questions to train on")
     eval_split: str = option("dev", "questions to evaluate on")
     eval_episodes: int = option(200, "greedy evaluation before and after; 0: none", low=0)

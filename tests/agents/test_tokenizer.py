@@ -6,8 +6,8 @@ import json
 import random
 
 import pytest
-from searchgym.agents.tokenizer import TAGS, Tokenizer
 
+from searchgym.agents.tokenizer import TAGS, Tokenizer
 from searchgym.errors import CheckpointError
 
 ALPHABET = [

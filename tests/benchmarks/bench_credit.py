@@ -45,7 +45,9 @@ def main() -> None:
             list(micro_batches(minibatch, lambda s: len(s.segment.tokens), 16384))
         times.append(1000 * (time.process_time() - started))
     tokens = sum(len(e.segments[0].tokens) for g in played for e in g) / 128
-    print(f"credit and packing, 128 episodes x {tokens:.0f} tokens: {np.median(times):.1f} ms of one core (median of 30)")
+    print(
+        f"credit and packing, 128 episodes x {tokens:.0f} tokens: {np.median(times):.1f} ms of one core (median of 30)"
+    )
 
 
 if __name__ == "__main__":
