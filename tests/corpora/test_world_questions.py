@@ -48,7 +48,7 @@ def _plan(question: Question) -> Plan:
 @pytest.mark.parametrize("name", ["encyclopedia", "terse", "hard"])
 def test_there_are_enough_of_every_kind_in_every_split(worlds: dict[str, World], name: str) -> None:
     world = worlds[name]
-    for split, least in {"train": 2_000, "dev": 500, "test": 500}.items():
+    for split, least in {"train": 2_000, "dev": 600, "test": 600}.items():
         questions = world.questions(split)
         assert len(questions) == least
         kinds = Counter(question.type for question in questions)
