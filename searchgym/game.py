@@ -16,7 +16,7 @@ from . import feedback as _feedback
 from .dialects import Act, Dialect, get_dialect
 from .episode import Outcome, StopReason
 from .errors import ConfigError, CorpusError, ResetNeededError, RetrievalError, SnapshotError, UnknownIdError
-from .question import Corpus, Question
+from .question import Corpus, Question, find_passage
 from .retriever import Hit, Retriever, SearchResult
 from .scoring import exact_match, f1, recall, sub_exact_match
 
@@ -432,15 +432,12 @@ def _truncates(stop: StopReason | None) -> bool:
 
 def passage_title(corpus: Corpus, passage_id: str) -> str:
     """Title of a passage by id (passages are ordered by id)."""
-    from bisect import bisect_left
-
-    passages = corpus.passages
-    position = bisect_left(passages, passage_id, key=lambda p: p.id)
-    if position == len(passages) or passages[position].id != passage_id:
+    try:
+        return find_passage(corpus, passage_id).title
+    except UnknownIdError as error:
         raise CorpusError(
             f"corpus {corpus.name!r} has no passage {passage_id!r}, which a question names as gold"
-        )
-    return passages[position].title
+        ) from error
 
 
 def gold_record(question: Question) -> dict[str, Any]:
