@@ -11,7 +11,7 @@ from searchgym.episode import Episode
 from searchgym.errors import ConfigError
 from searchgym.question import Corpus, Hop, Question
 
-__all__ = ["Judge", "Trace", "TraceRound", "Verdict", "open_judge", "traces_of"]
+__all__ = ["Grade", "Grader", "Judge", "Trace", "TraceRound", "Verdict", "open_judge", "traces_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +84,56 @@ class Verdict:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """Whether an answer is right.
+
+    Attributes:
+        status: "ok" or "error".
+        score: in [0, 1]; None on error.
+        reason: a short explanation, or what went wrong.
+        cost: as in `Verdict`.
+    """
+
+    status: str
+    score: float | None
+    reason: str = ""
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def ok(cls, score: float, reason: str = "", cost: Mapping[str, float] | None = None) -> Grade:
+        """A grade; raises `ConfigError` for a number outside [0, 1]."""
+        if not 0.0 <= score <= 1.0:  # also refuses NaN
+            raise ConfigError(f"grade {score!r}: it must lie in [0, 1]")
+        return cls("ok", float(score), reason, cost or {})
+
+    @classmethod
+    def error(cls, reason: str, cost: Mapping[str, float] | None = None) -> Grade:
+        """A grade that failed. It carries no number: a failure is never a zero."""
+        return cls("error", None, reason, cost or {})
+
+
 @runtime_checkable
 class Judge(Protocol):
     """Judges rounds in batches. Register a factory under the entry-point group `searchgym.judges`; it is called
-    as `factory(corpus, **options)` with the corpus played on (None where there is none) and JSON options."""
+    as `factory(corpus, **options)` with the corpus played on (None where there is none) and JSON options.
+
+    A judge that can be unable to work (no key, wrong address, spent budget) also has a method `check()`, which
+    raises `ConfigError` then; environments call it before episodes begin, so that none is lost.
+    """
 
     name: str
 
     def judge(self, traces: Sequence[Trace]) -> Sequence[Verdict]:
-        """One verdict per trace, in order. A judgement that failed is `Verdict.error`, never an exception.
+        """One verdict per trace, in order. A judgement that failed is `Verdict.error`, never an exception."""
 
-        Raises:
-            ConfigError: the judge cannot work at all (no key, unknown model, spent budget): said before any
-                episode is lost.
-        """
+
+@runtime_checkable
+class Grader(Protocol):
+    """A judge that also grades final answers against the gold ones, for the reward term `correct`."""
+
+    def grade(self, questions: Sequence[Question], answers: Sequence[str]) -> Sequence[Grade]:
+        """One grade per answer, in order. A grade that failed is `Grade.error`, never an exception."""
 
 
 def traces_of(episode: Episode) -> list[Trace]:
