@@ -14,7 +14,16 @@ from click.core import ParameterSource
 from searchgym.env import check_names
 from searchgym.errors import ConfigError, UnknownIdError
 
-__all__ = ["agent_option", "config_option", "env_arguments", "env_options", "merge_pairs", "parse_pairs"]
+__all__ = [
+    "agent_option",
+    "config_option",
+    "env_arguments",
+    "env_options",
+    "judge_options",
+    "judge_spec",
+    "merge_pairs",
+    "parse_pairs",
+]
 
 
 def parse_pairs(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -98,6 +107,22 @@ def env_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
     return arguments
 
 
+def judge_spec(judge: str | None, pairs: tuple[str, ...]) -> dict[str, Any] | None:
+    """What `open_judge` takes, from --judge and --judge-option; None without --judge.
+
+    Raises:
+        ConfigError: not KEY=VALUE, or options of no judge.
+    """
+    options = parse_pairs("--judge-option", pairs)
+    if judge is None:
+        if pairs:
+            raise ConfigError(f"--judge-option {pairs[0]} belongs to no judge: name one with --judge")
+        return None
+    if "name" in options:
+        raise ConfigError(f"--judge-option name={options['name']}: name the judge with --judge")
+    return {"name": judge, **options}
+
+
 config_option = click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -129,6 +154,23 @@ def env_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Argument of the environment, e.g. top_k=5, hops=[2,3], corpus=path/to/folder. Repeatable.",
         ),
         click.option("--env", "env_id", default="SearchQA-v0", show_default=True, help="Environment id."),
+    ):
+        function = decorator(function)
+    return function
+
+
+def judge_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--judge and --judge-option, as the parameters `judge` and `judge_pairs`; `judge_spec` reads them."""
+    for decorator in (
+        click.option(
+            "--judge-option",
+            "judge_pairs",
+            metavar="KEY=VALUE",
+            multiple=True,
+            callback=merge_pairs,
+            help="Option of the judge, e.g. model=gpt-oss-120b. Repeatable.",
+        ),
+        click.option("--judge", default=None, help="Registered judge: oracle, rules, …"),
     ):
         function = decorator(function)
     return function
