@@ -1,11 +1,4 @@
-"""Executable contracts: run these on your own plug-in.
-
-    from searchgym.conformance import check_retriever
-    check_retriever(MyRetriever(corpus), corpus)
-
-Each check raises `ConformanceError` at the first broken promise, naming the promise, what was seen and, where
-it helps, the query. The built-in parts pass the same checks in the tests.
-"""
+"""Checks of corpora and retrievers."""
 
 from __future__ import annotations
 
@@ -14,9 +7,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-from .errors import ConfigError, ConformanceError, RetrievalError, UnknownIdError
-from .question import Corpus, Passage, Question
-from .retriever import Hit, Retriever, SearchResult
+from searchgym.errors import ConfigError, ConformanceError, RetrievalError, UnknownIdError
+from searchgym.question import Corpus, Passage, Question
+from searchgym.retriever import Hit, Retriever, SearchResult
+
+from .promise import require
 
 __all__ = ["check_corpus", "check_retriever"]
 
@@ -43,41 +38,39 @@ def check_corpus(corpus: Corpus) -> None:
     Raises:
         ConformanceError: a promise is broken.
     """
-    _require(isinstance(corpus, Corpus), f"{type(corpus).__name__} lacks an attribute of searchgym.Corpus")
+    require(isinstance(corpus, Corpus), f"{type(corpus).__name__} lacks an attribute of searchgym.Corpus")
     for name in ("name", "hash"):
         value = getattr(corpus, name)
-        _require(
-            isinstance(value, str) and value != "", f"corpus.{name} is {value!r}, not a non-empty string"
-        )
+        require(isinstance(value, str) and value != "", f"corpus.{name} is {value!r}, not a non-empty string")
     ids = set()
     previous = ""
     for position, passage in enumerate(corpus.passages):
-        _require(isinstance(passage, Passage), f"passages[{position}] is a {type(passage).__name__}")
-        _require(
+        require(isinstance(passage, Passage), f"passages[{position}] is a {type(passage).__name__}")
+        require(
             position == 0 or passage.id > previous,
             f"passages are ordered by id: {passage.id!r} follows {previous!r} at position {position}",
         )
         previous = passage.id
         ids.add(passage.id)
     count = len(corpus.passages)
-    _require(len(ids) == count > 0, f"passages has len {count} but yields {len(ids)} passages")
-    _require(corpus.passages[count - 1].id == previous, "passages[len - 1] is not the last passage iterated")
+    require(len(ids) == count > 0, f"passages has len {count} but yields {len(ids)} passages")
+    require(corpus.passages[count - 1].id == previous, "passages[len - 1] is not the last passage iterated")
     tasks: dict[str, Question] = {}
     for split in corpus.splits:
-        _require(split in ("train", "dev", "test"), f"split {split!r} is not train, dev or test")
-        _require(len(corpus.questions(split)) > 0, f"corpus.splits names {split!r}, which has no questions")
+        require(split in ("train", "dev", "test"), f"split {split!r} is not train, dev or test")
+        require(len(corpus.questions(split)) > 0, f"corpus.splits names {split!r}, which has no questions")
         for question in corpus.questions(split):
             about = f"question {question.id!r}"
-            _require(question.split == split, f"{about} of split {split!r} says it is of {question.split!r}")
-            _require(question.id not in tasks, f"{about} occurs twice; ids are unique across splits")
-            _require(
+            require(question.split == split, f"{about} of split {split!r} says it is of {question.split!r}")
+            require(question.id not in tasks, f"{about} occurs twice; ids are unique across splits")
+            require(
                 bool(question.answers) and all(question.answers), f"{about} has no answer, or an empty one"
             )
             gold = {*question.supporting_ids, *(id for hop in question.chain for id in hop.passage_ids)}
-            _require(gold <= ids, f"{about} names passages there are not: {sorted(gold - ids)[:3]}")
+            require(gold <= ids, f"{about} names passages there are not: {sorted(gold - ids)[:3]}")
             tasks[question.id] = question
     for id in list(tasks)[:: max(1, len(tasks) // 100)]:
-        _require(
+        require(
             corpus.question(id) == tasks[id], f"corpus.question({id!r}) differs from the one in its split"
         )
     for call, what in ((corpus.question, "question"), (corpus.questions, "questions")):
@@ -102,10 +95,10 @@ def check_retriever(retriever: Retriever, corpus: Corpus, queries: Sequence[str]
     Raises:
         ConformanceError: a promise is broken.
     """
-    _require(isinstance(retriever, Retriever), f"{type(retriever).__name__} lacks name, index_hash or search")
+    require(isinstance(retriever, Retriever), f"{type(retriever).__name__} lacks name, index_hash or search")
     for name in ("name", "index_hash"):
         value = getattr(retriever, name)
-        _require(isinstance(value, str) and value != "", f"{name} is {value!r}, not a non-empty string")
+        require(isinstance(value, str) and value != "", f"{name} is {value!r}, not a non-empty string")
     index_hash = retriever.index_hash
     passages = {passage.id: passage for passage in corpus.passages}
     twins = _identical_passages(corpus)
@@ -115,7 +108,7 @@ def check_retriever(retriever: Retriever, corpus: Corpus, queries: Sequence[str]
     everything = min(len(passages), _LARGEST_K) + 1  # more than there is, unless the corpus is large
 
     full = _search(retriever, asked, everything)
-    _require(any(full), f"none of {len(asked)} queries found anything, e.g. {_short(asked[0])}")
+    require(any(full), f"none of {len(asked)} queries found anything, e.g. {_short(asked[0])}")
     for query, hits in zip(asked, full, strict=True):
         _check_hits(query, hits, everything, passages)
     if everything > len(passages):  # else the cut may run through a group
@@ -124,7 +117,7 @@ def check_retriever(retriever: Retriever, corpus: Corpus, queries: Sequence[str]
         for query, hits, longer in zip(asked, _search(retriever, asked, k), full, strict=True):
             same = hits == longer[:k]
             where = f"for {_short(query)}: {_ids(hits)} at k={k}, {_ids(longer[:k])} at k={everything}"
-            _require(
+            require(
                 same,
                 f"the first k hits depend on k {where} (equal scores must be ordered by id before the cut)",
             )
@@ -132,28 +125,28 @@ def check_retriever(retriever: Retriever, corpus: Corpus, queries: Sequence[str]
     _check_odd_queries(retriever, asked[0], passages)
     _check_bad_k(retriever, asked)
     _check_threads(retriever, asked)
-    _require(retriever.index_hash == index_hash, "index_hash changed while searching")
+    require(retriever.index_hash == index_hash, "index_hash changed while searching")
 
 
 def _check_hits(query: str, hits: Sequence[Hit], k: int, passages: dict[str, Passage]) -> None:
     about = f"for {_short(query)}"
-    _require(len(hits) <= k, f"{len(hits)} hits at k={k} {about}")
-    _require(len({hit.id for hit in hits}) == len(hits), f"a passage occurs twice among the hits {about}")
+    require(len(hits) <= k, f"{len(hits)} hits at k={k} {about}")
+    require(len({hit.id for hit in hits}) == len(hits), f"a passage occurs twice among the hits {about}")
     for hit in hits:
-        _require(
+        require(
             type(hit.score) is float and math.isfinite(hit.score),
             f"score {hit.score!r} of {hit.id!r} {about}",
         )
-        _require(hit.id in passages, f"hit {hit.id!r} {about} is not in the corpus")
+        require(hit.id in passages, f"hit {hit.id!r} {about} is not in the corpus")
         passage = passages[hit.id]
         same = (hit.title, hit.text) == (passage.title, passage.text)
-        _require(same, f"hit {hit.id!r} {about} carries another title or text than the corpus has")
+        require(same, f"hit {hit.id!r} {about} carries another title or text than the corpus has")
     for better, worse in pairwise(hits):
-        _require(
+        require(
             better.score >= worse.score,
             f"score rises from {better.id!r} to {worse.id!r} {about}; best comes first",
         )
-        _require(
+        require(
             better.score > worse.score or better.id < worse.id,
             f"{better.id!r} and {worse.id!r} score the same but are not in order of id {about}",
         )
@@ -166,21 +159,21 @@ def _check_twins(asked: list[str], results: list[list[Hit]], twins: list[list[Pa
         for query, hits in zip(asked, results, strict=True):
             found = [hit for hit in hits if hit.id in ids]
             about = f"the identical passages {sorted(ids)[:4]} for {_short(query)}"
-            _require(len({hit.score for hit in found}) <= 1, f"scores differ between {about}")
-            _require(len(found) in (0, len(ids)), f"{len(found)} of {len(ids)} found of {about}")
+            require(len({hit.score for hit in found}) <= 1, f"scores differ between {about}")
+            require(len(found) in (0, len(ids)), f"{len(found)} of {len(ids)} found of {about}")
 
 
 def _check_batches(retriever: Retriever, asked: list[str]) -> None:
     expected = _search(retriever, asked, 5)
-    _require(_search(retriever, asked, 5) == expected, "the same batch gives another result the second time")
-    _require(list(retriever.search([], 5)) == [], "an empty batch must have an empty result")
+    require(_search(retriever, asked, 5) == expected, "the same batch gives another result the second time")
+    require(list(retriever.search([], 5)) == [], "an empty batch must have an empty result")
     for query, hits in zip(asked, expected, strict=True):
         alone = _search(retriever, [query], 5)[0]
-        _require(
+        require(
             alone == hits, f"alone and in a batch differ for {_short(query)}: {_ids(alone)}, {_ids(hits)}"
         )
     again = _search(retriever, [*reversed(asked), *asked], 5)
-    _require(
+    require(
         again == [*reversed(expected), *expected],
         "the result of a query depends on its neighbours in the batch",
     )
@@ -191,9 +184,9 @@ def _check_odd_queries(retriever: Retriever, normal: str, passages: dict[str, Pa
     for what, query in _ODD_QUERIES.items():
         hits, beside = _search(retriever, [query, normal], 5, f"{what} as a query")
         _check_hits(query, hits, 5, passages)
-        _require(beside == expected, f"{what} as a query changes the result of its neighbour")
+        require(beside == expected, f"{what} as a query changes the result of its neighbour")
         if not query.strip():
-            _require(not hits, f"{what} as a query must find nothing, but found {_ids(hits)}")
+            require(not hits, f"{what} as a query must find nothing, but found {_ids(hits)}")
 
 
 def _check_bad_k(retriever: Retriever, asked: list[str]) -> None:
@@ -212,7 +205,7 @@ def _check_threads(retriever: Retriever, asked: list[str]) -> None:
     with ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(_search, retriever, [query], 5) for _ in range(4) for query in asked]
         results = [job.result()[0] for job in jobs]
-    _require(results == expected * 4, "results differ when four threads search at once")
+    require(results == expected * 4, "results differ when four threads search at once")
 
 
 def _search(retriever: Retriever, queries: list[str], k: int, what: str = "a plain query") -> list[list[Hit]]:
@@ -221,16 +214,16 @@ def _search(retriever: Retriever, queries: list[str], k: int, what: str = "a pla
         results: Sequence[SearchResult] = retriever.search(list(queries), k)
     except Exception as error:
         raise ConformanceError(f"{what} raised {type(error).__name__} at k={k}: {error}") from error
-    _require(len(results) == len(queries), f"{len(results)} results for {len(queries)} queries")
+    require(len(results) == len(queries), f"{len(results)} results for {len(queries)} queries")
     for query, result in zip(queries, results, strict=True):
         if isinstance(result, RetrievalError):
             raise ConformanceError(f"{what} failed for {_short(query)}: {result}") from result
-        _require(
+        require(
             isinstance(result, list),
             f"the result for {_short(query)} is a {type(result).__name__}, not a list",
         )
         for hit in result:
-            _require(isinstance(hit, Hit), f"a hit for {_short(query)} is a {type(hit).__name__}, not a Hit")
+            require(isinstance(hit, Hit), f"a hit for {_short(query)} is a {type(hit).__name__}, not a Hit")
     return list(results)  # type: ignore[arg-type]  # failures were refused above
 
 
@@ -258,8 +251,3 @@ def _ids(hits: Sequence[Hit]) -> list[str]:
 
 def _short(query: str) -> str:
     return repr(query if len(query) <= 60 else f"{query[:60]}…")
-
-
-def _require(kept: bool, message: str) -> None:
-    if not kept:
-        raise ConformanceError(message)
