@@ -39,6 +39,7 @@ class RulesJudge:
     def __init__(self, corpus: Corpus | None) -> None:
         if corpus is None:
             raise ConfigError("judge 'rules' needs a corpus: name the one the episodes were played on")
+        self._corpus = corpus
         self._information = InformationGain(corpus)
 
     def judge(self, traces: Sequence[Trace]) -> list[Verdict]:
@@ -58,7 +59,10 @@ class RulesJudge:
         old = [hit for round_ in earlier for hit in round_.hits]
         repeated = redundancy(last.hits, old)
         if question.supporting_ids:
-            gain = self._information.gain(question.supporting_ids, last.hits, old)
+            try:
+                gain = self._information.gain(question.supporting_ids, last.hits, old)
+            except UnknownIdError as error:
+                return Verdict.error(f"a gold passage is not in corpus {self._corpus.name!r}: {error}")
         else:
             answers = question.answers
             gain = float(_contains_answer([last], answers) and not _contains_answer(earlier, answers))
