@@ -27,6 +27,7 @@ __all__ = [
     "RunDirectoryError",
     "SearchGymError",
     "SnapshotError",
+    "TapeError",
     "TrainingError",
     "UnknownIdError",
     "did_you_mean",
@@ -109,6 +110,10 @@ class RunDirectoryError(ConfigError):
 
 class CheckpointError(ConfigError):
     """A checkpoint that is damaged, or of another architecture or tokenizer."""
+
+
+class TapeError(ConfigError):
+    """A tape that is damaged, in use or of something else, or that lacks a call which a replay makes."""
 
 
 class TrainingError(SearchGymError):
