@@ -22,6 +22,7 @@ _EXPORTS = {
     "EvalResult": "evaluation",
     "Hit": "retriever",
     "Hop": "question",
+    "Judge": "judges.protocol",
     "Outcome": "episode",
     "Passage": "question",
     "Question": "question",
@@ -32,12 +33,16 @@ _EXPORTS = {
     "SearchVectorEnv": "vector",
     "Segment": "episode",
     "StopReason": "episode",
+    "Trace": "judges.protocol",
     "Turn": "agent",
+    "Verdict": "judges.protocol",
     "collect": "rollouts",
     "evaluate": "evaluation",
+    "judge_episodes": "judging",
     "load_episodes": "episode",
     "make_vec": "vector",
     "open_corpus": "opening",
+    "open_judge": "judges.protocol",
     "open_retriever": "opening",
     "rollout": "rollouts",
     "save_episodes": "episode",
@@ -58,6 +63,11 @@ if TYPE_CHECKING:
     from .errors import SearchGymError as SearchGymError
     from .evaluation import EvalResult as EvalResult
     from .evaluation import evaluate as evaluate
+    from .judges.protocol import Judge as Judge
+    from .judges.protocol import Trace as Trace
+    from .judges.protocol import Verdict as Verdict
+    from .judges.protocol import open_judge as open_judge
+    from .judging import judge_episodes as judge_episodes
     from .opening import open_corpus as open_corpus
     from .opening import open_retriever as open_retriever
     from .question import Corpus as Corpus

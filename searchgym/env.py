@@ -17,6 +17,8 @@ from .dialects import Dialect
 from .episode import StopReason
 from .errors import ConfigError, RetrievalError, SnapshotError, UnknownIdError
 from .game import Game, Rules, Step
+from .judges.protocol import Judge, open_judge
+from .judging import Costs, check_judge, judge_games
 from .opening import Spec, open_corpus, open_retriever
 from .question import Corpus, Question
 from .retriever import Retriever, SearchResult
@@ -43,6 +45,8 @@ def make_rules(
     max_observation_chars: int = 16_384,
     max_queries: int = 1,
     reward: str | dict[str, float] = "em",
+    judge: Spec | Judge | None = None,
+    judge_when: str = "step",
     feedback: dict[str, Any] | None = None,
     reveal_gold: bool = False,
 ) -> Rules:
@@ -70,6 +74,9 @@ def make_rules(
         max_observation_chars=max_observation_chars,
         max_queries=max_queries,
         reward={reward: 1.0} if isinstance(reward, str) else copy(reward),
+        judge=None if judge is None else open_judge(judge, opened),
+        judge_spec=judge if isinstance(judge, str | dict) else getattr(judge, "name", None),
+        judge_when=judge_when,
         feedback_level=level,
         feedback_calls=calls,
         reveal_gold=reveal_gold,
@@ -119,7 +126,8 @@ class SearchEnv(gym.Env[str, str]):
     `MessageSpace`: only the NEW text: the question at reset, then what the last act returned, "" at the end.
 
     ## Rewards
-    0 until the final step; there the weighted sum of `reward` terms: EM by default.
+    The weighted sum of the `reward` terms, each also in `info["reward_terms"]`. By default EM: 0 until the final
+    step. Other terms, some of them paid in every round: docs/rewards.md.
 
     ## Starting State
     A question of `split`, drawn with the environment's generator, or `reset(options={"task_id": …})`;
@@ -140,7 +148,9 @@ class SearchEnv(gym.Env[str, str]):
     - `top_k`: passages per query. `max_queries`: queries allowed in one search act.
     - `max_rounds`, `max_searches`, `max_chars`: budgets of an episode (None: no limit).
     - `max_action_chars`: longer messages are invalid. `max_observation_chars`: longer results are cut.
-    - `reward`: "em", "f1", "sub_em", "recall", or {term: weight}.
+    - `reward`: a term, e.g. "em", or {term: weight}; see docs/rewards.md.
+    - `judge`: name, or {"name": …, **options}, of a judge of rounds; `judge_when`: "step", or after the episodes
+      played by `collect`: "end", "success", "unequal", "unequal-success"; see docs/judges.md.
     - `feedback`: {"level": "kind" | "hop" | "revealing" | "gold", "calls": n} switches the training-only act on.
     - `reveal_gold`: adds `info["gold"]`; for controls and analysis, never for agents under test.
 
@@ -164,6 +174,8 @@ class SearchEnv(gym.Env[str, str]):
         self.game = Game(self.rules)
         self._transcript: list[str] = []
         self._stats = {"episodes": 0, "steps": 0, "queries": 0, "retrieval_seconds": 0.0}
+        self.judge_costs = Costs()
+        check_judge(self.rules.judge)
 
     # -- Gymnasium -------------------------------------------------------------------------------------
 
@@ -188,7 +200,11 @@ class SearchEnv(gym.Env[str, str]):
             results = search(self.rules, queries)
             self._stats["retrieval_seconds"] += time.perf_counter() - started
             self._stats["queries"] += len(queries)
-        result = self.game.end_step(results)
+        self.game.take_results(results)
+        if self.rules.judge is None:
+            result = self.game.end_step()
+        else:
+            (result,) = judge_games(self.rules, [self.game], self.judge_costs)
         self._note(f"agent> {action}", result)
         return result
 
@@ -288,12 +304,8 @@ class SearchEnv(gym.Env[str, str]):
 
     @property
     def stats(self) -> dict[str, float]:
-        """What is not deterministic and so not in `info`: counts, seconds, cache hits."""
-        retriever = self.rules.retriever
-        return self._stats | {
-            "cache_hits": getattr(retriever, "hits", 0),
-            "cache_misses": getattr(retriever, "misses", 0),
-        }
+        """What is not deterministic and so not in `info`: counts, seconds, cache hits, the judge's costs."""
+        return {**self._stats, **cache_stats(self.rules), **self.judge_costs.to_stats()}
 
     def _note(self, line: str, result: Step) -> None:
         if self.render_mode is None:
@@ -305,6 +317,15 @@ class SearchEnv(gym.Env[str, str]):
             self._transcript.append(f"end> {info['outcome']['stop_reason']}, reward {reward:g}")
         else:
             self._transcript.append(observation)
+
+
+def cache_stats(rules: Rules) -> dict[str, float]:
+    """Hits and misses of the query cache, if the retriever has one."""
+    retriever = rules.retriever
+    return {
+        "cache_hits": getattr(retriever, "hits", 0),
+        "cache_misses": getattr(retriever, "misses", 0),
+    }
 
 
 def _checked_rules(arguments: dict[str, Any]) -> Rules:

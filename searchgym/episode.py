@@ -48,8 +48,6 @@ class StopReason(enum.StrEnum):
     """The rollout loop stopped it: the agent's context or token limit was reached."""
     RETRIEVAL_FAILED = "retrieval_failed"
     """Infrastructure: the retriever did not answer. Not valid for training."""
-    JUDGE_FAILED = "judge_failed"
-    """Infrastructure: a judge whose verdict feeds the reward failed. Not valid for training."""
     AGENT_FAILED = "agent_failed"
     """Infrastructure: the agent (an API, an engine) failed. Not valid for training."""
     ABORTED = "aborted"
@@ -61,9 +59,7 @@ class StopReason(enum.StrEnum):
         return self in _FAILURES
 
 
-_FAILURES = frozenset(
-    {StopReason.RETRIEVAL_FAILED, StopReason.JUDGE_FAILED, StopReason.AGENT_FAILED, StopReason.ABORTED}
-)
+_FAILURES = frozenset({StopReason.RETRIEVAL_FAILED, StopReason.AGENT_FAILED, StopReason.ABORTED})
 
 
 @dataclass(slots=True)

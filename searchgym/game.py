@@ -1,13 +1,15 @@
 """The rules of one episode, without Gymnasium and without a retriever.
 
-`SearchEnv` runs one `Game`, `SearchVectorEnv` many; both ask a game which queries a message holds
-(`begin_step`), search them in whatever batch they like, and hand the results back (`end_step`). So the rules
-are written once, and a vector environment is exactly its single environments, batched.
+`SearchEnv` runs one `Game`, `SearchVectorEnv` many. A step has three phases: `begin_step` reads a message and says
+which queries to search, `take_results` plays the round, `end_step` closes it with the judge's verdict if there is
+one. Between the phases the environment searches and judges in whatever batch it likes. So the rules are written
+once, and a vector environment is exactly its single environments, batched.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import blake2b
 from math import isfinite
 from typing import Any
@@ -16,16 +18,21 @@ from . import feedback as _feedback
 from .dialects import Act, Dialect, get_dialect
 from .episode import Outcome, StopReason
 from .errors import ConfigError, CorpusError, ResetNeededError, RetrievalError, SnapshotError, UnknownIdError
+from .judges.gain import InformationGain
+from .judges.protocol import Grade, Grader, Judge, Trace, TraceRound, Verdict, no_verdict
 from .question import Corpus, Question, find_passage
 from .retriever import Hit, Retriever, SearchResult
+from .rewards import REWARD_TERMS, Played
 from .scoring import exact_match, f1, recall, sub_exact_match
 
-__all__ = ["INFO_SCHEMA", "REWARD_TERMS", "SNAPSHOT_SCHEMA", "Game", "Rules", "Step"]
+__all__ = ["INFO_SCHEMA", "JUDGE_WHEN", "SNAPSHOT_SCHEMA", "Game", "Rules", "Step"]
 
 INFO_SCHEMA = 1
-SNAPSHOT_SCHEMA = 1
+SNAPSHOT_SCHEMA = 2
 UNLIMITED = -1
-REWARD_TERMS = ("em", "f1", "sub_em", "recall")
+JUDGE_WHEN = ("step", "end", "success", "unequal", "unequal-success")
+"""When rounds are judged: each in its step; or after the episodes: all, those answered right, those in groups of
+unequal rewards, those answered right in such groups."""
 
 Step = tuple[str, float, bool, bool, dict[str, Any]]
 """(observation, reward, terminated, truncated, info), as `gymnasium.Env.step` returns it."""
@@ -50,6 +57,9 @@ class Rules:
     max_observation_chars: int = 16_384
     max_queries: int = 1
     reward: dict[str, float] = field(default_factory=lambda: {"em": 1.0})
+    judge: Judge | None = None
+    judge_spec: Any = None
+    judge_when: str = "step"
     feedback_level: str | None = None
     feedback_calls: int = 0
     reveal_gold: bool = False
@@ -70,10 +80,28 @@ class Rules:
                 raise UnknownIdError("reward term", term, REWARD_TERMS)
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight):
                 raise ConfigError(f"the weight of reward term {term!r} is {weight!r}: give a finite number")
+        if self.judge_when not in JUDGE_WHEN:
+            raise UnknownIdError("judge_when", self.judge_when, JUDGE_WHEN)
+        for term in self.reward:
+            self._check_needs(term)
         if self.feedback_level is not None:
             _feedback.check_level(self.feedback_level)
             check_count("feedback calls", self.feedback_calls, 1)
         self.tasks(self.split)
+
+    def _check_needs(self, term: str) -> None:
+        """Refuse a reward term whose judge is missing, late or no grader."""
+        needs = REWARD_TERMS[term]
+        if needs.needs_verdict and self.judge is None:
+            raise ConfigError(f'reward term {term!r} needs a judge: give judge="oracle", or another one')
+        if needs.needs_verdict and self.judge_when != "step":
+            raise ConfigError(
+                f"reward term {term!r} needs the verdict in the step itself, but judge_when is "
+                f'{self.judge_when!r}: use judge_when="step"'
+            )
+        if needs.needs_grade and not isinstance(self.judge, Grader):
+            have = "there is no judge" if self.judge is None else f"judge {self.judge.name!r} does not"
+            raise ConfigError(f'reward term {term!r} needs a judge that grades answers, e.g. "llm"; {have}')
 
     @property
     def dialect(self) -> Dialect:
@@ -84,6 +112,48 @@ class Rules:
     def feedback(self) -> bool:
         """Whether the feedback act exists."""
         return self.feedback_level is not None
+
+    @cached_property
+    def judges_steps(self) -> bool:
+        """Whether each round is judged in its step."""
+        return self.judge is not None and self.judge_when == "step"
+
+    @cached_property
+    def grades(self) -> bool:
+        """Whether answers are graded by the judge."""
+        return any(REWARD_TERMS[term].needs_grade for term in self.reward)
+
+    @cached_property
+    def keeps_trace(self) -> bool:
+        """Whether a game remembers its rounds: for the judge, or for a reward term."""
+        return self.judges_steps or any(REWARD_TERMS[term].needs_trace for term in self.reward)
+
+    @cached_property
+    def round_terms(self) -> tuple[str, ...]:
+        """The reward terms paid in every step."""
+        return tuple(term for term in self.reward if not REWARD_TERMS[term].last)
+
+    @cached_property
+    def verdict_pays(self) -> bool:
+        """Whether the judge's verdict is part of the reward."""
+        return any(REWARD_TERMS[term].needs_verdict for term in self.reward)
+
+    @cached_property
+    def gain(self) -> InformationGain:
+        """Information gain over the corpus."""
+        return InformationGain(self.corpus)
+
+    def for_evaluation(self) -> Rules:
+        """The same questions without what exists for training only: no judge, no feedback, plain EM."""
+        return replace(
+            self,
+            judge=None,
+            judge_spec=None,
+            judge_when="step",
+            feedback_level=None,
+            feedback_calls=0,
+            reward={"em": 1.0},
+        )
 
     @property
     def system_prompt(self) -> str:
@@ -133,25 +203,30 @@ class Game:
     __slots__ = (
         "_act",
         "_dialect",
-        "_length",
+        "_message",
+        "_played",
         "anchor",
         "answer",
         "assisted",
         "chars",
         "feedback_left",
         "found",
+        "invalid",
         "question",
         "round",
+        "rounds",
         "rules",
         "running",
         "searches",
+        "unjudged",
     )
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.running = False
         self._act: Act | None = None
-        self._length = 0
+        self._message = ""
+        self._played: tuple[str, StopReason | None, dict[str, Any]] | None = None
         self._dialect = rules.dialect
 
     # -- life cycle ------------------------------------------------------------------------------------
@@ -159,7 +234,9 @@ class Game:
     def start(self, question: Question) -> tuple[str, dict[str, Any]]:
         """Begin an episode; returns the first observation (the question) and the reset info."""
         self.question = question
-        self.round = self.searches = self.chars = 0
+        self.round = self.searches = self.chars = self.invalid = 0
+        self.rounds: list[TraceRound] = []  # only where rules.keeps_trace
+        self.unjudged = False  # a verdict that the reward needs has failed
         self.feedback_left = self.rules.feedback_calls if self.rules.feedback else 0
         self.found: set[str] = set()  # gold passages retrieved so far; others change nothing later
         self.answer, self.assisted = "", False
@@ -198,7 +275,7 @@ class Game:
         if not isinstance(text, str):
             raise ConfigError(f"the action is a {type(text).__name__}, not a string: {text!r}")
         rules = self.rules
-        self._length = len(text)
+        self._message = text
         if len(text) > rules.max_action_chars:
             act = Act("invalid", error="too_long")
         else:
@@ -212,13 +289,13 @@ class Game:
             return ()  # end_step truncates: searching on a spent budget
         return act.queries
 
-    def end_step(self, results: list[SearchResult]) -> Step:
-        """Finish the step with one result per query that `begin_step` returned."""
+    def take_results(self, results: list[SearchResult]) -> None:
+        """Play the round, given one result per query that `begin_step` returned."""
         rules, act = self.rules, self._act
-        assert act is not None, "end_step without begin_step"
+        assert act is not None, "take_results without begin_step"
         self._act = None
         self.round += 1
-        self.chars += self._length
+        self.chars += len(self._message)
         stop: StopReason | None = None
         observation = ""
         hits: list[dict[str, Any]] = []
@@ -241,18 +318,12 @@ class Game:
         elif act.kind == "feedback":
             self.feedback_left -= 1
             self.assisted = True
-            titles = (
-                {hop_id: self._title(hop_id) for hop_id in self.question.supporting_ids}
-                if (rules.feedback_level == "revealing")
-                else {}
-            )
-            feedback_text = _feedback.write_feedback(
-                self.question, act.draft, self.found, rules.feedback_level or "", titles
-            )
+            feedback_text = self._feedback(act.draft)
             # 7/8: quoting makes the shortest tag one character longer, and observations are bounded.
             shown_text = feedback_text[: rules.max_observation_chars * 7 // 8]
             observation = self._dialect.render_feedback(shown_text)
         else:
+            self.invalid += 1
             observation = self._dialect.render_invalid(act.error, feedback=rules.feedback)
 
         if stop is None:
@@ -266,9 +337,47 @@ class Game:
         self.anchor = anchor_of(observation) if stop is None else ""
 
         info = self._info(act, hits, status, feedback_text)
-        reward = 0.0
+        if rules.judge is not None and status != "error" and act.kind != "feedback":
+            info["judge"] = no_verdict("pending")
+        if rules.keeps_trace:
+            # Copies: who changes an info must not change what the judge sees in later rounds.
+            copied = [dict(hit) for hit in hits]
+            self.rounds.append(TraceRound(self._message, dict(info["action"]), copied, observation))
+        self._played = (observation, stop, info)
+
+    def to_judge(self) -> Trace | None:
+        """What a judge that runs every step is to see now; None if this round is not judged."""
+        assert self._played is not None, "to_judge without take_results"
+        pending = self.rules.judges_steps and self._played[2]["judge"]["status"] == "pending"
+        return Trace(self.question, tuple(self.rounds)) if pending else None
+
+    def to_grade(self) -> str | None:
+        """The answer that a grader is to see now, if there is one."""
+        assert self._played is not None, "to_grade without take_results"
+        return self.answer if self.rules.grades and self._played[1] is StopReason.ANSWERED else None
+
+    def end_step(self, verdict: Verdict | None = None, grade: Grade | None = None) -> Step:
+        """Finish the step: its reward, with the verdict and the grade asked for, and the outcome at the end."""
+        assert self._played is not None, "end_step without take_results"
+        observation, stop, info = self._played
+        self._played = None
+        rules = self.rules
+        if verdict is not None:
+            info["judge"] = verdict.to_info()
+            if verdict.status == "error":
+                self.unjudged |= rules.verdict_pays
+                verdict = None
+        if grade is not None and grade.status == "error":
+            self.unjudged, grade = True, None
         if stop is not None:
-            reward = self._close(stop, info)
+            self._close(stop, info)
+        if stop is None or not stop.is_failure:
+            terms = REWARD_TERMS
+            played = self._moment(info, verdict, grade) if stop is not None or rules.round_terms else None
+            if played is not None:
+                due = rules.reward if stop is not None else rules.round_terms
+                info["reward_terms"].update({t: rules.reward[t] * terms[t].value(played) for t in due})
+        reward = float(sum(info["reward_terms"].values()))
         return observation, reward, stop is StopReason.ANSWERED, _truncates(stop), info
 
     def truncate(self, stop: StopReason) -> Step:
@@ -277,8 +386,8 @@ class Game:
             raise ResetNeededError("no episode is running: call reset() first")
         stop = truncating(stop)
         self.anchor = ""
-        info = self._info(Act("none"), [], "none", "")
-        return "", self._close(stop, info), False, True, info
+        self._played = ("", stop, self._info(Act("none"), [], "none", ""))
+        return self.end_step()
 
     # -- snapshots -------------------------------------------------------------------------------------
 
@@ -295,8 +404,11 @@ class Game:
             "chars": self.chars,
             "feedback_left": self.feedback_left,
             "assisted": self.assisted,
+            "invalid": self.invalid,
+            "unjudged": self.unjudged,
             "found": sorted(self.found),
             "anchor": self.anchor,
+            "trace": self._pack_trace(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -310,18 +422,75 @@ class Game:
                 f"the snapshot was taken on index {index_hash!r}, this environment searches "
                 f"{rules.retriever.index_hash!r}: restore it on the same corpus and retriever"
             )
-        counts = [_field(state, name, int) for name in ("round", "searches", "chars", "feedback_left")]
-        anchor, assisted = _field(state, "anchor", str), _field(state, "assisted", bool)
+        names = ("round", "searches", "chars", "feedback_left", "invalid")
+        counts = [_field(state, name, int) for name in names]
+        anchor = _field(state, "anchor", str)
+        assisted, unjudged = _field(state, "assisted", bool), _field(state, "unjudged", bool)
         question = rules.corpus.question(_field(state, "task_id", str))
         found = _field(state, "found", list)
-        if min(counts) < 0 or not all(i in question.supporting_ids for i in found):
+        packed = _field(state, "trace", dict)
+        sound = all(i in question.supporting_ids for i in found) and set(packed) == {"passages", "rounds"}
+        if min(counts) < 0 or not sound:
             raise SnapshotError(f"the snapshot of {question.id!r} is damaged: take it again with snapshot()")
+        rounds = self._unpack_trace(packed, counts[0]) if rules.keeps_trace else []
         # Everything has been checked: from here on nothing fails.
         self.question, self.found = question, set(found)
-        self.round, self.searches, self.chars, self.feedback_left = counts
-        self.anchor, self.assisted, self.answer = anchor, assisted, ""
-        self._act = None
+        self.round, self.searches, self.chars, self.feedback_left, self.invalid = counts
+        self.anchor, self.assisted, self.unjudged, self.answer = anchor, assisted, unjudged, ""
+        self.rounds = rounds
+        self._act = self._played = None
         self.running = True
+
+    def _pack_trace(self) -> dict[str, Any]:
+        """The remembered rounds as JSON, each passage once; observations of searches are rendered again."""
+        passages: dict[str, list[str]] = {}
+        rounds = []
+        for played in self.rounds:
+            hits = []
+            for hit in played.hits:
+                passages[hit["id"]] = [hit["title"], hit["text"]]
+                hits.append([hit["id"], hit["score"], hit["rank"], hit["query_index"]])
+            said = "" if played.hits else played.observation
+            rounds.append([played.text, dict(played.action), hits, said])
+        return {"passages": passages, "rounds": rounds}
+
+    def _unpack_trace(self, packed: dict[str, Any], count: int) -> list[TraceRound]:
+        try:
+            passages = packed["passages"]
+            rounds = [
+                self._unpack_round(text, action, hits, said, passages)
+                for text, action, hits, said in packed["rounds"]
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(
+                f"the snapshot's trace is damaged ({error!r}): take it again with snapshot()"
+            ) from error
+        if len(rounds) != count:
+            raise SnapshotError(
+                f"the snapshot remembers {len(rounds)} of {count} rounds, but this environment's judge or reward "
+                "needs all of them: take the snapshot in an environment with the same judge and reward"
+            )
+        return rounds
+
+    def _unpack_round(
+        self, text: str, action: dict[str, Any], hits: list[Any], said: str, passages: dict[str, list[str]]
+    ) -> TraceRound:
+        records = [
+            {
+                "id": id_,
+                "title": passages[id_][0],
+                "text": passages[id_][1],
+                "score": score,
+                "rank": rank,
+                "query_index": query_index,
+            }
+            for id_, score, rank, query_index in hits
+        ]
+        if records:
+            shown = {r["id"]: Hit(r["id"], r["title"], r["text"], r["score"]) for r in reversed(records)}
+            ordered = [shown[id_] for id_ in dict.fromkeys(r["id"] for r in records)]
+            said = self._dialect.render_hits(ordered, self.rules.max_observation_chars)
+        return TraceRound(text, dict(action), records, said)
 
     # -- parts -----------------------------------------------------------------------------------------
 
@@ -344,7 +513,7 @@ class Game:
                 "backend": rules.retriever.name,
                 "index_hash": rules.retriever.index_hash,
             },
-            "judge": {"status": "off", "utility": None, "reasoning": None, "reason": ""},
+            "judge": no_verdict("off"),
             "feedback": {
                 "level": rules.feedback_level or "off",
                 "text": feedback_text,
@@ -381,8 +550,34 @@ class Game:
     def _title(self, passage_id: str) -> str:
         return passage_title(self.rules.corpus, passage_id)
 
-    def _close(self, stop: StopReason, info: dict[str, Any]) -> float:
-        """Score the episode into `info`; returns the final reward."""
+    def _feedback(self, draft: str) -> str:
+        titles = {}
+        if self.rules.feedback_level == "revealing":
+            titles = {passage_id: self._title(passage_id) for passage_id in self.question.supporting_ids}
+        return _feedback.write_feedback(
+            self.question, draft, self.found, self.rules.feedback_level or "", titles
+        )
+
+    def _moment(self, info: dict[str, Any], verdict: Verdict | None, grade: Grade | None) -> Played:
+        """What the reward terms of this step are computed from."""
+        outcome = info.get("outcome")
+        return Played(
+            question=self.question,
+            action=info["action"],
+            hits=info["hits"],
+            round=self.round,
+            invalid=self.invalid,
+            earlier=self.rounds if info["action"]["kind"] == "none" else self.rounds[:-1],
+            verdict=verdict,
+            grade=grade,
+            top_k=self.rules.top_k,
+            gain=self.rules.gain,
+            outcome=outcome,
+            answered=outcome is not None and outcome["stop_reason"] == StopReason.ANSWERED.value,
+        )
+
+    def _close(self, stop: StopReason, info: dict[str, Any]) -> None:
+        """Score the episode into `info`."""
         self.running = False
         golds, answer = self.question.answers, self.answer
         metrics = {
@@ -402,10 +597,7 @@ class Game:
         info["outcome"] = {name: getattr(outcome, name) for name in Outcome.__slots__} | {
             "stop_reason": stop.value
         }
-        info["valid_for_training"] = not stop.is_failure
-        if not stop.is_failure:
-            info["reward_terms"] = {t: w * metrics[t] for t, w in self.rules.reward.items()}
-        return float(sum(info["reward_terms"].values()))
+        info["valid_for_training"] = not (stop.is_failure or self.unjudged)
 
 
 def truncating(stop: StopReason) -> StopReason:

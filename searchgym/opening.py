@@ -83,14 +83,22 @@ def open_retriever(spec: Spec | Retriever, corpus: Corpus) -> Retriever:
     if not isinstance(spec, str | dict) and isinstance(spec, Retriever):
         return spec
     name, options = split_spec("retriever", spec)
+    retriever = open_shared("retriever", name, options, corpus)
+    if not isinstance(retriever, Retriever):
+        raise PluginError(f"retriever {name!r} gave a {type(retriever).__name__}, not a searchgym Retriever")
+    return retriever
+
+
+def open_shared(kind: str, name: str, options: dict[str, Any], corpus: Corpus | None) -> Any:
+    """What a registered factory of retrievers or judges gives for a corpus; the same object for the same call."""
     # Keyed by the corpus object's identity: the entry holds a reference, so the identity cannot be reused.
-    return _open_retriever(name, _canonical("retriever", name, options), _ByIdentity(corpus))
+    return _open_shared(kind, name, _canonical(kind, name, options), _ByIdentity(corpus))
 
 
 class _ByIdentity:
     """Makes an unhashable corpus a cache key."""
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Corpus | None) -> None:
         self.corpus = corpus
 
     def __hash__(self) -> int:
@@ -100,14 +108,10 @@ class _ByIdentity:
         return isinstance(other, _ByIdentity) and other.corpus is self.corpus
 
 
-@lru_cache(maxsize=8)
-def _open_retriever(name: str, options: str, key: _ByIdentity) -> Retriever:
-    retriever = call_factory(
-        "retriever", name, plugins.load("retrievers", name), (key.corpus,), json.loads(options)
-    )
-    if not isinstance(retriever, Retriever):
-        raise PluginError(f"retriever {name!r} gave a {type(retriever).__name__}, not a searchgym Retriever")
-    return CachedRetriever(retriever)
+@lru_cache(maxsize=16)
+def _open_shared(kind: str, name: str, options: str, key: _ByIdentity) -> Any:
+    made = call_factory(kind, name, plugins.load(f"{kind}s", name), (key.corpus,), json.loads(options))
+    return CachedRetriever(made) if kind == "retriever" and isinstance(made, Retriever) else made
 
 
 def call_factory(kind: str, name: str, factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from .env import SearchEnv
 from .episode import Episode, Outcome, Round, Segment, StopReason
 from .errors import ConfigError
 from .game import Rules, check_count, gold_record
+from .judging import check_judge, judge_episodes
 from .vector import SearchVectorEnv, make_vec
 
 __all__ = ["AgentLike", "EnvLike", "collect", "open_agent", "open_envs", "rollout", "slot_info"]
@@ -126,6 +127,8 @@ def env_card(rules: Rules) -> dict[str, Any]:
         "max_observation_chars": rules.max_observation_chars,
         "max_queries": rules.max_queries,
         "reward": dict(rules.reward),
+        "judge": rules.judge_spec if rules.judge is not None else "off",
+        "judge_when": rules.judge_when,
         "feedback": rules.feedback_level or "off",
         "feedback_calls": rules.feedback_calls,
     }
@@ -148,15 +151,19 @@ def collect(
         task_ids: the questions, repeats allowed.
         group_ids: one per task; episodes of a group share it. Default: every episode is its own group.
         ids: source of episode ids; pass a seeded one for reproducible records.
-        on_episode: called with each episode as it ends.
+        on_episode: called with each episode as it ends, before any verdict that is given after the episodes.
 
     Returns:
-        Episodes in the order of `task_ids`.
+        Episodes in the order of `task_ids`, judged.
+
+    Raises:
+        ConfigError: an unknown task, or a judge that cannot work, before any episode is played.
     """
     if group_ids is not None and len(group_ids) != len(task_ids):
         raise ConfigError(f"{len(group_ids)} group ids for {len(task_ids)} tasks: give one per task")
     for task_id in task_ids:
         envs.rules.corpus.question(task_id)  # a wrong id stops here, before any episode is played
+    check_judge(envs.rules.judge)
     source = ids or random.Random(secrets.randbits(64))
     agent.bind(Setting(envs.rules.dialect, envs.system_prompt, envs.rules.corpus, envs.rules.max_rounds))
     waiting = deque(range(len(task_ids)))
@@ -216,7 +223,10 @@ def collect(
             take(going, turns, envs.step(actions))
         if waiting:
             fill([s for s in range(envs.num_envs) if s not in records])
-    return [finished[i] for i in range(len(task_ids))]
+    episodes = [finished[i] for i in range(len(task_ids))]
+    if envs.rules.judge is not None and not envs.rules.judges_steps:
+        judge_episodes(envs.rules.judge, episodes, envs.rules.judge_when, envs.judge_costs)
+    return episodes
 
 
 def open_agent(agent: AgentLike) -> Agent:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .env import (
     _checked_rules,
     action_space,
+    cache_stats,
     check_options,
     choose_question,
     observation_space,
@@ -29,6 +30,7 @@ from .env import (
 from .episode import StopReason
 from .errors import ConfigError, ResetNeededError
 from .game import Game, Rules, Step, check_count, truncating
+from .judging import Costs, check_judge, judge_games
 from .retriever import SearchResult
 
 __all__ = ["SearchVectorEnv", "make_vec"]
@@ -100,6 +102,8 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         self._generators: dict[int, np.random.Generator] = {}
         self._observations = [""] * num_envs
         self._stats = {"episodes": 0, "steps": 0, "queries": 0, "batches": 0, "retrieval_seconds": 0.0}
+        self.judge_costs = Costs()
+        check_judge(self.rules.judge)
 
     # -- Gymnasium -------------------------------------------------------------------------------------
 
@@ -157,7 +161,13 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
             self._stats["batches"] += 1
             self._stats["queries"] += len(queries)
         self._stats["steps"] += len(spans)
-        return self._collect([(i, self.games[i].end_step(results[a:b])) for i, a, b in spans], active)
+        for i, a, b in spans:
+            self.games[i].take_results(results[a:b])
+        if self.rules.judge is None:
+            return self._collect([(i, self.games[i].end_step()) for i, _, _ in spans], active)
+        slots = [i for i, _, _ in spans]
+        steps = judge_games(self.rules, [self.games[i] for i in slots], self.judge_costs)
+        return self._collect(list(zip(slots, steps, strict=True)), active)
 
     def truncate(self, stops: dict[int, StopReason]) -> VectorStep:
         """End running slots from outside; returns a step's five values with only those slots active."""
@@ -207,12 +217,8 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
 
     @property
     def stats(self) -> dict[str, float]:
-        """What is not deterministic and so not in `infos`: counts, seconds, cache hits."""
-        retriever = self.rules.retriever
-        return self._stats | {
-            "cache_hits": getattr(retriever, "hits", 0),
-            "cache_misses": getattr(retriever, "misses", 0),
-        }
+        """What is not deterministic and so not in `infos`: counts, seconds, cache hits, the judge's costs."""
+        return {**self._stats, **cache_stats(self.rules), **self.judge_costs.to_stats()}
 
     # -- parts -----------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from .protocol import Trace, TraceRound, Verdict
 
 __all__ = ["OracleJudge"]
 
-_ENTITY = re.compile(r"\b(?:[A-Z][\w'’-]*|\d[\d.,]*\d|\d)")
+_ENTITY = re.compile(r"\b(?:[A-Z][\w'’-]*|\d(?:[\w.,]*\w)?)")
 # Capitalised because they open a query, not because they name something.
 _OPENERS = frozenset(
     "a an and are at by did do does find for from give has have how in is it of on or search tell the to was "

@@ -6,12 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from searchgym import plugins
 from searchgym.episode import Episode
-from searchgym.errors import ConfigError
+from searchgym.errors import ConfigError, PluginError
 from searchgym.question import Corpus, Hop, Question
 
-__all__ = ["Grade", "Grader", "Judge", "Trace", "TraceRound", "Verdict", "open_judge", "traces_of"]
+__all__ = [
+    "Grade",
+    "Grader",
+    "Judge",
+    "Trace",
+    "TraceRound",
+    "Verdict",
+    "no_verdict",
+    "open_judge",
+    "traces_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,11 @@ class Verdict:
             "reasoning": self.reasoning,
             "reason": self.reason,
         }
+
+
+def no_verdict(status: str, reason: str = "") -> dict[str, Any]:
+    """The value of `info["judge"]` and `Round.judge` where there is no verdict: status "off" or "pending"."""
+    return {"status": status, "utility": None, "reasoning": None, "reason": reason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +172,19 @@ def traces_of(episode: Episode) -> list[Trace]:
 def open_judge(spec: str | dict[str, Any] | Judge, corpus: Corpus | None = None) -> Judge:
     """Open a judge by name or {"name": …, **options}; a `Judge` object is returned as it is.
 
+    A judge opened by name is shared within the process, with its budget and its connections.
+
     Raises:
         UnknownIdError: nobody registered the name, or it does not take an option.
-        ConfigError: not a judge at all.
+        ConfigError: options that cannot be used.
+        PluginError: not a judge at all.
     """
-    from searchgym.opening import call_factory, split_spec
+    from searchgym.opening import open_shared, split_spec
 
     if not isinstance(spec, str | dict) and isinstance(spec, Judge):
         return spec
     name, options = split_spec("judge", spec)
-    judge = call_factory("judge", name, plugins.load("judges", name), (corpus,), options)
+    judge = open_shared("judge", name, options, corpus)
     if not isinstance(judge, Judge):
-        raise ConfigError(f"judge {name!r} gave a {type(judge).__name__}, not a searchgym Judge")
+        raise PluginError(f"judge {name!r} gave a {type(judge).__name__}, not a searchgym Judge")
     return judge

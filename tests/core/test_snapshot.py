@@ -101,8 +101,8 @@ def damages(state: dict[str, Any]) -> Iterator[Any]:
         for value in (None, -1, "7", [1], {"a": 1}, True, 2**80, ["p8"]):
             if (
                 value != state[key]
-                and not (key == "assisted" and value is True)
-                and not (key in ("round", "searches", "chars", "feedback_left") and value == 2**80)
+                and not (key in ("assisted", "unjudged") and value is True)
+                and not (key in ("round", "searches", "chars", "feedback_left", "invalid") and value == 2**80)
                 and not (key == "anchor" and isinstance(value, str))
             ):
                 yield {**state, key: value}
