@@ -49,6 +49,8 @@ def make_rules(
     judge_when: str = "step",
     feedback: dict[str, Any] | None = None,
     reveal_gold: bool = False,
+    record: str | None = None,
+    replay: str | None = None,
 ) -> Rules:
     """Turn the JSON arguments of `gym.make` into checked `Rules`; see `SearchEnv` for their meaning."""
     opened = open_corpus(corpus)
@@ -59,9 +61,10 @@ def make_rules(
         if not isinstance(feedback, dict) or set(feedback) - {"level", "calls"} or "level" not in feedback:
             raise ConfigError(f'feedback is {feedback!r}: give {{"level": "kind", "calls": 1}} or None')
         level, calls = feedback["level"], feedback.get("calls", 1)
+    searcher, rounds_judge = _open_parts(opened, retriever, judge, top_k, record, replay)
     return Rules(
         corpus=opened,
-        retriever=open_retriever(retriever, opened),
+        retriever=searcher,
         split=split,
         types=None if types is None else _names("types", types, str),
         hops=None if hops is None else _names("hops", hops, int),
@@ -74,12 +77,44 @@ def make_rules(
         max_observation_chars=max_observation_chars,
         max_queries=max_queries,
         reward={reward: 1.0} if isinstance(reward, str) else copy(reward),
-        judge=None if judge is None else open_judge(judge, opened),
+        judge=rounds_judge,
         judge_spec=judge if isinstance(judge, str | dict) else getattr(judge, "name", None),
         judge_when=judge_when,
         feedback_level=level,
         feedback_calls=calls,
         reveal_gold=reveal_gold,
+    )
+
+
+def _open_parts(
+    corpus: Corpus,
+    retriever: Spec | Retriever,
+    judge: Spec | Judge | None,
+    top_k: int,
+    record: str | None,
+    replay: str | None,
+) -> tuple[Retriever, Judge | None]:
+    """Retriever and judge: opened, opened and recorded, or replayed from a tape without being opened."""
+    if record is None and replay is None:
+        return open_retriever(retriever, corpus), None if judge is None else open_judge(judge, corpus)
+    from .tape import recording, replaying
+
+    for name, path in (("record", record), ("replay", replay)):
+        if path is not None and (not isinstance(path, str) or not path):
+            raise ConfigError(f"{name} is {path!r}: give the path of a tape")
+    if record is not None and replay is not None:
+        raise ConfigError(f"record={record!r} and replay={replay!r}: give one of them")
+    if replay is not None:
+        return replaying(replay, corpus, top_k=top_k, retriever_spec=retriever, judge_spec=judge)
+    assert record is not None
+    return recording(
+        record,
+        corpus,
+        open_retriever(retriever, corpus),
+        None if judge is None else open_judge(judge, corpus),
+        top_k=top_k,
+        retriever_spec=retriever if isinstance(retriever, str | dict) else None,
+        judge_spec=judge if isinstance(judge, str | dict) else None,
     )
 
 
@@ -152,6 +187,7 @@ class SearchEnv(gym.Env[str, str]):
     - `judge`: name, or {"name": …, **options}, of a judge of rounds; `judge_when`: "step", or after the episodes
       played by `collect`: "end", "success", "unequal", "unequal-success"; see docs/judges.md.
     - `feedback`: {"level": "kind" | "hop" | "revealing" | "gold", "calls": n} switches the training-only act on.
+    - `record`: a tape to write every retrieval and judge call to; `replay`: a tape that answers them; docs/tapes.md.
     - `reveal_gold`: adds `info["gold"]`; for controls and analysis, never for agents under test.
 
     ## Info

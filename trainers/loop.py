@@ -78,12 +78,13 @@ class Trainer:
     Args:
         policy: is trained; at its initial weights.
         algorithm: see `Algorithm`.
-        envs: where episodes are played; handed to `algorithm.collect` and to evaluations.
+        envs: where episodes are played; handed to `algorithm.collect`.
         tasks: the questions.
         config: iterations, learning rate and so on.
         run: where it is recorded; when it holds checkpoints, the loop continues from the last one.
         display: shows progress.
-        evaluator: greedy evaluation of the policy; default: `searchgym.evaluate` on `envs`.
+        evaluator: greedy evaluation of the policy; default: `searchgym.evaluate` under the rules of `envs`,
+            without judge and feedback act and with plain EM as the reward.
     """
 
     def __init__(
@@ -295,7 +296,9 @@ class Trainer:
 
     def _evaluate_on_envs(self, policy: Policy) -> EvalResult:
         config = self.config
-        return evaluate(self.envs, policy, config.eval_episodes, split=config.eval_split, seed=_EVAL_SEED)
+        # Without feedback and judge: an evaluation must not have what a deployed agent has not.
+        envs = SearchVectorEnv.from_rules(self.envs.rules.for_evaluation(), self.envs.num_envs)
+        return evaluate(envs, policy, config.eval_episodes, split=config.eval_split, seed=_EVAL_SEED)
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""

@@ -21,6 +21,7 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
     played = [episode for group in groups for episode in group]
     episodes = [episode for episode in played if episode.valid_for_training]
     rounds = [round_ for episode in episodes for round_ in episode.rounds]
+    judged = [round_.judge for round_ in rounds if round_.judge["status"] == "ok"]
 
     def mean(values: Sequence[float]) -> float | None:
         return float(np.mean(values)) if values else None
@@ -37,6 +38,9 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "invalid_rounds": mean([r.action.get("kind") == "invalid" for r in rounds]),
         "truncated": mean([e.truncated for e in episodes]),
         "assisted": mean([e.outcome.assisted for e in episodes]),
+        "judged": mean([r.judge["status"] == "ok" for r in rounds]),
+        "judge_errors": sum(r.judge["status"] == "error" for e in played for r in e.rounds),
+        "contributing": mean([verdict["utility"] * verdict["reasoning"] >= 0.5 for verdict in judged]),
     }
 
 
