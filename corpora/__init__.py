@@ -11,16 +11,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bm25 import BM25, open_bm25
     from .cache import cached_directory, home, verify_directory
+    from .indexes import Estimate, IndexBackend, build_index, open_index
     from .jsonl import JsonlCorpus, open_jsonl
 
-__all__ = ["BM25", "JsonlCorpus", "cached_directory", "home", "open_bm25", "open_jsonl", "verify_directory"]
+__all__ = [
+    "BM25",
+    "Estimate",
+    "IndexBackend",
+    "JsonlCorpus",
+    "build_index",
+    "cached_directory",
+    "home",
+    "open_bm25",
+    "open_index",
+    "open_jsonl",
+    "verify_directory",
+]
 
 _MODULES = {
     "BM25": "bm25",
+    "Estimate": "indexes",
+    "IndexBackend": "indexes",
     "JsonlCorpus": "jsonl",
+    "build_index": "indexes",
     "cached_directory": "cache",
     "home": "cache",
     "open_bm25": "bm25",
+    "open_index": "indexes",
     "open_jsonl": "jsonl",
     "verify_directory": "cache",
 }

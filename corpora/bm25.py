@@ -22,7 +22,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +33,11 @@ from searchgym.errors import ConfigError, CorpusError, IndexMismatchError
 from searchgym.question import Corpus, Passage
 from searchgym.retriever import Hit, SearchResult
 
-from .cache import cached_directory, damage, digest, read_key, seal
+from .cache import damage, digest, read_key, seal
+from .indexes import Estimate, IndexBackend, Progress
 from .text import TOKENIZER, stem, words
 
-__all__ = ["BM25", "MAX_QUERY_TERMS", "open_bm25"]
+__all__ = ["BM25", "BM25_BACKEND", "MAX_QUERY_TERMS", "open_bm25"]
 
 MAX_QUERY_TERMS = 1024
 """Distinct known words of a query that are used, the first ones (Lucene's clause limit): bounds the work."""
@@ -245,26 +246,48 @@ class BM25:
         return (BM25, (self._corpus, self.settings, self._table, None))
 
 
+class BM25Backend(IndexBackend):
+    """The entry point `bm25` of `searchgym.retrievers`. Options and errors are those of `BM25.build`."""
+
+    name = BM25.name
+
+    def settings(self, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> dict[str, Any]:
+        return _check_settings(k1, b, shuffle)
+
+    def key(self, corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return _key(corpus, settings)
+
+    def estimate(self, corpus: Corpus, settings: Mapping[str, Any]) -> Estimate:
+        count = len(corpus.passages)
+        return Estimate(disk=600 * count, memory=4500 * count)
+
+    def build(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path, progress: Progress) -> None:
+        BM25.build(corpus, **settings)._write(directory)
+
+    def open(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path) -> BM25:
+        return BM25(corpus, dict(settings), _load(directory), directory)
+
+
+BM25_BACKEND = BM25Backend()
+
+
 def open_bm25(corpus: Corpus, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> BM25:
     """The BM25 index of a corpus: built at the first call, opened from the cache after that.
 
-    The entry point `bm25` of `searchgym.retrievers`. Arguments and errors are those of `BM25.build`.
+    Arguments and errors are those of `BM25.build`.
     """
-    settings = _check_settings(k1, b, shuffle)
-
-    def build(directory: Path) -> None:
-        BM25.build(corpus, **settings)._write(directory)
-
-    return BM25.open(cached_directory(BM25.name, _key(corpus, settings), build), corpus)
+    index = BM25_BACKEND(corpus, k1=k1, b=b, shuffle=shuffle)
+    assert isinstance(index, BM25)
+    return index
 
 
-def _key(corpus: Corpus, settings: dict[str, Any]) -> dict[str, Any]:
+def _key(corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that determines the ranking."""
     return {
         "format": _FORMAT,
         "backend": BM25.name,
         "corpus": corpus.hash,
-        "settings": settings,
+        "settings": dict(settings),
         "tokenizer": TOKENIZER,
         "bm25s": importlib.metadata.version("bm25s"),
     }

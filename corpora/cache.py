@@ -4,7 +4,8 @@ An entry is addressed by what it was made from. It is built beside its final pla
 that it is either complete or absent, whatever happens in the middle:
 
 - two processes at first run: a file lock lets one build, the other waits and reads;
-- kill -9 during a build: only a `.tmp` directory is left, which the next build removes;
+- kill -9 during a build: only a `.tmp` directory is left, which the next build removes; or, of a build that can
+  be continued, a `.part` directory, with which the next one goes on;
 - a damaged entry: noticed when opened (by sizes, small entries by content too), rebuilt with a warning;
 - a home that cannot be written: a private temporary directory serves this process, with one warning.
 """
@@ -29,13 +30,14 @@ from typing import Any
 import filelock
 import platformdirs
 
-from searchgym.errors import ConfigError
+from searchgym.errors import ConfigError, SearchGymError
 
 __all__ = [
     "cached_directory",
     "canonical_json",
     "damage",
     "digest",
+    "finish_directory",
     "home",
     "read_key",
     "seal",
@@ -71,7 +73,9 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(canonical_json(value).encode(), digest_size=16).hexdigest()
 
 
-def cached_directory(name: str, key: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+def cached_directory(
+    name: str, key: Mapping[str, Any], build: Callable[[Path], None], *, resumable: bool = False
+) -> Path:
     """The directory that `build` fills for `key`; built at the first call, found again ever after.
 
     Args:
@@ -80,6 +84,9 @@ def cached_directory(name: str, key: Mapping[str, Any], build: Callable[[Path], 
             builder and of the file format: raise it when either changes.
         build: called with an empty directory to fill with files. It may be called while other processes
             wait, and not at all when the entry exists. Whatever it raises passes through, and leaves nothing.
+        resumable: `build` continues what it finds in the directory, left there by an earlier call for the same
+            key that was killed, interrupted or ran out of room. Bad input (`SearchGymError`) still leaves
+            nothing.
 
     Returns:
         A complete directory, to be treated as read-only, with `manifest.json` (key, sizes, hashes) in it.
@@ -108,10 +115,28 @@ def cached_directory(name: str, key: Mapping[str, Any], build: Callable[[Path], 
         entry = _private_home(error) / "cache" / name / address
         lock = _locked(entry)
     try:
-        _build_entry(entry, name, key, build)
+        _build_entry(entry, name, key, build, resumable)
     finally:
         lock.release()
     return entry
+
+
+def finish_directory(
+    work: Path, target: Path, name: str, key: Mapping[str, Any], build: Callable[[Path], None]
+) -> None:
+    """Fill `work`, which may hold an unfinished build of the same key, seal it and rename it to `target`.
+
+    Bad input (`SearchGymError`) removes `work`; whatever else stops the build leaves it, to be continued.
+    """
+    work.mkdir(exist_ok=True)
+    try:
+        build(work)
+    except SearchGymError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    seal(work, name, key)
+    os.rename(work, target)
+    _sync(target.parent)
 
 
 def verify_directory(directory: Path) -> list[str]:
@@ -177,7 +202,9 @@ def read_key(directory: Path) -> dict[str, Any]:
     return dict(_read_manifest(directory)["key"])
 
 
-def _build_entry(entry: Path, name: str, key: Mapping[str, Any], build: Callable[[Path], None]) -> None:
+def _build_entry(
+    entry: Path, name: str, key: Mapping[str, Any], build: Callable[[Path], None], resumable: bool
+) -> None:
     """Fill `entry`, unless somebody did while we waited. The caller holds the entry's lock."""
     problem = damage(entry)
     if problem is None:
@@ -186,13 +213,9 @@ def _build_entry(entry: Path, name: str, key: Mapping[str, Any], build: Callable
     if entry.exists():
         warnings.warn(f"damaged cache entry: {problem}. Rebuilding it.", RuntimeWarning, stacklevel=3)
         os.rename(entry, _temporary(entry))  # out of the way in one step; the sweep below removes it
-    work = _temporary(entry)
-    work.mkdir()
+    work = entry.parent / f".{entry.name}.part" if resumable else _temporary(entry)
     try:
-        build(work)
-        seal(work, name, key)
-        os.rename(work, entry)
-        _sync(entry.parent)
+        finish_directory(work, entry, name, key, build)
     finally:
         _sweep(entry)
 

@@ -1,6 +1,6 @@
 """Opens corpora and retrievers from JSON values, as `gym.make` arguments give them.
 
-A spec is a registered name ("country"), a path to a directory with passages.jsonl ("../data/hotpotqa"), or a
+A spec is a registered name ("country", "bm25"), the path of a directory (of passages.jsonl; of a built index), or a
 dict {"name": …, **options}. Opened things are shared within the process, so that sixty-four environments hold
 one index.
 """
@@ -76,13 +76,18 @@ def _open_corpus(name: str, options: str, stamp: tuple[Any, ...]) -> Corpus:
 def open_retriever(spec: Spec | Retriever, corpus: Corpus) -> Retriever:
     """Open a retriever over a corpus, behind the query cache; a `Retriever` object is returned as it is.
 
+    The name may be the path of a built index (`searchgym index build`).
+
     Raises:
-        UnknownIdError: nobody registered the name.
+        UnknownIdError: neither a registered name nor a directory.
+        IndexMismatchError: the directory holds no usable index of this corpus.
         ConfigError: an option the retriever does not take.
     """
     if not isinstance(spec, str | dict) and isinstance(spec, Retriever):
         return spec
     name, options = split_spec("retriever", spec)
+    if name not in plugins.names("retrievers") and os.path.isdir(name):
+        name, options = "index", {"path": os.path.abspath(name), **options}
     retriever = open_shared("retriever", name, options, corpus)
     if not isinstance(retriever, Retriever):
         raise PluginError(f"retriever {name!r} gave a {type(retriever).__name__}, not a searchgym Retriever")
