@@ -22,7 +22,15 @@ from .question import Corpus, Question
 from .retriever import Retriever, SearchResult
 from .tape_file import Call, Key, Player, Recorder, differences
 
-__all__ = ["RecordingJudge", "RecordingRetriever", "ReplayJudge", "ReplayRetriever", "recording", "replaying"]
+__all__ = [
+    "RecordingJudge",
+    "RecordingRetriever",
+    "ReplayJudge",
+    "ReplayRetriever",
+    "recording",
+    "replaying",
+    "tape_of",
+]
 
 
 def recording(
@@ -107,6 +115,11 @@ def replaying(
     return ReplayRetriever(player), judge
 
 
+def tape_of(envs: Any) -> Recorder | Player | None:
+    """The tape that an environment records or replays, if it does."""
+    return getattr(getattr(getattr(envs, "rules", None), "retriever", None), "tape", None)
+
+
 def _named(spec: Any, opened: Retriever | Judge | None) -> Any:
     """A spec in its shortest form; the name where there is only an object."""
     if isinstance(spec, str | dict):
@@ -181,7 +194,7 @@ class RecordingJudge:
 
     def judge(self, traces: Sequence[Trace]) -> list[Verdict]:
         verdicts = list(self._inner.judge(traces))
-        if len(verdicts) == len(traces):  # else the caller refuses them all
+        if _sound(verdicts, Verdict, len(traces)):
             self.tape.record(
                 Call(_trace_key(t), v, {"question": t.question.id, "round": len(t.rounds)})
                 for t, v in zip(traces, verdicts, strict=True)
@@ -195,7 +208,7 @@ class _RecordingGrader(RecordingJudge):
     def grade(self, questions: Sequence[Question], answers: Sequence[str]) -> list[Grade]:
         inner: Any = self._inner
         grades = list(inner.grade(questions, answers))
-        if len(grades) == len(questions):
+        if _sound(grades, Grade, len(questions)):
             self.tape.record(
                 Call(_answer_key(q, a), g, {"question": q.id})
                 for q, a, g in zip(questions, answers, grades, strict=True)
@@ -233,6 +246,11 @@ class _ReplayGrader(ReplayJudge):
                 raise _lacks(self.tape, f"grade of {answer!r:.200} for question {question.id!r}")
             grades.append(grade)
         return grades
+
+
+def _sound(results: Sequence[Any], kind: type, count: int) -> bool:
+    """Whether a judge kept its promise; where it did not, the caller refuses the results, all of them."""
+    return len(results) == count and all(isinstance(result, kind) for result in results)
 
 
 def _lacks(tape: Player, call: str) -> TapeError:
