@@ -36,7 +36,7 @@ from searchgym.corpora.world import World, name_classes, terse_pieces
 from searchgym.dialects import Act, TagsDialect
 from searchgym.errors import RetrievalError
 from searchgym.feedback import FEEDBACK_LEVELS, write_feedback
-from searchgym.question import Question
+from searchgym.question import Passage, Question
 from searchgym.retriever import CachedRetriever, Hit
 
 from .tiny import prompt_ids
@@ -375,8 +375,9 @@ class _Episode:
             self.hear(_DIALECT.render_invalid("feedback_off", feedback=False))
             return
         level = self.draw.choice(FEEDBACK_LEVELS)
-        titles = {hop.passage_ids[0]: hop.query for hop in self.question.chain}
-        self.hear(_DIALECT.render_feedback(write_feedback(self.question, draft, self.seen, level, titles)))
+        pages = {hop.passage_ids[0]: Passage(hop.passage_ids[0], hop.query, "") for hop in self.question.chain}
+        text = write_feedback(self.question, draft, self.seen, level, pages.__getitem__)
+        self.hear(_DIALECT.render_feedback(text))
 
     def mishap(self) -> None:
         """Something that went wrong before the first search; only what follows is learned."""

@@ -20,7 +20,7 @@ from .episode import Outcome, StopReason
 from .errors import ConfigError, CorpusError, ResetNeededError, RetrievalError, SnapshotError, UnknownIdError
 from .judges.gain import InformationGain
 from .judges.protocol import Grade, Grader, Judge, Trace, TraceRound, Verdict, no_verdict
-from .question import Corpus, Question, find_passage
+from .question import Corpus, Passage, Question, find_passage
 from .retriever import Hit, Retriever, SearchResult
 from .rewards import REWARD_TERMS, Played
 from .scoring import exact_match, f1, recall, sub_exact_match
@@ -547,16 +547,12 @@ class Game:
         self.found.update([i for i in self.question.supporting_ids if i in shown])
         return records, list(shown.values())
 
-    def _title(self, passage_id: str) -> str:
-        return passage_title(self.rules.corpus, passage_id)
-
     def _feedback(self, draft: str) -> str:
-        titles = {}
-        if self.rules.feedback_level == "revealing":
-            titles = {passage_id: self._title(passage_id) for passage_id in self.question.supporting_ids}
-        return _feedback.write_feedback(
-            self.question, draft, self.found, self.rules.feedback_level or "", titles
-        )
+        level = self.rules.feedback_level or ""
+        return _feedback.write_feedback(self.question, draft, self.found, level, self._gold_passage)
+
+    def _gold_passage(self, passage_id: str) -> Passage:
+        return gold_passage(self.rules.corpus, passage_id)
 
     def _moment(self, info: dict[str, Any], verdict: Verdict | None, grade: Grade | None) -> Played:
         """What the reward terms of this step are computed from."""
@@ -622,10 +618,10 @@ def _truncates(stop: StopReason | None) -> bool:
     return stop is not None and stop is not StopReason.ANSWERED
 
 
-def passage_title(corpus: Corpus, passage_id: str) -> str:
-    """Title of a passage by id (passages are ordered by id)."""
+def gold_passage(corpus: Corpus, passage_id: str) -> Passage:
+    """A passage that a question names as gold; raises `CorpusError` if the corpus lacks it."""
     try:
-        return find_passage(corpus, passage_id).title
+        return find_passage(corpus, passage_id)
     except UnknownIdError as error:
         raise CorpusError(
             f"corpus {corpus.name!r} has no passage {passage_id!r}, which a question names as gold"
