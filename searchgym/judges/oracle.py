@@ -29,7 +29,10 @@ _OPENERS = frozenset(
 
 
 class OracleJudge:
-    """See the module docstring. Rounds that neither search nor answer get u = 0, v = 0."""
+    """See the module docstring. Rounds that neither search nor answer get u = 0, v = 0.
+
+    A question without gold passages cannot be judged: that is an error, and no u = 0.
+    """
 
     name = "oracle"
 
@@ -42,6 +45,8 @@ class OracleJudge:
     def _verdict(self, trace: Trace) -> Verdict:
         *earlier, last = trace.rounds
         question = trace.question
+        if not question.supporting_ids:
+            return Verdict.error("the question has no gold passages")
         kind = last.action["kind"]
         if kind == "search":
             gold = set(question.supporting_ids)
