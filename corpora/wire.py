@@ -1,0 +1,60 @@
+"""The documents of the de-facto `/retrieve` protocol (Search-R1's), read and written.
+
+A document is `{"id": …, "contents": "\\"Title\\"\\nText"}`. Servers in the wild also leave out the id, leave the title
+unquoted, or send `title` and `text` in fields of their own; all of that is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from searchgym.retriever import Hit
+
+__all__ = ["read_document", "split_contents", "write_document"]
+
+
+def split_contents(contents: str) -> tuple[str, str]:
+    """Title and text of "contents": the first line, without one pair of quotes, and the rest.
+
+    One line alone is a text without a title.
+    """
+    title, newline, text = contents.partition("\n")
+    if not newline:
+        return "", contents
+    title = title.strip()
+    if len(title) >= 2 and title[0] == title[-1] == '"':
+        title = title[1:-1]
+    return title, text
+
+
+def read_document(document: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Id, title and text of a document; without an id, a digest of the contents serves as one.
+
+    Raises:
+        ValueError: there is no text in it, or a field is of another type; says what is wrong.
+    """
+    if isinstance(document.get("text"), str):
+        title, text = document.get("title") or "", document["text"]
+    elif isinstance(document.get("contents"), str):
+        title, text = split_contents(document["contents"])
+    else:
+        fields = ", ".join(sorted(map(str, document))[:8]) or "no fields"
+        raise ValueError(f"a document has neither 'contents' nor 'text' (it has {fields})")
+    if not isinstance(title, str):
+        raise ValueError(f"a document's title is {title!r:.60}, not a string")
+    id = document.get("id", document.get("_id"))
+    if id is None:
+        id = hashlib.blake2b(f"{title}\n{text}".encode(errors="replace"), digest_size=8).hexdigest()
+    if isinstance(id, bool) or not isinstance(id, str | int):
+        raise ValueError(f"a document's id is {id!r:.60}, not a string or a number")
+    return str(id), title, text
+
+
+def write_document(hit: Hit) -> dict[str, Any]:
+    """The document of a hit, such that `read_document` gives back exactly its id, title and text."""
+    document = {"id": hit.id, "contents": f'"{hit.title}"\n{hit.text}'}
+    if "\n" in hit.title:  # contents cannot say where such a title ends
+        document |= {"title": hit.title, "text": hit.text}
+    return document
