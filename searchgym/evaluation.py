@@ -5,6 +5,7 @@ The unit of resampling is the question, not the episode: several samples of one 
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -141,6 +142,7 @@ def evaluate(
     split: str | None = "dev",
     seed: int | None = None,
     num_envs: int = 64,
+    ids: random.Random | None = None,
     on_episode: Callable[[Episode], None] | None = None,
     **arguments: Any,
 ) -> EvalResult:
@@ -154,6 +156,7 @@ def evaluate(
         split: "dev" by default; None: the environment's.
         seed: draws the questions; None takes the first ones in corpus order.
         num_envs: episodes played at once.
+        ids: source of episode ids; pass a seeded one for reproducible records.
         on_episode: called as each episode ends.
         **arguments: environment arguments (only with an id).
 
@@ -166,5 +169,5 @@ def evaluate(
     opened = open_agent(agent)
     envs = open_envs(env, opened, num_envs, split, **arguments)
     tasks = choose_tasks(envs.rules, split, None, seed)[:episodes]
-    played = collect(envs, opened, [t for t in tasks for _ in range(samples)], on_episode=on_episode)
+    played = collect(envs, opened, [t for t in tasks for _ in range(samples)], ids=ids, on_episode=on_episode)
     return summarize(played)

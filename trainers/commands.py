@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,8 @@ def _changed_iterations(run_dir: Path, given: dict[str, Any]) -> int | None:
 
     config = read_card(run_dir)["config"]
     for name, value in given.items():
+        if name in ("record", "replay"):
+            value = os.path.abspath(value)
         before = {k: config[name].get(k) for k in value} if name in _PAIRS else config.get(name)
         if name != "iterations" and before != value:
             raise ConfigError(

@@ -6,6 +6,7 @@ your own.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch import Tensor
 from searchgym.agents.policy import Policy, TokenOutputs
 from searchgym.errors import ConfigError, TrainingError
 from searchgym.evaluation import Estimate, EvalResult, evaluate
+from searchgym.tape import tape_of
 from searchgym.vector import SearchVectorEnv
 
 from .algorithm import Algorithm, Loss
@@ -128,6 +130,9 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=_can_fuse(self._parameters),
         )
+        self._tape = tape_of(envs)
+        if self._tape is not None:
+            self._tape.rewind(0)
         if run.steps():
             self._restore()
         run.truncate(self.iteration if run.steps() else -1)
@@ -298,7 +303,8 @@ class Trainer:
         config = self.config
         # Without feedback and judge: an evaluation must not have what a deployed agent has not.
         envs = SearchVectorEnv.from_rules(self.envs.rules.for_evaluation(), self.envs.num_envs)
-        return evaluate(envs, policy, config.eval_episodes, split=config.eval_split, seed=_EVAL_SEED)
+        ids = random.Random(f"evaluation {config.seed} {self.iteration}")
+        return evaluate(envs, policy, config.eval_episodes, split=config.eval_split, seed=_EVAL_SEED, ids=ids)
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
@@ -306,6 +312,7 @@ class Trainer:
             "iteration": self.iteration,
             "tasks_drawn": self.tasks.drawn,
             "generators": {name: g.bit_generator.state for name, g in self._generators.items()},
+            "tape_position": 0 if self._tape is None else self._tape.position,
         }
         with self.run.checkpoint(self.iteration) as directory:
             save_checkpoint(directory, self.policy, self._extra, self._optimizer, self._names, counters)
@@ -326,6 +333,8 @@ class Trainer:
             generator.bit_generator.state = counters["generators"][name]
         self.tasks.drawn = counters["tasks_drawn"]
         self.iteration = counters["iteration"]
+        if self._tape is not None:
+            self._tape.rewind(counters["tape_position"])
 
 
 def _can_fuse(parameters: Sequence[torch.nn.Parameter]) -> bool:

@@ -6,6 +6,7 @@ result = resume("runs/mine")
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -50,6 +51,8 @@ def train(
     """
     if not isinstance(config, TrainConfig):
         config = make_config(config or {})
+    for name, tape in _tapes(config).items():  # a resumed run may start in another directory
+        config = replace(config, **{name: os.path.abspath(tape)})
     path = Path(run_dir) if run_dir is not None else default_run_directory(config.trainer, config.env)
     if (path / "config.json").exists():  # before the seconds that opening an agent takes
         raise RunDirectoryError(
@@ -90,6 +93,11 @@ def resume(run_dir: str | Path, iterations: int | None = None, display: Display 
         return trainer.run_to_end()
 
 
+def _tapes(config: TrainConfig) -> dict[str, Any]:
+    """The environment's arguments `record` and `replay`, as far as they are given."""
+    return {name: tape for name in ("record", "replay") if (tape := getattr(config, name))}
+
+
 @dataclass
 class _Parts:
     policy: Policy
@@ -108,7 +116,8 @@ def _open_parts(config: TrainConfig) -> _Parts:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)  # an agent that draws its initial weights draws the same ones again
     num_envs = config.num_envs or config.questions * algorithm.settings.group_size
-    envs = make_vec(config.env, num_envs, **{**config.env_options, "split": config.split})
+    arguments = {**config.env_options, "split": config.split, **_tapes(config)}
+    envs = make_vec(config.env, num_envs, **arguments)
     if config.eval_episodes and not envs.task_ids(config.eval_split):
         raise ConfigError(
             f"no questions to evaluate on in split {config.eval_split!r}: set eval_episodes to 0"

@@ -16,6 +16,7 @@ from searchgym.commands.options import (
     env_arguments,
     env_options,
     parse_pairs,
+    tape_options,
 )
 from searchgym.episode import Episode, check_writable, save_episodes
 from searchgym.evaluation import EvalResult
@@ -55,6 +56,7 @@ def result_table(result: EvalResult, title: str) -> Table:
     "--seed", type=click.IntRange(0), default=None, help="Draws the questions; default: the first ones."
 )
 @click.option("--num-envs", default=64, show_default=True, help="Episodes played at once.")
+@tape_options
 @click.option("--save", type=click.Path(path_type=Path), help="Write the episodes here (JSONL).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
 @config_option
@@ -68,12 +70,14 @@ def evaluate(
     samples: int,
     seed: int | None,
     num_envs: int,
+    record: str | None,
+    replay: str | None,
     save: Path | None,
     as_json: bool,
 ) -> None:
     """Evaluate an agent: EM, F1, sub-EM, recall, avg@k and pass@k, each with a bootstrap interval over questions."""
     opened = open_agent({"name": agent, **parse_pairs("--agent-option", agent_options)})
-    arguments = env_arguments(env_pairs)
+    arguments = env_arguments(env_pairs, record, replay)
     if save is not None:
         check_writable(save)
     with Progress(

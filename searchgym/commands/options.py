@@ -23,6 +23,7 @@ __all__ = [
     "judge_spec",
     "merge_pairs",
     "parse_pairs",
+    "tape_options",
 ]
 
 
@@ -93,18 +94,21 @@ def merge_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str
     return (*(ctx.default_map or {}).get(name, ()), *pairs)
 
 
-def env_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """The arguments of --env-option, with their names checked.
+def env_arguments(
+    pairs: tuple[str, ...], record: str | None = None, replay: str | None = None
+) -> dict[str, Any]:
+    """The arguments of --env-option, with their names checked, and of `tape_options`.
 
     Raises:
         UnknownIdError: the environment has no such argument.
-        ConfigError: not KEY=VALUE, or the split, which has an option of its own.
+        ConfigError: not KEY=VALUE, or an argument that has an option of its own.
     """
     arguments = parse_pairs("--env-option", pairs)
     check_names(arguments)
-    if "split" in arguments:
-        raise ConfigError(f"--env-option split={arguments['split']}: use --split {arguments['split']}")
-    return arguments
+    for name in ("split", "record", "replay"):
+        if name in arguments:
+            raise ConfigError(f"--env-option {name}={arguments[name]}: use --{name} {arguments[name]}")
+    return arguments | {n: path for n, path in (("record", record), ("replay", replay)) if path is not None}
 
 
 def judge_spec(judge: str | None, pairs: tuple[str, ...]) -> dict[str, Any] | None:
@@ -154,6 +158,18 @@ def env_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Argument of the environment, e.g. top_k=5, hops=[2,3], corpus=path/to/folder. Repeatable.",
         ),
         click.option("--env", "env_id", default="SearchQA-v0", show_default=True, help="Environment id."),
+    ):
+        function = decorator(function)
+    return function
+
+
+def tape_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--record and --replay, as the parameters `record` and `replay`; `env_arguments` takes them."""
+    for decorator in (
+        click.option(
+            "--replay", metavar="TAPE", help="Take them from this tape; neither index nor judge is opened."
+        ),
+        click.option("--record", metavar="TAPE", help="Write every retrieval and judge call to this tape."),
     ):
         function = decorator(function)
     return function

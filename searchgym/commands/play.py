@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from searchgym.commands.options import config_option, env_arguments, env_options
+from searchgym.commands.options import config_option, env_arguments, env_options, tape_options
 from searchgym.dialects import Act, Dialect
 from searchgym.env import SearchEnv, registered_arguments
 
@@ -45,12 +45,19 @@ def read_action(line: str, dialect: Dialect) -> str | None:
 @env_options
 @click.option("--task-id", default=None, help="Play this question.")
 @click.option("--seed", type=click.IntRange(0), default=None, help="Draws the question.")
+@tape_options
 @config_option
 def play(
-    env_id: str, env_pairs: tuple[str, ...], split: str | None, task_id: str | None, seed: int | None
+    env_id: str,
+    env_pairs: tuple[str, ...],
+    split: str | None,
+    task_id: str | None,
+    seed: int | None,
+    record: str | None,
+    replay: str | None,
 ) -> None:
     """Play an episode yourself: search, read, answer; then see the score and the gold derivation."""
-    arguments = env_arguments(env_pairs)
+    arguments = env_arguments(env_pairs, record, replay)
     if split:
         arguments["split"] = split
     env = SearchEnv(**registered_arguments(env_id, arguments))
