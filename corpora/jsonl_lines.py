@@ -1,6 +1,7 @@
-"""Reads `passages.jsonl` and `questions.jsonl` line by line and refuses the first bad line.
+"""Reads JSON objects from `.jsonl`, `.jsonl.gz` and `.parquet` files and refuses the first bad line.
 
-Every refusal is one `CorpusError`: file, line, what is wrong, what to do. docs/corpora.md has the schema.
+Every refusal is one `CorpusError`: file, line, what is wrong, what to do. What an object must hold is said in
+`jsonl_fields.py`.
 """
 
 from __future__ import annotations
@@ -10,20 +11,19 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from searchgym.errors import CorpusError, did_you_mean
-from searchgym.question import Hop, Passage, Question
-from searchgym.scoring import exact_match
+from searchgym.errors import CorpusError, MissingExtraError, did_you_mean
 
-__all__ = ["MAX_LINE", "SPLITS", "Line", "read_lines", "read_passage", "read_question"]
+__all__ = ["MAX_LINE", "SUFFIXES", "Line", "read_lines", "shorten"]
 
 MAX_LINE = 10_000_000
 """Bytes. A longer line is a damaged file or a whole book, and neither is a passage."""
-SPLITS = ("train", "dev", "test")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+"""The kinds of files that can be read."""
 
 _PROGRESS_FROM = 50_000_000  # bytes of a file from which reading takes long enough to show progress
 _TYPES = {
@@ -34,30 +34,22 @@ _TYPES = {
     list: "a list",
     dict: "an object",
 }
-_QUESTION_FIELDS = {
-    "id",
-    "question",
-    "answers",
-    "golden_answers",
-    "supporting_ids",
-    "hops",
-    "type",
-    "split",
-    "chain",
-    "metadata",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One JSON object and where it stands."""
+    """One JSON object and where it stands: the number of its line, or of its row in a Parquet file."""
 
     file: Path
     number: int
     fields: dict[str, Any]
 
+    @property
+    def unit(self) -> str:
+        return "row" if self.file.suffix == ".parquet" else "line"
+
     def error(self, reason: str, move: str) -> CorpusError:
-        return CorpusError(f"{self.file}, line {self.number}: {reason}. {move}")
+        return CorpusError(f"{self.file}, {self.unit} {self.number}: {reason}. {move}")
 
     def get(self, name: str, kind: type, default: Any = None) -> Any:
         """A field of the given JSON type; without a default it must be there. Null is as good as absent."""
@@ -93,17 +85,21 @@ class Line:
         values: list[Any] = self.get(name, list, default)
         for value in values:
             if not isinstance(value, str):
-                raise self.error(f"field {name!r} holds {_short(value)}", "Write a list of strings.")
+                raise self.error(f"field {name!r} holds {shorten(value)}", "Write a list of strings.")
             self.check(value, f"an entry of field {name!r}")
         return values
 
 
 def read_lines(file: Path) -> Iterator[Line]:
-    """The lines of a `.jsonl` or `.jsonl.gz` file, each a JSON object.
+    """The lines of a `.jsonl` or `.jsonl.gz` file, or the rows of a `.parquet` file, each a JSON object.
 
     Raises:
         CorpusError: the file cannot be read, or a line is not a JSON object of reasonable length in UTF-8.
+        MissingExtraError: a Parquet file, and pyarrow is not installed.
     """
+    if file.suffix == ".parquet":
+        yield from _read_parquet(file)
+        return
     number = 0
     try:
         with _open(file) as stream:
@@ -119,87 +115,6 @@ def read_lines(file: Path) -> Iterator[Line]:
         raise CorpusError(f"{file} cannot be read: {error.strerror or error}. Check the path.") from None
 
 
-def read_passage(line: Line) -> Passage:
-    """A passage from `{id, title, text}`, or from FlashRAG's `{id, contents}`."""
-    id = line.text("id")
-    if "contents" in line.fields and "text" not in line.fields:
-        title, newline, text = line.text("contents").partition("\n")
-        if not newline:
-            return Passage(id, "", title)
-        title = title.strip()
-        if len(title) >= 2 and title[0] == title[-1] == '"':
-            title = title[1:-1]
-        return Passage(
-            id, title, line.check(text.strip(), "field 'contents' after its first line, the title,")
-        )
-    title = line.get("title", str)
-    return Passage(id, line.encodable(title, "field 'title'"), line.text("text"))
-
-
-def read_question(line: Line, passage_ids: Container[str], default_split: str) -> Question:
-    """A question from our fields, or from FlashRAG's `{id, question, golden_answers, metadata}`.
-
-    Fields that are not in the schema go to `metadata`.
-    """
-    flashrag = "golden_answers" in line.fields and "answers" not in line.fields
-    answers = line.strings("golden_answers" if flashrag else "answers")
-    if not answers:
-        raise line.error("the list of answers is empty", "Give at least one accepted answer.")
-    for answer in answers:
-        if not exact_match(answer, [answer]):
-            raise line.error(
-                f"answer {_short(answer)} normalises to nothing", "No agent could give it: remove it."
-            )
-    split = line.text("split", default_split)
-    if split not in SPLITS:
-        near = did_you_mean(split, SPLITS)
-        raise line.error(f"split is {_short(split)}", f"Use train, dev or test.{near}")
-    hops = line.get("hops", int, 0)
-    if hops < 0:
-        raise line.error(f"hops is {hops}", "Use 0 when unknown, else the number of hops.")
-    metadata = line.get("metadata", dict, {})
-    return Question(
-        id=line.text("id"),
-        text=line.text("question"),
-        answers=tuple(answers),
-        split=split,
-        type=line.encodable(line.get("type", str, ""), "field 'type'") or "unknown",
-        hops=hops,
-        supporting_ids=_resolved(line, "supporting_ids", passage_ids, []),
-        chain=tuple(
-            _read_hop(line, position, entry, passage_ids)
-            for position, entry in enumerate(line.get("chain", list, []))
-        ),
-        metadata={**metadata, **{k: v for k, v in line.fields.items() if k not in _QUESTION_FIELDS}},
-    )
-
-
-def _read_hop(line: Line, position: int, entry: object, passage_ids: Container[str]) -> Hop:
-    if not isinstance(entry, dict):
-        raise line.error(
-            f"chain[{position}] is {_short(entry)}", "Write objects: query, relation, passage_ids, bridge."
-        )
-    hop = Line(line.file, line.number, entry)
-    return Hop(
-        hop.text("query"),
-        hop.text("relation"),
-        _resolved(hop, "passage_ids", passage_ids),
-        hop.text("bridge"),
-    )
-
-
-def _resolved(
-    line: Line, name: str, passage_ids: Container[str], default: list[str] | None = None
-) -> tuple[str, ...]:
-    ids = line.strings(name, default)
-    for id in ids:
-        if id not in passage_ids:
-            raise line.error(
-                f"{name} names {_short(id)}, which no passage has", "Add the passage, or remove the id."
-            )
-    return tuple(ids)
-
-
 @contextlib.contextmanager
 def _open(file: Path) -> Iterator[IO[bytes]]:
     from rich import console, progress  # only building needs them
@@ -213,6 +128,25 @@ def _open(file: Path) -> Iterator[IO[bytes]]:
         )
         stream: Any = gzip.GzipFile(fileobj=raw, mode="rb") if file.suffix == ".gz" else raw
         yield stack.enter_context(stream)
+
+
+def _read_parquet(file: Path) -> Iterator[Line]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"the Parquet file {file}", error.name or "pyarrow", "hub") from error
+    number = 0
+    try:
+        with parquet.ParquetFile(file) as rows:
+            for batch in rows.iter_batches(batch_size=1024):
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield Line(file, number, fields)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise CorpusError(
+            f"{file}, row {number + 1}: not a Parquet file, or damaged ({error}). Copy the file again."
+        ) from None
 
 
 def _parse(line: Line, raw: bytes) -> dict[str, Any]:
@@ -235,7 +169,8 @@ def _parse(line: Line, raw: bytes) -> dict[str, Any]:
     return value
 
 
-def _short(value: object) -> str:
+def shorten(value: object) -> str:
+    """A value as an error message shows it."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}…"
 

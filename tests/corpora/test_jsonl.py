@@ -109,7 +109,9 @@ def test_unknown_tasks_and_splits(mine: Path, tmp_path: Path) -> None:
     write(tmp_path / "bare", "passages.jsonl", PASSAGES)
     bare = open_jsonl(tmp_path / "bare")
     assert bare.splits == ()
-    with pytest.raises(UnknownIdError, match=r"has no questions.jsonl\[.gz\]"):
+    with pytest.raises(
+        UnknownIdError, match=r"'bare' was opened without questions. Add questions.jsonl\[.gz\], or"
+    ):
         bare.questions("train")
 
 
@@ -249,14 +251,18 @@ def test_every_bad_line_is_one_error_and_nothing_is_kept(
     assert text.startswith(f"{guilty}, line 4: ")
     assert len(text) < 500
     assert "\n" not in text
-    assert [path for path in home.rglob("*") if not path.is_dir() and path.suffix != ".lock"] == []
+    kept = {path.relative_to(home).parts[1] for path in home.rglob("*.bin")}
+    assert kept == ({"passages"} if stem == "questions" else set())  # whole, and of use to other questions
+    assert list(home.rglob("*.tmp")) == []
 
 
 def test_missing_empty_and_ambiguous_files(mine: Path, tmp_path: Path, home: Path) -> None:
-    with pytest.raises(CorpusError, match=r"is not a directory: give one that holds passages.jsonl"):
+    with pytest.raises(
+        CorpusError, match=r"is not a directory or a .jsonl, .jsonl.gz, .parquet file: give one that"
+    ):
         open_jsonl(tmp_path / "nowhere")
     with pytest.raises(CorpusError, match="is not a directory"):
-        open_jsonl(mine / "passages.jsonl")
+        open_jsonl(write(tmp_path, "notes.txt", PASSAGES))
     (tmp_path / "empty").mkdir()
     with pytest.raises(CorpusError, match=r"has no passages.jsonl or passages.jsonl.gz"):
         open_jsonl(tmp_path / "empty")
@@ -293,7 +299,8 @@ def test_a_last_line_without_newline_counts(tmp_path: Path) -> None:
 def test_it_is_packed_once_and_again_when_a_file_changes(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_jsonl(mine)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_build", None)
+        patch.setattr(module, "_build_passages", None)
+        patch.setattr(module, "_build_questions", None)
         again = open_jsonl(mine)
     assert list(again.passages) == list(first.passages)
     file = write(mine, "passages.jsonl", [{**row, "text": row["text"].replace("B", "D")} for row in PASSAGES])

@@ -1,0 +1,44 @@
+"""How much disk and memory there is, said before long work starts rather than found out in the middle of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from searchgym.errors import ConfigError
+
+__all__ = ["free_disk", "human", "require_disk"]
+
+_KEPT_FREE = 100 * 2**20  # bytes nobody should take from a disk
+
+
+def human(size: float) -> str:
+    """A number of bytes as people write it: "512 B", "4.9 GB" (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.5 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def free_disk(directory: str | os.PathLike[str]) -> int:
+    """Bytes this user may still write to the disk of a directory, which need not exist yet."""
+    place = Path(directory).absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def require_disk(directory: str | os.PathLike[str], need: int, what: str) -> None:
+    """Refuse work that would fill the disk.
+
+    Raises:
+        ConfigError: less than `need` bytes are free, and a little; says how many are missing.
+    """
+    free = free_disk(directory)
+    if free < need + _KEPT_FREE:
+        raise ConfigError(
+            f"{what} needs {human(need)} in {directory}, where {human(free)} are free: free {human(need + _KEPT_FREE - free)}, "
+            "or choose another disk (caches lie under SEARCHGYM_HOME)"
+        )
