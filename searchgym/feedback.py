@@ -22,7 +22,9 @@ FEEDBACK_LEVELS = ("kind", "hop", "revealing", "gold")
 revealing: also which passage to read. gold: the answer itself."""
 
 _YEAR = re.compile(r"[12]\d{3}")
-_DATE = re.compile(r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?\b.*\d|\d+[-/.]\d+[-/.]\d+", re.I)
+_DATE = re.compile(
+    r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?\b.*\d|\d+[-/.]\d+[-/.]\d+", re.I
+)
 _NUMBER = re.compile(r"[-+$€£]?\d[\d.,]*\s*(?:%|[a-z]{1,12})?", re.I)
 _LEAD = 12  # words of a passage that point at it where its title would say the answer
 
@@ -104,7 +106,7 @@ def _pointer(passage: Passage, answers: Collection[str]) -> str:
     lead = " ".join(passage.text.split()[:_LEAD])
     for answer in sorted(answers, key=len, reverse=True):
         lead = re.sub(re.escape(answer), "…", lead, flags=re.I)
-    return f"the passage that begins: {lead}"
+    return f"the passage that begins: {lead.rstrip('.')}"
 
 
 def _tells(text: str, answers: Collection[str]) -> bool:
