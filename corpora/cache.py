@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import platformdirs
 
 from searchgym.errors import ConfigError, SearchGymError
+from searchgym.home import home
 
 __all__ = [
     "cached_directory",
@@ -52,15 +52,6 @@ _LITTER = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]+\.tmp")
 
 _private: Path | None = None
 _private_lock = threading.Lock()
-
-
-def home() -> Path:
-    """The directory all caches live under: `SEARCHGYM_HOME`, else the platform's user cache directory.
-
-    It need not exist; nothing is created here.
-    """
-    chosen = os.environ.get("SEARCHGYM_HOME")
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("searchgym"))
 
 
 def canonical_json(value: Any) -> str:
