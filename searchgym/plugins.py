@@ -22,7 +22,10 @@ _SINGULAR = {
     "trainers": "trainer",
     "commands": "command",
 }
-_TRAIN_MODULES = {"torch", "transformers", "peft", "accelerate", "safetensors", "matplotlib"}
+_EXTRAS = {
+    "train": {"torch", "transformers", "peft", "accelerate", "safetensors", "matplotlib"},
+    "judge": {"openai", "lmdb", "aiolimiter"},
+}
 
 
 @cache
@@ -62,8 +65,9 @@ def load(group: str, name: str) -> Any:
         return points[name][0].load()
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing in _TRAIN_MODULES:
-            raise MissingExtraError(f"{_SINGULAR[group]} {name!r}", missing, "train") from error
+        extra = next((extra for extra, modules in _EXTRAS.items() if missing in modules), None)
+        if extra is not None:
+            raise MissingExtraError(f"{_SINGULAR[group]} {name!r}", missing, extra) from error
         raise PluginError(f"{_SINGULAR[group]} {name!r} cannot be loaded: {error}") from error
     except Exception as error:  # a stranger's module may raise anything; it must not break the others
         raise PluginError(
