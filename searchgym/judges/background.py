@@ -1,0 +1,51 @@
+"""One event loop per process, in a thread of its own, for judges that wait on a network.
+
+Synchronous callers hand it coroutines, from any thread, also from inside another running loop (a notebook).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["run"]
+
+_Result = TypeVar("_Result")
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_inherited: list[asyncio.AbstractEventLoop] = []
+
+
+def run(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run a coroutine on the background loop and wait for its result; an interrupt cancels it."""
+    future = asyncio.run_coroutine_threadsafe(coroutine, _running_loop())
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    global _loop
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="searchgym-judges", daemon=True).start()
+        return _loop
+
+
+def _after_fork_in_child() -> None:
+    global _lock, _loop
+    _lock = threading.Lock()
+    if _loop is not None:
+        # Its thread stayed in the parent. Kept, because closing it would reach into the parent's selector.
+        _inherited.append(_loop)
+        _loop = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,143 @@
+"""Judgements kept between runs: bytes under 32-byte keys in one LMDB directory. Nothing is ever unpickled.
+
+- `put` returns when the disk has it: kill -9 or a power cut later loses nothing that was put.
+- Processes share a directory; LMDB's lock file serialises their writes and nobody waits to read.
+- A process opens a directory once, however many judges use it (a rule of LMDB), and again after a fork.
+- A directory that cannot be written, is full or damaged serves as far as it can; `problem` says what is wrong.
+
+LMDB maps its file into memory, so the directory must lie on a local disk, not on a network share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import lmdb
+
+__all__ = ["Saver", "Store", "open_store"]
+
+_CAPACITY = (
+    16 * 2**30 if os.name == "posix" else 2**30
+)  # bytes; a limit, not space taken (but on Windows it is)
+_READERS = 1024  # processes and threads that may read at the same moment
+
+_lock = (
+    threading.RLock()
+)  # held while any store is opened, read or written, so that a fork finds them at rest
+_stores: dict[str, Store] = {}
+
+
+class Store:
+    """See the module docstring. Made by `open_store`.
+
+    Attributes:
+        problem: why nothing more is kept, or None.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.problem: str | None = None
+        self._lmdb: lmdb.Environment | None = None
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            # metasync=False: one push to the disk per commit, not two; a power cut can undo the last commit
+            # of the machine, and never more than that.
+            self._lmdb = lmdb.open(
+                str(directory), map_size=_CAPACITY, max_readers=_READERS, metasync=False, mode=0o600
+            )
+            self._lmdb.reader_check()  # gives back the places of readers that were killed
+        except (OSError, lmdb.Error) as error:
+            self.problem = _words(error)
+            self._open_read_only()
+
+    def _open_read_only(self) -> None:
+        """What others kept can still be read, even where nothing can be written."""
+        try:
+            self._lmdb = lmdb.open(str(self.directory), create=False, readonly=True, lock=False)
+        except (OSError, lmdb.Error):
+            self._lmdb = None
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of keys, None where there is none, read as of one moment."""
+        with _lock:
+            if self._lmdb is None:
+                return [None] * len(keys)
+            try:
+                with self._lmdb.begin() as transaction:
+                    return [transaction.get(key) for key in keys]
+            except lmdb.Error as error:
+                self.problem = _words(error)
+                return [None] * len(keys)
+
+    def put(self, values: Mapping[bytes, bytes]) -> None:
+        """Keep values, all of them or, if that cannot be (see `problem`), none."""
+        with _lock:
+            if self._lmdb is None or self.problem is not None:
+                return
+            try:
+                with self._lmdb.begin(write=True) as transaction:
+                    for key, value in values.items():
+                        transaction.put(key, value)
+            except (OSError, lmdb.Error) as error:
+                self.problem = _words(error)
+
+    def close(self) -> None:
+        if self._lmdb is not None:
+            self._lmdb.close()
+            self._lmdb = None
+
+
+class Saver:
+    """Puts values into a store from an event loop: what arrives during one commit shares the next."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: dict[bytes, bytes] = {}
+        self._next: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
+
+    def put(self, key: bytes, value: bytes) -> asyncio.Task[None]:
+        """Begin to keep a value; the task is done when the disk has it."""
+        self._waiting[key] = value
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._commit())
+        return self._next
+
+    async def _commit(self) -> None:
+        async with self._writing:
+            values, self._waiting, self._next = self._waiting, {}, None
+            await asyncio.to_thread(self._store.put, values)
+
+
+def open_store(directory: Path) -> Store:
+    """The store of a directory, made if there is none; one object per process and directory."""
+    name = os.path.realpath(directory)
+    with _lock:
+        store = _stores.get(name)
+        if store is None:
+            store = _stores[name] = Store(Path(name))
+        return store
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, lmdb.MapFullError):
+        return f"it is full ({_CAPACITY // 2**30} GiB)"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _after_fork_in_child() -> None:
+    # A child must not use what its parent opened. Closing is safe: no transaction was going on.
+    for store in _stores.values():
+        store.close()
+    _stores.clear()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork_in_child
+    )
