@@ -30,6 +30,7 @@ __all__ = ["INFO_SCHEMA", "JUDGE_WHEN", "SNAPSHOT_SCHEMA", "Game", "Rules", "Ste
 INFO_SCHEMA = 1
 SNAPSHOT_SCHEMA = 2
 UNLIMITED = -1
+_NOT_JUDGED = no_verdict("off")
 JUDGE_WHEN = ("step", "end", "success", "unequal", "unequal-success")
 """When rounds are judged: each in its step; or after the episodes: all, those answered right, those in groups of
 unequal rewards, those answered right in such groups."""
@@ -129,9 +130,19 @@ class Rules:
         return self.judges_steps or any(REWARD_TERMS[term].needs_trace for term in self.reward)
 
     @cached_property
+    def metric_terms(self) -> tuple[str, ...]:
+        """The reward terms that are a metric of the outcome."""
+        return tuple(term for term in self.reward if REWARD_TERMS[term].value is None)
+
+    @cached_property
+    def other_terms(self) -> tuple[str, ...]:
+        """The reward terms that are computed from what was played."""
+        return tuple(term for term in self.reward if REWARD_TERMS[term].value is not None)
+
+    @cached_property
     def round_terms(self) -> tuple[str, ...]:
-        """The reward terms paid in every step."""
-        return tuple(term for term in self.reward if not REWARD_TERMS[term].last)
+        """Those of them that are paid in every step."""
+        return tuple(term for term in self.other_terms if not REWARD_TERMS[term].last)
 
     @cached_property
     def verdict_pays(self) -> bool:
@@ -371,13 +382,14 @@ class Game:
             self.unjudged, grade = True, None
         if stop is not None:
             self._close(stop, info)
-        if stop is None or not stop.is_failure:
-            terms = REWARD_TERMS
-            played = self._moment(info, verdict, grade) if stop is not None or rules.round_terms else None
-            if played is not None:
-                due = rules.reward if stop is not None else rules.round_terms
-                info["reward_terms"].update({t: rules.reward[t] * terms[t].value(played) for t in due})
-        reward = float(sum(info["reward_terms"].values()))
+        terms = info["reward_terms"]
+        due = rules.round_terms if stop is None else rules.other_terms
+        if due and not (stop is not None and stop.is_failure):
+            played = self._moment(info, verdict, grade)
+            for term in due:
+                if (value := REWARD_TERMS[term].value) is not None:
+                    terms[term] = rules.reward[term] * value(played)
+        reward = float(sum(terms.values())) if due or stop is not None else 0.0
         return observation, reward, stop is StopReason.ANSWERED, _truncates(stop), info
 
     def truncate(self, stop: StopReason) -> Step:
@@ -513,7 +525,7 @@ class Game:
                 "backend": rules.retriever.name,
                 "index_hash": rules.retriever.index_hash,
             },
-            "judge": no_verdict("off"),
+            "judge": _NOT_JUDGED.copy(),
             "feedback": {
                 "level": rules.feedback_level or "off",
                 "text": feedback_text,
@@ -594,6 +606,9 @@ class Game:
             "stop_reason": stop.value
         }
         info["valid_for_training"] = not (stop.is_failure or self.unjudged)
+        if not stop.is_failure:
+            for term in self.rules.metric_terms:
+                info["reward_terms"][term] = self.rules.reward[term] * metrics[term]
 
 
 def truncating(stop: StopReason) -> StopReason:

@@ -66,7 +66,7 @@ class RewardTerm:
     """One term.
 
     Attributes:
-        value: computes it.
+        value: computes it; None: it is the metric of the outcome that has its name.
         last: paid in the last step only (a term of the outcome).
         needs_verdict: needs a judge that runs every step.
         needs_grade: needs a judge that grades answers.
@@ -74,16 +74,12 @@ class RewardTerm:
         text: what it is, for the docs.
     """
 
-    value: Callable[[Played], float]
+    value: Callable[[Played], float] | None
     text: str
     last: bool = False
     needs_verdict: bool = False
     needs_grade: bool = False
     needs_trace: bool = False
-
-
-def _metric(name: str, text: str) -> RewardTerm:
-    return RewardTerm(lambda p: float(p.outcome[name]) if p.outcome else 0.0, text, last=True)
 
 
 def _format(p: Played) -> float:
@@ -141,10 +137,10 @@ def _mt_ppo(p: Played) -> float:
 
 
 REWARD_TERMS: dict[str, RewardTerm] = {
-    "em": _metric("em", "exact match of the answer"),
-    "f1": _metric("f1", "token F1 of the answer"),
-    "sub_em": _metric("sub_em", "a gold answer stands in the answer"),
-    "recall": _metric("recall", "share of the gold passages retrieved"),
+    "em": RewardTerm(None, "exact match of the answer", last=True),
+    "f1": RewardTerm(None, "token F1 of the answer", last=True),
+    "sub_em": RewardTerm(None, "a gold answer stands in the answer", last=True),
+    "recall": RewardTerm(None, "share of the gold passages retrieved", last=True),
     "correct": RewardTerm(
         lambda p: p.grade.score or 0.0 if p.grade else 0.0,
         "the judge's grade of the answer against the gold answers",

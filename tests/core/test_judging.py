@@ -264,7 +264,7 @@ def test_a_judge_with_the_wrong_number_of_verdicts_is_named(toy: str) -> None:
         def judge(self, traces: Sequence[Trace]) -> list[Verdict]:
             return []
 
-    with pytest.raises(PluginError, match="'oracle' gave 0 results .* for 1"):
+    with pytest.raises(PluginError, match=r"'oracle' gave 0 results .* for 1"):
         play(SearchEnv(corpus=toy, judge=Short()), SEARCH)
 
 
