@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from searchgym.agent import Agent
 from searchgym.commands.options import (
     agent_option,
     config_option,
@@ -27,7 +28,7 @@ from searchgym.episode import Episode, check_writable, load_episodes, save_episo
 from searchgym.errors import ConfigError
 from searchgym.importing import Imported, SourceReport, import_rollouts, report
 from searchgym.judges.agreement import Agreement
-from searchgym.judges.audit import AuditResult
+from searchgym.judges.audit import AuditResult, ready_judge
 from searchgym.judges.audit import audit as audit_judge
 from searchgym.opening import open_corpus
 from searchgym.question import Corpus
@@ -35,6 +36,7 @@ from searchgym.rollouts import choose_tasks, collect, open_agent, open_envs
 
 __all__ = ["judge"]
 
+_DEFAULT_CORPUS = "country"  # the environment's own default, for an id that names none
 _MIXTURE = ("oracle", "copy", "random")
 
 
@@ -116,6 +118,11 @@ def audit(
     Without --judge, the verdicts that saved episodes hold are audited.
     """
     spec = judge_spec(judge, judge_pairs)
+    names, options = agents or _MIXTURE, parse_pairs("--agent-option", agent_options)
+    if options and len(names) > 1:
+        raise ConfigError(
+            f"--agent-option {agent_options[0]} could mean any of {len(names)} agents: name one"
+        )
     if saved is not None and rollouts is not None:
         raise ConfigError("--from and --rollouts are two sources: name one")
     if spec is None and saved is None:
@@ -124,25 +131,34 @@ def audit(
         raise ConfigError(f"--gold-corpus {gold_corpus} is for --rollouts: an environment has its own corpus")
     if save is not None:
         check_writable(save)
+    played: list[Episode] = []
     imported: Imported | None = None
     corpus: Corpus | None
     if rollouts is not None:
         corpus = open_corpus(gold_corpus) if gold_corpus is not None else None
         imported = import_rollouts(rollouts, corpus)
         played = imported.episodes
-    elif saved is not None:
-        played = list(load_episodes(saved))
-        corpus = _corpus_of(played, env_id, env_arguments(env_pairs))
     else:
-        played, corpus = _play(
-            agents or _MIXTURE, agent_options, env_id, env_pairs, split, episodes or None, seed, num_envs
+        arguments = registered_arguments(env_id, env_arguments(env_pairs))
+        corpus = open_corpus(arguments.get("corpus", _DEFAULT_CORPUS))
+        if saved is not None:
+            played = list(load_episodes(saved))
+            if {e.env.get("corpus_hash") for e in played} != {corpus.hash}:
+                corpus = None  # a judge that needs the corpus they were played on will say so
+    # Both judges are opened before anything is played.
+    known = ready_judge(reference, corpus)
+    audited = ready_judge(spec, corpus) if spec is not None else None
+    if saved is None and rollouts is None:
+        players = [open_agent({"name": name, **options}) for name in names]
+        played = _play(
+            players, env_id, env_arguments(env_pairs), split or "dev", episodes or None, seed, num_envs
         )
     with _progress() as progress:
         bar = progress.add_task(f"judge {judge or 'recorded'}", total=sum(len(e.rounds) for e in played))
         result = audit_judge(
-            spec,
+            audited,
             played,
-            reference,
+            known,
             corpus=corpus,
             threshold=threshold,
             batch_size=batch_size,
@@ -174,40 +190,27 @@ def _progress() -> Progress:
 
 
 def _play(
-    agents: Sequence[str],
-    agent_pairs: tuple[str, ...],
+    players: Sequence[Agent],
     env_id: str,
-    env_pairs: tuple[str, ...],
-    split: str | None,
+    arguments: dict[str, Any],
+    split: str,
     episodes: int | None,
     seed: int | None,
     num_envs: int,
-) -> tuple[list[Episode], Corpus]:
+) -> list[Episode]:
     """Every agent plays the same questions."""
-    options = parse_pairs("--agent-option", agent_pairs)
-    if options and len(agents) > 1:
-        raise ConfigError(f"--agent-option {agent_pairs[0]} could mean any of {len(agents)} agents: name one")
-    arguments = env_arguments(env_pairs)
-    opened = [open_agent({"name": name, **options}) for name in agents]
     played: list[Episode] = []
     with _progress() as progress:
-        for name, agent in zip(agents, opened, strict=True):
-            envs = open_envs(env_id, agent, num_envs, split or "dev", **arguments)
-            tasks = choose_tasks(envs.rules, split or "dev", None, seed)[:episodes]
-            bar = progress.add_task(f"{name} on {env_id}", total=len(tasks))
+        for agent in players:
+            envs = open_envs(env_id, agent, num_envs, split, **arguments)
+            tasks = choose_tasks(envs.rules, split, None, seed)[:episodes]
+            bar = progress.add_task(f"{agent.name} on {env_id}", total=len(tasks))
             played += collect(envs, agent, tasks, on_episode=partial(_advance, progress, bar))
-    return played, envs.rules.corpus
+    return played
 
 
 def _advance(progress: Progress, bar: TaskID, _: Episode) -> None:
     progress.advance(bar)
-
-
-def _corpus_of(episodes: Sequence[Episode], env_id: str, arguments: dict[str, Any]) -> Corpus | None:
-    """The corpus that the options name, if the episodes were played on it; a judge that needs one says so."""
-    hashes = {e.env.get("corpus_hash") for e in episodes}
-    corpus = open_corpus(registered_arguments(env_id, arguments)["corpus"])
-    return corpus if hashes == {corpus.hash} else None
 
 
 def _show(
@@ -220,11 +223,13 @@ def _show(
         console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     console.print(_agreement_table(result))
     console.print(_confusion_table(result))
-    lines = [
-        f"{result.episodes} episodes, {result.rounds} rounds, {result.compared} compared; errors: "
-        f"{result.errors} of {result.judge}, {result.reference_errors} of {result.reference}"
-    ]
-    lines += [f"  {count} x {reason}" for reason, count in result.error_reasons.items()]
+    lines = [f"{result.episodes} episodes, {result.rounds} rounds, {result.compared} compared"]
+    for name, key, count in (
+        (result.judge, "judge", result.errors),
+        (result.reference, "reference", result.reference_errors),
+    ):
+        lines.append(f"errors of {name}: {count}")
+        lines += [f"  {times} x {reason}" for reason, times in result.error_reasons[key].items()]
     if result.failed_episodes:
         lines.append(f"{result.failed_episodes} episodes were lost to infrastructure and left out")
     for name, shares in ((result.judge, "judge"), (result.reference, "reference")):

@@ -28,7 +28,7 @@ def parse_r1_searcher(text: Any) -> Parsed:
     """Take a rollout apart.
 
     Raises:
-        RolloutTextError: not a string, or documents without a query.
+        RolloutTextError: not a string, an empty one, or documents without a query.
     """
     if not isinstance(text, str):
         raise RolloutTextError(f"the text is a {type(text).__name__}, not a string")
@@ -62,8 +62,10 @@ def parse_r1_searcher(text: Any) -> Parsed:
     rest = text[position:]
     if _DOCUMENTS in rest:
         raise RolloutTextError("a block of documents has no query before it")
-    if not rest.strip():
+    if not rest.strip() and rounds:
         return Parsed(rounds)
+    if not rest.strip():
+        raise RolloutTextError("the text is empty")
     _, opening, answer = rest.rpartition("<answer>")
     answer, closing, _ = answer.partition("</answer>")
     if not opening:
@@ -77,18 +79,15 @@ def parse_r1_searcher(text: Any) -> Parsed:
 
 def _hits(block: str) -> list[dict[str, Any]]:
     """The documents (1), (2), … of a block. Only the next number in turn opens one: a text may hold "(7)"."""
-    marks: list[re.Match[str]] = []
-    while True:
-        mark = re.compile(rf"^\({len(marks) + 1}\)", re.MULTILINE).search(
-            block, marks[-1].end() if marks else 0
-        )
-        if mark is None:
-            break
-        marks.append(mark)
-    ends = [mark.start() for mark in marks[1:]] + [len(block)]
+    spans: list[tuple[int, int]] = []
+    position = 0
+    while (mark := re.compile(rf"^\({len(spans) + 1}\)", re.MULTILINE).search(block, position)) is not None:
+        spans.append(mark.span())
+        position = mark.end()
+    ends = [start for start, _ in spans[1:]] + [len(block)]
     return [
-        hit(*_title_and_text(block[mark.end() : end].strip()), rank)
-        for rank, (mark, end) in enumerate(zip(marks, ends, strict=True), 1)
+        hit(*_title_and_text(block[start:end].strip()), rank)
+        for rank, ((_, start), end) in enumerate(zip(spans, ends, strict=False), 1)  # no spans, and one end
     ]
 
 

@@ -7,8 +7,8 @@ The reference is the oracle unless another judge is named. Each verdict is read 
     contribution   u·v ≥ 0.5        CW-GRPO's p (ALGORITHMS 1a); for verdicts of 0 and 1: both
 
 A judgement that failed, of the judge or of the reference, is counted and compared with nothing: it is no zero.
-Rounds nobody judges (feedback, and the empty last round of an episode ended from outside) are left out, and so are
-episodes that the infrastructure ended.
+Rounds nobody judges (feedback, an end from outside, a failed retrieval) are left out, and so are episodes that the
+infrastructure ended.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import numpy as np
 
 from searchgym.episode import Episode, Round
 from searchgym.errors import ConfigError
+from searchgym.judging import check_judge
 from searchgym.question import Corpus
 
 from .agreement import Agreement, agreement
 from .protocol import Judge, Trace, Verdict, open_judge, traces_of
 
-__all__ = ["CRITERIA", "AuditResult", "Latency", "audit"]
+__all__ = ["CRITERIA", "AuditResult", "Latency", "audit", "ready_judge"]
 
 CRITERIA = ("utility", "reasoning", "contribution")
 _JUDGED = ("search", "answer", "invalid")
@@ -61,9 +62,9 @@ class AuditResult:
         judge, reference: their names.
         threshold: from which number on the judge's answer is a yes (the reference's: 0.5).
         episodes, failed_episodes: episodes audited, and those left out because the infrastructure ended them.
-        rounds, compared: rounds judged, and those both judges could judge.
+        rounds, compared: rounds to judge, and those that both judges could judge.
         errors, reference_errors: judgements that failed, of the judge and of the reference.
-        error_reasons: the most frequent reasons of the judge's failures, and how often each was given.
+        error_reasons: {"judge", "reference"}: the most frequent reasons of failures, and how often each was given.
         criteria: agreement per criterion: "utility", "reasoning", "contribution".
         by_type, by_act: the same per question type, and per act ("search", "answer", "invalid").
         contributing: share of the compared rounds whose contribution is a yes: {"judge": {"all", "successful"},
@@ -82,7 +83,7 @@ class AuditResult:
     compared: int
     errors: int
     reference_errors: int
-    error_reasons: dict[str, int]
+    error_reasons: dict[str, dict[str, int]]
     criteria: dict[str, Agreement]
     by_type: dict[str, dict[str, Agreement]]
     by_act: dict[str, dict[str, Agreement]]
@@ -158,14 +159,13 @@ def audit(
         for index, episode in enumerate(episodes)
         if not episode.outcome.stop_reason.is_failure
         for position, round_ in enumerate(episode.rounds)
-        if round_.action["kind"] in _JUDGED
+        if _is_judged(round_, recorded=judge is None)
     ]
     if not places:
-        raise ConfigError(
-            f"none of {len(episodes)} episodes has a round to judge: play some, or name another file"
-        )
-    against = _ready(reference, corpus)
-    audited = None if judge is None else _ready(judge, corpus)
+        what = "a recorded verdict: name a judge" if judge is None else "a round to judge"
+        raise ConfigError(f"none of {len(episodes)} episodes has {what}")
+    against = ready_judge(reference, corpus)
+    audited = None if judge is None else ready_judge(judge, corpus)
     traces_by_episode = [traces_of(episode) for episode in episodes]
     traces = [traces_by_episode[index][position] for index, position in places]
     known, _ = _judge(against, traces, batch_size)
@@ -186,7 +186,6 @@ def audit(
         for (index, position), verdict, truth in zip(places, judged, known, strict=True)
         if verdict.status == "ok" and truth.status == "ok"
     ]
-    failures = [v for v in judged if v.status != "ok"]
     cost: dict[str, float] = {}
     for verdict in judged:
         for what, amount in verdict.cost.items():
@@ -203,9 +202,9 @@ def audit(
         failed_episodes=sum(e.outcome.stop_reason.is_failure for e in episodes),
         rounds=len(places),
         compared=len(pairs),
-        errors=len(failures),
+        errors=sum(v.status != "ok" for v in judged),
         reference_errors=sum(v.status != "ok" for v in known),
-        error_reasons=dict(Counter(v.reason for v in failures).most_common(_MOST_REASONS)),
+        error_reasons={"judge": _reasons(judged), "reference": _reasons(known)},
         criteria=_agreements(pairs),
         by_type=_grouped(pairs, lambda pair: pair.type),
         by_act=_grouped(pairs, lambda pair: pair.act),
@@ -220,11 +219,14 @@ def audit(
     )
 
 
-def _ready(spec: JudgeLike, corpus: Corpus | None) -> Judge:
+def ready_judge(spec: JudgeLike, corpus: Corpus | None) -> Judge:
+    """Open a judge and ask it whether it can work.
+
+    Raises:
+        ConfigError: it cannot be opened, or says that it cannot work.
+    """
     opened = open_judge(spec, corpus)
-    check = getattr(opened, "check", None)
-    if check is not None:
-        check()
+    check_judge(opened)
     return opened
 
 
@@ -251,11 +253,21 @@ def _judge(
     return verdicts, Latency(batch_size, float(median), float(p99), len(traces) / total)
 
 
+def _is_judged(round_: Round, recorded: bool) -> bool:
+    if recorded:
+        return round_.judge["status"] in ("ok", "error")
+    return round_.action["kind"] in _JUDGED and round_.retrieval.get("status") != "error"
+
+
 def _recorded(round_: Round) -> Verdict:
     judge = round_.judge
     if judge["status"] == "ok":
         return Verdict.ok(judge["utility"], judge["reasoning"], judge["reason"])
-    return Verdict.error(f"the recorded status is {judge['status']!r}")
+    return Verdict.error(judge["reason"] or "recorded as an error")
+
+
+def _reasons(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    return dict(Counter(v.reason for v in verdicts if v.status != "ok").most_common(_MOST_REASONS))
 
 
 def _labels(verdict: Verdict, threshold: float) -> tuple[bool, bool, bool]:
