@@ -1,0 +1,172 @@
+"""Hybrid retrieval: several retrievers over one corpus, their rankings fused.
+
+Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009), with weights w (1 each by default):
+
+    score(q, d) = sum over parts p that found d of  w_p / (60 + rank_p(d))
+
+Departures:
+
+1. Passages with equal scores share a rank, the best of theirs; identical passages must not be told apart by
+   their ids. Where scores differ the ranks are the paper's.
+2. Of each part the first `depth` hits count, and those that score the same as the last of them.
+3. A query that one part failed on has failed: half a fusion would be another ranking, and nobody would know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from searchgym.errors import ConfigError, RetrievalError
+from searchgym.opening import Spec, open_retriever
+from searchgym.question import Corpus
+from searchgym.retriever import Hit, Retriever, SearchResult
+
+from .arguments import check_k, check_queries
+from .cache import digest
+
+__all__ = ["RRF_CONSTANT", "Hybrid", "open_hybrid"]
+
+RRF_CONSTANT = 60
+"""The paper's k: how little the first ranks stand out."""
+
+
+class Hybrid:
+    """Fuses the rankings of other retrievers; implements `searchgym.Retriever`.
+
+    Args:
+        parts: two or more retrievers over the same corpus.
+        weights: one for each part; 1 each by default.
+        depth: hits of each part that are fused.
+
+    Attributes:
+        name: "hybrid".
+        index_hash: digest of the parts' hashes, the weights and the depth.
+
+    Raises:
+        ConfigError: fewer than two parts, or weights or a depth that cannot be used.
+    """
+
+    name = "hybrid"
+
+    def __init__(
+        self, parts: Sequence[Retriever], weights: Sequence[float] | None = None, depth: int = 100
+    ) -> None:
+        if len(parts) < 2:
+            raise ConfigError(f"hybrid has {len(parts)} part(s): name two or more retrievers")
+        self._parts = list(parts)
+        self._weights = [1.0] * len(parts) if weights is None else _check_weights(weights, len(parts))
+        if type(depth) is not int or depth < 1:
+            raise ConfigError(f"depth={depth!r}: use a whole number >= 1")
+        self._depth = depth
+        self.index_hash = digest(
+            {
+                "format": 1,
+                "backend": self.name,
+                "parts": [part.index_hash for part in parts],
+                "weights": self._weights,
+                "depth": depth,
+            }
+        )
+
+    def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+        """Search a batch; see `searchgym.Retriever.search`. Scores are fused ones, at most Σ w / 61.
+
+        There may be fewer than k hits: no more than the parts' first `depth` together.
+
+        Raises:
+            ConfigError: k is not a whole number >= 1, or `queries` is not a sequence of strings.
+            RetrievalError: a part failed on the whole batch.
+        """
+        limit, asked = check_k(k), check_queries(queries)
+        if not asked:
+            return []
+        rankings = [self._ranked(part, asked) for part in self._parts]
+        return [self._fused(one_query, limit) for one_query in zip(*rankings, strict=True)]
+
+    def _fused(self, rankings: Sequence[dict[Hit, int] | RetrievalError], k: int) -> SearchResult:
+        scores: dict[str, float] = {}
+        found: dict[str, Hit] = {}
+        for ranking, weight in zip(rankings, self._weights, strict=True):
+            if isinstance(ranking, RetrievalError):
+                return ranking
+            for hit, rank in ranking.items():
+                found.setdefault(hit.id, hit)
+                scores[hit.id] = scores.get(hit.id, 0.0) + weight / (RRF_CONSTANT + rank)
+        best = sorted(scores, key=lambda id: (-scores[id], id))[:k]
+        return [found[id]._replace(score=scores[id]) for id in best]
+
+    def _ranked(self, part: Retriever, queries: list[str]) -> list[dict[Hit, int] | RetrievalError]:
+        """What a part found for each query, with ranks from 1."""
+        ranked: list[dict[Hit, int] | RetrievalError] = []
+        for query, result in zip(queries, _ask(part, queries, self._depth + 1), strict=True):
+            hits, fetched = result, self._depth + 1
+            # Equal scores across the cut: fetch until they differ.
+            while (
+                isinstance(hits, list)
+                and len(hits) == fetched
+                and hits[-1].score == hits[self._depth - 1].score
+            ):
+                fetched *= 2
+                hits = _ask(part, [query], fetched)[0]
+            if isinstance(hits, RetrievalError):
+                ranked.append(RetrievalError(f"part {part.name!r} of hybrid: {hits}"))
+                continue
+            ranks: dict[Hit, int] = {}
+            rank = 0
+            for place, hit in enumerate(hits):
+                if place == 0 or hit.score < hits[place - 1].score:
+                    rank = place + 1
+                if rank > self._depth:
+                    break
+                ranks[hit] = rank
+            ranked.append(ranks)
+        return ranked
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Hybrid, (self._parts, self._weights, self._depth))
+
+
+def open_hybrid(
+    corpus: Corpus,
+    *,
+    parts: Sequence[Spec] = ("bm25", "dense"),
+    weights: Sequence[float] | None = None,
+    depth: int = 100,
+) -> Hybrid:
+    """Open retrievers over a corpus and fuse them; the entry point `hybrid` of `searchgym.retrievers`.
+
+    Args:
+        corpus: what all parts search.
+        parts: names, paths of built indexes, or dicts like {"name": "bm25", "k1": 1.2}.
+        weights: one for each part; 1 each by default.
+        depth: hits of each part that are fused.
+
+    Raises:
+        ConfigError: see `Hybrid`; also what opening a part raises.
+    """
+    if isinstance(parts, str | dict) or not isinstance(parts, Sequence):
+        raise ConfigError(f'parts={parts!r}: give a list of retrievers, like ["bm25", "dense"]')
+    return Hybrid([open_retriever(part, corpus) for part in parts], weights, depth)
+
+
+def _ask(part: Retriever, queries: list[str], k: int) -> Sequence[SearchResult]:
+    try:
+        results = part.search(queries, k)
+    except RetrievalError as error:
+        raise RetrievalError(f"part {part.name!r} of hybrid: {error}") from error
+    if len(results) != len(queries):
+        raise RetrievalError(
+            f"part {part.name!r} of hybrid gave {len(results)} results for {len(queries)} queries"
+        )
+    return results
+
+
+def _check_weights(weights: object, count: int) -> list[float]:
+    if isinstance(weights, str) or not isinstance(weights, Sequence) or len(weights) != count:
+        raise ConfigError(f"weights={weights!r}: give a list of {count} numbers, one for each part")
+    for weight in weights:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise ConfigError(f"weight {weight!r} of hybrid: use a number > 0")
+    return [float(weight) for weight in weights]
