@@ -6,6 +6,7 @@ The unit of resampling is the question, not the episode: several samples of one 
 from __future__ import annotations
 
 import random
+import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -49,6 +50,8 @@ class EvalResult:
         stop_reasons: how many episodes ended for which reason.
         failed: episodes lost to infrastructure; they are not scored.
         assisted: share of episodes that used the feedback act.
+        judged: empty without a judge; else "judgements", "judge_errors" and the costs of `env.unwrapped.stats`, and
+            over the rounds judged the means "utility" and "reasoning" and the share "contributing" (u · v >= 0.5).
         episodes: the records.
     """
 
@@ -61,6 +64,7 @@ class EvalResult:
     stop_reasons: dict[str, int]
     failed: int
     assisted: float
+    judged: dict[str, float]
     episodes: list[Episode]
 
     def to_json(self) -> dict[str, Any]:
@@ -129,8 +133,21 @@ def summarize(episodes: Sequence[Episode]) -> EvalResult:
         stop_reasons=dict(Counter(str(e.outcome.stop_reason) for e in episodes)),
         failed=len(episodes) - len(valid),
         assisted=float(np.mean([e.outcome.assisted for e in valid])),
+        judged=_judged(valid),
         episodes=list(episodes),
     )
+
+
+def _judged(episodes: Sequence[Episode]) -> dict[str, float]:
+    """What the verdicts say, over all rounds that have one."""
+    verdicts = [r.judge for e in episodes for r in e.rounds if r.judge["status"] == "ok"]
+    if not verdicts:
+        return {}
+    return {
+        "utility": float(np.mean([v["utility"] for v in verdicts])),
+        "reasoning": float(np.mean([v["reasoning"] for v in verdicts])),
+        "contributing": float(np.mean([v["utility"] * v["reasoning"] >= 0.5 for v in verdicts])),
+    }
 
 
 def evaluate(
@@ -169,5 +186,17 @@ def evaluate(
     opened = open_agent(agent)
     envs = open_envs(env, opened, num_envs, split, **arguments)
     tasks = choose_tasks(envs.rules, split, None, seed)[:episodes]
-    played = collect(envs, opened, [t for t in tasks for _ in range(samples)], ids=ids, on_episode=on_episode)
-    return summarize(played)
+    source = ids or random.Random(secrets.randbits(64))
+    groups = [f"{source.getrandbits(64):016x}" for _ in tasks]
+    played = collect(
+        envs,
+        opened,
+        [task for task in tasks for _ in range(samples)],
+        group_ids=[group for group in groups for _ in range(samples)],
+        ids=source,
+        on_episode=on_episode,
+    )
+    result = summarize(played)
+    if envs.rules.judge is not None:
+        result.judged |= envs.judge_costs.to_stats()
+    return result

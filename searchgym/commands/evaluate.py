@@ -15,12 +15,15 @@ from searchgym.commands.options import (
     config_option,
     env_arguments,
     env_options,
+    judge_options,
+    judge_spec,
     parse_pairs,
     tape_options,
 )
 from searchgym.episode import Episode, check_writable, save_episodes
 from searchgym.evaluation import EvalResult
 from searchgym.evaluation import evaluate as evaluate_agent
+from searchgym.game import JUDGE_WHEN
 from searchgym.rollouts import open_agent
 
 __all__ = ["evaluate", "result_table"]
@@ -40,6 +43,22 @@ def result_table(result: EvalResult, title: str) -> Table:
     return table
 
 
+def judged_line(judged: dict[str, float]) -> str:
+    """One line about what the judge said and what it took."""
+    line = f"judged {judged['judgements']:,} times, {judged['judge_errors']:,} errors, {judged['judge_seconds']:.2f} s"
+    if "utility" in judged:
+        line += (
+            f": utility {judged['utility']:.3f}, reasoning {judged['reasoning']:.3f}, "
+            f"contributing rounds {judged['contributing']:.1%}"
+        )
+    if judged["judge_calls"]:
+        line += (
+            f"; {judged['judge_calls']:,} calls, {judged['judge_input_tokens']:,} tokens in, "
+            f"{judged['judge_output_tokens']:,} out, ${judged['judge_usd']:.4f}"
+        )
+    return line
+
+
 @click.command("eval", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--agent", default="copy", show_default=True, help="Registered agent: copy, oracle, tiny, …")
 @agent_option
@@ -56,6 +75,15 @@ def result_table(result: EvalResult, title: str) -> Table:
     "--seed", type=click.IntRange(0), default=None, help="Draws the questions; default: the first ones."
 )
 @click.option("--num-envs", default=64, show_default=True, help="Episodes played at once.")
+@judge_options
+@click.option(
+    "--judge-when",
+    type=click.Choice(JUDGE_WHEN),
+    default="end",
+    show_default=True,
+    help="Judge each round in its step, or after the episodes: all, those answered right, those of questions whose "
+    "--samples have unequal rewards, or both.",
+)
 @tape_options
 @click.option("--save", type=click.Path(path_type=Path), help="Write the episodes here (JSONL).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
@@ -70,6 +98,9 @@ def evaluate(
     samples: int,
     seed: int | None,
     num_envs: int,
+    judge: str | None,
+    judge_pairs: tuple[str, ...],
+    judge_when: str,
     record: str | None,
     replay: str | None,
     save: Path | None,
@@ -78,6 +109,9 @@ def evaluate(
     """Evaluate an agent: EM, F1, sub-EM, recall, avg@k and pass@k, each with a bootstrap interval over questions."""
     opened = open_agent({"name": agent, **parse_pairs("--agent-option", agent_options)})
     arguments = env_arguments(env_pairs, record, replay)
+    spec = judge_spec(judge, judge_pairs)
+    if spec is not None:
+        arguments |= {"judge": spec, "judge_when": judge_when}
     if save is not None:
         check_writable(save)
     with Progress(
@@ -117,6 +151,8 @@ def evaluate(
     )
     ends = ", ".join(f"{reason} {n}" for reason, n in sorted(result.stop_reasons.items()))
     console.print(f"episodes ended: {ends}")
+    if result.judged:
+        console.print(judged_line(result.judged), highlight=False)
     if result.failed:
         console.print(f"[yellow]{result.failed} episodes were lost to infrastructure and are not scored")
     if result.assisted:

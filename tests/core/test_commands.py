@@ -113,6 +113,29 @@ def test_a_users_mistake_is_one_line_and_status_2(
     assert out == ""
 
 
+def test_eval_judges(run: Run, toy: str) -> None:
+    common = [
+        "eval",
+        "--agent",
+        "copy",
+        "--split",
+        "train",
+        "--episodes",
+        "2",
+        "--env-option",
+        f"corpus={toy}",
+    ]
+    status, out, _ = run(*common, "--judge", "oracle")
+    assert status == 0
+    assert "judged 4 times, 0 errors" in out
+    status, out, _ = run(*common, "--judge", "rules", "--judge-when", "step", "--json")
+    assert json.loads(out)["judged"]["judgements"] == 4
+    assert json.loads(out)["env"]["judge"] == {"name": "rules"}
+    status, _, err = run(*common, "--judge-option", "rate=0.1")
+    assert status == 2
+    assert "name one with --judge" in err
+
+
 def test_eval_prints_a_table_or_json_and_saves(run: Run, toy: str, tmp_path: Path) -> None:
     common = ["eval", "--agent", "gold", "--env-option", f"corpus={toy}", "--samples", "2"]
     saved = tmp_path / "episodes.jsonl"

@@ -240,6 +240,20 @@ def test_judge_episodes_by_hand(toy: str) -> None:
     assert len(judge.batches) == 1
 
 
+def test_an_evaluation_says_what_the_judge_said_and_took(toy: str) -> None:
+    judge = Recorder()
+    result = searchgym.evaluate(
+        "SearchQA-v0", Script(RIGHT, WRONG), 1, samples=2, split="train", num_envs=2, corpus=toy, judge=judge,
+        judge_when="unequal", types=["chain"],
+    )  # fmt: skip
+    assert len({e.group_id for e in result.episodes}) == 1  # the samples of a question are a group
+    assert result.judged["judgements"] == result.judged["judge_calls"] == 4
+    assert result.judged["utility"] == 0.5  # each searched with success and then answered
+    assert result.judged["contributing"] == result.judged["utility"] * 1.0
+    assert result.to_json()["judged"] == result.judged
+    assert searchgym.evaluate("SearchQA-v0", Script(RIGHT), 1, split="train", corpus=toy).judged == {}
+
+
 # -- what is refused -------------------------------------------------------------------------------------
 
 
