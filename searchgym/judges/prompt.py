@@ -12,9 +12,10 @@ The two criteria are those of CW-GRPO (arXiv 2604.14267, ALGORITHMS 1a), in our 
 Gold answers never enter `round_prompt`; only `grade_prompt`, which grades answers, has them.
 
 The text to be judged is not trusted: a passage or the agent may order the judge to give a 1. Each text stands
-between two lines with a code, and the reply must repeat that code. The code is a keyed hash of all the text
-judged, so that no text can hold the code of the prompt it stands in (that would be a fixed point of the hash),
-and it is the same on every machine, so that a judgement can be cached and repeated.
+between two lines with a code, and the reply must repeat that code; whatever in the text looks like such a line, or
+like the marks of a chat template, is broken up. The code is a keyed hash of all the text judged, so that no text
+can hold the code of the prompt it stands in (that would be a fixed point of the hash), and it is the same on every
+machine, so that a judgement can be cached and repeated.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ Reply with one JSON object and nothing else, its keys in this order:
 
 _KEY = b"searchgym judge"
 _DELIMITER = re.compile(r"={3,}(?=\s*(?:BEGIN|END)\b)", re.IGNORECASE)
+# What chat templates write between messages; a server's tokenizer would take it for the real thing.
+_TEMPLATE_MARK = re.compile(r"<(?=[|｜]|/?(?:s|start_of_turn|end_of_turn)>)|\[(?=/?(?:INST|SYS)\])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +193,10 @@ def _prompt(task: Task, parts: list[tuple[str, str]]) -> Prompt:
 
 
 def _quote(text: str) -> str:
-    """Text in which nothing looks like the lines around it."""
-    return _plain(_DELIMITER.sub("= =", text) if "===" in text else text)
+    """Text in which nothing looks like the lines around it, or like the end of a message."""
+    if "===" in text:
+        text = _DELIMITER.sub("= =", text)
+    return _plain(_TEMPLATE_MARK.sub(lambda mark: mark[0] + " ", text))
 
 
 def _plain(text: str) -> str:
