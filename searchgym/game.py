@@ -388,7 +388,7 @@ class Game:
             played = self._moment(info, verdict, grade)
             for term in due:
                 if (value := REWARD_TERMS[term].value) is not None:
-                    terms[term] = rules.reward[term] * value(played)
+                    terms[term] = rules.reward[term] * value(played) + 0.0  # no negative zero
         reward = float(sum(terms.values())) if due or stop is not None else 0.0
         return observation, reward, stop is StopReason.ANSWERED, _truncates(stop), info
 
@@ -608,7 +608,7 @@ class Game:
         info["valid_for_training"] = not (stop.is_failure or self.unjudged)
         if not stop.is_failure:
             for term in self.rules.metric_terms:
-                info["reward_terms"][term] = self.rules.reward[term] * metrics[term]
+                info["reward_terms"][term] = self.rules.reward[term] * metrics[term] + 0.0
 
 
 def truncating(stop: StopReason) -> StopReason:

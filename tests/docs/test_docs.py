@@ -19,7 +19,8 @@ from searchgym.dialects import _RETRY
 from searchgym.env import SearchEnv, make_rules
 from searchgym.evaluation import EvalResult
 from searchgym.feedback import FEEDBACK_LEVELS
-from searchgym.game import REWARD_TERMS
+from searchgym.game import JUDGE_WHEN
+from searchgym.rewards import REWARD_TERMS
 from searchgym.rollouts import env_card
 
 DOCS = ROOT / "docs"
@@ -129,7 +130,8 @@ def test_the_reference_names_every_key_of_info_and_records(toy: str) -> None:
 
 def test_the_reference_names_every_value() -> None:
     named = named_on("environment.md")
-    for values in (map(str, searchgym.StopReason), FEEDBACK_LEVELS, REWARD_TERMS, _RETRY):
+    assert set(REWARD_TERMS) <= named_on("rewards.md")
+    for values in (map(str, searchgym.StopReason), FEEDBACK_LEVELS, JUDGE_WHEN, _RETRY):
         assert set(values) <= named
     for record in (searchgym.Episode, searchgym.Round, searchgym.Segment, searchgym.Outcome):
         assert {f.name for f in dataclasses.fields(record)} <= named, record
