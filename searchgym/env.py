@@ -16,12 +16,14 @@ import numpy as np
 from .dialects import Dialect
 from .episode import StopReason
 from .errors import ConfigError, RetrievalError, SnapshotError, UnknownIdError
-from .game import Game, Rules, Step
+from .game import Game, Step
 from .judges.protocol import Judge, open_judge
 from .judging import Costs, check_judge, judge_games
 from .opening import Spec, open_corpus, open_retriever
 from .question import Corpus, Question
 from .retriever import Retriever, SearchResult
+from .rules import Rules
+from .snapshots import restore, snapshot
 from .spaces import MessageSpace
 
 __all__ = ["SearchEnv", "make_rules"]
@@ -276,7 +278,7 @@ class SearchEnv(gym.Env[str, str]):
         Raises:
             ResetNeededError: no episode is running.
         """
-        state = self.game.snapshot()
+        state = snapshot(self.game)
         generator = self.np_random.bit_generator.state
         return state | {
             "generator": {
@@ -309,7 +311,7 @@ class SearchEnv(gym.Env[str, str]):
                 np.random.PCG64().state = bits  # refuses what is damaged, before anything changes
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise SnapshotError(f"the snapshot's generator is damaged: {error!r}") from error
-        self.game.restore(state)
+        restore(self.game, state)
         if bits is not None:
             self.np_random.bit_generator.state = bits
         self._transcript = [f"question> {self.game.question.text}", f"(restored at round {self.game.round})"]

@@ -16,8 +16,8 @@ import numpy as np
 
 from .episode import Episode
 from .errors import ConfigError
-from .game import check_count
 from .rollouts import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs
+from .rules import check_count
 
 __all__ = ["METRICS", "Estimate", "EvalResult", "evaluate", "summarize"]
 

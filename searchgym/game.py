@@ -8,199 +8,27 @@ once, and a vector environment is exactly its single environments, batched.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import cached_property
 from hashlib import blake2b
-from math import isfinite
 from typing import Any
 
-from . import feedback as _feedback
-from .dialects import Act, Dialect, get_dialect
+from .dialects import Act
 from .episode import Outcome, StopReason
-from .errors import ConfigError, CorpusError, ResetNeededError, RetrievalError, SnapshotError, UnknownIdError
-from .judges.gain import InformationGain
-from .judges.protocol import Grade, Grader, Judge, Trace, TraceRound, Verdict, no_verdict
+from .errors import ConfigError, CorpusError, ResetNeededError, RetrievalError, UnknownIdError
+from .feedback import write_feedback
+from .judges.protocol import Grade, Trace, TraceRound, Verdict, no_verdict
 from .question import Corpus, Passage, Question, find_passage
-from .retriever import Hit, Retriever, SearchResult
+from .retriever import Hit, SearchResult
 from .rewards import REWARD_TERMS, Played
+from .rules import Rules
 from .scoring import exact_match, f1, recall, sub_exact_match
 
-__all__ = ["INFO_SCHEMA", "JUDGE_WHEN", "SNAPSHOT_SCHEMA", "Game", "Rules", "Step"]
+__all__ = ["INFO_SCHEMA", "Game", "Step", "gold_record", "truncating"]
 
 INFO_SCHEMA = 1
-SNAPSHOT_SCHEMA = 2
 UNLIMITED = -1
 _NOT_JUDGED = no_verdict("off")
-JUDGE_WHEN = ("step", "end", "success", "unequal", "unequal-success")
-"""When rounds are judged: each in its step; or after the episodes: all, those answered right, those in groups of
-unequal rewards, those answered right in such groups."""
-
 Step = tuple[str, float, bool, bool, dict[str, Any]]
 """(observation, reward, terminated, truncated, info), as `gymnasium.Env.step` returns it."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """Everything about an environment that does not change between episodes; see `SearchEnv` for the meaning
-    of each argument. Checked at construction; raises `ConfigError`."""
-
-    corpus: Corpus
-    retriever: Retriever
-    split: str = "train"
-    types: tuple[str, ...] | None = None
-    hops: tuple[int, ...] | None = None
-    dialect_name: str = "tags"
-    top_k: int = 3
-    max_rounds: int = 8
-    max_searches: int | None = None
-    max_chars: int | None = 200_000
-    max_action_chars: int = 16_384
-    max_observation_chars: int = 16_384
-    max_queries: int = 1
-    reward: dict[str, float] = field(default_factory=lambda: {"em": 1.0})
-    judge: Judge | None = None
-    judge_spec: Any = None
-    judge_when: str = "step"
-    feedback_level: str | None = None
-    feedback_calls: int = 0
-    reveal_gold: bool = False
-
-    def __post_init__(self) -> None:
-        get_dialect(self.dialect_name)
-        for name in ("top_k", "max_rounds", "max_action_chars", "max_observation_chars", "max_queries"):
-            check_count(name, getattr(self, name), 1)
-        for name, least in (("max_searches", 0), ("max_chars", 1)):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name), least)
-        if not isinstance(self.reward, dict) or not self.reward:
-            raise ConfigError(f"reward is {self.reward!r}: give a term, or weights like {{'em': 1.0}}")
-        if not isinstance(self.reveal_gold, bool):
-            raise ConfigError(f"reveal_gold is {self.reveal_gold!r}: give True or False")
-        for term, weight in self.reward.items():
-            if term not in REWARD_TERMS:
-                raise UnknownIdError("reward term", term, REWARD_TERMS)
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight):
-                raise ConfigError(f"the weight of reward term {term!r} is {weight!r}: give a finite number")
-        if self.judge_when not in JUDGE_WHEN:
-            raise UnknownIdError("judge_when", self.judge_when, JUDGE_WHEN)
-        for term in self.reward:
-            self._check_needs(term)
-        if self.feedback_level is not None:
-            _feedback.check_level(self.feedback_level)
-            check_count("feedback calls", self.feedback_calls, 1)
-        self.tasks(self.split)
-
-    def _check_needs(self, term: str) -> None:
-        """Refuse a reward term whose judge is missing, late or no grader."""
-        needs = REWARD_TERMS[term]
-        if needs.needs_verdict and self.judge is None:
-            raise ConfigError(f'reward term {term!r} needs a judge: give judge="oracle", or another one')
-        if needs.needs_verdict and self.judge_when != "step":
-            raise ConfigError(
-                f"reward term {term!r} needs the verdict in the step itself, but judge_when is "
-                f'{self.judge_when!r}: use judge_when="step"'
-            )
-        if needs.needs_grade and not isinstance(self.judge, Grader):
-            have = "there is no judge" if self.judge is None else f"judge {self.judge.name!r} does not"
-            raise ConfigError(f'reward term {term!r} needs a judge that grades answers, e.g. "llm"; {have}')
-
-    @property
-    def dialect(self) -> Dialect:
-        """The dialect object (kept out of the fields, so that rules pickle)."""
-        return get_dialect(self.dialect_name)
-
-    @property
-    def feedback(self) -> bool:
-        """Whether the feedback act exists."""
-        return self.feedback_level is not None
-
-    @cached_property
-    def judges_steps(self) -> bool:
-        """Whether each round is judged in its step."""
-        return self.judge is not None and self.judge_when == "step"
-
-    @cached_property
-    def grades(self) -> bool:
-        """Whether answers are graded by the judge."""
-        return any(REWARD_TERMS[term].needs_grade for term in self.reward)
-
-    @cached_property
-    def keeps_trace(self) -> bool:
-        """Whether a game remembers its rounds: for the judge, or for a reward term."""
-        return self.judges_steps or any(REWARD_TERMS[term].needs_trace for term in self.reward)
-
-    @cached_property
-    def metric_terms(self) -> tuple[str, ...]:
-        """The reward terms that are a metric of the outcome."""
-        return tuple(term for term in self.reward if REWARD_TERMS[term].value is None)
-
-    @cached_property
-    def other_terms(self) -> tuple[str, ...]:
-        """The reward terms that are computed from what was played."""
-        return tuple(term for term in self.reward if REWARD_TERMS[term].value is not None)
-
-    @cached_property
-    def round_terms(self) -> tuple[str, ...]:
-        """Those of them that are paid in every step."""
-        return tuple(term for term in self.other_terms if not REWARD_TERMS[term].last)
-
-    @cached_property
-    def verdict_pays(self) -> bool:
-        """Whether the judge's verdict is part of the reward."""
-        return any(REWARD_TERMS[term].needs_verdict for term in self.reward)
-
-    @cached_property
-    def gain(self) -> InformationGain:
-        """Information gain over the corpus."""
-        return InformationGain(self.corpus)
-
-    def for_evaluation(self) -> Rules:
-        """The same questions without what exists for training only: no judge, no feedback, plain EM."""
-        return replace(
-            self,
-            judge=None,
-            judge_spec=None,
-            judge_when="step",
-            feedback_level=None,
-            feedback_calls=0,
-            reward={"em": 1.0},
-        )
-
-    @property
-    def system_prompt(self) -> str:
-        """The instructions for a language model."""
-        return self.dialect.system_prompt(feedback=self.feedback, max_queries=self.max_queries)
-
-    def tasks(self, split: str) -> list[Question]:
-        """The questions of a split that pass the `types` and `hops` filters, in corpus order.
-
-        Raises:
-            UnknownIdError: no such split.
-            ConfigError: no question passes.
-        """
-        if not isinstance(split, str):
-            raise ConfigError(f"split is {split!r}: give one of {', '.join(self.corpus.splits)}")
-        cache: dict[str, list[Question]] = self.__dict__.setdefault("_tasks", {})
-        if split not in cache:
-            questions = self.corpus.questions(split)
-            kept = [
-                q
-                for q in questions
-                if (self.types is None or q.type in self.types) and (self.hops is None or q.hops in self.hops)
-            ]
-            if not kept:
-                raise ConfigError(
-                    f"no question of split {split!r} of corpus {self.corpus.name!r} has types={self.types} and "
-                    f"hops={self.hops}: it has types {sorted({q.type for q in questions})} and "
-                    f"hops {sorted({q.hops for q in questions})}"
-                )
-            cache[split] = kept
-        return cache[split]
-
-
-def check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} is {value!r}: give a whole number of at least {least}")
 
 
 def anchor_of(observation: str) -> str:
@@ -401,108 +229,12 @@ class Game:
         self._played = ("", stop, self._info(Act("none"), [], "none", ""))
         return self.end_step()
 
-    # -- snapshots -------------------------------------------------------------------------------------
-
-    def snapshot(self) -> dict[str, Any]:
-        """The running episode as plain JSON; see `SearchEnv.snapshot`."""
-        if not self.running:
-            raise ResetNeededError("no episode is running: there is nothing to snapshot; call reset() first")
-        return {
-            "schema": SNAPSHOT_SCHEMA,
-            "index_hash": self.rules.retriever.index_hash,
-            "task_id": self.question.id,
-            "round": self.round,
-            "searches": self.searches,
-            "chars": self.chars,
-            "feedback_left": self.feedback_left,
-            "assisted": self.assisted,
-            "invalid": self.invalid,
-            "unjudged": self.unjudged,
-            "found": sorted(self.found),
-            "anchor": self.anchor,
-            "trace": self._pack_trace(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a snapshot; see `SearchEnv.restore`."""
-        rules = self.rules
-        schema, index_hash = _field(state, "schema", int), _field(state, "index_hash", str)
-        if schema != SNAPSHOT_SCHEMA:
-            raise SnapshotError(f"the snapshot's schema is {schema!r}, this version reads {SNAPSHOT_SCHEMA}")
-        if index_hash != rules.retriever.index_hash:
-            raise SnapshotError(
-                f"the snapshot was taken on index {index_hash!r}, this environment searches "
-                f"{rules.retriever.index_hash!r}: restore it on the same corpus and retriever"
-            )
-        names = ("round", "searches", "chars", "feedback_left", "invalid")
-        counts = [_field(state, name, int) for name in names]
-        anchor = _field(state, "anchor", str)
-        assisted, unjudged = _field(state, "assisted", bool), _field(state, "unjudged", bool)
-        question = rules.corpus.question(_field(state, "task_id", str))
-        found = _field(state, "found", list)
-        packed = _field(state, "trace", dict)
-        sound = all(i in question.supporting_ids for i in found) and set(packed) == {"passages", "rounds"}
-        if min(counts) < 0 or not sound:
-            raise SnapshotError(f"the snapshot of {question.id!r} is damaged: take it again with snapshot()")
-        rounds = self._unpack_trace(packed, counts[0]) if rules.keeps_trace else []
-        # Everything has been checked: from here on nothing fails.
-        self.question, self.found = question, set(found)
-        self.round, self.searches, self.chars, self.feedback_left, self.invalid = counts
-        self.anchor, self.assisted, self.unjudged, self.answer = anchor, assisted, unjudged, ""
-        self.rounds = rounds
+    def resume(self, question: Question, found: set[str], rounds: list[TraceRound]) -> None:
+        """Run an episode that was begun elsewhere; its counters are the caller's to set."""
+        self.question, self.found, self.rounds = question, found, rounds
+        self.answer = ""
         self._act = self._played = None
         self.running = True
-
-    def _pack_trace(self) -> dict[str, Any]:
-        """The remembered rounds as JSON, each passage once; observations of searches are rendered again."""
-        passages: dict[str, list[str]] = {}
-        rounds = []
-        for played in self.rounds:
-            hits = []
-            for hit in played.hits:
-                passages[hit["id"]] = [hit["title"], hit["text"]]
-                hits.append([hit["id"], hit["score"], hit["rank"], hit["query_index"]])
-            said = "" if played.hits else played.observation
-            rounds.append([played.text, dict(played.action), hits, said])
-        return {"passages": passages, "rounds": rounds}
-
-    def _unpack_trace(self, packed: dict[str, Any], count: int) -> list[TraceRound]:
-        try:
-            passages = packed["passages"]
-            rounds = [
-                self._unpack_round(text, action, hits, said, passages)
-                for text, action, hits, said in packed["rounds"]
-            ]
-        except (KeyError, TypeError, ValueError) as error:
-            raise SnapshotError(
-                f"the snapshot's trace is damaged ({error!r}): take it again with snapshot()"
-            ) from error
-        if len(rounds) != count:
-            raise SnapshotError(
-                f"the snapshot remembers {len(rounds)} of {count} rounds, but this environment's judge or reward "
-                "needs all of them: take the snapshot in an environment with the same judge and reward"
-            )
-        return rounds
-
-    def _unpack_round(
-        self, text: str, action: dict[str, Any], hits: list[Any], said: str, passages: dict[str, list[str]]
-    ) -> TraceRound:
-        records = [
-            {
-                "id": id_,
-                "title": passages[id_][0],
-                "text": passages[id_][1],
-                "score": score,
-                "rank": rank,
-                "query_index": query_index,
-            }
-            for id_, score, rank, query_index in hits
-        ]
-        if records:
-            shown = {r["id"]: Hit(r["id"], r["title"], r["text"], r["score"]) for r in reversed(records)}
-            ordered = [shown[id_] for id_ in dict.fromkeys(r["id"] for r in records)]
-            said = self._dialect.render_hits(ordered, self.rules.max_observation_chars)
-        return TraceRound(text, dict(action), records, said)
 
     # -- parts -----------------------------------------------------------------------------------------
 
@@ -561,7 +293,7 @@ class Game:
 
     def _feedback(self, draft: str) -> str:
         level = self.rules.feedback_level or ""
-        return _feedback.write_feedback(self.question, draft, self.found, level, self._gold_passage)
+        return write_feedback(self.question, draft, self.found, level, self._gold_passage)
 
     def _gold_passage(self, passage_id: str) -> Passage:
         return gold_passage(self.rules.corpus, passage_id)
@@ -620,13 +352,6 @@ def truncating(stop: StopReason) -> StopReason:
     if stop is StopReason.ANSWERED:
         raise ConfigError("truncate(StopReason.ANSWERED): only an answer act can answer")
     return stop
-
-
-def _field(state: dict[str, Any], name: str, kind: type) -> Any:
-    value = state.get(name) if isinstance(state, dict) else None
-    if type(value) is not kind:
-        raise SnapshotError(f"not a snapshot: its {name!r} is {value!r:.80}. Pass what snapshot() returned")
-    return value
 
 
 def _truncates(stop: StopReason | None) -> bool:

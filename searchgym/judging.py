@@ -16,9 +16,10 @@ from typing import Any
 
 from .episode import Episode
 from .errors import PluginError, UnknownIdError
-from .game import JUDGE_WHEN, Game, Rules, Step
+from .game import Game, Step
 from .judges.protocol import Grade, Judge, Trace, Verdict, no_verdict, traces_of
 from .question import Question
+from .rules import JUDGE_WHEN, Rules
 
 __all__ = ["Costs", "judge_episodes"]
 

@@ -21,8 +21,9 @@ from .agent import Agent, FunctionAgent, Setting, Turn
 from .env import SearchEnv
 from .episode import Episode, Outcome, Round, Segment, StopReason
 from .errors import ConfigError
-from .game import Rules, check_count, gold_record
+from .game import gold_record
 from .judging import check_judge, judge_episodes
+from .rules import Rules, check_count
 from .vector import SearchVectorEnv, make_vec
 
 __all__ = ["AgentLike", "EnvLike", "collect", "open_agent", "open_envs", "rollout", "slot_info"]

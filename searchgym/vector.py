@@ -29,9 +29,11 @@ from .env import (
 )
 from .episode import StopReason
 from .errors import ConfigError, ResetNeededError
-from .game import Game, Rules, Step, check_count, truncating
+from .game import Game, Step, truncating
 from .judging import Costs, check_judge, judge_games
 from .retriever import SearchResult
+from .rules import Rules, check_count
+from .snapshots import restore, snapshot
 
 __all__ = ["SearchVectorEnv", "make_vec"]
 
@@ -193,7 +195,7 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
 
     def snapshot(self, slot: int) -> dict[str, Any]:
         """The running episode of a slot as plain JSON (without a generator: forks share their question)."""
-        return self._game(slot).snapshot()
+        return snapshot(self._game(slot))
 
     def restore(self, slot: int, state: dict[str, Any]) -> None:
         """Continue a snapshot of any slot, or of a `SearchEnv`, in this one.
@@ -203,7 +205,7 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         Raises:
             SnapshotError: damaged, of another schema, or of another index. The slot is then as it was.
         """
-        self._game(slot).restore(state)
+        restore(self._game(slot), state)
         self._observations[slot] = ""
 
     @property

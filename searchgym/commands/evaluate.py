@@ -23,8 +23,8 @@ from searchgym.commands.options import (
 from searchgym.episode import Episode, check_writable, save_episodes
 from searchgym.evaluation import EvalResult
 from searchgym.evaluation import evaluate as evaluate_agent
-from searchgym.game import JUDGE_WHEN
 from searchgym.rollouts import open_agent
+from searchgym.rules import JUDGE_WHEN
 
 __all__ = ["evaluate", "result_table"]
 

@@ -19,9 +19,9 @@ from searchgym.dialects import _RETRY
 from searchgym.env import SearchEnv, make_rules
 from searchgym.evaluation import EvalResult
 from searchgym.feedback import FEEDBACK_LEVELS
-from searchgym.game import JUDGE_WHEN
 from searchgym.rewards import REWARD_TERMS
 from searchgym.rollouts import env_card
+from searchgym.rules import JUDGE_WHEN
 
 DOCS = ROOT / "docs"
 MOST_SKIPS = 10
