@@ -24,14 +24,21 @@ from .cache import cached_directory, home
 from .gold import gold_facts, gold_ids, passages_by_title
 from .jsonl_fields import SPLITS, Source, read_passage, read_question
 from .jsonl_lines import SUFFIXES, Line, read_lines
-from .packing import Packed, PassageIds, PassagePacker, content_hash, decode_passage, save_rows
+from .packing import (
+    Packed,
+    PassageIds,
+    PassagePacker,
+    content_hash,
+    decode_passage,
+    packed_size,
+    save_rows,
+)
 from .room import require_disk
 
-__all__ = ["JsonlCorpus", "find_questions", "open_jsonl", "packed_size"]
+__all__ = ["JsonlCorpus", "find_passages", "find_questions", "open_jsonl", "split_of"]
 
 _FORMAT = 2
 _SUGGEST_AMONG = 5_000  # ids compared for a "did you mean"; comparing millions would take minutes
-_COMPRESSION = 4.0  # at most so many times smaller are texts when compressed (3.0 measured on Wikipedia)
 _CHECK_ROOM_FROM = 100_000_000  # bytes to pack from which the disk is asked first
 
 
@@ -155,8 +162,10 @@ def open_jsonl(
     else:
         several = [questions] if isinstance(questions, str | os.PathLike) else questions
         asked = [source for one in several for source in find_questions(Path(one).expanduser(), split)]
-    arguments = (str(place), split, None if questions is None else [str(source) for source in several])
-    return JsonlCorpus(place.name.split(".")[0], [passages], asked, (open_jsonl, arguments))
+    names = [place] if questions is None else [place, *(Path(one).expanduser().resolve() for one in several)]
+    arguments = (str(place), split, None if questions is None else list(map(str, names[1:])))
+    label = "+".join(name.name.split(".")[0] for name in names)
+    return JsonlCorpus(label, [passages], asked, (open_jsonl, arguments))
 
 
 def find_passages(place: Path) -> Source:
@@ -212,17 +221,6 @@ def split_of(name: str) -> str:
     return ""
 
 
-def packed_size(sources: Iterable[Source]) -> int:
-    """At most so many bytes do the packed passages of these files take."""
-    total = 0.0
-    for source in sources:
-        plain = source.file.suffix == ".jsonl"
-        total += source.file.stat().st_size * (1 if plain else _COMPRESSION)
-    return int(
-        1.2 * total
-    )  # texts are smaller without JSON; offsets and, while packing, their copy come on top
-
-
 def _key(sources: Sequence[Source]) -> dict[str, Any]:
     """What the packed files are found again by: as `make` does, hashing all texts at each start takes a minute."""
     files = []
@@ -253,7 +251,7 @@ def _encode(question: Question) -> bytes:
 
 
 def _build_passages(sources: Sequence[Source], store: Path) -> None:
-    need = packed_size(sources)
+    need = packed_size((source.file.name, source.file.stat().st_size) for source in sources)
     if need >= _CHECK_ROOM_FROM:
         require_disk(home(), need, f"packing {sources[0].file.name}")
     packer, passed_over = PassagePacker(store), 0

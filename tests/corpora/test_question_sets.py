@@ -60,7 +60,7 @@ def test_a_question_set_over_passages_from_elsewhere(wiki: Path, tmp_path: Path)
     write(tmp_path / "nq" / "notes.jsonl", [{"no": "question"}])
     corpus = open_jsonl(wiki, questions=tmp_path / "nq")
     check_corpus(corpus)
-    assert corpus.name == "wiki"
+    assert corpus.name == "wiki+nq"
     assert corpus.splits == ("train", "dev")
     assert [question.id for question in corpus.questions("dev")] == ["nq/dev_0", "nq/dev_1"]
     question = corpus.question("nq/train_0")

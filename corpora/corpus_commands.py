@@ -1,0 +1,192 @@
+"""`searchgym corpus`: what there is, what is in it, fetching it, checking it, making one from Wikipedia."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from searchgym import plugins
+from searchgym.commands.play import shown
+from searchgym.conformance import check_corpus
+from searchgym.opening import open_corpus
+from searchgym.question import Corpus, find_passage
+from searchgym.scoring import sub_exact_match
+
+from .cache import home
+from .hub import KNOWN, HubSet, find_set
+from .index_commands import read_spec
+from .jsonl import JsonlCorpus
+from .room import free_disk, human
+
+__all__ = ["corpus"]
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+_SAMPLED = 20_000  # passages and questions looked at for averages
+
+
+@click.group(context_settings=_HELP)
+def corpus() -> None:
+    """See which corpora and question sets there are, fetch, check and make them."""
+
+
+@corpus.command("list", context_settings=_HELP)
+@_json
+def list_corpora(as_json: bool) -> None:
+    """List the registered corpora and the data sets known by short names."""
+    if as_json:
+        known = [
+            {"name": name, "repository": repository, "path": path, "what": what}
+            for name, (repository, path, what) in KNOWN.items()
+        ]
+        click.echo(json.dumps({"corpora": plugins.names("corpora"), "hub": known}))
+        return
+    click.echo(f"registered corpora: {', '.join(plugins.names('corpora'))}")
+    table = Table("name", "what", "on the hub", title="data sets of the hub known by short names")
+    for name, (repository, path, what) in KNOWN.items():
+        table.add_row(name, what, f"{repository}:{path}" if path else repository)
+    Console().print(table)
+
+
+@corpus.command(context_settings=_HELP)
+@click.argument("spec")
+@_json
+def info(spec: str, as_json: bool) -> None:
+    """Say what is in the corpus SPEC: passages, questions, an example of each, and its hash.
+
+    SPEC is a registered name, a directory, or JSON like {"name": "hub", "corpus": "wiki-18", "questions": "nq"}.
+    """
+    opened = open_corpus(read_spec(spec))
+    facts = _facts(opened)
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    table = Table(show_header=False, title=shown(opened.name))
+    table.add_row("passages", f"{facts['passages']:,}")
+    for split, count in facts["questions"].items():
+        table.add_row(f"questions, {split}", f"{count:,}")
+    if "questions_with_gold_passages" in facts:
+        table.add_row("with gold passages", f"{facts['questions_with_gold_passages']:,}")
+        for what in ("passages", "questions"):
+            if facts[f"{what}_passed_over"]:
+                table.add_row(
+                    f"{what} passed over", f"{facts[f'{what}_passed_over']:,} (blank or unanswerable)"
+                )
+    table.add_row("hash", facts["hash"])
+    if isinstance(facts.get("origin"), dict):
+        for part in _origins(facts["origin"]):
+            table.add_row("from", shown(part))
+    first = opened.passages[0]
+    table.add_row("first passage", f"[bold]{shown(first.title)}[/]\n{shown(first.text[:200])}")
+    for split in opened.splits[:1]:
+        question = opened.questions(split)[0]
+        table.add_row("first question", f"{shown(question.text)}\n{shown(' | '.join(question.answers))}")
+    Console().print(table)
+
+
+@corpus.command(context_settings=_HELP)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--update", is_flag=True, help="Use the newest commit instead of the one used before.")
+@click.option("--dry-run", is_flag=True, help="Only say how large it is.")
+@_json
+def fetch(names: tuple[str, ...], update: bool, dry_run: bool, as_json: bool) -> None:
+    """Download data sets of the hub: short names like wiki-18 and nq, or owner/name[@revision][:path].
+
+    Says first how large they are, and refuses what the disk has no room for. Interrupted or killed, the same
+    command goes on where it was. What is there needs no network any more.
+    """
+    found = [find_set(name, update=update) for name in names]
+    facts = [{**one.origin(), "size": one.size, "missing": one.missing} for one in found]
+    if not as_json:
+        for one in found:
+            click.echo(f"{one.label}: {_amount(one)}")
+    for one, known in zip(found, facts, strict=True):
+        if not dry_run:
+            known["paths"] = [str(path) for path in one.fetch()]
+            if not as_json:
+                click.echo("\n".join(known["paths"]))
+    if as_json:
+        click.echo(json.dumps(facts))
+
+
+@corpus.command(context_settings=_HELP)
+@click.argument("spec")
+@_json
+def check(spec: str, as_json: bool) -> None:
+    """Check every line of the corpus SPEC, its order, ids and gold passages, and say what a reader should know.
+
+    The first thing that is wrong is named with file, line, reason and the next move. Exit code 2 then.
+    """
+    opened = open_corpus(read_spec(spec))
+    with Console(stderr=True).status("checking"):
+        check_corpus(opened)
+        facts = {**_facts(opened), **_statistics(opened)}
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    table = Table(show_header=False, title=f"{shown(opened.name)}: no errors")
+    for name, value in facts.items():
+        if isinstance(value, float):
+            table.add_row(name.replace("_", " "), f"{value:.3g}")
+        elif isinstance(value, int | str):
+            table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else shown(value))
+    Console().print(table)
+
+
+def _facts(opened: Corpus) -> dict[str, Any]:
+    if isinstance(opened, JsonlCorpus):
+        return opened.facts
+    questions = {split: len(opened.questions(split)) for split in opened.splits}
+    return {
+        "name": opened.name,
+        "hash": opened.hash,
+        "passages": len(opened.passages),
+        "questions": questions,
+    }
+
+
+def _statistics(opened: Corpus) -> dict[str, Any]:
+    """What is not wrong but worth knowing; of the first passages and questions only."""
+    passages = list(islice(opened.passages, _SAMPLED))
+    words = [len(passage.text.split()) for passage in passages]
+    facts: dict[str, Any] = {
+        "words_per_passage": sum(words) / len(words),
+        "longest_passage_in_words": max(words),
+        "passages_without_title": sum(not passage.title for passage in passages),
+        "identical_passages": len(passages) - len({(passage.title, passage.text) for passage in passages}),
+    }
+    gold = list(islice(_answered(opened), _SAMPLED))
+    if gold:
+        facts["answer_is_in_a_gold_passage"] = sum(gold) / len(gold)
+    return facts
+
+
+def _answered(opened: Corpus) -> Iterator[float]:
+    """For each question with gold passages and an answer other than yes or no: 1 if they hold an answer, else 0."""
+    for split in opened.splits:
+        for question in opened.questions(split):
+            if question.supporting_ids and question.answers[0].lower() not in ("yes", "no"):
+                gold = [find_passage(opened, id) for id in question.supporting_ids]
+                text = "\n".join(f"{passage.title}\n{passage.text}" for passage in gold)
+                yield sub_exact_match(text, question.answers)
+
+
+def _amount(found: HubSet) -> str:
+    files = f"{len(found.files)} file{'s' if len(found.files) > 1 else ''}, {human(found.size)}"
+    if not found.missing:
+        return f"{files}, all there"
+    return f"{files}, {human(found.missing)} to download to {home()} ({human(free_disk(home()))} free)"
+
+
+def _origins(origin: dict[str, Any]) -> Iterator[str]:
+    for part in (origin.get("passages"), *origin.get("questions", [])):
+        if isinstance(part, dict):
+            yield f"{part['repository']}@{part['commit']}: {', '.join(part['files'])}"
+        elif part:
+            yield str(part)
