@@ -95,7 +95,10 @@ def _pack(rounds: list[TraceRound]) -> dict[str, Any]:
 def _unpack(packed: dict[str, Any], count: int, dialect: Dialect, max_chars: int) -> list[TraceRound]:
     try:
         passages = packed["passages"]
-        rounds = [_unpack_round(*fields, passages, dialect, max_chars) for fields in packed["rounds"]]
+        rounds = [
+            _unpack_round(text, action, hits, said, passages, dialect, max_chars)
+            for text, action, hits, said in packed["rounds"]
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise SnapshotError(
             f"the snapshot's trace is damaged ({error!r}): take it again with snapshot()"
