@@ -326,9 +326,11 @@ def _read(path: str) -> _Content:
             except _UnknownSchema as error:
                 raise TapeError(f"tape {path!r} {error}") from None
             except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-                what = "is not a tape" if content is None else f"is damaged, line {number}"
+                cause = f"({type(error).__name__}: {error})"
                 raise TapeError(
-                    f"tape {path!r} {what} ({type(error).__name__}: {error}): record it again"
+                    f"{path!r} is not a tape {cause}: give another path"
+                    if content is None
+                    else f"tape {path!r} is damaged in line {number} {cause}: record it again"
                 ) from error
             content.size += len(line)
     if content is None:

@@ -42,7 +42,12 @@ def _config_options(function: Any) -> Any:
             text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}."
             kind = type(field.default)
             decorate = click.option(
-                flag, field.name, type=kind, default=field.default, show_default=True, help=text
+                flag,
+                field.name,
+                type=kind,
+                default=field.default,
+                show_default=field.default != "",
+                help=text,
             )
         function = decorate(function)
     return function
