@@ -16,18 +16,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_variable] = "1"  # before numpy is imported
 
 from searchgym.corpora.bm25 import BM25  # noqa: E402
 from searchgym.env import SearchEnv  # noqa: E402
+from searchgym.judges.oracle import OracleJudge  # noqa: E402
+from searchgym.judges.protocol import Trace  # noqa: E402
 from searchgym.opening import open_corpus  # noqa: E402
-from searchgym.question import Corpus  # noqa: E402
+from searchgym.question import Corpus, Question  # noqa: E402
 from searchgym.retriever import CachedRetriever  # noqa: E402
 from searchgym.vector import SearchVectorEnv  # noqa: E402
 
 ENVS = 64
+JUDGED: tuple[dict[str, Any], ...] = ({}, {"judge": "oracle"})
 ENDLESS = {"max_rounds": 10**9, "max_chars": None}
 
 
@@ -80,6 +84,44 @@ def snapshots(corpus: Corpus, retriever: BM25) -> None:
     say("a snapshot", f"{best * 1e6:.1f} µs", "< 50 µs")
     say("a restore", f"{again * 1e6:.1f} µs", "none")
     say("size of a snapshot as JSON", f"{len(json.dumps(state))} bytes", "<= 64 kB")
+
+
+def judging(corpus: Corpus, retriever: BM25) -> None:
+    """The oracle on whole episodes, with the oracle in each step, and what its trace adds to a snapshot."""
+    plain, judged = (SearchEnv(corpus=corpus, retriever=CachedRetriever(retriever), **a) for a in JUDGED)
+    played: list[Trace] = []
+    for seed in range(200):
+        judged.reset(seed=seed)
+        for hop in judged.game.question.chain:
+            judged.step(f"<search>{hop.query}</search>")
+            played.append(Trace(judged.game.question, tuple(judged.game.rounds)))
+    oracle = OracleJudge()
+    best = min(seconds(lambda: oracle.judge(played)) for _ in range(9)) / len(played)
+    say("a verdict of the oracle", f"{best * 1e6:.1f} µs", "< 20 µs")
+
+    def play(env: SearchEnv) -> None:
+        for seed in range(100):
+            env.reset(seed=seed)
+            for hop in env.game.question.chain:
+                env.step(f"<search>{hop.query}</search>")
+
+    steps = sum(len(q.chain) for q in [_question(judged, seed) for seed in range(100)])
+    times = [[seconds(lambda e=env: play(e)) for env in (plain, judged)] for _ in range(9)]  # type: ignore[misc]
+    off, on = (min(column) / steps for column in zip(*times, strict=True))
+    say("a step answered by the query cache, no judge", f"{off * 1e6:.1f} µs", "none")
+    say("  judged by the oracle in the step", f"{on * 1e6:.1f} µs", "none")
+    judged.reset(seed=0)
+    for hop in judged.game.question.chain * 3:
+        if judged.game.round < 7:
+            judged.step(f"<search>{hop.query}</search>")
+    best = min(seconds(lambda: [judged.snapshot() for _ in range(500)]) for _ in range(5)) / 500
+    size = len(json.dumps(judged.snapshot()))
+    say("a snapshot with the trace of 7 rounds", f"{best * 1e6:.1f} µs, {size:,} bytes", "< 50 µs, <= 64 kB")
+
+
+def _question(env: SearchEnv, seed: int) -> Question:
+    env.reset(seed=seed)
+    return env.game.question
 
 
 def vector(corpus: Corpus, retriever: BM25) -> None:
@@ -155,6 +197,7 @@ def main() -> None:
     retriever = BM25.build(corpus)
     step_without_retrieval(corpus, retriever)
     snapshots(corpus, retriever)
+    judging(corpus, retriever)
     vector(corpus, retriever)
 
 
