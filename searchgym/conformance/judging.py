@@ -27,7 +27,7 @@ def check_judge(
     """Check a judge against `searchgym.judges.Judge`, and against `Grader` if it has a method `grade`.
 
     The judge is shown built-in traces, which need no corpus: a question without gold passages, one with, and
-    rounds no judge likes (invalid acts, nothing found, a megabyte of text, half a surrogate pair). It may fail on
+    rounds no judge likes (invalid acts, nothing found, a quarter of a megabyte, half a surrogate pair). It may fail on
     any of them with `Verdict.error`; it must not raise, and must judge at least one round.
 
     Args:

@@ -10,7 +10,9 @@ from searchgym.question import Hop, Question
 
 __all__ = ["GOLD", "HALF", "HUGE", "PLAIN", "continuations", "odd_traces", "ordinary_traces", "prefixes"]
 
-HUGE = "The town of Tarn lies on the River Sool, and nobody knows its age. " * 16_000  # one megabyte
+HUGE = (
+    "The town of Tarn lies on the River Sool, and nobody knows its age. " * 4_000
+)  # a quarter of a megabyte
 HALF = "a lone half \ud83d of a pair \udc00"
 PLAIN = Question("plain", "In which town is the company that Anna Reed works for?", ("Tarn",), "dev")
 GOLD = Question(
@@ -68,10 +70,10 @@ def odd_traces() -> dict[str, Trace]:
         "sixty rounds": Trace(PLAIN, many),
         "an empty question": Trace(Question("empty", "", ("Tarn",), "dev"), (first,)),
         "an empty answer": Trace(PLAIN, (first, _answer(""))),
-        "a megabyte of text in a message": Trace(
+        "a quarter of a megabyte in a message": Trace(
             PLAIN, (_round(HUGE, _act("search", queries=[HUGE]), ["p0"]),)
         ),
-        "a megabyte of text in a passage": Trace(PLAIN, (_search("Tarn", "p0", text=HUGE),)),
+        "a quarter of a megabyte in a passage": Trace(PLAIN, (_search("Tarn", "p0", text=HUGE),)),
         "half a surrogate pair": Trace(
             Question("half", HALF, ("Tarn",), "dev"), (_search(HALF, "p0", text=HALF), _answer(HALF))
         ),
