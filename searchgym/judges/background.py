@@ -11,7 +11,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["run"]
+__all__ = ["run", "run_later"]
 
 _Result = TypeVar("_Result")
 _lock = threading.Lock()
@@ -27,6 +27,11 @@ def run(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
     except BaseException:
         future.cancel()
         raise
+
+
+def run_later(coroutine: Coroutine[Any, Any, object]) -> None:
+    """Run a coroutine on the background loop without waiting for it."""
+    asyncio.run_coroutine_threadsafe(coroutine, _running_loop())
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:

@@ -17,12 +17,12 @@ import openai
 
 from searchgym.errors import ConfigError
 
-from .metering import Meter, RateLimit, Usage
+from .metering import Meter, RateLimit, Usage, total
 from .prompt import Message
 
 __all__ = ["Endpoint", "EndpointSettings", "Reply", "RequestError", "dearest_usage"]
 
-_TOKENS_PER_CHARACTER = 0.35  # prompt and reply together; only until the first reply says better
+_TOKENS_PER_CHARACTER, _TOKENS_PER_REPLY = 0.3, 150.0  # only until the first reply says better
 _USUAL_ADDRESS = "https://api.openai.com/v1"
 
 
@@ -112,7 +112,8 @@ class Endpoint:
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._requests = RateLimit(settings.requests_per_minute)
         self._tokens = RateLimit(settings.tokens_per_minute)
-        self._characters = self._counted = 0
+        self._characters = self._answers = 0
+        self._seen = Usage()
 
     async def ask(self, messages: list[Message], retries: int | None = None) -> Reply:
         """One chat completion; `retries` instead of the settings' own, if given.
@@ -137,13 +138,20 @@ class Endpoint:
                 usage = reply.usage if reply is not None else Usage()
                 await self._meter.settle(dearest, usage, answered=reply is not None)
         self._characters += characters
-        self._counted += reply.usage.input_tokens + reply.usage.output_tokens
+        self._answers += 1
+        self._seen = total([self._seen, reply.usage])
         return reply
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
 
     def _expected(self, characters: int) -> float:
         """Tokens that a request with so long a prompt will take, going by the earlier ones."""
-        share = self._counted / self._characters if self._characters else _TOKENS_PER_CHARACTER
-        return characters * share
+        if not self._answers:
+            return characters * _TOKENS_PER_CHARACTER + _TOKENS_PER_REPLY
+        per_character = self._seen.input_tokens / self._characters
+        return characters * per_character + self._seen.output_tokens / self._answers
 
     async def _send(self, messages: list[Message], retries: int) -> Reply:
         settings = self._settings

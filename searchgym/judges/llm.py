@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -116,6 +117,7 @@ class LLMJudge:
         self._cache_chosen = isinstance(cache, str)
         self._key = self._cache_key(check_sample(sample))
         self._sessions: dict[int, _Session] = {}  # by process: a child has its own event loop and sockets
+        weakref.finalize(self, _hang_up, self._sessions).atexit = False
         self._checked = False
         self._lock = threading.Lock()
         self._counts = {"cached": 0, "repairs": 0, "errors": 0}
@@ -155,7 +157,7 @@ class LLMJudge:
         _ = self._settings.key
         if self._cache_chosen and (problem := self._store_problem()):
             raise ConfigError(f"judge 'llm': cache {str(self._directory)!r} cannot be used: {problem}")
-        refusal = self._meter.refusal(dearest_usage(_READY, self._settings))
+        refusal = self._meter.refused or self._meter.refusal(dearest_usage(_READY, self._settings))
         if refusal:
             raise ConfigError(f"judge 'llm': {refusal}: raise the ceiling, or open the judge anew")
         if self._checked:
@@ -297,6 +299,13 @@ _ANSWERS = _Kind(read_grade, lambda found, cost: Grade.ok(found[0], str(found[1]
 class _Session:
     endpoint: Endpoint
     saver: Saver | None
+
+
+def _hang_up(sessions: dict[int, _Session]) -> None:
+    """Close the connections of a judge that nobody holds any more, on the loop that they belong to."""
+    session = sessions.get(os.getpid())
+    if session is not None:
+        background.run_later(session.endpoint.close())
 
 
 def _free() -> dict[str, float]:

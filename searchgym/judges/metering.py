@@ -49,6 +49,11 @@ class Meter:
         prices: what tokens cost.
         max_usd: ceiling in dollars, or None.
         max_total_tokens: ceiling in tokens, or None.
+
+    Attributes:
+        calls: requests that were answered.
+        used: what they took.
+        refused: why a request was not let through, the last time one was not; "" before.
     """
 
     def __init__(self, prices: Prices, max_usd: float | None, max_total_tokens: int | None) -> None:
@@ -57,6 +62,7 @@ class Meter:
         self.max_total_tokens = max_total_tokens
         self.calls = 0
         self.used = Usage()
+        self.refused = ""
         self._reserved: list[Usage] = []
         self._settled: asyncio.Condition | None = None
 
@@ -94,6 +100,7 @@ class Meter:
         async with self._settled:
             while reason := self.refusal(total([*self._reserved, dearest])):
                 if not self._reserved:
+                    self.refused = reason
                     raise BudgetSpentError(reason)
                 await self._settled.wait()
             self._reserved.append(dearest)
