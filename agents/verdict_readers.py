@@ -133,7 +133,7 @@ class ProbabilityReader:
                 continue
             for i, answer in zip(chosen, answers, strict=True):
                 tokens = len(rows[i]) + sum(len(question.tail) for question in asked[i])
-                cost = {"calls": 1.0, "input_tokens": tokens, "output_tokens": 0.0}
+                cost = {"calls": 1, "input_tokens": tokens, "output_tokens": 0}
                 readings[i] = self._reading(_NUMBERS[prompts[i].task], answer, cost)
         return [readings[i] for i in range(len(prompts))]
 
@@ -265,7 +265,7 @@ class JsonReader:
         replies = []
         for row, ids in zip(rows, written_BT[:, ids_BT.shape[1] :].tolist(), strict=True):
             end = next((i + 1 for i, id in enumerate(ids) if id in self._ends), len(ids))
-            cost = {"calls": 1.0, "input_tokens": len(row), "output_tokens": end}
+            cost = {"calls": 1, "input_tokens": len(row), "output_tokens": end}
             replies.append(_Reply(self._lm.tokenizer.decode(ids[:end], skip_special_tokens=True), "", cost))
         return replies
 

@@ -175,4 +175,4 @@ def _numbers(result: Verdict | Grade) -> list[float]:
 
 
 def _shown(result: Verdict | Grade) -> str:
-    return " ".join(f"{number:g}" for number in _numbers(result)) or "failed"
+    return " ".join(f"{number:.3g}" for number in _numbers(result)) or "failed"
