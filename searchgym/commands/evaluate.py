@@ -53,8 +53,8 @@ def judged_line(judged: dict[str, float]) -> str:
         )
     if judged["judge_calls"]:
         line += (
-            f"; {judged['judge_calls']:,} calls, {judged['judge_input_tokens']:,} tokens in, "
-            f"{judged['judge_output_tokens']:,} out, ${judged['judge_usd']:.4f}"
+            f"; {judged['judge_calls']:,.0f} calls, {judged['judge_input_tokens']:,.0f} tokens in, "
+            f"{judged['judge_output_tokens']:,.0f} out, ${judged['judge_usd']:.4f}"
         )
     return line
 
