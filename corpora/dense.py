@@ -33,7 +33,7 @@ from searchgym.retriever import Hit, SearchResult
 from .arguments import check_k, check_queries
 from .cache import MANIFEST, digest
 from .encoders import MINILM, Encoder
-from .faiss_files import INDEX, build_index_file, index_bytes, open_index_file, remove_parts
+from .faiss_files import FaissFiles, build_faiss_files, faiss_bytes
 from .indexes import Estimate, IndexBackend, Progress
 from .vectors import (
     Groups,
@@ -88,17 +88,15 @@ class Dense:
         self._settings = settings
         self._directory = directory
         self._threads = settings["threads"] or 1
-        self._hnsw = key["settings"]["kind"] == "hnsw"
-        self._ef = settings["ef_search"]
-        self._index = open_index_file(directory, settings["nprobe"])
+        self._index = FaissFiles(directory, settings["nprobe"], settings["ef_search"])
         self._groups = Groups(directory)
         self._vectors: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         content = json.loads((directory / MANIFEST).read_text("utf-8"))["files"]
         searched = {"nprobe": settings["nprobe"], "ef_search": settings["ef_search"]}
         self.index_hash = digest({"key": dict(key), "content": content, "search": searched})
-        if encoder.dimension != self._index.d:
+        if encoder.dimension != self._index.dimension:
             raise IndexMismatchError(
-                f"the index in {directory} has vectors of {self._index.d} numbers, encoder {encoder.path} gives "
+                f"the index in {directory} has vectors of {self._index.dimension} numbers, encoder {encoder.path} gives "
                 f"{encoder.dimension}: name the encoder the vectors were made with"
             )
 
@@ -151,22 +149,17 @@ class Dense:
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """Scores and rows for each query: the k best, and all that score the same as the last of them."""
         fetch = min(k + 1, len(self._groups))
-        scores, rows = self._index.search(queries, fetch, params=self._parameters(fetch))
+        scores, rows = self._index.search(queries, fetch)
         for query, some_scores, some_rows in zip(queries, scores, rows, strict=True):
             fetched = fetch
             while (
                 fetched < len(self._groups) and some_rows[-1] >= 0 and some_scores[-1] == some_scores[k - 1]
             ):
                 fetched = min(2 * fetched, len(self._groups))
-                found = self._index.search(query[None], fetched, params=self._parameters(fetched))
+                found = self._index.search(query[None], fetched)
                 some_scores, some_rows = found[0][0], found[1][0]
             there = some_rows >= 0  # an approximate search may run out of candidates
             yield some_scores[there], some_rows[there]
-
-    def _parameters(self, fetch: int) -> Any:
-        if not self._hnsw:
-            return None
-        return load_faiss().SearchParametersHNSW(efSearch=max(self._ef, fetch))
 
     def _hits(self, scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> list[Hit]:
         found = [
@@ -295,7 +288,7 @@ class DenseBackend(IndexBackend):
         kind = _kind(corpus, settings)
         published = settings["vectors"] is not None
         dimension = PublishedVectors(Path(settings["vectors"])).dimension if published else encoder.dimension
-        index, memory = index_bytes(kind, rows, dimension, settings["nlist"])
+        index, memory = faiss_bytes(kind, rows, dimension, settings["nlist"])
         seconds = None if published else _encoding_seconds(corpus, encoder)
         return Estimate(
             disk=index + (0 if published else 4 * rows * dimension) + 8 * rows,
@@ -307,14 +300,12 @@ class DenseBackend(IndexBackend):
     def build(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path, progress: Progress) -> None:
         load_faiss()
         encoded = directory / "vectors.f32"
-        if not (directory / INDEX).exists():  # else killed while it cleaned up
-            self._index(corpus, settings, directory, encoded, progress)
-        remove_parts(directory)
-        encoded.unlink(missing_ok=True)
-
-    def _index(
-        self, corpus: Corpus, settings: Mapping[str, Any], directory: Path, encoded: Path, progress: Progress
-    ) -> None:
+        if (
+            (directory / "index-00000.faiss").exists()
+            and not encoded.exists()
+            and settings["vectors"] is None
+        ):
+            return  # killed after everything was done: the encoded vectors are removed last
         vectors: Vectors
         if settings["vectors"] is not None:
             published = PublishedVectors(Path(settings["vectors"]))
@@ -326,7 +317,8 @@ class DenseBackend(IndexBackend):
             groups = group_passages(corpus, directory, progress)
             vectors = encode_rows(corpus, groups, encoder, encoded, progress)
         with _faiss_threads(settings["threads"]):
-            build_index_file(_kind(corpus, settings), vectors, directory, settings["nlist"], progress)
+            build_faiss_files(_kind(corpus, settings), vectors, directory, settings["nlist"], progress)
+        encoded.unlink(missing_ok=True)
 
     def open(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path) -> Dense:
         """Open a built index; loads the encoder, so that a broken one is noticed before any work starts."""

@@ -1,8 +1,11 @@
-"""The faiss file of a dense index: made with bounded memory, resumable, and opened memory-mapped."""
+"""The faiss files of a dense index: made with bounded memory, resumable, and searched memory-mapped.
+
+A flat or hnsw index is one file. An ivf index is one file for every two gigabytes, all with the same cells: the
+query's cells are looked up once and searched in every file.
+"""
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 from collections.abc import Iterator
@@ -15,25 +18,79 @@ from numpy.typing import NDArray
 from .indexes import Progress
 from .vectors import Vectors, load_faiss
 
-__all__ = [
-    "INDEX",
-    "build_index_file",
-    "cells_for",
-    "index_bytes",
-    "load_faiss",
-    "open_index_file",
-    "remove_parts",
-]
+__all__ = ["FaissFiles", "build_faiss_files", "cells_for", "faiss_bytes"]
 
-INDEX = "index.faiss"
-LISTS = "lists.ivf"
-TRAINED = "trained.faiss"
+SHARD_BYTES = 2 * 10**9
+"""Size of a file of an ivf index, which is held in memory while it is filled."""
 
-_SHARD = 1_000_000  # rows of an ivf index held in memory at a time
+_TRAINED = "trained.faiss"
 _CHUNK = 16_384  # rows read at a time
 _PER_CELL = 64  # training vectors a cell; faiss asks for 39 at least and takes 256 at most
 _LEAST_PER_CELL = 39
 _LINKS = 32  # of each node in an hnsw graph; twice as many on its lowest level
+
+
+class FaissFiles:
+    """The index in a directory, mapped, not read.
+
+    Args:
+        directory: what `build_faiss_files` filled.
+        nprobe: cells that an ivf index looks into.
+        ef_search: candidates that an hnsw index keeps.
+
+    Attributes:
+        dimension: numbers in a vector.
+    """
+
+    def __init__(self, directory: Path, nprobe: int, ef_search: int) -> None:
+        self._faiss = load_faiss()
+        self._ef = ef_search
+        self._shards = []
+        for file in sorted(directory.glob("index-*.faiss")):
+            # Each flag maps what the other reads into memory: the lists of ivf, the vectors of flat and hnsw.
+            index = self._faiss.read_index(str(file), self._faiss.IO_FLAG_MMAP_IFC)
+            if isinstance(index, self._faiss.IndexIVF):
+                index = self._faiss.read_index(str(file), self._faiss.IO_FLAG_MMAP)
+                # It would start threads for every search, to read ahead what is mapped and mostly in memory.
+                self._faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
+                index.nprobe = min(nprobe, index.nlist)
+            self._shards.append(index)
+        first = self._shards[0]
+        self.dimension: int = first.d
+        self._nprobe = first.nprobe if isinstance(first, self._faiss.IndexIVF) else 0
+        self._hnsw = isinstance(first, self._faiss.IndexHNSW)
+
+    def search(
+        self, queries: NDArray[np.float32], count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The rows with the greatest inner products.
+
+        Args:
+            queries: [queries, dimension], so few that faiss scores them one by one (16).
+            count: rows for each.
+
+        Returns:
+            Scores and rows, [queries, count], best first; row -1 where there is none.
+        """
+        first = self._shards[0]
+        if self._nprobe:
+            near, cells = first.quantizer.search(queries, self._nprobe)
+            found = [shard.search_preassigned(queries, count, cells, near) for shard in self._shards]
+        elif self._hnsw:
+            found = [first.search(queries, count, params=self._hnsw_parameters(count))]
+        else:
+            found = [first.search(queries, count)]
+        if len(found) == 1:
+            scores, rows = found[0]
+            return scores, rows
+        scores, rows = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
+        best = (-scores).argsort(axis=1, kind="stable")[
+            :, :count
+        ]  # where there is no row the score is the least
+        return np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
+
+    def _hnsw_parameters(self, count: int) -> Any:
+        return self._faiss.SearchParametersHNSW(efSearch=max(self._ef, count))
 
 
 def cells_for(rows: int, nlist: int | None) -> int:
@@ -42,92 +99,67 @@ def cells_for(rows: int, nlist: int | None) -> int:
     return max(1, min(cells, rows // _LEAST_PER_CELL))
 
 
-def index_bytes(kind: str, rows: int, dimension: int, nlist: int | None) -> tuple[int, int]:
-    """Bytes on disk (with what lies beside it while building) and in memory while building."""
+def faiss_bytes(kind: str, rows: int, dimension: int, nlist: int | None) -> tuple[int, int]:
+    """Bytes on disk, and in memory while building."""
     if kind == "flat":
         return 4 * rows * dimension, 4 * rows * dimension
     if kind == "hnsw":
         size = rows * (dimension + 8 * _LINKS + 16)
         return size, size
     cells = cells_for(rows, nlist)
-    lists = rows * (dimension + 8)
-    training = 4 * dimension * cells * (_PER_CELL + 1)
-    # Every row lies in a shard and in the merged lists until the shards are removed.
-    return 2 * lists + 8 * dimension * cells, max(2 * training, min(rows, _SHARD) * (dimension + 8))
+    shards = -(-rows * (dimension + 8) // SHARD_BYTES)
+    training = 2 * 4 * dimension * cells * _PER_CELL
+    disk = rows * (dimension + 8) + (shards + 1) * 4 * dimension * cells
+    return disk, max(training, min(disk, SHARD_BYTES)) + 4 * _CHUNK * dimension
 
 
-def build_index_file(
+def build_faiss_files(
     kind: str, vectors: Vectors, directory: Path, nlist: int | None, progress: Progress
 ) -> None:
-    """Write the index of some vectors; goes on from the shards that a killed build left."""
+    """Write the index of some vectors; goes on from the files that a killed build finished."""
     if kind == "ivf":
         _build_ivf(vectors, directory, nlist, progress)
         return
+    file = directory / "index-00000.faiss"
+    if file.exists():
+        return
     faiss = load_faiss()
-
     if kind == "flat":
         index = faiss.IndexFlatIP(vectors.dimension)
     else:
-        index = faiss.IndexHNSWSQ(
-            vectors.dimension, faiss.ScalarQuantizer.QT_8bit, _LINKS, faiss.METRIC_INNER_PRODUCT
-        )
+        eight_bits = faiss.ScalarQuantizer.QT_8bit
+        index = faiss.IndexHNSWSQ(vectors.dimension, eight_bits, _LINKS, faiss.METRIC_INNER_PRODUCT)
         index.train(vectors.read(_sample(vectors.count, min(vectors.count, 100_000))))
     for rows in _chunks(0, vectors.count):
         index.add(vectors.read(rows))
         progress("index", int(rows[-1]) + 1, vectors.count)
-    _write(index, directory / INDEX)
-
-
-def open_index_file(directory: Path, nprobe: int) -> Any:
-    """Open what `build_index_file` wrote; vectors are mapped, not read."""
-    faiss = load_faiss()
-
-    if (directory / LISTS).exists():
-        index = faiss.read_index(
-            str(directory / INDEX), faiss.IO_FLAG_READ_ONLY | faiss.IO_FLAG_ONDISK_SAME_DIR
-        )
-        index.nprobe = min(nprobe, index.nlist)
-        # It would start threads for every search, to read ahead what is mapped and mostly in memory.
-        faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
-        return index
-    return faiss.read_index(str(directory / INDEX), faiss.IO_FLAG_MMAP_IFC)
+    _write(index, file)
 
 
 def _build_ivf(vectors: Vectors, directory: Path, nlist: int | None, progress: Progress) -> None:
-    """Train the cells on a sample, fill shards of a million rows, and merge their lists on disk."""
+    """Train the cells on a sample, then fill one file after the other."""
     faiss = load_faiss()
-    ondisk = importlib.import_module("faiss.contrib.ondisk")
-
-    trained = directory / TRAINED
-    if not trained.exists():
+    trained = directory / _TRAINED
+    step = max(1, SHARD_BYTES // (vectors.dimension + 8))
+    files = {
+        directory / f"index-{number:05}.faiss": start
+        for number, start in enumerate(range(0, vectors.count, step))
+    }
+    if not all(file.exists() for file in files) and not trained.exists():
         cells = cells_for(vectors.count, nlist)
         index = faiss.index_factory(vectors.dimension, f"IVF{cells},SQ8", faiss.METRIC_INNER_PRODUCT)
         progress("train", 0, 1)
         index.train(vectors.read(_sample(vectors.count, min(vectors.count, cells * _PER_CELL))))
         progress("train", 1, 1)
         _write(index, trained)
-    shards = []
-    for number, start in enumerate(range(0, vectors.count, _SHARD)):
-        shard = directory / f"shard-{number:05}.faiss"
-        shards.append(shard)
-        if not shard.exists():
+    for file, start in files.items():
+        if not file.exists():
             index = faiss.read_index(str(trained))
-            for rows in _chunks(start, min(start + _SHARD, vectors.count)):
+            for rows in _chunks(start, min(start + step, vectors.count)):
                 index.add_with_ids(vectors.read(rows), rows)
                 progress("index", int(rows[-1]) + 1, vectors.count)
-            _write(index, shard)
-    index = faiss.read_index(str(trained))
-    (directory / LISTS).unlink(missing_ok=True)  # a killed merge is done again
-    progress("merge", 0, 1)
-    ondisk.merge_ondisk(index, [str(shard) for shard in shards], str(directory / LISTS))
-    progress("merge", 1, 1)
-    _write(index, directory / INDEX)
-
-
-def remove_parts(directory: Path) -> None:
-    """Remove what an ivf index was made from, when it is finished."""
-    for file in (directory / TRAINED, *directory.glob("shard-*.faiss")):
-        file.unlink(missing_ok=True)
+            _write(index, file)
+    trained.unlink(missing_ok=True)
 
 
 def _chunks(start: int, end: int) -> Iterator[NDArray[np.int64]]:
@@ -142,8 +174,6 @@ def _sample(count: int, size: int) -> NDArray[np.int64]:
 
 def _write(index: Any, file: Path) -> None:
     """Write a faiss index so that the file is complete or absent."""
-    faiss = load_faiss()
-
     temporary = file.with_suffix(".tmp")
-    faiss.write_index(index, str(temporary))
+    load_faiss().write_index(index, str(temporary))
     os.replace(temporary, file)
