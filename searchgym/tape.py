@@ -20,7 +20,8 @@ from .judges.protocol import Grade, Grader, Judge, Trace, Verdict
 from .opening import split_spec
 from .question import Corpus, Question
 from .retriever import Retriever, SearchResult
-from .tape_file import Call, Key, Player, Recorder, differences
+from .tape_file import Key, Player, differences, of_something_else
+from .tape_recorder import Call, Recorder
 
 __all__ = [
     "RecordingJudge",
@@ -105,10 +106,7 @@ def replaying(
         here["index_hash"] = retriever_spec.index_hash
     difference = differences(player.card, here)
     if difference:
-        raise TapeError(
-            f"tape {player.path!r} was recorded with {difference}: give the arguments it was recorded with, or "
-            "record another"
-        )
+        raise of_something_else(player.path, difference)
     judge: Judge | None = None
     if player.card["judge_name"] is not None:
         judge = (_ReplayGrader if player.card["grader"] else ReplayJudge)(player)

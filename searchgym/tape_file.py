@@ -1,4 +1,4 @@
-"""The file behind a tape: its format, the recorder that appends to it and the player that reads it.
+"""The file behind a tape: its format, and the player that answers calls from it. `tape_recorder` writes it.
 
 A tape is JSON lines, ASCII. The first line is the header: what the calls were made on. Then, in any order,
 
@@ -20,45 +20,28 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeAlias
-from weakref import WeakValueDictionary
+from typing import Any, NamedTuple, TypeAlias
 
-import filelock
-
-import searchgym
-
-from .episode import check_writable
-from .errors import EpisodeFileError, RetrievalError, TapeError
+from .errors import RetrievalError, TapeError
 from .judges.protocol import Grade, Verdict
 from .retriever import Hit, SearchResult
 
-__all__ = ["Call", "Key", "Player", "Recorder", "differences"]
+__all__ = ["Content", "Key", "Line", "Player", "differences", "dump_line", "of_something_else", "read_tape"]
 
 TAPE_SCHEMA = 1
+VERDICT_FIELDS = ("status", "utility", "reasoning", "reason")
+GRADE_FIELDS = ("status", "score", "reason")
 
 Key: TypeAlias = tuple[str, str, int]
 """("search", query, k), ("judge", digest, 0) or ("grade", digest, 0)."""
 CallResult: TypeAlias = SearchResult | Verdict | Grade
 
-_VERDICT = ("status", "utility", "reasoning", "reason")
-_GRADE = ("status", "score", "reason")
 
-
-class Call(NamedTuple):
-    """A call that was made: its key, its result, and what else its line says for people to read."""
-
-    key: Key
-    result: CallResult
-    note: Mapping[str, Any] = {}
-
-
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """What a call gave from one position on. The first line of a call also holds before that."""
 
     at: int
@@ -67,160 +50,13 @@ class _Line(NamedTuple):
 
 
 @dataclass
-class _Content:
+class Content:
+    """What a tape holds."""
+
     card: dict[str, Any]
     passages: list[tuple[str, str, str]] = field(default_factory=list)
-    calls: dict[Key, list[_Line]] = field(default_factory=dict)
+    calls: dict[Key, list[Line]] = field(default_factory=dict)
     size: int = 0  # bytes of complete lines
-
-
-class Recorder:
-    """Appends calls to a tape; open one with `Recorder.open`.
-
-    One process may record to a file. In it, everybody who opens the file shares the recorder.
-
-    Attributes:
-        path: the file.
-        card: what the calls are made on.
-        position: number of calls made so far.
-    """
-
-    _opened: ClassVar[WeakValueDictionary[str, Recorder]] = WeakValueDictionary()
-
-    def __init__(self, path: str, card: dict[str, Any]) -> None:
-        self.path, self.card = path, card
-        self._process = os.getpid()
-        self._threads = threading.Lock()
-        self._handle = -1
-        self._broken = ""
-        self._file_lock = _lock(path)
-        try:
-            content = _to_continue(path, card)
-            self._passages = {passage: number for number, passage in enumerate(content.passages)}
-            self._calls, self._size = content.calls, content.size
-            self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            os.ftruncate(self._handle, self._size)
-            if not self._size:
-                header = {"tape": TAPE_SCHEMA, "searchgym": searchgym.__version__, "card": card}
-                self._append(_dump(header))
-        except OSError as error:
-            self.close()
-            raise TapeError(f"tape {path!r} cannot be written: {error.strerror or error}") from error
-        except BaseException:
-            self.close()
-            raise
-        self.rewind(0)
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str], card: dict[str, Any]) -> Recorder:
-        """Begin a tape, or go on with one whose card is the same.
-
-        Raises:
-            TapeError: the file is not a tape, of something else, damaged, in use, or cannot be written.
-        """
-        name = os.path.realpath(path)
-        recorder = cls._opened.get(name)
-        if recorder is None or recorder._process != os.getpid():
-            recorder = cls._opened[name] = cls(os.path.abspath(path), card)
-        elif recorder.card != card:
-            raise _of_something_else(recorder.path, differences(recorder.card, card))
-        return recorder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Recorder.open, (self.path, self.card))  # the same one in this process, refused in another
-
-    def __del__(self) -> None:
-        if hasattr(self, "_file_lock"):
-            self.close()
-
-    def close(self) -> None:
-        """Let go of the file. Every call is in it already."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-        if self._process == os.getpid():
-            self._file_lock.release()
-
-    def rewind(self, position: int) -> None:
-        """Go back to a position, where a run resumes: the calls after it will be made again."""
-        self.position = self._start = position
-        self._stale = {key for key, lines in self._calls.items() if lines[-1].at >= position}
-
-    def record(self, calls: Iterable[Call]) -> None:
-        """Add a batch of calls in the order they were made, in one write.
-
-        Raises:
-            TapeError: another process opened the tape, or the file cannot be written.
-        """
-        if self._process != os.getpid():
-            raise TapeError(
-                f"tape {self.path!r} is recorded by process {self._process}, this is {os.getpid()}: record in one "
-                "process, e.g. with SearchVectorEnv"
-            )
-        with self._threads:
-            new: list[str] = []
-            for call in calls:
-                self._add(call, new)
-                self.position += 1
-            if new:
-                self._append("".join(new))
-
-    def _add(self, call: Call, new: list[str]) -> None:
-        (kind, name, k), result = call.key, call.result
-        value = self._value(result, new)
-        lines = self._calls.setdefault(call.key, [])
-        keep: int | None = None
-        if call.key in self._stale:  # known from before, and later than where this run began
-            self._stale.discard(call.key)
-            if len(lines) > 1 or lines[0].value != value:
-                keep = sum(line.at < self._start for line in lines)
-                del lines[keep:]
-        if keep is None and lines and lines[-1].value == value:
-            return
-        cost = dict(result.cost) if isinstance(result, Verdict | Grade) else {}
-        lines.append(_Line(self.position, value, cost))
-        record: dict[str, Any] = {kind: name, "k": k} if kind == "search" else {kind: name}
-        record |= {"at": self.position, **call.note}
-        if keep is not None:
-            record["keep"] = keep
-        if kind == "search":
-            record |= {"error": value} if isinstance(value, str) else {"hits": value}
-        else:
-            record |= dict(zip(_VERDICT if kind == "judge" else _GRADE, value, strict=True))
-            record |= {"cost": cost} if cost else {}
-        new.append(_dump(record))
-
-    def _value(self, result: CallResult, new: list[str]) -> Any:
-        if isinstance(result, RetrievalError):
-            return str(result)
-        if isinstance(result, Verdict):
-            return (result.status, result.utility, result.reasoning, result.reason)
-        if isinstance(result, Grade):
-            return (result.status, result.score, result.reason)
-        return tuple([(self._number(hit, new), float(hit.score)) for hit in result])
-
-    def _number(self, hit: Hit, new: list[str]) -> int:
-        passage = (hit.id, hit.title, hit.text)
-        number = self._passages.get(passage)
-        if number is None:
-            number = self._passages[passage] = len(self._passages)
-            new.append(_dump({"passage": number, "id": hit.id, "title": hit.title, "text": hit.text}))
-        return number
-
-    def _append(self, text: str) -> None:
-        """One write for all lines. After a failure the file ends where it did, and nothing more is taken."""
-        if self._broken:
-            raise TapeError(self._broken)
-        data = memoryview(text.encode("ascii"))
-        written = 0
-        try:
-            while written < len(data):
-                written += os.write(self._handle, data[written:])
-        except OSError as error:
-            self._broken = f"tape {self.path!r} cannot be written: {error.strerror or error}"
-            os.ftruncate(self._handle, self._size)
-            raise TapeError(self._broken) from error
-        self._size += written
 
 
 class Player:
@@ -234,7 +70,7 @@ class Player:
 
     def __init__(self, path: str | os.PathLike[str], position: int = 0) -> None:
         self.path, self.position = os.path.abspath(path), position
-        content = _read(self.path)
+        content = read_tape(self.path)
         self.card = content.card
         self._calls: dict[Key, list[tuple[int, CallResult]]] = {}
         for key, lines in content.calls.items():
@@ -264,52 +100,24 @@ def differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     return "; ".join(f"{k} {recorded.get(k)!r}, here {v!r}" for k, v in here.items() if recorded.get(k) != v)
 
 
-def _of_something_else(path: str, difference: str) -> TapeError:
+def of_something_else(path: str, difference: str) -> TapeError:
+    """The error for a tape whose card differs."""
     return TapeError(
         f"tape {path!r} was recorded with {difference}: give the arguments it was recorded with, or another tape"
     )
 
 
-def _lock(path: str) -> filelock.BaseFileLock:
-    try:
-        check_writable(path)
-        target = Path(path)
-        lock = filelock.FileLock(target.parent / f".{target.name}.lock", timeout=0, thread_local=False)
-        lock.acquire()
-    except EpisodeFileError as error:
-        raise TapeError(f"tape {error}") from error
-    except filelock.Timeout:
-        raise TapeError(
-            f"tape {path!r} is being recorded by another process: wait for it, or give another path"
-        ) from None
-    except OSError as error:
-        raise TapeError(f"tape {path!r} cannot be locked: {error.strerror or error}") from error
-    return lock
+def read_tape(path: str) -> Content:
+    """Read a tape; a last line that was cut off is left out with a warning.
 
-
-def _to_continue(path: str, card: dict[str, Any]) -> _Content:
-    """What a recorder goes on from; an empty content where the tape begins."""
-    try:
-        start = Path(path).read_bytes()[:1024] if os.path.exists(path) else b""
-    except OSError as error:
-        raise TapeError(f"tape {path!r} cannot be read: {error.strerror or error}") from error
-    if b"\n" not in start and b'{"tape":'.startswith(start[:8]):
-        return _Content(card)  # nothing, or a header that a kill cut off
-    content = _read(path)
-    if not content.calls:
-        return _Content(card)  # nothing was recorded yet: it may become a tape of something else
-    difference = differences(content.card, card)
-    if difference:
-        raise _of_something_else(path, difference)
-    return content
-
-
-def _read(path: str) -> _Content:
+    Raises:
+        TapeError: it cannot be read, is no tape, of an unknown schema, or damaged.
+    """
     try:
         handle = open(path, "rb")  # noqa: SIM115  (closed below)
     except OSError as error:
         raise TapeError(f"tape {path!r} cannot be read: {error.strerror or error}") from error
-    content: _Content | None = None
+    content: Content | None = None
     with handle:
         for number, line in enumerate(handle, 1):
             if not line.endswith(b"\n") and content is not None:
@@ -320,7 +128,7 @@ def _read(path: str) -> _Content:
             try:
                 record = json.loads(line)
                 if content is None:
-                    content = _Content(_card(record))
+                    content = Content(_card(record))
                 else:
                     _take(record, content)
             except _UnknownSchema as error:
@@ -354,7 +162,7 @@ def _card(header: dict[str, Any]) -> dict[str, Any]:
     return card
 
 
-def _take(record: dict[str, Any], content: _Content) -> None:
+def _take(record: dict[str, Any], content: Content) -> None:
     """Add one line to the content; raises what a damaged line makes Python raise."""
     if "passage" in record:
         if record["passage"] != len(content.passages):
@@ -375,11 +183,11 @@ def _take(record: dict[str, Any], content: _Content) -> None:
     else:
         kind = "judge" if "judge" in record else "grade"
         key = (kind, record[kind], 0)
-        value = tuple([record[name] for name in (_VERDICT if kind == "judge" else _GRADE)])
+        value = tuple([record[name] for name in (VERDICT_FIELDS if kind == "judge" else GRADE_FIELDS)])
         _judgement(kind, value, {})
     lines = content.calls.setdefault(key, [])
     del lines[record.get("keep", len(lines)) :]
-    lines.append(_Line(int(record["at"]), value, record.get("cost", {})))
+    lines.append(Line(int(record["at"]), value, record.get("cost", {})))
 
 
 def _judgement(kind: str, value: Sequence[Any], cost: Mapping[str, float]) -> Verdict | Grade:
@@ -393,7 +201,7 @@ def _judgement(kind: str, value: Sequence[Any], cost: Mapping[str, float]) -> Ve
     return Grade.error(reason, cost) if status == "error" else Grade.ok(first, reason, cost)
 
 
-def _result(kind: str, line: _Line, passages: Sequence[tuple[str, str, str]]) -> CallResult:
+def _result(kind: str, line: Line, passages: Sequence[tuple[str, str, str]]) -> CallResult:
     if kind != "search":
         # Nothing was spent this time; what it had cost stays readable.
         return _judgement(kind, line.value, {f"replayed_{name}": n for name, n in line.cost.items()})
@@ -406,5 +214,5 @@ def _result(kind: str, line: _Line, passages: Sequence[tuple[str, str, str]]) ->
     return hits
 
 
-def _dump(record: Mapping[str, Any]) -> str:
+def dump_line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, separators=(",", ":")) + "\n"
