@@ -63,6 +63,8 @@ def load(group: str, name: str) -> Any:
         )
     try:
         return points[name][0].load()
+    except MissingExtraError:  # the module says it itself
+        raise
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         extra = next((extra for extra, modules in _EXTRAS.items() if missing in modules), None)

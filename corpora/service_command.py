@@ -1,0 +1,117 @@
+"""`searchgym index serve`: one index for many environments, over HTTP."""
+
+from __future__ import annotations
+
+import click
+
+from searchgym.commands.options import config_option
+
+from .index_commands import SPEC_HELP, read_spec
+
+__all__ = ["serve"]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("index")
+@click.option(
+    "--corpus",
+    metavar="SPEC",
+    help=f"Its corpus, where the index records none. {SPEC_HELP}",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 opens it to the network.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one."
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that answer."
+)
+@click.option(
+    "--topk",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Hits where a request names no number.",
+)
+@click.option(
+    "--max-topk", type=click.IntRange(1), default=1000, show_default=True, help="Most hits per query."
+)
+@click.option(
+    "--max-queries", type=click.IntRange(1), default=1024, show_default=True, help="Most queries per request."
+)
+@click.option(
+    "--max-body-mb", type=click.IntRange(1), default=8, show_default=True, help="Largest body of a request."
+)
+@click.option(
+    "--max-waiting",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    help="Queries that may wait; more are told to come back (429).",
+)
+@click.option(
+    "--batch", type=click.IntRange(1), default=64, show_default=True, help="Queries searched together."
+)
+@click.option(
+    "--window-ms",
+    type=click.FloatRange(0, 1000),
+    default=2.0,
+    show_default=True,
+    help="How long an idle server waits for company for a query.",
+)
+@click.option(
+    "--cache-mb",
+    type=click.IntRange(0),
+    default=256,
+    show_default=True,
+    help="Cache of answers, per worker; 0 for none.",
+)
+@click.option(
+    "--grace",
+    type=click.IntRange(1),
+    default=30,
+    show_default=True,
+    help="Seconds for requests in flight when stopped.",
+)
+@config_option
+def serve(
+    index: str,
+    corpus: str | None,
+    host: str,
+    port: int,
+    workers: int,
+    topk: int,
+    max_topk: int,
+    max_queries: int,
+    max_body_mb: int,
+    max_waiting: int,
+    batch: int,
+    window_ms: float,
+    cache_mb: int,
+    grace: int,
+) -> None:
+    """Serve INDEX over HTTP, as Search-R1's retrieval server does: POST /retrieve, GET /healthz, GET /metrics.
+
+    INDEX is a directory made by `searchgym index build`, or a retriever (a name like bm25, or JSON) with --corpus.
+    Environments reach it with retriever={"name": "remote", "url": "http://127.0.0.1:8000"}.
+    """
+    from .service import Limits
+    from .serving import Source
+    from .serving import serve as run
+
+    limits = Limits(
+        topk=topk,
+        max_topk=max_topk,
+        queries=max_queries,
+        body_bytes=max_body_mb * 2**20,
+        waiting=max_waiting,
+        batch=batch,
+        window=window_ms / 1000,
+        cache_bytes=cache_mb * 2**20,
+    )
+    source = Source(read_spec(index), None if corpus is None else read_spec(corpus))
+    run(source, host=host, port=port, workers=workers, limits=limits, grace=grace)

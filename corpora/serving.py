@@ -1,0 +1,228 @@
+"""Runs the retrieval service: `searchgym index serve`, and the same in one Python call."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NoReturn
+
+from searchgym.errors import ConfigError, MissingExtraError, SearchGymError
+from searchgym.opening import Spec, open_corpus, open_retriever
+from searchgym.question import Corpus
+from searchgym.retriever import Retriever
+
+from .indexes import open_index, read_index
+from .service import Limits, create_app
+
+try:
+    import uvicorn
+    from prometheus_client.multiprocess import mark_process_dead
+except ModuleNotFoundError as missing:
+    raise MissingExtraError("the retrieval service", missing.name or "uvicorn", "serve") from missing
+
+__all__ = ["Source", "serve"]
+
+_BACKLOG = 2048  # connections that may wait to be accepted, e.g. while workers open the index
+_KEEP_ALIVE = 75  # seconds an idle connection is kept: a policy thinks for longer than uvicorn's five
+_CANNOT_START = 3  # exit status of a worker that would fail again
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is served: opened by every worker for itself.
+
+    Attributes:
+        index: a directory of a built index; or the spec of a retriever, which needs the corpus.
+        corpus: the spec of the corpus; None: the one recorded in the directory.
+    """
+
+    index: Spec
+    corpus: Spec | None = None
+
+    def open(self) -> tuple[Retriever, Corpus]:
+        """Open both.
+
+        Raises:
+            IndexMismatchError: the directory holds no usable index.
+            ConfigError: the corpus is not known, or something of it cannot be used.
+        """
+        if isinstance(self.index, str) and os.path.isdir(self.index):
+            spec = self.corpus if self.corpus is not None else read_index(self.index)["corpus"]
+            if spec is None:
+                raise ConfigError(
+                    f"the index in {self.index} does not say how to open its corpus: give --corpus"
+                )
+            corpus = open_corpus(spec)
+            return open_index(self.index, corpus), corpus
+        if self.corpus is None:
+            raise ConfigError(
+                f"{self.index!r} is no directory of an index: give one, or name a retriever and its --corpus"
+            )
+        corpus = open_corpus(self.corpus)
+        return open_retriever(self.index, corpus), corpus
+
+
+def serve(
+    source: Source,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 1,
+    limits: Limits | None = None,
+    grace: int = 30,
+) -> None:
+    """Serve an index until SIGINT or SIGTERM; requests in flight are answered before it returns.
+
+    Args:
+        source: what to serve.
+        host: address to listen on. Nobody is asked for a password: open it to a network you trust only.
+        port: 0 takes a free one; the line printed at the start says which.
+        workers: processes that answer, each with the index mapped from the same files and a cache of its own.
+        limits: what a request may ask for, and how much may wait.
+        grace: seconds given to requests in flight when it is told to stop.
+
+    Raises:
+        ConfigError: the address cannot be used, or a worker cannot start.
+        SearchGymError: the index cannot be opened.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers={workers}: use a whole number >= 1")
+    limits = limits or Limits()
+    listener = _bind(host, port)
+    with listener:
+        retriever, corpus = source.open()  # also with several workers: what is wrong is said once, and here
+        address, used = listener.getsockname()[:2]
+        url = f"http://[{address}]:{used}" if ":" in address else f"http://{address}:{used}"
+        print(
+            f"serving {retriever.name} of {corpus.name} ({len(corpus.passages):,} passages) on {url}/retrieve, "
+            f"{workers} worker{'s' if workers > 1 else ''}; Ctrl-C stops",
+            flush=True,
+        )
+        if not ipaddress.ip_address(address).is_loopback:
+            print("anyone who reaches this address can search: no password is asked for", file=sys.stderr)
+        listener.listen(_BACKLOG)
+        if workers == 1:
+            _run(create_app(retriever, corpus, limits), listener, grace)
+        else:
+            _supervise(workers, (source, limits, listener, grace), grace)
+
+
+def _run(app: Any, listener: socket.socket, grace: int) -> None:
+    """Answer until a signal comes and what was in flight is answered."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=grace,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+class _Stop(Exception):
+    """A signal told the supervisor to stop."""
+
+
+def _supervise(workers: int, arguments: tuple[Any, ...], grace: int) -> None:
+    """Keep so many workers running until a signal comes; one that dies is replaced."""
+    context = multiprocessing.get_context("spawn")
+
+    def start() -> BaseProcess:
+        process = context.Process(target=_work, args=arguments)
+        process.start()
+        return process
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        raise _Stop
+
+    with contextlib.ExitStack() as stack:
+        metrics = stack.enter_context(tempfile.TemporaryDirectory(prefix="searchgym-metrics-"))
+        cores = (os.cpu_count() or 1) // workers
+        stack.callback(_set_environment, os.environ.copy())
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, stop))
+        running: list[BaseProcess] = []
+        stack.callback(_end, running, grace)
+        try:
+            running += [start() for _ in range(workers)]
+            while True:
+                wait([process.sentinel for process in running])
+                for dead in [process for process in running if not process.is_alive()]:
+                    if dead.exitcode == _CANNOT_START:
+                        raise ConfigError("a worker could not start; what it said is above")
+                    print(
+                        f"worker {dead.pid} ended with status {dead.exitcode}: starting another",
+                        file=sys.stderr,
+                    )
+                    mark_process_dead(dead.pid, metrics)
+                    running.remove(dead)
+                    running.append(start())
+        except _Stop:
+            pass
+
+
+def _end(running: list[BaseProcess], grace: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # until the workers are gone, which takes `grace` seconds at most
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.join(grace + 5)
+        process.kill()
+
+
+def _set_environment(values: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(values)
+
+
+def _follow(sentinel: int) -> None:
+    """End this process when its parent has ended, however that came about."""
+    wait([sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _work(source: Source, limits: Limits, listener: socket.socket, grace: int) -> None:
+    """One worker process."""
+    with contextlib.suppress(KeyboardInterrupt):
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+        try:
+            app = create_app(*source.open(), limits)
+        except SearchGymError as error:
+            print(f"worker {os.getpid()}: {error}", file=sys.stderr, flush=True)
+            sys.exit(_CANNOT_START)
+        _run(app, listener, grace)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    move = "choose another with --host and --port"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"address {host}:{port} cannot be used ({error}): {move}") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(f"address {host}:{port} cannot be used ({error}): {move}") from None
+    return listener

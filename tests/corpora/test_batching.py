@@ -1,0 +1,207 @@
+"""The queue and the cache of the retrieval service, without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from searchgym.corpora.batching import AnswerCache, Overloaded, SearchQueue
+from searchgym.errors import RetrievalError
+
+
+class Slow:
+    """Answers a query with itself in capitals; waits for `gate`, and remembers its batches."""
+
+    def __init__(self, open: bool = True) -> None:
+        self.gate = threading.Event()
+        self.batches: list[tuple[list[str], object]] = []
+        self.threads: set[int] = set()
+        if open:
+            self.gate.set()
+
+    def __call__(self, queries: list[str], kind: object) -> Sequence[str]:
+        self.batches.append((queries, kind))
+        self.threads.add(threading.get_ident())
+        assert self.gate.wait(5)
+        return [query.upper() for query in queries]
+
+
+def run(play: Callable[[SearchQueue[str]], Awaitable[Any]], search: Any, **options: Any) -> Any:
+    """Play something with a queue, then close it."""
+
+    async def main() -> Any:
+        queue: SearchQueue[str] = SearchQueue(search, **{"window": 0.0, "batch": 8, "limit": 100, **options})
+        try:
+            return await asyncio.wait_for(play(queue), 10)
+        finally:
+            await asyncio.wait_for(queue.close(), 10)
+
+    return asyncio.run(main())
+
+
+def test_what_arrives_within_the_window_is_searched_together() -> None:
+    search = Slow()
+
+    async def play(queue: SearchQueue[str]) -> Any:
+        return await asyncio.gather(*(queue.search([f"q{n}", "same"], 3) for n in range(3)))
+
+    found = run(play, search, window=0.02)
+    assert found == [{f"q{n}": f"Q{n}", "same": "SAME"} for n in range(3)]
+    assert search.batches == [(["q0", "same", "q1", "q2"], 3)]
+
+
+def test_what_arrives_while_searching_forms_the_next_batch_at_once() -> None:
+    search = Slow(open=False)
+
+    async def play(queue: SearchQueue[str]) -> Any:
+        first = asyncio.create_task(queue.search(["first"], 1))
+        await asyncio.sleep(0.05)
+        others = [asyncio.create_task(queue.search([f"q{n}"], 1)) for n in range(5)]
+        await asyncio.sleep(0.05)
+        assert queue.waiting == 6
+        search.gate.set()
+        await asyncio.gather(first, *others)
+        assert queue.waiting == 0
+
+    run(play, search)
+    assert [queries for queries, _ in search.batches] == [["first"], [f"q{n}" for n in range(5)]]
+    assert len(search.threads) == 1
+
+
+def test_kinds_are_not_mixed_large_requests_stay_whole_and_nobody_starves() -> None:
+    search = Slow(open=False)
+
+    async def play(queue: SearchQueue[str]) -> Any:
+        jobs = [asyncio.create_task(queue.search(["first"], 0))]
+        await asyncio.sleep(0.05)
+        for queries, kind in (
+            (["a1", "a2"], "a"),
+            (["b1"], "b"),
+            (["a3"], "a"),
+            ([f"big{n}" for n in range(9)], "a"),
+            (["a4"], "a"),
+        ):
+            jobs.append(asyncio.create_task(queue.search(queries, kind)))
+            await asyncio.sleep(0)
+        search.gate.set()
+        await asyncio.gather(*jobs)
+
+    run(play, search, batch=4)
+    assert [queries for queries, _ in search.batches[1:]] == [
+        ["a1", "a2", "a3", "a4"],
+        ["b1"],
+        [f"big{n}" for n in range(9)],
+    ]
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+    search = Slow(open=False)
+
+    async def play(queue: SearchQueue[str]) -> Any:
+        jobs = [asyncio.create_task(queue.search([f"q{n}"], 1)) for n in range(5)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(Overloaded) as refused:
+            await queue.search(["one", "more"], 1)
+        assert refused.value.retry_after == 1  # nothing is known yet of its speed
+        assert queue.waiting == 5
+        jobs.append(asyncio.create_task(queue.search(["fits"], 1)))
+        await asyncio.sleep(0.05)
+        search.gate.set()
+        await asyncio.gather(*jobs)
+        # A request that is larger than the queue can ever be is taken when nothing else waits.
+        assert len(await queue.search([str(n) for n in range(50)], 1)) == 50
+
+    run(play, search, limit=6)
+
+
+def test_retry_after_follows_the_measured_speed() -> None:
+    search = Slow()
+
+    def slowly(queries: list[str], kind: object) -> Sequence[str]:
+        time.sleep(0.05 * len(queries))
+        return search(queries, kind)
+
+    async def play(queue: SearchQueue[str]) -> int:
+        await queue.search(["a", "b"], 1)  # twenty a second
+        search.gate.clear()
+        job = asyncio.create_task(queue.search([str(n) for n in range(60)], 1))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Overloaded) as refused:
+            await queue.search(["more"], 1)
+        search.gate.set()
+        await job
+        return refused.value.retry_after
+
+    assert run(play, slowly, limit=60) in (3, 4)
+
+
+def test_failures_go_to_everybody_in_the_batch_and_to_nobody_else() -> None:
+    def search(queries: list[str], kind: object) -> Sequence[str]:
+        if "bad" in queries:
+            raise RetrievalError("down")
+        return queries[:-1] if "short" in queries else queries
+
+    async def play(queue: SearchQueue[str]) -> Any:
+        for queries, message in ((["bad", "x"], "down"), (["short", "x"], "1 results for 2 queries")):
+            with pytest.raises(RetrievalError, match=message):
+                await queue.search(queries, 1)
+        return await queue.search(["good"], 1)
+
+    assert run(play, search) == {"good": "good"}
+
+
+def test_who_goes_away_does_not_disturb_the_others() -> None:
+    search = Slow(open=False)
+
+    async def play(queue: SearchQueue[str]) -> Any:
+        gone, stays = (asyncio.create_task(queue.search([q], 1)) for q in ("gone", "stays"))
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        search.gate.set()
+        assert await stays == {"stays": "STAYS"}
+        assert await queue.search(["later"], 1) == {"later": "LATER"}
+        assert queue.waiting == 0
+
+    run(play, search)
+
+
+def test_closing_finishes_what_waits() -> None:
+    search = Slow(open=False)
+
+    async def play(queue: SearchQueue[str]) -> Any:
+        jobs = [asyncio.create_task(queue.search([f"q{n}"], n)) for n in range(3)]
+        await asyncio.sleep(0.02)
+        closing = asyncio.create_task(queue.close())
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        search.gate.set()
+        await closing
+        return await asyncio.gather(*jobs)
+
+    assert run(play, search) == [{f"q{n}": f"Q{n}"} for n in range(3)]
+
+
+def test_the_cache_is_bounded_by_bytes_and_drops_what_was_not_asked_for() -> None:
+    cost = AnswerCache._OVERHEAD + 1 + 1000
+    cache = AnswerCache(3 * cost)
+    for query in "abc":
+        cache.put(query, 1, b"x" * 1000)
+    assert cache.get("a", 1) == b"x" * 1000
+    cache.put("d", 1, b"x" * 1000)
+    assert [query for query in "abcd" if cache.get(query, 1) is not None] == ["a", "c", "d"]
+    assert cache.get("a", 2) is None
+    cache.put("a", 1, b"other")  # the same answer from two batches counts once
+    assert cache.get("a", 1) == b"x" * 1000
+    cache.put("big", 1, b"x" * 5000)
+    assert [cache.get(query, 1) for query in ("a", "c", "d", "big")] == [None] * 4
+    assert cache._used == 0
+    cache.put("q" * 10_000, 1, b"")  # a long query costs what it takes
+    assert cache._used == 0
+    nothing = AnswerCache(0)
+    nothing.put("a", 1, b"")
+    assert nothing.get("a", 1) is None

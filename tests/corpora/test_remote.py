@@ -1,0 +1,484 @@
+"""The remote retriever against real sockets: every dialect of the protocol, and every way a server can fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from list_corpus import ListCorpus
+from socket_server import SocketServer, http, serving
+
+import searchgym
+from searchgym.corpora.wire import read_document, split_contents, write_document
+from searchgym.errors import ConfigError, RetrievalError, UnknownIdError
+from searchgym.opening import open_retriever
+from searchgym.question import Question
+from searchgym.retriever import Hit, Retriever
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("httpx") is None, reason='needs pip install "searchgym[serve]"'
+)
+if importlib.util.find_spec("httpx") is not None:
+    from searchgym.corpora import remote as module
+    from searchgym.corpora.remote import open_remote
+
+CORPUS = ListCorpus(["river", "town"])
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAUSES", (0.001, 0.002))
+    monkeypatch.setattr(module, "_SHORTEST", 0.0)
+
+
+def echo(connection: socket.socket, request: dict[str, Any]) -> None:
+    """As Search-R1's server answers: every query finds documents that name it."""
+    result = [
+        [
+            {"document": {"id": f"{q}-{n}", "contents": f'"Title of {q}"\nText {n} of {q}'}, "score": 9.5 - n}
+            for n in range(request["topk"])
+        ]
+        for q in request["queries"]
+    ]
+    connection.sendall(http(200, {"result": result}))
+
+
+def hits_of(query: str, k: int) -> list[Hit]:
+    return [Hit(f"{query}-{n}", f"Title of {query}", f"Text {n} of {query}", 9.5 - n) for n in range(k)]
+
+
+# -- the protocol --------------------------------------------------------------------------------------------
+
+
+def test_it_speaks_search_r1s_protocol() -> None:
+    with serving(echo) as server:
+        remote = open_remote(CORPUS, url=server.url)
+        assert isinstance(remote, Retriever)
+        assert remote.url == f"{server.url}/retrieve"
+        assert server.paths == ["GET /healthz", "POST /retrieve"]  # no such page: one tiny query instead
+        assert remote.search(["river", "town"], 2) == [hits_of("river", 2), hits_of("town", 2)]
+        assert (
+            server.requests[-1].items()
+            >= {
+                "queries": ["river", "town"],
+                "topk": 2,
+                "return_scores": True,
+            }.items()
+        )
+        assert all(type(hit.score) is float for hit in remote.search(["river"], 2)[0])
+
+
+def test_queries_are_sent_once_blank_ones_never_and_long_lists_in_parts() -> None:
+    with serving(echo) as server:
+        remote = open_remote(CORPUS, url=server.url + "/retrieve", batch=3)
+        queries = ["a", "", "b", "a", " \n", "c", "d", "e", "f", "g"]
+        results = remote.search(queries, 1)
+        assert results == [hits_of(query, 1) if query.strip() else [] for query in queries]
+        assert [r["queries"] for r in server.requests[1:]] == [["a", "b", "c"], ["d", "e", "f"], ["g"]]
+        assert results[0] is not results[3]  # a caller may change its list
+        assert remote.search([], 1) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"id": "7", "contents": '"T"\nx'}, Hit("7", "T", "x", 1.0)),
+        ({"id": 7, "contents": "T\nx\ny"}, Hit("7", "T", "x\ny", 1.0)),
+        ({"id": "7", "title": "T", "text": "x", "contents": "no"}, Hit("7", "T", "x", 1.0)),
+        ({"document": {"id": "7", "contents": "only a text"}, "score": 3}, Hit("7", "", "only a text", 3.0)),
+        ({"document": {"_id": "7", "title": None, "text": "x"}, "score": None}, Hit("7", "", "x", 1.0)),
+    ],
+)
+def test_documents_of_other_servers_are_read(entry: dict[str, Any], expected: Hit) -> None:
+    with serving(http(200, {"result": [[entry, {**entry, "document": {"contents": "x\ny"}}]]})) as server:
+        first, second = open_remote(CORPUS, url=server.url).search(["q"], 5)[0]
+        assert first == expected
+        # Web search servers send no ids: the same text gets the same id, another text another one.
+        assert (second.title, second.text) == ("x", "y")
+        assert len(second.id) == 16
+
+
+def test_without_scores_the_rank_gives_one_and_no_more_than_k_hits_are_taken() -> None:
+    documents = [{"id": str(n), "contents": f"{n}\nx"} for n in range(5)]
+    with serving(http(200, {"result": [documents]})) as server:
+        hits = open_remote(CORPUS, url=server.url).search(["q"], 3)[0]
+        assert [(hit.id, hit.score) for hit in hits] == [("0", 1.0), ("1", 0.5), ("2", 1 / 3)]
+
+
+@pytest.mark.parametrize(
+    "title", ["", "Plain", '"Quoted"', '"', " spaced ", "two\nlines", 'a "b" c', "Zürich 東京", "\t"]
+)
+@pytest.mark.parametrize("text", ["x", "", "one\ntwo\n", " spaced ", '"quoted"', "\n\nempty lines"])
+def test_a_passage_survives_the_wire(title: str, text: str) -> None:
+    document = json.loads(json.dumps(write_document(Hit("7", title, text, 1.0))))
+    assert read_document(document) == ("7", title, text)
+    assert split_contents('"T"\nx') == ("T", "x")
+
+
+# -- opening -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"url": "localhost:8000"}, "names no server: write it like http"),
+        ({"url": "ftp://x/"}, "names no server"),
+        ({"url": "http://[::1"}, "is not a url"),
+        ({"url": 7}, "is not a url"),
+        ({"url": "http://x", "timeout": 0}, "timeout=0: use seconds"),
+        ({"url": "http://x", "timeout": float("nan")}, "timeout=nan"),
+        ({"url": "http://x", "timeout": True}, "timeout=True"),
+        ({"url": "http://x", "retries": -1}, "retries=-1: use a whole number from 0"),
+        ({"url": "http://x", "batch": 0}, "batch=0: use a whole number from 1"),
+        ({"url": "http://x", "any_corpus": 1}, "any_corpus=1: use true or false"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_remote(CORPUS, **options)
+
+
+def test_by_name_an_option_is_suggested_and_the_url_is_needed() -> None:
+    with pytest.raises(UnknownIdError, match="Did you mean 'url'"):
+        open_retriever({"name": "remote", "uri": "http://x"}, CORPUS)
+    with pytest.raises(ConfigError, match="'url'"):
+        open_retriever("remote", CORPUS)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def test_no_server_is_a_configuration_error_with_the_next_move() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ConfigError, match=rf"no retrieval server answers at {url}/retrieve: .*index serve"):
+        open_remote(CORPUS, url=url)
+    with serving(http(404)) as server, pytest.raises(ConfigError, match="status 404"):
+        open_remote(CORPUS, url=server.url)
+    with serving(http(200, {"answer": 42})) as server, pytest.raises(ConfigError, match="KeyError"):
+        open_remote(CORPUS, url=server.url)
+    with serving(hang) as server, pytest.raises(ConfigError, match=r"no answer within 0\.2 s"):
+        open_remote(CORPUS, url=server.url, timeout=0.2)
+
+
+def health(**facts: Any) -> bytes:
+    ours = {"index_hash": "h1", "corpus": "list", "corpus_hash": CORPUS.hash}
+    return http(200, {**ours, **facts})
+
+
+def test_the_hash_is_the_servers_own_or_one_of_the_url() -> None:
+    with serving(echo, health=health()) as server:
+        remote = open_remote(CORPUS, url=server.url)
+        assert remote.index_hash == "h1"
+        assert server.requests == []
+    hashes = set()
+    for page in (http(200, b"<html>"), http(200, {"status": "ok"}), http(200, [1]), http(500)):
+        with serving(echo, health=page) as server:
+            hashes.add(open_remote(CORPUS, url=server.url).index_hash)
+            assert len(server.requests) == 1
+    assert len(hashes) == 4  # one for each url
+    assert "h1" not in hashes
+
+
+def test_a_server_of_another_corpus_is_refused() -> None:
+    with serving(echo, health=health(corpus="wiki", corpus_hash="w")) as server:
+        with pytest.raises(
+            ConfigError, match=r"searches corpus 'wiki' \(w\), the questions are of 'list'.*any_corpus"
+        ):
+            open_remote(CORPUS, url=server.url)
+        assert open_remote(CORPUS, url=server.url, any_corpus=True).index_hash == "h1"
+        assert open_remote(ListCorpus([]), url=server.url).index_hash == "h1"
+
+
+# -- failures while searching --------------------------------------------------------------------------------
+
+
+def hang(connection: socket.socket, request: dict[str, Any]) -> None:
+    connection.settimeout(10)
+    connection.recv(1)  # until the client gives up
+
+
+def drip(connection: socket.socket, request: dict[str, Any]) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    for _ in range(100):
+        connection.sendall(b" ")
+        time.sleep(0.05)
+
+
+def close_at_once(connection: socket.socket, request: dict[str, Any]) -> None:
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+GOOD = {"id": "1", "contents": "T\nx"}
+BAD_SERVERS: dict[str, tuple[Callable[..., None] | bytes, str]] = {
+    "500": (http(500, b"Internal Server Error"), "status 500: Internal Server Error"),
+    "400": (http(400, b"no"), "status 400: no"),
+    "redirect": (http(307, b"", location="http://127.0.0.1/"), "status 307"),
+    "hangs": (hang, r"no answer within 0\.3 s"),
+    "drips": (drip, r"no complete answer within 0\.3 s"),
+    "closes at once": (close_at_once, "disconnected|reset|closed"),
+    "closes mid-body": (http(200, b'{"result": [[', length=5000), "incomplete|closed|without"),
+    "is not HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "illegal|invalid|malformed|protocol"),
+    "malformed JSON": (http(200, b'{"result": [[}'), "not an answer of the /retrieve protocol"),
+    "not UTF-8": (http(200, b'{"result": [["\xff"]]}'), "not an answer"),
+    "short JSON": (http(200, b'{"result"'), "not an answer"),
+    "no result": (http(200, {"results": []}), "not an answer.*KeyError"),
+    "a list": (http(200, [1, 2]), "not an answer"),
+    "null": (http(200, {"result": None}), "not an answer"),
+    "too few results": (http(200, {"result": []}), "0 results for 1 queries"),
+    "too many results": (http(200, {"result": [[GOOD], [GOOD]]}), "2 results for 1 queries"),
+    "no hits but text": (http(200, {"result": ["error: index not loaded"]}), "not an answer"),
+    "a hit that is text": (http(200, {"result": [["error"]]}), "not an answer"),
+    "a hit without text": (http(200, {"result": [[{"id": "1"}]]}), "neither 'contents' nor 'text'.*has id"),
+    "an id that is none": (http(200, {"result": [[{**GOOD, "id": [1]}]]}), "id is"),
+    "a score that is none": (http(200, {"result": [[{"document": GOOD, "score": "x"}]]}), "not an answer"),
+    "an infinite score": (http(200, {"result": [[{"document": GOOD, "score": 1e999}]]}), "a score is inf"),
+    "deep JSON": (http(200, b"[" * 100_000), "not an answer"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_SERVERS)
+def test_whatever_a_server_does_is_a_retrieval_error(kind: str) -> None:
+    reply, message = BAD_SERVERS[kind]
+    with serving(echo, reply) as server:
+        remote = open_remote(CORPUS, url=server.url, timeout=0.3, retries=1)
+        started = time.monotonic()
+        (result,) = remote.search(["river"], 2)
+        assert isinstance(result, RetrievalError)
+        assert time.monotonic() - started < 5
+        (text,) = result.args
+        assert re.search(message, text, re.IGNORECASE), text
+        assert server.url in text
+        once = kind in ("400", "redirect")  # what the server says on purpose is not asked again
+        assert text.endswith("(1 attempt)" if once else "(2 attempts)")
+        assert remote.retries == (0 if once else 1)
+
+
+@pytest.mark.parametrize("kind", ["500", "hangs", "closes mid-body", "malformed JSON", "too few results"])
+def test_one_bad_answer_is_mended_by_a_retry(kind: str) -> None:
+    with serving(echo, BAD_SERVERS[kind][0], echo) as server:
+        remote = open_remote(CORPUS, url=server.url, timeout=0.5)
+        assert remote.search(["river"], 2) == [hits_of("river", 2)]
+        assert remote.retries == 1
+
+
+def test_only_the_failed_request_of_a_long_list_fails() -> None:
+    def second_fails(connection: socket.socket, request: dict[str, Any]) -> None:
+        if request["queries"] == ["c", "d"]:
+            connection.sendall(http(503, b"down"))
+        else:
+            echo(connection, request)
+
+    with serving(second_fails) as server:
+        remote = open_remote(CORPUS, url=server.url, batch=2, retries=0)
+        a, b, c, d, e = remote.search(["a", "b", "c", "d", "e"], 1)
+        assert [a, b, e] == [hits_of(query, 1) for query in "abe"]
+        assert isinstance(c, RetrievalError)
+        assert isinstance(d, RetrievalError)
+
+
+def test_a_query_that_failed_on_our_server_leaves_the_others_alone() -> None:
+    reply = {"result": [[GOOD], None], "errors": {"1": "shard 3 is down"}}
+    with serving(echo, http(200, reply)) as server:
+        good, bad = open_remote(CORPUS, url=server.url).search(["a", "b"], 1)
+        assert good == [Hit("1", "T", "x", 1.0)]
+        assert isinstance(bad, RetrievalError)
+        assert "shard 3 is down" in str(bad)
+
+
+def test_retry_after_is_honoured_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(module, "_PAUSES", (0.2, 10.0))
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    busy = [http(429, b"", retry_after=after) for after in ("3", "1000", "Fri, 31 Dec 1999 23:59:59 GMT")]
+    with serving(echo, *busy, echo) as server:
+        remote = open_remote(CORPUS, url=server.url)
+        monkeypatch.setattr(module, "random", random.Random(0))
+        assert remote.search(["river"], 1) == [hits_of("river", 1)]
+    assert slept[:2] == [3.0, 10.0]
+    assert 0 < slept[2] <= 0.8
+
+
+def test_pauses_grow_at_random_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAUSES", (0.2, 10.0))
+    for attempt, bound in ((1, 0.2), (2, 0.4), (3, 0.8), (9, 10.0), (500, 10.0)):
+        pauses = [module._pause(attempt, None) for _ in range(200)]
+        assert max(pauses) <= bound
+        assert max(pauses) > 0.7 * bound
+        assert len(set(pauses)) > 150
+
+
+def test_an_index_that_changes_under_way_is_noticed() -> None:
+    def named(name: str) -> Callable[..., None]:
+        def reply(connection: socket.socket, request: dict[str, Any]) -> None:
+            body = {"result": [[GOOD]]}
+            connection.sendall(http(200, body, x_index_hash=name))
+
+        return reply
+
+    with serving(named("h1"), named("h2"), health=health()) as server:
+        remote = open_remote(CORPUS, url=server.url)
+        assert remote.search(["a"], 1) == [[Hit("1", "T", "x", 1.0)]]
+        (changed,) = remote.search(["a"], 1)
+        assert isinstance(changed, RetrievalError)
+        assert "another index now, h2, not h1: open it anew (1 attempt)" in str(changed)
+
+
+def test_bad_arguments() -> None:
+    with serving(echo) as server:
+        remote = open_remote(CORPUS, url=server.url)
+        for k in (0, -1, 1.5, True):
+            with pytest.raises(ConfigError, match="k="):
+                remote.search(["river"], k)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="pass a list"):
+            remote.search("river", 1)
+
+
+# -- threads and processes -----------------------------------------------------------------------------------
+
+
+def test_threads_share_one() -> None:
+    with serving(echo) as server:
+        remote = open_remote(CORPUS, url=server.url)
+        wrong: list[str] = []
+
+        def ask(name: str) -> None:
+            for n in range(10):
+                query = f"{name}-{n}"
+                if remote.search([query], 2) != [hits_of(query, 2)]:
+                    wrong.append(query)
+
+        threads = [threading.Thread(target=ask, args=(f"t{n}",)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+
+
+def in_a_child(remote: Any, pipe: Any) -> None:
+    pipe.send((os.getpid(), [remote.search([f"{os.getpid()}-{n}"], 1) for n in range(5)]))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_child_processes_open_connections_of_their_own(method: str) -> None:
+    context = multiprocessing.get_context(method)
+    with serving(echo) as server:
+        remote = open_remote(CORPUS, url=server.url)
+        remote.search(["warm"], 1)
+        ours, theirs = context.Pipe()
+        children = [context.Process(target=in_a_child, args=(remote, theirs)) for _ in range(2)]
+        for child in children:
+            child.start()
+        for _ in children:
+            process, results = ours.recv()
+            assert results == [[hits_of(f"{process}-{n}", 1)] for n in range(5)]
+        assert remote.search(["still here"], 1) == [hits_of("still here", 1)]
+        for child in children:
+            child.join(20)
+            assert child.exitcode == 0
+        copy = pickle.loads(pickle.dumps(remote))
+        assert (copy.index_hash, copy.search(["a"], 1)) == (remote.index_hash, remote.search(["a"], 1))
+
+
+def test_without_httpx_the_extra_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['httpx'] = None\n"
+        "from searchgym.opening import open_retriever\n"
+        "from list_corpus import ListCorpus\n"
+        "open_retriever({'name': 'remote', 'url': 'http://127.0.0.1:1'}, ListCorpus(['river']))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=tmp_path)
+    assert "retriever 'remote' needs the module 'httpx': pip install \"searchgym[serve]\"" in done.stderr
+
+
+# -- in an episode -------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_dies_truncates_the_episode_and_never_speaks_to_the_agent(small_corpus: Any) -> None:
+    """The whole way: environment, query cache, client, socket. Then the server comes back."""
+    secret = b"SECRET traceback of the server"
+    server = SocketServer(echo, echo, http(500, secret), http(500, secret), echo)
+    try:
+        remote = open_remote(small_corpus, url=server.url, retries=1, timeout=5)
+        env = searchgym.SearchEnv(corpus=small_corpus, retriever=remote, split="train")
+        env.reset(options={"task_id": "q1"})
+        observation, reward, terminated, truncated, info = env.step("<search>bridge</search>")
+        assert (terminated, truncated, info["retrieval"]["status"]) == (False, False, "ok")
+        assert "Text 0 of bridge" in observation
+        observation, reward, terminated, truncated, info = env.step("<search>town hall</search>")
+        assert (observation, reward, terminated, truncated) == ("", 0.0, False, True)
+        assert info["retrieval"]["status"] == "error"
+        assert info["outcome"]["stop_reason"] == "retrieval_failed"
+        assert info["valid_for_training"] is False
+        assert "SECRET" not in json.dumps(info)
+        env.reset(options={"task_id": "q1"})
+        observation, _, _, truncated, info = env.step("<search>town hall</search>")  # failures are not cached
+        assert (truncated, info["retrieval"]["status"]) == (False, "ok")
+        assert "Text 0 of town hall" in observation
+    finally:
+        server.close()
+
+
+def test_failed_episodes_are_counted_by_an_evaluation(make_corpus: Any) -> None:
+    questions = [
+        Question(f"q{n}", f"Where is {name}?", ("x",), "dev") for n, name in enumerate(["Ur", "Bor", "Ys"])
+    ]
+    corpus = make_corpus(["river", "town"], questions)
+
+    def often_down(connection: socket.socket, request: dict[str, Any]) -> None:
+        if "Bor" in request["queries"][0]:
+            connection.sendall(http(500, b"SECRET"))
+        else:
+            echo(connection, request)
+
+    def search_then_answer(observation: str, info: dict[str, Any]) -> str:
+        return "<answer>x</answer>" if "round" in info else f"<search>{observation}</search>"
+
+    with serving(often_down) as server:
+        remote = open_remote(corpus, url=server.url, retries=0, batch=1)
+        result = searchgym.evaluate(
+            searchgym.SearchEnv(corpus=corpus, retriever=remote, split="dev"), search_then_answer
+        )
+    assert (result.questions, result.failed) == (2, 1)
+    assert result.stop_reasons == {"answered": 2, "retrieval_failed": 1}
+    assert result.metrics["em"].mean == 1.0
+    assert [e.task_id for e in result.episodes if not e.valid_for_training] == ["q1"]
+    assert "SECRET" not in "".join(json.dumps(e.to_json()) for e in result.episodes)
+
+
+def test_make_takes_it_by_name(small_corpus: Any, tmp_path: Any) -> None:
+    (tmp_path / "passages.jsonl").write_text('{"id": "a", "title": "T", "text": "x"}\n')
+    (tmp_path / "questions.jsonl").write_text(
+        '{"id": "q", "question": "Who?", "answers": ["x"], "split": "train"}\n'
+    )
+    with serving(echo) as server:
+        env = gym.make(
+            "searchgym:SearchQA-v0",
+            corpus=str(tmp_path),
+            retriever={"name": "remote", "url": server.url},
+            split="train",
+        )
+        env.reset(seed=0)
+        _, _, _, _, info = env.step("<search>who</search>")
+        assert info["retrieval"]["backend"] == "remote"
+        assert info["hits"][0]["title"] == "Title of who"
