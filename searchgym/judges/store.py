@@ -2,7 +2,8 @@
 
 - `put` returns when the disk has it: kill -9 or a power cut later loses nothing that was put.
 - Processes share a directory; LMDB's lock file serialises their writes and nobody waits to read.
-- A process opens a directory once, however many judges use it (a rule of LMDB), and again after a fork.
+- A process opens a directory once, however many judges use it (a rule of LMDB). A fork closes it; parent and child
+  open it again.
 - A directory that cannot be written, is full or damaged serves as far as it can; `problem` says what is wrong.
 
 LMDB maps its file into memory, so the directory must lie on a local disk, not on a network share.
@@ -42,32 +43,42 @@ class Store:
         self.directory = directory
         self.problem: str | None = None
         self._lmdb: lmdb.Environment | None = None
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            # metasync=False: one push to the disk per commit, not two; a power cut can undo the last commit
-            # of the machine, and never more than that.
-            self._lmdb = lmdb.open(
-                str(directory), map_size=_CAPACITY, max_readers=_READERS, metasync=False, mode=0o600
-            )
-            self._lmdb.reader_check()  # gives back the places of readers that were killed
-        except (OSError, lmdb.Error) as error:
-            self.problem = _words(error)
-            self._open_read_only()
+        self._unreadable = False
+        self._open()
 
-    def _open_read_only(self) -> None:
+    def _open(self) -> lmdb.Environment | None:
+        """The environment, opened if need be; None where not even reading is possible."""
+        if self._lmdb is None and not self._unreadable:
+            try:
+                self._lmdb = self._open_to_write() if self.problem is None else self._open_to_read()
+            except (OSError, lmdb.Error) as error:
+                self._unreadable = self.problem is not None
+                self.problem = self.problem or _words(error)
+                return self._open()
+        return self._lmdb
+
+    def _open_to_write(self) -> lmdb.Environment:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        # metasync=False: one push to the disk per commit, not two; a power cut can undo the last commit of the
+        # machine, and never more than that.
+        opened = lmdb.open(
+            str(self.directory), map_size=_CAPACITY, max_readers=_READERS, metasync=False, mode=0o600
+        )
+        opened.reader_check()  # gives back the places of readers that were killed
+        return opened
+
+    def _open_to_read(self) -> lmdb.Environment:
         """What others kept can still be read, even where nothing can be written."""
-        try:
-            self._lmdb = lmdb.open(str(self.directory), create=False, readonly=True, lock=False)
-        except (OSError, lmdb.Error):
-            self._lmdb = None
+        return lmdb.open(str(self.directory), create=False, readonly=True, lock=False)
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of keys, None where there is none, read as of one moment."""
         with _lock:
-            if self._lmdb is None:
+            opened = self._open()
+            if opened is None:
                 return [None] * len(keys)
             try:
-                with self._lmdb.begin() as transaction:
+                with opened.begin() as transaction:
                     return [transaction.get(key) for key in keys]
             except lmdb.Error as error:
                 self.problem = _words(error)
@@ -76,16 +87,18 @@ class Store:
     def put(self, values: Mapping[bytes, bytes]) -> None:
         """Keep values, all of them or, if that cannot be (see `problem`), none."""
         with _lock:
-            if self._lmdb is None or self.problem is not None:
+            opened = self._open()
+            if opened is None or self.problem is not None:
                 return
             try:
-                with self._lmdb.begin(write=True) as transaction:
+                with opened.begin(write=True) as transaction:
                     for key, value in values.items():
                         transaction.put(key, value)
             except (OSError, lmdb.Error) as error:
                 self.problem = _words(error)
 
     def close(self) -> None:
+        """Let go of the files; the next call opens them again."""
         if self._lmdb is not None:
             self._lmdb.close()
             self._lmdb = None
@@ -129,15 +142,13 @@ def _words(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _after_fork_in_child() -> None:
-    # A child must not use what its parent opened. Closing is safe: no transaction was going on.
+def _before_fork() -> None:
+    # A child must not touch what its parent has open: both open it again. The lock is held until then, so that
+    # no thread is reading or writing meanwhile.
+    _lock.acquire()
     for store in _stores.values():
         store.close()
-    _stores.clear()
-    _lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_lock.release, after_in_child=_lock.release)
