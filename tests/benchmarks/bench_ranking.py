@@ -1,0 +1,86 @@
+"""Prints how many gold passages each retriever finds on the real questions, and hybrid against the better part.
+
+    python tests/benchmarks/bench_ranking.py --corpus ../shared/data/hotpotqa ../shared/data/2wiki
+
+recall@k is the share of a question's gold passages among the first k hits, averaged over questions; all@10 the
+share of questions with every gold passage among the first 10. The difference is hybrid's minus the better single
+retriever's in that column; its 95 % interval is a paired bootstrap over questions. A retriever whose extra is not
+installed is left out. The first run encodes the passages (minutes); later ones find them in the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchgym.errors import MissingExtraError, PluginError
+from searchgym.opening import open_corpus, open_retriever
+from searchgym.question import Question
+from searchgym.retriever import Retriever
+
+COLUMNS = ("recall@3", "recall@5", "recall@10", "all@10")
+RESAMPLES = 10_000
+
+
+def scores(retriever: Retriever, questions: list[Question]) -> NDArray[np.float64]:
+    """[questions, columns]"""
+    rows = []
+    for question, hits in zip(questions, retriever.search([q.text for q in questions], 10), strict=True):
+        if not isinstance(hits, list):
+            raise hits
+        gold, ids = set(question.supporting_ids), [hit.id for hit in hits]
+        found = [len(gold.intersection(ids[:k])) / len(gold) for k in (3, 5, 10)]
+        rows.append([*found, float(found[-1] == 1)])
+    return np.array(rows)
+
+
+def interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean."""
+    rng = np.random.default_rng(0)
+    means = [rng.choice(differences, len(differences)).mean() for _ in range(RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", nargs="+", required=True)
+    parser.add_argument("--retriever", nargs="+", default=["bm25", "lucene", "dense"], help="names or JSON")
+    parser.add_argument("--parts", nargs="+", default=["bm25", "dense"], help="of hybrid")
+    options = parser.parse_args()
+    for place in options.corpus:
+        corpus = open_corpus(place)
+        questions = [q for split in corpus.splits for q in corpus.questions(split) if q.supporting_ids]
+        print(
+            f"{Path(place).name}: {len(corpus.passages):,} passages, {len(questions)} questions, recall in %"
+        )
+        table: dict[str, NDArray[np.float64]] = {}
+        for name in options.retriever:
+            spec = json.loads(name) if name.startswith("{") else name
+            try:
+                table[name] = scores(open_retriever(spec, corpus), questions)
+            except (MissingExtraError, PluginError) as error:
+                print(f"  {name}: left out ({error})")
+        parts = [json.loads(part) if part.startswith("{") else part for part in options.parts]
+        table["hybrid"] = scores(open_retriever({"name": "hybrid", "parts": parts}, corpus), questions)
+        for name, rows in table.items():
+            shown = "  ".join(
+                f"{column} {value:5.1f}" for column, value in zip(COLUMNS, 100 * rows.mean(0), strict=True)
+            )
+            print(f"  {name:<8} {shown}")
+        single = [name for name in options.parts if name in table]
+        for column, name in enumerate(COLUMNS):
+            best = max(single, key=lambda part: table[part][:, column].mean())
+            differences = 100 * (table["hybrid"][:, column] - table[best][:, column])
+            low, high = interval(differences)
+            print(
+                f"  hybrid - {best} {name}: {differences.mean():+.1f} points, 95 % interval [{low:+.1f}, {high:+.1f}]"
+            )
+
+
+if __name__ == "__main__":
+    main()
