@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from fixtures.stub_llm import StubLLM
 from toys import RIGHT, SEARCH, WRONG, Probe, play
 
 import searchgym
@@ -22,6 +23,7 @@ from searchgym.episode import Episode, load_episodes
 from searchgym.errors import ConfigError, TapeError
 from searchgym.judges.oracle import OracleJudge
 from searchgym.opening import open_corpus, open_retriever
+from searchgym.rollouts import open_agent
 from searchgym.vector import SearchVectorEnv
 
 ARGUMENTS: dict[str, Any] = {"judge": "oracle", "reward": {"em": 1.0, "utility": 0.5}, "top_k": 2}
@@ -131,6 +133,35 @@ def test_an_evaluation_replays_whenever_its_judge_runs(
     arguments["num_envs"] = 3
     again = searchgym.evaluate("SearchQA-v0", "copy", 20, samples=2, replay=tape, **arguments)
     assert same(again.episodes) == same(recorded.episodes)
+
+
+def test_a_run_judged_by_a_language_model_replays_without_it(
+    small_world: dict[str, Any], tmp_path: Path
+) -> None:
+    with StubLLM() as server:
+        options = {
+            "base_url": server.url,
+            "model": server.model,
+            "api_key_env": None,
+            "cache": str(tmp_path / "a"),
+        }
+        arguments: dict[str, Any] = {
+            "corpus": small_world,
+            "split": "dev",
+            "judge": {"name": "llm", **options},
+            "reward": {"correct": 1.0, "contribution": 0.5},
+        }
+        tape = str(tmp_path / "t")
+        recorded = searchgym.rollout("SearchQA-v0", "copy", 6, record=tape, **arguments)
+        asked = len(server.bodies)
+    assert {r.judge["status"] for e in recorded for r in e.rounds} == {"ok"}
+    envs = searchgym.make_vec("SearchQA-v0", 6, replay=tape, **arguments)
+    replayed = searchgym.collect(envs, open_agent("copy"), [e.task_id for e in recorded])
+    assert same(replayed) == same(recorded)
+    assert asked == len(server.bodies) > 0
+    stats = envs.stats
+    assert stats["judge_calls"] == stats["judge_usd"] == 0
+    assert stats["judge_replayed_calls"] > 0
 
 
 @pytest.mark.parametrize(
