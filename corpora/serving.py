@@ -168,7 +168,7 @@ def _supervise(workers: int, arguments: tuple[Any, ...], grace: int) -> None:
                         f"worker {dead.pid} ended with status {dead.exitcode}: starting another",
                         file=sys.stderr,
                     )
-                    mark_process_dead(dead.pid, metrics)
+                    mark_process_dead(dead.pid, metrics)  # type: ignore[no-untyped-call]
                     running.remove(dead)
                     running.append(start())
         except _Stop:

@@ -1,0 +1,585 @@
+"""The retrieval service over real sockets: the protocol, its limits, failures, load, workers and stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from click.testing import CliRunner
+from list_corpus import ListCorpus
+
+from searchgym.commands import main
+from searchgym.conformance import check_retriever
+from searchgym.corpora import BM25
+from searchgym.errors import ConfigError, IndexMismatchError, RetrievalError
+from searchgym.retriever import Hit, SearchResult
+
+MODULES = ("fastapi", "uvicorn", "httpx", "prometheus_client")
+pytestmark = pytest.mark.skipif(
+    not all(importlib.util.find_spec(module) for module in MODULES),
+    reason='needs pip install "searchgym[serve]"',
+)
+if all(importlib.util.find_spec(module) for module in MODULES):
+    import httpx
+    import uvicorn
+
+    from searchgym.corpora.remote import RemoteRetriever, open_remote
+    from searchgym.corpora.service import Limits, create_app
+
+
+class Server:
+    """The service in a thread of this process.
+
+    Attributes:
+        url: where it listens.
+    """
+
+    def __init__(self, retriever: Any, corpus: Any = None, **limits: Any) -> None:
+        app = create_app(retriever, corpus, Limits(**limits))
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=10))
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        """Tell it to stop, as a signal would, and return at once."""
+        self._server.should_exit = True
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def post(self, body: Any = None, **options: Any) -> httpx.Response:
+        options |= {"content": body} if isinstance(body, bytes) else {"json": body}
+        return httpx.post(f"{self.url}/retrieve", trust_env=False, timeout=20, **options)
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, trust_env=False, timeout=20)
+
+
+class Scripted:
+    """A retriever that finds the query itself, can be held, and remembers what it was asked."""
+
+    name, index_hash = "scripted", "hash-of-scripted"
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.calls: list[tuple[list[str], int]] = []
+
+    def search(self, queries: Sequence[str], k: int) -> Sequence[SearchResult]:
+        self.calls.append((list(queries), k))
+        assert self.gate.wait(10)
+        if "raise" in queries:
+            raise RetrievalError("the whole index is down")
+        if "bug" in queries:
+            raise KeyError("a bug")
+        if "short" in queries:
+            return []
+        return [
+            RetrievalError("this one failed")
+            if "fail" in query
+            else [Hit(query, "T", f"about {query}", 2.5)][:k]
+            for query in queries
+        ]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+# -- the protocol --------------------------------------------------------------------------------------------
+
+
+def test_the_client_over_the_service_conforms_and_equals_the_index(small_corpus: Any) -> None:
+    index = BM25.build(small_corpus)
+    with Server(index, small_corpus) as server:
+        remote = open_remote(small_corpus, url=server.url)
+        check_retriever(remote, small_corpus)
+        assert remote.index_hash == index.index_hash  # so snapshots can be taken here and restored there
+        queries = ["river Aln3", "Mira  Voss\n", "", "of the", "silent copy"]
+        assert remote.search(queries, 60) == index.search(queries, 60)
+
+
+def test_it_answers_as_search_r1s_server(make_corpus: Any) -> None:
+    corpus = make_corpus([("Mira Voss", "An engineer."), ("Aln", "A river, über alles 東京.")])
+    with Server(BM25.build(corpus), corpus) as server:
+        answer = server.post({"queries": ["engineer", "river", "nothing"], "topk": 1, "return_scores": True})
+        assert answer.headers["content-type"] == "application/json"
+        rows = answer.json()["result"]
+        assert rows[0] == [
+            {
+                "document": {"id": "p000", "contents": '"Mira Voss"\nAn engineer.'},
+                "score": rows[0][0]["score"],
+            }
+        ]
+        assert rows[1][0]["document"]["contents"] == '"Aln"\nA river, über alles 東京.'
+        assert rows[2] == []
+        bare = server.post({"queries": ["engineer"], "topk": None, "unknown": 1}).json()["result"]
+        assert bare == [[{"id": "p000", "contents": '"Mira Voss"\nAn engineer.'}]]
+        assert server.post({"queries": []}).json() == {"result": []}
+        assert "errors" not in answer.json()
+
+
+def test_topk_has_a_default_and_a_most() -> None:
+    retriever = Scripted()
+    with Server(retriever, topk=7, max_topk=9) as server:
+        server.post({"queries": ["a"]})
+        assert server.post({"queries": ["b"], "topk": 9}).status_code == 200
+        refused = server.post({"queries": ["c"], "topk": 10})
+        assert (refused.status_code, refused.json()["detail"]) == (
+            422,
+            "'topk' is 10: use a whole number from 1 to 9",
+        )
+    assert [k for _, k in retriever.calls] == [7, 9]
+
+
+BAD_BODIES: list[tuple[Any, str]] = [
+    (b"{", "the body is not JSON"),
+    (b"", "the body is not JSON"),
+    (b"\xff", "the body is not JSON"),
+    (b"[" * 50_000, "the body is not JSON"),
+    (b"[1]", "not a JSON object"),
+    ({}, "'queries' is not a list of strings"),
+    ({"queries": "river"}, "'queries' is not a list of strings"),
+    ({"queries": ["river", None]}, "'queries' is not a list of strings"),
+    ({"queries": ["x"] * 6}, "6 queries, the most are 5: send several requests"),
+    ({"queries": ["x" * 101]}, "a query is longer than 100 characters"),
+    ({"queries": ["x"], "topk": 0}, "'topk' is 0"),
+    ({"queries": ["x"], "topk": 2.0}, "'topk' is 2.0"),
+    ({"queries": ["x"], "topk": True}, "'topk' is True"),
+    (b'{"queries": ["x"], "topk": NaN}', "'topk' is nan"),
+    ({"queries": ["x"], "return_scores": "yes"}, "'return_scores' is 'yes': use true or false"),
+    ({"queries": ["x"], "partial": 1}, "'partial' is 1: use true or false"),
+]
+
+
+def test_bad_requests_are_refused_with_a_reason_and_the_server_goes_on() -> None:
+    retriever = Scripted()
+    with Server(retriever, queries=5, query_chars=100, body_bytes=10**6) as server:
+        for body, reason in BAD_BODIES:
+            answer = server.post(body)
+            assert answer.status_code == 422, (body, answer.text)
+            assert reason in answer.json()["detail"]
+        large = {"queries": ["x" * 2 * 10**6]}
+        chunks = iter([b"x" * 10**5] * 15)  # without announcing how many
+        unannounced = httpx.post(f"{server.url}/retrieve", content=chunks, trust_env=False)
+        for answer in (server.post(large), unannounced):
+            assert (answer.status_code, answer.json()["detail"]) == (
+                413,
+                "the body is larger than 1,000,000 bytes: send fewer queries at once",
+            )
+        assert server.get("/retrieve").status_code == 405
+        assert server.get("/nowhere").status_code == 404
+        assert retriever.calls == []
+        assert server.post({"queries": ["x"]}).status_code == 200
+
+
+def test_a_client_that_leaves_or_lies_does_no_harm() -> None:
+    with Server(Scripted()) as server:
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        for sent in (
+            b"",
+            b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"\x16\x03\x01\x02\x00",  # somebody speaks TLS
+        ):
+            with socket.create_connection(address) as connection:
+                connection.sendall(sent)
+        assert server.post({"queries": ["x"]}).status_code == 200
+
+
+def test_health(small_corpus: Any) -> None:
+    index = BM25.build(small_corpus)
+    with Server(index, small_corpus) as server:
+        facts = server.get("/healthz").json()
+    assert facts["version"]
+    assert facts == {
+        "status": "ok",
+        "index_hash": index.index_hash,
+        "backend": "bm25",
+        "passages": len(small_corpus.passages),
+        "corpus": "list",
+        "corpus_hash": small_corpus.hash,
+        "version": facts["version"],
+    }
+
+
+# -- batches, cache, overload --------------------------------------------------------------------------------
+
+
+def test_concurrent_requests_are_searched_in_batches() -> None:
+    retriever = Scripted()
+    with Server(retriever, window=0.1) as server, concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda n: server.post({"queries": [f"q{n}", "same"]}).json(), range(16)))
+    assert [row[0]["id"] for answer in answers for row in answer["result"]] == [
+        id for n in range(16) for id in (f"q{n}", "same")
+    ]
+    assert len(retriever.calls) < 8
+    assert all(len(set(queries)) == len(queries) for queries, _ in retriever.calls)
+
+
+def test_answers_are_cached_by_normalised_query_topk_and_form() -> None:
+    retriever = Scripted()
+    with Server(retriever) as server:
+        for queries in (["a b"], [" a\tb "], ["a  b", "a b", "c"]):
+            server.post({"queries": queries, "topk": 2})
+        assert retriever.calls == [(["a b"], 2), (["c"], 2)]
+        server.post({"queries": ["a b"], "topk": 3})
+        server.post({"queries": ["a b"], "topk": 2, "return_scores": True})
+        assert [k for _, k in retriever.calls[2:]] == [3, 2]
+        assert "A b" not in str(retriever.calls)  # case is left to the backend
+    uncached = Scripted()
+    with Server(uncached, cache_bytes=0) as server:
+        for _ in range(2):
+            server.post({"queries": ["a"]})
+    assert len(uncached.calls) == 2
+
+
+def test_overload_is_refused_at_once_and_a_patient_client_gets_its_answer(small_corpus: Any) -> None:
+    retriever = Scripted()
+    with Server(retriever, waiting=4) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        retriever.gate.clear()
+        held = pool.submit(server.post, {"queries": ["a", "b", "c"]})
+        wait_for(lambda: retriever.calls)
+        refused = server.post({"queries": ["d", "e"]})
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "the queue is full; try again in" in refused.json()["detail"]
+        patient = pool.submit(open_remote(small_corpus, url=server.url).search, ["d", "e"], 1)
+        threading.Timer(0.2, retriever.gate.set).start()
+        assert held.result().status_code == 200
+        assert [hits[0].id for hits in patient.result()] == ["d", "e"]
+
+
+# -- failures ------------------------------------------------------------------------------------------------
+
+
+def test_failures_are_statuses_never_empty_results_and_are_not_cached(small_corpus: Any) -> None:
+    retriever = Scripted()
+    with Server(retriever) as server:
+        for query, status, reason in (
+            ("raise", 503, "1 of 1 queries failed: the whole index is down"),
+            ("fail", 503, "1 of 1 queries failed: this one failed"),
+            ("short", 503, "1 of 1 queries failed: the retriever gave 0 results for 1 queries"),
+            ("bug", 500, "internal error: KeyError"),
+        ):
+            for _ in range(2):
+                answer = server.post({"queries": [query]})
+                assert (answer.status_code, answer.json()["detail"]) == (status, reason)
+        assert len(retriever.calls) == 8
+        mixed = {"queries": ["good", "fail", "good"]}
+        assert server.post(mixed).status_code == 503
+        assert server.post({**mixed, "partial": True}).json() == {
+            "result": [
+                [{"id": "good", "contents": '"T"\nabout good'}],
+                None,
+                [{"id": "good", "contents": '"T"\nabout good'}],
+            ],
+            "errors": {"1": "this one failed"},
+        }
+        remote = open_remote(small_corpus, url=server.url, retries=0)
+        good, failed, raised = (remote.search([query], 1)[0] for query in ("good", "fail", "raise"))
+        assert good == [Hit("good", "T", "about good", 2.5)]
+        assert "this one failed" in str(failed)
+        assert "the whole index is down" in str(raised)
+        assert isinstance(failed, RetrievalError)
+        assert isinstance(raised, RetrievalError)
+
+
+def test_metrics_count_what_happened() -> None:
+    with Server(Scripted()) as server:
+        for body in (
+            {"queries": ["a", "b", "a"]},
+            {"queries": ["a"]},
+            {"queries": "x"},
+            {"queries": ["raise"]},
+        ):
+            server.post(body)
+        page = server.get("/metrics")
+    assert page.headers["content-type"].startswith("text/plain; version=0.0.4")
+    values = dict(line.rsplit(" ", 1) for line in page.text.splitlines() if not line.startswith("#"))
+    expected = {
+        'searchgym_requests_total{status="200"}': 2,
+        'searchgym_requests_total{status="422"}': 1,
+        'searchgym_requests_total{status="503"}': 1,
+        'searchgym_queries_total{cache="hit"}': 1,
+        'searchgym_queries_total{cache="miss"}': 3,
+        "searchgym_request_seconds_count": 4,
+        "searchgym_batch_queries_sum": 3,
+        "searchgym_batch_queries_count": 2,
+        "searchgym_waiting_queries": 0,
+        'searchgym_index{backend="scripted",index_hash="hash-of-scripted"}': 1,
+    }
+    assert {name: float(values[name]) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"topk": 0}, "topk=0: use a whole number >= 1"),
+        ({"topk": 10, "max_topk": 5}, "topk=10 is more than max_topk=5"),
+        ({"window": 5}, r"window=5 s.*use 0 to 1 second"),
+        ({"cache_bytes": -1}, "cache_bytes=-1"),
+    ],
+)
+def test_bad_limits(limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Limits(**limits)
+
+
+# -- load ----------------------------------------------------------------------------------------------------
+
+
+def test_sixty_four_clients_at_once_all_get_the_answers_of_the_index() -> None:
+    corpus = ListCorpus(f"unique{n} river{n % 7} town{n % 11}" for n in range(400))
+    index = BM25.build(corpus)
+    queries = [f"unique{n} river{n % 5}" for n in range(200)]
+    expected = index.search(queries, 4)
+
+    async def client(session: httpx.AsyncClient, number: int) -> int:
+        answered = 0
+        for turn in range(6):
+            some = [(number * 31 + turn * 7 + n) % 200 for n in range(8)]
+            body = {"queries": [queries[n] for n in some], "topk": 4, "return_scores": True}
+            answer = await session.post("/retrieve", json=body)
+            rows = [[(hit["document"]["id"], hit["score"]) for hit in row] for row in answer.json()["result"]]
+            assert rows == [[(hit.id, hit.score) for hit in expected[n]] for n in some]  # type: ignore[union-attr]
+            answered += len(rows)
+        return answered
+
+    async def all_clients(url: str) -> int:
+        limits = httpx.Limits(max_connections=64)
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, limits=limits) as session:
+            return sum(await asyncio.gather(*(client(session, number) for number in range(64))))
+
+    with Server(index, corpus) as server:
+        assert asyncio.run(all_clients(server.url)) == 64 * 6 * 8
+
+
+def test_in_flight_requests_are_answered_when_it_is_told_to_stop() -> None:
+    retriever = Scripted()
+    with Server(retriever) as server, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        retriever.gate.clear()
+        held = [pool.submit(server.post, {"queries": [f"q{n}"]}) for n in range(3)]
+        wait_for(lambda: retriever.calls)
+        time.sleep(0.1)  # the others wait in the queue
+        server.stop()
+        time.sleep(0.3)
+        with pytest.raises(httpx.ConnectError):
+            server.get("/healthz")  # nobody new is let in
+        retriever.gate.set()
+        assert [job.result().json()["result"][0][0]["id"] for job in held] == ["q0", "q1", "q2"]
+
+
+# -- the command ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def corpus_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    rows = [
+        {"id": f"p{n}", "title": f"Town {n}", "text": f"Town {n} lies on the river Aln{n % 3}."}
+        for n in range(20)
+    ]
+    (folder / "passages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    question = {"id": "q", "question": "Where is town 7?", "answers": ["Aln1"], "split": "dev"}
+    (folder / "questions.jsonl").write_text(json.dumps({**question, "supporting_ids": ["p7"]}) + "\n")
+    return folder
+
+
+@contextlib.contextmanager
+def command(*arguments: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`searchgym index serve …` on a free port, in a process; gives it and its url."""
+    code = "from searchgym.commands import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "index", "serve", *arguments, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"(http://\S+)/retrieve", line)
+        if found is None:
+            raise AssertionError(f"{line!r}, {process.communicate()[1]}")
+        yield process, found[1]
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def alive(process: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def children(process: int) -> list[int]:
+    return [
+        child
+        for child in map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
+        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
+    ]
+
+
+def test_a_built_index_is_served_and_an_episode_played_against_it(
+    corpus_folder: Path, tmp_path: Path
+) -> None:
+    index = tmp_path / "index"
+    assert main(["index", "build", "--corpus", str(corpus_folder), "--out", str(index)]) == 0
+    with command(str(index), cwd=tmp_path) as (process, url):
+        env = gym.make(
+            "searchgym:SearchQA-v0",
+            corpus=str(corpus_folder),
+            split="dev",
+            retriever={"name": "remote", "url": url},
+        )
+        env.reset(seed=0)
+        observation, _, _, _, info = env.step("<search>town 7</search>")
+        assert "Town 7 lies on the river Aln1." in observation
+        assert info["hits"][0]["id"] == "p7"
+        *_, info = env.step("<answer>Aln1</answer>")
+        assert info["outcome"]["em"] == 1.0
+        assert info["outcome"]["recall"] == 1.0
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+        env.reset(seed=0)
+        env.unwrapped.rules.retriever._inner._attempts = 1  # type: ignore[attr-defined]
+        observation, _, terminated, truncated, info = env.step("<search>town 8</search>")
+        assert (observation, terminated, truncated, info["valid_for_training"]) == ("", False, True, False)
+        assert info["outcome"]["stop_reason"] == "retrieval_failed"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+def test_workers_share_the_work_are_replaced_and_end_with_their_parent(
+    corpus_folder: Path, tmp_path: Path
+) -> None:
+    options = ("bm25", "--corpus", str(corpus_folder), "--workers", "2")
+    with command(*options, cwd=tmp_path) as (process, url):
+        ask = {"queries": ["town 7"], "topk": 1}
+        assert (
+            httpx.post(f"{url}/retrieve", json=ask, trust_env=False, timeout=30).json()["result"][0][0]["id"]
+            == "p7"
+        )
+        wait_for(lambda: len(children(process.pid)) == 2)
+        victim, other = children(process.pid)
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: len({*children(process.pid)} - {victim}) == 2)
+        for n in range(20):
+            ask = {"queries": [f"town {n}"], "topk": 1}
+            answer = httpx.post(f"{url}/retrieve", json=ask, trust_env=False, timeout=30)
+            assert answer.json()["result"][0][0]["id"] == f"p{n}"
+        page = httpx.get(f"{url}/metrics", trust_env=False).text
+        # Counted by whichever worker answered, summed over all; a killed one may take its counts with it.
+        assert float(re.findall(r'requests_total\{status="200"\} (\S+)', page)[0]) >= 20
+        workers = children(process.pid)
+        assert other in workers
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert not any(map(alive, workers))
+    with command(*options, cwd=tmp_path) as (process, url):
+        httpx.get(f"{url}/healthz", trust_env=False, timeout=30)
+        wait_for(lambda: len(children(process.pid)) == 2)
+        workers = children(process.pid)
+        process.kill()
+        wait_for(lambda: not any(map(alive, workers)))
+
+
+def test_ctrl_c_ends_it_quietly(corpus_folder: Path, tmp_path: Path) -> None:
+    with command("bm25", "--corpus", str(corpus_folder), cwd=tmp_path) as (process, url):
+        assert httpx.get(f"{url}/healthz", trust_env=False, timeout=30).status_code == 200
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+        assert (process.returncode, err.strip()) == (130, "interrupted")
+
+
+def test_what_cannot_be_served_is_said_in_one_line(corpus_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    run = CliRunner().invoke
+    from searchgym.corpora.service_command import serve
+
+    def error(*arguments: str) -> str:
+        result = run(serve, arguments)
+        assert result.exception is not None
+        return f"{type(result.exception).__name__}: {result.exception}"
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        message = error("bm25", "--corpus", str(corpus_folder), "--port", port)
+    assert re.match(rf"ConfigError: address 127.0.0.1:{port} cannot be used .*choose another with", message)
+    assert "no directory of an index: give one, or name a retriever and its --corpus" in error(
+        "nowhere", "--port", "0"
+    )
+    assert "no usable index" in error(str(tmp_path / "empty"), "--port", "0")
+    assert "unknown retriever 'bm52'" in error("bm52", "--corpus", str(corpus_folder), "--port", "0")
+    assert "unknown corpus" in error("bm25", "--corpus", "nowhere", "--port", "0")
+    assert "cannot be used" in error("bm25", "--corpus", str(corpus_folder), "--host", "no.such.host.invalid")
+    assert "topk=5 is more than max_topk=3" in error("bm25", "--topk", "5", "--max-topk", "3")
+    assert issubclass(IndexMismatchError, ConfigError)
+
+
+def test_an_address_of_the_network_is_warned_about(corpus_folder: Path, tmp_path: Path) -> None:
+    with command("bm25", "--corpus", str(corpus_folder), "--host", "0.0.0.0", cwd=tmp_path) as (process, url):
+        port = url.rpartition(":")[2]
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False, timeout=30).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+        assert err == "anyone who reaches this address can search: no password is asked for\n"
+
+
+def test_without_the_extra_it_is_named_and_the_other_commands_work(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['fastapi'] = None\n"
+        "from searchgym.commands import main\n"
+        "status = main(['index', 'serve', 'bm25', '--corpus', 'country'])\n"
+        "print(status, main(['index', '--help']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert "the retrieval service needs the module 'fastapi': pip install \"searchgym[serve]\"" in done.stderr
+    assert done.stdout.endswith("2 0\n")
+
+
+def test_a_remote_retriever_can_be_served_again(small_corpus: Any) -> None:
+    """A chain of two servers, as a gateway would be: still the same answers."""
+    index = BM25.build(small_corpus)
+    with Server(index, small_corpus) as inner:
+        first = open_remote(small_corpus, url=inner.url)
+        with Server(first, small_corpus) as outer:
+            second = open_remote(small_corpus, url=outer.url)
+            assert isinstance(second, RemoteRetriever)
+            assert second.search(["river", "bridge"], 5) == index.search(["river", "bridge"], 5)
+            assert dataclasses.is_dataclass(Limits)
