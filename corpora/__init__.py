@@ -13,18 +13,25 @@ if TYPE_CHECKING:
     from .cache import cached_directory, home, verify_directory
     from .indexes import Estimate, IndexBackend, build_index, open_index
     from .jsonl import JsonlCorpus, open_jsonl
+    from .remote import open_remote
+    from .service import Limits, create_app
+    from .serving import serve
 
 __all__ = [
     "BM25",
     "Estimate",
     "IndexBackend",
     "JsonlCorpus",
+    "Limits",
     "build_index",
     "cached_directory",
+    "create_app",
     "home",
     "open_bm25",
     "open_index",
     "open_jsonl",
+    "open_remote",
+    "serve",
     "verify_directory",
 ]
 
@@ -33,12 +40,16 @@ _MODULES = {
     "Estimate": "indexes",
     "IndexBackend": "indexes",
     "JsonlCorpus": "jsonl",
+    "Limits": "service",
     "build_index": "indexes",
     "cached_directory": "cache",
+    "create_app": "service",
     "home": "cache",
     "open_bm25": "bm25",
     "open_index": "indexes",
     "open_jsonl": "jsonl",
+    "open_remote": "remote",
+    "serve": "serving",
     "verify_directory": "cache",
 }
 

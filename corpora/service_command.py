@@ -100,7 +100,6 @@ def serve(
     Environments reach it with retriever={"name": "remote", "url": "http://127.0.0.1:8000"}.
     """
     from .service import Limits
-    from .serving import Source
     from .serving import serve as run
 
     limits = Limits(
@@ -113,5 +112,5 @@ def serve(
         window=window_ms / 1000,
         cache_bytes=cache_mb * 2**20,
     )
-    source = Source(read_spec(index), None if corpus is None else read_spec(corpus))
-    run(source, host=host, port=port, workers=workers, limits=limits, grace=grace)
+    searched = None if corpus is None else read_spec(corpus)
+    run(read_spec(index), searched, host=host, port=port, workers=workers, limits=limits, grace=grace)

@@ -73,7 +73,8 @@ class Source:
 
 
 def serve(
-    source: Source,
+    index: Spec,
+    corpus: Spec | None = None,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -84,7 +85,8 @@ def serve(
     """Serve an index until SIGINT or SIGTERM; requests in flight are answered before it returns.
 
     Args:
-        source: what to serve.
+        index: a directory of a built index; or the spec of a retriever, which needs the corpus.
+        corpus: the spec of the corpus; None: the one recorded in the directory.
         host: address to listen on. Nobody is asked for a password: open it to a network you trust only.
         port: 0 takes a free one; the line printed at the start says which.
         workers: processes that answer, each with the index mapped from the same files and a cache of its own.
@@ -98,13 +100,14 @@ def serve(
     if workers < 1:
         raise ConfigError(f"workers={workers}: use a whole number >= 1")
     limits = limits or Limits()
+    source = Source(index, corpus)
     listener = _bind(host, port)
     with listener:
-        retriever, corpus = source.open()  # also with several workers: what is wrong is said once, and here
+        retriever, opened = source.open()  # also with several workers: what is wrong is said once, and here
         address, used = listener.getsockname()[:2]
         url = f"http://[{address}]:{used}" if ":" in address else f"http://{address}:{used}"
         print(
-            f"serving {retriever.name} of {corpus.name} ({len(corpus.passages):,} passages) on {url}/retrieve, "
+            f"serving {retriever.name} of {opened.name} ({len(opened.passages):,} passages) on {url}/retrieve, "
             f"{workers} worker{'s' if workers > 1 else ''}; Ctrl-C stops",
             flush=True,
         )
@@ -112,7 +115,7 @@ def serve(
             print("anyone who reaches this address can search: no password is asked for", file=sys.stderr)
         listener.listen(_BACKLOG)
         if workers == 1:
-            _run(create_app(retriever, corpus, limits), listener, grace)
+            _run(create_app(retriever, opened, limits), listener, grace)
         else:
             _supervise(workers, (source, limits, listener, grace), grace)
 
