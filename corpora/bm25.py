@@ -1,40 +1,46 @@
-"""Embedded BM25: the default retriever, on bm25s.
+"""Embedded BM25: the default retriever. No server, no Java; one directory of memory-mapped files.
 
-Score of passage d for query q (Kamphuis et al. 2020, the variant "Lucene (accurate)"; tf counts term t in d):
+Score of passage d for query q (Robertson & Zaragoza 2009, as Lucene computes it; tf counts term t in d):
 
     score(q, d) = sum over t in q of  ln(1 + (N - df_t + 0.5) / (df_t + 0.5))
                                       * tf(t, d) / (tf(t, d) + k1 * (1 - b + b * |d| / avgdl))
 
-bm25s computes every term's contribution to every passage once, at build time, and stores them by term. What
-is ours is the search over that table, because bm25s's own leaves equal scores in arbitrary order:
+As in Lucene, |d| is rounded down to one of 256 lengths (exact up to 40 words); a word counts at most 255 times in a
+passage. What is promised beyond the formula:
 
 1. Hits come by falling score, equal scores by id, and this holds across the cut at k too.
 2. A passage without any word of the query is not a hit, so there may be fewer than k.
-3. A query is searched alone or in any batch with the same result, byte for byte.
+3. A query is searched alone or in any batch with the same result, byte for byte, and by numpy or compiled by numba
+   with the same result too: both sum the terms in the same order.
+
+The table is written by `bm25_build`; `bm25_compiled` is the search for large corpora, brought in by `bm25_loader`.
+The library bm25s, on which this began, is a reference in the tests: it needs all postings in memory to build (4.4 GB
+for a million passages), reads all postings of every query word, and leaves equal scores in arbitrary order.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import operator
-import os
-import secrets
-import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import mmap
+import tempfile
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.errors import ConfigError, CorpusError, IndexMismatchError
+from searchgym.errors import ConfigError
 from searchgym.question import Corpus, Passage
 from searchgym.retriever import Hit, SearchResult
 
-from .cache import damage, digest, read_key, seal
-from .indexes import Estimate, IndexBackend, Progress
+from . import bm25_loader
+from .arguments import check_k, check_queries
+from .bm25_build import build_table, estimate_table, parts_table
+from .cache import digest
+from .indexes import Estimate, IndexBackend, Progress, open_index, quiet
 from .text import TOKENIZER, stem, words
 
 __all__ = ["BM25", "BM25_BACKEND", "MAX_QUERY_TERMS", "open_bm25"]
@@ -42,54 +48,78 @@ __all__ = ["BM25", "BM25_BACKEND", "MAX_QUERY_TERMS", "open_bm25"]
 MAX_QUERY_TERMS = 1024
 """Distinct known words of a query that are used, the first ones (Lucene's clause limit): bounds the work."""
 
-_FORMAT = 1
+_FORMAT = 2
 # What is kept at hand; a table that is full starts afresh.
 _KNOWN_WORDS = 100_000
 _KNOWN_PASSAGES = 50_000  # a corpus may compute or decode a passage each time it is asked
-_PROGRESS_FROM = 100_000  # passages from which building takes long enough to show progress
-
-_Posting = tuple[NDArray[np.int32], NDArray[np.float32]]
+_KNOWN_SCORES = 4_000_000  # scores of (word, passage) pairs that numpy's search computed, 12 bytes each
+_COMPILED_FROM = 50_000  # passages from which numba is worth its start
 
 
 class _Table(NamedTuple):
-    """The scores of every (term, passage) pair, by term: term t owns `starts[t]:starts[t + 1]`."""
+    """What `bm25_build.build_table` wrote. Term t owns `starts[t]:starts[t + 1]` of positions and counts."""
 
     positions: NDArray[np.int32]
-    scores: NDArray[np.float32]
+    counts: NDArray[np.uint8]
     starts: NDArray[np.int64]
-    vocabulary: dict[str, int]
+    most: NDArray[np.float64]
+    lengths: NDArray[np.uint8]
+    terms: bytes | mmap.mmap
+    term_starts: NDArray[np.int64]
+    facts: dict[str, int]
+
+
+class _Term(NamedTuple):
+    """A term of the index, as searching needs it."""
+
+    number: int
+    start: int
+    end: int
+    idf: float
+    bound: float  # the most that a passage gains by it
+
+
+_QueryTerm = tuple[float, int, int, _Term]
+"""Minus what a passage gains by it at most, its number, how often the query has it, itself: sorts as it is summed."""
+
+_Found = tuple[NDArray[Any], NDArray[np.float64]]
+"""The positions of the best passages and their scores, in order."""
 
 
 class BM25:
     """A BM25 index over the passages of a corpus; implements `searchgym.Retriever`.
 
-    Make one with `BM25.build`, `BM25.open` or, cached on disk, `open_bm25`. Titles are searched with the
-    texts. Searching needs no locks and may be done from many threads.
+    Made by `open_bm25` (cached on disk), `open_index` (a directory of its own) or `BM25.build` (in memory). Titles
+    are searched with the texts. Searching takes no locks and may be done from many threads and after a fork.
 
     Attributes:
         name: "bm25".
-        index_hash: digest of the corpus, the settings, the tokenizer and the version of bm25s.
+        index_hash: digest of the corpus, the settings, the tokenizer and the format.
         settings: k1, b and shuffle.
     """
 
     name = "bm25"
 
     def __init__(
-        self, corpus: Corpus, settings: dict[str, Any], table: _Table, directory: Path | None
+        self, corpus: Corpus, settings: Mapping[str, Any], table: _Table, directory: Path | None
     ) -> None:
-        self.settings = settings
+        self.settings = dict(settings)
         self.index_hash = digest(_key(corpus, settings))
         self._corpus = corpus
         self._passages = corpus.passages
-        self._count = len(self._passages)
+        self._count = table.facts["passages"]
         self._table = table
         self._directory = directory
-        self._postings: dict[str, _Posting | None] = {}
+        average = table.facts["words"] / self._count
+        self._parts = parts_table(settings["k1"], settings["b"], average)
+        self._words: dict[str, _Term | None] = {}
+        self._scored: dict[int, tuple[NDArray[np.int32], NDArray[np.float64]]] = {}
+        self._scored_size = 0
         self._seen: dict[int, Passage] = {}
 
     @classmethod
     def build(cls, corpus: Corpus, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> BM25:
-        """Index a corpus in memory.
+        """Index a corpus, and keep the index in memory only.
 
         Args:
             corpus: its passages must be ordered by id.
@@ -104,80 +134,50 @@ class BM25:
             CorpusError: the corpus is empty, holds no words, or is not sorted by id.
         """
         settings = _check_settings(k1, b, shuffle)
-        return cls(corpus, settings, _index(corpus, settings), None)
-
-    @classmethod
-    def open(cls, directory: str | os.PathLike[str], corpus: Corpus) -> BM25:
-        """Open a saved index, memory-mapped: a large one costs no more to open than a small one.
-
-        Raises:
-            IndexMismatchError: the directory is no index, or one of another corpus, tokenizer or version, or
-                it is damaged.
-        """
-        directory = Path(directory)
-        again = "Build it again: BM25.build(corpus).save(directory)."
-        problem = damage(directory)
-        if problem is not None:
-            raise IndexMismatchError(f"no usable BM25 index in {directory}: {problem}. {again}")
-        key = read_key(directory)
-        settings = key.get("settings")
-        if key.get("backend") != cls.name or not isinstance(settings, dict):
-            raise IndexMismatchError(f"{directory} holds something else than a BM25 index. {again}")
-        for what, ours in _key(corpus, settings).items():
-            if key.get(what) != ours:
-                raise IndexMismatchError(
-                    f"the BM25 index in {directory} is of another {what}: {key.get(what)!r}, not {ours!r} "
-                    f"(corpus {corpus.name!r}). {again}"
-                )
-        return cls(corpus, settings, _load(directory), directory)
-
-    def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write the index to a directory that is empty or does not exist yet.
-
-        Raises:
-            ConfigError: the directory has something in it.
-        """
-        directory = Path(directory)
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise ConfigError(
-                f"{directory} is not empty: save the index to a new directory, or remove it first"
-            )
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        work = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.tmp")
-        work.mkdir()
-        try:
-            self._write(work)
-            seal(work, self.name, _key(self._corpus, self.settings))
-            if directory.exists():
-                directory.rmdir()
-            work.rename(directory)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="searchgym-") as directory:
+            build_table(corpus, settings, Path(directory), quiet)
+            return cls(corpus, settings, _load(Path(directory), mapped=False), None)
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """Search a batch; see `searchgym.Retriever.search`.
 
         Any string is a query. One without any word of the corpus has the empty result. Repeated words count
-        as often as they occur; of a very long query the first `MAX_QUERY_TERMS` distinct words are used.
+        as often as they occur; of a very long query the first `MAX_QUERY_TERMS` distinct terms are used.
 
         Raises:
             ConfigError: k is not a whole number >= 1, or `queries` is not a sequence of strings.
         """
-        limit = min(_check_k(k), self._count)  # a k beyond the corpus must not size the arrays below
-        if isinstance(queries, str):
-            raise ConfigError(f"queries is one string ({queries[:40]!r}): pass a list of strings")
-        return [self._search(query, limit) for query in queries]
+        limit = min(check_k(k), self._count)  # a k beyond the corpus must not size arrays
+        large = self._count >= _COMPILED_FROM
+        best = self._best_compiled if large and bm25_loader.ready() else self._best
+        results: list[SearchResult] = []
+        for query in check_queries(queries):
+            terms = self._query_terms(query)
+            if not terms:
+                results.append([])
+                continue
+            positions, scores = best(terms, limit)
+            hits = []
+            for position, score in zip(positions.tolist(), scores.tolist(), strict=True):
+                passage = self._seen.get(position) or self._fetch(position)
+                hits.append(Hit(passage.id, passage.title, passage.text, score))
+            results.append(hits)
+        if large:
+            bm25_loader.fetch()  # after the first answer, which should not wait for it
+        return results
 
-    def _search(self, query: str, k: int) -> SearchResult:
-        postings = self._query_postings(query)
-        if not postings:
-            return []
-        # Scores are summed in the order of the query's words, so identical passages get identical sums.
+    def _best(self, terms: Sequence[_QueryTerm], k: int) -> _Found:
+        """The best passages and their scores, by numpy: every posting is read."""
         # Seen as a matrix, the greatest score of each column bounds the k-th best from below: a cheap and
         # exact way to discard nearly all passages before sorting. At least 2 k columns make the bound tight.
         columns = max(128, 4 * k)
         rows = -(-self._count // columns)
-        where, what = zip(*postings, strict=True)
+        where, what = [], []
+        for _, _, times, term in terms:
+            positions, gains = self._scored.get(term.number) or self._score(term)
+            where.append(positions)
+            what.append(gains if times == 1 else gains * times)
+        scores: NDArray[Any]
         scores = np.bincount(np.concatenate(where), np.concatenate(what), rows * columns)
         best = scores.reshape(rows, columns).max(axis=0)
         best.sort()
@@ -187,42 +187,70 @@ class BM25:
         order = (-values).argsort(kind="stable")[
             :k
         ]  # stable: equal scores stay in order of position, so of id
-        hits = []
-        for position, score in zip(candidates[order].tolist(), values[order].tolist(), strict=True):
-            passage = self._seen.get(position) or self._fetch(position)
-            hits.append(Hit(passage.id, passage.title, passage.text, score))
-        return hits
+        return candidates[order], values[order]
 
-    def _query_postings(self, query: str) -> list[_Posting]:
-        """The postings of the query's words, each scaled by how often the word occurs in the query."""
-        if not isinstance(query, str):
-            raise ConfigError(f"query {query!r} is of type {type(query).__name__}: pass a string")
-        counts: dict[str, int] = {}
+    def _best_compiled(self, terms: Sequence[_QueryTerm], k: int) -> _Found:
+        """The same, compiled: see `bm25_compiled.search`."""
+        search = bm25_loader.ready()
+        assert search is not None
+        table = self._table
+        postings = np.array([(term.start, term.end) for _, _, _, term in terms], np.int64)
+        weights = np.array([(term.idf, times, -negative) for negative, _, times, term in terms], np.float64)
+        found, scores = np.empty(k, np.int32), np.empty(k, np.float64)
+        size = search(
+            table.positions, table.counts, table.lengths, self._parts, postings, weights, found, scores
+        )
+        return found[:size], scores[:size]
+
+    def _query_terms(self, query: str) -> list[_QueryTerm]:
+        """The terms of a query, in the order in which their gains are summed."""
+        counts: dict[_Term, int] = {}
         for word in words(query):
-            counts[word] = counts.get(word, 0) + 1
-        found = []
-        for word, count in counts.items():
             try:
-                posting = self._postings[word]
+                term = self._words[word]
             except KeyError:
-                posting = self._look_up(word)
-            if posting is not None:
-                found.append(posting if count == 1 else (posting[0], posting[1] * np.float32(count)))
-                if len(found) == MAX_QUERY_TERMS:
-                    break
+                term = self._look_up(word)
+            if term is not None and (term in counts or len(counts) < MAX_QUERY_TERMS):
+                counts[term] = counts.get(term, 0) + 1
+        return sorted((-term.bound * times, term.number, times, term) for term, times in counts.items())
+
+    def _look_up(self, word: str) -> _Term | None:
+        found = None
+        term = stem([word]).get(word)
+        if term is not None:
+            table, wanted = self._table, term.encode()
+            starts, count = table.term_starts, len(table.most)
+
+            def text(number: int) -> bytes:
+                return table.terms[starts[number] : starts[number + 1] - 1]
+
+            number = bisect_left(range(count), wanted, key=text)
+            if number < count and text(number) == wanted:
+                start, end = table.starts[number : number + 2].tolist()
+                frequency = end - start
+                idf = math.log(1 + (self._count - frequency + 0.5) / (frequency + 0.5))
+                found = _Term(number, start, end, idf, idf * table.most.item(number))
+        if len(self._words) >= _KNOWN_WORDS:
+            self._words = {}
+        self._words[word] = found
         return found
 
-    def _look_up(self, word: str) -> _Posting | None:
-        posting = None
-        term = stem([word]).get(word)
-        if term in self._table.vocabulary:
-            column = self._table.vocabulary[term]
-            start, end = self._table.starts[column : column + 2].tolist()
-            posting = (self._table.positions[start:end], self._table.scores[start:end])
-        if len(self._postings) >= _KNOWN_WORDS:
-            self._postings = {}
-        self._postings[word] = posting
-        return posting
+    def _score(self, term: _Term) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Where a term occurs, and what each passage gains by it."""
+        table = self._table
+        positions = table.positions[term.start : term.end]
+        codes = table.counts[term.start : term.end].astype(np.int64)
+        codes *= 256
+        codes += table.lengths[positions]
+        gains = self._parts[codes]
+        gains *= term.idf
+        size = len(gains)
+        if size <= _KNOWN_SCORES // 4:
+            if self._scored_size + size > _KNOWN_SCORES:
+                self._scored, self._scored_size = {}, 0
+            self._scored[term.number] = positions, gains
+            self._scored_size += size
+        return positions, gains
 
     def _fetch(self, position: int) -> Passage:
         if len(self._seen) >= _KNOWN_PASSAGES:
@@ -230,19 +258,9 @@ class BM25:
         passage = self._seen[position] = self._passages[position]
         return passage
 
-    def _write(self, directory: Path) -> None:
-        table = self._table
-        for name, array in (
-            ("positions", table.positions),
-            ("scores", table.scores),
-            ("starts", table.starts),
-        ):
-            np.save(directory / f"{name}.npy", array, allow_pickle=False)
-        (directory / "vocabulary.json").write_text(json.dumps(table.vocabulary), "utf-8")
-
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._directory is not None:  # workers map the same file instead of copying it
-            return (BM25.open, (self._directory, self._corpus))
+        if self._directory is not None:  # workers map the same files instead of copying them
+            return (open_index, (self._directory, self._corpus))
         return (BM25, (self._corpus, self.settings, self._table, None))
 
 
@@ -258,14 +276,13 @@ class BM25Backend(IndexBackend):
         return _key(corpus, settings)
 
     def estimate(self, corpus: Corpus, settings: Mapping[str, Any]) -> Estimate:
-        count = len(corpus.passages)
-        return Estimate(disk=600 * count, memory=4500 * count)
+        return estimate_table(corpus)
 
     def build(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path, progress: Progress) -> None:
-        BM25.build(corpus, **settings)._write(directory)
+        build_table(corpus, settings, directory, progress)
 
     def open(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path) -> BM25:
-        return BM25(corpus, dict(settings), _load(directory), directory)
+        return BM25(corpus, settings, _load(directory, mapped=True), directory)
 
 
 BM25_BACKEND = BM25Backend()
@@ -289,7 +306,6 @@ def _key(corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
         "corpus": corpus.hash,
         "settings": dict(settings),
         "tokenizer": TOKENIZER,
-        "bm25s": importlib.metadata.version("bm25s"),
     }
 
 
@@ -302,72 +318,22 @@ def _check_settings(k1: object, b: object, shuffle: object) -> dict[str, Any]:
     return {"k1": float(k1), "b": float(b), "shuffle": shuffle}  # type: ignore[arg-type]  # checked above
 
 
-def _check_k(k: object) -> int:
-    try:
-        number = operator.index(k)  # type: ignore[arg-type]  # also numpy's integers
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(k, bool):
-        raise ConfigError(f"k={k!r}: use a whole number >= 1")
-    return number
-
-
-def _index(corpus: Corpus, settings: dict[str, Any]) -> _Table:
-    import bm25s  # takes a while (numba), and only building needs it
-
-    show = len(corpus.passages) >= _PROGRESS_FROM and sys.stderr.isatty()
-    word_terms: dict[str, int | None] = {}  # every distinct word once; None for stop words
-    vocabulary: dict[str, int] = {}
-    documents = []
-    for passage in _in_order(corpus, show):
-        found = words(f"{passage.title}\n{passage.text}")
-        new = [word for word in dict.fromkeys(found) if word not in word_terms]
-        if new:
-            stems = stem(new)
-            for word in new:
-                term = stems.get(word)
-                word_terms[word] = None if term is None else vocabulary.setdefault(term, len(vocabulary))
-        documents.append([term for term in map(word_terms.__getitem__, found) if term is not None])
-    if not vocabulary:
-        raise CorpusError(f"corpus {corpus.name!r} has {len(documents)} passages and no word to search for")
-    index = bm25s.BM25(k1=settings["k1"], b=settings["b"], method="lucene")
-    index.index((documents, vocabulary), create_empty_token=False, show_progress=show)
-    positions = index.scores["indices"].astype(np.int32, copy=False)
-    if settings["shuffle"] is not None:
-        positions = _derangement(len(documents), settings["shuffle"])[positions]
-    return _Table(
-        positions, index.scores["data"], index.scores["indptr"].astype(np.int64, copy=False), vocabulary
-    )
-
-
-def _in_order(corpus: Corpus, show: bool) -> Iterator[Passage]:
-    """All passages, checking that position order is id order, on which the order of ties rests."""
-    from rich.console import Console
-    from rich.progress import track
-
-    previous: str | None = None
-    console = Console(stderr=True)
-    for passage in track(corpus.passages, f"Reading {corpus.name}", console=console, disable=not show):
-        if previous is not None and passage.id <= previous:
-            raise CorpusError(
-                f"corpus {corpus.name!r} is not sorted by id: {passage.id!r} follows {previous!r}; sort it"
-            )
-        previous = passage.id
-        yield passage
-
-
-def _derangement(count: int, seed: int) -> NDArray[np.int32]:
-    """A random cycle through all positions, so that none stays in place (if there are two or more)."""
-    order = np.random.RandomState(seed).permutation(count)  # RandomState: its stream is frozen for ever
-    target = np.empty(count, np.int32)
-    target[order] = np.roll(order, -1)
-    return target
-
-
-def _load(directory: Path) -> _Table:
+def _load(directory: Path, *, mapped: bool) -> _Table:
     def array(name: str) -> NDArray[Any]:
         # As a plain array over the same map: slicing a memmap costs ten times as much.
-        return np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+        loaded = np.load(directory / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False)
+        loaded.flags.writeable = False
+        return np.asarray(loaded)
 
-    vocabulary = json.loads((directory / "vocabulary.json").read_text("utf-8"))
-    return _Table(array("positions"), array("scores"), array("starts"), vocabulary)
+    with (directory / "terms.txt").open("rb") as file:
+        terms = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if mapped else file.read()
+    return _Table(
+        positions=array("positions"),
+        counts=array("counts"),
+        starts=array("starts"),
+        most=array("most"),
+        lengths=array("lengths"),
+        terms=terms,
+        term_starts=array("term_starts"),
+        facts=json.loads((directory / "bm25.json").read_text("utf-8")),
+    )

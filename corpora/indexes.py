@@ -29,6 +29,7 @@ from searchgym.question import Corpus
 from searchgym.retriever import Retriever
 
 from .cache import cached_directory, damage, digest, finish_directory, read_key
+from .room import free_disk, human
 
 __all__ = [
     "Estimate",
@@ -295,17 +296,17 @@ def _fill(
 
 def _refuse_what_cannot_fit(backend: IndexBackend, corpus: Corpus, estimate: Estimate, work: Path) -> None:
     done = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
-    free = shutil.disk_usage(work).free + done  # what an earlier build left is counted in the estimate
+    free = free_disk(work) + done  # what an earlier build left is counted in the estimate
     about = f"the {backend.name} index of {corpus.name!r} ({len(corpus.passages):,} passages)"
     if estimate.disk > free:
         raise ConfigError(
-            f"{about} needs {_size(estimate.disk)} of disk to build, and {work.parent} has {_size(free)}: "
+            f"{about} needs {human(estimate.disk)} of disk to build, and {work.parent} has {human(free)}: "
             "make room, or build it elsewhere"
         )
     available = available_memory()
     if available is not None and estimate.memory > available:
         raise ConfigError(
-            f"{about} needs {_size(estimate.memory)} of memory to build, and {_size(available)} are available: "
+            f"{about} needs {human(estimate.memory)} of memory to build, and {human(available)} are available: "
             "close something, or build it on a larger machine and copy the directory"
         )
 
@@ -337,13 +338,3 @@ def _absolute(spec: Spec | None) -> Spec | None:
     if isinstance(spec, dict) and isinstance(spec.get("path"), str):
         return {**spec, "path": os.path.abspath(spec["path"])}
     return spec
-
-
-def _size(count: int) -> str:
-    """A number of bytes as people read it, e.g. "1.4 GB"."""
-    number = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.{0 if unit == 'bytes' else 1}f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

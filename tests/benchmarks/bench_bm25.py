@@ -22,7 +22,8 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"
 import bm25s  # noqa: E402
 import Stemmer  # noqa: E402
 
-from searchgym.corpora.bm25 import BM25, open_bm25  # noqa: E402
+from searchgym.corpora import build_index, open_index  # noqa: E402
+from searchgym.corpora.bm25 import BM25, BM25_BACKEND, open_bm25  # noqa: E402
 from searchgym.opening import open_corpus  # noqa: E402
 from searchgym.retriever import CachedRetriever  # noqa: E402
 
@@ -50,8 +51,8 @@ def main() -> None:
 
     build = min(seconds(lambda: BM25.build(corpus)) for _ in range(3))
     with tempfile.TemporaryDirectory() as directory:
-        BM25.build(corpus).save(Path(directory) / "index")
-        opened = min(seconds(lambda: BM25.open(Path(directory) / "index", corpus)) for _ in range(5))
+        index = build_index(BM25_BACKEND, corpus, Path(directory) / "index")
+        opened = min(seconds(lambda: open_index(index, corpus)) for _ in range(5))
     ours = open_bm25(corpus)
 
     stemmer = Stemmer.Stemmer("porter")
