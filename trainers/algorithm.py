@@ -1,5 +1,6 @@
 """What a training algorithm is. One algorithm, one file; the shared loop calls these hooks in this order:
 
+    training_rules(rules)        -> the rules to collect under     once, before anything is played
     collect(policy, envs, tasks) -> groups of episodes            play
     rewards(group)               -> one reward per episode
     select(groups)               -> the groups worth learning from
@@ -14,7 +15,7 @@ papers: `credit` alone), or subclass `grpo.GRPO` to keep its KL term, clipping v
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
 from searchgym.rollouts import collect
+from searchgym.rules import Rules
 from searchgym.vector import SearchVectorEnv
 
 from .batch import Batch, cut_by_cost
@@ -33,7 +35,15 @@ from .groups import Credit, Group, Groups
 from .objective import Aggregation, clipped_surrogate, group_advantages
 from .tasks import TaskSampler
 
-__all__ = ["Algorithm", "Loss", "Settings", "play_groups", "token_logprobs"]
+__all__ = [
+    "Algorithm",
+    "Loss",
+    "Settings",
+    "each_token",
+    "play_groups",
+    "token_logprobs",
+    "training_envs",
+]
 
 
 @dataclass(frozen=True)
@@ -78,12 +88,14 @@ class Algorithm:
         settings: an instance of it.
         rng: the one source of randomness of the algorithm; saved in checkpoints. Set by `setup`.
         token_budget: tokens per forward pass in `prepare`; the loop sets what its configuration says.
+        module_lr: learning rates of extra modules, as multiples of the run's; 1 for those not named.
     """
 
     settings_class: ClassVar[type[Settings]] = Settings
     settings: Settings
     rng: np.random.Generator
     token_budget: int = 16384
+    module_lr: Mapping[str, float] = {}
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         self.settings = parse_settings(self.settings_class, settings or {})
@@ -96,12 +108,24 @@ class Algorithm:
         """Modules optimised, saved and resumed with the policy, e.g. a critic. Asked once, after `setup`."""
         return {}
 
+    def training_rules(self, rules: Rules) -> Rules:
+        """The rules episodes are collected under, given the environment's: these by default.
+
+        Override it to refuse an environment that lacks what the algorithm needs (a judge, a reward term), and to
+        add what exists for training only (the feedback act): evaluations leave that out again. It may be asked
+        more than once, so its own answer must satisfy it.
+
+        Raises:
+            ConfigError: the algorithm cannot learn under these rules.
+        """
+        return rules
+
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
         """Play an iteration's episodes: every question of `tasks.draw()`, `group_size` times.
 
         Args:
             policy: acts; records tokens and log-probabilities.
-            envs: a `SearchVectorEnv`.
+            envs: a `SearchVectorEnv` under `training_rules`.
             tasks: gives the task ids of an iteration; draw again for more.
         """
         return play_groups(policy, envs, tasks.draw(), self.settings.group_size, self.rng)
@@ -148,14 +172,36 @@ def play_groups(
     return [episodes[i : i + group_size] for i in range(0, len(episodes), group_size)]
 
 
-@torch.no_grad()
+def training_envs(algorithm: Algorithm, envs: SearchVectorEnv) -> SearchVectorEnv:
+    """The environments an algorithm collects in: the same ones, or others under its `training_rules`."""
+    if not hasattr(envs, "rules"):  # a stand-in: an algorithm whose own `collect` plays elsewhere
+        return envs
+    rules = algorithm.training_rules(envs.rules)
+    return envs if rules is envs.rules else SearchVectorEnv.from_rules(rules, envs.num_envs)
+
+
 def token_logprobs(policy: Policy, samples: Sequence[Sample], budget: int) -> Tensor:
     """Log-probabilities of all sampled tokens under the current weights, [N] on the CPU, in passes of `budget`."""
+    return each_token(policy, samples, budget, lambda outputs: outputs.logprobs_N)
+
+
+@torch.no_grad()
+def each_token(
+    policy: Policy, samples: Sequence[Sample], budget: int, value: Callable[[TokenOutputs], Tensor]
+) -> Tensor:
+    """One number per sampled token from what the current weights say of it, [N] on the CPU.
+
+    Args:
+        policy: is evaluated without gradients.
+        samples: the sequences.
+        budget: tokens per forward pass.
+        value: makes [N] numbers of the outputs of one pass.
+    """
     costs = [policy.cost(sample) for sample in samples]
     parts: list[Tensor] = [torch.empty(0)] * len(samples)
     for indices in cut_by_cost(costs, budget):
-        outputs = policy.evaluate_tokens([samples[i] for i in indices])
+        values = value(policy.evaluate_tokens([samples[i] for i in indices])).cpu()
         lengths = [sum(samples[i].segment.mask) for i in indices]
-        for i, part in zip(indices, torch.split(outputs.logprobs_N.cpu(), lengths), strict=True):
+        for i, part in zip(indices, torch.split(values, lengths), strict=True):
             parts[i] = part
     return torch.cat(parts) if parts else torch.empty(0)

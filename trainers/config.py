@@ -64,13 +64,18 @@ class TrainConfig:
 def make_config(values: Mapping[str, Any]) -> TrainConfig:
     """A checked `TrainConfig` from some of its fields.
 
-    The default question filter belongs to the default environment: naming an environment drops it.
+    The default question filter belongs to the default questions: naming an environment, a corpus, types or hops
+    drops it; other arguments of the environment leave it.
 
     Raises:
         ConfigError: see `parse_settings`.
     """
     if "env" in values:
         values = {"env_options": {}, **values}
+    else:
+        given, filtered = values.get("env_options"), TrainConfig().env_options
+        if isinstance(given, dict) and not {"corpus", *filtered} & given.keys():
+            values = {**values, "env_options": {**filtered, **given}}
     return parse_settings(TrainConfig, values, "training option")
 
 
@@ -113,15 +118,23 @@ def _check(what: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any
         arms = typing.get_args(hint)
         if value is None and type(None) in arms:
             return None
-        hint = next(a for a in arms if a is not type(None))
-        return _check(what, value, hint, metadata)
+        words = [w for a in arms if typing.get_origin(a) is typing.Literal for w in typing.get_args(a)]
+        if isinstance(value, float) and math.isinf(value):
+            value = str(value)  # infinity is not JSON: where it is allowed, it is a word
+        if value in words:
+            return value
+        rest = [a for a in arms if a is not type(None) and typing.get_origin(a) is not typing.Literal]
+        return _check(what, value, rest[0], {**metadata, "type": _type_name(hint)})
     kind = origin or hint
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{what} is {value!r} ({type(value).__name__}): it takes a {_type_name(hint)}")
+        wanted = metadata.get("type") or _type_name(hint)
+        raise ConfigError(f"{what} is {value!r} ({type(value).__name__}): it takes a {wanted}")
+    if kind is dict:  # infinity is not JSON, and these values go into config.json
+        return {k: str(v) if isinstance(v, float) and math.isinf(v) else v for k, v in value.items()}
     if kind in (int, float):
         low, high = metadata.get("low"), metadata.get("high")
         if (
@@ -137,6 +150,8 @@ def _check(what: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any
 def _type_name(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " | ".join(_type_name(arm) for arm in typing.get_args(hint))
     return (
         getattr(hint, "__name__", str(hint))
         if not typing.get_args(hint)

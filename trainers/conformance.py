@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
 from searchgym.episode import Episode, Outcome, Round, Segment, StopReason
 from searchgym.errors import CheckpointError, TrainingError
+from searchgym.judges.protocol import Verdict, no_verdict
 
 from .algorithm import Algorithm
 from .batch import Batch, micro_batches, pack
@@ -126,8 +127,11 @@ def make_episode(
 def synthetic_groups(
     policy: TabularPolicy, groups: int = 4, group_size: int = 4, seed: int = 0
 ) -> list[Group]:
-    """Groups of episodes of one to four rounds with unequal rewards; every third has a segment per round."""
-    rng = np.random.default_rng(seed)
+    """Groups of episodes of one to four rounds with unequal rewards; every third has a segment per round.
+
+    All rounds are judged; some searches are feedback acts instead, which nobody judges.
+    """
+    rng, verdicts = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     made: list[Group] = []
     for g in range(groups):
         group: Group = []
@@ -140,6 +144,7 @@ def synthetic_groups(
             reward = float(i == 0) if i < 2 else float(rng.integers(2))
             name = f"e{seed}-{g}-{i}"
             group.append(make_episode(segments, reward, episode_id=name, group_id=f"g{g}", task_id=f"t{g}"))
+            _judge(group[-1], verdicts)
         made.append(group)
     return made
 
@@ -294,12 +299,24 @@ def _make_round(uid: str, index: int, final: bool, reward: float) -> Round:
         observation="" if final else "text",
         reward=reward if final else 0.0,
         reward_terms={"em": reward} if final else {},
-        judge={"status": "off", "utility": None, "reasoning": None},
+        judge=no_verdict("off"),
         feedback={},
         policy_version=0,
         temperature=1.0,
         top_p=1.0,
     )
+
+
+def _judge(episode: Episode, rng: np.random.Generator) -> None:
+    for round_ in episode.rounds:
+        if round_.action["kind"] == "search" and rng.random() < 0.2:
+            round_.action.update(kind="feedback", queries=[], draft="no")
+            round_.hits, round_.retrieval["status"] = [], "none"
+            episode.outcome.assisted = True
+            episode.outcome.searches -= 1
+        else:
+            utility, reasoning = rng.integers(2, size=2).tolist()
+            round_.judge = Verdict.ok(utility, reasoning, "synthetic").to_info()
 
 
 def _fail(message: str) -> None:

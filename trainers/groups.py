@@ -45,6 +45,9 @@ class Tokens:
 class Groups(Sequence[Group]):
     """The groups an algorithm learns from in one iteration: a sequence of lists of episodes.
 
+    Raises:
+        TrainingError: rewards that are not one finite number per episode, or tokens of a round that is not there.
+
     Attributes:
         rewards: one float64 array per group, the reward of each episode. Read this rather than
             `episode.reward`: it includes an algorithm's own reward terms and the permuted control.
@@ -58,7 +61,7 @@ class Groups(Sequence[Group]):
         self._groups = [list(group) for group in groups]
         if rewards is None:
             rewards = [[episode.reward for episode in group] for group in self._groups]
-        self.rewards = [np.asarray(r, dtype=np.float64) for r in rewards]
+        self.rewards = [_checked_rewards(r, group) for r, group in zip(rewards, self._groups, strict=True)]
         self.episodes: list[Episode] = list(chain.from_iterable(self._groups))
         self.samples = [
             Sample(episode, segment)
@@ -99,6 +102,21 @@ class Groups(Sequence[Group]):
         return Tokens(sample_N, episode_N, round_N, logprobs[sampled])
 
 
+def _checked_rewards(rewards: ArrayLike, group: Group) -> NDArray[np.float64]:
+    r_G = np.asarray(rewards, dtype=np.float64)
+    if r_G.shape != (len(group),):
+        raise TrainingError(
+            f"rewards of a group of {len(group)} episodes have shape {r_G.shape}: give one finite number per episode"
+        )
+    if not np.isfinite(r_G).all():
+        at = int(np.flatnonzero(~np.isfinite(r_G))[0])
+        raise TrainingError(
+            f"the reward of episode {group[at].episode_id!r} (task {group[at].task_id!r}) is {r_G[at]}: rewards must "
+            "be finite; look at the reward term or the trainer's rewards() that made it"
+        )
+    return r_G
+
+
 def sampled_tokens(episode: Episode) -> int:
     """Number of tokens the policy sampled in an episode."""
     return sum(sum(segment.mask) for segment in episode.segments)
@@ -129,7 +147,7 @@ def drop_invalid(groups: Sequence[Group]) -> tuple[list[Group], dict[str, int]]:
 
 @dataclass(frozen=True)
 class Credit:
-    """Advantages, at the resolution the algorithm works at. Build it with one of the three class methods.
+    """Advantages, at the resolution the algorithm works at. Build it with one of the class methods.
 
     Attributes:
         unit: what one value belongs to.
@@ -161,6 +179,22 @@ class Credit:
     ) -> Credit:
         """One value per sampled token: `values[group][episode]`, the episode's tokens with mask 1 in order."""
         return cls("token", [[np.asarray(v, dtype=np.float64) for v in g] for g in values], metrics or {})
+
+    @classmethod
+    def flat(
+        cls,
+        unit: Literal["round", "token"],
+        values: NDArray[np.float64],
+        groups: Groups,
+        metrics: dict[str, float] | None = None,
+    ) -> Credit:
+        """The same from one array: all rounds of `groups.episodes` in order, or all N sampled tokens."""
+        if unit == "round":
+            counts = [len(episode.rounds) for episode in groups.episodes]
+        else:
+            counts = np.bincount(groups.tokens.episode_N, minlength=len(groups.episodes)).tolist()
+        arrays = iter(np.split(values, np.cumsum(counts)[:-1]) if counts else [])
+        return cls(unit, [[next(arrays) for _ in group] for group in groups], metrics or {})
 
     def to_tokens(self, groups: Groups) -> NDArray[np.float64]:
         """The advantage of every sampled token of `groups`, shape [N].

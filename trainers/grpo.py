@@ -114,8 +114,12 @@ class GRPO(Algorithm):
             with self._reference.swapped_in():
                 groups.columns["ref_logprobs"] = token_logprobs(policy, groups.samples, self.token_budget)
 
+    def advantages(self, groups: Groups) -> list[NDArray[np.float64]]:
+        """The advantage of each episode over its group, one array per group: what other rules redistribute."""
+        return [group_advantages(r_G, self.settings.advantage) for r_G in groups.rewards]
+
     def credit(self, groups: Groups) -> Credit:
-        return Credit.per_episode([group_advantages(r_G, self.settings.advantage) for r_G in groups.rewards])
+        return Credit.per_episode(self.advantages(groups))
 
     def loss(self, batch: Batch, outputs: TokenOutputs) -> Loss:
         s = self.settings

@@ -24,7 +24,7 @@ from searchgym.evaluation import Estimate, EvalResult, evaluate
 from searchgym.tape import tape_of
 from searchgym.vector import SearchVectorEnv
 
-from .algorithm import Algorithm, Loss
+from .algorithm import Algorithm, Loss, training_envs
 from .batch import Batch, micro_batches, minibatches, pack
 from .checkpoint import load_checkpoint, load_policy, save_checkpoint
 from .config import TrainConfig
@@ -80,7 +80,7 @@ class Trainer:
     Args:
         policy: is trained; at its initial weights.
         algorithm: see `Algorithm`.
-        envs: where episodes are played; handed to `algorithm.collect`.
+        envs: where episodes are played, under `algorithm.training_rules`; handed to `algorithm.collect`.
         tasks: the questions.
         config: iterations, learning rate and so on.
         run: where it is recorded; when it holds checkpoints, the loop continues from the last one.
@@ -100,7 +100,8 @@ class Trainer:
         display: Display | None = None,
         evaluator: Callable[[Policy], EvalResult] | None = None,
     ) -> None:
-        self.policy, self.algorithm, self.envs, self.tasks = policy, algorithm, envs, tasks
+        self.policy, self.algorithm, self.tasks = policy, algorithm, tasks
+        self.envs = training_envs(algorithm, envs)
         self.config, self.run, self.display = config, run, display or Display()
         self._evaluator = evaluator or self._evaluate_on_envs
         self.iteration = 0
@@ -116,16 +117,22 @@ class Trainer:
         algorithm.token_budget = config.token_budget
         algorithm.setup(policy, self._generators["algorithm"])
         self._extra = algorithm.extra_modules()
-        named = {f"policy.{n}": p for n, p in policy.module.named_parameters() if p.requires_grad}
-        for module, body in self._extra.items():
-            named |= {f"{module}.{n}": p for n, p in body.named_parameters() if p.requires_grad}
-        self._names, self._parameters = list(named), list(named.values())
-        if not named:
+        parts = {
+            name: {f"{name}.{n}": p for n, p in module.named_parameters() if p.requires_grad}
+            for name, module in {"policy": policy.module, **self._extra}.items()
+        }
+        self._names = [name for part in parts.values() for name in part]
+        self._parameters = [p for part in parts.values() for p in part.values()]
+        if not parts["policy"]:
             raise ConfigError(
                 f"agent {policy.name!r} has no weights that require gradients: nothing to train"
             )
         self._optimizer = torch.optim.AdamW(
-            self._parameters,
+            [
+                {"params": list(part.values()), "lr": config.lr * algorithm.module_lr.get(name, 1.0)}
+                for name, part in parts.items()
+                if part
+            ],
             lr=config.lr,
             weight_decay=config.weight_decay,
             fused=_can_fuse(self._parameters),
@@ -255,13 +262,16 @@ class Trainer:
                         raise self._not_finite("loss", micro)
                     loss.total.backward()  # type: ignore[no-untyped-call]
                     self._measure(metrics, micro, outputs, loss)
-                norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.grad_clip)
-                if not torch.isfinite(norm):
+                norms = [  # each module's own: a critic's error must not shorten the policy's step
+                    torch.nn.utils.clip_grad_norm_(part["params"], config.grad_clip)
+                    for part in self._optimizer.param_groups
+                ]
+                if not all(torch.isfinite(norm) for norm in norms):
                     raise self._not_finite("gradient", minibatch)
                 self._optimizer.step()
                 self.policy.version += 1
                 metrics.updates += 1
-                metrics.add({"grad_norm": norm})
+                metrics.add({"grad_norm": norms[0]})
 
     @torch.no_grad()
     def _measure(self, metrics: UpdateMetrics, batch: Batch, outputs: TokenOutputs, loss: Loss) -> None:

@@ -22,7 +22,7 @@ from searchgym.errors import ConfigError, RunDirectoryError
 from searchgym.rollouts import open_agent
 from searchgym.vector import SearchVectorEnv, make_vec
 
-from .algorithm import Algorithm
+from .algorithm import Algorithm, training_envs
 from .config import TrainConfig, make_config, parse_settings
 from .loop import Result, Trainer
 from .progress import Display
@@ -117,7 +117,7 @@ def _open_parts(config: TrainConfig) -> _Parts:
     torch.manual_seed(config.seed)  # an agent that draws its initial weights draws the same ones again
     num_envs = config.num_envs or config.questions * algorithm.settings.group_size
     arguments = {**config.env_options, "split": config.split, **_tapes(config)}
-    envs = make_vec(config.env, num_envs, **arguments)
+    envs = training_envs(algorithm, make_vec(config.env, num_envs, **arguments))
     if config.eval_episodes and not envs.task_ids(config.eval_split):
         raise ConfigError(
             f"no questions to evaluate on in split {config.eval_split!r}: set eval_episodes to 0"
