@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import logging
 import re
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -300,3 +303,14 @@ def test_an_unknown_option_and_a_missing_module(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.delitem(__import__("sys").modules, f"searchgym.judges.{module}", raising=False)
     with pytest.raises(MissingExtraError, match=r"judge 'llm' needs the module 'openai'.*searchgym\[judge\]"):
         plugins.load("judges", "llm")
+
+
+def test_the_page_names_every_option_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "judges-llm.md").read_text("utf-8")
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    shown = {name.strip("` "): default.strip("` ") for names, default in rows for name in names.split(",")}
+    parameters = dict(list(inspect.signature(LLMJudge).parameters.items())[1:])
+    assert shown.pop("model") == ""
+    assert parameters.pop("model").default is None
+    for name, parameter in parameters.items():
+        assert json.loads(shown[name]) == parameter.default, name
