@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,8 +21,10 @@ from searchgym.question import Corpus, find_passage
 from searchgym.scoring import sub_exact_match
 
 from .cache import home
+from .dump import estimate_dump, import_dump
 from .hub import KNOWN, HubSet, find_set
 from .index_commands import read_spec
+from .indexes import shown_progress
 from .jsonl import JsonlCorpus
 from .room import free_disk, human
 
@@ -71,13 +75,11 @@ def info(spec: str, as_json: bool) -> None:
     table.add_row("passages", f"{facts['passages']:,}")
     for split, count in facts["questions"].items():
         table.add_row(f"questions, {split}", f"{count:,}")
-    if "questions_with_gold_passages" in facts:
+    if facts["questions"] and "questions_with_gold_passages" in facts:
         table.add_row("with gold passages", f"{facts['questions_with_gold_passages']:,}")
-        for what in ("passages", "questions"):
-            if facts[f"{what}_passed_over"]:
-                table.add_row(
-                    f"{what} passed over", f"{facts[f'{what}_passed_over']:,} (blank or unanswerable)"
-                )
+    for what in ("passages", "questions"):
+        if facts.get(f"{what}_passed_over"):
+            table.add_row(f"{what} passed over", f"{facts[f'{what}_passed_over']:,} (blank or unanswerable)")
     table.add_row("hash", facts["hash"])
     if isinstance(facts.get("origin"), dict):
         for part in _origins(facts["origin"]):
@@ -137,6 +139,65 @@ def check(spec: str, as_json: bool) -> None:
         elif isinstance(value, int | str):
             table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else shown(value))
     Console().print(table)
+
+
+@corpus.command("import-dump", context_settings=_HELP)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Directory of the corpus; new or empty."
+)
+@click.option("--words", default=100, show_default=True, help="Words of a passage.")
+@click.option("--keep-disambiguation", is_flag=True, help="Keep disambiguation pages.")
+@click.option(
+    "--disambiguation-template",
+    "templates",
+    multiple=True,
+    help="A template that marks disambiguation pages, beside the English Wikipedia's. Repeatable.",
+)
+@click.option(
+    "--workers", type=int, default=None, help="Processes that clean articles.  [default: one per core]"
+)
+@_json
+def import_wikipedia(
+    file: Path,
+    out: Path,
+    words: int,
+    keep_disambiguation: bool,
+    templates: tuple[str, ...],
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Cut the articles of a Wikipedia dump, FILE (pages-articles.xml.bz2), into passages.
+
+    Says first how much disk that takes. Interrupted or killed, the same command goes on where it was.
+    """
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if file.is_file() and not as_json:
+        click.echo(
+            f"{file}: {human(file.stat().st_size)}; the passages take at most {human(estimate_dump(file))} "
+            f"({human(free_disk(out))} free)"
+        )
+    with shown_progress() as progress:
+        import_dump(
+            file,
+            out,
+            words=words,
+            keep_disambiguation=keep_disambiguation,
+            disambiguation_templates=templates,
+            workers=workers,
+            progress=progress,
+        )
+    card = json.loads((out / "card.json").read_text("utf-8"))
+    if as_json:
+        click.echo(json.dumps(card))
+        return
+    click.echo(
+        f"{out}: {card['passages']:,} passages of {card['articles']:,} articles; of {card['pages']:,} pages passed "
+        f"over {card['redirects']:,} redirects, {card['disambiguation']:,} disambiguation pages, "
+        f"{card['other_namespaces']:,} of other namespaces and {card['empty']:,} without text; "
+        f"{card['failures']:,} could not be read"
+    )
 
 
 def _facts(opened: Corpus) -> dict[str, Any]:
