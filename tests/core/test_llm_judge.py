@@ -151,9 +151,9 @@ def test_two_unreadable_replies_are_an_error(
 def test_a_passing_failure_is_tried_again(
     llm_stub: StubLLM, llm_options: dict[str, Any], behaviour: str
 ) -> None:
-    llm_stub.latency = 0.05
+    llm_stub.latency = 0.3 if behaviour == "slow" else 0.0
     llm_stub.behave = lambda number, body: behaviour if number == 0 else "ok"
-    (verdict,) = LLMJudge(**llm_options, timeout=0.5).judge(traces(1))
+    (verdict,) = LLMJudge(**llm_options, timeout=1.5).judge(traces(1))
     assert (verdict.status, verdict.utility) == ("ok", 1.0)
     assert len(llm_stub.bodies) == 2
 
@@ -163,7 +163,7 @@ def test_retry_after_is_waited_for(llm_stub: StubLLM, llm_options: dict[str, Any
     started = time.monotonic()
     (verdict,) = LLMJudge(**llm_options).judge(traces(1))
     assert verdict.status == "ok"
-    assert 1.0 <= time.monotonic() - started < 3.0  # the header says 1; the back-off alone would be under 0.5
+    assert time.monotonic() - started >= 1.0  # the header says 1; the back-off alone would be 0.5 at most
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_lasting_failure_is_an_error(
 ) -> None:
     llm_stub.latency = 0.05
     llm_stub.behave = lambda number, body: behaviour
-    judge = LLMJudge(**llm_options, timeout=0.2, retries=1)
+    judge = LLMJudge(**llm_options, timeout=0.2 if behaviour == "slow" else 20, retries=1)
     (verdict,) = judge.judge(traces(1))
     assert (verdict.status, verdict.utility, verdict.reasoning) == ("error", None, None)
     assert re.search(reason, verdict.reason), verdict.reason
