@@ -16,11 +16,12 @@ from rich.table import Table
 from searchgym import plugins
 from searchgym.commands.play import shown
 from searchgym.conformance import check_corpus
+from searchgym.errors import CorpusError
 from searchgym.opening import open_corpus
 from searchgym.question import Corpus, find_passage
 from searchgym.scoring import sub_exact_match
 
-from .cache import home
+from .cache import home, verify_directory
 from .dump import estimate_dump, import_dump
 from .hub import KNOWN, HubSet, find_set
 from .index_commands import read_spec
@@ -125,8 +126,10 @@ def check(spec: str, as_json: bool) -> None:
 
     The first thing that is wrong is named with file, line, reason and the next move. Exit code 2 then.
     """
-    opened = open_corpus(read_spec(spec))
     with Console(stderr=True).status("checking"):
+        if (Path(spec) / "manifest.json").is_file() and (problems := verify_directory(Path(spec))):
+            raise CorpusError(f"{spec} is damaged: {'; '.join(problems)}. Make it again")
+        opened = open_corpus(read_spec(spec))
         check_corpus(opened)
         facts = {**_facts(opened), **_statistics(opened)}
     if as_json:

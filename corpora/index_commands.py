@@ -43,7 +43,12 @@ class _IndexGroup(click.Group):
         except ImportError as error:  # must not take the other commands with it
             reason = f"index serve cannot be loaded: {error}"
 
-            @click.command("serve", short_help="(cannot be loaded; run it to see why)", add_help_option=False)
+            @click.command(
+                "serve",
+                short_help="(cannot be loaded; run it to see why)",
+                add_help_option=False,
+                context_settings={"ignore_unknown_options": True},
+            )
             @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
             def broken(rest: tuple[str, ...]) -> None:
                 raise click.ClickException(reason)
