@@ -38,6 +38,8 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "invalid_rounds": mean([r.action.get("kind") == "invalid" for r in rounds]),
         "truncated": mean([e.truncated for e in episodes]),
         "assisted": mean([e.outcome.assisted for e in episodes]),
+        "assisted_em": mean([e.outcome.em for e in episodes if e.outcome.assisted]),
+        "unassisted_em": mean([e.outcome.em for e in episodes if not e.outcome.assisted]),
         "judged": mean([r.judge["status"] == "ok" for r in rounds]),
         "judge_errors": sum(r.judge["status"] == "error" for e in played for r in e.rounds),
         "contributing": mean([verdict["utility"] * verdict["reasoning"] >= 0.5 for verdict in judged]),
