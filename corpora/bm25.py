@@ -27,7 +27,7 @@ import tempfile
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,8 +177,8 @@ class BM25:
             positions, gains = self._scored.get(term.number) or self._score(term)
             where.append(positions)
             what.append(gains if times == 1 else gains * times)
-        scores: NDArray[Any]
-        scores = np.bincount(np.concatenate(where), np.concatenate(what), rows * columns)
+        sums = np.bincount(np.concatenate(where), np.concatenate(what), rows * columns)
+        scores = cast("NDArray[np.float64]", sums)  # numpy's stubs know only counts
         best = scores.reshape(rows, columns).max(axis=0)
         best.sort()
         bound = best[-k]

@@ -225,7 +225,7 @@ def open_index(directory: str | os.PathLike[str], corpus: Corpus | None = None) 
 def open_index_over(corpus: Corpus, *, path: str) -> Retriever:
     """A built index over a corpus that is open already: what `retriever="path/of/an/index"` comes to.
 
-    The entry point `index` of `searchgym.retrievers`. Raises what `open_index` raises.
+    The entry point `index-directory` of `searchgym.retrievers`. Raises what `open_index` raises.
     """
     return open_index(path, corpus)
 

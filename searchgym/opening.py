@@ -57,7 +57,7 @@ def _canonical(kind: str, name: str, options: dict[str, Any]) -> str:
 
 
 def _stamp(path: Any) -> tuple[Any, ...]:
-    """Where a relative path leads now, and what lies there: a corpus edited meanwhile is opened anew."""
+    """Where a relative path leads now, and what lies there: what was changed meanwhile is opened anew."""
     if not isinstance(path, str) or not os.path.isdir(path):
         return ()
     with os.scandir(path) as entries:
@@ -87,7 +87,7 @@ def open_retriever(spec: Spec | Retriever, corpus: Corpus) -> Retriever:
         return spec
     name, options = split_spec("retriever", spec)
     if name not in plugins.names("retrievers") and os.path.isdir(name):
-        name, options = "index", {"path": os.path.abspath(name), **options}
+        name, options = "index-directory", {"path": os.path.abspath(name), **options}
     retriever = open_shared("retriever", name, options, corpus)
     if not isinstance(retriever, Retriever):
         raise PluginError(f"retriever {name!r} gave a {type(retriever).__name__}, not a searchgym Retriever")
@@ -97,7 +97,8 @@ def open_retriever(spec: Spec | Retriever, corpus: Corpus) -> Retriever:
 def open_shared(kind: str, name: str, options: dict[str, Any], corpus: Corpus | None) -> Any:
     """What a registered factory of retrievers or judges gives for a corpus; the same object for the same call."""
     # Keyed by the corpus object's identity: the entry holds a reference, so the identity cannot be reused.
-    return _open_shared(kind, name, _canonical(kind, name, options), _ByIdentity(corpus))
+    canonical, stamp = _canonical(kind, name, options), _stamp(options.get("path"))
+    return _open_shared(kind, name, canonical, _ByIdentity(corpus), stamp)
 
 
 class _ByIdentity:
@@ -114,7 +115,7 @@ class _ByIdentity:
 
 
 @lru_cache(maxsize=16)
-def _open_shared(kind: str, name: str, options: str, key: _ByIdentity) -> Any:
+def _open_shared(kind: str, name: str, options: str, key: _ByIdentity, stamp: tuple[Any, ...]) -> Any:
     made = call_factory(kind, name, plugins.load(f"{kind}s", name), (key.corpus,), json.loads(options))
     return CachedRetriever(made) if kind == "retriever" and isinstance(made, Retriever) else made
 
