@@ -375,7 +375,9 @@ class _Episode:
             self.hear(_DIALECT.render_invalid("feedback_off", feedback=False))
             return
         level = self.draw.choice(FEEDBACK_LEVELS)
-        pages = {hop.passage_ids[0]: Passage(hop.passage_ids[0], hop.query, "") for hop in self.question.chain}
+        pages = {
+            hop.passage_ids[0]: Passage(hop.passage_ids[0], hop.query, "") for hop in self.question.chain
+        }
         text = write_feedback(self.question, draft, self.seen, level, pages.__getitem__)
         self.hear(_DIALECT.render_feedback(text))
 

@@ -16,11 +16,16 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["fetch", "ready", "wait"]
+__all__ = ["fetch", "installed", "ready", "wait"]
 
 _search: Callable[..., int] | None = None
 _thread: threading.Thread | None = None
 _lock = threading.Lock()
+
+
+def installed() -> bool:
+    """Whether there is a numba to compile with."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def ready() -> Callable[..., int] | None:
@@ -48,7 +53,7 @@ def wait() -> bool:
 
 def _load() -> None:
     global _search
-    if importlib.util.find_spec("numba") is None:
+    if not installed():
         return
     try:
         from . import bm25_compiled

@@ -130,9 +130,9 @@ class LuceneBackend(IndexBackend):
         count = len(corpus.passages)
         some = [corpus.passages[p] for p in range(0, count, max(1, count // _SAMPLED))]
         size = sum(len(p.title) + len(p.text) for p in some) / max(1, len(some)) * count
-        # Measured: the index takes 0.2 of the text and merging writes it once more beside itself; the Java heap
+        # Measured: the index takes 0.17 of the text and merging writes it once more beside itself; the Java heap
         # stays below its buffers and what merging needs, whatever the size.
-        return Estimate(disk=int(0.6 * size) + 2**20, memory=400 * 2**20, seconds=size / 8e6)
+        return Estimate(disk=int(0.45 * size) + 2**20, memory=400 * 2**20, seconds=size / 8e6)
 
     def build(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path, progress: Progress) -> None:
         try:
