@@ -160,7 +160,7 @@ def _render_tag(node: Tag, out: list[str], left_out: Collection[str]) -> None:
 
 def _entity(node: Node) -> str:
     try:
-        character: str = node.normalize()  # type: ignore[attr-defined]
+        character: str = node.normalize()  # type: ignore[attr-defined, unused-ignore]
     except (ValueError, OverflowError):  # no such character
         return ""
     return " " if character == "\xa0" else "" if "\ud800" <= character <= "\udfff" else character
