@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .jsonl import JsonlCorpus, open_jsonl
     from .remote import open_remote
     from .service import Limits, create_app
-    from .serving import serve
+    from .serving import local_service, serve
 
 __all__ = [
     "BM25",
@@ -27,6 +27,7 @@ __all__ = [
     "cached_directory",
     "create_app",
     "home",
+    "local_service",
     "open_bm25",
     "open_index",
     "open_jsonl",
@@ -45,6 +46,7 @@ _MODULES = {
     "cached_directory": "cache",
     "create_app": "service",
     "home": "cache",
+    "local_service": "serving",
     "open_bm25": "bm25",
     "open_index": "indexes",
     "open_jsonl": "jsonl",

@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -30,7 +31,7 @@ try:
 except ModuleNotFoundError as missing:
     raise MissingExtraError("the retrieval service", missing.name or "uvicorn", "serve") from missing
 
-__all__ = ["Source", "serve"]
+__all__ = ["Source", "local_service", "serve"]
 
 _BACKLOG = 2048  # connections that may wait to be accepted, e.g. while workers open the index
 _KEEP_ALIVE = 75  # seconds an idle connection is kept: a policy thinks for longer than uvicorn's five
@@ -115,13 +116,37 @@ def serve(
             print("anyone who reaches this address can search: no password is asked for", file=sys.stderr)
         listener.listen(_BACKLOG)
         if workers == 1:
-            _run(create_app(retriever, opened, limits), listener, grace)
+            _server(create_app(retriever, opened, limits), grace).run([listener])
         else:
             _supervise(workers, (source, limits, listener, grace), grace)
 
 
-def _run(app: Any, listener: socket.socket, grace: int) -> None:
-    """Answer until a signal comes and what was in flight is answered."""
+@contextlib.contextmanager
+def local_service(
+    retriever: Retriever, corpus: Corpus | None = None, limits: Limits | None = None
+) -> Iterator[str]:
+    """The service in a thread of this process, for notebooks and tests; gives its url.
+
+    Leaving the block answers what is in flight and stops it.
+
+        with local_service(index, corpus) as url:
+            remote = open_remote(corpus, url=url)
+    """
+    with _bind("127.0.0.1", 0) as listener:
+        listener.listen(_BACKLOG)  # clients may connect before the thread is that far
+        server = _server(create_app(retriever, corpus, limits), grace=30)
+        thread = threading.Thread(
+            target=server.run, args=([listener],), name="searchgym-service", daemon=True
+        )
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _server(app: Any, grace: int) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -131,7 +156,7 @@ def _run(app: Any, listener: socket.socket, grace: int) -> None:
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=grace,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
 
 
 class _Stop(Exception):
@@ -143,7 +168,7 @@ def _supervise(workers: int, arguments: tuple[Any, ...], grace: int) -> None:
     context = multiprocessing.get_context("spawn")
 
     def start() -> BaseProcess:
-        process = context.Process(target=_work, args=arguments)
+        process = context.Process(target=_work, args=arguments, daemon=True)
         process.start()
         return process
 
@@ -161,7 +186,8 @@ def _supervise(workers: int, arguments: tuple[Any, ...], grace: int) -> None:
         running: list[BaseProcess] = []
         stack.callback(_end, running, grace)
         try:
-            running += [start() for _ in range(workers)]
+            for _ in range(workers):
+                running.append(start())
             while True:
                 wait([process.sentinel for process in running])
                 for dead in [process for process in running if not process.is_alive()]:
@@ -179,10 +205,8 @@ def _supervise(workers: int, arguments: tuple[Any, ...], grace: int) -> None:
 
 
 def _end(running: list[BaseProcess], grace: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # until the workers are gone, which takes `grace` seconds at most
+    for number in (signal.SIGINT, signal.SIGTERM):  # a second one changes nothing: `grace` bounds the wait
+        signal.signal(number, signal.SIG_IGN)
     for process in running:
         process.terminate()
     for process in running:
@@ -212,7 +236,7 @@ def _work(source: Source, limits: Limits, listener: socket.socket, grace: int) -
         except SearchGymError as error:
             print(f"worker {os.getpid()}: {error}", file=sys.stderr, flush=True)
             sys.exit(_CANNOT_START)
-        _run(app, listener, grace)
+        _server(app, grace).run([listener])
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -38,10 +38,10 @@ pytestmark = pytest.mark.skipif(
 )
 if all(importlib.util.find_spec(module) for module in MODULES):
     import httpx
-    import uvicorn
 
     from searchgym.corpora.remote import RemoteRetriever, open_remote
-    from searchgym.corpora.service import Limits, create_app
+    from searchgym.corpora.service import Limits
+    from searchgym.corpora.serving import local_service
 
 
 class Server:
@@ -52,26 +52,14 @@ class Server:
     """
 
     def __init__(self, retriever: Any, corpus: Any = None, **limits: Any) -> None:
-        app = create_app(retriever, corpus, Limits(**limits))
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=10))
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.005)
-
-    def stop(self) -> None:
-        """Tell it to stop, as a signal would, and return at once."""
-        self._server.should_exit = True
+        self._block = local_service(retriever, corpus, Limits(**limits))
 
     def __enter__(self) -> Server:
+        self.url = self._block.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
-        self._thread.join(20)
-        assert not self._thread.is_alive()
+        self._block.__exit__(None, None, None)
 
     def post(self, body: Any = None, **options: Any) -> httpx.Response:
         options |= {"content": body} if isinstance(body, bytes) else {"json": body}
@@ -384,19 +372,29 @@ def test_sixty_four_clients_at_once_all_get_the_answers_of_the_index() -> None:
         assert asyncio.run(all_clients(server.url)) == 64 * 6 * 8
 
 
+def refuses(server: Server) -> bool:
+    try:
+        server.get("/healthz")
+    except httpx.TransportError:
+        return True
+    return False
+
+
 def test_in_flight_requests_are_answered_when_it_is_told_to_stop() -> None:
     retriever = Scripted()
-    with Server(retriever) as server, concurrent.futures.ThreadPoolExecutor(4) as pool:
+    server = Server(retriever)
+    server.__enter__()
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
         retriever.gate.clear()
         held = [pool.submit(server.post, {"queries": [f"q{n}"]}) for n in range(3)]
         wait_for(lambda: retriever.calls)
         time.sleep(0.1)  # the others wait in the queue
-        server.stop()
-        time.sleep(0.3)
-        with pytest.raises(httpx.ConnectError):
-            server.get("/healthz")  # nobody new is let in
+        stopping = pool.submit(server.__exit__)
+        wait_for(lambda: refuses(server))  # nobody new is let in
+        assert not stopping.done()
         retriever.gate.set()
         assert [job.result().json()["result"][0][0]["id"] for job in held] == ["q0", "q1", "q2"]
+        stopping.result(20)
 
 
 # -- the command ---------------------------------------------------------------------------------------------

@@ -1,0 +1,317 @@
+"""Prints what the retrieval service does on 200,000 passages, its client on the same machine, and a plain peer.
+
+    python tests/benchmarks/bench_service.py                        short
+    python tests/benchmarks/bench_service.py --seconds 60           64 clients for a minute
+    python tests/benchmarks/bench_service.py --keep DIR             keeps corpus and index there for the next run
+
+The passages are sentences of the real passages beside the repository, shuffled; without those, of the generated
+world. The peer answers the same protocol over the same index the way retrieval servers are usually written: a
+FastAPI route with a pydantic model in a thread pool, and a dictionary for a cache.
+
+Every answer is compared with the in-process index's: the first one of a request in full, later ones byte by byte with
+the first. `lost` counts requests without an answer of status 200.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import json
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from searchgym.corpora import build_index, open_index
+from searchgym.corpora.wire import read_document, write_document
+from searchgym.opening import open_corpus
+from searchgym.plugins import load
+from searchgym.retriever import Retriever
+
+DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+TOPK = 3  # what Search-R1's clients ask for
+
+
+# -- corpus and queries --------------------------------------------------------------------------------------
+
+
+def raw_material() -> tuple[list[str], list[str]]:
+    """Sentences and questions."""
+    if not DATA.is_dir():
+        corpus = open_corpus("country")
+        texts = [passage.text for passage in corpus.passages]
+        questions = [question.text for split in corpus.splits for question in corpus.questions(split)]
+    else:
+        texts, questions = [], []
+        for name in ("hotpotqa", "2wiki"):
+            with gzip.open(DATA / name / "passages.jsonl.gz", "rt", encoding="utf-8") as file:
+                texts += [json.loads(line)["text"] for line in file]
+            with gzip.open(DATA / name / "questions.jsonl.gz", "rt", encoding="utf-8") as file:
+                questions += [json.loads(line)["question"] for line in file]
+    return [s for text in texts for s in re.split(r"(?<=[.!?]) ", text) if s], questions
+
+
+def write_corpus(folder: Path, count: int, sentences: Sequence[str]) -> None:
+    """Passages of three to five sentences drawn at random."""
+    rng = random.Random(0)
+    folder.mkdir(parents=True)
+    with (folder / "passages.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(count):
+            chosen = rng.choices(sentences, k=rng.randint(3, 5))
+            title = " ".join(chosen[0].split()[:3])
+            file.write(json.dumps({"id": f"{number:07}", "title": title, "text": " ".join(chosen)}) + "\n")
+
+
+def endless_queries(questions: Sequence[str]) -> Iterator[str]:
+    """Questions that never repeat: each has two of its words replaced by words of others."""
+    rng = random.Random(1)
+    seen = set()
+    while True:
+        words = rng.choice(questions).split()
+        for _ in range(2):
+            words[rng.randrange(len(words))] = rng.choice(rng.choice(questions).split())
+        query = " ".join(words)
+        if query not in seen:
+            seen.add(query)
+            yield query
+
+
+# -- the client ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Tally:
+    """What a number of clients saw.
+
+    Attributes:
+        queries: answered. lost: requests without an answer. changed: answers that were another the second time.
+        seconds: of each request.
+        first: the first answer to every request.
+    """
+
+    queries: int = 0
+    lost: int = 0
+    changed: int = 0
+    seconds: list[float] = field(default_factory=list)
+    first: dict[tuple[str, ...], bytes] = field(default_factory=dict)
+
+
+async def client(
+    address: tuple[str, int], requests: Iterator[Sequence[str]], until: float, tally: Tally
+) -> None:
+    """Ask one request after the other on one connection."""
+    reader, writer = await asyncio.open_connection(*address, limit=2**24)
+    for queries in requests:
+        body = json.dumps({"queries": queries, "topk": TOPK, "return_scores": True}).encode()
+        head = f"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        started = time.perf_counter()
+        if started > until:
+            break
+        try:
+            writer.write(head.encode() + body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = int(re.search(rb"content-length: (\d+)", answer, re.IGNORECASE)[1])  # type: ignore[index]
+            payload = await reader.readexactly(length)
+        except (OSError, asyncio.IncompleteReadError):
+            tally.lost += 1
+            reader, writer = await asyncio.open_connection(*address, limit=2**24)
+            continue
+        if not answer.startswith(b"HTTP/1.1 200"):
+            tally.lost += 1
+            continue
+        tally.seconds.append(time.perf_counter() - started)
+        tally.queries += len(queries)
+        tally.changed += tally.first.setdefault(tuple(queries), payload) != payload
+    writer.close()
+
+
+def load_server(url: str, clients: Sequence[Iterator[Sequence[str]]], seconds: float) -> tuple[Tally, float]:
+    """Run clients against a server; what they saw, and queries per second."""
+    tally = Tally()
+    host, port = url.removeprefix("http://").split(":")
+
+    async def run() -> None:
+        until = time.perf_counter() + seconds
+        await asyncio.gather(*(client((host, int(port)), requests, until, tally) for requests in clients))
+
+    started = time.perf_counter()
+    asyncio.run(run())
+    return tally, tally.queries / (time.perf_counter() - started)
+
+
+def batches(queries: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(queries)
+    while True:
+        yield [next(iterator) for _ in range(size)]
+
+
+def choices(pool: Sequence[Sequence[str]], seed: int) -> Iterator[Sequence[str]]:
+    rng = random.Random(seed)
+    while True:
+        yield rng.choice(pool)
+
+
+def unequal(tally: Tally, index: Retriever) -> int:
+    """Requests whose first answer differs from the in-process index's."""
+    wrong = 0
+    for queries, payload in tally.first.items():
+        rows = json.loads(payload)["result"]
+        got = [[(*read_document(hit["document"]), hit["score"]) for hit in row] for row in rows]
+        wrong += got != [[tuple(hit) for hit in hits] for hits in index.search(queries, TOPK)]  # type: ignore[union-attr]
+    return wrong
+
+
+# -- the servers ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def started(*command: str) -> Iterator[str]:
+    """A server process; gives its url once it answers."""
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        url = re.search(r"http://[\d.]+:\d+", process.stdout.readline())[0]  # type: ignore[index]
+        for _ in range(600):
+            try:
+                httpx.post(
+                    f"{url}/retrieve", json={"queries": ["x"], "topk": 1}, timeout=60
+                ).raise_for_status()
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def run_peer(directory: str) -> None:
+    """The plain server."""
+    import uvicorn
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+
+    # A model is looked up by name where annotations are strings.
+    global QueryRequest
+
+    class QueryRequest(BaseModel):
+        queries: list[str]
+        topk: int | None = None
+        return_scores: bool = False
+
+    index = open_index(directory)
+    app = FastAPI()
+    cache: dict[tuple[str, int], list[Any]] = {}
+
+    @app.post("/retrieve")
+    def retrieve(request: QueryRequest) -> dict[str, Any]:
+        topk = request.topk or TOPK
+        missing = [query for query in request.queries if (query, topk) not in cache]
+        for query, hits in zip(missing, index.search(missing, topk), strict=True):
+            assert isinstance(hits, list)
+            cache[query, topk] = [{"document": write_document(hit), "score": hit.score} for hit in hits]
+        return {"result": [cache[query, topk] for query in request.queries]}
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--passages", type=int, default=200_000)
+    parser.add_argument("--retriever", default="bm25")
+    parser.add_argument("--seconds", type=float, default=10, help="of the run of 64 clients")
+    parser.add_argument("--phase", type=float, default=5, help="seconds of every other measurement")
+    parser.add_argument("--warmup", type=float, default=10, help="seconds before the first")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1])
+    parser.add_argument("--window-ms", type=float, nargs="+", default=[2.0])
+    parser.add_argument("--keep", type=Path, help="directory of corpus and index")
+    parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--peer", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peer:
+        run_peer(options.peer)
+        return
+
+    sentences, questions = raw_material()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.keep or Path(temporary)).absolute()
+        os.environ["SEARCHGYM_HOME"] = str(folder / "home")
+        corpus_folder = folder / f"corpus-{options.passages}"
+        if not corpus_folder.exists():
+            write_corpus(corpus_folder, options.passages, sentences)
+        corpus = open_corpus(str(corpus_folder))
+        directory = folder / f"{options.retriever}-{options.passages}"
+        build_index(load("retrievers", options.retriever), corpus, directory, corpus_spec=str(corpus_folder))
+        index = open_index(directory, corpus)
+
+        fresh = endless_queries(questions)
+        servers = {
+            f"service workers={workers} window={window:g}ms": (
+                "-c", "from searchgym.commands import main; main()", "index", "serve", str(directory), "--port", "0",
+                "--workers", str(workers), "--window-ms", str(window),
+            )
+            for workers in options.workers
+            for window in options.window_ms
+        }  # fmt: skip
+        if not options.no_peer:
+            servers["peer"] = (__file__, "--peer", str(directory))
+        for name, command in servers.items():
+            with started(*command) as url:
+                tallies, rates = measure(url, fresh, options)
+            crowd = tallies[-1]
+            waits = sorted(crowd.seconds)
+            wrong = sum(unequal(tally, index) + tally.changed for tally in tallies)
+            print(
+                f"{name}: {options.retriever} passages={len(corpus.passages)} topk={TOPK} "
+                + "".join(f"{what} {rate:.0f} q/s, " for what, rate in rates.items())
+                + f"64 clients for {options.seconds:g} s: {crowd.queries} answered, {crowd.lost} lost, "
+                f"p50 {waits[len(waits) // 2] * 1000:.0f} ms, p99 {waits[int(len(waits) * 0.99)] * 1000:.0f} ms; "
+                f"of all {sum(len(t.seconds) for t in tallies)} requests {wrong} not equal to the in-process index, "
+                f"{sum(t.lost for t in tallies)} lost",
+                flush=True,
+            )
+
+
+def measure(
+    url: str, fresh: Iterator[str], options: argparse.Namespace
+) -> tuple[list[Tally], dict[str, float]]:
+    """All measurements of one server; the last one is of 64 clients."""
+    known = [[next(fresh) for _ in range(32)] for _ in range(64)]
+    rng = random.Random(3)
+    mixed = [[next(fresh) for _ in range(rng.choice([1, 4, 32]))] for _ in range(2000)]
+    phases: dict[str, tuple[Sequence[Iterator[Sequence[str]]], float]] = {
+        "warm-up": ([batches(fresh, 32) for _ in range(4)], options.warmup),
+        "cold B=32x4": ([batches(fresh, 32) for _ in range(4)], options.phase),
+        "cold B=1x8": ([batches(fresh, 1) for _ in range(8)], options.phase),
+        "filling": ([iter(known)], 3600),
+        "cached B=32x4": ([choices(known, seed) for seed in range(4)], options.phase),
+        "cached B=1x8": ([choices([q[:1] for q in known], seed) for seed in range(8)], options.phase),
+        "mixed B=1..32x64": ([choices(mixed, seed) for seed in range(64)], options.seconds),
+    }
+    tallies, rates = [], {}
+    for name, (clients, seconds) in phases.items():
+        tally, rate = load_server(url, clients, seconds)
+        tallies.append(tally)
+        if name not in ("warm-up", "filling"):
+            rates[name] = rate
+    return tallies, rates
+
+
+if __name__ == "__main__":
+    main()
