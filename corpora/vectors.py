@@ -116,8 +116,7 @@ class PublishedVectors:
                 )
             self.count, self.dimension = self._data.shape
             return
-        import faiss
-
+        faiss = load_faiss()
         if (
             not isinstance(self._data, faiss.IndexFlatCodes)
             or self._data.metric_type != faiss.METRIC_INNER_PRODUCT
