@@ -65,7 +65,7 @@ def _load() -> None:
 
 def _before_fork() -> None:
     _lock.acquire()
-    if _thread is not None:
+    if _thread is not None and _thread is not threading.current_thread():
         _thread.join()
 
 
