@@ -22,7 +22,7 @@ from .cache import home as cache_home
 
 __all__ = ["doctor", "examine"]
 
-_BASE = ("gymnasium", "numpy", "rich", "click", "bm25s", "PyStemmer", "platformdirs", "filelock")
+_BASE = ("gymnasium", "numpy", "rich", "click", "PyStemmer", "platformdirs", "filelock")
 _EXTRAS = {
     "train": ("torch", "transformers", "peft", "accelerate", "safetensors", "matplotlib"),
     "dense": ("sentence-transformers", "faiss-cpu"),
