@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_ranking.py --corpus ../shared/data/hotpotqa ../shared/data/2wiki
 
 recall@k is the share of a question's gold passages among the first k hits, averaged over questions; all@10 the
-share of questions with every gold passage among the first 10. The difference is hybrid's minus the better single
+share of questions with every gold passage among the first 10. overlap@10 is the share of Lucene's first 10 passages
+that are among the embedded BM25's first 10. The difference is hybrid's minus the better single
 retriever's in that column; its 95 % interval is a paired bootstrap over questions. A retriever whose extra is not
 installed is left out. The first run encodes the passages (minutes); later ones find them in the cache.
 """
@@ -26,13 +27,20 @@ COLUMNS = ("recall@3", "recall@5", "recall@10", "all@10")
 RESAMPLES = 10_000
 
 
-def scores(retriever: Retriever, questions: list[Question]) -> NDArray[np.float64]:
-    """[questions, columns]"""
-    rows = []
-    for question, hits in zip(questions, retriever.search([q.text for q in questions], 10), strict=True):
+def first_ten(retriever: Retriever, questions: list[Question]) -> list[list[str]]:
+    """The ids of the first 10 hits of every question."""
+    results = retriever.search([q.text for q in questions], 10)
+    for hits in results:
         if not isinstance(hits, list):
             raise hits
-        gold, ids = set(question.supporting_ids), [hit.id for hit in hits]
+    return [[hit.id for hit in hits] for hits in results if isinstance(hits, list)]
+
+
+def scores(found_ids: list[list[str]], questions: list[Question]) -> NDArray[np.float64]:
+    """[questions, columns]"""
+    rows = []
+    for question, ids in zip(questions, found_ids, strict=True):
+        gold = set(question.supporting_ids)
         found = [len(gold.intersection(ids[:k])) / len(gold) for k in (3, 5, 10)]
         rows.append([*found, float(found[-1] == 1)])
     return np.array(rows)
@@ -58,20 +66,25 @@ def main() -> None:
         print(
             f"{Path(place).name}: {len(corpus.passages):,} passages, {len(questions)} questions, recall in %"
         )
-        table: dict[str, NDArray[np.float64]] = {}
+        hits: dict[str, list[list[str]]] = {}
         for name in options.retriever:
             spec = json.loads(name) if name.startswith("{") else name
             try:
-                table[name] = scores(open_retriever(spec, corpus), questions)
+                hits[name] = first_ten(open_retriever(spec, corpus), questions)
             except (MissingExtraError, PluginError) as error:
                 print(f"  {name}: left out ({error})")
         parts = [json.loads(part) if part.startswith("{") else part for part in options.parts]
-        table["hybrid"] = scores(open_retriever({"name": "hybrid", "parts": parts}, corpus), questions)
+        hits["hybrid"] = first_ten(open_retriever({"name": "hybrid", "parts": parts}, corpus), questions)
+        table = {name: scores(found, questions) for name, found in hits.items()}
         for name, rows in table.items():
             shown = "  ".join(
                 f"{column} {value:5.1f}" for column, value in zip(COLUMNS, 100 * rows.mean(0), strict=True)
             )
             print(f"  {name:<8} {shown}")
+        if {"bm25", "lucene"} <= hits.keys():
+            pairs = zip(hits["bm25"], hits["lucene"], strict=True)
+            overlap = np.mean([len(set(ours) & set(theirs)) / max(1, len(theirs)) for ours, theirs in pairs])
+            print(f"  overlap@10 of bm25 with lucene: {overlap:.4f}")
         single = [name for name in options.parts if name in table]
         for column, name in enumerate(COLUMNS):
             best = max(single, key=lambda part: table[part][:, column].mean())
