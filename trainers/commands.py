@@ -40,6 +40,8 @@ def _config_options(function: Any) -> Any:
         else:
             flag = "--" + field.name.replace("_", "-")
             text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}."
+            if field.name == "trainer":
+                text = f"Registered trainer: {', '.join(plugins.names('trainers'))}."
             kind = type(field.default)
             decorate = click.option(
                 flag,

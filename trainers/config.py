@@ -40,6 +40,15 @@ class TrainConfig:
     num_envs: int = option(0, "environments stepped together; 0: one per episode of an iteration", low=0)
     iterations: int = option(50, "collect-and-update rounds", low=0)
     questions: int = option(16, "questions per iteration", low=1)
+    max_episodes: int = option(0, "end after the iteration that reaches so many episodes; 0: never", low=0)
+    max_tokens: int = option(
+        0, "end after the iteration that reaches so many sampled tokens; 0: never", low=0
+    )
+    max_seconds: float = option(
+        0.0,
+        "end after the iteration that reaches so many seconds, evaluations not counted; 0: never",
+        low=0.0,
+    )
     lr: float = option(5e-4, "learning rate of AdamW", low=0.0)
     weight_decay: float = option(0.0, "weight decay of AdamW", low=0.0)
     epochs: int = option(1, "passes over an iteration's episodes", low=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from .algorithm import Algorithm, Loss, training_envs
 from .batch import Batch, micro_batches, minibatches, pack
 from .checkpoint import load_checkpoint, load_policy, save_checkpoint
 from .config import TrainConfig
-from .groups import Group, Groups, drop_invalid
+from .groups import Credit, Group, Groups, drop_invalid
 from .metrics import UpdateMetrics, collection_metrics, estimates, evaluation_row
 from .objective import kl_estimate
 from .progress import Display, draw_curve
@@ -39,6 +39,7 @@ __all__ = ["Result", "Trainer"]
 
 _EVAL_SEED = 0  # the evaluation questions are the same whatever the run's seed
 _KEPT_EPISODE_FILES = 3
+_LEARNING = ("collect", "credit", "prepare", "update")  # the parts of an iteration that a time limit counts
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class Result:
         before, after: metrics of the greedy evaluations; None when there was none.
         metrics: the rows of metrics.jsonl.
         seconds: time spent, interrupted parts included as far as they were recorded.
+        trainer: the loop itself, for further evaluations.
     """
 
     run_dir: Path
@@ -59,6 +61,7 @@ class Result:
     after: dict[str, Estimate] | None
     metrics: list[dict[str, Any]]
     seconds: float
+    trainer: Trainer
 
 
 @dataclass
@@ -87,6 +90,10 @@ class Trainer:
         display: shows progress.
         evaluator: greedy evaluation of the policy; default: `searchgym.evaluate` under the rules of `envs`,
             without judge and feedback act and with plain EM as the reward.
+        probe: measures the credit of an iteration; its numbers are added to the iteration's metrics.
+
+    Attributes:
+        spent: "episodes", sampled "tokens" and "seconds" of collecting and learning so far.
     """
 
     def __init__(
@@ -99,12 +106,14 @@ class Trainer:
         run: RunDirectory,
         display: Display | None = None,
         evaluator: Callable[[Policy], EvalResult] | None = None,
+        probe: Callable[[Groups, Credit], dict[str, float]] | None = None,
     ) -> None:
         self.policy, self.algorithm, self.tasks = policy, algorithm, tasks
         self.envs = training_envs(algorithm, envs)
         self.config, self.run, self.display = config, run, display or Display()
-        self._evaluator = evaluator or self._evaluate_on_envs
+        self._evaluator, self._probe = evaluator, probe
         self.iteration = 0
+        self.spent = {"episodes": 0.0, "tokens": 0.0, "seconds": 0.0}
         self._generators = {
             "algorithm": np.random.default_rng([config.seed, 1]),
             "minibatches": np.random.default_rng([config.seed, 2]),
@@ -147,24 +156,35 @@ class Trainer:
     # -- the run ---------------------------------------------------------------------------------------
 
     def run_to_end(self) -> Result:
-        """Train until `config.iterations`, evaluating and saving on the way, then write curve and summary."""
+        """Train until an end that `config` names, evaluating and saving on the way, then write curve and summary."""
         config, run = self.config, self.run
         with self.display:
             self.display.start(asdict(config), run.path, self.iteration, run.rows("metrics.jsonl"))
             if not run.steps():
                 self._record({"iteration": 0}, [], _Stopwatch())
-            while self.iteration < config.iterations:
+            while not self._ended():
                 watch = _Stopwatch()
                 self.iteration += 1
                 groups, row = self.iterate(watch)
+                self._spend(row, watch.seconds)
                 self._record({"iteration": self.iteration, **row}, groups, watch)
         return self._finish()
+
+    def _ended(self) -> bool:
+        limits = {kind: getattr(self.config, f"max_{kind}") for kind in self.spent}
+        over = any(limit and self.spent[kind] >= limit for kind, limit in limits.items())
+        return over or self.iteration >= self.config.iterations
+
+    def _spend(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+        self.spent["episodes"] += row["episodes"]
+        self.spent["tokens"] += round((row["tokens"] or 0.0) * (row["episodes"] - row["invalid_episodes"]))
+        self.spent["seconds"] += sum(seconds.get(part, 0.0) for part in _LEARNING)
 
     def _record(self, row: dict[str, Any], groups: Sequence[Group], watch: _Stopwatch) -> None:
         """Evaluate if it is time, write the row, save a checkpoint if it is time; the checkpoint comes last,
         so that every row up to it is on disk."""
         config, i = self.config, self.iteration
-        last = i == config.iterations
+        last = self._ended()
         if config.eval_episodes and (i == 0 or last or (config.eval_every and i % config.eval_every == 0)):
             with watch("evaluate"):
                 self.display.evaluating(i)
@@ -198,7 +218,7 @@ class Trainer:
             "after": evaluations[-1] if evaluations else None,
         }
         write_json(self.run.path / "summary.json", summary)
-        return Result(self.run.path, self.policy, before, after, rows, seconds)
+        return Result(self.run.path, self.policy, before, after, rows, seconds, self)
 
     # -- one iteration ---------------------------------------------------------------------------------
 
@@ -219,8 +239,8 @@ class Trainer:
                 algorithm.prepare(self.policy, groups)
             with watch("credit"):
                 credit = algorithm.credit(groups)
-                batch = pack(groups, credit)
-            row |= credit.metrics
+                batch = pack(groups, credit, algorithm.settings.sequence)
+            row |= credit.metrics | (self._probe(groups, credit) if self._probe else {})
             with watch("update"):
                 self._update(batch, update)
         row |= {"updates": update.updates, "policy_version": self.policy.version, **update.result()}
@@ -298,23 +318,31 @@ class Trainer:
 
     # -- evaluation and state ----------------------------------------------------------------------------
 
-    def evaluate(self) -> EvalResult:
-        """Greedy evaluation; leaves the sampling settings and the generator as they were."""
+    def evaluate(self, split: str | None = None, episodes: int | None = None) -> EvalResult:
+        """Greedy evaluation; leaves the sampling settings and the generator as they were.
+
+        Args:
+            split: default: the configuration's, or whatever `evaluator` plays.
+            episodes: questions of that split; None: all.
+        """
         policy = self.policy
         state, greedy = policy.generator.get_state(), policy.greedy
         policy.greedy = True
         try:
-            return self._evaluator(policy)
+            if split is not None:
+                return self._evaluate_on(split, episodes)
+            if self._evaluator is not None:
+                return self._evaluator(policy)
+            return self._evaluate_on(self.config.eval_split, self.config.eval_episodes)
         finally:
             policy.greedy = greedy
             policy.generator.set_state(state)
 
-    def _evaluate_on_envs(self, policy: Policy) -> EvalResult:
-        config = self.config
+    def _evaluate_on(self, split: str, episodes: int | None) -> EvalResult:
         # Without feedback and judge: an evaluation must not have what a deployed agent has not.
         envs = SearchVectorEnv.from_rules(self.envs.rules.for_evaluation(), self.envs.num_envs)
-        ids = random.Random(f"evaluation {config.seed} {self.iteration}")
-        return evaluate(envs, policy, config.eval_episodes, split=config.eval_split, seed=_EVAL_SEED, ids=ids)
+        ids = random.Random(f"evaluation {self.config.seed} {self.iteration}")
+        return evaluate(envs, self.policy, episodes, split=split, seed=_EVAL_SEED, ids=ids)
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
@@ -343,6 +371,10 @@ class Trainer:
             generator.bit_generator.state = counters["generators"][name]
         self.tasks.drawn = counters["tasks_drawn"]
         self.iteration = counters["iteration"]
+        seconds = {row["iteration"]: row for row in self.run.rows("timings.jsonl")}
+        for row in self.run.rows("metrics.jsonl"):
+            if 0 < row["iteration"] <= self.iteration:
+                self._spend(row, seconds.get(row["iteration"], {}))
         if self._tape is not None:
             self._tape.rewind(counters["tape_position"])
 

@@ -7,7 +7,7 @@ result = resume("runs/mine")
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from searchgym.vector import SearchVectorEnv, make_vec
 
 from .algorithm import Algorithm, training_envs
 from .config import TrainConfig, make_config, parse_settings
+from .groups import Credit, Groups
 from .loop import Result, Trainer
 from .progress import Display
 from .run import RunDirectory, default_run_directory
@@ -31,11 +32,14 @@ from .tasks import TaskSampler
 
 __all__ = ["resume", "train"]
 
+Probe = Callable[[Groups, Credit], dict[str, float]]
+
 
 def train(
     config: TrainConfig | Mapping[str, Any] | None = None,
     run_dir: str | Path | None = None,
     display: Display | None = None,
+    probe: Probe | None = None,
 ) -> Result:
     """Train an agent; what `searchgym train` does.
 
@@ -43,6 +47,7 @@ def train(
         config: a `TrainConfig` or some of its fields.
         run_dir: a missing or empty directory; default: a new one under runs/.
         display: shows progress; default: nothing.
+        probe: see `Trainer`.
 
     Raises:
         ConfigError: an option that cannot be used; nothing was written.
@@ -67,16 +72,22 @@ def train(
         "versions": {"searchgym": searchgym.__version__, "torch": torch.__version__, "numpy": np.__version__},
     }
     with RunDirectory.create(path, card) as run:
-        return Trainer(**vars(parts), config=config, run=run, display=display).run_to_end()
+        return Trainer(**vars(parts), config=config, run=run, display=display, probe=probe).run_to_end()
 
 
-def resume(run_dir: str | Path, iterations: int | None = None, display: Display | None = None) -> Result:
+def resume(
+    run_dir: str | Path,
+    iterations: int | None = None,
+    display: Display | None = None,
+    probe: Probe | None = None,
+) -> Result:
     """Continue a run from its last complete checkpoint, bit for bit on a CPU.
 
     Args:
         run_dir: of a run that was interrupted, killed or finished.
         iterations: a new total; default: what the run was started with.
         display: shows progress.
+        probe: see `Trainer`.
 
     Raises:
         RunDirectoryError: not a run directory, or in use.
@@ -88,7 +99,7 @@ def resume(run_dir: str | Path, iterations: int | None = None, display: Display 
         if iterations is not None:
             config = replace(config, iterations=iterations)
         parts = _open_parts(config)
-        trainer = Trainer(**vars(parts), config=config, run=run, display=display)
+        trainer = Trainer(**vars(parts), config=config, run=run, display=display, probe=probe)
         run.update_card(config=asdict(config))
         return trainer.run_to_end()
 
