@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
+from searchgym.errors import ConfigError
 from searchgym.rollouts import collect
 from searchgym.rules import Rules
 from searchgym.vector import SearchVectorEnv
 
-from .batch import Batch, cut_by_cost
+from .batch import Batch, Sequences, cut_by_cost
 from .config import option, parse_settings
 from .groups import Credit, Group, Groups
 from .objective import Aggregation, clipped_surrogate, group_advantages
@@ -59,6 +60,11 @@ class Settings:
     clip_high: float = option(0.2, "the ratio is clipped above at 1 + clip_high", low=0.0)
     aggregation: Aggregation = option(
         "seq-mean-token-mean", "how token losses become one loss; see objective.token_weights"
+    )
+    sequence: Sequences = option(
+        "episode",
+        "what is one sequence for aggregation and minibatches: an episode, or each of its segments (one per "
+        "round where the agent's context is rebuilt)",
     )
     loss_length: int = option(256, "the constant of seq-mean-token-sum-norm, in tokens", low=1)
     permute_rewards: bool = option(
@@ -99,6 +105,11 @@ class Algorithm:
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         self.settings = parse_settings(self.settings_class, settings or {})
+        if self.settings.permute_rewards and self.settings.group_size == 1:
+            raise ConfigError(
+                "permute_rewards permutes inside groups, and group_size is 1: the control would be the run it is "
+                "meant to check; set group_size to 2 or more"
+            )
 
     def setup(self, policy: Policy, rng: np.random.Generator) -> None:
         """Called once before training, with the policy at its initial weights (also when resuming)."""

@@ -108,7 +108,7 @@ def test_what_rewards_adds_stands_at_the_end():
 
 
 def test_the_control_pays_nothing_but_the_permuted_reward():
-    algorithm, policy = ready({"whiten": False, "gamma": 0.0, "permute_rewards": True})
+    algorithm, policy = ready({"whiten": False, "gamma": 0.0, "permute_rewards": True, "group_size": 2})
     one = episode((None,) * 2, 1.0)
     one.rounds[0].reward = 0.5
     groups = Groups([[one]], [[-3.0]])
