@@ -28,10 +28,14 @@ Departures from the paper and its code:
    the released code takes the last round, whatever it is.
 6. Feedback acts and acts cut off by a token limit are rounds without contribution: no judge is asked about them.
    An invalid act is judged like a search.
-7. Only episodes that will be weighed need verdicts; the environment's judge_when=unequal-success asks for no others.
+7. Only episodes that will be weighed need verdicts. With EM as the reward judge_when=unequal-success asks for no
+   others; with another reward a wrong answer can have A > 0, and judge_when=unequal asks for those too.
 8. u and v may lie between 0 and 1. At α = ∞ shares are then proportional to p, as the code's formula says; the
    softmax's limit would be the largest p alone.
-9. No KL term by default; the paper's runs had kl_coef=0.001 with k3.
+9. The loss is grpo.py's by default: no KL term, the mean over an episode's tokens first, no dual clip. The released
+   runs: group_size=4 kl_coef=0.001 aggregation=token-mean dual_clip=3 (the last two are verl's defaults).
+10. The control `permute_rewards` permutes rewards and leaves the verdicts as they are. Weights apply to positive
+   advantages only, so under the control contributing rounds still gain: what it learns, it learns from the judge.
 """
 
 from __future__ import annotations
@@ -91,7 +95,7 @@ class CWGRPO(GRPO):
         s = self.settings
         if s.alpha == 0.0:
             return super().credit(groups)
-        advantages_E = np.concatenate(self.advantages(groups)) if len(groups) else np.zeros(0)
+        advantages_E = np.concatenate(self.advantages(groups))
         rounds_E = [len(episode.rounds) for episode in groups.episodes]
         episode_R = np.repeat(np.arange(len(rounds_E)), rounds_E)
         p_R, known_R, search_R = _read_verdicts(groups.episodes)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from searchgym.episode import Episode
 from searchgym.evaluation import Estimate, EvalResult
 
 from .groups import Group, sampled_tokens
@@ -36,6 +37,8 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "searches": mean([e.outcome.searches for e in episodes]),
         "tokens": mean([sampled_tokens(e) for e in episodes]),
         "invalid_rounds": mean([r.action.get("kind") == "invalid" for r in rounds]),
+        "repeated_searches": mean([again for e in episodes for again in _searched_before(e)]),
+        "repetition": mean([share for r in rounds if (share := _repetition(r.text)) is not None]),
         "truncated": mean([e.truncated for e in episodes]),
         "assisted": mean([e.outcome.assisted for e in episodes]),
         "assisted_em": mean([e.outcome.em for e in episodes if e.outcome.assisted]),
@@ -44,6 +47,25 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "judge_errors": sum(r.judge["status"] == "error" for e in played for r in e.rounds),
         "contributing": mean([verdict["utility"] * verdict["reasoning"] >= 0.5 for verdict in judged]),
     }
+
+
+def _searched_before(episode: Episode) -> list[bool]:
+    """Of each search of an episode, whether it asked nothing that the episode had not asked before."""
+    asked: set[str] = set()
+    again: list[bool] = []
+    for round_ in episode.rounds:
+        queries = {" ".join(query.lower().split()) for query in round_.action.get("queries", ())}
+        if queries:
+            again.append(queries <= asked)
+            asked |= queries
+    return again
+
+
+def _repetition(text: str) -> float | None:
+    """Share of a message's runs of four words that stand in it before; None if it has fewer than five words."""
+    words = text.split()
+    runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return 1.0 - len(set(runs)) / len(runs) if len(runs) > 1 else None
 
 
 class UpdateMetrics:

@@ -20,10 +20,10 @@ Departures:
    without sampled tokens pays at the last token before it.
 3. An episode that ran out of a budget ended there: the value after its last token is 0, not an estimate.
 4. Episodes that infrastructure failures cut short are dropped; groups play no part otherwise (`group_size` 1).
-5. No KL term, and no adaptive one; the learning rate is constant.
+5. No KL term, and no adaptive one; the learning rate is constant. No dual clip (verl caps the loss at -3 Â).
 6. The value loss has no coefficient: the head has a learning rate and a gradient clip of its own, and Adam's steps do
    not depend on the scale of a loss.
-7. The control `permute_rewards` (for `group_size` above 1) pays the permuted reward at the last token; rewards of
+7. The control `permute_rewards` (it needs a `group_size` above 1) pays the permuted reward at the last token; rewards of
    rounds would still tell episodes apart.
 """
 
