@@ -1,7 +1,7 @@
 """Groups and credit become flat arrays, minibatches and micro-batches.
 
-A `Batch` holds samples and, for their N sampled tokens, what a loss needs. Minibatches are cut by episode
-(one optimizer step each), micro-batches by token budget (one forward and backward pass each). Every token
+A `Batch` holds samples and, for their N sampled tokens, what a loss needs. Minibatches are cut by sequence
+(one optimizer step each; a sequence is an episode, unless the settings say otherwise), micro-batches by token budget (one forward and backward pass each). Every token
 carries its weight in the minibatch's loss, so how a minibatch is cut into micro-batches changes nothing.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +22,10 @@ from searchgym.errors import TrainingError
 from .groups import Credit, Groups
 from .objective import Aggregation, token_weights
 
-__all__ = ["Batch", "cut_by_cost", "micro_batches", "minibatches", "pack"]
+__all__ = ["Batch", "Sequences", "cut_by_cost", "micro_batches", "minibatches", "pack"]
+
+Sequences = Literal["episode", "segment"]
+"""What one sequence is, in a loss's mean over sequences and when minibatches are cut: an episode, or each segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,8 @@ class Batch:
     Attributes:
         samples: the sequences, as `Policy.evaluate_tokens` takes them.
         sample_N: index into `samples`, non-decreasing.
-        episode_N, round_N: episode (a number unique in the iteration) and round of each token.
+        sequence_N: the sequence (a number unique in the iteration) of each token, see `Sequences`.
+        round_N: its round.
         counted_N: False for a token that another sample already brings into the loss (a round that branches
             share); its weight is 0.
         old_logprobs_N: log-probability recorded when the token was sampled.
@@ -43,7 +48,7 @@ class Batch:
 
     samples: list[Sample]
     sample_N: Tensor
-    episode_N: Tensor
+    sequence_N: Tensor
     round_N: Tensor
     counted_N: Tensor
     old_logprobs_N: Tensor
@@ -70,7 +75,7 @@ class Batch:
         return Batch(
             [self.samples[i] for i in indices],
             torch.repeat_interleave(torch.arange(len(lengths)), lengths),
-            self.episode_N[at_N],
+            self.sequence_N[at_N],
             self.round_N[at_N],
             self.counted_N[at_N],
             self.old_logprobs_N[at_N],
@@ -83,7 +88,7 @@ class Batch:
     def weighted(self, aggregation: Aggregation, length: int) -> Batch:
         """This batch as a minibatch of its own: its tokens' weights add up to one aggregated loss."""
         counted_N = self.counted_N.numpy()
-        weights_N = token_weights(self.episode_N.numpy(), counted_N, aggregation, length)
+        weights_N = token_weights(self.sequence_N.numpy(), counted_N, aggregation, length)
         share_N = counted_N.astype(np.float32) / max(int(counted_N.sum()), 1)
         return replace(self, weight_N=torch.from_numpy(weights_N), share_N=torch.from_numpy(share_N))
 
@@ -99,7 +104,7 @@ class Batch:
         return replace(self, **moved, columns={n: c.to(device) for n, c in self.columns.items()})
 
 
-def pack(groups: Groups, credit: Credit) -> Batch:
+def pack(groups: Groups, credit: Credit, sequences: Sequences = "episode") -> Batch:
     """All tokens of an iteration with their advantages; weights are set later, minibatch by minibatch.
 
     A round that several branches share (same `Round.uid`) enters the loss once, with the mean of the
@@ -123,7 +128,7 @@ def pack(groups: Groups, credit: Credit) -> Batch:
     whole = Batch(
         groups.samples,
         torch.from_numpy(tokens.sample_N),
-        torch.from_numpy(tokens.episode_N),
+        torch.from_numpy(tokens.episode_N if sequences == "episode" else tokens.sample_N),
         torch.from_numpy(tokens.round_N),
         torch.from_numpy(counted_N),
         torch.from_numpy(tokens.logprobs_N),
@@ -140,13 +145,13 @@ def pack(groups: Groups, credit: Credit) -> Batch:
 def minibatches(
     batch: Batch, count: int, aggregation: Aggregation, length: int, rng: np.random.Generator
 ) -> Iterator[Batch]:
-    """One epoch: episodes in random order, in `count` nearly equal parts (fewer if there are fewer episodes)."""
+    """One epoch: sequences in random order, in `count` nearly equal parts (fewer if there are fewer sequences)."""
     owner_S = np.zeros(len(batch.samples), dtype=np.int64)
-    owner_S[batch.sample_N.numpy()] = batch.episode_N.numpy()
-    episodes, index_S = np.unique(owner_S, return_inverse=True)
-    order = rng.permutation(len(episodes))
-    for part in np.array_split(order, min(count, len(episodes))):
-        chosen = [np.flatnonzero(index_S == episode) for episode in part]
+    owner_S[batch.sample_N.numpy()] = batch.sequence_N.numpy()
+    sequences, index_S = np.unique(owner_S, return_inverse=True)
+    order = rng.permutation(len(sequences))
+    for part in np.array_split(order, min(count, len(sequences))):
+        chosen = [np.flatnonzero(index_S == sequence) for sequence in part]
         yield batch.take(np.concatenate(chosen).tolist()).weighted(aggregation, length)
 
 

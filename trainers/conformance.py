@@ -171,7 +171,7 @@ def check_trainer(algorithm: Algorithm, seed: int = 0) -> None:
         _fail("select() wants no group at all, although rewards differ in every one")
     _check_order(algorithm, policy, played, credit.to_tokens(groups), groups)
     _check_dropped(algorithm, policy, played)
-    _check_loss(algorithm, policy, pack(groups, credit), extra)
+    _check_loss(algorithm, policy, pack(groups, credit, algorithm.settings.sequence), extra)
 
 
 def _credit(algorithm: Algorithm, policy: TabularPolicy, played: Sequence[Group]) -> tuple[Groups, Credit]:

@@ -82,6 +82,26 @@ class Groups(Sequence[Group]):
     def __len__(self) -> int:
         return len(self._groups)
 
+    def round_rewards(self, at_end: bool = False) -> NDArray[np.float64]:
+        """What each round paid, all rounds of `episodes` in order: an episode's add up to its entry in `rewards`.
+
+        The last round pays what `rewards` says beyond the rounds' own (an algorithm's terms, the permuted control).
+
+        Args:
+            at_end: the last round pays everything. The permuted control needs it: what the rounds were paid would
+                still tell the episodes apart.
+        """
+        counts_E = np.array([len(episode.rounds) for episode in self.episodes], dtype=np.int64)
+        paid_R = np.array([r.reward for episode in self.episodes for r in episode.rounds], dtype=np.float64)
+        if at_end:
+            paid_R = np.zeros_like(paid_R)
+        owner_R = np.repeat(np.arange(len(counts_E)), counts_E)
+        own_E = np.bincount(owner_R, paid_R, len(counts_E))
+        wanted_E = np.array(list(chain.from_iterable(self.rewards)), dtype=np.float64)
+        played_E = counts_E > 0
+        paid_R[(np.cumsum(counts_E) - 1)[played_E]] += (wanted_E - own_E)[played_E]
+        return paid_R
+
     def _locate(self) -> Tokens:
         number = {id(episode): i for i, episode in enumerate(self.episodes)}
         segments = [sample.segment for sample in self.samples]

@@ -6,6 +6,7 @@ aggregation modes and clamps follow verl 0.6.1, so that a setting means the same
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -18,10 +19,13 @@ __all__ = [
     "Aggregation",
     "KLEstimator",
     "clipped_surrogate",
+    "discounted_sums",
     "group_advantages",
     "kl_estimate",
     "overlong_penalty",
+    "sequence_log_ratio",
     "token_weights",
+    "whiten",
 ]
 
 AdvantageEstimator = Literal["grpo", "dr-grpo", "rloo"]
@@ -63,6 +67,47 @@ def group_advantages(
     elif estimator == "rloo":
         centred_G *= len(r_G) / (len(r_G) - 1)
     return centred_G
+
+
+def whiten(
+    values_E: NDArray[np.float64], counts_E: NDArray[np.int64], eps: float = 1e-8
+) -> NDArray[np.float64]:
+    """(x − mean) / (std + eps), with mean and unbiased std over tokens: value e counts `counts_E[e]` times.
+
+    Values that are all equal give exact zeros.
+    """
+    total = int(counts_E.sum())
+    if total < 2 or values_E.min() == values_E.max():
+        return np.zeros_like(values_E)
+    centred_E: NDArray[np.float64] = values_E - (counts_E * values_E).sum() / total
+    std = math.sqrt((counts_E * centred_E**2).sum() / (total - 1))
+    centred_E /= std + eps
+    return centred_E
+
+
+def discounted_sums(
+    values_N: NDArray[np.float64], owner_N: NDArray[np.int64], discount: float
+) -> NDArray[np.float64]:
+    """Σ_{j≥k} discount^{j−k} x_j, to the end of the values of the same owner; of many owners in one go.
+
+    Args:
+        values_N: x, the values of one owner in order, then those of the next.
+        owner_N: which owner each value belongs to; non-decreasing.
+        discount: γ for returns of rewards; γ λ for advantages of temporal differences.
+
+    Returns:
+        Float64, [N].
+    """
+    if not len(values_N):
+        return np.zeros(0)
+    _, index_N, length_E = np.unique(owner_N, return_inverse=True, return_counts=True)
+    step_N = np.arange(len(index_N)) - (np.cumsum(length_E) - length_E)[index_N]
+    sums_ES = np.zeros((len(length_E), int(length_E.max())))
+    sums_ES[index_N, step_N] = values_N
+    for step in range(sums_ES.shape[1] - 2, -1, -1):  # past an owner's end all values are 0
+        sums_ES[:, step] += discount * sums_ES[:, step + 1]
+    sums_N: NDArray[np.float64] = sums_ES[index_N, step_N]
+    return sums_N
 
 
 def overlong_penalty(
@@ -110,6 +155,22 @@ def clipped_surrogate(
     return loss_N, clipped_N.to(loss_N.dtype)
 
 
+def sequence_log_ratio(logprobs_N: Tensor, old_logprobs_N: Tensor, sample_N: Tensor) -> Tensor:
+    """GSPO's log-ratio (arXiv 2507.18071, its token form): every token has that of its whole sequence.
+
+    log s_t = sg[mean over the sequence's tokens of (log π − log π_old)] + log π_t − sg[log π_t], with sg the
+    stop-gradient: the value is the sequence's, the gradient the token's own.
+
+    Args:
+        logprobs_N, old_logprobs_N: log π with gradients, and log π_old.
+        sample_N: which sequence each token belongs to; numbers from 0.
+    """
+    gap_N = (logprobs_N - old_logprobs_N).detach()
+    counts_S = torch.bincount(sample_N)
+    sums_S = torch.zeros(len(counts_S), dtype=gap_N.dtype, device=gap_N.device).index_add(0, sample_N, gap_N)
+    return (sums_S / counts_S.clamp(min=1))[sample_N] + logprobs_N - logprobs_N.detach()
+
+
 def kl_estimate(logprobs_N: Tensor, ref_logprobs_N: Tensor, estimator: KLEstimator) -> Tensor:
     """Per-token estimate of KL(π ‖ π_ref) from tokens sampled by π; delta = log π_ref − log π.
 
@@ -133,20 +194,19 @@ def kl_estimate(logprobs_N: Tensor, ref_logprobs_N: Tensor, estimator: KLEstimat
 
 
 def token_weights(
-    episode_N: NDArray[np.int64], counted_N: NDArray[np.bool_], mode: Aggregation, length: int
+    sequence_N: NDArray[np.int64], counted_N: NDArray[np.bool_], mode: Aggregation, length: int
 ) -> NDArray[np.float32]:
     """Weights that turn per-token losses into the minibatch's loss: loss = Σ_N weight · loss_N.
 
     Every aggregation is linear, so a weight per token says it all, and cutting a minibatch into micro-batches
-    changes nothing. The sequence of the modes' names is the whole episode, however its context was cut into
-    segments.
+    changes nothing.
 
-    - "seq-mean-token-mean" (GRPO): mean over an episode's tokens, then over episodes.
+    - "seq-mean-token-mean" (GRPO): mean over a sequence's tokens, then over sequences.
     - "token-mean" (DAPO): mean over all tokens.
-    - "seq-mean-token-sum-norm" (Dr.GRPO): sum over an episode's tokens / `length`, then mean over episodes.
+    - "seq-mean-token-sum-norm" (Dr.GRPO): sum over a sequence's tokens / `length`, then mean over sequences.
 
     Args:
-        episode_N: which episode each token belongs to (any integers).
+        sequence_N: which sequence each token belongs to (any integers).
         counted_N: False for tokens that do not enter the loss.
         mode: one of the three.
         length: the constant of the third mode.
@@ -155,8 +215,8 @@ def token_weights(
     if mode == "token-mean":
         weights_N /= max(weights_N.sum(), 1.0)
         return weights_N.astype(np.float32)
-    _, index_N = np.unique(episode_N, return_inverse=True)
-    tokens_E = np.bincount(index_N, weights=weights_N)
-    episodes = max(int((tokens_E > 0).sum()), 1)
-    weights_N /= episodes * (tokens_E.clip(min=1.0)[index_N] if mode == "seq-mean-token-mean" else length)
+    _, index_N = np.unique(sequence_N, return_inverse=True)
+    tokens_Q = np.bincount(index_N, weights=weights_N)
+    sequences = max(int((tokens_Q > 0).sum()), 1)
+    weights_N /= sequences * (tokens_Q.clip(min=1.0)[index_N] if mode == "seq-mean-token-mean" else length)
     return weights_N.astype(np.float32)
