@@ -30,7 +30,7 @@ from searchgym.rollouts import collect
 from searchgym.rules import Rules
 from searchgym.vector import SearchVectorEnv
 
-from .batch import Batch, cut_by_cost
+from .batch import Batch, Sequences, cut_by_cost
 from .config import option, parse_settings
 from .groups import Credit, Group, Groups
 from .objective import Aggregation, clipped_surrogate, group_advantages
@@ -60,6 +60,11 @@ class Settings:
     clip_high: float = option(0.2, "the ratio is clipped above at 1 + clip_high", low=0.0)
     aggregation: Aggregation = option(
         "seq-mean-token-mean", "how token losses become one loss; see objective.token_weights"
+    )
+    sequence: Sequences = option(
+        "episode",
+        "what is one sequence for aggregation and minibatches: an episode, or each of its segments (one per "
+        "round where the agent's context is rebuilt)",
     )
     loss_length: int = option(256, "the constant of seq-mean-token-sum-norm, in tokens", low=1)
     permute_rewards: bool = option(
