@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
+import queue
+import sys
+import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from searchgym.errors import RetrievalError
 
-__all__ = ["AnswerCache", "Overloaded", "SearchQueue"]
+__all__ = ["AnswerCache", "Overloaded", "SearchCrashed", "SearchQueue"]
 
 T = TypeVar("T")
+_log = logging.getLogger("searchgym.service")
 
 
 class Overloaded(Exception):
@@ -33,6 +37,10 @@ class Overloaded(Exception):
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"the queue is full; try again in {retry_after} s")
         self.retry_after = retry_after
+
+
+class SearchCrashed(Exception):
+    """A search raised what no retriever may raise; its message names that, and the log has the traceback."""
 
 
 @dataclass
@@ -49,7 +57,8 @@ class SearchQueue(Generic[T]):
 
     Args:
         search: answers a batch of distinct queries of one kind, in order; called in a thread of its own, one
-            call at a time. What it raises goes to every request of the batch.
+            call at a time. Its `RetrievalError` goes to every request of the batch. Of anything else that it
+            raises the queries of one request may be the cause: then each request is searched alone.
         window: seconds a query waits for company when nothing is being searched.
         batch: a batch is closed when it has this many queries. A larger request is a batch of its own.
         limit: queries that may wait or be searched at once.
@@ -70,10 +79,8 @@ class SearchQueue(Generic[T]):
         self._batch = batch
         self._limit = limit
         self._observe = observe
-        self._jobs: deque[_Job[T]] = deque()
-        self._arrived = asyncio.Event()
-        self._executor = ThreadPoolExecutor(1, "searchgym-search")
-        self._runner: asyncio.Task[None] | None = None
+        self._inbox: queue.SimpleQueue[_Job[T] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
         self._rate = 0.0  # queries answered per second, lately
         self.waiting = 0
         """Queries that wait or are being searched."""
@@ -87,83 +94,105 @@ class SearchQueue(Generic[T]):
 
         Raises:
             Overloaded: there is no room for so many.
-            Exception: what `search` raised.
+            RetrievalError: what `search` raised, or it gave a wrong number of answers.
+            SearchCrashed: `search` raised something else.
         """
         if self.waiting and self.waiting + len(queries) > self._limit:
             raise Overloaded(max(1, math.ceil(self.waiting / self._rate) if self._rate else 1))
-        if self._runner is None:
-            self._runner = asyncio.create_task(self._run())
+        if self._thread is None:
+            # A daemon: a search that never returns must not keep the process from ending.
+            self._thread = threading.Thread(target=self._run, name="searchgym-search", daemon=True)
+            self._thread.start()
         job: _Job[T] = _Job(queries, kind, asyncio.get_running_loop().create_future())
-        self._jobs.append(job)
         self.waiting += len(queries)
-        self._arrived.set()
+        self._inbox.put(job)
         return await job.done
 
-    async def close(self) -> None:
-        """Finish what waits, then stop."""
-        while self.waiting:
+    async def close(self, patience: float) -> None:
+        """Finish what waits, for so many seconds at most, then stop."""
+        until = time.monotonic() + patience
+        while self.waiting and time.monotonic() < until:
             await asyncio.sleep(0.01)
-        if self._runner is not None:
-            self._runner.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._runner
-        self._executor.shutdown()
+        self._inbox.put(None)
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _run(self) -> None:
+        """The searching thread. It goes from batch to batch without asking the event loop."""
+        jobs: deque[_Job[T]] = deque()
         while True:
-            if not self._jobs:
-                self._arrived.clear()
-                await self._arrived.wait()
+            if not jobs:
+                first = self._inbox.get()
+                if first is None:
+                    return
+                jobs.append(first)
                 if self._window:
-                    await asyncio.sleep(self._window)
-            jobs = self._take()
-            queries = list(dict.fromkeys(query for job in jobs for query in job.queries))
-            started = time.perf_counter()
-            try:
-                answers = await loop.run_in_executor(self._executor, self._search, queries, jobs[0].kind)
-                if len(answers) != len(queries):
-                    raise RetrievalError(
-                        f"the retriever gave {len(answers)} results for {len(queries)} queries"
-                    )
-            except Exception as error:
-                for job in jobs:
-                    if not job.done.done():
-                        job.done.set_exception(error)
-            else:
-                found = dict(zip(queries, answers, strict=True))
-                for job in jobs:
-                    if not job.done.done():  # whoever asked may have gone
-                        job.done.set_result({query: found[query] for query in job.queries})
-            seconds = max(time.perf_counter() - started, 1e-6)
-            asked = sum(len(job.queries) for job in jobs)
-            self._rate += (0.2 if self._rate else 1.0) * (asked / seconds - self._rate)
-            self.waiting -= asked
-            self._observe(len(queries), seconds)
+                    time.sleep(self._window)
+            with contextlib.suppress(queue.Empty):
+                while (job := self._inbox.get_nowait()) is not None:
+                    jobs.append(job)
+                self._inbox.put(None)  # told to stop: not before what came earlier is answered
+            self._answer(self._take(jobs))
 
-    def _take(self) -> list[_Job[T]]:
+    def _take(self, waiting: deque[_Job[T]]) -> list[_Job[T]]:
         """The oldest job and those of its kind that fit into a batch with it; the others keep their order."""
-        first = self._jobs.popleft()
+        first = waiting.popleft()
         jobs, kept, size = [first], [], len(first.queries)
-        while self._jobs and size < self._batch:
-            job = self._jobs.popleft()
+        while waiting and size < self._batch:
+            job = waiting.popleft()
             if job.kind == first.kind and size + len(job.queries) <= self._batch:
                 jobs.append(job)
                 size += len(job.queries)
             else:
                 kept.append(job)
-        self._jobs.extendleft(reversed(kept))
+        waiting.extendleft(reversed(kept))
         return jobs
+
+    def _answer(self, jobs: list[_Job[T]]) -> None:
+        """Search one batch and hand the answers to the event loop."""
+        queries = list(dict.fromkeys(query for job in jobs for query in job.queries))
+        found: dict[str, T] | Exception
+        started = time.perf_counter()
+        try:
+            answers = self._search(queries, jobs[0].kind)
+            if len(answers) != len(queries):
+                raise RetrievalError(f"the retriever gave {len(answers)} results for {len(queries)} queries")
+            found = dict(zip(queries, answers, strict=True))
+        except RetrievalError as error:
+            found = error
+        except BaseException as error:  # whatever it is, this thread goes on
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._answer([job])
+                return
+            _log.exception("a search failed")
+            found = SearchCrashed(f"internal error: {type(error).__name__}")
+        seconds = max(time.perf_counter() - started, 1e-6)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any longer
+            jobs[0].done.get_loop().call_soon_threadsafe(self._deliver, jobs, found, len(queries), seconds)
+
+    def _deliver(
+        self, jobs: list[_Job[T]], found: dict[str, T] | Exception, queries: int, seconds: float
+    ) -> None:
+        for job in jobs:
+            if job.done.done():  # whoever asked has gone
+                continue
+            if isinstance(found, Exception):
+                job.done.set_exception(found)
+            else:
+                job.done.set_result({query: found[query] for query in job.queries})
+        asked = sum(len(job.queries) for job in jobs)
+        self._rate += (0.2 if self._rate else 1.0) * (asked / seconds - self._rate)
+        self.waiting -= asked
+        self._observe(queries, seconds)
 
 
 class AnswerCache:
     """An LRU of answers as they go over the wire, bounded by their bytes.
 
     Args:
-        size: bytes of all answers and their queries.
+        size: bytes of all answers and their queries. An answer that is larger is not kept.
     """
 
-    _OVERHEAD = 400  # bytes of the objects around a query and its answer
+    _OVERHEAD = 250  # bytes that an entry takes beside the query and the answer themselves
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -179,13 +208,14 @@ class AnswerCache:
 
     def put(self, query: str, kind: object, answer: bytes) -> None:
         """Keep an answer, and drop those that were not asked for the longest time."""
-        if (query, kind) in self._entries:
+        cost = self._cost(query, answer)
+        if cost > self._size or (query, kind) in self._entries:
             return
         self._entries[query, kind] = answer
-        self._used += self._cost(query, answer)
+        self._used += cost
         while self._used > self._size:
             (oldest, _), dropped = self._entries.popitem(last=False)
             self._used -= self._cost(oldest, dropped)
 
     def _cost(self, query: str, answer: bytes) -> int:
-        return self._OVERHEAD + len(query) + len(answer)
+        return self._OVERHEAD + sys.getsizeof(query) + sys.getsizeof(answer)

@@ -14,45 +14,50 @@ its index in every answer; a change of it while searching is an error.
 from __future__ import annotations
 
 import json
-import math
-import os
 import random
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from searchgym.errors import ConfigError, MissingExtraError, RetrievalError
 from searchgym.question import Corpus
-from searchgym.retriever import Hit, SearchResult
+from searchgym.retriever import SearchResult
 
 from .arguments import check_k, check_queries
 from .cache import digest
-from .wire import read_document
+from .wire import read_hits
 
 try:
-    import httpx
+    from .http_exchange import Exchange, ExchangeFailed
 except ModuleNotFoundError as missing:
-    raise MissingExtraError("retriever 'remote'", missing.name or "httpx", "serve") from missing
+    raise MissingExtraError("retriever 'remote'", missing.name or "httpcore", "serve") from missing
 
 __all__ = ["RemoteRetriever", "open_remote"]
 
+T = TypeVar("T")
 _FORMAT = 1
 _MAX_REPLY = 2**28  # bytes; more is no answer to a search
 _PAUSES = (0.2, 10.0)  # seconds before the first retry, doubled from one to the next; and the longest pause
+_OPENING = 2  # attempts to find the server at all
 _SHORTEST = 0.05  # a server that is to be left alone for less is left alone so long
+_PASSING = (408, 425, 429, 502, 503, 504)  # of these, and of any other 5xx, another attempt may get an answer
+_REFUSED = (400, 413, 422)  # there is something wrong with a query, or too much in a request
+_random = random.SystemRandom()  # workers are often seeded alike, and would come back in step
 
 
-class _Failed(Exception):
+class _Failed(ExchangeFailed):
     """One attempt failed.
 
     Attributes:
-        again: whether another attempt may help.
-        after: seconds the server asks to wait, if it does.
+        status: what the server said, if it said anything.
+        after: seconds it asks to wait, if it does.
     """
 
-    def __init__(self, reason: str, again: bool = True, after: float | None = None) -> None:
-        super().__init__(reason)
-        self.again, self.after = again, after
+    def __init__(
+        self, reason: str, again: bool = True, status: int | None = None, after: float | None = None
+    ) -> None:
+        super().__init__(reason, again)
+        self.status, self.after = status, after
 
 
 class RemoteRetriever:
@@ -74,19 +79,20 @@ class RemoteRetriever:
         self, corpus: Corpus, url: str, timeout: float, retries: int, batch: int, any_corpus: bool
     ) -> None:
         self._again = (corpus, url, timeout, retries, batch, any_corpus)
-        self.url = url
+        self._server = Exchange(url, timeout, _MAX_REPLY)
+        self._path = "/retrieve" if self._server.path == "/" else self._server.path
+        self.url = self._server.origin + self._path
         self.retries = 0
-        self._timeout = timeout
         self._attempts = 1 + retries
         self._batch = batch
         self._named = False  # whether the server names its index
-        self._connect()
         self.index_hash = self._open(corpus, any_corpus)
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """Search a batch; see `searchgym.Retriever.search`. Blank queries have the empty result and are not sent.
 
-        A request that failed is a `RetrievalError` for each of its queries, at most `batch` of them.
+        A request that failed is a `RetrievalError` for each of its queries, at most `batch` of them. One that the
+        server refuses is sent in halves, so that a query it does not take fails alone.
 
         Raises:
             ConfigError: k is not a whole number >= 1, or `queries` is not a sequence of strings.
@@ -102,57 +108,34 @@ class RemoteRetriever:
     def _ask(self, queries: list[str], topk: int) -> list[SearchResult]:
         """The results of one request; failures in place of them, never an exception."""
         try:
-            return self._request(queries, topk, self._attempts)
+            return self._persist(lambda: self._retrieve(queries, topk), self._attempts)
         except _Failed as error:
+            if error.status in _REFUSED and len(queries) > 1:
+                half = len(queries) // 2
+                return self._ask(queries[:half], topk) + self._ask(queries[half:], topk)
             return [RetrievalError(f"{self.url}: {error}") for _ in queries]
 
-    def _request(self, queries: list[str], topk: int, attempts: int) -> list[SearchResult]:
-        """Ask until an answer comes; raises `_Failed` with the reason of the last failure."""
-        request = {"queries": queries, "topk": topk, "return_scores": True, "partial": True}
-        body = json.dumps(request).encode()
-        for attempt in range(1, attempts + 1):
+    def _persist(self, attempt: Callable[[], T], attempts: int) -> T:
+        """Try until it works; raises `_Failed` with the reason of the last failure."""
+        for number in range(1, attempts + 1):
             try:
-                return self._read(self._exchange("POST", self.url, body), queries, topk)
+                return attempt()
             except _Failed as error:
                 failed = error
-            if not failed.again or attempt == attempts:
+            if not failed.again or number == attempts:
                 break
             self.retries += 1
-            time.sleep(_pause(attempt, failed.after))
-        raise _Failed(f"{failed} ({attempt} attempt{'s' if attempt > 1 else ''})")
+            time.sleep(_pause(number, failed.after))
+        failed.args = (f"{failed} ({number} attempt{'s' if number > 1 else ''})",)
+        raise failed
 
-    def _exchange(self, method: str, url: str, body: bytes | None) -> bytes:
-        """One request, within `timeout` seconds from its beginning to the end of the answer."""
-        if self._process != os.getpid():  # a forked child must not talk on its parent's connections
-            self._connect()
-        deadline = time.monotonic() + self._timeout
-        headers = {"content-type": "application/json"} if body is not None else {}
-        reply = bytearray()
-        try:
-            with self._client.stream(method, url, content=body, headers=headers) as response:
-                for chunk in response.iter_bytes():
-                    reply += chunk
-                    if time.monotonic() > deadline:  # httpx limits the wait for each piece only
-                        raise _Failed(f"no complete answer within {self._timeout:g} s")
-                    if len(reply) > _MAX_REPLY:
-                        raise _Failed(f"the answer is larger than {_MAX_REPLY:,} bytes", again=False)
-        except httpx.TimeoutException:
-            raise _Failed(f"no answer within {self._timeout:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            raise _Failed(f"{error or type(error).__name__}") from None
-        status = response.status_code
-        if status != 200:
-            again = status in (408, 425, 429) or status >= 500
-            reason = f"status {status}: {bytes(reply[:200]).decode(errors='replace')}"
-            raise _Failed(reason, again, _seconds(response.headers.get("retry-after")))
-        named = response.headers.get("x-index-hash")
-        if self._named and named != self.index_hash:
-            raise _Failed(
-                f"it serves another index now, {named}, not {self.index_hash}: open it anew", again=False
-            )
-        return bytes(reply)
-
-    def _read(self, reply: bytes, queries: list[str], topk: int) -> list[SearchResult]:
+    def _retrieve(self, queries: list[str], topk: int) -> list[SearchResult]:
+        """One attempt to get the results of one request."""
+        request = {"queries": queries, "topk": topk, "return_scores": True, "partial": True}
+        # As UTF-8, which for most scripts is far shorter than JSON's escapes; it has no halves of surrogate pairs.
+        reply = self._exchange(
+            "POST", self._path, json.dumps(request, ensure_ascii=False).encode(errors="replace")
+        )
         try:
             fields = json.loads(reply)
             rows = fields["result"]
@@ -160,22 +143,44 @@ class RemoteRetriever:
             if len(rows) != len(queries):
                 raise _Failed(f"{len(rows)} results for {len(queries)} queries")
             return [
-                RetrievalError(f"{self.url}: {errors[str(n)]}") if row is None else _read_hits(row, topk)
+                RetrievalError(f"{self.url}: {errors[str(n)]}") if row is None else read_hits(row, topk)
                 for n, row in enumerate(rows)
             ]
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise _Failed(f"not an answer of the /retrieve protocol ({error!r:.200})") from None
+
+    def _exchange(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """The body of an answer with status 200, from the index that was opened."""
+        try:
+            reply = self._server.request(method, path, body)
+        except ExchangeFailed as error:
+            raise _Failed(str(error), error.again) from None
+        if reply.status != 200:
+            raise _Failed(
+                f"status {reply.status}: {reply.body[:200].decode(errors='replace')}",
+                reply.status in _PASSING or reply.status >= 500,
+                reply.status,
+                _seconds(reply.headers.get("retry-after")),
+            )
+        named = reply.headers.get("x-index-hash")
+        if self._named and named != self.index_hash:
+            raise _Failed(
+                f"it serves another index now, {named}, not {self.index_hash}: open it anew", again=False
+            )
+        return reply.body
 
     def _open(self, corpus: Corpus, any_corpus: bool) -> str:
         """Make sure that a server is there; the hash of its index."""
-        health = self.url.removesuffix("/retrieve") + "/healthz"
         try:
-            facts = json.loads(self._exchange("GET", health, None))
-            if not isinstance(facts, dict) or not isinstance(facts.get("index_hash"), str):
-                raise _Failed("another kind of server")
-        except (_Failed, ValueError, RecursionError):
-            self._try()
-            return digest({"format": _FORMAT, "backend": self.name, "url": self.url})
+            facts = self._persist(self._health, _OPENING)
+            if facts is None:  # a tiny search is the health check of any other server
+                self._persist(lambda: self._retrieve(["river"], 1), _OPENING)
+                return digest({"format": _FORMAT, "backend": self.name, "url": self.url})
+        except _Failed as error:
+            raise ConfigError(
+                f"no retrieval server answers at {self.url}: {error}. Start one (searchgym index serve INDEX), or "
+                "correct the option url"
+            ) from None
         theirs = facts.get("corpus_hash")
         if theirs and len(corpus.passages) and theirs != corpus.hash and not any_corpus:
             raise ConfigError(
@@ -185,22 +190,18 @@ class RemoteRetriever:
         self._named = True
         return str(facts["index_hash"])
 
-    def _try(self) -> None:
-        """A tiny search, as a foreign server's health check."""
+    def _health(self) -> dict[str, Any] | None:
+        """What a server of ours says about itself; None: it is another kind of server."""
         try:
-            self._request(["river"], 1, attempts=2)  # a connection kept alive may just have been closed
+            facts = json.loads(self._exchange("GET", self._path.removesuffix("/retrieve") + "/healthz"))
         except _Failed as error:
-            raise ConfigError(
-                f"no retrieval server answers at {self.url}: {error}. Start one (searchgym index serve INDEX), or "
-                "correct the option url"
-            ) from None
-
-    def _connect(self) -> None:
-        self._process = os.getpid()
-        # Kept in the child although unused: closing what it inherited is the parent's business.
-        self._inherited = getattr(self, "_client", None)
-        limits = httpx.Limits(max_connections=256, max_keepalive_connections=64)
-        self._client = httpx.Client(timeout=self._timeout, limits=limits, trust_env=False)
+            # Nobody there, or not for the moment: a server of ours must not be taken for another kind.
+            if error.status is None or error.status in _PASSING:
+                raise
+            return None
+        except (ValueError, RecursionError):
+            return None
+        return facts if isinstance(facts, dict) and isinstance(facts.get("index_hash"), str) else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (RemoteRetriever, self._again)
@@ -219,7 +220,8 @@ def open_remote(
 
     Args:
         corpus: whose questions are asked. A server of ours must search the same one.
-        url: of the server, e.g. "http://127.0.0.1:8000"; "/retrieve" is added if it names no path.
+        url: of the server, e.g. "http://127.0.0.1:8000"; "/retrieve" is added if it names no path. A user and a
+            password in it are sent as basic authentication, for a proxy that asks for them.
         timeout: seconds for one attempt, from connecting to the last byte.
         retries: attempts after the first, with growing random pauses, or those the server asks for.
         batch: queries per request at most.
@@ -229,16 +231,6 @@ def open_remote(
     Raises:
         ConfigError: a bad option, no server at the url, or one of another corpus.
     """
-    try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError) as error:
-        raise ConfigError(
-            f"url={url!r} is not a url ({error}): write it like http://127.0.0.1:8000"
-        ) from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ConfigError(f"url={url!r} names no server: write it like http://127.0.0.1:8000")
-    if parsed.path in ("", "/"):
-        parsed = parsed.copy_with(path="/retrieve")
     number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
     if not number or not 0 < timeout <= 3600:
         raise ConfigError(f"timeout={timeout!r}: use seconds, more than 0 and at most 3600")
@@ -247,23 +239,7 @@ def open_remote(
             raise ConfigError(f"{name}={value!r}: use a whole number from {low} to 10000")
     if not isinstance(any_corpus, bool):
         raise ConfigError(f"any_corpus={any_corpus!r}: use true or false")
-    return RemoteRetriever(corpus, str(parsed), float(timeout), retries, batch, any_corpus)
-
-
-def _read_hits(row: list[Any], topk: int) -> list[Hit]:
-    """The hits of one query; raises ValueError, TypeError or AttributeError for what are none."""
-    if not isinstance(row, list):
-        raise ValueError(f"the hits of a query are {row!r:.60}, not a list")
-    hits = []
-    for rank, entry in enumerate(row[:topk], 1):
-        document = entry.get("document", entry)
-        id, title, text = read_document(document)
-        score = entry.get("score")
-        score = 1.0 / rank if score is None else float(score)
-        if not math.isfinite(score):
-            raise ValueError(f"a score is {score}")
-        hits.append(Hit(id, title, text, score))
-    return hits
+    return RemoteRetriever(corpus, url, float(timeout), retries, batch, any_corpus)
 
 
 def _copy(result: SearchResult) -> SearchResult:
@@ -271,11 +247,12 @@ def _copy(result: SearchResult) -> SearchResult:
 
 
 def _pause(attempt: int, asked: float | None) -> float:
-    """Seconds to wait after the n-th attempt: what the server asked for, else random up to a bound that doubles."""
+    """Seconds to wait after the n-th attempt: what the server asked for and up to half as long again, so that not
+    all come back at once; else random up to a bound that doubles."""
     first, longest = _PAUSES
     if asked is not None:
-        return min(longest, asked) + random.uniform(0, _SHORTEST)
-    return random.uniform(_SHORTEST, min(longest, first * 2 ** (attempt - 1)))
+        return min(longest, max(_SHORTEST, asked)) * _random.uniform(1.0, 1.5)
+    return _random.uniform(_SHORTEST, min(longest, first * 2 ** (attempt - 1)))
 
 
 def _seconds(header: str | None) -> float | None:

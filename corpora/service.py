@@ -25,9 +25,9 @@ from typing import Any
 from searchgym import __version__
 from searchgym.errors import ConfigError, MissingExtraError, RetrievalError
 from searchgym.question import Corpus
-from searchgym.retriever import Retriever
+from searchgym.retriever import Hit, Retriever
 
-from .batching import AnswerCache, Overloaded, SearchQueue
+from .batching import AnswerCache, Overloaded, SearchCrashed, SearchQueue
 from .wire import write_document
 
 try:
@@ -43,6 +43,7 @@ __all__ = ["Limits", "create_app"]
 
 _Kind = tuple[int, bool]  # topk and whether scores are wanted
 _JSON = "application/json"
+_PATIENCE = 1.0  # seconds for searches whose requests were given up when the server stopped
 _log = logging.getLogger("searchgym.service")
 
 
@@ -114,7 +115,7 @@ def create_app(retriever: Retriever, corpus: Corpus | None = None, limits: Limit
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await service.queue.close()  # the server has stopped accepting; what is in flight gets its answer
+        await service.queue.close(_PATIENCE)  # the server has seen to it that what was in flight is answered
 
     app = FastAPI(title="SearchGym retrieval", version=__version__, lifespan=lifespan)
     # Plain routes: FastAPI's own would spend more on validating a body than a cached answer takes in all.
@@ -133,9 +134,8 @@ class _Service:
         self.limits = limits
         self._retriever = retriever
         self._metrics = Metrics(retriever.name, retriever.index_hash)
-        self._cache = AnswerCache(
-            limits.cache_bytes
-        )  # of this index alone, so its hash need not be in the keys
+        # Of this index alone, so its hash need not be in the keys.
+        self._cache = AnswerCache(limits.cache_bytes)
         self.queue: SearchQueue[bytes | RetrievalError] = SearchQueue(
             self._search,
             window=limits.window,
@@ -203,6 +203,8 @@ class _Service:
             found = await self.queue.search(queries, kind)
         except Overloaded as error:
             raise _Refused(429, str(error), {"retry-after": str(error.retry_after)}) from None
+        except SearchCrashed as error:
+            raise _Refused(500, str(error)) from None
         except RetrievalError as error:
             return dict.fromkeys(queries, error)
         for query, answer in found.items():
@@ -220,7 +222,7 @@ class _Service:
         limit = self.limits.body_bytes
         refused = _Refused(413, f"the body is larger than {limit:,} bytes: send fewer queries at once")
         announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > limit:
+        if announced.isdecimal() and int(announced) > limit:
             raise refused
         body = bytearray()
         async for chunk in request.stream():  # a client need not announce a length, or tell the truth
@@ -230,9 +232,10 @@ class _Service:
         return bytes(body)
 
 
-def _encode(hits: Sequence[Any], scores: bool) -> bytes:
+def _encode(hits: Sequence[Hit], scores: bool) -> bytes:
     if scores:
-        return json.dumps([{"document": write_document(hit), "score": hit.score} for hit in hits]).encode()
+        rows = [{"document": write_document(hit), "score": float(hit.score)} for hit in hits]
+        return json.dumps(rows, allow_nan=False).encode()
     return json.dumps([write_document(hit) for hit in hits]).encode()
 
 

@@ -11,11 +11,13 @@ import socket
 import sys
 import tempfile
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NoReturn
+from typing import Any
 
 from searchgym.errors import ConfigError, MissingExtraError, SearchGymError
 from searchgym.opening import Spec, open_corpus, open_retriever
@@ -36,6 +38,7 @@ __all__ = ["Source", "local_service", "serve"]
 _BACKLOG = 2048  # connections that may wait to be accepted, e.g. while workers open the index
 _KEEP_ALIVE = 75  # seconds an idle connection is kept: a policy thinks for longer than uvicorn's five
 _CANNOT_START = 3  # exit status of a worker that would fail again
+_DEATHS = (5, 60.0)  # so many per worker within so many seconds are no accident: it gives up
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def serve(
     limits: Limits | None = None,
     grace: int = 30,
 ) -> None:
-    """Serve an index until SIGINT or SIGTERM; requests in flight are answered before it returns.
+    """Serve an index until SIGINT or SIGTERM, then answer what is in flight and return.
 
     Args:
         index: a directory of a built index; or the spec of a retriever, which needs the corpus.
@@ -95,7 +98,7 @@ def serve(
         grace: seconds given to requests in flight when it is told to stop.
 
     Raises:
-        ConfigError: the address cannot be used, or a worker cannot start.
+        ConfigError: the address cannot be used, or workers cannot start or die again and again.
         SearchGymError: the index cannot be opened.
     """
     if workers < 1:
@@ -105,6 +108,7 @@ def serve(
     listener = _bind(host, port)
     with listener:
         retriever, opened = source.open()  # also with several workers: what is wrong is said once, and here
+        listener.listen(_BACKLOG)
         address, used = listener.getsockname()[:2]
         url = f"http://[{address}]:{used}" if ":" in address else f"http://{address}:{used}"
         print(
@@ -114,10 +118,10 @@ def serve(
         )
         if not ipaddress.ip_address(address).is_loopback:
             print("anyone who reaches this address can search: no password is asked for", file=sys.stderr)
-        listener.listen(_BACKLOG)
         if workers == 1:
-            _server(create_app(retriever, opened, limits), grace).run([listener])
+            _run(create_app(retriever, opened, limits), listener, grace)
         else:
+            del retriever, opened  # this process does not search: an encoder need not stay in its memory
             _supervise(workers, (source, limits, listener, grace), grace)
 
 
@@ -159,58 +163,73 @@ def _server(app: Any, grace: int) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-class _Stop(Exception):
-    """A signal told the supervisor to stop."""
+def _run(app: Any, listener: socket.socket, grace: int) -> None:
+    """Serve until a signal comes; what is in flight is answered before it returns."""
+    server = _server(app, grace)
+
+    def stop(number: int, frame: Any) -> None:
+        server.should_exit = True
+
+    # uvicorn raises the signal again when it is done; it then finds this handler, not the one that kills.
+    with _handling(stop):
+        server.run([listener])
+
+
+@contextlib.contextmanager
+def _handling(handler: Any) -> Iterator[None]:
+    """The handler of SIGINT and SIGTERM within the block."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _supervise(workers: int, arguments: tuple[Any, ...], grace: int) -> None:
     """Keep so many workers running until a signal comes; one that dies is replaced."""
     context = multiprocessing.get_context("spawn")
-
-    def start() -> BaseProcess:
-        process = context.Process(target=_work, args=arguments, daemon=True)
-        process.start()
-        return process
-
-    def stop(number: int, frame: Any) -> NoReturn:
-        raise _Stop
-
+    told, tell = context.Pipe(duplex=False)
+    running: list[BaseProcess] = []
+    deaths: deque[float] = deque(maxlen=_DEATHS[0] * workers)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(told)
+        stack.enter_context(tell)
         metrics = stack.enter_context(tempfile.TemporaryDirectory(prefix="searchgym-metrics-"))
-        cores = (os.cpu_count() or 1) // workers
         stack.callback(_set_environment, os.environ.copy())
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
-        for number in (signal.SIGINT, signal.SIGTERM):
-            stack.callback(signal.signal, number, signal.signal(number, stop))
-        running: list[BaseProcess] = []
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+        stack.enter_context(_handling(lambda number, frame: tell.send_bytes(b"stop")))
         stack.callback(_end, running, grace)
-        try:
-            for _ in range(workers):
-                running.append(start())
-            while True:
-                wait([process.sentinel for process in running])
-                for dead in [process for process in running if not process.is_alive()]:
-                    if dead.exitcode == _CANNOT_START:
-                        raise ConfigError("a worker could not start; what it said is above")
-                    print(
-                        f"worker {dead.pid} ended with status {dead.exitcode}: starting another",
-                        file=sys.stderr,
+        while True:
+            while len(running) < workers:
+                process = context.Process(target=_work, args=arguments, daemon=True)
+                process.start()
+                running.append(process)
+            if told in wait([told, *(process.sentinel for process in running)]):
+                return
+            for dead in [process for process in running if not process.is_alive()]:
+                if dead.exitcode == _CANNOT_START:
+                    raise ConfigError("a worker could not start; what it said is above")
+                deaths.append(time.monotonic())
+                if len(deaths) == deaths.maxlen and deaths[-1] - deaths[0] < _DEATHS[1]:
+                    raise ConfigError(
+                        f"{len(deaths)} workers ended within {deaths[-1] - deaths[0]:.0f} s, the last with status "
+                        f"{dead.exitcode} (-9: killed, perhaps for want of memory): try fewer --workers"
                     )
-                    mark_process_dead(dead.pid, metrics)  # type: ignore[no-untyped-call]
-                    running.remove(dead)
-                    running.append(start())
-        except _Stop:
-            pass
+                print(
+                    f"worker {dead.pid} ended with status {dead.exitcode}: starting another", file=sys.stderr
+                )
+                mark_process_dead(dead.pid, metrics)  # type: ignore[no-untyped-call]
+                running.remove(dead)
 
 
 def _end(running: list[BaseProcess], grace: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # a second one changes nothing: `grace` bounds the wait
-        signal.signal(number, signal.SIG_IGN)
+    until = time.monotonic() + grace + 5
     for process in running:
         process.terminate()
     for process in running:
-        process.join(grace + 5)
+        process.join(max(0.0, until - time.monotonic()))
         process.kill()
 
 
@@ -236,7 +255,7 @@ def _work(source: Source, limits: Limits, listener: socket.socket, grace: int) -
         except SearchGymError as error:
             print(f"worker {os.getpid()}: {error}", file=sys.stderr, flush=True)
             sys.exit(_CANNOT_START)
-        _server(app, grace).run([listener])
+        _run(app, listener, grace)
 
 
 def _bind(host: str, port: int) -> socket.socket:

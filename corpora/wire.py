@@ -7,12 +7,13 @@ unquoted, or send `title` and `text` in fields of their own; all of that is read
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from searchgym.retriever import Hit
 
-__all__ = ["read_document", "split_contents", "write_document"]
+__all__ = ["read_document", "read_hits", "split_contents", "write_document"]
 
 
 def split_contents(contents: str) -> tuple[str, str]:
@@ -44,12 +45,39 @@ def read_document(document: Mapping[str, Any]) -> tuple[str, str, str]:
         raise ValueError(f"a document has neither 'contents' nor 'text' (it has {fields})")
     if not isinstance(title, str):
         raise ValueError(f"a document's title is {title!r:.60}, not a string")
+    title, text = _whole(title), _whole(text)
     id = document.get("id", document.get("_id"))
     if id is None:
-        id = hashlib.blake2b(f"{title}\n{text}".encode(errors="replace"), digest_size=8).hexdigest()
+        id = hashlib.blake2b(f"{title}\n{text}".encode(), digest_size=8).hexdigest()
     if isinstance(id, bool) or not isinstance(id, str | int):
         raise ValueError(f"a document's id is {id!r:.60}, not a string or a number")
-    return str(id), title, text
+    return _whole(str(id)), title, text
+
+
+def read_hits(row: Any, topk: int) -> list[Hit]:
+    """The hits of one query in the server's order: `{"document": …, "score": …}`, or bare documents.
+
+    Where no score comes with them it is 1 / rank. No more than `topk` are taken.
+
+    Raises:
+        ValueError, TypeError, AttributeError, OverflowError: it is no list of hits.
+    """
+    if not isinstance(row, list):
+        raise ValueError(f"the hits of a query are {row!r:.60}, not a list")
+    hits = []
+    for rank, entry in enumerate(row[:topk], 1):
+        id, title, text = read_document(entry.get("document", entry))
+        score = entry.get("score")
+        score = 1.0 / rank if score is None else float(score)
+        if not math.isfinite(score):
+            raise ValueError(f"a score is {score}")
+        hits.append(Hit(id, title, text, score))
+    return hits
+
+
+def _whole(text: str) -> str:
+    """The text; half a surrogate pair, which no tokenizer or file takes, becomes a question mark."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def write_document(hit: Hit) -> dict[str, Any]:

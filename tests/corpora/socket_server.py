@@ -28,6 +28,8 @@ class SocketServer:
         replies: functions of (connection, request), or bytes to send. A connection is closed after its reply.
         requests: the JSON bodies received, in order; an empty dict for a GET.
         paths: what was asked for, e.g. "GET /healthz".
+        heads: the first line and the headers of each request.
+        sizes: bytes of the body of each request.
     """
 
     def __init__(self, *replies: Reply | bytes, health: bytes = http(404)) -> None:
@@ -35,6 +37,8 @@ class SocketServer:
         self.health = health
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
+        self.heads: list[str] = []
+        self.sizes: list[int] = []
         self.stopping = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -58,6 +62,8 @@ class SocketServer:
         with connection:
             try:
                 head, body = self._receive(connection)
+                self.heads.append(head)
+                self.sizes.append(len(body))
                 self.paths.append(head.split(" HTTP")[0])
                 if head.startswith("GET /healthz"):
                     connection.sendall(self.health)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
-from searchgym.corpora.batching import AnswerCache, Overloaded, SearchQueue
+from searchgym.corpora.batching import AnswerCache, Overloaded, SearchCrashed, SearchQueue
 from searchgym.errors import RetrievalError
 
 
@@ -39,7 +40,7 @@ def run(play: Callable[[SearchQueue[str]], Awaitable[Any]], search: Any, **optio
         try:
             return await asyncio.wait_for(play(queue), 10)
         finally:
-            await asyncio.wait_for(queue.close(), 10)
+            await asyncio.wait_for(queue.close(5), 10)
 
     return asyncio.run(main())
 
@@ -155,6 +156,52 @@ def test_failures_go_to_everybody_in_the_batch_and_to_nobody_else() -> None:
     assert run(play, search) == {"good": "good"}
 
 
+@pytest.mark.parametrize(
+    "crash", [KeyError("x"), StopIteration(), SystemExit(1), KeyboardInterrupt(), MemoryError()]
+)
+def test_a_request_that_crashes_the_search_fails_alone_and_the_queue_goes_on(crash: BaseException) -> None:
+    batches: list[list[str]] = []
+
+    def search(queries: list[str], kind: object) -> Sequence[str]:
+        batches.append(queries)
+        if "poison" in queries:
+            raise crash
+        return [query.upper() for query in queries]
+
+    async def play(queue: SearchQueue[str]) -> Any:
+        asked = (["a"], ["b", "poison"], ["c"])
+        jobs = [asyncio.create_task(queue.search(queries, 1)) for queries in asked]
+        found = await asyncio.gather(*jobs, return_exceptions=True)
+        assert queue.waiting == 0
+        return found, await queue.search(["later"], 1)
+
+    (a, failed, c), later = run(play, search, window=0.02)
+    assert (a, c, later) == ({"a": "A"}, {"c": "C"}, {"later": "LATER"})
+    assert isinstance(failed, SearchCrashed)
+    assert str(failed) == f"internal error: {type(crash).__name__}"
+    assert batches == [["a", "b", "poison", "c"], ["a"], ["b", "poison"], ["c"], ["later"]]
+
+
+def test_a_search_that_never_returns_does_not_keep_it_from_closing() -> None:
+    search = Slow(open=False)
+
+    async def main() -> float:
+        queue: SearchQueue[str] = SearchQueue(search, window=0.0, batch=8, limit=100)
+        job = asyncio.create_task(queue.search(["a"], 1))
+        await asyncio.sleep(0.05)
+        started = time.monotonic()
+        await queue.close(0.1)
+        job.cancel()
+        return time.monotonic() - started
+
+    assert asyncio.run(main()) < 2
+    search.gate.set()  # its answer comes when there is no loop any more
+    (thread,) = (t for t in threading.enumerate() if t.ident in search.threads)
+    assert thread.daemon
+    thread.join(5)
+    assert not thread.is_alive()
+
+
 def test_who_goes_away_does_not_disturb_the_others() -> None:
     search = Slow(open=False)
 
@@ -176,7 +223,7 @@ def test_closing_finishes_what_waits() -> None:
     async def play(queue: SearchQueue[str]) -> Any:
         jobs = [asyncio.create_task(queue.search([f"q{n}"], n)) for n in range(3)]
         await asyncio.sleep(0.02)
-        closing = asyncio.create_task(queue.close())
+        closing = asyncio.create_task(queue.close(5))
         await asyncio.sleep(0.05)
         assert not closing.done()
         search.gate.set()
@@ -187,7 +234,7 @@ def test_closing_finishes_what_waits() -> None:
 
 
 def test_the_cache_is_bounded_by_bytes_and_drops_what_was_not_asked_for() -> None:
-    cost = AnswerCache._OVERHEAD + 1 + 1000
+    cost = AnswerCache(0)._cost("a", b"x" * 1000)
     cache = AnswerCache(3 * cost)
     for query in "abc":
         cache.put(query, 1, b"x" * 1000)
@@ -197,11 +244,26 @@ def test_the_cache_is_bounded_by_bytes_and_drops_what_was_not_asked_for() -> Non
     assert cache.get("a", 2) is None
     cache.put("a", 1, b"other")  # the same answer from two batches counts once
     assert cache.get("a", 1) == b"x" * 1000
-    cache.put("big", 1, b"x" * 5000)
-    assert [cache.get(query, 1) for query in ("a", "c", "d", "big")] == [None] * 4
-    assert cache._used == 0
-    cache.put("q" * 10_000, 1, b"")  # a long query costs what it takes
-    assert cache._used == 0
+    for query, answer in (("big", b"x" * 5000), ("東" * 2000, b"")):  # two bytes a letter
+        cache.put(query, 1, answer)  # what fits nowhere drives nothing out
+        assert cache.get(query, 1) is None
+        assert [query for query in "acd" if cache.get(query, 1) is not None] == ["a", "c", "d"]
+    assert cache._used == 3 * cost
+    cache.put("e", 1, b"x" * 1500)
+    assert [query for query in "acde" if cache.get(query, 1) is not None] == ["d", "e"]
     nothing = AnswerCache(0)
     nothing.put("a", 1, b"")
     assert nothing.get("a", 1) is None
+
+
+def test_the_cache_holds_what_it_says_in_memory() -> None:
+    size, answer = 2_000_000, bytes(700)
+    tracemalloc.start()
+    try:
+        cache = AnswerCache(size)
+        for n in range(5000):
+            cache.put(f"query {n}", (n % 3, True), answer + b"x")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.7 * size < held < 1.1 * size

@@ -31,9 +31,9 @@ from searchgym.question import Question
 from searchgym.retriever import Hit, Retriever
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("httpx") is None, reason='needs pip install "searchgym[serve]"'
+    importlib.util.find_spec("httpcore") is None, reason='needs pip install "searchgym[serve]"'
 )
-if importlib.util.find_spec("httpx") is not None:
+if importlib.util.find_spec("httpcore") is not None:
     from searchgym.corpora import remote as module
     from searchgym.corpora.remote import open_remote
 
@@ -140,6 +140,9 @@ def test_a_passage_survives_the_wire(title: str, text: str) -> None:
         ({"url": "ftp://x/"}, "names no server"),
         ({"url": "http://[::1"}, "is not a url"),
         ({"url": 7}, "is not a url"),
+        ({"url": "http://x:port"}, "is not a url"),
+        ({"url": "http://zürich"}, "is not a url"),
+        ({"url": f"http://{'x' * 64}.org"}, "is not a url"),
         ({"url": "http://x", "timeout": 0}, "timeout=0: use seconds"),
         ({"url": "http://x", "timeout": float("nan")}, "timeout=nan"),
         ({"url": "http://x", "timeout": True}, "timeout=True"),
@@ -173,7 +176,7 @@ def test_no_server_is_a_configuration_error_with_the_next_move() -> None:
         open_remote(CORPUS, url=server.url)
     with serving(http(200, {"answer": 42})) as server, pytest.raises(ConfigError, match="KeyError"):
         open_remote(CORPUS, url=server.url)
-    with serving(hang) as server, pytest.raises(ConfigError, match=r"no answer within 0\.2 s"):
+    with serving(hang) as server, pytest.raises(ConfigError, match=r"answer within 0\.2 s \(2 attempts\)"):
         open_remote(CORPUS, url=server.url, timeout=0.2)
 
 
@@ -188,12 +191,31 @@ def test_the_hash_is_the_servers_own_or_one_of_the_url() -> None:
         assert remote.index_hash == "h1"
         assert server.requests == []
     hashes = set()
-    for page in (http(200, b"<html>"), http(200, {"status": "ok"}), http(200, [1]), http(500)):
+    for page in (http(200, b"<html>"), http(200, {"status": "ok"}), http(200, [1]), http(405)):
         with serving(echo, health=page) as server:
             hashes.add(open_remote(CORPUS, url=server.url).index_hash)
             assert len(server.requests) == 1
     assert len(hashes) == 4  # one for each url
     assert "h1" not in hashes
+
+
+def test_a_server_that_is_busy_is_not_taken_for_another_kind() -> None:
+    """Else two workers would call the same index by two names."""
+    with serving(echo, health=http(503)) as server, pytest.raises(ConfigError, match="status 503"):
+        open_remote(CORPUS, url=server.url)
+    assert server.paths == ["GET /healthz"] * 2
+    with serving(echo, health=b"") as server, pytest.raises(ConfigError, match="disconnected"):
+        open_remote(CORPUS, url=server.url)
+
+
+def test_a_user_and_a_password_are_sent_and_never_shown() -> None:
+    with serving(echo, http(401)) as server:
+        remote = open_remote(CORPUS, url=server.url.replace("//", "//me:se%40cret@"), retries=0)
+        assert server.heads[0].count("\r\nauthorization: Basic bWU6c2VAY3JldA==") == 1  # me:se@cret
+        (failed,) = remote.search(["a"], 1)
+        assert "status 401" in str(failed)
+        assert remote.url == f"{server.url}/retrieve"
+        assert "secret" not in str(failed).replace("%40", "").replace("@", "")
 
 
 def test_a_server_of_another_corpus_is_refused() -> None:
@@ -214,11 +236,22 @@ def hang(connection: socket.socket, request: dict[str, Any]) -> None:
     connection.recv(1)  # until the client gives up
 
 
-def drip(connection: socket.socket, request: dict[str, Any]) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-    for _ in range(100):
-        connection.sendall(b" ")
-        time.sleep(0.05)
+def drip(*parts: bytes) -> Callable[[socket.socket, dict[str, Any]], None]:
+    """Sends the first part at once and one after the other of the rest, each well within the timeout."""
+
+    def reply(connection: socket.socket, request: dict[str, Any]) -> None:
+        connection.sendall(parts[0])
+        for n in range(100):
+            connection.sendall(parts[1 + n % (len(parts) - 1)])
+            time.sleep(0.05)
+
+    return reply
+
+
+def chunked(*chunks: bytes) -> bytes:
+    """An answer that does not say how long it is."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    return head + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
 
 
 def close_at_once(connection: socket.socket, request: dict[str, Any]) -> None:
@@ -229,9 +262,20 @@ GOOD = {"id": "1", "contents": "T\nx"}
 BAD_SERVERS: dict[str, tuple[Callable[..., None] | bytes, str]] = {
     "500": (http(500, b"Internal Server Error"), "status 500: Internal Server Error"),
     "400": (http(400, b"no"), "status 400: no"),
+    "404": (http(404, b"no such page"), "status 404"),
     "redirect": (http(307, b"", location="http://127.0.0.1/"), "status 307"),
-    "hangs": (hang, r"no answer within 0\.3 s"),
-    "drips": (drip, r"no complete answer within 0\.3 s"),
+    "hangs": (hang, r"no complete answer within 0\.3 s"),
+    "drips": (
+        drip(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b" "),
+        r"no complete answer within 0\.3 s",
+    ),
+    "drips headers": (drip(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"), r"no complete answer within 0\.3 s"),
+    "goes on and on": (drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), r"no complete answer within 0\.3 s"),
+    "huge": (http(200, b" " * 10**6), "the answer is larger than 500,000 bytes"),
+    "endless": (chunked(*[b" " * 10**5] * 10), "the answer is larger than 500,000 bytes"),
+    "endless headers": (b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 50_000, "receive buffer too long"),
+    "a page": (http(200, b"<html>Sign in</html>", content_type="text/html"), "not an answer"),
+    "gzip": (http(200, b"\x1f\x8b\x08", content_encoding="gzip"), "not an answer"),
     "closes at once": (close_at_once, "disconnected|reset|closed"),
     "closes mid-body": (http(200, b'{"result": [[', length=5000), "incomplete|closed|without"),
     "is not HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "illegal|invalid|malformed|protocol"),
@@ -249,13 +293,22 @@ BAD_SERVERS: dict[str, tuple[Callable[..., None] | bytes, str]] = {
     "an id that is none": (http(200, {"result": [[{**GOOD, "id": [1]}]]}), "id is"),
     "a score that is none": (http(200, {"result": [[{"document": GOOD, "score": "x"}]]}), "not an answer"),
     "an infinite score": (http(200, {"result": [[{"document": GOOD, "score": 1e999}]]}), "a score is inf"),
+    "a score that is no number": (
+        http(200, b'{"result": [[{"contents": "x", "score": NaN}]]}'),
+        "a score is nan",
+    ),
+    "a score beyond all": (
+        http(200, {"result": [[{**GOOD, "score": 10**400}]]}),
+        "not an answer.*OverflowError",
+    ),
     "deep JSON": (http(200, b"[" * 100_000), "not an answer"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_SERVERS)
-def test_whatever_a_server_does_is_a_retrieval_error(kind: str) -> None:
+def test_whatever_a_server_does_is_a_retrieval_error(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reply, message = BAD_SERVERS[kind]
+    monkeypatch.setattr(module, "_MAX_REPLY", 500_000)
     with serving(echo, reply) as server:
         remote = open_remote(CORPUS, url=server.url, timeout=0.3, retries=1)
         started = time.monotonic()
@@ -265,7 +318,8 @@ def test_whatever_a_server_does_is_a_retrieval_error(kind: str) -> None:
         (text,) = result.args
         assert re.search(message, text, re.IGNORECASE), text
         assert server.url in text
-        once = kind in ("400", "redirect")  # what the server says on purpose is not asked again
+        # What the server says on purpose is not asked again.
+        once = kind in ("400", "404", "redirect", "huge", "endless")
         assert text.endswith("(1 attempt)" if once else "(2 attempts)")
         assert remote.retries == (0 if once else 1)
 
@@ -276,6 +330,55 @@ def test_one_bad_answer_is_mended_by_a_retry(kind: str) -> None:
         remote = open_remote(CORPUS, url=server.url, timeout=0.5)
         assert remote.search(["river"], 2) == [hits_of("river", 2)]
         assert remote.retries == 1
+
+
+def test_the_type_of_the_content_and_the_kind_of_the_length_do_not_matter() -> None:
+    body = json.dumps({"result": [[GOOD]]}).encode()
+    for reply in (http(200, body, content_type="text/plain"), chunked(body[:9], body[9:]), chunked(body)):
+        with serving(echo, reply) as server:
+            assert open_remote(CORPUS, url=server.url, retries=0).search(["a"], 1) == [
+                [Hit("1", "T", "x", 1.0)]
+            ]
+
+
+def test_a_query_that_the_server_refuses_fails_alone() -> None:
+    """One agent's endless query must not end the episodes of the others."""
+
+    def strict(connection: socket.socket, request: dict[str, Any]) -> None:
+        if max(map(len, request["queries"])) > 100 or len(request["queries"]) > 6:
+            connection.sendall(http(413, b"too long"))
+        else:
+            echo(connection, request)
+
+    with serving(strict) as server:
+        queries = ["a", "b", "c" * 101, "d", "e", "f", "g"]
+        results = open_remote(CORPUS, url=server.url).search(queries, 1)
+        for query, result in zip(queries, results, strict=True):
+            if len(query) > 1:
+                assert isinstance(result, RetrievalError)
+                assert "status 413: too long (1 attempt)" in str(result)
+            else:
+                assert result == hits_of(query, 1)
+        sent = [request["queries"] for request in server.requests[1:]]
+        assert max(map(len, sent[1:])) <= 4
+
+
+@pytest.mark.parametrize("query", ["東京 " * 300_000, "😀" * 2**20, "half \ud83d of a pair", "\0", '"\\'])
+def test_any_query_gets_there(query: str) -> None:
+    with serving(http(200, {"result": [[GOOD]]})) as server:
+        assert open_remote(CORPUS, url=server.url, retries=0).search([query], 1) == [
+            [Hit("1", "T", "x", 1.0)]
+        ]
+        assert server.requests[1]["queries"] == [query.replace("\ud83d", "?")]
+        assert server.sizes[1] < 5 * 2**20
+
+
+def test_half_a_surrogate_pair_never_reaches_the_agent() -> None:
+    body = b'{"result": [[{"id": "\\ud800", "contents": "\\udc00\\nx\\ud800y \\ud83d\\ude00"}, {"contents": "\\ud800"}]]}'
+    with serving(http(200, body)) as server:
+        first, second = open_remote(CORPUS, url=server.url, retries=0).search(["a"], 2)[0]
+        assert first[:3] == ("?", "?", "x?y 😀")
+        assert second.text == "?"
 
 
 def test_only_the_failed_request_of_a_long_list_fails() -> None:
@@ -309,10 +412,21 @@ def test_retry_after_is_honoured_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) 
     busy = [http(429, b"", retry_after=after) for after in ("3", "1000", "Fri, 31 Dec 1999 23:59:59 GMT")]
     with serving(echo, *busy, echo) as server:
         remote = open_remote(CORPUS, url=server.url)
-        monkeypatch.setattr(module, "random", random.Random(0))
         assert remote.search(["river"], 1) == [hits_of("river", 1)]
-    assert slept[:2] == [3.0, 10.0]
+    for pause, asked in zip(slept[:2], (3, 10), strict=True):  # never sooner; not all at once
+        assert asked < pause < 1.5 * asked
     assert 0 < slept[2] <= 0.8
+
+
+def test_pauses_are_not_drawn_from_the_users_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers seeded alike must not come back in step, nor a retry change what a seeded user draws."""
+    monkeypatch.setattr(module, "_PAUSES", (0.2, 10.0))
+    pauses = []
+    for _ in range(2):
+        random.seed(0)
+        pauses.append(module._pause(9, None))
+        assert random.random() == random.Random(0).random()
+    assert pauses[0] != pauses[1]
 
 
 def test_pauses_grow_at_random_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,11 +498,26 @@ def test_child_processes_open_connections_of_their_own(method: str) -> None:
         remote.search(["warm"], 1)
         ours, theirs = context.Pipe()
         children = [context.Process(target=in_a_child, args=(remote, theirs)) for _ in range(2)]
+        done = threading.Event()
+        wrong: list[Any] = []
+
+        def go_on() -> None:  # the connections are in use while the process forks
+            while not done.is_set():
+                if remote.search(["busy"], 1) != [hits_of("busy", 1)]:
+                    wrong.append("busy")
+
+        threads = [threading.Thread(target=go_on) for _ in range(2)]
+        for thread in threads:
+            thread.start()
         for child in children:
             child.start()
         for _ in children:
             process, results = ours.recv()
             assert results == [[hits_of(f"{process}-{n}", 1)] for n in range(5)]
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
         assert remote.search(["still here"], 1) == [hits_of("still here", 1)]
         for child in children:
             child.join(20)
@@ -397,10 +526,10 @@ def test_child_processes_open_connections_of_their_own(method: str) -> None:
         assert (copy.index_hash, copy.search(["a"], 1)) == (remote.index_hash, remote.search(["a"], 1))
 
 
-def test_without_httpx_the_extra_is_named(tmp_path: Path) -> None:
+def test_without_httpcore_the_extra_is_named(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "sys.modules['httpx'] = None\n"
+        "sys.modules['httpcore'] = None\n"
         "from searchgym.opening import open_retriever\n"
         "from list_corpus import ListCorpus\n"
         "open_retriever({'name': 'remote', 'url': 'http://127.0.0.1:1'}, ListCorpus(['river']))\n"
@@ -408,10 +537,80 @@ def test_without_httpx_the_extra_is_named(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=tmp_path)
-    assert "retriever 'remote' needs the module 'httpx': pip install \"searchgym[serve]\"" in done.stderr
+    assert "retriever 'remote' needs the module 'httpcore': pip install \"searchgym[serve]\"" in done.stderr
 
 
 # -- in an episode -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus as `gym.make` takes it."""
+    directory = tmp_path_factory.mktemp("corpus")
+    (directory / "passages.jsonl").write_text('{"id": "a", "title": "T", "text": "x"}\n')
+    rows = [{"id": f"q{n}", "question": "Who?", "answers": ["x"], "split": "train"} for n in range(3)]
+    (directory / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return directory
+
+
+def remote_options(server: SocketServer) -> dict[str, Any]:
+    return {"name": "remote", "url": server.url, "timeout": 0.3, "retries": 0}
+
+
+@pytest.mark.parametrize("kind", BAD_SERVERS)
+def test_whatever_a_server_does_an_episode_is_truncated_and_not_trained_on(
+    kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_REPLY", 500_000)
+    with serving(echo, BAD_SERVERS[kind][0]) as server:
+        env = gym.make(
+            "searchgym:SearchQA-v0", corpus=str(folder), retriever=remote_options(server), split="train"
+        )
+        env.reset(seed=0)
+        observation, reward, terminated, truncated, info = env.step("<search>river</search>")
+        assert (observation, reward, terminated, truncated) == ("", 0.0, False, True)
+        assert info["retrieval"]["status"] == "error"
+        assert info["hits"] == []
+        assert info["valid_for_training"] is False
+        assert info["outcome"]["stop_reason"] == "retrieval_failed"
+        assert server.url not in json.dumps(info)
+
+
+@pytest.mark.parametrize("kind", BAD_SERVERS)
+def test_in_a_vector_environment_only_the_slot_that_got_no_answer_ends(
+    kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_REPLY", 500_000)
+    bad = BAD_SERVERS[kind][0]
+
+    def one_is_bad(connection: socket.socket, request: dict[str, Any]) -> None:
+        if "bad" not in request["queries"]:
+            echo(connection, request)
+        elif callable(bad):
+            bad(connection, request)
+        else:
+            connection.sendall(bad)
+
+    with serving(one_is_bad) as server:
+        envs = gym.make_vec(
+            "searchgym:SearchQA-v0",
+            num_envs=3,
+            corpus=str(folder),
+            retriever=remote_options(server) | {"batch": 1},
+            split="train",
+        )
+        envs.reset(seed=0)
+        asked = [f"<search>{query}</search>" for query in ("river", "bad", "town")]
+        observations, rewards, terminations, truncations, infos = envs.step(asked)
+        assert "Text 0 of river" in observations[0]
+        assert "Text 0 of town" in observations[2]
+        assert observations[1] == ""
+        assert (terminations.tolist(), truncations.tolist()) == ([False] * 3, [False, True, False])
+        assert rewards.tolist() == [0.0] * 3
+        assert infos["valid_for_training"][1] is False
+        assert infos["outcome"][1]["stop_reason"] == "retrieval_failed"
+        *_, infos = envs.step(["<answer>x</answer>", "", "<answer>x</answer>"])
+        assert [infos["valid_for_training"][n] for n in (0, 2)] == [True, True]
 
 
 def test_a_server_that_dies_truncates_the_episode_and_never_speaks_to_the_agent(small_corpus: Any) -> None:
@@ -464,21 +663,3 @@ def test_failed_episodes_are_counted_by_an_evaluation(make_corpus: Any) -> None:
     assert result.metrics["em"].mean == 1.0
     assert [e.task_id for e in result.episodes if not e.valid_for_training] == ["q1"]
     assert "SECRET" not in "".join(json.dumps(e.to_json()) for e in result.episodes)
-
-
-def test_make_takes_it_by_name(small_corpus: Any, tmp_path: Any) -> None:
-    (tmp_path / "passages.jsonl").write_text('{"id": "a", "title": "T", "text": "x"}\n')
-    (tmp_path / "questions.jsonl").write_text(
-        '{"id": "q", "question": "Who?", "answers": ["x"], "split": "train"}\n'
-    )
-    with serving(echo) as server:
-        env = gym.make(
-            "searchgym:SearchQA-v0",
-            corpus=str(tmp_path),
-            retriever={"name": "remote", "url": server.url},
-            split="train",
-        )
-        env.reset(seed=0)
-        _, _, _, _, info = env.step("<search>who</search>")
-        assert info["retrieval"]["backend"] == "remote"
-        assert info["hits"][0]["title"] == "Title of who"
