@@ -25,6 +25,7 @@ import math
 import mmap
 import tempfile
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -38,7 +39,7 @@ from searchgym.retriever import Hit, SearchResult
 
 from . import bm25_loader
 from .arguments import check_k, check_queries
-from .bm25_build import build_table, estimate_table, parts_table
+from .bm25_build import MOST, build_table, estimate_table, parts_table
 from .cache import digest
 from .indexes import Estimate, IndexBackend, Progress, open_index, quiet
 from .text import TOKENIZER, stem, words
@@ -165,6 +166,21 @@ class BM25:
         if large:
             bm25_loader.fetch()  # after the first answer, which should not wait for it
         return results
+
+    def gains(self, position: int) -> dict[str, float]:
+        """What each term of a passage adds to the passage's score, for a query that has it once."""
+        passage = self._passages[position]
+        found = Counter(words(f"{passage.title}\n{passage.text}"))
+        length, counts, known = self._table.lengths.item(position), Counter[str](), {}
+        for word, term in stem(found).items():
+            counts[term] += found[word]
+            known[term] = self._words.get(word) or self._look_up(word)
+        gains = {}
+        for term, count in counts.items():
+            entry = known[term]
+            assert entry is not None  # the passage is indexed
+            gains[term] = entry.idf * self._parts.item(min(count, MOST) * 256 + length)
+        return gains
 
     def _best(self, terms: Sequence[_QueryTerm], k: int) -> _Found:
         """The best passages and their scores, by numpy: every posting is read."""

@@ -31,12 +31,13 @@ from searchgym.question import Corpus, Passage
 from .indexes import Estimate, Progress
 from .text import stem, words
 
-__all__ = ["LENGTHS", "build_table", "estimate_table", "parts_table"]
+__all__ = ["LENGTHS", "MOST", "build_table", "estimate_table", "parts_table"]
 
 SHARD_WORDS = 2**24
 """Words after which a shard is written: about 170,000 passages of 100 words, and 0.6 GB at the peak."""
+MOST = 255
+"""A word counts at most so often in one passage: counts are stored in one byte."""
 _MERGED_AT_ONCE = 2**22  # postings; a single term that has more is merged alone
-_MOST = 255  # a word counts at most so often in one passage: counts are stored in one byte
 _BUFFER = 2**20
 _TELL_EVERY = 1000  # passages between two reports of progress
 _SAMPLE = 200  # passages that an estimate is made from
@@ -59,7 +60,7 @@ LENGTHS = _decoded_lengths()
 def parts_table(k1: float, b: float, average: float) -> NDArray[np.float64]:
     """tf / (tf + k1 (1 - b + b |d| / avgdl)) for every count (row) and length code (column), flattened."""
     norms = k1 * (1 - b + b * LENGTHS / average)
-    counts = np.arange(_MOST + 1, dtype=np.float64)[:, None]
+    counts = np.arange(MOST + 1, dtype=np.float64)[:, None]
     counts[0] = 1.0  # no posting has the count 0; this avoids 0 / 0 at k1 = 0
     table: NDArray[np.float64] = (counts / (counts + norms)).ravel()
     table.flags.writeable = False
@@ -218,7 +219,7 @@ class _ShardWriter:
             file.writelines(term.encode() + b"\n" for term in terms)
         np.bincount(pairs >> 32, minlength=len(terms)).astype(np.int32).tofile(work / "frequencies")
         (pairs & 0xFFFFFFFF).astype(np.int32).tofile(work / "positions")
-        np.minimum(counts, _MOST).astype(np.uint8).tofile(work / "counts")
+        np.minimum(counts, MOST).astype(np.uint8).tofile(work / "counts")
         (LENGTHS.searchsorted(lengths, side="right") - 1).astype(np.uint8).tofile(work / "lengths")
         facts = {"end": shard.end, "words": shard.words, "terms": shard.terms, "postings": shard.postings}
         (work / "shard.json").write_text(json.dumps(facts), "utf-8")

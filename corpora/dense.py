@@ -36,6 +36,7 @@ from .encoders import MINILM, Encoder
 from .faiss_files import FaissFiles, build_faiss_files, faiss_bytes
 from .indexes import Estimate, IndexBackend, Progress
 from .vectors import (
+    VECTORS,
     Groups,
     PublishedVectors,
     Vectors,
@@ -86,7 +87,7 @@ class Dense:
         self.encoder = encoder
         self._corpus = corpus
         self._settings = settings
-        self._directory = directory
+        self.directory = directory
         self._threads = settings["threads"] or 1
         self._index = FaissFiles(directory, settings["nprobe"], settings["ef_search"])
         self._groups = Groups(directory)
@@ -174,7 +175,7 @@ class Dense:
         return hits
 
     def __reduce__(self) -> tuple[Any, ...]:  # a worker maps the same files
-        return (DENSE_BACKEND.open, (self._corpus, self._settings, self._directory))
+        return (DENSE_BACKEND.open, (self._corpus, self._settings, self.directory))
 
 
 class DenseBackend(IndexBackend):
@@ -195,7 +196,7 @@ class DenseBackend(IndexBackend):
         threads: int | None = None,
         kind: str = "auto",
         nlist: int | None = None,
-        nprobe: int = 32,
+        nprobe: int = 128,
         ef_search: int = 128,
         vectors: str | None = None,
         vector_ids: str | None = None,
@@ -299,7 +300,7 @@ class DenseBackend(IndexBackend):
 
     def build(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path, progress: Progress) -> None:
         load_faiss()
-        encoded = directory / "vectors.f32"
+        encoded = directory / VECTORS
         if (
             (directory / "index-00000.faiss").exists()
             and not encoded.exists()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,14 +20,19 @@ from numpy.typing import NDArray
 from searchgym.errors import ConfigError, CorpusError, MissingExtraError
 from searchgym.question import Corpus, Passage
 
+from .cache import cached_directory
 from .encoders import MAX_CHARACTERS, Encoder
 from .indexes import Progress
+from .room import require_disk
 
 __all__ = [
+    "VECTORS",
     "EncodedVectors",
     "Groups",
     "PublishedVectors",
     "Vectors",
+    "cached_groups",
+    "cached_vectors",
     "digest_vectors",
     "encode_rows",
     "group_passages",
@@ -40,6 +45,10 @@ __all__ = [
 BLOCK = 1024
 """Rows encoded and pushed to the disk at a time: what a killed build loses at most."""
 
+VECTORS = "vectors.f32"
+"""The file that `encode_rows` writes."""
+
+_FORMAT = 1
 _SHOW_EVERY = 20_000  # passages
 _SAMPLES, _SAMPLE = 64, 16_384  # pieces of a published file, and bytes of each, that its digest goes by
 
@@ -64,9 +73,15 @@ class Groups:
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    def firsts(self) -> NDArray[np.int32]:
+    def firsts(self) -> NDArray[np.int64]:
         """The first passage of every row, by position."""
-        return np.asarray(self._positions[self._starts[:-1]])
+        return self._positions[self._starts[:-1]].astype(np.int64)
+
+    def rows(self) -> NDArray[np.int64]:
+        """The row of every passage, by position."""
+        rows = np.empty(len(self._positions), np.int64)
+        rows[self._positions] = np.repeat(np.arange(len(self)), np.diff(self._starts))
+        return rows
 
     def passages(self, row: int) -> list[int]:
         """The positions of a row's passages, in order."""
@@ -117,6 +132,7 @@ class PublishedVectors:
             self.count, self.dimension = self._data.shape
             return
         faiss = load_faiss()
+
         if (
             not isinstance(self._data, faiss.IndexFlatCodes)
             or self._data.metric_type != faiss.METRIC_INNER_PRODUCT
@@ -151,7 +167,11 @@ def passage_text(passage: Passage) -> str:
 
 
 def group_passages(
-    corpus: Corpus, directory: Path, progress: Progress, order: NDArray[np.int64] | None = None
+    corpus: Corpus,
+    directory: Path,
+    progress: Progress,
+    order: NDArray[np.int64] | None = None,
+    text: Callable[[Passage], str] = passage_text,
 ) -> Groups:
     """Give every distinct text a row, and write which passages share it. Done already: opens what is there.
 
@@ -161,12 +181,13 @@ def group_passages(
         progress: called as the texts are read.
         order: a number for every passage; rows come in order of the smallest of their passages. Without it, in
             order of position.
+        text: what makes passages identical when it is equal.
     """
     if not (directory / "starts.npy").exists():
         digests = bytearray()
         for passage in _shown(corpus, "read", progress):
-            text = passage_text(passage).encode("utf-8", "replace")
-            digests += hashlib.blake2b(text, digest_size=16).digest()
+            content = text(passage).encode("utf-8", "replace")
+            digests += hashlib.blake2b(content, digest_size=16).digest()
         pairs = np.frombuffer(digests, np.uint64).reshape(-1, 2)
         by_text = np.lexsort((pairs[:, 1], pairs[:, 0]))  # stable: a group is in order of position
         ordered = pairs[by_text]
@@ -207,6 +228,35 @@ def encode_rows(
             os.fsync(out.fileno())
             progress("encode", start + len(passages), len(firsts))
     return EncodedVectors(file, encoder.dimension)
+
+
+def cached_groups(corpus: Corpus, progress: Progress) -> Groups:
+    """Which passages have the same title and text; found at the first call, kept in the cache after that."""
+
+    def build(directory: Path) -> None:
+        group_passages(corpus, directory, progress, text=lambda passage: f"{passage.title}\n{passage.text}")
+
+    return Groups(cached_directory("groups", {"format": _FORMAT, "corpus": corpus.hash}, build))
+
+
+def cached_vectors(corpus: Corpus, encoder: Encoder, progress: Progress) -> Vectors:
+    """A vector for every passage, by position; encoded at the first call, found in the cache after that.
+
+    Raises:
+        ConfigError: there is no room for them on the disk.
+    """
+    key = {"format": _FORMAT, "corpus": corpus.hash, "encoder": encoder.identity}
+
+    def build(directory: Path) -> None:
+        need = len(corpus.passages) * (4 * encoder.dimension + 8)
+        done = sum(file.stat().st_size for file in directory.iterdir())
+        require_disk(directory, need - done, f"encoding {corpus.name!r}")
+        encode_rows(
+            corpus, group_passages(corpus, directory, progress), encoder, directory / VECTORS, progress
+        )
+
+    directory = cached_directory("vectors", key, build, resumable=True)
+    return pick(EncodedVectors(directory / VECTORS, encoder.dimension), Groups(directory).rows())
 
 
 def published_rows(corpus: Corpus, vectors: PublishedVectors, ids: str | None) -> NDArray[np.int64]:
