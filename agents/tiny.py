@@ -2,7 +2,8 @@
 
 It speaks the tags dialect, which it learned from demonstrations (see docs/agents/warmup.md), so it does not
 read the system prompt. A context is: the start token, the question, then in turn a sampled act and the
-observation that answered it.
+observation that answered it. With `history` it is built again for every round, of the question and the last of these
+pairs; each round then is a segment of its own (the setting of GiGPO's authors, arXiv 2505.10978).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,7 @@ class TinyAgent(Policy):
         max_new_tokens: longest act; a longer one is sent as far as it got (the environment calls it invalid).
         max_context: longest episode in tokens; beyond it the episode ends with `StopReason.TOKEN_BUDGET`.
             None: as many as the model has positions.
+        history: how many rounds (act and observation) a context goes back; None: all, in one growing context.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
@@ -82,6 +85,7 @@ class TinyAgent(Policy):
         greedy: bool = False,
         max_new_tokens: int = 48,
         max_context: int | None = None,
+        history: int | None = None,
     ) -> None:
         directory = _packaged_warm_start() if checkpoint is None else Path(checkpoint)
         model, config = load_model(directory)
@@ -91,7 +95,7 @@ class TinyAgent(Policy):
                 f"{directory}: the tokenizer has {tokenizer.size} ids, the model {config.vocab_size}: "
                 "they are not of one checkpoint"
             )
-        self._set_up(model, config, tokenizer, seed, max_new_tokens, max_context)
+        self._set_up(model, config, tokenizer, seed, max_new_tokens, max_context, history)
         self.temperature, self.top_p, self.greedy = temperature, top_p, greedy
         self._sampling()
 
@@ -104,12 +108,14 @@ class TinyAgent(Policy):
         *,
         max_new_tokens: int = 48,
         max_context: int | None = None,
+        history: int | None = None,
     ) -> TinyAgent:
         """An agent with random weights, for tests and for training from nothing."""
         if tokenizer.size != config.vocab_size:
             raise ConfigError(f"vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.size} ids")
         agent = cls.__new__(cls)
-        agent._set_up(build_model(config, seed), config, tokenizer, seed, max_new_tokens, max_context)
+        model = build_model(config, seed)
+        agent._set_up(model, config, tokenizer, seed, max_new_tokens, max_context, history)
         return agent
 
     def _set_up(
@@ -120,7 +126,14 @@ class TinyAgent(Policy):
         seed: int,
         max_new_tokens: int,
         max_context: int | None,
+        history: int | None,
     ) -> None:
+        if history is not None and history < 1:
+            raise ConfigError(f"history is {history!r}: give 1 or more, or leave it out for all rounds")
+        self.history = history
+        self._texts: dict[
+            int, list[list[int]]
+        ] = {}  # with `history`: question, act, observation, act, … as tokens
         self.module = self.model = model
         self.config = config
         self.tokenizer = tokenizer
@@ -147,12 +160,15 @@ class TinyAgent(Policy):
             )
         super().bind(setting)
         self.engine.clear()
+        self._texts.clear()
 
     def begin(self, slots: Sequence[int]) -> None:
         self.engine.begin(slots)
+        self._texts.update((slot, []) for slot in slots)
 
     def fork(self, source: int, target: int) -> None:
         self.engine.fork(source, target)
+        self._texts[target] = list(self._texts[source])
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
@@ -164,18 +180,29 @@ class TinyAgent(Policy):
             if (observation, first) not in encoded:
                 encoded[observation, first] = prompt_ids(self.tokenizer, observation, first=first)
             prompts.append(encoded[observation, first])
+        if self.history is not None:
+            for i, slot in enumerate(slots):
+                question, *rounds = texts = [*self._texts[slot], prompts[i]]
+                prompts[i] = list(chain(question, *rounds[-2 * self.history :]))
+                self._texts[slot] = texts
+            self.engine.begin(slots)
+        generations = self.engine.generate(slots, prompts, self._sampling())
+        if self.history is not None:
+            for slot, generation in zip(slots, generations, strict=True):
+                self._texts[slot].append(generation.token_ids)
         return [
             Turn(
                 text=self.tokenizer.decode(generation.token_ids),
                 prompt_ids=generation.prompt_ids,
                 token_ids=generation.token_ids,
                 logprobs=generation.logprobs,
+                new_segment=self.history is not None,
                 stop=StopReason.TOKEN_BUDGET if generation.ending is Ending.CONTEXT_LIMIT else None,
                 policy_version=self.version,
                 temperature=self.temperature,
                 top_p=self.top_p,
             )
-            for generation in self.engine.generate(slots, prompts, self._sampling())
+            for generation in generations
         ]
 
     def _sampling(self) -> Sampling:
@@ -226,6 +253,7 @@ class TinyAgent(Policy):
             "tokenizer": hashlib.sha256(vocabulary).hexdigest(),
             "max_new_tokens": self.engine.max_new_tokens,
             "max_context": self.engine.max_context,
+            "history": self.history,
         }
 
 

@@ -28,10 +28,16 @@ from searchgym.rollouts import collect, open_agent, open_envs, rollout
 WORDS = ["employer", "founder", "mayor", "river", "Mira", "Voss", "of", "the", "What", "is"]
 
 
-def build_agent(seed: int = 0, vocabulary: tuple[str, ...] = (), max_context: int | None = None) -> TinyAgent:
+def build_agent(
+    seed: int = 0,
+    vocabulary: tuple[str, ...] = (),
+    max_context: int | None = None,
+    history: int | None = None,
+) -> TinyAgent:
     tokenizer = Tokenizer.build([*WORDS, *vocabulary], ["moor"])
     config = TinyConfig(tokenizer.size, width=32, heads=2, kv_heads=2, max_positions=2048)
-    return TinyAgent.random(config, tokenizer, seed, max_new_tokens=14, max_context=max_context)
+    limits = {"max_new_tokens": 14, "max_context": max_context, "history": history}
+    return TinyAgent.random(config, tokenizer, seed, **limits)  # type: ignore[arg-type]
 
 
 @cache
@@ -60,8 +66,8 @@ def taught_weights() -> dict[str, torch.Tensor]:
     return {name: weight.clone() for name, weight in agent.module.state_dict().items()}
 
 
-def taught_agent(seed: int, max_context: int | None = None) -> TinyAgent:
-    agent = build_agent(seed, max_context=max_context)
+def taught_agent(seed: int, max_context: int | None = None, history: int | None = None) -> TinyAgent:
+    agent = build_agent(seed, max_context=max_context, history=history)
     agent.module.load_state_dict(taught_weights())
     return agent
 
@@ -89,6 +95,54 @@ def sampled_logprobs(episodes: list[Episode]) -> list[float]:
         for logprob, sampled in zip(s.logprobs, s.mask, strict=True)
         if sampled
     ]
+
+
+def test_a_context_rebuilt_from_all_rounds_is_the_growing_one(env: SearchEnv) -> None:
+    growing, rebuilt = (play(env, taught_agent(1, history=history)) for history in (None, 99))
+    assert max(len(e.rounds) for e in growing) > 2
+    for one, other in zip(growing, rebuilt, strict=True):
+        assert [r.text for r in one.rounds] == [r.text for r in other.rounds]
+        assert [len(set(s.rounds)) for s in other.segments] == [1] * len(other.rounds)
+        assert other.segments[-1].tokens == one.segments[0].tokens
+        assert [sum(s.mask) for s in other.segments] == [
+            sum(m for m, t in zip(one.segments[0].mask, one.segments[0].rounds, strict=True) if t == round_)
+            for round_ in range(len(one.rounds))
+        ]
+    assert sampled_logprobs(rebuilt) == pytest.approx(sampled_logprobs(growing), abs=1e-4)
+
+
+def test_a_rebuilt_context_holds_the_question_and_the_last_rounds(env: SearchEnv) -> None:
+    agent = taught_agent(1, history=1)
+    episodes = play(env, agent)
+    for episode in episodes:
+        acts = [[t for t, m in zip(s.tokens, s.mask, strict=True) if m] for s in episode.segments]
+        for i, segment in enumerate(episode.segments):
+            wanted = prompt_ids(agent.tokenizer, episode.question, first=True)
+            if i > 0:
+                wanted += acts[i - 1]
+                wanted += prompt_ids(agent.tokenizer, episode.rounds[i - 1].observation, first=False)
+            assert segment.tokens == wanted + acts[i]
+    with torch.no_grad():
+        outputs = agent.evaluate_tokens(samples(episodes))
+    torch.testing.assert_close(
+        outputs.logprobs_N, torch.tensor(sampled_logprobs(episodes)), atol=1e-4, rtol=0
+    )
+
+
+def test_a_fork_has_the_same_history() -> None:
+    agent = taught_agent(1, history=1)
+    agent.greedy = True
+    agent.begin([0])
+    for observation in ("the river of Mira ?", "Voss is mayor"):
+        agent.act([0], [observation], [{}])
+    agent.fork(0, 1)
+    here, there = agent.act([0, 1], ["founder of the river"] * 2, [{}, {}])
+    assert (here.prompt_ids, here.token_ids) == (there.prompt_ids, there.token_ids)  # type: ignore[union-attr]
+    agent.act([1], ["Voss"], [{}])  # the two go on apart
+    (after,) = agent.act([0], ["mayor"], [{}])
+    question = prompt_ids(agent.tokenizer, "the river of Mira ?", first=True)
+    newest = prompt_ids(agent.tokenizer, "mayor", first=False)
+    assert after.prompt_ids == [*question, *here.token_ids, *newest]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -257,6 +311,7 @@ def test_options_are_checked_before_anything_runs(saved: Path) -> None:
         ({"top_p": 0.0}, r"top_p is 0\.0"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"max_context": 4096}, "max_context is 4096"),
+        ({"history": 0}, "history is 0"),
     ):
         with pytest.raises(ConfigError, match=message):
             TinyAgent(saved, **options)  # type: ignore[arg-type]
