@@ -57,7 +57,7 @@ from .groups import Credit, Groups
 from .grpo import GRPO, GRPOSettings
 from .objective import Aggregation, discounted_sums, group_advantages
 
-__all__ = ["GiGPO", "GiGPOSettings", "anchor_states", "state_advantages"]
+__all__ = ["GiGPO", "GiGPOSettings", "anchor_states", "cluster_texts", "state_advantages"]
 
 
 @dataclass(frozen=True)
