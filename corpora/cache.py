@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -29,7 +30,7 @@ from typing import Any
 
 import filelock
 
-from searchgym.errors import ConfigError, SearchGymError
+from searchgym.errors import ConfigError, CorpusError, SearchGymError
 from searchgym.home import home
 
 __all__ = [
@@ -37,8 +38,8 @@ __all__ = [
     "canonical_json",
     "damage",
     "digest",
-    "finish_directory",
     "home",
+    "output_directory",
     "read_key",
     "seal",
     "verify_directory",
@@ -112,34 +113,51 @@ def cached_directory(
     return entry
 
 
-def finish_directory(
-    work: Path, target: Path, name: str, key: Mapping[str, Any], build: Callable[[Path], None]
-) -> None:
-    """Fill `work`, which may hold an unfinished build of the same key, seal it and rename it to `target`.
+def output_directory(target: Path, name: str, key: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+    """A directory where the user wants it, filled by `build`; it is absent until it is complete.
 
-    Bad input (`SearchGymError`) removes `work`; whatever else stops the build leaves it, to be continued.
+    Until then the work is in a hidden `.part` directory beside it, which a later call for the same key continues,
+    and one for another key removes.
+
+    Args:
+        target: where to; absent or empty. One that was finished for this key is left as it is.
+        name: the kind of directory, for its manifest.
+        key: see `cached_directory`.
+        build: called with the `.part` directory; continues what it finds there.
+
+    Raises:
+        ConfigError: something else is in the directory, it cannot be written, the disk is full, or another process
+            is building there.
     """
-    work.mkdir(exist_ok=True)
+    target = target.expanduser().absolute()
+    if _finished(target, key):
+        return target
     try:
-        build(work)
-    except SearchGymError:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    seal(work, name, key)
-    os.rename(work, target)
-    _sync(target.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(target.parent / f".{target.name}.lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise ConfigError(f"another process is building {target}: wait for it") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"{target} cannot be written ({reason}): name another place") from None
+    try:
+        if not _finished(target, key):  # whoever held the lock may have just finished
+            work = target.parent / f".{target.name}.{digest(dict(key))}.part"
+            begun = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.part")
+            for other in target.parent.iterdir():
+                if begun.fullmatch(other.name) and other != work:  # with other settings, or of something else
+                    shutil.rmtree(other)
+            _finish(work, target, name, key, build)
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+    return target
 
 
 def verify_directory(directory: Path) -> list[str]:
     """What is wrong with a sealed directory, reading every byte of it; an empty list when it is intact."""
-    problem = damage(directory)
-    if problem is not None:
-        return [problem]
-    return [
-        f"{directory / name} has changed since it was written"
-        for name, facts in _read_manifest(directory)["files"].items()
-        if _file_digest(directory / name) != facts["blake2b"]
-    ]
+    return list(_problems(directory, every_byte=True))
 
 
 def seal(directory: Path, name: str, key: Mapping[str, Any]) -> None:
@@ -167,30 +185,83 @@ def damage(directory: Path) -> str | None:
     Sizes are always compared; the content too while all files together are small (16 MiB). For more there is
     `verify_directory`.
     """
+    return next(_problems(directory, every_byte=False), None)
+
+
+def _problems(directory: Path, *, every_byte: bool) -> Iterator[str]:
     try:
         manifest = _read_manifest(directory)
         if manifest["schema"] != _SCHEMA:
-            return f"{directory / MANIFEST} has schema {manifest['schema']!r}, not {_SCHEMA}"
-        files, total = manifest["files"], 0
-        for name, facts in files.items():
-            size = (directory / name).stat().st_size
-            if size != facts["size"]:
-                return f"{directory / name} has {size} bytes instead of {facts['size']}"
-            total += size
-        if total <= _HASHED_UP_TO:
-            for name, facts in files.items():
-                if _file_digest(directory / name) != facts["blake2b"]:
-                    return f"{directory / name} has changed since it was written"
+            yield f"{directory / MANIFEST} has schema {manifest['schema']!r}, not {_SCHEMA}"
+            return
+        files = {name: (facts["size"], facts["blake2b"]) for name, facts in manifest["files"].items()}
+        hashed = every_byte or sum(size for size, _ in files.values()) <= _HASHED_UP_TO
     except OSError as error:
-        return f"{error.filename or directory} cannot be read ({error.strerror})"
+        yield f"{error.filename or directory} cannot be read ({error.strerror})"
+        return
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return f"{directory / MANIFEST} is not a manifest ({error})"
-    return None
+        yield f"{directory / MANIFEST} is not a manifest ({error})"
+        return
+    for name, (size, content) in files.items():
+        file = directory / name
+        try:
+            found = file.stat().st_size
+            if found != size:
+                yield f"{file} has {found} bytes instead of {size}"
+            elif hashed and _file_digest(file) != content:
+                yield f"{file} has changed since it was written"
+        except OSError as error:
+            yield f"{file} cannot be read ({error.strerror})"
+    if every_byte:
+        there = (path.relative_to(directory).as_posix() for path in _files(directory))
+        yield from (
+            f"{directory / name} is no part of it: remove it"
+            for name in there
+            if name not in {*files, MANIFEST}
+        )
 
 
 def read_key(directory: Path) -> dict[str, Any]:
     """The key of an intact sealed directory."""
     return dict(_read_manifest(directory)["key"])
+
+
+def _finished(target: Path, key: Mapping[str, Any]) -> bool:
+    """Whether the directory was built for this key; raises `ConfigError` where something else is in its place."""
+    if not target.exists():
+        return False
+    if damage(target) is None and read_key(target) == dict(key):
+        return True
+    if not target.is_dir() or any(target.iterdir()):
+        raise ConfigError(f"{target} is not empty: give a new directory, or remove it first")
+    return False
+
+
+def _finish(
+    work: Path, target: Path, name: str, key: Mapping[str, Any], build: Callable[[Path], None]
+) -> None:
+    """Fill `work`, which may hold an unfinished build of the same key, seal it and rename it to `target`.
+
+    A kill, an interrupt or a full disk leaves `work`, to be continued. Bad input removes it; so does any refusal of a
+    build that has not begun.
+    """
+    begun = work.exists()
+    work.mkdir(exist_ok=True)
+    try:
+        build(work)
+        seal(work, name, key)
+    except SearchGymError as error:
+        if isinstance(error, CorpusError) or not begun:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ConfigError(
+            f"the disk of {target.parent} became full while {name} was built: make room and try again"
+        ) from error
+    os.rename(work, target)
+    _sync(target.parent)
 
 
 def _build_entry(
@@ -206,7 +277,7 @@ def _build_entry(
         os.rename(entry, _temporary(entry))  # out of the way in one step; the sweep below removes it
     work = entry.parent / f".{entry.name}.part" if resumable else _temporary(entry)
     try:
-        finish_directory(work, entry, name, key, build)
+        _finish(work, entry, name, key, build)
     finally:
         _sweep(entry)
 

@@ -9,7 +9,6 @@ the pages that are done, which is much quicker than parsing them.
 from __future__ import annotations
 
 import contextlib
-import errno
 import gzip
 import json
 import multiprocessing
@@ -17,16 +16,14 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from searchgym.errors import ConfigError, CorpusError, MissingExtraError
 
-from .cache import damage, digest, finish_directory, read_key
+from .cache import output_directory
 from .dump_reader import DumpReader
 from .indexes import Progress, quiet
 from .room import require_disk
@@ -116,7 +113,7 @@ def import_dump(
         ConfigError: an option out of range, a directory with something else in it, no room, or another import.
         MissingExtraError: the extra `dump` is not installed.
     """
-    file, out = Path(file).expanduser().resolve(), Path(out).expanduser().absolute()
+    file, out = Path(file).expanduser().resolve(), Path(out)
     _check(file, words, workers)
     size = file.stat().st_size
     settings = {
@@ -126,34 +123,18 @@ def import_dump(
     }
     source = {"file": file.name, "size": size, "changed": file.stat().st_mtime_ns}
     key = {"format": _FORMAT, "parser": _parser_version(), "source": source, "settings": settings}
-    if out.exists():
-        if damage(out) is None and read_key(out) == key:
-            return out
-        if not out.is_dir() or any(out.iterdir()):
-            raise ConfigError(f"{out} is not empty: give a new directory, or remove it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = out.parent / f".{out.name}.{digest(key)}.part"
-    if not work.exists():
-        require_disk(out.parent, estimate_dump(file), f"importing {file.name}")
-    lock = filelock.FileLock(out.parent / f".{out.name}.lock", timeout=0)
+
+    def build(work: Path) -> None:
+        if not any(work.iterdir()):
+            require_disk(work.parent, estimate_dump(file), f"importing {file.name}")
+        _build(file, work, settings, workers, source, progress)
+
     try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise ConfigError(f"another process is importing into {out}: wait for it") from None
-    try:
-        finish_directory(
-            work, out, "dump", key, lambda at: _build(file, at, settings, workers, source, progress)
-        )
-        Path(lock.lock_file).unlink(missing_ok=True)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
+        return output_directory(out, "dump", key, build)
+    except BrokenExecutor:
         raise ConfigError(
-            f"the disk of {out} is full. Make room and try again: the import goes on"
-        ) from error
-    finally:
-        lock.release()
-    return out
+            "a worker process was killed, perhaps for want of memory: try again with fewer workers; the import goes on"
+        ) from None
 
 
 def estimate_dump(file: Path) -> int:

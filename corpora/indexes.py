@@ -12,15 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
-
-import filelock
+from typing import Any, ClassVar, NamedTuple, cast
 
 from searchgym import plugins
 from searchgym.errors import ConfigError, IndexMismatchError, PluginError
@@ -28,7 +25,7 @@ from searchgym.opening import Spec, call_factory, open_corpus
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
 
-from .cache import cached_directory, damage, digest, finish_directory, read_key
+from .cache import cached_directory, damage, output_directory, read_key
 from .room import free_disk, human
 
 __all__ = [
@@ -36,6 +33,7 @@ __all__ = [
     "IndexBackend",
     "Progress",
     "build_index",
+    "foreign_parts",
     "open_index",
     "quiet",
     "read_index",
@@ -43,6 +41,7 @@ __all__ = [
 ]
 
 FACTS = "index.json"
+_PLACES = ("path", "corpus", "questions")  # options of corpora that may be paths
 
 Progress = Callable[[str, int, int], None]
 """Called as (phase, done, total) while an index is built."""
@@ -151,35 +150,11 @@ def build_index(
         CorpusError: a corpus that cannot be indexed.
     """
     settings = backend.checked(options or {})
-    key = backend.key(corpus, settings)
-    directory = Path(directory).expanduser().absolute()
-    if directory.exists():
-        if damage(directory) is None and read_key(directory) == key:
-            return directory
-        if not directory.is_dir() or any(directory.iterdir()):
-            raise ConfigError(
-                f"{directory} is not empty: give a new directory for the index, or remove it first"
-            )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(directory.parent / f".{directory.name}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise ConfigError(f"another process is building {directory}: wait for it") from None
-    try:
-        work = directory.parent / f".{directory.name}.{digest(key)}.part"
-        for other in directory.parent.glob(f".{directory.name}.*.part"):
-            if other != work:  # begun with other settings or another corpus
-                shutil.rmtree(other)
 
-        def build(place: Path) -> None:
-            _fill(backend, corpus, settings, place, _absolute(corpus_spec), progress or quiet)
+    def build(place: Path) -> None:
+        _fill(backend, corpus, settings, place, _absolute(corpus_spec), progress or quiet)
 
-        finish_directory(work, directory, backend.name, key, build)
-        Path(lock.lock_file).unlink(missing_ok=True)
-    finally:
-        lock.release()
-    return directory
+    return output_directory(Path(directory), backend.name, backend.key(corpus, settings), build)
 
 
 def open_index(directory: str | os.PathLike[str], corpus: Corpus | None = None) -> Retriever:
@@ -196,30 +171,65 @@ def open_index(directory: str | os.PathLike[str], corpus: Corpus | None = None) 
     """
     directory = Path(directory).expanduser().absolute()
     facts = read_index(directory)
-    backend = plugins.load("retrievers", facts["backend"])
-    if not isinstance(backend, IndexBackend):
-        raise PluginError(f"retriever {facts['backend']!r} of the index in {directory} is no IndexBackend")
+    backend = _backend(facts, directory)
     if corpus is None:
         if facts["corpus"] is None:
             raise ConfigError(
                 f"the index in {directory} does not say how to open its corpus {facts['corpus_name']!r}: give it"
             )
         corpus = open_corpus(facts["corpus"])
-    built = read_key(directory)
-    again = f"Build it again from corpus {corpus.name!r}, or open it with the corpus and the version it was built with."
+    settings, differences = _compare(backend, facts, corpus, read_key(directory))
+    if differences:
+        raise IndexMismatchError(
+            f"the {backend.name} index in {directory} is of another {differences[0]}. Build it again from corpus "
+            f"{corpus.name!r}, or open it with the corpus and the version it was built with."
+        )
+    return backend.open(corpus, settings, directory)
+
+
+def foreign_parts(directory: str | os.PathLike[str]) -> list[str]:
+    """In what an intact index differs from one that would be built here now: version, tokenizer, encoder.
+
+    It is empty for an index that can be opened. The corpus is not opened, and not compared.
+
+    Raises:
+        IndexMismatchError: the directory holds no index, or a damaged one.
+    """
+    directory = Path(directory)
+    facts, built = read_index(directory), read_key(directory)
+    recorded = _RecordedCorpus(facts["corpus_name"], built.get("corpus"), range(facts["passages"]))
+    return _compare(_backend(facts, directory), facts, cast("Corpus", recorded), built)[1]
+
+
+class _RecordedCorpus(NamedTuple):
+    """What an index says about its corpus: all that keys are made of."""
+
+    name: str
+    hash: Any
+    passages: range
+
+
+def _backend(facts: Mapping[str, Any], directory: Path) -> IndexBackend:
+    backend = plugins.load("retrievers", facts["backend"])
+    if not isinstance(backend, IndexBackend):
+        raise PluginError(f"retriever {facts['backend']!r} of the index in {directory} is no IndexBackend")
+    return backend
+
+
+def _compare(
+    backend: IndexBackend, facts: Mapping[str, Any], corpus: Corpus, built: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The settings of a built index, and the parts of its key that are others here and now."""
     try:
         settings = backend.checked(facts["settings"])
     except ConfigError as error:
-        raise IndexMismatchError(
-            f"the index in {directory} is of another version: {error} {again}"
-        ) from error
-    for what, ours in backend.key(corpus, settings).items():
-        if built.get(what) != ours:
-            raise IndexMismatchError(
-                f"the {backend.name} index in {directory} is of another {what}: {built.get(what)!r}, not {ours!r}. "
-                f"{again}"
-            )
-    return backend.open(corpus, settings, directory)
+        return {}, [f"version: {error}"]
+    ours = backend.key(corpus, settings)
+    return settings, [
+        f"{name}: {built.get(name)!r}, not {ours.get(name)!r}"
+        for name in {**ours, **built}
+        if built.get(name) != ours.get(name)
+    ]
 
 
 def open_index_over(corpus: Corpus, *, path: str) -> Retriever:
@@ -333,8 +343,12 @@ def available_memory() -> int | None:
 
 def _absolute(spec: Spec | None) -> Spec | None:
     """The index may be opened from another directory: paths of the corpus become absolute."""
-    if isinstance(spec, str) and spec not in plugins.names("corpora") and os.path.isdir(spec):
-        return os.path.abspath(spec)
-    if isinstance(spec, dict) and isinstance(spec.get("path"), str):
-        return {**spec, "path": os.path.abspath(spec["path"])}
-    return spec
+
+    def place(value: Any) -> Any:
+        if isinstance(value, list):
+            return [place(one) for one in value]
+        return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
+
+    if isinstance(spec, dict):
+        return {name: place(value) if name in _PLACES else value for name, value in spec.items()}
+    return spec if spec in plugins.names("corpora") else place(spec)

@@ -178,7 +178,9 @@ def find_passages(place: Path) -> Source:
         )
     found = _find(place, "passages")
     if found is None:
-        raise CorpusError(f"{place} has no passages.jsonl or passages.jsonl.gz: put one there")
+        near = ", ".join(sorted(file.name for file in place.glob("passages*")))
+        there = f" It has {near}, which is not read." if near else ""
+        raise CorpusError(f"{place} has no passages.jsonl or passages.jsonl.gz: put one there.{there}")
     return Source(found)
 
 

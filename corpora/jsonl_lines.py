@@ -6,6 +6,7 @@ Every refusal is one `CorpusError`: file, line, what is wrong, what to do. What 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import json
@@ -26,6 +27,12 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 """The kinds of files that can be read."""
 
 _PROGRESS_FROM = 50_000_000  # bytes of a file from which reading takes long enough to show progress
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}  # how files begin
 _TYPES = {
     bool: "a boolean",
     int: "a number",
@@ -105,6 +112,8 @@ def read_lines(file: Path) -> Iterator[Line]:
         with _open(file) as stream:
             while raw := stream.readline(MAX_LINE + 1):
                 number += 1
+                if number == 1:
+                    raw = raw.removeprefix(codecs.BOM_UTF8)  # Windows editors write one
                 yield Line(file, number, _parse(Line(file, number, {}), raw))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         where = Line(file, number + 1, {})
@@ -157,6 +166,16 @@ def _parse(line: Line, raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
+        packed = next(
+            (name for start, name in _PACKED.items() if line.number == 1 and raw.startswith(start)), ""
+        )
+        if packed:
+            move = (
+                "Name it ….jsonl.gz."
+                if packed == "gzip"
+                else "Decompress it, or use gzip and name it ….jsonl.gz."
+            )
+            raise line.error(f"compressed with {packed}", move) from None
         raise line.error(
             f"not UTF-8 (byte 0x{raw[error.start]:02x} at byte {error.start + 1})", "Save the file as UTF-8."
         ) from None

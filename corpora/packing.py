@@ -42,7 +42,7 @@ _ROW = struct.Struct("<4q")  # where a passage's id, its title and its text begi
 _ENTRY = struct.Struct("<IQ32s")  # an id's length, which passage it is, and its row of offsets; then the id
 _COMPRESSION = 3.2  # how many times smaller compressed passages are (2.8 measured on Wikipedia)
 _BUFFER = 1 << 20  # bytes read at a time from each run while merging
-_SCAN = 65_536  # records after which a scan lets the pages go that it has read
+_SCAN = 16_384  # records after which a scan lets the pages go that it has read
 
 
 class Packed(Sequence[T], Generic[T]):
@@ -52,11 +52,14 @@ class Packed(Sequence[T], Generic[T]):
     """
 
     def __init__(self, store: Path, name: str, decode: Callable[[mmap.mmap, list[int]], T]) -> None:
-        self.rows: NDArray[np.int64] = np.asarray(np.load(store / f"{name}.npy", mmap_mode="r"))
+        mapped = np.load(store / f"{name}.npy", mmap_mode="r")
+        self.rows: NDArray[np.int64] = np.asarray(mapped)
+        self._maps: list[mmap.mmap] = [mapped._mmap]
         self._decode = decode
         if len(self.rows):
             with (store / f"{name}.bin").open("rb") as file:
                 self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps.append(self.bytes)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,7 +84,8 @@ class Packed(Sequence[T], Generic[T]):
         for start in range(0, len(self), _SCAN):
             yield from self.rows[start : start + _SCAN].tolist()
             if len(self) > _SCAN and hasattr(mmap, "MADV_DONTNEED"):
-                self.bytes.madvise(mmap.MADV_DONTNEED)  # they stay in the system's cache, not in this process
+                for pages in self._maps:
+                    pages.madvise(mmap.MADV_DONTNEED)  # they stay in the system's cache, not in this process
 
 
 def decode_passage(data: mmap.mmap, row: list[int]) -> Passage:

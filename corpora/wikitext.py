@@ -34,22 +34,28 @@ _DISAMBIGUATION = frozenset(
     "dab disamb hndis geodis numberdis mathdab mathdis roaddis dmbox callsigndis".split()
 )
 _TEMPLATE_NAME = re.compile(r"\{\{\s*([^{}|\n#:<>]+?)\s*(?:\||\}\})")
-_MOST_UNCLOSED = 300
+_MOST_UNCLOSED = 500
+_UNCLOSED = (("{{", "}}"), ("{|", "|}"), ("[http", "]"), ("<nowiki>", "</nowiki>"))
+_TAG = re.compile(r"<(/?)(?!br\b|hr\b|li\b|p\b|d[dt]\b)[A-Za-z][^<>]*(?<!/)>")
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_MARKERS = re.compile(r"^([*#:;]{20})[*#:;]+", re.MULTILINE)
 _NUMBER = re.compile(r"formatnum:\s*[\d.,-]+")
 _INTERWIKI = re.compile(r"[a-z]{2,3}(-[a-z]+)*|simple|species|commons")
 
 # Markup that is not closed stays as text; these remove the rest of it.
 _REST = (
-    (re.compile(r"<!--.*?(-->|\Z)", re.DOTALL), ""),
     (re.compile(r"^\s*(\{\||\|\}|\|-|\||!|\}\}).*$", re.MULTILINE), ""),
     (re.compile(r"\{\{[^{}\n]*$", re.MULTILINE), ""),
     (re.compile(r"</?[A-Za-z][^<>\n]*>"), ""),
     (re.compile(r"\[\[(?:[^\[\]|\n]*\|)?|\]\]|\{\{|\}\}|'{2,5}"), ""),
     (re.compile(r"__[A-Z]+__"), ""),
     (re.compile(r"^[ \t]*[*#:;]+[ \t]*", re.MULTILINE), ""),
-    (re.compile(r"\(\s*[,;:\s]*\)"), ""),
-    (re.compile(r"\(\s*[,;]?\s+"), "("),
-    (re.compile(r"\s+([,.;:)])"), r"\1"),
+)
+# What leaving things out does to the punctuation around them; for lines whose words are one space apart.
+_PUNCTUATION = (
+    (re.compile(r"\([,;: ]*\)"), ""),
+    (re.compile(r"\( ?[,;]? "), "("),
+    (re.compile(r" ([,.;:)])"), r"\1"),
 )
 
 
@@ -61,20 +67,30 @@ def plain_text(wikitext: str, left_out: Collection[str] = FILE_AND_CATEGORY) -> 
         left_out: namespaces (lower case) whose links are left out with their captions.
 
     Raises:
-        ValueError: hundreds of templates are not closed; the parser's time grows with their square.
+        ValueError: hundreds of templates, tables, links or tags are not closed; the parser's time grows with their
+            square, up to days for a page.
     """
     import mwparserfromhell
 
-    if wikitext.count("{{") - wikitext.count("}}") > _MOST_UNCLOSED:
-        raise ValueError("too many templates are not closed")
+    wikitext = _MARKERS.sub(r"\1", _COMMENT.sub("", wikitext))
+    open_tags = sum(-1 if match[1] else 1 for match in _TAG.finditer(wikitext))
+    unclosed = max(open_tags, *(wikitext.count(begin) - wikitext.count(end) for begin, end in _UNCLOSED))
+    if unclosed > _MOST_UNCLOSED:
+        raise ValueError(f"{unclosed} pieces of markup are not closed")
     out: list[str] = []
     code = mwparserfromhell.parse(wikitext, skip_style_tags=True)
     _render(code, out, left_out)
     text = "".join(out)
     for pattern, replacement in _REST:
         text = pattern.sub(replacement, text)
-    lines = (" ".join(line.split()) for line in text.split("\n"))
-    return "\n".join(line for line in lines if line)
+    lines = []
+    for line in text.split("\n"):
+        line = " ".join(line.split())
+        for pattern, replacement in _PUNCTUATION:
+            line = pattern.sub(replacement, line)
+        if line := " ".join(line.split()):
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def cut(text: str, words: int = 100) -> list[str]:
