@@ -65,7 +65,7 @@ def list_corpora(as_json: bool) -> None:
 def info(spec: str, as_json: bool) -> None:
     """Say what is in the corpus SPEC: passages, questions, an example of each, and its hash.
 
-    SPEC is a registered name, a directory, or JSON like {"name": "hub", "corpus": "wiki-18", "questions": "nq"}.
+    SPEC is a registered name, a path, or JSON like {"name": "hub", "corpus": "wiki-18", "questions": "nq"}.
     """
     opened = open_corpus(read_spec(spec))
     facts = _facts(opened)

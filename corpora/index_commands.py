@@ -16,17 +16,32 @@ from rich.table import Table
 from searchgym import plugins
 from searchgym.commands.options import parse_pairs
 from searchgym.commands.play import shown
-from searchgym.errors import ConfigError, IndexMismatchError, RetrievalError
+from searchgym.errors import (
+    ConfigError,
+    IndexMismatchError,
+    MissingExtraError,
+    PluginError,
+    RetrievalError,
+    UnknownIdError,
+)
 from searchgym.opening import Spec, open_corpus
 
 from .cache import digest, read_key, verify_directory
-from .indexes import IndexBackend, available_memory, build_index, open_index, read_index, shown_progress
+from .indexes import (
+    IndexBackend,
+    available_memory,
+    build_index,
+    foreign_parts,
+    open_index,
+    read_index,
+    shown_progress,
+)
 from .room import free_disk, human
 
 __all__ = ["index", "open_backend", "read_spec"]
 
 _HELP = {"help_option_names": ["-h", "--help"]}
-SPEC_HELP = 'A registered name, a directory, or JSON like {"name": "hub", "corpus": "wiki-18"}.'
+SPEC_HELP = 'A registered name, a path, or JSON like {"name": "hub", "corpus": "wiki-18"}.'
 
 
 class _IndexGroup(click.Group):
@@ -97,7 +112,7 @@ def build(
     memory = available_memory()
     if not as_json:
         there = "" if memory is None else f" of {human(memory)} available"
-        duration = "" if seconds is None else f", about {_duration(seconds)}"
+        duration = "" if not seconds else f", about {_duration(seconds)}"
         click.echo(
             f"{backend.name} index of {opened.name}, {len(opened.passages):,} passages: about "
             f"{human(estimate.disk)} of disk ({human(free_disk(out))} free), "
@@ -160,21 +175,41 @@ def info(directory: Path, as_json: bool) -> None:
 def verify(directory: Path, as_json: bool) -> None:
     """Read every byte of the index in DIRECTORY and compare it with what was built.
 
-    Exit code 2 when anything differs.
+    Also says whether it can be searched here: it cannot when it was built by another version, or with another
+    tokenizer or encoder. Exit code 2 when anything differs.
     """
     with Console(stderr=True).status(f"reading {escape(str(directory))}"):
         problems = verify_directory(directory)
-    if not problems:
-        read_index(directory)  # sealed and intact, and an index
+        foreign = [] if problems else _foreign_parts(directory)
     if as_json:
-        click.echo(json.dumps({"directory": str(directory), "intact": not problems, "problems": problems}))
+        facts = {
+            "directory": str(directory),
+            "intact": not problems,
+            "problems": problems,
+            "foreign": foreign,
+        }
+        click.echo(json.dumps(facts))
     if problems:
         raise IndexMismatchError(
-            f"the index in {directory} is damaged: {'; '.join(problems)}. Build it again."
+            f"the index in {directory} is damaged: {'; '.join(problems)}. Build it again, or copy it from where it is "
+            "intact."
+        )
+    if foreign:
+        raise IndexMismatchError(
+            f"the index in {directory} is intact, but of another {'; of another '.join(foreign)}. Build it again, or "
+            "use it with the version it was built with."
         )
     if not as_json:
         count = len([path for path in directory.rglob("*") if path.is_file()])
         click.echo(f"{directory}: intact ({count} files, {human(_size(directory))})")
+
+
+def _foreign_parts(directory: Path) -> list[str]:
+    try:
+        return foreign_parts(directory)
+    except (MissingExtraError, PluginError, UnknownIdError) as error:
+        click.echo(f"every byte is right; whether it can be searched here was not checked: {error}", err=True)
+        return []
 
 
 @index.command(context_settings=_HELP)
@@ -199,13 +234,17 @@ def search(directory: Path, queries: tuple[str, ...], k: int, corpus: str | None
         if as_json:
             click.echo(json.dumps({"query": query, "hits": [hit._asdict() for hit in hits]}))
             continue
-        table = Table(title=shown(query), title_justify="left")
+        title = shown(query) if len(query) <= 200 else f"{shown(query[:200])}…"
+        if not hits:
+            console.print(f"{title}\nno hits" if title else "no hits", highlight=False)
+            continue
+        table = Table(title=title, title_justify="left")
         for column, justify in (("rank", "right"), ("score", "right"), ("id", "left"), ("passage", "left")):
             table.add_column(column, justify=justify)  # type: ignore[arg-type]
         for rank, hit in enumerate(hits, 1):
             text = hit.text if len(hit.text) <= 200 else f"{hit.text[:200]}…"
-            title = f"[bold]{shown(hit.title)}[/]\n" if hit.title else ""
-            table.add_row(str(rank), f"{hit.score:.4g}", shown(hit.id), title + shown(text))
+            head = f"[bold]{shown(hit.title)}[/]\n" if hit.title else ""
+            table.add_row(str(rank), f"{hit.score:.4g}", shown(hit.id), head + shown(text))
         console.print(table)
 
 

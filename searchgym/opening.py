@@ -1,7 +1,7 @@
 """Opens corpora and retrievers from JSON values, as `gym.make` arguments give them.
 
-A spec is a registered name ("country", "bm25"), the path of a directory (of passages.jsonl; of a built index), or a
-dict {"name": …, **options}. Opened things are shared within the process, so that sixty-four environments hold
+A spec is a registered name ("country", "bm25"), a path (of a directory with passages.jsonl, or of a file of passages;
+of a built index), or a dict {"name": …, **options}. Opened things are shared within the process, so that sixty-four environments hold
 one index.
 """
 
@@ -35,7 +35,7 @@ def open_corpus(spec: Spec | Corpus) -> Corpus:
     """Open a corpus by name, path or dict; a `Corpus` object is returned as it is.
 
     Raises:
-        UnknownIdError: neither a registered name nor a directory.
+        UnknownIdError: neither a registered name nor a path.
         CorpusError: the files cannot be used.
         ConfigError: an option the corpus does not take.
     """
@@ -43,10 +43,12 @@ def open_corpus(spec: Spec | Corpus) -> Corpus:
         return spec
     name, options = split_spec("corpus", spec)
     if name not in plugins.names("corpora"):
-        if not os.path.isdir(name):
-            raise UnknownIdError("corpus", name, plugins.names("corpora"), "It is not a directory either.")
+        if not os.path.exists(name):
+            raise UnknownIdError(
+                "corpus", name, plugins.names("corpora"), "It is not a path either."
+            )
         name, options = "jsonl", {"path": os.path.abspath(name), **options}
-    return _open_corpus(name, _canonical("corpus", name, options), _stamp(options.get("path")))
+    return _open_corpus(name, _canonical("corpus", name, options), _stamp(options))
 
 
 def _canonical(kind: str, name: str, options: dict[str, Any]) -> str:
@@ -56,13 +58,22 @@ def _canonical(kind: str, name: str, options: dict[str, Any]) -> str:
         raise ConfigError(f"an option of {kind} {name!r} is not a JSON value: {error}") from error
 
 
-def _stamp(path: Any) -> tuple[Any, ...]:
-    """Where a relative path leads now, and what lies there: what was changed meanwhile is opened anew."""
-    if not isinstance(path, str) or not os.path.isdir(path):
-        return ()
+def _stamp(options: dict[str, Any]) -> tuple[Any, ...]:
+    """Where the options' paths lead now, and what lies there: what was changed meanwhile is opened anew."""
+    values = (one for value in options.values() for one in (value if isinstance(value, list) else [value]))
+    return tuple(_lies_at(path) for path in values if isinstance(path, str) and os.path.exists(path))
+
+
+def _lies_at(path: str) -> tuple[Any, ...]:
+    real = os.path.realpath(path)
+    if not os.path.isdir(path):
+        facts = os.stat(path)
+        return (real, facts.st_size, facts.st_mtime_ns)
     with os.scandir(path) as entries:
-        facts = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.is_file())
-    return (os.path.realpath(path), *facts)
+        return (
+            real,
+            *sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.is_file()),
+        )
 
 
 @lru_cache(maxsize=8)
@@ -97,7 +108,7 @@ def open_retriever(spec: Spec | Retriever, corpus: Corpus) -> Retriever:
 def open_shared(kind: str, name: str, options: dict[str, Any], corpus: Corpus | None) -> Any:
     """What a registered factory of retrievers or judges gives for a corpus; the same object for the same call."""
     # Keyed by the corpus object's identity: the entry holds a reference, so the identity cannot be reused.
-    canonical, stamp = _canonical(kind, name, options), _stamp(options.get("path"))
+    canonical, stamp = _canonical(kind, name, options), _stamp(options)
     return _open_shared(kind, name, canonical, _ByIdentity(corpus), stamp)
 
 

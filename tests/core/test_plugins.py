@@ -89,7 +89,7 @@ def test_an_edited_corpus_is_opened_anew(tmp_path: Path, monkeypatch: pytest.Mon
     ("spec", "message"),
     [
         ("contry", "Did you mean 'country'"),
-        ("no/such/folder", "not a directory either"),
+        ("no/such/folder", "not a path either"),
         ({"name": "country", "sise": 3}, "Did you mean 'size'"),
         ({"name": "jsonl"}, "path"),
         ({"name": "jsonl", "path": 3}, "path=3"),
