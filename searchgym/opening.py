@@ -44,9 +44,7 @@ def open_corpus(spec: Spec | Corpus) -> Corpus:
     name, options = split_spec("corpus", spec)
     if name not in plugins.names("corpora"):
         if not os.path.exists(name):
-            raise UnknownIdError(
-                "corpus", name, plugins.names("corpora"), "It is not a path either."
-            )
+            raise UnknownIdError("corpus", name, plugins.names("corpora"), "It is not a path either.")
         name, options = "jsonl", {"path": os.path.abspath(name), **options}
     return _open_corpus(name, _canonical("corpus", name, options), _stamp(options))
 
