@@ -1,7 +1,7 @@
-"""Queries of many concurrent requests, searched together: a bounded queue, batches, one searching thread.
+"""Queries of many concurrent requests, searched together: a bounded queue, batches, a few searching threads.
 
-While a batch is searched, what arrives waits and forms the next one. Only when nothing was being searched is a
-first query held for a moment (the window), so that others can join it. A request of many queries is never cut.
+While all threads search, what arrives waits and forms the next batch. Only when a thread was idle is a first query
+held for a moment (the window), so that others can join it. A request of many queries is never cut.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import queue
 import sys
 import threading
 import time
@@ -56,10 +55,11 @@ class SearchQueue(Generic[T]):
     """Collects the queries of concurrent requests into batches.
 
     Args:
-        search: answers a batch of distinct queries of one kind, in order; called in a thread of its own, one
-            call at a time. Its `RetrievalError` goes to every request of the batch. Of anything else that it
-            raises the queries of one request may be the cause: then each request is searched alone.
-        window: seconds a query waits for company when nothing is being searched.
+        search: answers a batch of distinct queries of one kind, in order; called in threads of its own. Its
+            `RetrievalError` goes to every request of the batch. Of anything else that it raises the queries of
+            one request may be the cause: then each request is searched alone.
+        threads: that search, each a batch of its own.
+        window: seconds a query waits for company when a thread is idle.
         batch: a batch is closed when it has this many queries. A larger request is a batch of its own.
         limit: queries that may wait or be searched at once.
         observe: called with (queries, seconds) after every batch.
@@ -69,18 +69,22 @@ class SearchQueue(Generic[T]):
         self,
         search: Callable[[list[str], object], Sequence[T]],
         *,
+        threads: int,
         window: float,
         batch: int,
         limit: int,
         observe: Callable[[int, float], None] = lambda queries, seconds: None,
     ) -> None:
         self._search = search
+        self._count = threads
         self._window = window
         self._batch = batch
         self._limit = limit
         self._observe = observe
-        self._inbox: queue.SimpleQueue[_Job[T] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._jobs: deque[_Job[T]] = deque()
+        self._closed = False
+        self._changed = threading.Condition()  # guards both
+        self._threads: list[threading.Thread] = []
         self._rate = 0.0  # queries answered per second, lately
         self.waiting = 0
         """Queries that wait or are being searched."""
@@ -99,13 +103,15 @@ class SearchQueue(Generic[T]):
         """
         if self.waiting and self.waiting + len(queries) > self._limit:
             raise Overloaded(max(1, math.ceil(self.waiting / self._rate) if self._rate else 1))
-        if self._thread is None:
+        while len(self._threads) < self._count:
             # A daemon: a search that never returns must not keep the process from ending.
-            self._thread = threading.Thread(target=self._run, name="searchgym-search", daemon=True)
-            self._thread.start()
+            self._threads.append(threading.Thread(target=self._run, name="searchgym-search", daemon=True))
+            self._threads[-1].start()
         job: _Job[T] = _Job(queries, kind, asyncio.get_running_loop().create_future())
         self.waiting += len(queries)
-        self._inbox.put(job)
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify()
         return await job.done
 
     async def close(self, patience: float) -> None:
@@ -113,27 +119,29 @@ class SearchQueue(Generic[T]):
         until = time.monotonic() + patience
         while self.waiting and time.monotonic() < until:
             await asyncio.sleep(0.01)
-        self._inbox.put(None)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def _run(self) -> None:
-        """The searching thread. It goes from batch to batch without asking the event loop."""
-        jobs: deque[_Job[T]] = deque()
+        """A searching thread. It goes from batch to batch without asking the event loop."""
         while True:
-            if not jobs:
-                first = self._inbox.get()
-                if first is None:
-                    return
-                jobs.append(first)
-                if self._window:
-                    time.sleep(self._window)
-            with contextlib.suppress(queue.Empty):
-                while (job := self._inbox.get_nowait()) is not None:
-                    jobs.append(job)
-                self._inbox.put(None)  # told to stop: not before what came earlier is answered
-            self._answer(self._take(jobs))
+            with self._changed:
+                idle = not self._jobs
+                while not self._jobs:
+                    if self._closed:
+                        return
+                    self._changed.wait()
+            if idle and self._window:
+                time.sleep(self._window)
+            with self._changed:
+                batch = self._take() if self._jobs else None  # another thread may have been quicker
+            if batch:
+                self._answer(batch)
 
-    def _take(self, waiting: deque[_Job[T]]) -> list[_Job[T]]:
+    def _take(self) -> list[_Job[T]]:
         """The oldest job and those of its kind that fit into a batch with it; the others keep their order."""
+        waiting = self._jobs
         first = waiting.popleft()
         jobs, kept, size = [first], [], len(first.queries)
         while waiting and size < self._batch:
@@ -158,7 +166,7 @@ class SearchQueue(Generic[T]):
             found = dict(zip(queries, answers, strict=True))
         except RetrievalError as error:
             found = error
-        except BaseException as error:  # whatever it is, this thread goes on
+        except BaseException as error:  # whatever it is, the thread goes on
             if len(jobs) > 1:
                 for job in jobs:
                     self._answer([job])

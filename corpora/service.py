@@ -58,8 +58,9 @@ class Limits:
         query_chars: characters per query at most.
         body_bytes: bytes of a request's body at most.
         waiting: queries that may wait or be searched at once.
+        threads: that search at once. Every retriever allows it; one that works outside Python's lock gains by it.
         batch: queries per search.
-        window: seconds a query waits for company when nothing is being searched.
+        window: seconds a query waits for company when a thread is idle.
         cache_bytes: size of the cache of answers; 0 for none.
     """
 
@@ -69,12 +70,22 @@ class Limits:
     query_chars: int = 2**20
     body_bytes: int = 2**23
     waiting: int = 4096
+    threads: int = 2
     batch: int = 64
     window: float = 0.002
     cache_bytes: int = 2**28
 
     def __post_init__(self) -> None:
-        for name in ("topk", "max_topk", "queries", "query_chars", "body_bytes", "waiting", "batch"):
+        for name in (
+            "topk",
+            "max_topk",
+            "queries",
+            "query_chars",
+            "body_bytes",
+            "waiting",
+            "threads",
+            "batch",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: use a whole number >= 1")
         if not 0 <= self.window <= 1 or self.cache_bytes < 0:
@@ -106,7 +117,7 @@ def create_app(retriever: Retriever, corpus: Corpus | None = None, limits: Limit
     """The service as an ASGI application, for `uvicorn` or any other server.
 
     Args:
-        retriever: what answers; it is asked from one thread of its own.
+        retriever: what answers; it is asked from threads of its own.
         corpus: what it searches, for `/healthz`: clients compare its hash with the corpus of their questions.
         limits: what the service takes on.
     """
@@ -138,6 +149,7 @@ class _Service:
         self._cache = AnswerCache(limits.cache_bytes)
         self.queue: SearchQueue[bytes | RetrievalError] = SearchQueue(
             self._search,
+            threads=limits.threads,
             window=limits.window,
             batch=limits.batch,
             limit=limits.waiting,
@@ -213,7 +225,7 @@ class _Service:
         return found
 
     def _search(self, queries: list[str], kind: Any) -> Sequence[bytes | RetrievalError]:
-        """Search and encode; runs in the searching thread."""
+        """Search and encode; runs in a searching thread."""
         topk, scores = kind
         results = self._retriever.search(queries, topk)
         return [r if isinstance(r, RetrievalError) else _encode(r, scores) for r in results]

@@ -54,6 +54,13 @@ __all__ = ["serve"]
     help="Queries that may wait; more are told to come back (429).",
 )
 @click.option(
+    "--threads",
+    type=click.IntRange(1, 256),
+    default=2,
+    show_default=True,
+    help="Threads that search, per worker.",
+)
+@click.option(
     "--batch", type=click.IntRange(1), default=64, show_default=True, help="Queries searched together."
 )
 @click.option(
@@ -89,6 +96,7 @@ def serve(
     max_queries: int,
     max_body_mb: int,
     max_waiting: int,
+    threads: int,
     batch: int,
     window_ms: float,
     cache_mb: int,
@@ -108,6 +116,7 @@ def serve(
         queries=max_queries,
         body_bytes=max_body_mb * 2**20,
         waiting=max_waiting,
+        threads=threads,
         batch=batch,
         window=window_ms / 1000,
         cache_bytes=cache_mb * 2**20,

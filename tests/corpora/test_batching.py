@@ -36,7 +36,9 @@ def run(play: Callable[[SearchQueue[str]], Awaitable[Any]], search: Any, **optio
     """Play something with a queue, then close it."""
 
     async def main() -> Any:
-        queue: SearchQueue[str] = SearchQueue(search, **{"window": 0.0, "batch": 8, "limit": 100, **options})
+        queue: SearchQueue[str] = SearchQueue(
+            search, **{"threads": 1, "window": 0.0, "batch": 8, "limit": 100, **options}
+        )
         try:
             return await asyncio.wait_for(play(queue), 10)
         finally:
@@ -72,6 +74,25 @@ def test_what_arrives_while_searching_forms_the_next_batch_at_once() -> None:
     run(play, search)
     assert [queries for queries, _ in search.batches] == [["first"], [f"q{n}" for n in range(5)]]
     assert len(search.threads) == 1
+
+
+def test_threads_search_different_batches_at_once() -> None:
+    search = Slow(open=False)
+
+    async def play(queue: SearchQueue[str]) -> Any:
+        jobs = [asyncio.create_task(queue.search([f"q{n}", "same"], 1)) for n in range(60)]
+        await asyncio.sleep(0.1)
+        assert len(search.batches) == 3
+        assert len(search.threads) == 3
+        search.gate.set()
+        found = await asyncio.gather(*jobs)
+        assert found == [{f"q{n}": f"Q{n}", "same": "SAME"} for n in range(60)]
+        assert queue.waiting == 0
+
+    run(play, search, threads=3, batch=6, limit=1000)
+    assert sorted({query for queries, _ in search.batches for query in queries}) == sorted(
+        {"same", *(f"q{n}" for n in range(60))}
+    )
 
 
 def test_kinds_are_not_mixed_large_requests_stay_whole_and_nobody_starves() -> None:
@@ -186,7 +207,7 @@ def test_a_search_that_never_returns_does_not_keep_it_from_closing() -> None:
     search = Slow(open=False)
 
     async def main() -> float:
-        queue: SearchQueue[str] = SearchQueue(search, window=0.0, batch=8, limit=100)
+        queue: SearchQueue[str] = SearchQueue(search, threads=2, window=0.0, batch=8, limit=100)
         job = asyncio.create_task(queue.search(["a"], 1))
         await asyncio.sleep(0.05)
         started = time.monotonic()
@@ -196,10 +217,12 @@ def test_a_search_that_never_returns_does_not_keep_it_from_closing() -> None:
 
     assert asyncio.run(main()) < 2
     search.gate.set()  # its answer comes when there is no loop any more
-    (thread,) = (t for t in threading.enumerate() if t.ident in search.threads)
-    assert thread.daemon
-    thread.join(5)
-    assert not thread.is_alive()
+    threads = [t for t in threading.enumerate() if t.name == "searchgym-search"]
+    assert threads
+    for thread in threads:
+        assert thread.daemon
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 def test_who_goes_away_does_not_disturb_the_others() -> None:

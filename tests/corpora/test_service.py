@@ -397,6 +397,7 @@ def test_metrics_count_what_happened() -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
+        ({"threads": 0}, "threads=0: use a whole number >= 1"),
         ({"topk": 0}, "topk=0: use a whole number >= 1"),
         ({"topk": 10, "max_topk": 5}, "topk=10 is more than max_topk=5"),
         ({"window": 5}, r"window=5 s.*use 0 to 1 second"),
