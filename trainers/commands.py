@@ -21,6 +21,7 @@ __all__ = ["train"]
 
 _PAIRS = {
     "settings": ("--set", "Setting of the trainer, e.g. kl_coef=0.01; see --list-settings. Repeatable."),
+    "alarms": ("--alarm", "Limit of an alarm, e.g. step_kl=0.5; null switches it off. Repeatable."),
     "agent_options": ("--agent-option", "Option of the agent. Repeatable."),
     "env_options": (
         "--env-option",

@@ -66,6 +66,10 @@ class TrainConfig:
     eval_every: int = option(0, "also evaluate every so many iterations; 0: never", low=0)
     checkpoint_every: int = option(5, "iterations between checkpoints (and saved episodes)", low=1)
     keep_checkpoints: int = option(2, "newest checkpoints kept, besides the initial one", low=1)
+    alarms: dict[str, Any] = option({}, "limits of the alarms; null switches one off")
+    stop_on_alarm: str = option(
+        "", "end the run when one of these alarms is raised: names with commas, or all"
+    )
     record: str = option("", "write every retrieval and judge call to this tape")
     replay: str = option("", "take them from this tape; neither index nor judge is opened")
 

@@ -6,11 +6,13 @@ your own.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,12 @@ from searchgym.evaluation import Estimate, EvalResult, evaluate
 from searchgym.tape import tape_of
 from searchgym.vector import SearchVectorEnv
 
+from .alarms import Alarms, parse_stops, raised
 from .algorithm import Algorithm, Loss, training_envs
 from .batch import Batch, micro_batches, minibatches, pack
 from .checkpoint import load_checkpoint, load_policy, save_checkpoint
 from .config import TrainConfig
+from .failures import NotFinite, are_finite, save_failure
 from .groups import Credit, Group, Groups, drop_invalid
 from .metrics import UpdateMetrics, collection_metrics, estimates, evaluation_row
 from .objective import kl_estimate
@@ -39,6 +43,7 @@ __all__ = ["Result", "Trainer"]
 
 _EVAL_SEED = 0  # the evaluation questions are the same whatever the run's seed
 _KEPT_EPISODE_FILES = 3
+_ADVICE = "look at it with trainers.failures.load_failure, or start again with a lower learning rate"
 _LEARNING = ("collect", "credit", "prepare", "update")  # the parts of an iteration that a time limit counts
 
 
@@ -152,6 +157,8 @@ class Trainer:
         if run.steps():
             self._restore()
         run.truncate(self.iteration if run.steps() else -1)
+        self._alarms = Alarms(config.alarms, run.rows("metrics.jsonl"))
+        self._stops, self._stopped_by = parse_stops(config.stop_on_alarm), ""
 
     # -- the run ---------------------------------------------------------------------------------------
 
@@ -167,13 +174,26 @@ class Trainer:
                 self.iteration += 1
                 groups, row = self.iterate(watch)
                 self._spend(row, watch.seconds)
-                self._record({"iteration": self.iteration, **row}, groups, watch)
+                row = {"iteration": self.iteration, **row}
+                self._watch(row)
+                self._record(row, groups, watch)
         return self._finish()
+
+    def _watch(self, row: dict[str, Any]) -> None:
+        """Raise alarms, and end the run over those that it was told to end for."""
+        for alarm in self._alarms.add(row):
+            self.display.alarm(str(alarm))
+            if alarm.name in self._stops and not self._stopped_by:
+                self._stopped_by = alarm.name
+                self.display.alarm(
+                    f"the run ends here (stop_on_alarm); --resume goes on from iteration {self.iteration}"
+                )
+        row["alarms"] = list(self._alarms.active)
 
     def _ended(self) -> bool:
         limits = {kind: getattr(self.config, f"max_{kind}") for kind in self.spent}
         over = any(limit and self.spent[kind] >= limit for kind, limit in limits.items())
-        return over or self.iteration >= self.config.iterations
+        return over or self.iteration >= self.config.iterations or bool(self._stopped_by)
 
     def _spend(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
         self.spent["episodes"] += row["episodes"]
@@ -214,6 +234,8 @@ class Trainer:
             "iterations": self.iteration,
             "policy_version": self.policy.version,
             "seconds": round(seconds, 3),
+            "alarms": [asdict(alarm) for alarm in raised(rows, self._alarms.limits)],
+            "stopped_by": self._stopped_by or None,
             "before": evaluations[0] if evaluations else None,
             "after": evaluations[-1] if evaluations else None,
         }
@@ -225,9 +247,18 @@ class Trainer:
     def iterate(self, watch: _Stopwatch | None = None) -> tuple[list[Group], dict[str, Any]]:
         """Collect once and learn from it; returns the groups played and the iteration's metrics."""
         watch = watch or _Stopwatch()
-        algorithm = self.algorithm
         with watch("collect"):
-            played = [list(group) for group in algorithm.collect(self.policy, self.envs, self.tasks)]
+            played = [list(group) for group in self.algorithm.collect(self.policy, self.envs, self.tasks)]
+        try:
+            return played, self._learn(played, watch)
+        except TrainingError as error:
+            path = self.run.path / f"failed-{self.iteration:06d}"
+            save_failure(path, error, chain.from_iterable(played), self.policy, self._extra)
+            raise TrainingError(f"{error} (its episodes and the weights are in {path})") from error
+
+    def _learn(self, played: Sequence[Group], watch: _Stopwatch) -> dict[str, Any]:
+        """Credit and update; the metrics."""
+        algorithm = self.algorithm
         row = collection_metrics(played)
         with watch("credit"):
             valid, counts = drop_invalid(played)
@@ -244,7 +275,10 @@ class Trainer:
             with watch("update"):
                 self._update(batch, update)
         row |= {"updates": update.updates, "policy_version": self.policy.version, **update.result()}
-        return played, row
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise NotFinite(f"metric {name!r} of iteration {self.iteration} is {value}: {_ADVICE}")
+        return row
 
     def _select(self, valid: Sequence[Group]) -> tuple[Groups, dict[str, int]]:
         """Rewards (permuted for the control), and the groups the algorithm wants."""
@@ -279,7 +313,7 @@ class Trainer:
                     outputs = self.policy.evaluate_tokens(micro.samples)
                     loss = self.algorithm.loss(micro, outputs)
                     if not torch.isfinite(loss.total):
-                        raise self._not_finite("loss", micro)
+                        raise self._not_finite("loss", part)
                     loss.total.backward()  # type: ignore[no-untyped-call]
                     self._measure(metrics, micro, outputs, loss)
                 norms = [  # each module's own: a critic's error must not shorten the policy's step
@@ -289,6 +323,8 @@ class Trainer:
                 if not all(torch.isfinite(norm) for norm in norms):
                     raise self._not_finite("gradient", minibatch)
                 self._optimizer.step()
+                if not are_finite(self._parameters):
+                    raise self._not_finite("update", minibatch)
                 self.policy.version += 1
                 metrics.updates += 1
                 metrics.add({"grad_norm": norms[0]})
@@ -308,12 +344,10 @@ class Trainer:
         if metrics.updates == 0:  # still the weights that sampled: what is left is numerical disagreement
             metrics.largest("sampling_gap", gap)
 
-    def _not_finite(self, what: str, batch: Batch) -> TrainingError:
-        episodes = {id(s.episode): s.episode for s in batch.samples}
-        path = self.run.save_episodes(f"failed-{self.iteration:06d}", episodes.values())
-        return TrainingError(
-            f"the {what} of iteration {self.iteration} is not finite: its {len(episodes)} episodes are in {path}. "
-            f"Resume with a lower learning rate in mind (lr is {self.config.lr}), or look at the trainer's loss"
+    def _not_finite(self, what: str, batch: Batch) -> NotFinite:
+        return NotFinite(
+            f"the {what} of iteration {self.iteration} is not finite with lr={self.config.lr}: {_ADVICE}",
+            batch,
         )
 
     # -- evaluation and state ----------------------------------------------------------------------------

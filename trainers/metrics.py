@@ -36,6 +36,7 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "rounds": mean([len(e.rounds) for e in episodes]),
         "searches": mean([e.outcome.searches for e in episodes]),
         "tokens": mean([sampled_tokens(e) for e in episodes]),
+        "surprisal": _surprisal(episodes),
         "invalid_rounds": mean([r.action.get("kind") == "invalid" for r in rounds]),
         "repeated_searches": mean([again for e in episodes for again in _searched_before(e)]),
         "repetition": mean([share for r in rounds if (share := _repetition(r.text)) is not None]),
@@ -47,6 +48,13 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "judge_errors": sum(r.judge["status"] == "error" for e in played for r in e.rounds),
         "contributing": mean([verdict["utility"] * verdict["reasoning"] >= 0.5 for verdict in judged]),
     }
+
+
+def _surprisal(episodes: Sequence[Episode]) -> float | None:
+    """Mean of -log π over the sampled tokens, in nats: an estimate of the entropy over all that was collected."""
+    segments = [segment for episode in episodes for segment in episode.segments]
+    tokens = sum(sum(segment.mask) for segment in segments)
+    return -sum(sum(segment.logprobs) for segment in segments) / tokens if tokens else None
 
 
 def _searched_before(episode: Episode) -> list[bool]:

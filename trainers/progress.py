@@ -60,6 +60,9 @@ class Display:
     def iteration(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
         """An iteration has ended; `row` is its line of metrics.jsonl (0: only an evaluation)."""
 
+    def alarm(self, text: str) -> None:
+        """Something in the metrics needs a look."""
+
 
 class PlainDisplay(Display):
     """One line per iteration, for logs and pipes."""
@@ -87,6 +90,9 @@ class PlainDisplay(Display):
             )
         if "eval" in row:
             self._say(f"greedy evaluation after {row['iteration']} iterations: {_evaluation(row)}")
+
+    def alarm(self, text: str) -> None:
+        self._say(text)
 
 
 class LiveDisplay(Display):
@@ -131,6 +137,9 @@ class LiveDisplay(Display):
         self._bar.update(self._task, description="training", completed=row["iteration"])
         self._add(row, seconds)
         self._live.update(self._draw())
+
+    def alarm(self, text: str) -> None:
+        self._console.print(text, style="yellow", highlight=False, markup=False)
 
     def _add(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
         if row["iteration"] > 0:

@@ -22,6 +22,7 @@ from searchgym.errors import ConfigError, RunDirectoryError
 from searchgym.rollouts import open_agent
 from searchgym.vector import SearchVectorEnv, make_vec
 
+from .alarms import Alarms, parse_stops
 from .algorithm import Algorithm, training_envs
 from .config import TrainConfig, make_config, parse_settings
 from .groups import Credit, Groups
@@ -123,6 +124,8 @@ def _open_parts(config: TrainConfig) -> _Parts:
     if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
         raise ConfigError(f"trainer {config.trainer!r} is {kind!r}: register a subclass of Algorithm")
     algorithm = kind(config.settings)
+    Alarms(config.alarms)  # what is no alarm is refused before anything is opened
+    parse_stops(config.stop_on_alarm)
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)  # an agent that draws its initial weights draws the same ones again

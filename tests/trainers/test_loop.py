@@ -142,7 +142,7 @@ def test_not_finite_stops_before_the_weights_change_and_saves_the_episodes(tmp_p
     ):
         make_trainer(run, kind({"group_size": 8}), policy).run_to_end()
     assert torch.equal(before, policy.module.weight)
-    assert len(list(load_episodes(tmp_path / "episodes" / "failed-000001.jsonl"))) >= 1
+    assert len(list(load_episodes(tmp_path / "failed-000001" / "episodes.jsonl"))) >= 1
 
 
 def test_credit_of_the_wrong_shape_stops_the_run(tmp_path):
