@@ -165,6 +165,7 @@ def seal(directory: Path, name: str, key: Mapping[str, Any]) -> None:
 
     After that a rename makes it durable: even after a power cut, what has its final name is complete.
     """
+    (directory / MANIFEST).unlink(missing_ok=True)  # of a build that was killed between here and the rename
     files = {}
     for path in _files(directory):
         files[path.relative_to(directory).as_posix()] = {
@@ -258,7 +259,7 @@ def _finish(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ConfigError(
-            f"the disk of {target.parent} became full while {name} was built: make room and try again"
+            f"the disk of {target.parent} became full while writing {name}: make room and try again"
         ) from error
     os.rename(work, target)
     _sync(target.parent)

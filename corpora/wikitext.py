@@ -36,7 +36,7 @@ _DISAMBIGUATION = frozenset(
 _TEMPLATE_NAME = re.compile(r"\{\{\s*([^{}|\n#:<>]+?)\s*(?:\||\}\})")
 _MOST_UNCLOSED = 500
 _UNCLOSED = (("{{", "}}"), ("{|", "|}"), ("[http", "]"), ("<nowiki>", "</nowiki>"))
-_TAG = re.compile(r"<(/?)(?!br\b|hr\b|li\b|p\b|d[dt]\b)[A-Za-z][^<>]*(?<!/)>")
+_TAG = re.compile(r"<(/?)(?!br\b|hr\b|li\b|d[dt]\b)[A-Za-z][^<>]*(?<!/)>")
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _MARKERS = re.compile(r"^([*#:;]{20})[*#:;]+", re.MULTILINE)
 _NUMBER = re.compile(r"formatnum:\s*[\d.,-]+")
@@ -211,9 +211,7 @@ def _measure(node: Template) -> list[Wikicode | str]:
 
 _KEPT: dict[str, Callable[[Template], list[Wikicode | str]]] = {
     **dict.fromkeys(("lang", "langx", "transl", "transliteration"), _nth(2)),
-    **dict.fromkeys(
-        ("nowrap", "nobr", "small", "abbr", "tooltip", "ill", "val", "sic", "em", "strong"), _nth(1)
-    ),
+    **dict.fromkeys("nowrap nobr small abbr tooltip ill val sic em strong nihongo".split(), _nth(1)),
     **dict.fromkeys(("convert", "cvt"), _measure),
     **dict.fromkeys(("quote", "blockquote", "cquote", "quotation", "bquote"), _quotation),
     **dict.fromkeys(("circa", "c."), lambda node: ["c. ", *_nth(1)(node)]),

@@ -151,7 +151,7 @@ def test_what_stopped_is_continued(
     for build in (lambda: build_index(toy, small_corpus, tmp_path / "index"), lambda: toy(small_corpus)):
         toy.written, toy.fails = 0, stop
         with pytest.raises(
-            raised, match=None if raised is KeyboardInterrupt else "became full while toy was built"
+            raised, match=None if raised is KeyboardInterrupt else "became full while writing toy"
         ):
             build()
         assert not (tmp_path / "index").exists() or toy.written == 1
@@ -184,6 +184,130 @@ def test_work_begun_with_other_settings_is_cleared(
     build_index(toy, small_corpus, tmp_path / "index", {"size": 6})
     assert names(tmp_path) == ["index"]
     assert (tmp_path / "index" / "first").read_text() == "111111"
+
+
+def test_killed_between_the_seal_and_the_rename(
+    small_corpus: ListCorpus, tmp_path: Path, toy: ToyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(source: object, target: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(toy, small_corpus, tmp_path / "index")
+    place = build_index(toy, small_corpus, tmp_path / "index")
+    assert verify_directory(place) == []
+    whole = build_index(toy, small_corpus, tmp_path / "whole")
+    assert (place / "manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
+
+
+def test_builds_beside_it_and_odd_names_are_left_alone(
+    small_corpus: ListCorpus, tmp_path: Path, toy: ToyBackend
+) -> None:
+    toy.fails = KeyboardInterrupt()
+    for name in ("wiki.v2", "wiki[1]"):
+        with pytest.raises(KeyboardInterrupt):
+            build_index(toy, small_corpus, tmp_path / name, {"size": 5})
+    begun = sorted(path for path in tmp_path.iterdir() if path.suffix == ".part")
+    assert len(begun) == 2
+    toy.fails = None
+    build_index(toy, small_corpus, tmp_path / "wiki")
+    assert all(path.exists() for path in begun)  # ".wiki.v2.….part" is not begun for "wiki"
+    build_index(toy, small_corpus, tmp_path / "wiki[1]", {"size": 6})
+    assert [path.exists() for path in begun] == [True, False]
+
+
+def test_what_was_begun_outlives_a_refusal(
+    small_corpus: ListCorpus, tmp_path: Path, toy: ToyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of work must not go because something else takes the memory when it is continued."""
+    toy.fails = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        build_index(toy, small_corpus, tmp_path / "index")
+    toy.needs = Estimate(disk=1, memory=5_000_000_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(indexes, "available_memory", lambda: 4_000_000_000)
+        with pytest.raises(ConfigError, match=r"and 4\.0 GB are"):
+            build_index(toy, small_corpus, tmp_path / "index")
+    toy.fails, toy.written = None, 0
+    build_index(toy, small_corpus, tmp_path / "index")
+    assert toy.written == 0  # the first file was there
+
+
+def test_where_nothing_can_be_written(small_corpus: ListCorpus, tmp_path: Path, toy: ToyBackend) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "index", tmp_path / "file" / "deeper" / "index"):
+        with pytest.raises(
+            ConfigError, match=r"index cannot be written \((File exists|Not a directory)\): name another"
+        ):
+            build_index(toy, small_corpus, place)
+
+
+def test_one_waited_and_the_other_finished(
+    small_corpus: ListCorpus, tmp_path: Path, toy: ToyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both look before either builds; the second finds what the first made."""
+    acquire = filelock.FileLock.acquire
+
+    def other_first(lock: filelock.FileLock, *args: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        build_index(toy, small_corpus, tmp_path / "index")
+        return acquire(lock, *args, **options)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", other_first)
+    build_index(toy, small_corpus, tmp_path / "index")
+    assert toy.written == 1
+    assert names(tmp_path) == ["index"]
+
+
+def test_verify_names_everything_that_differs(small_corpus: ListCorpus, tmp_path: Path) -> None:
+    place = build_index(BM25_BACKEND, small_corpus, tmp_path / "index")
+    assert verify_directory(place) == []
+    (place / "terms.txt").write_bytes((place / "terms.txt").read_bytes()[:-1])
+    changed = bytearray((place / "counts.npy").read_bytes())
+    changed[-1] ^= 1
+    (place / "counts.npy").write_bytes(changed)
+    (place / "most.npy").unlink()
+    (place / "sub").mkdir()
+    (place / "sub" / "notes.txt").write_text("mine")
+    size = (place / "terms.txt").stat().st_size
+    assert sorted(verify_directory(place)) == [
+        f"{place / 'counts.npy'} has changed since it was written",
+        f"{place / 'most.npy'} cannot be read (No such file or directory)",
+        f"{place / 'sub' / 'notes.txt'} is no part of it: remove it",
+        f"{place / 'terms.txt'} has {size} bytes instead of {size + 1}",
+    ]
+    for text in (
+        "",
+        "[]",
+        "{}",
+        '{"schema": 9}',
+        '{"schema": 1, "files": {"a": {}}}',
+        '{"schema": 1, "files": 3}',
+    ):
+        (place / "manifest.json").write_text(text)
+        (problem,) = verify_directory(place)
+        assert "manifest.json" in problem
+
+
+def test_foreign_parts_need_no_corpus(
+    small_corpus: ListCorpus, tmp_path: Path, toy: ToyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from searchgym.corpora import bm25
+
+    place = build_index(BM25_BACKEND, small_corpus, tmp_path / "index")
+    assert indexes.foreign_parts(place) == []
+    monkeypatch.setattr(bm25, "TOKENIZER", "letters/9")
+    monkeypatch.setattr(bm25, "_FORMAT", 99)
+    first, second = indexes.foreign_parts(place)
+    assert first.startswith("format: ")
+    assert second.startswith("tokenizer: ")
+    assert second.endswith(", not 'letters/9'")
+    build_index(toy, small_corpus, tmp_path / "toy")
+    monkeypatch.setattr(ToyBackend, "settings", lambda self, *, other: {})
+    (version,) = indexes.foreign_parts(tmp_path / "toy")
+    assert version.startswith("version: unknown option")
 
 
 def test_two_do_not_build_in_one_place(small_corpus: ListCorpus, tmp_path: Path, toy: ToyBackend) -> None:

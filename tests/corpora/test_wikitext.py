@@ -38,6 +38,7 @@ CASES = [
     ),
     ("東京 は [[日本]] の首都。 Zoë — naïve.", "東京 は 日本 の首都。 Zoë — naïve."),
     ("__NOTOC__Text {{{1|default}}}.", "Text."),
+    ("'''{{Nihongo|Kyoto|京都市}}''' is a city (; , {{x}}).", "Kyoto is a city."),
     ("", ""),
     ("{{only|a template}}", ""),
     # Not closed.
@@ -61,14 +62,52 @@ def test_namespaces_of_other_wikis_are_left_out_when_told() -> None:
     assert "Bild" in plain_text(source)
 
 
-def test_it_is_quick_where_markup_is_hostile() -> None:
-    for source in ("[[" * 5_000, "{|" * 500, "<ref>" * 500, "'" * 20_000, "{{a|" * 300):
+@pytest.mark.parametrize(
+    "source",
+    [
+        "[[" * 5_000,
+        "{|\n" * 500,
+        "<ref>" * 500,
+        "'" * 20_000,
+        "{{a|" * 300,
+        "<!--" * 20_000,  # 24 s in the parser, were comments to reach it
+        "*" * 50_000,  # 111 s, as a list of that depth
+        "Text (" + " " * 100_000 + "x",
+        "{{a|" * 5_000 + "}}" * 5_000,
+        "&#x110000; &#xd800; &bogus;" * 1_000,
+    ],
+    ids=range(10),
+)
+def test_it_is_quick_where_markup_is_hostile(source: str) -> None:
+    assert len(plain_text(source)) <= len(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{" * 5_000,
+        "{{a|" * 3_000 + "}}",
+        "{|\n" * 5_000,
+        "[http://a.b " * 5_000,
+        "<b>" * 5_000,
+        "<ref name=x>" * 5_000 + "</ref>",
+        "<nowiki>" * 5_000,
+    ],
+    ids=range(7),
+)
+def test_what_would_take_the_parser_hours_is_refused(source: str) -> None:
+    with pytest.raises(ValueError, match=r"\d+ pieces of markup are not closed"):
         plain_text(source)
-    for source in ("{{" * 5_000, "{{a|" * 3_000 + "}}"):
-        with pytest.raises(ValueError, match="not closed"):
-            plain_text(source)
-    long = plain_text("The [[Aln]] is a river.<ref>x</ref> " * 5_000)
-    assert len(long.split()) == 25_000
+
+
+def test_what_closes_itself_is_not_taken_for_unclosed() -> None:
+    source = "A<br>b<br/>c<ref name=x/>d[[e]] [http://f g]<li>h <hr>{{j}}<ref>k</ref>\n{|\n|}\n" * 600
+    assert plain_text(source).count("A") == 600
+
+
+def test_a_long_article() -> None:
+    long = plain_text("The [[Aln]] is a river.<ref>x</ref> " * 1_000)
+    assert len(long.split()) == 5_000
 
 
 def test_passages_hold_all_words_in_order() -> None:
