@@ -66,9 +66,9 @@ __all__ = ["serve"]
 @click.option(
     "--window-ms",
     type=click.FloatRange(0, 1000),
-    default=2.0,
+    default=0.0,
     show_default=True,
-    help="How long an idle server waits for company for a query.",
+    help="How long a query waits for company when a thread is idle.",
 )
 @click.option(
     "--cache-mb",

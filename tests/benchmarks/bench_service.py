@@ -2,14 +2,15 @@
 
     python tests/benchmarks/bench_service.py                        short
     python tests/benchmarks/bench_service.py --seconds 60           64 clients for a minute
-    python tests/benchmarks/bench_service.py --keep DIR             keeps corpus and index there for the next run
+    python tests/benchmarks/bench_service.py --keep DIR             keeps corpus and indexes there for the next run
 
 The passages are sentences of the real passages beside the repository, shuffled; without those, of the generated
-world. The peer answers the same protocol over the same index the way retrieval servers are usually written: a
-FastAPI route with a pydantic model in a thread pool, and a dictionary for a cache.
+world. The peer answers the same protocol the way retrieval servers are usually written: a FastAPI route with a
+pydantic model, every request searched for itself in FastAPI's thread pool, by bm25s with its numba backend where that
+is installed. TOY are the figures of the first such server that was measured, over tantivy, on another day.
 
-Every answer is compared with the in-process index's: the first one of a request in full, later ones byte by byte with
-the first. `lost` counts requests without an answer of status 200.
+Every answer of the service is compared with the in-process index's: the first one of a request in full, later ones
+byte by byte with the first. `lost` counts requests without an answer of status 200.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gzip
+import importlib.util
 import json
 import os
 import random
@@ -32,16 +34,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import bm25s
 import httpx
+import Stemmer
 
 from searchgym.corpora import build_index, open_index
-from searchgym.corpora.wire import read_document, write_document
+from searchgym.corpora.wire import read_document
 from searchgym.opening import open_corpus
 from searchgym.plugins import load
+from searchgym.question import Corpus
 from searchgym.retriever import Retriever
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 TOPK = 3  # what Search-R1's clients ask for
+TOY = {"cold B=32x4": 394, "cached B=32x4": 5190}  # q/s
 
 
 # -- corpus and queries --------------------------------------------------------------------------------------
@@ -186,7 +192,7 @@ def started(*command: str) -> Iterator[str]:
         for _ in range(600):
             try:
                 httpx.post(
-                    f"{url}/retrieve", json={"queries": ["x"], "topk": 1}, timeout=60
+                    f"{url}/retrieve", json={"queries": ["river"], "topk": 1}, timeout=60
                 ).raise_for_status()
                 break
             except httpx.TransportError:
@@ -197,7 +203,20 @@ def started(*command: str) -> Iterator[str]:
         process.wait(30)
 
 
-def run_peer(directory: str) -> None:
+def build_peer(corpus: Corpus, directory: Path) -> None:
+    """The index of the peer, as its library writes it."""
+    index = bm25s.BM25(k1=0.9, b=0.4)
+    texts = [f"{passage.title} {passage.text}" for passage in corpus.passages]
+    index.index(peer_tokens(texts), show_progress=False)
+    index.save(directory.with_suffix(".part"))
+    directory.with_suffix(".part").rename(directory)
+
+
+def peer_tokens(texts: list[str]) -> Any:
+    return bm25s.tokenize(texts, stopwords="en", stemmer=Stemmer.Stemmer("porter"), show_progress=False)
+
+
+def run_peer(corpus: str, directory: str) -> None:
     """The plain server."""
     import uvicorn
     from fastapi import FastAPI
@@ -211,18 +230,25 @@ def run_peer(directory: str) -> None:
         topk: int | None = None
         return_scores: bool = False
 
-    index = open_index(directory)
+    index = bm25s.BM25.load(directory, mmap=True)
+    index.backend = "numba" if importlib.util.find_spec("numba") else "numpy"
+    passages = open_corpus(corpus).passages
     app = FastAPI()
-    cache: dict[tuple[str, int], list[Any]] = {}
 
     @app.post("/retrieve")
     def retrieve(request: QueryRequest) -> dict[str, Any]:
-        topk = request.topk or TOPK
-        missing = [query for query in request.queries if (query, topk) not in cache]
-        for query, hits in zip(missing, index.search(missing, topk), strict=True):
-            assert isinstance(hits, list)
-            cache[query, topk] = [{"document": write_document(hit), "score": hit.score} for hit in hits]
-        return {"result": [cache[query, topk] for query in request.queries]}
+        found, scores = index.retrieve(
+            peer_tokens(request.queries), k=request.topk or TOPK, show_progress=False
+        )
+        result = []
+        for row, row_scores in zip(found.tolist(), scores.tolist(), strict=True):
+            documents = [
+                {"id": p.id, "contents": f'"{p.title}"\n{p.text}'} for p in (passages[n] for n in row)
+            ]
+            result.append(
+                [{"document": d, "score": score} for d, score in zip(documents, row_scores, strict=True)]
+            )
+        return {"result": result}
 
     listener = socket.create_server(("127.0.0.1", 0))
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
@@ -239,13 +265,13 @@ def main() -> None:
     parser.add_argument("--phase", type=float, default=5, help="seconds of every other measurement")
     parser.add_argument("--warmup", type=float, default=10, help="seconds before the first")
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
-    parser.add_argument("--window-ms", type=float, nargs="+", default=[2.0])
+    parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--keep", type=Path, help="directory of corpus and index")
     parser.add_argument("--no-peer", action="store_true")
-    parser.add_argument("--peer", help=argparse.SUPPRESS)
+    parser.add_argument("--peer", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer:
-        run_peer(options.peer)
+        run_peer(*options.peer)
         return
 
     sentences, questions = raw_material()
@@ -262,30 +288,50 @@ def main() -> None:
 
         fresh = endless_queries(questions)
         servers = {
-            f"service workers={workers} window={window:g}ms": (
+            f"service workers={workers} threads={threads}": (
                 "-c", "from searchgym.commands import main; main()", "index", "serve", str(directory), "--port", "0",
-                "--workers", str(workers), "--window-ms", str(window),
+                "--workers", str(workers), "--threads", str(threads),
             )
             for workers in options.workers
-            for window in options.window_ms
+            for threads in options.threads
         }  # fmt: skip
         if not options.no_peer:
-            servers["peer"] = (__file__, "--peer", str(directory))
+            peer = folder / f"peer-{options.passages}"
+            if not peer.exists():
+                build_peer(corpus, peer)
+            servers["peer"] = (__file__, "--peer", str(corpus_folder), str(peer))
+        rates: dict[str, dict[str, float]] = {}
         for name, command in servers.items():
             with started(*command) as url:
-                tallies, rates = measure(url, fresh, options)
+                tallies, rates[name] = measure(url, fresh, options)
             crowd = tallies[-1]
             waits = sorted(crowd.seconds)
-            wrong = sum(unequal(tally, index) + tally.changed for tally in tallies)
+            compared = ""
+            if name != "peer":
+                wrong = sum(unequal(tally, index) + tally.changed for tally in tallies)
+                compared = f"{wrong} not equal to the in-process index, "
             print(
-                f"{name}: {options.retriever} passages={len(corpus.passages)} topk={TOPK} "
-                + "".join(f"{what} {rate:.0f} q/s, " for what, rate in rates.items())
-                + f"64 clients for {options.seconds:g} s: {crowd.queries} answered, {crowd.lost} lost, "
-                f"p50 {waits[len(waits) // 2] * 1000:.0f} ms, p99 {waits[int(len(waits) * 0.99)] * 1000:.0f} ms; "
-                f"of all {sum(len(t.seconds) for t in tallies)} requests {wrong} not equal to the in-process index, "
-                f"{sum(t.lost for t in tallies)} lost",
+                f"{name}: {options.retriever if name != 'peer' else 'bm25s'} passages={len(corpus.passages)} "
+                f"topk={TOPK} "
+                + "".join(f"{what} {rate:.0f} q/s, " for what, rate in rates[name].items())
+                + f"64 clients for {options.seconds:g} s: {crowd.queries} queries in {len(waits)} requests answered, "
+                f"{crowd.lost} lost, p50 {waits[len(waits) // 2] * 1000:.0f} ms, "
+                f"p99 {waits[int(len(waits) * 0.99)] * 1000:.0f} ms; of all {sum(len(t.seconds) for t in tallies)} "
+                f"requests {compared}{sum(t.lost for t in tallies)} lost",
                 flush=True,
             )
+        ours = rates[next(iter(servers))]
+        print(
+            "service against toy figures: "
+            + ", ".join(
+                f"{what} {ours[what]:.0f}/{toy} = {ours[what] / toy:.1f}x" for what, toy in TOY.items()
+            )
+            + "".join(
+                f"; against the peer: {', '.join(f'{what} {ours[what] / rate:.1f}x' for what, rate in theirs.items())}"
+                for name, theirs in rates.items()
+                if name == "peer"
+            )
+        )
 
 
 def measure(
@@ -294,7 +340,9 @@ def measure(
     """All measurements of one server; the last one is of 64 clients."""
     known = [[next(fresh) for _ in range(32)] for _ in range(64)]
     rng = random.Random(3)
-    mixed = [[next(fresh) for _ in range(rng.choice([1, 4, 32]))] for _ in range(2000)]
+    mixed = [
+        [next(fresh) for _ in range(rng.choice([1, 4, 32]))] for _ in range(8000)
+    ]
     phases: dict[str, tuple[Sequence[Iterator[Sequence[str]]], float]] = {
         "warm-up": ([batches(fresh, 32) for _ in range(4)], options.warmup),
         "cold B=32x4": ([batches(fresh, 32) for _ in range(4)], options.phase),
