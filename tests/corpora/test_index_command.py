@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from searchgym.commands import main
-from searchgym.corpora import indexes
+from searchgym.corpora import bm25, indexes
 from searchgym.corpora.bm25 import open_bm25
+from searchgym.corpora.cache import seal
 from searchgym.corpora.index_commands import read_spec
 from searchgym.corpora.jsonl import open_jsonl
 from searchgym.errors import ConfigError
@@ -182,6 +183,149 @@ def test_verify_finds_damage_and_search_refuses_it(run: Run, mine: Path, damage:
     assert (status, json.loads(out)["intact"]) == (2, False)
 
 
+def test_verify_names_every_kind_of_damage_and_the_next_move(run: Run, mine: Path) -> None:
+    run("build", "--corpus", "mine", "--out", "idx")
+    Path("idx/notes.txt").write_text("mine")
+    status, _, err = run("verify", "idx")
+    assert status == 2
+    assert (
+        "idx/notes.txt is no part of it: remove it. Build it again, or copy it from where it is intact."
+        in err
+    )
+    assert run("search", "idx", "Aln")[0] == 0  # it harms no search
+    Path("idx/terms.txt").unlink()
+    status, out, err = run("verify", "idx", "--json")
+    assert (status, len(json.loads(out)["problems"])) == (2, 2)
+
+
+def test_verify_refuses_an_index_of_another_tokenizer_or_version(
+    run: Run, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("build", "--corpus", "mine", "--out", "idx")
+    mine.rename("moved")  # the corpus is not needed
+    assert run("verify", "idx")[0] == 0
+    for name, value, what in (("TOKENIZER", "letters/9", "tokenizer"), ("_FORMAT", 99, "format")):
+        with monkeypatch.context() as patch:
+            patch.setattr(bm25, name, value)
+            status, out, err = run("verify", "idx", "--json")
+            assert (status, json.loads(out)["intact"]) == (2, True)
+            assert f"the index in idx is intact, but of another {what}: " in err
+            assert "Build it again, or use it with the version it was built with" in err
+            status, _, err = run("search", "idx", "Aln", "--corpus", "moved")
+            assert status == 2
+            assert f"is of another {what}: " in err
+    facts = json.loads(Path("idx/index.json").read_text())
+    rename = json.dumps(facts).replace('"bm25"', '"nobody"')
+    Path("idx/index.json").write_text(rename)
+    key = json.loads(Path("idx/manifest.json").read_text())["key"]
+    seal(Path("idx"), "nobody", key)
+    status, out, err = run("verify", "idx")
+    assert (status, "was not checked: unknown retriever 'nobody'" in err) == (0, True)
+
+
+QUERIES = {
+    "": [],
+    " \t\n": [],
+    "the of and": [],
+    "?!.,;": [],
+    "zzzz": [],
+    "\x00\x07": [],
+    "北京": ["e"],
+    "東京": ["e"],  # each character is a word, and one of them occurs
+    "東": [],
+    "القاهرة": ["f"],
+    "МОСКВА": ["g"],  # written in capitals
+    "ＡＬＮ": ["a", "c"],  # full-width letters
+    "\ud800 Dorn": ["d"],  # half a surrogate pair, as a mistaken decoder leaves it
+    "Dorn " * 200_000: ["d"],  # 1 MB
+    " ".join(f"w{n}" for n in range(40_000)) + " Dorn": ["d"],  # words no passage has do not count
+}
+
+
+@pytest.mark.parametrize(("query", "found"), QUERIES.items(), ids=[ascii(query)[:20] for query in QUERIES])
+def test_every_query_has_a_defined_result(run: Run, mine: Path, query: str, found: list[str]) -> None:
+    others = [
+        {"id": "e", "title": "北京", "text": "北京是中国的首都。"},
+        {"id": "f", "title": "", "text": "القاهرة عاصمة مصر 🐪"},
+        {"id": "g", "title": "", "text": "Москва — столица России."},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in [*ROWS, *others])
+    (mine / "passages.jsonl").write_text(text)
+    run("build", "--corpus", "mine", "--out", "idx")
+    status, out, _ = run("search", "idx", "--json", "--", query)
+    assert status == 0
+    assert [hit["id"] for hit in json.loads(out)["hits"]] == found
+    status, out, _ = run("search", "idx", "--", query, "Dorn")
+    assert status == 0
+    assert ("no hits" in out) == (not found)
+    assert len(out) < 3_000
+
+
+def test_paths_with_spaces_and_others(run: Run, mine: Path) -> None:
+    mine.rename("my corpus")
+    file = "my corpus/passages.jsonl"
+    for out in ("an index/with [spaces] é", "trailing/"):
+        assert run("build", "--corpus", file, "--out", out)[0] == 0
+        assert run("verify", out)[0] == 0
+        assert run("search", out, "Aln")[0] == 0
+    status, _, err = run("build", "--corpus", file, "--out", f"{file}/idx")
+    assert status == 2
+    assert "idx cannot be written (" in err
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """`searchgym index …` in a process of its own."""
+    code = "import sys; from searchgym.commands import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "index", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    """A corpus whose index takes a while."""
+    draw = random.Random(0)
+    vocabulary = [f"w{n}" for n in range(5_000)]
+    (tmp_path / "big").mkdir()
+    with (tmp_path / "big" / "passages.jsonl").open("w") as file:
+        for number in range(10_000):
+            text = " ".join(draw.choices(vocabulary, k=40))
+            file.write(json.dumps({"id": f"{number:06d}", "title": f"T{number}", "text": text}) + "\n")
+    return tmp_path / "big"
+
+
+def wait_for_work(tmp_path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not [path for path in tmp_path.glob(".idx.*.part/**/*") if path.is_file()]:
+        assert process.poll() is None, "it was finished before it could be disturbed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_two_at_once_and_control_c(run: Run, big: Path, tmp_path: Path) -> None:
+    command = ("build", "--corpus", str(big), "--out", str(tmp_path / "idx"))
+    first = start(*command)
+    wait_for_work(tmp_path, first)
+    first.send_signal(signal.SIGSTOP)
+    second = start(*command)
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "another process is building" in err
+    first.send_signal(signal.SIGINT)
+    first.send_signal(signal.SIGCONT)
+    _, err = first.communicate(timeout=60)
+    assert (first.returncode, err.strip()) == (130, "interrupted")
+    assert not (tmp_path / "idx").exists()
+    third = start(*command)
+    third.communicate(timeout=60)
+    assert third.returncode == 0
+    assert run("verify", "idx")[0] == 0
+    assert not list(tmp_path.glob(".idx*"))
+
+
 def test_serve_is_there_and_cannot_break_the_others(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     status, out, _ = run("--help")
     assert status == 0
@@ -193,41 +337,19 @@ def test_serve_is_there_and_cannot_break_the_others(run: Run, monkeypatch: pytes
     assert "index serve cannot be loaded" in err
 
 
-def test_killed_builds_go_on(run: Run, tmp_path: Path) -> None:
-    draw = random.Random(0)
-    vocabulary = [f"w{n}" for n in range(5_000)]
-    big = tmp_path / "big"
-    big.mkdir()
-    with (big / "passages.jsonl").open("w") as file:
-        for number in range(20_000):
-            text = " ".join(draw.choices(vocabulary, k=40))
-            file.write(json.dumps({"id": f"{number:06d}", "title": f"T{number}", "text": text}) + "\n")
-    code = "from searchgym.commands import main; main()"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "index",
-        "build",
-        "--corpus",
-        str(big),
-        "--out",
-        str(tmp_path / "idx"),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (begun := [path for path in tmp_path.glob(".idx.*.part/**/*") if path.is_file()]):
-        assert process.poll() is None, "it was finished before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert begun
+def test_killed_builds_go_on(run: Run, big: Path, tmp_path: Path) -> None:
+    command = ("build", "--corpus", str(big), "--out", str(tmp_path / "idx"))
+    process = start(*command)
+    wait_for_work(tmp_path, process)
+    process.kill()
+    process.communicate()
     assert not (tmp_path / "idx").exists()
     status, _, err = run("search", "idx", "w1")
     assert status == 2
     assert "no usable index" in err
-    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    again = start(*command)
+    again.communicate(timeout=60)
+    assert again.returncode == 0
     assert run("verify", "idx")[0] == 0
     assert run("build", "--corpus", "big", "--out", "whole")[0] == 0
     for path in (tmp_path / "whole").rglob("*"):

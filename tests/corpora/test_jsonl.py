@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import pickle
 from collections.abc import Callable
@@ -349,3 +351,55 @@ def test_real_wikipedia_passages(
             for question, hits in zip(asked, results, strict=True)
         ]
         assert expected <= sum(found) / len(found) < expected + 0.02, f"recall@{k}"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    file = write(tmp_path / "c", "passages.jsonl", PASSAGES)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(open_jsonl(tmp_path / "c").passages) == 3
+    file.write_bytes(file.read_bytes()[3:] + b"\xef\xbb\xbf{}\n")  # in the middle it is a mistake
+    with pytest.raises(CorpusError, match=r"line 4: not JSON \(Unexpected UTF-8 BOM"):
+        open_jsonl(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("pack", "message"),
+    [
+        (gzip.compress, r"line 1: compressed with gzip. Name it ….jsonl.gz."),
+        (bz2.compress, r"line 1: compressed with bzip2. Decompress it, or use gzip"),
+        (lzma.compress, r"line 1: compressed with xz. Decompress it, or use gzip"),
+        (lambda data: b"\x28\xb5\x2f\xfd\x24\xff" + data, r"line 1: compressed with zstd. Decompress it"),
+    ],
+)
+def test_a_compressed_file_by_the_name_of_a_plain_one(
+    tmp_path: Path, pack: Callable[[bytes], bytes], message: str
+) -> None:
+    file = write(tmp_path / "c", "passages.jsonl", PASSAGES)
+    file.write_bytes(pack(file.read_bytes()))
+    with pytest.raises(CorpusError, match=message):
+        open_jsonl(tmp_path / "c")
+    file.rename(tmp_path / "c" / "passages.jsonl.zst")
+    with pytest.raises(CorpusError, match=r"put one there. It has passages.jsonl.zst, which is not read"):
+        open_jsonl(tmp_path / "c")
+
+
+def test_a_file_of_passages_is_a_corpus_wherever_one_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path, "my passages.jsonl", PASSAGES)
+    corpus = opening.open_corpus(str(file))
+    assert [passage.id for passage in corpus.passages] == ["a", "b", "ç"]
+    assert opening.open_corpus(str(file)) is corpus
+    write(tmp_path, "my passages.jsonl", PASSAGES[:2])
+    assert len(opening.open_corpus(str(file)).passages) == 2
+    with pytest.raises(
+        CorpusError, match=r"notes.txt is not a directory or a .jsonl, .jsonl.gz, .parquet file"
+    ):
+        opening.open_corpus(str(write(tmp_path, "notes.txt", PASSAGES)))
+
+
+def test_questions_from_elsewhere_are_opened_anew_when_they_change(mine: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, "more.jsonl", QUESTIONS)
+    spec = {"name": "jsonl", "path": str(mine), "questions": [str(file)]}
+    assert opening.open_corpus(spec) is opening.open_corpus(spec)
+    write(tmp_path, "more.jsonl", QUESTIONS[:1])
+    corpus = opening.open_corpus(spec)
+    assert [len(corpus.questions(split)) for split in corpus.splits] == [1]
