@@ -1,0 +1,58 @@
+"""Learning curves with bands, as a PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+__all__ = ["draw_curves"]
+
+_TOGETHER = 5  # rows that one picture can hold
+
+
+def draw_curves(path: Path, analysis: Mapping[str, Any]) -> None:
+    """Mean dev EM over the budget, with the 95 % bootstrap band over seeds.
+
+    Up to five rows share a panel per environment; more get a panel each, with the baseline's curve behind.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    spec, rows = analysis["spec"], analysis["rows"]
+    baseline, places = spec["baseline"], list(spec["environments"])
+    others = [label for label in rows if label != baseline]
+    together = len(rows) <= _TOGETHER
+    panels = [(None, place) for place in places] if together else [(o, p) for p in places for o in others]
+    columns = min(len(panels), 4)
+    lines = ceil(len(panels) / columns)
+    figure = Figure(figsize=(max(6.5, 3.2 * columns), 4.2 if together else 2.5 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    for axis, (label, place) in zip(axes, panels, strict=False):
+        shown = rows if label is None else (baseline, label)
+        for i, name in enumerate(shown):
+            color = "tab:gray" if name == baseline else f"C{i if together else 0}"
+            band = rows[name]["curves"][place]
+            axis.fill_between(band["x"], band["low"], band["high"], color=color, alpha=0.2, lw=0)
+            axis.plot(band["x"], band["mean"], color=color, lw=1.6, label=name)
+        title = place if label is None else (label if len(places) == 1 else f"{label}, {place}")
+        axis.set_title(title, fontsize="medium")
+        axis.set_ylim(-0.02, 1.02)
+        axis.set_xlim(0, band["x"][-1])
+        axis.grid(alpha=0.3)
+        if label is None or axis is axes[0]:
+            axis.legend(loc="upper left", fontsize="small")
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    unit = {"tokens": "sampled tokens"}.get(next(iter(spec["budget"])), next(iter(spec["budget"])))
+    figure.supxlabel(f"{unit} of training", fontsize="medium")
+    figure.supylabel("greedy EM, dev questions", fontsize="medium")
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,57 @@
+"""Where a trainer's credit goes, by the oracle's verdicts: measured on what it learns from, in every iteration.
+
+A search round contributed if the oracle gives it u · v = 1: it retrieved a gold passage nobody had retrieved before in
+the episode, with a query that follows from what had been read. With A the mean credit of a round's tokens:
+
+    credit on contributing rounds = Σ max(A, 0) over contributing search rounds / Σ max(A, 0) over search rounds
+    blame on contributing rounds  = the same with max(−A, 0)
+
+Answer rounds are left out. The trainer never sees these verdicts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from searchgym.judges.oracle import OracleJudge
+from searchgym.judges.protocol import traces_of
+
+from ..groups import Credit, Groups
+
+__all__ = ["PROBED", "measure_credit"]
+
+PROBED = ("credit", "credit_contributing", "blame", "blame_contributing")
+_ORACLE = OracleJudge()
+
+
+def measure_credit(groups: Groups, credit: Credit) -> dict[str, float]:
+    """The four sums of an iteration, `probe_<name>` for each of `PROBED`."""
+    tokens = groups.tokens
+    rounds_E = np.array([len(episode.rounds) for episode in groups.episodes], dtype=np.int64)
+    starts_E = np.cumsum(rounds_E) - rounds_E
+    total = int(rounds_E.sum())
+    place_N = starts_E[tokens.episode_N] + tokens.round_N
+    counts_R = np.bincount(place_N, minlength=total)
+    sums_R = np.bincount(place_N, credit.to_tokens(groups), minlength=total)
+    mean_R = sums_R / np.maximum(counts_R, 1)
+    search_R, contributing_R = np.zeros(total, dtype=bool), np.zeros(total, dtype=bool)
+    for start, episode in zip(starts_E.tolist(), groups.episodes, strict=True):
+        if not mean_R[start : start + len(episode.rounds)].any():
+            continue
+        searched = [r.action["kind"] == "search" for r in episode.rounds]
+        asked = [trace for trace, is_search in zip(traces_of(episode), searched, strict=True) if is_search]
+        verdicts = iter(_ORACLE.judge(asked))
+        for offset, is_search in enumerate(searched):
+            verdict = next(verdicts) if is_search else None
+            if verdict is None or verdict.status != "ok":
+                continue
+            search_R[start + offset] = True
+            contributing_R[start + offset] = bool(verdict.utility and verdict.reasoning)
+    credit_R, blame_R = np.maximum(mean_R, 0.0), np.maximum(-mean_R, 0.0)
+    sums = (
+        credit_R[search_R].sum(),
+        credit_R[contributing_R].sum(),
+        blame_R[search_R].sum(),
+        blame_R[contributing_R].sum(),
+    )
+    return {f"probe_{name}": float(value) for name, value in zip(PROBED, sums, strict=True)}

@@ -1,0 +1,239 @@
+"""One run of a benchmark in its own directory, and the process it runs in.
+
+    card.json     what it is: the run, its whole configuration, the code; written first
+    run/          the run directory of the training loop, from which a killed run continues
+    result.json   sealed: everything the report needs; written last, in one rename
+
+Of a sealed run's `run/` only metrics, timings and the final policy are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from searchgym.errors import ConfigError, TrainingError
+
+from ..config import TrainConfig, parse_settings
+from ..run import read_card, write_json
+from .code import fingerprint, versions
+
+if TYPE_CHECKING:
+    from ..groups import Credit, Groups
+
+__all__ = ["Job", "read_result", "run_job", "start_process"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process is asked to do; plain values, so that it can be sent.
+
+    Attributes:
+        path: directory of the run.
+        run: what run it is, for the result.
+        config: the fields of its `TrainConfig`.
+        code: the fingerprint that its trainer and agent must have.
+        test_questions: of the evaluation on the test split; None: it is not played.
+    """
+
+    path: str
+    run: dict[str, Any]
+    config: dict[str, Any]
+    code: str
+    test_questions: int | None
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What must be the same for a result to be this job's."""
+        return {
+            "run": self.run, "code": self.code, "config": self.config, "test_questions": self.test_questions,
+        }  # fmt: skip
+
+
+def start_process() -> None:
+    """Set up a worker process: one thread, and an end when the parent ends, even by kill -9."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Play a run to its end, continuing one that was cut off, and seal it; returns the result.
+
+    Raises:
+        ConfigError: the sources have changed since the benchmark was started, or an option cannot be used.
+    """
+    from ..training import resume, train
+    from .probe import measure_credit
+
+    config = parse_settings(TrainConfig, job.config)
+    if fingerprint(config.trainer, config.agent) != job.code:
+        raise ConfigError(
+            "the sources have changed since the benchmark was started, and versions are never mixed: start it again with "
+            "--rerun, or install the package as a copy first"
+        )
+    path, run_dir = Path(job.path), Path(job.path) / "run"
+    write_json_new(path / "card.json", job.card)
+    started, busy = time.perf_counter(), time.process_time()
+    result: dict[str, Any] = {**job.card, "versions": versions(), "failed": ""}
+    interrupted = (run_dir / "config.json").exists()
+    units: set[str] = set()
+
+    def probe(groups: Groups, credit: Credit) -> dict[str, float]:
+        units.add(credit.unit)
+        return measure_credit(groups, credit)
+
+    try:
+        if interrupted and read_card(run_dir)["config"] == asdict(config):
+            trained = resume(run_dir, probe=probe)
+        else:
+            shutil.rmtree(run_dir, ignore_errors=True)
+            trained = train(config, run_dir, probe=probe)
+    except TrainingError as error:
+        result["failed"] = str(error)
+    else:
+        trainer = trained.trainer
+        result |= {
+            "policy": trained.policy.describe(),
+            "parameters": sum(p.numel() for p in trained.policy.module.parameters()),
+            "spent": trainer.spent,
+            "stats": trainer.envs.stats,
+            "resumed": interrupted,
+            "credit_unit": ", ".join(sorted(units)),
+            "feedback": trainer.envs.rules.feedback,
+            "judge": _judge_name(trainer.envs.rules.judge_spec),
+        }
+        if job.test_questions is not None:
+            result["test"] = _evaluate(trainer, job.test_questions)
+    result |= _read_run(run_dir)
+    result |= {"wall": time.perf_counter() - started, "cpu": time.process_time() - busy}
+    _tidy(run_dir)
+    result["seal"] = _seal(result)
+    write_json_new(path / "result.json", result)
+    return result
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """A sealed result; None where there is none.
+
+    Raises:
+        ConfigError: it is not what was sealed.
+    """
+    try:
+        result: dict[str, Any] = json.loads((path / "result.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ConfigError(
+            f"{path / 'result.json'} is damaged ({error}): remove {path} and run again"
+        ) from error
+    if result.get("seal") != _seal(result):
+        raise ConfigError(
+            f"{path / 'result.json'} was changed after it was sealed: remove {path} and run again"
+        )
+    return result
+
+
+def write_json_new(path: Path, data: Any) -> None:
+    """Write a JSON file whose folder may be missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, data)
+
+
+def _seal(result: Mapping[str, Any]) -> str:
+    content = {k: v for k, v in result.items() if k != "seal"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _evaluate(trainer: Any, questions: int) -> dict[str, Any]:
+    """The one greedy evaluation on the test split; `right` has one digit per question, in a fixed order."""
+    found = trainer.evaluate("test", questions)
+    episodes = sorted(found.episodes, key=lambda episode: str(episode.task_id))
+    return {
+        "metrics": {name: value.mean for name, value in found.metrics.items()},
+        "by_group": {name: value.mean for name, value in found.by_group.items()},
+        "questions": found.questions,
+        "right": "".join(str(int(episode.outcome.em)) for episode in episodes),
+        "rounds": dict(sorted(Counter(len(episode.rounds) for episode in episodes).items())),
+        "split": "test",
+    }
+
+
+def _read_run(run_dir: Path) -> dict[str, Any]:
+    """What the training loop recorded: the learning curve, sums, shares, seconds."""
+    rows = _rows(run_dir / "metrics.jsonl")
+    seconds: dict[str, float] = defaultdict(float)
+    learning: dict[int, float] = {}
+    for row in _rows(run_dir / "timings.jsonl"):
+        parts = {name: value for name, value in row.items() if name != "iteration"}
+        for name, value in parts.items():
+            seconds[name] += value
+        learning[row["iteration"]] = sum(
+            parts.get(n, 0.0) for n in ("collect", "credit", "prepare", "update")
+        )
+    curve: list[dict[str, float]] = []
+    sums: dict[str, float] = defaultdict(float)
+    for row in rows:
+        if row["iteration"]:
+            _add(sums, row)
+            sums["seconds"] += learning.get(row["iteration"], 0.0)
+        if "eval" in row:
+            spent = {unit: sums[unit] for unit in ("episodes", "tokens", "seconds")}
+            curve.append({"iteration": row["iteration"], **spent, "em": row["eval"]["metrics"]["em"]["mean"]})
+    return {"curve": curve, "sums": dict(sums), "seconds": dict(seconds)}
+
+
+def _add(sums: dict[str, float], row: Mapping[str, Any]) -> None:
+    """Add an iteration. Means per episode become sums over its valid episodes, `valid` of them."""
+    valid = row["episodes"] - row["invalid_episodes"]
+    sums["iterations"] += 1
+    sums["valid"] += valid
+    for name in ("episodes", "groups", "equal_groups", "skipped_groups", "judge_errors", "updates"):
+        sums[name] += row[name]
+    for name in ("tokens", "rounds", "searches", "em", "reward", "truncated", "assisted"):
+        sums[name] += (row[name] or 0.0) * valid
+    sums["judgements"] += (row["judged"] or 0.0) * (row["rounds"] or 0.0) * valid
+    sums["right_unassisted"] += (row["unassisted_em"] or 0.0) * (1.0 - (row["assisted"] or 0.0)) * valid
+    sums["invalid_rounds"] += (row["invalid_rounds"] or 0.0) * (row["rounds"] or 0.0) * valid
+    for name, value in row.items():
+        if name.startswith("probe_"):
+            sums[name] += value
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def _judge_name(spec: Any) -> str:
+    """The judge training used, with the options that name another inside: "corrupted(oracle, 0.1)"."""
+    if spec is None:
+        return ""
+    if isinstance(spec, str):
+        return spec
+    options = [str(v) for k, v in spec.items() if k != "name"] if isinstance(spec, dict) else []
+    name = spec["name"] if isinstance(spec, dict) else getattr(spec, "name", type(spec).__name__)
+    return f"{name}({', '.join(options)})" if options else str(name)
+
+
+def _tidy(run_dir: Path) -> None:
+    """Keep of a finished run what is small: hundreds of them lie side by side."""
+    shutil.rmtree(run_dir / "episodes", ignore_errors=True)
+    steps: Sequence[Path] = sorted((run_dir / "checkpoints").glob("step-*"))
+    for step in steps[:-1]:
+        shutil.rmtree(step, ignore_errors=True)
