@@ -264,13 +264,13 @@ BAD_SERVERS: dict[str, tuple[Callable[..., None] | bytes, str]] = {
     "400": (http(400, b"no"), "status 400: no"),
     "404": (http(404, b"no such page"), "status 404"),
     "redirect": (http(307, b"", location="http://127.0.0.1/"), "status 307"),
-    "hangs": (hang, r"no complete answer within 0\.3 s"),
+    "hangs": (hang, r"no complete answer within 0\.5 s"),
     "drips": (
         drip(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b" "),
-        r"no complete answer within 0\.3 s",
+        r"no complete answer within 0\.5 s",
     ),
-    "drips headers": (drip(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"), r"no complete answer within 0\.3 s"),
-    "goes on and on": (drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), r"no complete answer within 0\.3 s"),
+    "drips headers": (drip(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"), r"no complete answer within 0\.5 s"),
+    "goes on and on": (drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), r"no complete answer within 0\.5 s"),
     "huge": (http(200, b" " * 10**6), "the answer is larger than 500,000 bytes"),
     "endless": (chunked(*[b" " * 10**5] * 10), "the answer is larger than 500,000 bytes"),
     "endless headers": (b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 50_000, "receive buffer too long"),
@@ -305,12 +305,17 @@ BAD_SERVERS: dict[str, tuple[Callable[..., None] | bytes, str]] = {
 }
 
 
+def patience(kind: str) -> float:
+    """Seconds to wait for a server: short only where waiting is the point, since test machines may be slow."""
+    return 0.5 if re.search("within", BAD_SERVERS[kind][1]) else 20.0
+
+
 @pytest.mark.parametrize("kind", BAD_SERVERS)
 def test_whatever_a_server_does_is_a_retrieval_error(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reply, message = BAD_SERVERS[kind]
     monkeypatch.setattr(module, "_MAX_REPLY", 500_000)
     with serving(echo, reply) as server:
-        remote = open_remote(CORPUS, url=server.url, timeout=0.3, retries=1)
+        remote = open_remote(CORPUS, url=server.url, timeout=patience(kind), retries=1)
         started = time.monotonic()
         (result,) = remote.search(["river"], 2)
         assert isinstance(result, RetrievalError)
@@ -327,7 +332,7 @@ def test_whatever_a_server_does_is_a_retrieval_error(kind: str, monkeypatch: pyt
 @pytest.mark.parametrize("kind", ["500", "hangs", "closes mid-body", "malformed JSON", "too few results"])
 def test_one_bad_answer_is_mended_by_a_retry(kind: str) -> None:
     with serving(echo, BAD_SERVERS[kind][0], echo) as server:
-        remote = open_remote(CORPUS, url=server.url, timeout=0.5)
+        remote = open_remote(CORPUS, url=server.url, timeout=patience(kind))
         assert remote.search(["river"], 2) == [hits_of("river", 2)]
         assert remote.retries == 1
 
@@ -553,8 +558,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def remote_options(server: SocketServer) -> dict[str, Any]:
-    return {"name": "remote", "url": server.url, "timeout": 0.3, "retries": 0}
+def remote_options(server: SocketServer, kind: str) -> dict[str, Any]:
+    return {"name": "remote", "url": server.url, "timeout": patience(kind), "retries": 0}
 
 
 @pytest.mark.parametrize("kind", BAD_SERVERS)
@@ -564,7 +569,7 @@ def test_whatever_a_server_does_an_episode_is_truncated_and_not_trained_on(
     monkeypatch.setattr(module, "_MAX_REPLY", 500_000)
     with serving(echo, BAD_SERVERS[kind][0]) as server:
         env = gym.make(
-            "searchgym:SearchQA-v0", corpus=str(folder), retriever=remote_options(server), split="train"
+            "searchgym:SearchQA-v0", corpus=str(folder), retriever=remote_options(server, kind), split="train"
         )
         env.reset(seed=0)
         observation, reward, terminated, truncated, info = env.step("<search>river</search>")
@@ -596,7 +601,7 @@ def test_in_a_vector_environment_only_the_slot_that_got_no_answer_ends(
             "searchgym:SearchQA-v0",
             num_envs=3,
             corpus=str(folder),
-            retriever=remote_options(server) | {"batch": 1},
+            retriever=remote_options(server, kind) | {"batch": 1},
             split="train",
         )
         envs.reset(seed=0)
