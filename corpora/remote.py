@@ -247,11 +247,11 @@ def _copy(result: SearchResult) -> SearchResult:
 
 
 def _pause(attempt: int, asked: float | None) -> float:
-    """Seconds to wait after the n-th attempt: what the server asked for and up to half as long again, so that not
-    all come back at once; else random up to a bound that doubles."""
+    """Seconds to wait after the n-th attempt: random, up to a bound that doubles; or what the server asks for and
+    up to n times as much on top, since many are told the same and must not all come back at once."""
     first, longest = _PAUSES
     if asked is not None:
-        return min(longest, max(_SHORTEST, asked)) * _random.uniform(1.0, 1.5)
+        return min(longest, max(_SHORTEST, asked)) * _random.uniform(1, 1 + min(attempt, 4))
     return _random.uniform(_SHORTEST, min(longest, first * 2 ** (attempt - 1)))
 
 

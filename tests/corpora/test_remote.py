@@ -418,8 +418,8 @@ def test_retry_after_is_honoured_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) 
     with serving(echo, *busy, echo) as server:
         remote = open_remote(CORPUS, url=server.url)
         assert remote.search(["river"], 1) == [hits_of("river", 1)]
-    for pause, asked in zip(slept[:2], (3, 10), strict=True):  # never sooner; not all at once
-        assert asked < pause < 1.5 * asked
+    assert 3 < slept[0] < 6  # never sooner; not all at once
+    assert 10 < slept[1] < 30
     assert 0 < slept[2] <= 0.8
 
 
