@@ -340,9 +340,7 @@ def measure(
     """All measurements of one server; the last one is of 64 clients."""
     known = [[next(fresh) for _ in range(32)] for _ in range(64)]
     rng = random.Random(3)
-    mixed = [
-        [next(fresh) for _ in range(rng.choice([1, 4, 32]))] for _ in range(8000)
-    ]
+    mixed = [[next(fresh) for _ in range(rng.choice([1, 4, 32]))] for _ in range(8000)]
     phases: dict[str, tuple[Sequence[Iterator[Sequence[str]]], float]] = {
         "warm-up": ([batches(fresh, 32) for _ in range(4)], options.warmup),
         "cold B=32x4": ([batches(fresh, 32) for _ in range(4)], options.phase),
