@@ -26,6 +26,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from searchgym.agent import Turn
+from searchgym.episode import Episode, Segment
 from searchgym.errors import CheckpointError, ConfigError
 
 from .candidates import FEATURES, WIDTH, Choice, list_candidates
@@ -145,6 +146,21 @@ class CandidateAgent(Policy):
         # exp(-inf) * -inf is NaN: padding has probability 0 and contributes nothing.
         finite_NC = logprobs_NC.masked_fill(logprobs_NC == -torch.inf, 0.0)
         return TokenOutputs(taken_N, -(logprobs_NC.exp() * finite_NC).sum(dim=1), hidden_N)
+
+    def encode(self, episode: Episode) -> list[Segment]:
+        """See `Policy`. A phrase that stands in several places is taken where it stands first."""
+        segment, state = Segment(), _State(episode.question)
+        for index, round_ in enumerate(episode.rounds):
+            choice, action = state.choice(), round_.action
+            answers = action["kind"] == "answer"
+            phrases = [action["answer"]] if answers else list(action["queries"])
+            if len(phrases) == 1 and phrases[0] in choice.phrases:
+                segment.tokens.append(choice.phrases.index(phrases[0]) + answers * len(choice.phrases))
+                segment.mask.append(1)
+                segment.logprobs.append(0.0)
+                segment.rounds.append(index)
+            state = state.after(action["queries"], round_.observation)
+        return [segment]
 
     def _logprobs(self, choices: Sequence[Choice]) -> tuple[Tensor, Tensor]:
         """Log-probabilities [B, C], padded with -inf, and hidden states [B, 2 F]. Column c is candidate c."""

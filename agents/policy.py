@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from searchgym.agent import Agent
 from searchgym.episode import Episode, Segment
+from searchgym.errors import ConfigError
 
 __all__ = ["Policy", "Sample", "TokenOutputs"]
 
@@ -72,6 +73,18 @@ class Policy(Agent):
         to float tolerance. No samples give empty tensors; `hidden_N` then still has its width.
         """
         raise NotImplementedError
+
+    def encode(self, episode: Episode) -> list[Segment]:
+        """The tokens of an episode that somebody else played, as this policy would have sampled them; for supervised
+        training. Their log-probabilities are 0. Acts it could not have written have no sampled tokens.
+
+        Raises:
+            ConfigError: the policy cannot learn from texts.
+        """
+        raise ConfigError(
+            f"agent {self.name!r} cannot learn from recorded texts: it has no encode(); let it learn from episodes it "
+            "plays itself"
+        )
 
     def cost(self, sample: Sample) -> int:
         """Number of tokens `evaluate_tokens` must compute for a sample; micro-batches are cut by it."""

@@ -23,7 +23,7 @@ from transformers import Qwen3ForCausalLM
 
 from searchgym.agent import Setting, Turn
 from searchgym.dialects import TagsDialect
-from searchgym.episode import StopReason
+from searchgym.episode import Episode, Segment, StopReason
 from searchgym.errors import CheckpointError, ConfigError
 
 from .engine import Ending, Engine, Sampling
@@ -207,6 +207,30 @@ class TinyAgent(Policy):
 
     def _sampling(self) -> Sampling:
         return Sampling(self.generator, self.temperature, self.top_p, self.greedy)
+
+    def encode(self, episode: Episode) -> list[Segment]:
+        """See `Policy`. What goes beyond `max_context` is left out."""
+        texts = [
+            prompt_ids(self.tokenizer, episode.question, first=True)
+        ]  # question, act, observation, act, …
+        segments = [Segment()]
+        for index, round_ in enumerate(episode.rounds):
+            act = self.tokenizer.encode(round_.text)
+            prompt = texts[-1]
+            if self.history is not None:
+                question, *rounds = texts
+                prompt = list(chain(question, *rounds[-2 * self.history :]))
+                if index:
+                    segments.append(Segment())
+            segment = segments[-1]
+            if len(segment.tokens) + len(prompt) + len(act) > self.engine.max_context:
+                break
+            segment.tokens += [*prompt, *act]
+            segment.mask += [0] * len(prompt) + [1] * len(act)
+            segment.logprobs += [0.0] * (len(prompt) + len(act))
+            segment.rounds += [index] * (len(prompt) + len(act))
+            texts += [act, prompt_ids(self.tokenizer, round_.observation, first=False)]
+        return [segment for segment in segments if segment.tokens]
 
     def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
         logprobs_N, entropy_N, hidden_N = evaluate(

@@ -95,6 +95,8 @@ class Algorithm:
         rng: the one source of randomness of the algorithm; saved in checkpoints. Set by `setup`.
         token_budget: tokens per forward pass in `prepare`; the loop sets what its configuration says.
         module_lr: learning rates of extra modules, as multiples of the run's; 1 for those not named.
+        on_policy: whether the policy sampled the tokens itself; if not, there are no log-probabilities to compare with
+            (no step KL).
     """
 
     settings_class: ClassVar[type[Settings]] = Settings
@@ -102,6 +104,7 @@ class Algorithm:
     rng: np.random.Generator
     token_budget: int = 16384
     module_lr: Mapping[str, float] = {}
+    on_policy: bool = True
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         self.settings = parse_settings(self.settings_class, settings or {})

@@ -123,7 +123,10 @@ def pack(groups: Groups, credit: Credit, sequences: Sequences = "episode") -> Ba
                 f"column {name!r} has shape {tuple(column.shape)}, not ({len(advantages_N)},): prepare() must "
                 "give one value per sampled token, in the order of groups.samples"
             )
-    counted_N, advantages_N = _merge_shared_rounds(groups, advantages_N)
+    counted_N = np.ones(len(advantages_N), dtype=bool) if credit.counted_N is None else credit.counted_N
+    if counted_N.shape != advantages_N.shape:
+        raise TrainingError(f"credit.counted_N has shape {counted_N.shape}, not ({len(advantages_N)},)")
+    counted_N, advantages_N = _merge_shared_rounds(groups, advantages_N, counted_N)
     zeros_N = torch.zeros(len(advantages_N))
     whole = Batch(
         groups.samples,
@@ -146,6 +149,8 @@ def minibatches(
     batch: Batch, count: int, aggregation: Aggregation, length: int, rng: np.random.Generator
 ) -> Iterator[Batch]:
     """One epoch: sequences in random order, in `count` nearly equal parts (fewer if there are fewer sequences)."""
+    if not batch.samples:
+        return
     owner_S = np.zeros(len(batch.samples), dtype=np.int64)
     owner_S[batch.sample_N.numpy()] = batch.sequence_N.numpy()
     sequences, index_S = np.unique(owner_S, return_inverse=True)
@@ -179,10 +184,9 @@ def cut_by_cost(costs: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def _merge_shared_rounds(
-    groups: Groups, advantages_N: NDArray[np.float64]
+    groups: Groups, advantages_N: NDArray[np.float64], counted_N: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which tokens count, and the advantages with those of shared rounds averaged."""
-    counted_N = np.ones(len(advantages_N), dtype=bool)
+    """Which tokens count, and the advantages with those of shared rounds averaged over the copies that do."""
     copies: dict[str, list[tuple[int, int]]] = {}
     for e, episode in enumerate(groups.episodes):
         for r, round_ in enumerate(episode.rounds):
@@ -190,7 +194,7 @@ def _merge_shared_rounds(
     shared = {uid: places for uid, places in copies.items() if len(places) > 1}
     if not shared:
         return counted_N, advantages_N
-    advantages_N = advantages_N.copy()
+    advantages_N, counted_N = advantages_N.copy(), counted_N.copy()
     tokens = groups.tokens
     bounds = np.searchsorted(tokens.episode_N, np.arange(len(groups.episodes) + 1))
     for uid, places in shared.items():
@@ -202,7 +206,9 @@ def _merge_shared_rounds(
                 f"round {uid!r} is shared by {len(places)} episodes but has {[len(s) for s in spans]} sampled "
                 "tokens in them: branches that share a round must share its tokens"
             )
-        advantages_N[spans[0]] = np.mean([advantages_N[span] for span in spans], axis=0)
+        spans = [span for span in spans if counted_N[span].all()]
+        if spans:
+            advantages_N[spans[0]] = np.mean([advantages_N[span] for span in spans], axis=0)
         for span in spans[1:]:
             counted_N[span] = False
     return counted_N, advantages_N

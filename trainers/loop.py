@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from searchgym.agents.policy import Policy, TokenOutputs
 from searchgym.errors import ConfigError, TrainingError
@@ -331,14 +330,11 @@ class Trainer:
 
     @torch.no_grad()
     def _measure(self, metrics: UpdateMetrics, batch: Batch, outputs: TokenOutputs, loss: Loss) -> None:
+        metrics.add({"loss": loss.total, "entropy": batch.mean(outputs.entropy_N), **loss.metrics})
+        if not self.algorithm.on_policy:
+            return
         old_N, new_N = batch.old_logprobs_N, outputs.logprobs_N
-        values: dict[str, Tensor] = {
-            "loss": loss.total,
-            "entropy": batch.mean(outputs.entropy_N),
-            "step_kl": batch.mean(kl_estimate(old_N, new_N, "k3")),
-            **loss.metrics,
-        }
-        metrics.add(values)
+        metrics.add({"step_kl": batch.mean(kl_estimate(old_N, new_N, "k3"))})
         gap = (new_N - old_N).abs().max()
         metrics.largest("log_ratio_max", gap)
         if metrics.updates == 0:  # still the weights that sampled: what is left is numerical disagreement

@@ -51,8 +51,12 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _surprisal(episodes: Sequence[Episode]) -> float | None:
-    """Mean of -log π over the sampled tokens, in nats: an estimate of the entropy over all that was collected."""
-    segments = [segment for episode in episodes for segment in episode.segments]
+    """Mean of -log π over the sampled tokens, in nats: an estimate of the entropy over all that was collected.
+
+    None where nothing was sampled: records have no temperature.
+    """
+    sampled = [episode for episode in episodes if episode.rounds[0].temperature is not None]
+    segments = [segment for episode in sampled for segment in episode.segments]
     tokens = sum(sum(segment.mask) for segment in segments)
     return -sum(sum(segment.logprobs) for segment in segments) / tokens if tokens else None
 
