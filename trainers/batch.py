@@ -67,11 +67,12 @@ class Batch:
 
     def take(self, indices: Sequence[int]) -> Batch:
         """The batch of some of the samples, in the order given; weights are kept as they are."""
-        counts = torch.bincount(self.sample_N, minlength=len(self.samples)).tolist()
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        spans = [np.arange(starts[i], starts[i + 1]) for i in indices]
-        at_N = torch.from_numpy(np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64))
-        lengths = torch.tensor([counts[i] for i in indices], dtype=torch.int64)
+        at_S = np.asarray(indices, dtype=np.int64)
+        counts_S = np.bincount(self.sample_N.numpy(), minlength=len(self.samples))
+        first_S, counts = (np.cumsum(counts_S) - counts_S)[at_S], counts_S[at_S]
+        shift_S = first_S - (np.cumsum(counts) - counts)
+        at_N = torch.from_numpy(np.repeat(shift_S, counts) + np.arange(counts.sum()))
+        lengths = torch.from_numpy(counts)
         return Batch(
             [self.samples[i] for i in indices],
             torch.repeat_interleave(torch.arange(len(lengths)), lengths),
@@ -153,11 +154,13 @@ def minibatches(
         return
     owner_S = np.zeros(len(batch.samples), dtype=np.int64)
     owner_S[batch.sample_N.numpy()] = batch.sequence_N.numpy()
-    sequences, index_S = np.unique(owner_S, return_inverse=True)
-    order = rng.permutation(len(sequences))
-    for part in np.array_split(order, min(count, len(sequences))):
-        chosen = [np.flatnonzero(index_S == sequence) for sequence in part]
-        yield batch.take(np.concatenate(chosen).tolist()).weighted(aggregation, length)
+    _, index_S, counts_Q = np.unique(owner_S, return_inverse=True, return_counts=True)
+    order_Q = rng.permutation(len(counts_Q))
+    samples = np.argsort(np.argsort(order_Q)[index_S], kind="stable")  # in the order of their sequences
+    ends_Q = np.cumsum(counts_Q[order_Q])
+    cuts = np.cumsum([len(part) for part in np.array_split(order_Q, min(count, len(order_Q)))])[:-1]
+    for part in np.split(samples, ends_Q[cuts - 1]):
+        yield batch.take(part.tolist()).weighted(aggregation, length)
 
 
 def micro_batches(batch: Batch, cost: Callable[[Sample], int], budget: int) -> Iterator[Batch]:
@@ -187,13 +190,14 @@ def _merge_shared_rounds(
     groups: Groups, advantages_N: NDArray[np.float64], counted_N: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Which tokens count, and the advantages with those of shared rounds averaged over the copies that do."""
+    uids = [round_.uid for episode in groups.episodes for round_ in episode.rounds]
+    if len(set(uids)) == len(uids):
+        return counted_N, advantages_N
     copies: dict[str, list[tuple[int, int]]] = {}
     for e, episode in enumerate(groups.episodes):
         for r, round_ in enumerate(episode.rounds):
             copies.setdefault(round_.uid, []).append((e, r))
     shared = {uid: places for uid, places in copies.items() if len(places) > 1}
-    if not shared:
-        return counted_N, advantages_N
     advantages_N, counted_N = advantages_N.copy(), counted_N.copy()
     tokens = groups.tokens
     bounds = np.searchsorted(tokens.episode_N, np.arange(len(groups.episodes) + 1))

@@ -185,7 +185,7 @@ class Credit:
     @classmethod
     def per_episode(cls, values: Sequence[ArrayLike], metrics: dict[str, float] | None = None) -> Credit:
         """One value per episode: `values[group]` has shape [G]. Every token of the episode gets it."""
-        nested = [[np.atleast_1d(v) for v in np.asarray(v_G, dtype=np.float64)] for v_G in values]
+        nested = [list(np.asarray(v_G, dtype=np.float64).reshape(-1, 1)) for v_G in values]
         return cls("episode", nested, metrics or {})
 
     @classmethod

@@ -30,7 +30,6 @@ Departures:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import torch
@@ -43,7 +42,7 @@ from .algorithm import Algorithm, Loss, Settings, each_token
 from .batch import Batch
 from .config import option
 from .groups import Credit, Groups
-from .objective import Aggregation, clipped_surrogate
+from .objective import Aggregation, clipped_surrogate, discounted_sums
 
 __all__ = ["PPO", "PPOSettings", "gae"]
 
@@ -126,18 +125,16 @@ class PPO(Algorithm):
     def _token_rewards(self, groups: Groups) -> NDArray[np.float64]:
         """The reward of each round at its last sampled token, [N]; what `groups.rewards` says beyond that at the end."""
         tokens = groups.tokens
+        counts_E = np.array([len(episode.rounds) for episode in groups.episodes], dtype=np.int64)
+        owner_R = np.repeat(np.arange(len(counts_E)), counts_E)
+        bounds = np.searchsorted(tokens.episode_N, np.arange(len(counts_E) + 1))
+        first_E, acted_E = bounds[:-1], bounds[:-1] < bounds[1:]
+        number_N = (np.cumsum(counts_E) - counts_E)[tokens.episode_N] + tokens.round_N  # over all episodes
+        last_R = np.searchsorted(number_N, np.arange(len(owner_R)), "right") - 1
+        place_R, acted_R = np.maximum(last_R, first_E[owner_R]), acted_E[owner_R]
+        paid_R = groups.round_rewards(at_end=self.settings.permute_rewards)
         rewards_N = np.zeros(len(tokens.episode_N))
-        bounds = np.searchsorted(tokens.episode_N, np.arange(len(groups.episodes) + 1))
-        for e, (episode, reward) in enumerate(
-            zip(groups.episodes, chain.from_iterable(groups.rewards), strict=True)
-        ):
-            first, end = bounds[e], bounds[e + 1]
-            if first == end:
-                continue
-            paid_R = np.array([0.0 if self.settings.permute_rewards else r.reward for r in episode.rounds])
-            paid_R[-1] += reward - paid_R.sum()
-            last_R = np.searchsorted(tokens.round_N[first:end], np.arange(len(paid_R)), side="right") - 1
-            np.add.at(rewards_N, first + last_R.clip(min=0), paid_R)
+        np.add.at(rewards_N, place_R[acted_R], paid_R[acted_R])
         return rewards_N
 
 
@@ -159,15 +156,6 @@ def gae(
     Returns:
         Â before any normalisation, [N].
     """
-    if not len(rewards_N):
-        return np.zeros(0)
-    _, index_N, length_E = np.unique(episode_N, return_inverse=True, return_counts=True)
-    step_N = np.arange(len(index_N)) - (np.cumsum(length_E) - length_E)[index_N]
-    steps = int(length_E.max())
-    delta_ES, value_ES = np.zeros((len(length_E), steps)), np.zeros((len(length_E), steps + 1))
-    value_ES[index_N, step_N] = values_N
-    delta_ES[index_N, step_N] = rewards_N - values_N + gamma * value_ES[index_N, step_N + 1]
-    for step in range(steps - 2, -1, -1):  # past an episode's end all deltas are 0
-        delta_ES[:, step] += gamma * lam * delta_ES[:, step + 1]
-    advantages_N: NDArray[np.float64] = delta_ES[index_N, step_N]
-    return advantages_N
+    same_N = np.append(episode_N[1:] == episode_N[:-1], False)[: len(episode_N)]
+    after_N = np.where(same_N, np.append(values_N[1:], 0.0)[: len(values_N)], 0.0)
+    return discounted_sums(rewards_N + gamma * after_N - values_N, episode_N, gamma * lam)
