@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,13 @@ def searchgym_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["SEARCHGYM_HOME"]
     else:
         os.environ["SEARCHGYM_HOME"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Whoever starts the tests in the background has them ignore Ctrl-C, and so every process they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
