@@ -94,6 +94,8 @@ class Algorithm:
         settings: an instance of it.
         rng: the one source of randomness of the algorithm; saved in checkpoints. Set by `setup`.
         token_budget: tokens per forward pass in `prepare`; the loop sets what its configuration says.
+        group_relative: whether a group whose rewards are all equal gets no credit; `check_trainer` holds those that
+            declare it to it.
         module_lr: learning rates of extra modules, as multiples of the run's; 1 for those not named.
         on_policy: whether the policy sampled the tokens itself; if not, there are no log-probabilities to compare with
             (no step KL).
@@ -103,6 +105,7 @@ class Algorithm:
     settings: Settings
     rng: np.random.Generator
     token_budget: int = 16384
+    group_relative: bool = False
     module_lr: Mapping[str, float] = {}
     on_policy: bool = True
 

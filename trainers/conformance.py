@@ -6,6 +6,7 @@ known exactly.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,7 +130,8 @@ def synthetic_groups(
 ) -> list[Group]:
     """Groups of episodes of one to four rounds with unequal rewards; every third has a segment per round.
 
-    All rounds are judged; some searches are feedback acts instead, which nobody judges.
+    All rounds are judged; some searches are feedback acts instead, which nobody judges. What came back is one of
+    four texts, some of them alike: clusters of them depend on the order unless somebody sorts them.
     """
     rng, verdicts = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     made: list[Group] = []
@@ -145,6 +147,7 @@ def synthetic_groups(
             name = f"e{seed}-{g}-{i}"
             group.append(make_episode(segments, reward, episode_id=name, group_id=f"g{g}", task_id=f"t{g}"))
             _judge(group[-1], verdicts)
+            _observe(group[-1], verdicts)
         made.append(group)
     return made
 
@@ -153,7 +156,8 @@ def check_trainer(algorithm: Algorithm, seed: int = 0) -> None:
     """Check that an algorithm keeps the contract of `Algorithm`.
 
     It runs select, prepare, credit and loss on synthetic groups, and checks that credit has the right shape and
-    is finite, does not depend on the order inside a group, survives dropped episodes; that `prepare` leaves the
+    is finite, does not depend on the order inside a group, survives dropped episodes, and is zero in groups of equal
+    rewards if the algorithm declares itself `group_relative`; that `prepare` leaves the
     weights alone and fills its columns; and that the loss is a finite scalar with finite gradients that adds up
     over micro-batches. `collect` needs an environment and is not checked.
 
@@ -171,6 +175,8 @@ def check_trainer(algorithm: Algorithm, seed: int = 0) -> None:
         _fail("select() wants no group at all, although rewards differ in every one")
     _check_order(algorithm, policy, played, credit.to_tokens(groups), groups)
     _check_dropped(algorithm, policy, played)
+    if algorithm.group_relative:
+        _check_equal(algorithm, policy, played)
     _check_loss(algorithm, policy, pack(groups, credit, algorithm.settings.sequence), extra)
 
 
@@ -220,6 +226,17 @@ def _check_dropped(algorithm: Algorithm, policy: TabularPolicy, played: Sequence
     groups, _ = _credit(algorithm, policy, [[*played[0][:-1], invalid], *played[1:]])
     if any(not episode.valid_for_training for episode in groups.episodes):
         _fail("an episode that is not valid for training was given credit")
+
+
+def _check_equal(algorithm: Algorithm, policy: TabularPolicy, played: Sequence[Group]) -> None:
+    equal = [
+        [make_episode(e.segments, 1.0, episode_id=e.episode_id, group_id=e.group_id) for e in group]
+        for group in played
+    ]
+    groups = Groups(equal, [np.ones(len(group)) for group in equal])
+    algorithm.prepare(policy, groups)
+    if algorithm.credit(groups).to_tokens(groups).any():
+        _fail("group_relative is True, but a group whose rewards are all equal was given credit")
 
 
 def _check_loss(
@@ -317,6 +334,12 @@ def _judge(episode: Episode, rng: np.random.Generator) -> None:
         else:
             utility, reasoning = rng.integers(2, size=2).tolist()
             round_.judge = Verdict.ok(utility, reasoning, "synthetic").to_info()
+
+
+def _observe(episode: Episode, rng: np.random.Generator) -> None:
+    for round_, after in itertools.pairwise(episode.rounds):
+        first, last = rng.choice(["aaaa", "ffff"]), rng.choice(["dddd", "eeee"])
+        round_.observation = after.anchor = f"{first} bbbb cccc {last}"
 
 
 def _fail(message: str) -> None:

@@ -42,10 +42,10 @@ Departures from the paper and its code:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +84,12 @@ class GiGPO(GRPO):
 
     settings_class = GiGPOSettings
     settings: GiGPOSettings
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(settings)
+        self.group_relative = (
+            self.settings.omega == 0.0
+        )  # equal rewards may come after unequal numbers of rounds
 
     def select(self, groups: Groups) -> list[bool]:
         if not self.settings.skip_equal or self.settings.omega == 0.0:

@@ -128,6 +128,7 @@ class GRPO(Algorithm):
         given = settings or {}
         named = [defaults for name, defaults in VARIANTS.items() if name == given.get("variant")]
         super().__init__({**(named[0] if named else {}), **given})
+        self.group_relative = not self.settings.advantage.startswith("reinforce++")
 
     def setup(self, policy: Policy, rng: np.random.Generator) -> None:
         super().setup(policy, rng)

@@ -8,6 +8,7 @@ from searchgym import plugins
 from searchgym.errors import TrainingError
 from searchgym.trainers.algorithm import Algorithm, Loss
 from searchgym.trainers.conformance import check_trainer
+from searchgym.trainers.gigpo import GiGPO
 from searchgym.trainers.groups import Credit
 from searchgym.trainers.grpo import GRPO
 
@@ -15,6 +16,14 @@ from searchgym.trainers.grpo import GRPO
 @pytest.mark.parametrize("name", plugins.names("trainers"))
 def test_registered_trainers(name):
     check_trainer(plugins.load("trainers", name)())
+
+
+def test_who_declares_to_be_relative_to_the_group():
+    relative = {name for name in plugins.names("trainers") if plugins.load("trainers", name)().group_relative}
+    assert relative >= {"grpo", "cw-grpo", "capf"}
+    assert not relative & {"reinforce", "ppo", "mt-ppo", "gigpo"}
+    assert GiGPO({"omega": 0}).group_relative
+    assert not GRPO({"variant": "reinforce++"}).group_relative
 
 
 def test_the_plain_algorithm():
@@ -75,6 +84,33 @@ class ShortColumn(Algorithm):
         groups.columns["x"] = torch.zeros(2)
 
 
+class FirstComeFirstServed(GiGPO):
+    """Clusters observations in order of arrival, as the released code does."""
+
+    def __init__(self):
+        super().__init__({"similarity": 0.75})
+
+    def credit(self, groups):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("searchgym.trainers.gigpo.sorted", lambda texts: self._in_order, raising=False)
+            self._in_order = list(
+                dict.fromkeys(
+                    t
+                    for g in groups
+                    for e in g
+                    for t in [e.question, *(r.observation for r in e.rounds[:-1])]
+                )
+            )
+            return super().credit(groups)
+
+
+class ClaimsToBeRelative(Algorithm):
+    group_relative = True
+
+    def credit(self, groups):
+        return Credit.per_episode(groups.rewards)
+
+
 class PicksNothing(Algorithm):
     def select(self, groups):
         return [False] * len(groups)
@@ -98,6 +134,8 @@ class RewardPerGroup(Algorithm):
         (Meddling, "changed the policy's weights"),
         (ShortColumn, "column 'x' has shape"),
         (PicksNothing, "no group at all"),
+        (FirstComeFirstServed, "put in another order"),
+        (ClaimsToBeRelative, "rewards are all equal was given credit"),
         (RewardPerGroup, "one finite number per episode"),
     ],
 )
