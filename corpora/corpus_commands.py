@@ -27,6 +27,7 @@ from .hub import KNOWN, HubSet, find_set
 from .index_commands import read_spec
 from .indexes import shown_progress
 from .jsonl import JsonlCorpus
+from .packing import packed_size
 from .room import free_disk, human
 
 __all__ = ["corpus"]
@@ -245,7 +246,11 @@ def _amount(found: HubSet) -> str:
     files = f"{len(found.files)} file{'s' if len(found.files) > 1 else ''}, {human(found.size)}"
     if not found.missing:
         return f"{files}, all there"
-    return f"{files}, {human(found.missing)} to download to {home()} ({human(free_disk(home()))} free)"
+    packed = packed_size((file.path, file.size) for file in found.files)
+    return (
+        f"{files}, {human(found.missing)} to download to {home()}, and at most {human(packed)} when it is first used "
+        f"({human(free_disk(home()))} free)"
+    )
 
 
 def _origins(origin: dict[str, Any]) -> Iterator[str]:

@@ -358,7 +358,8 @@ def _note(lines: dict[str, Line], id: str, line: Line) -> None:
     if first is not here:
         where = "" if first.file == line.file else f" of {first.file}"
         reason = f"id {id[:100]!r} was already used in {first.unit} {first.number}{where}"
-        raise line.error(reason, "Give each line its own id.")
+        either = ", or open one of the two files" if where else ""
+        raise line.error(reason, f"Give each line its own id{either}.")
 
 
 def _ranges(splits: list[str]) -> dict[str, list[int]]:

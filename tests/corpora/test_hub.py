@@ -22,7 +22,7 @@ from fake_hub import FakeHub, Repo, close_after, corrupt, ignore_range, only, st
 from searchgym import opening
 from searchgym.conformance import check_corpus
 from searchgym.corpora import hub_files
-from searchgym.corpora.hub import find_set, open_hub
+from searchgym.corpora.hub import KNOWN, find_set, open_hub
 from searchgym.errors import ConfigError, CorpusError, MissingExtraError
 
 pytest.importorskip("huggingface_hub", reason="the hub's client comes with the extra 'hub'")
@@ -92,6 +92,39 @@ def test_passages_and_questions_from_the_hub(hub: FakeHub, capsys: pytest.Captur
     said = capsys.readouterr().err
     assert f"PeterJinGo/wiki-18-corpus@{wiki}: downloading" in said
     assert spec["name"] in said or hub.url not in said  # nothing else is said
+
+
+def test_every_set_known_by_a_short_name_opens(hub: FakeHub) -> None:
+    evidence = {"title": ["Aln"], "sent_id": [0]}
+    by_content = {"supporting_facts": evidence, "context": {"title": ["Aln"], "content": [["The Aln is"]]}}
+    step = {"support_paragraph": {"title": "Mira Voss", "paragraph_text": "Mira Voss was born in Bor."}}
+    metadata: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+        "nq": ({}, ()),
+        "triviaqa": ({}, ()),
+        "popqa": ({"s_wiki_title": "Aln", "pop": 3}, ()),
+        "hotpotqa": ({"type": "bridge", "supporting_facts": evidence}, ("0",)),
+        "2wikimultihopqa": (by_content, ("0",)),
+        "musique": ({"question_decomposition": [step]}, ("1",)),
+        "bamboogle": ({}, ()),
+    }
+    sets = {name for name, (repository, path, _) in KNOWN.items() if path and "FlashRAG" in repository}
+    assert sets == set(metadata)
+    row = {"id": "test_0", "question": "Which?", "golden_answers": ["Aln"]}
+    flash, joined = "RUC-NLPIR/FlashRAG_datasets", "PeterJinGo/nq_hotpotqa_train"
+    hub.repos[flash] = Repo(
+        {f"{name}/test.jsonl": lines([{**row, "metadata": known}]) for name, (known, _) in metadata.items()}
+    )
+    hub.repos[joined] = Repo({"train.jsonl": lines([{**row, "data_source": "nq"}])})
+    corpus = open_hub("wiki-18", list(metadata))
+    check_corpus(corpus)
+    for name, (_, gold) in metadata.items():
+        question = corpus.question(f"{name}/test_0")
+        assert (question.supporting_ids, question.split) == (gold, "test")
+    with pytest.raises(
+        CorpusError, match=r"'nq/test_0' was already used in line 1 of .*open one of the two files"
+    ):
+        open_hub("wiki-18", ["nq", "nq_hotpotqa_train"])
+    assert open_hub("wiki-18", "nq_hotpotqa_train").question("nq/test_0").split == "train"
 
 
 def test_what_is_here_needs_no_network_and_stays_at_its_commit(
