@@ -176,20 +176,14 @@ def _describe(spec: Spec, entry: Entry, runs: Runs) -> dict[str, Any]:
         "code": results[0]["code"],
         "seeds": len(runs),
         "failed": len(results) - len(ended),
-        "mean": asdict(bootstrap([scores_RE], lambda x: float(x.mean()))),
+        "mean": asdict(bootstrap([scores_RE])),
         "iqm": asdict(bootstrap([scores_RE], iqm)),
         "spread": float(scores_RE.mean(axis=1).std(ddof=1)) if len(runs) > 1 else None,
         "by_environment": {
-            place: asdict(bootstrap([scores_RE[:, [e]]], lambda x: float(x.mean())))
-            for e, place in enumerate(spec.environments)
+            place: asdict(bootstrap([scores_RE[:, [e]]])) for e, place in enumerate(spec.environments)
         },
         "dev": fmean(final_dev(result) for result in results),
-        "area": asdict(
-            bootstrap(
-                [np.stack([curve.mean(axis=1) for curve in curves.values()], axis=1)],
-                lambda x: float(x.mean()),
-            )
-        ),
+        "area": asdict(bootstrap([np.stack([curve.mean(axis=1) for curve in curves.values()], axis=1)])),
         "curves": {place: _band(spec, curve) for place, curve in curves.items()},
         "goal": {"em": GOAL, "reached": len(hits), "of": len(reached), "median": _median(reached)},
         "per_episode": {name: sums[name] / valid for name in _SHARES},

@@ -12,6 +12,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,14 @@ class Spec:
     environments: dict[str, Any] = option({}, "where they act")
     entries: list[Any] = field(default_factory=list, metadata={"help": "the rows"})
     measured: dict[str, Any] = option({}, "the baseline's figures when the world and the budget were chosen")
-    rows: tuple[Entry, ...] = field(default=(), metadata={"help": "the entries, checked"})
+
+    @cached_property
+    def rows(self) -> tuple[Entry, ...]:
+        """The entries, checked."""
+        rows = [parse_settings(Entry, values, "key of an entry") for values in self.entries]
+        return tuple(
+            replace(row, label=row.label or row.trainer, trainer=row.trainer or row.label) for row in rows
+        )
 
     @property
     def unit(self) -> str:
@@ -130,7 +138,7 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON data."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "entries"}
+        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)
@@ -183,26 +191,19 @@ def parse_spec(values: Mapping[str, Any]) -> Spec:
     for name, place in spec.environments.items():
         if not isinstance(place, dict) or "env" not in place or place.keys() - {"env", "env_options"}:
             raise ConfigError(f"environment {name!r} is {place!r}: give env = ID and, if wanted, env_options")
-    for key in spec.train:
+    labels = [row.label for row in spec.rows]
+    for label in labels:
+        if not label or "/" in label or labels.count(label) > 1:
+            raise ConfigError(f"entry {label!r}: every entry needs a label of its own, without a slash")
+    if spec.baseline not in labels:
+        near = did_you_mean(spec.baseline, labels)
+        raise ConfigError(f"the baseline {spec.baseline!r} is no entry.{near}")
+    for key in {*spec.train}.union(*(row.train for row in spec.rows)):
         if key in _OWN:
             raise ConfigError(f"train.{key}: a benchmark sets {key} for each run itself; leave it out")
-    rows: list[Entry] = []
-    for values_of_row in spec.entries:
-        row = parse_settings(Entry, values_of_row, "key of an entry")
-        row = replace(row, label=row.label or row.trainer, trainer=row.trainer or row.label)
-        if not row.label or "/" in row.label or row.label in [other.label for other in rows]:
-            raise ConfigError(
-                f"entry {values_of_row!r}: every entry needs a label of its own, without a slash"
-            )
-        rows.append(row)
-    if spec.baseline not in [row.label for row in rows]:
-        near = did_you_mean(spec.baseline, [row.label for row in rows])
-        raise ConfigError(f"the baseline {spec.baseline!r} is no entry.{near}")
-    spec = replace(spec, rows=tuple(rows), rates=sorted(map(float, spec.rates)))
+    spec = replace(spec, rates=sorted(map(float, spec.rates)))
     for row in spec.rows:
-        parse_settings(
-            plugins.load("trainers", row.trainer).settings_class, row.settings, f"setting of {row.label}"
-        )
+        plugins.load("trainers", row.trainer)(row.settings)  # refuses settings it does not know
         for place in spec.environments:
             spec.config(row, place, spec.rates[0], 0)
     return spec
@@ -221,8 +222,7 @@ def restrict(spec: Spec, labels: Sequence[str], baseline: str | None = None) -> 
             raise UnknownIdError("row or trainer", label, [*known, *plugins.names("trainers")])
         rows.append(known.get(label, Entry(label=label, trainer=label)))
     entries = [{k: v for k, v in dataclasses.asdict(row).items() if v} for row in rows]
-    values = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "rows"}
-    return parse_spec({**values, "entries": entries, "baseline": baseline or spec.baseline})
+    return parse_spec({**spec.to_json(), "entries": entries, "baseline": baseline or spec.baseline})
 
 
 def _check_budget(budget: Mapping[str, Any]) -> None:

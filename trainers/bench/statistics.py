@@ -26,6 +26,8 @@ __all__ = [
     "compare",
     "holm",
     "iqm",
+    "mean",
+    "mean_difference",
     "probability_of_improvement",
     "seeds_needed",
     "t_cdf",
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 Scores = NDArray[np.float64]
-_RESAMPLES = 4_000
+_RESAMPLES = 2_000
 _MOST_SEEDS = 10_000
 
 
@@ -49,46 +51,53 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def iqm(scores_RE: Scores) -> float:
-    """Interquartile mean over all runs: the mean without the lowest and the highest quarter (rounded down)."""
-    ordered = np.sort(np.asarray(scores_RE, dtype=np.float64), axis=None)
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())
+def mean(scores_BRE: Scores) -> Scores:
+    """Mean over runs and environments, [B]."""
+    found: Scores = scores_BRE.mean(axis=(1, 2))
+    return found
 
 
-def _mean(scores: Scores) -> float:
-    return float(scores.mean())
+def iqm(scores_BRE: Scores) -> Scores:
+    """Interquartile mean over all runs, [B]: without the lowest and the highest quarter (rounded down)."""
+    ordered = np.sort(scores_BRE.reshape(len(scores_BRE), -1), axis=1)
+    cut = ordered.shape[1] // 4
+    found: Scores = ordered[:, cut : ordered.shape[1] - cut].mean(axis=1)
+    return found
+
+
+def mean_difference(x_BRE: Scores, y_BRE: Scores) -> Scores:
+    """Mean of x - y, [B]."""
+    return mean(x_BRE - y_BRE)
+
+
+def probability_of_improvement(x_BRE: Scores, y_BRE: Scores) -> Scores:
+    """Chance that a run of X beats a run of Y in a random environment, [B]; ties count half."""
+    wins = np.sign(x_BRE[:, :, None, :] - y_BRE[:, None, :, :])
+    found: Scores = 0.5 + 0.5 * wins.mean(axis=(1, 2, 3))
+    return found
 
 
 def bootstrap(
-    scores: Sequence[Scores], statistic: Callable[..., float], paired: bool = False, seed: int = 0
+    scores: Sequence[Scores], statistic: Callable[..., Scores] = mean, paired: bool = False, seed: int = 0
 ) -> Interval:
     """Percentile bootstrap, stratified: runs are drawn anew within each environment.
 
     Args:
         scores: one or more arrays [R, E].
-        statistic: of these arrays.
+        statistic: of as many stacks of arrays, [B, R, E]; gives [B].
         paired: draw the same seeds from all arrays.
         seed: of the draws.
     """
     generator = np.random.default_rng(seed)
-    found = np.empty(_RESAMPLES)
-    columns = [np.arange(x.shape[1]) for x in scores]
-    for b in range(_RESAMPLES):
-        draws = [generator.integers(len(x), size=x.shape) for x in (scores[:1] if paired else scores)]
-        drawn = [
-            x[draws[0 if paired else i], column]
-            for i, (x, column) in enumerate(zip(scores, columns, strict=True))
-        ]
-        found[b] = statistic(*drawn)
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Interval(statistic(*scores), float(low), float(high))
-
-
-def probability_of_improvement(x_RE: Scores, y_RE: Scores) -> float:
-    """Chance that a run of X beats a run of Y in a random environment; ties count half."""
-    wins = np.sign(x_RE[:, None, :] - y_RE[None, :, :])
-    return float(0.5 + 0.5 * wins.mean())
+    drawn: list[Scores] = []
+    rows_BRE = np.zeros(0, dtype=np.int64)
+    for i, x_RE in enumerate(scores):
+        if i == 0 or not paired:
+            rows_BRE = generator.integers(len(x_RE), size=(_RESAMPLES, *x_RE.shape))
+        drawn.append(x_RE[rows_BRE, np.arange(x_RE.shape[1])])
+    low, high = np.quantile(statistic(*drawn), [0.025, 0.975])
+    value = statistic(*(x_RE[None] for x_RE in scores))
+    return Interval(float(value[0]), float(low), float(high))
 
 
 # -- Student's t (no scipy among the dependencies) -------------------------------------------------------------
@@ -222,19 +231,19 @@ def compare(x_RE: Scores, y_RE: Scores, right: tuple[Scores, Scores] | None = No
     """
     count = len(x_RE)
     d_R = (x_RE - y_RE).mean(axis=1)
-    mean = float(d_R.mean())
+    average = float(d_R.mean())
     spread = float(d_R.std(ddof=1)) if count > 1 else 0.0
     error = spread / math.sqrt(count)
     if count < 2:
         p, half = None, math.inf
     elif error == 0.0:
-        p, half = (1.0 if mean == 0.0 else 0.0), 0.0
+        p, half = (1.0 if average == 0.0 else 0.0), 0.0
     else:
-        p = 2 * (1 - t_cdf(abs(mean) / error, count - 1))
+        p = 2 * (1 - t_cdf(abs(average) / error, count - 1))
         half = t_quantile(0.975, count - 1) * error
     return Comparison(
-        difference=bootstrap([x_RE, y_RE], lambda x, y: float((x - y).mean()), paired=True),
-        t_interval=Interval(mean, mean - half, mean + half),
+        difference=bootstrap([x_RE, y_RE], mean_difference, paired=True),
+        t_interval=Interval(average, average - half, average + half),
         over_questions=_crossed(right[0] - right[1]) if right is not None else None,
         improvement=bootstrap([x_RE, y_RE], probability_of_improvement),
         p=p,
