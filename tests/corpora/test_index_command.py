@@ -273,6 +273,33 @@ def test_paths_with_spaces_and_others(run: Run, mine: Path) -> None:
     assert "idx cannot be written (" in err
 
 
+def test_on_a_disk_that_is_too_small_and_on_one_that_is_read_only(mine: Path, tmp_path: Path) -> None:
+    """Real ones, mounted where only the processes started here see them."""
+    in_a_namespace = ["unshare", "--map-root-user", "--mount", "sh", "-ec"]
+    try:
+        able = subprocess.run(
+            [*in_a_namespace, "mount -t tmpfs tmpfs /mnt"], capture_output=True, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no unshare")
+    if able.returncode:
+        pytest.skip("this user may mount nothing")
+    build = f"{sys.executable} -c 'from searchgym.commands import main; main()' index build --corpus mine --out disk/idx"
+    script = (
+        f"mkdir disk; mount -t tmpfs -o size=256k tmpfs disk; {build} && exit 9; echo $? $(ls -A disk);"
+        f"mount -o remount,ro disk; {build} && exit 9; echo $? $(ls -A disk)"
+    )
+    done = subprocess.run([*in_a_namespace, script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert [line for line in done.stdout.splitlines() if line.startswith("2")] == [
+        "2",
+        "2",
+    ]  # and nothing there
+    small, read_only = done.stderr.splitlines()
+    assert "needs 1.1 MB of disk to build, and " in small
+    assert " has 262 kB: make room" in small
+    assert "disk/idx cannot be written (Read-only file system): name another place" in read_only
+
+
 def start(*arguments: str) -> subprocess.Popen[str]:
     """`searchgym index …` in a process of its own."""
     code = "import sys; from searchgym.commands import main; main()"
