@@ -1,54 +1,101 @@
-"""Milliseconds that rewards, credit and packing take for 128 episodes of 4 rounds and about 160 tokens each.
+"""What credit and packing take of a training iteration, for every trainer, with both small policies.
 
-python tests/benchmarks/bench_credit.py
+python tests/benchmarks/bench_credit.py [ITERATIONS]
+
+Credit and packing: dropping and selecting groups, credit, packing, cutting minibatches and micro-batches. The iteration:
+these, and playing, forward passes before credit, and the update. Seconds are of one core (CPU time of the process,
+torch on one thread), so that other work on the machine changes little.
 """
 
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
 
-import numpy as np
+from searchgym import plugins
+from searchgym.agents.candidate import CandidateAgent
+from searchgym.agents.tiny import TinyAgent
+from searchgym.trainers import loop
+from searchgym.trainers.algorithm import training_envs
+from searchgym.trainers.config import make_config
+from searchgym.trainers.run import RunDirectory
+from searchgym.trainers.tasks import TaskSampler
+from searchgym.vector import make_vec
 
-from searchgym.episode import Segment
-from searchgym.trainers.batch import micro_batches, minibatches, pack
-from searchgym.trainers.conformance import make_episode
-from searchgym.trainers.groups import Groups, drop_invalid
-from searchgym.trainers.grpo import GRPO
-
-
-def episodes() -> list[list]:
-    rng = np.random.default_rng(0)
-    groups = []
-    for g in range(16):
-        group = []
-        for i in range(8):
-            segment = Segment()
-            for r in range(4):
-                prompt, act = int(rng.integers(20, 40)), int(rng.integers(6, 14))
-                segment.tokens += rng.integers(400, size=prompt + act).tolist()
-                segment.mask += [0] * prompt + [1] * act
-                segment.logprobs += [0.0] * prompt + [-1.0] * act
-                segment.rounds += [r] * (prompt + act)
-            group.append(
-                make_episode([segment], float(rng.integers(2)), episode_id=f"{g}-{i}", group_id=str(g))
-            )
-        groups.append(group)
-    return groups
+JUDGED = {"judge": "oracle", "judge_when": "unequal-success"}
+RUNS = [  # trainer, its settings, arguments of the environment
+    *((name, {}, {}) for name in ("reinforce", "grpo", "gigpo", "capf", "ppo")),
+    ("grpo", {"variant": "dapo", "resample": 1}, {}),
+    ("grpo", {"variant": "reinforce++"}, {}),
+    ("grpo", {"variant": "gspo"}, {}),
+    ("gigpo", {"similarity": 0.9}, {}),
+    ("cw-grpo", {}, JUDGED),
+    ("mt-ppo", {}, {"judge": "oracle", "reward": "mt_ppo"}),
+]
 
 
-def main() -> None:
-    algorithm, played, times = GRPO(), episodes(), []
-    for _ in range(30):
+@dataclass
+class CPUWatch(loop._Stopwatch):
+    """Seconds of this process per part of an iteration."""
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
         started = time.process_time()
-        valid, _ = drop_invalid(played)
-        groups = Groups(valid, [algorithm.rewards(group) for group in valid])
-        batch = pack(groups, algorithm.credit(groups))
-        for minibatch in minibatches(batch, 2, "seq-mean-token-mean", 1, np.random.default_rng(0)):
-            list(micro_batches(minibatch, lambda s: len(s.segment.tokens), 16384))
-        times.append(1000 * (time.process_time() - started))
-    tokens = sum(len(e.segments[0].tokens) for g in played for e in g) / 128
-    print(
-        f"credit and packing, 128 episodes x {tokens:.0f} tokens: {np.median(times):.1f} ms of one core (median of 30)"
-    )
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - started
+
+
+def measure(agent: str, trainer: str, settings: dict, env_options: dict, iterations: int) -> dict[str, float]:
+    """Seconds per part, summed over the iterations after a first one that warms up."""
+    policy = {"tiny": TinyAgent, "candidate": CandidateAgent}[agent]()
+    algorithm = plugins.load("trainers", trainer)(settings)
+    questions = (128 if agent == "tiny" else 512) // algorithm.settings.group_size
+    hops = [2, 3] if agent == "tiny" else [1]
+    envs = make_vec("SearchQA-Terse-v0", 128, types=["chain"], hops=hops, **env_options)
+    config = make_config({"questions": questions, "lr": 5e-4 if agent == "tiny" else 0.15})
+    tasks = TaskSampler(envs.task_ids(), questions, 0)
+    watch, cutting = CPUWatch(), CPUWatch()
+
+    def timed(function):
+        def cut(*arguments):
+            with cutting("cutting"):
+                parts = list(function(*arguments))
+            return iter(parts)
+
+        return cut
+
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        RunDirectory.create(Path(directory) / "run", {}) as run,
+        patch.object(loop, "minibatches", timed(loop.minibatches)),
+        patch.object(loop, "micro_batches", timed(loop.micro_batches)),
+    ):
+        trainer_loop = loop.Trainer(policy, algorithm, training_envs(algorithm, envs), tasks, config, run)
+        for iteration in range(iterations + 1):
+            if iteration == 1:
+                watch.seconds.clear()
+                cutting.seconds.clear()
+            trainer_loop.iterate(watch)
+    return {"iteration": sum(watch.seconds.values()), "credit": watch.seconds["credit"], **cutting.seconds}
+
+
+def main(iterations: int = 3) -> None:
+    print("trainer                           policy      iteration   credit+packing   share")
+    for agent in ("candidate", "tiny"):
+        for trainer, settings, env_options in RUNS:
+            seconds = measure(agent, trainer, settings, env_options, iterations)
+            own = seconds["credit"] + seconds.get("cutting", 0.0)
+            name = " ".join([trainer, *(f"{key}={value}" for key, value in settings.items())])
+            print(
+                f"{name:33} {agent:10} {1000 * seconds['iteration'] / iterations:8.0f} ms "
+                f"{1000 * own / iterations:13.2f} ms {100 * own / seconds['iteration']:7.2f} %",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))
