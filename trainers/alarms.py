@@ -33,7 +33,7 @@ _STILL = 1e-5  # step KL of a policy that does not move
 class AlarmLimits:
     """When each alarm is raised; null switches one off."""
 
-    success: float | None = option(0.5, "EM below this share of the run's best", low=0.0, high=1.0)
+    success: float | None = option(0.5, "EM below this share of what it was", low=0.0, high=1.0)
     entropy: float | None = option(
         0.05, "surprisal below this share of the run's largest, while EM is below 0.8", low=0.0, high=1.0
     )
@@ -151,18 +151,26 @@ _SLOWER = "start again from a checkpoint before this with a third of lr; else fe
 
 def _success(rows: Rows, limit: float) -> _Text | None:
     known = [row for row in rows if row.get("em") is not None]
-    em = [row["em"] for row in known]
-    means = [sum(em[i : i + _WINDOW]) / _WINDOW for i in range(len(em) - _WINDOW + 1)]
-    if not means or max(means) < _WORTH_LOSING or means[-1] >= limit * max(means):
+    windows = [known[max(0, i - _WINDOW) : i] for i in range(1, len(known) + 1)]
+    means = [(sum(row["em"] for row in window) / len(window), len(window)) for window in windows]
+    lost = [mean for mean, length in means if _lost(mean, means[-1][0], limit, length, known[-1]["groups"])]
+    if not lost:
         return None
-    best, questions = max(means), _WINDOW * max(known[-1]["groups"], 1)
-    if best - means[-1] < 3.0 * math.sqrt(best * (1.0 - best) / questions):
-        return None  # other questions may explain it
     cause, advice = _TOO_FAST, _SLOWER
     if not _moved_far(rows):
         cause = "the reward can be had without right answers"
         advice = "read the last training episodes, and what `reward` pays; train on em, or add kl_coef"
-    return f"EM fell from {best:.2f} to {means[-1]:.2f} (means of {_WINDOW})", cause, advice
+    return (
+        f"EM fell from {max(lost):.2f} to {means[-1][0]:.2f} (means of up to {_WINDOW} iterations)",
+        cause,
+        advice,
+    )
+
+
+def _lost(mean: float, now: float, limit: float, iterations: int, questions: int) -> bool:
+    """Whether EM fell from a level worth having, and further than other questions explain (3 standard errors)."""
+    error = math.sqrt(mean * (1.0 - mean) / (iterations * max(questions, 1)))
+    return mean >= _WORTH_LOSING and now < limit * mean and mean - now >= 3.0 * error
 
 
 def _entropy(rows: Rows, limit: float) -> _Text | None:

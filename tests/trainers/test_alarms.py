@@ -134,6 +134,11 @@ def test_a_drop_that_other_questions_explain_is_no_collapse():
     assert [a.name for a in raised(rows(*many))] == ["success"]
 
 
+def test_a_drop_after_the_first_iteration_counts():
+    (alarm,) = raised(rows({"em": 0.4}, *[{"em": 0.0}] * 3))
+    assert (alarm.name, alarm.iteration) == ("success", 4)
+
+
 def test_missing_values_raise_nothing():
     unknown = dict.fromkeys(set(HEALTHY) - {"groups", "equal_groups"})
     assert raised(rows(*[{**unknown, "groups": 0, "equal_groups": 0}] * 6)) == []

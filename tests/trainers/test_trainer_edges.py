@@ -13,7 +13,8 @@ from searchgym.trainers.run import RunDirectory
 
 GROUP_RELATIVE = ["grpo", "cw-grpo", "capf"]
 ACTOR_CRITIC = ["ppo", "mt-ppo"]
-TRAINERS = GROUP_RELATIVE + ACTOR_CRITIC
+TRAINERS = [*GROUP_RELATIVE, *ACTOR_CRITIC]
+ALL = [*TRAINERS, "sft"]
 
 
 def iterate(path, name, *groups):
@@ -40,7 +41,7 @@ def judged(reward, searches=2):
     return episode([1.0] + [0.0] * (searches - 1) + [0.0] if searches else [0.0], reward)
 
 
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", ALL)
 def test_all_invalid_groups_are_counted_and_nothing_is_learned(tmp_path, name):
     groups = [[judged(1.0), judged(0.0)] for _ in range(3)]
     for group in groups:
@@ -69,7 +70,7 @@ def test_a_group_of_one(tmp_path, name):
     assert row["equal_groups"] == 0
 
 
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", ALL)
 def test_no_search_at_all(tmp_path, name):
     row, changed = iterate(tmp_path, name, [judged(1.0, 0), judged(0.0, 0)])
     assert changed
@@ -77,13 +78,13 @@ def test_no_search_at_all(tmp_path, name):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_reward_that_is_not_finite_names_its_episode(tmp_path, name, value):
     with pytest.raises(TrainingError, match=r"the reward of episode 'e0-1' \(task 'task'\) is"):
         iterate(tmp_path, name, [judged(1.0), judged(value), judged(0.0)])
 
 
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", ALL)
 def test_the_control_needs_groups_to_permute_in(name):
     with pytest.raises(ConfigError, match="group_size is 1: the control would be the run"):
         plugins.load("trainers", name)({"permute_rewards": True, "group_size": 1})
