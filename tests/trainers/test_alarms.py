@@ -1,12 +1,14 @@
 """Alarms: each on rows made for it, and on candidate policies that really collapse; none on one that learns."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from searchgym.errors import ConfigError
 from searchgym.trainers.alarms import ALARMS, AlarmLimits, Alarms, parse_stops, raised
-from searchgym.trainers.progress import PlainDisplay
+from searchgym.trainers.progress import LiveDisplay, PlainDisplay
 from searchgym.trainers.training import resume, train
 
 HEALTHY = {
@@ -199,6 +201,14 @@ def run(path, **changes):
 
 def names(lines):
     return [line.split()[1].rstrip(",") for line in lines]
+
+
+def test_both_displays_show_an_alarm(capsys):
+    live = LiveDisplay(Console(file=io.StringIO(), force_terminal=True, width=100))
+    live.alarm("alarm step_kl, iteration 2: [odd] markup")
+    assert "alarm step_kl, iteration 2: [odd] markup" in live._console.file.getvalue()
+    PlainDisplay().alarm("alarm kl")
+    assert capsys.readouterr().out == "alarm kl\n"
 
 
 @pytest.mark.usefixtures("no_curve")
