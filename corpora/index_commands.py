@@ -257,7 +257,10 @@ def open_backend(name: str) -> IndexBackend:
     """
     backend = plugins.load("retrievers", name)
     if not isinstance(backend, IndexBackend):
-        raise ConfigError(f"retriever {name!r} has no index that is built: open it with retriever={name!r}")
+        raise ConfigError(
+            f"retriever {name!r} has no index that is built: open it with retriever={name!r}. Where it is made of other "
+            "retrievers, their names may be paths of built indexes"
+        )
     return backend
 
 

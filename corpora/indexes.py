@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 FACTS = "index.json"
+_LONG = 30  # seconds from which a build that nobody asked for by name is announced
 _PLACES = ("path", "corpus", "questions")  # options of corpora that may be paths
 
 Progress = Callable[[str, int, int], None]
@@ -114,6 +115,13 @@ class IndexBackend(ABC):
         key = self.key(corpus, settings)
 
         def build(work: Path) -> None:
+            estimate = self.estimate(corpus, settings)
+            if (estimate.seconds or 0) >= _LONG and not sys.stderr.isatty():  # where no progress is shown
+                print(
+                    f"building the {self.name} index of {corpus.name} ({len(corpus.passages):,} passages): about "
+                    f"{estimate.seconds:.0f} s, {human(estimate.disk)} of disk, {human(estimate.memory)} of memory",
+                    file=sys.stderr,
+                )
             with shown_progress() as progress:
                 _fill(self, corpus, settings, work, None, progress)
 

@@ -337,6 +337,20 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
     build_index(toy, small_corpus, tmp_path / "index")
 
 
+def test_a_long_build_is_announced(
+    small_corpus: ListCorpus, toy: ToyBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.needs = Estimate(disk=2_000_000, memory=3_000_000, seconds=29)
+    toy(small_corpus)
+    assert capsys.readouterr().err == ""
+    toy.needs = Estimate(disk=2_000_000, memory=3_000_000, seconds=400)
+    for _ in range(2):  # once: the second time it is there
+        toy(small_corpus, size=2)
+    assert capsys.readouterr().err == (
+        "building the toy index of list (77 passages): about 400 s, 2.0 MB of disk, 3.0 MB of memory\n"
+    )
+
+
 def test_the_machines_memory_is_known() -> None:
     found = indexes.available_memory()
     assert found is None or 2**24 < found < 2**50
