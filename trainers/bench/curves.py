@@ -31,13 +31,17 @@ def draw_curves(path: Path, analysis: Mapping[str, Any]) -> None:
     lines = ceil(len(panels) / columns)
     figure = Figure(figsize=(max(6.5, 3.2 * columns), 4.2 if together else 2.5 * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flatten()
-    for axis, (label, place) in zip(axes, panels, strict=False):
+    for number, (axis, (label, place)) in enumerate(zip(axes, panels, strict=False)):
+        axis.tick_params(labelbottom=number + columns >= len(panels))  # no panel below it
         shown = rows if label is None else (baseline, label)
         for i, name in enumerate(shown):
             color = "tab:gray" if name == baseline else f"C{i if together else 0}"
             band = rows[name]["curves"][place]
             axis.fill_between(band["x"], band["low"], band["high"], color=color, alpha=0.2, lw=0)
-            axis.plot(band["x"], band["mean"], color=color, lw=1.6, label=name)
+            known = together or name == baseline
+            axis.plot(
+                band["x"], band["mean"], color=color, lw=1.6, label=name if known else "the row named above"
+            )
         title = place if label is None else (label if len(places) == 1 else f"{label}, {place}")
         axis.set_title(title, fontsize="medium")
         axis.set_ylim(-0.02, 1.02)
