@@ -146,7 +146,7 @@ def parse_stops(text: str) -> frozenset[str]:
 
 _Text = tuple[str, str, str]
 _TOO_FAST = "the learning rate is too high, or too many optimizer steps are made of one collection"
-_SLOWER = "start again from a checkpoint before this with a third of lr; else fewer epochs and minibatches, or kl_coef"
+_SLOWER = "a new run with a third of lr; else fewer epochs and minibatches, or kl_coef"
 
 
 def _success(rows: Rows, limit: float) -> _Text | None:
@@ -282,7 +282,7 @@ def _equal_groups(rows: Rows, limit: float) -> _Text | None:
         )
     else:
         cause = "the policy always does the same" + (f"; {_TOO_FAST}" if _moved_far(rows) else "")
-        advice = "entropy_coef with skip_equal=false, a higher temperature, or an earlier checkpoint and a lower lr"
+        advice = "entropy_coef with skip_equal=false, a higher temperature, or a new run with a lower lr"
     moved = [value for row in last if (value := row.get("step_kl")) is not None]
     if moved and max(moved) < _STILL:
         cause += f"; and it does not move (step KL {max(moved):.0e}): lr may be too small"

@@ -35,7 +35,7 @@ Departures from the paper and its code:
 9. The loss is grpo.py's by default: no KL term, the mean over an episode's tokens first, no dual clip. The released
    runs: group_size=4 kl_coef=0.001 aggregation=token-mean dual_clip=3 (the last two are verl's defaults).
 10. The control `permute_rewards` permutes rewards and leaves the verdicts as they are. Weights apply to positive
-   advantages only, so under the control contributing rounds still gain: what it learns, it learns from the judge.
+   advantages only, so under the control contributing rounds still gain a little: what it learns then, the judge taught.
 """
 
 from __future__ import annotations
