@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,6 +161,25 @@ def test_what_is_sealed_is_not_played_again(
     assert "0 of    4 runs to do" in printed
     assert "cw-grpo against grpo: undecided" in printed or "cw-grpo is" in printed
     assert "cw-grpo: upper bound" in printed
+
+
+def test_a_benchmark_in_pieces(
+    finished: Path, spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    arguments = ["bench", str(spec_file), "--out", str(tmp_path), "--processes", "1", "--minutes", "0"]
+    assert main([*arguments, "--seeds", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "the time is up; the same command goes on" in printed
+    assert "| `cw-grpo` | 2 |" in (tmp_path / "report.md").read_text("utf-8")  # what there is, is reported
+    (tmp_path / "report.md").unlink()
+    for phase in ("selection", "final"):
+        shutil.rmtree(tmp_path / "runs" / phase)
+    assert main(arguments) == 0
+    assert "the time is up" in capsys.readouterr().out
+    assert not (tmp_path / "report.md").exists()
+    assert main([*arguments, "--report-only"]) == 2
+    assert "holds no complete seed of the baseline 'grpo' yet" in capsys.readouterr().err
 
 
 def test_other_code_is_never_mixed_in(

@@ -99,7 +99,12 @@ def bench(
             rates = chosen_rates(wanted, out) or {}
             click.echo(selection_table(wanted.to_json(), selection(wanted, out, rates)))
             return
-        analysis = analyse(wanted, out)
+        try:
+            analysis = analyse(wanted, out)
+        except ConfigError:
+            if complete:
+                raise
+            return  # not one seed of the baseline is there yet
         path = write_report(out, analysis, "searchgym " + " ".join(sys.argv[1:]))
     _show(analysis)
     if compare:
