@@ -122,7 +122,7 @@ def faiss_bytes(kind: str, rows: int, dimension: int, nlist: int | None) -> tupl
         return size, size
     cells = cells_for(rows, nlist)
     shards = -(-rows * (dimension + 8) // SHARD_BYTES)
-    training = 2 * 4 * dimension * cells * _PER_CELL
+    training = 4 * dimension * cells * _PER_CELL * 3 // 2  # the sample, and a part of it once more
     disk = rows * (dimension + 8) + (shards + 1) * 4 * dimension * cells
     return disk, max(training, min(disk, SHARD_BYTES)) + 4 * _CHUNK * dimension
 

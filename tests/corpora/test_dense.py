@@ -35,6 +35,7 @@ from searchgym.errors import (  # noqa: E402
     RetrievalError,
     UnknownIdError,
 )
+from searchgym.opening import open_corpus, open_retriever  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +88,12 @@ def test_a_flat_index_finds_the_nearest_passages(small_corpus: Any, model: str) 
 )
 def test_it_keeps_the_promises_of_a_retriever(large_corpus: Any, model: str, options: dict[str, Any]) -> None:
     check_retriever(DENSE_BACKEND(large_corpus, encoder=model, **options), large_corpus)
+
+
+def test_so_it_does_over_a_world(small_world: Any, model: str) -> None:
+    corpus = open_corpus(small_world)
+    queries = [question.text for question in corpus.questions("train")[:4]]
+    check_retriever(open_retriever({"name": "dense", "encoder": model}, corpus), corpus, queries)
 
 
 @pytest.mark.parametrize("options", [{"kind": "flat"}, {"kind": "ivf", "nlist": 8, "nprobe": 3}], ids=str)
@@ -149,6 +156,52 @@ def test_auto_takes_ivf_for_many_passages(
 )
 def test_cells_grow_with_the_root_of_the_rows(rows: int, nlist: int | None, cells: int) -> None:
     assert faiss_files.cells_for(rows, nlist) == cells
+
+
+def test_cells_of_large_indexes_are_as_good_as_faiss_trains_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained in parts, and found along a graph: the same number of cells, nearly the same recall, always the same."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((40, 16), np.float32)
+    stored = centres[rng.integers(0, 40, 6000)] + 0.5 * rng.standard_normal((6000, 16), np.float32)
+    stored /= np.linalg.norm(stored, axis=1, keepdims=True)
+    stored[:50] = 0  # no direction at all
+    queries = stored[100:300]
+    truth = (queries @ stored.T).argsort(axis=1, kind="stable")[:, -10:]
+
+    def recall() -> float:
+        quantizer = faiss_files._cells(stored, 100, quiet)
+        assert quantizer.ntotal == 100
+        found = quantizer.reconstruct_n(0, 100)
+        assert np.isfinite(found).all()
+        assert (faiss_files._cells(stored, 100, quiet).reconstruct_n(0, 100) == found).all()
+        index = faiss.IndexIVFFlat(quantizer, 16, 100, faiss.METRIC_INNER_PRODUCT)
+        index.train(stored)
+        index.add(stored)
+        index.nprobe = 5
+        rows = index.search(queries, 10)[1]
+        return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows, truth, strict=True)]))
+
+    plain = recall()
+    monkeypatch.setattr(faiss_files, "_PARTED_FROM", 100)
+    in_parts = recall()
+    monkeypatch.setattr(faiss_files, "_GRAPH_FROM", 100)
+    assert plain > 0.6
+    assert in_parts > plain - 0.05
+    assert recall() > in_parts - 0.02
+
+
+def test_a_graph_of_cells_is_searched_widely_enough(
+    large_corpus: Any, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = [p.text for p in large_corpus.passages[1:60:3]]
+    options = {"encoder": model, "kind": "ivf", "nlist": 8}
+    plain = DENSE_BACKEND(large_corpus, **options, nprobe=8).search(queries, 400)
+    monkeypatch.setattr(faiss_files, "_GRAPH_FROM", 1)
+    monkeypatch.setenv("SEARCHGYM_HOME", os.environ["SEARCHGYM_HOME"] + "-graph")
+    along = DENSE_BACKEND(large_corpus, **options, nprobe=8)
+    assert isinstance(along._index._cells, faiss.IndexHNSW)
+    assert along.search(queries, 400) == plain  # every cell is looked into
+    check_retriever(DENSE_BACKEND(large_corpus, **options, nprobe=3), large_corpus)
 
 
 # Encoders
