@@ -124,7 +124,8 @@ def faiss_bytes(kind: str, rows: int, dimension: int, nlist: int | None) -> tupl
     shards = -(-rows * (dimension + 8) // SHARD_BYTES)
     training = 4 * dimension * cells * _PER_CELL * 3 // 2  # the sample, and a part of it once more
     disk = rows * (dimension + 8) + (shards + 1) * 4 * dimension * cells
-    return disk, max(training, min(disk, SHARD_BYTES)) + 4 * _CHUNK * dimension
+    # The lists of a file grow by doubling.
+    return disk, max(training, 2 * min(disk, SHARD_BYTES)) + 4 * _CHUNK * dimension
 
 
 def build_faiss_files(
@@ -160,15 +161,7 @@ def _build_ivf(vectors: Vectors, directory: Path, nlist: int | None, progress: P
         for number, start in enumerate(range(0, vectors.count, step))
     }
     if not all(file.exists() for file in files) and not trained.exists():
-        cells = cells_for(vectors.count, nlist)
-        sample = vectors.read(_sample(vectors.count, min(vectors.count, cells * _PER_CELL)))
-        quantizer = _cells(sample, cells, progress)
-        eight_bits = faiss.ScalarQuantizer.QT_8bit
-        index = faiss.IndexIVFScalarQuantizer(
-            quantizer, vectors.dimension, cells, eight_bits, faiss.METRIC_INNER_PRODUCT
-        )
-        index.train(sample[:: max(1, len(sample) // _FOR_RANGES)])  # of the cells there is nothing to train
-        _write(index, trained)
+        _write(_trained(vectors, cells_for(vectors.count, nlist), progress), trained)
     for file, start in files.items():
         if not file.exists():
             index = faiss.read_index(str(trained))
@@ -177,6 +170,21 @@ def _build_ivf(vectors: Vectors, directory: Path, nlist: int | None, progress: P
                 progress("index", int(rows[-1]) + 1, vectors.count)
             _write(index, file)
     trained.unlink(missing_ok=True)
+
+
+def _trained(vectors: Vectors, cells: int, progress: Progress) -> Any:
+    """An empty ivf index; the sample it was trained on is let go of."""
+    faiss = load_faiss()
+    sample = vectors.read(_sample(vectors.count, min(vectors.count, cells * _PER_CELL)))
+    index = faiss.IndexIVFScalarQuantizer(
+        _cells(sample, cells, progress),
+        vectors.dimension,
+        cells,
+        faiss.ScalarQuantizer.QT_8bit,
+        faiss.METRIC_INNER_PRODUCT,
+    )
+    index.train(sample[:: max(1, len(sample) // _FOR_RANGES)])  # of the cells there is nothing to train
+    return index
 
 
 def _cells(sample: NDArray[np.float32], cells: int, progress: Progress) -> Any:
