@@ -3,11 +3,12 @@
 Qwen3's own `forward` computes every layer at every position. Generation needs the last layer's output at one
 position per row, training only at positions that predict sampled tokens (about one in eight); the other
 positions of the last layer need keys and values alone. With two layers that saves 40 % of
-training's time.
+training's time. What training sequences have in common at their beginning (`prefixes`) is computed once, and its
+keys and values serve all of them.
 The weights and sub-modules are those of `transformers.Qwen3ForCausalLM`; a test holds this file to its outputs.
 
 Axis suffixes: _B rows, _T positions computed now, _K keys (cached and new), _Q positions kept, _H heads,
-_D head size, _W width, _V vocabulary, _N sampled tokens, flattened.
+_D head size, _W width, _V vocabulary, _N sampled tokens, flattened, _U the distributions they were drawn from.
 """
 
 from __future__ import annotations
@@ -16,15 +17,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from transformers import Qwen3ForCausalLM
 
-__all__ = ["EvaluationStats", "KeyValueCache", "TokenSequence", "causal_mask", "evaluate", "hidden_states"]
+from .prefixes import PrefixTree, cut
 
-_MAX_SPREAD = 1.1
-"""Longest over shortest sequence of a batch: padding stays under a tenth of what is computed."""
+__all__ = [
+    "Branches",
+    "EvaluationStats",
+    "KeyValueCache",
+    "TokenSequence",
+    "causal_mask",
+    "evaluate",
+    "hidden_states",
+]
 
 
 class KeyValueCache(Protocol):
@@ -32,6 +42,52 @@ class KeyValueCache(Protocol):
 
     def store(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor) -> tuple[Tensor, Tensor]:
         """Add new keys and values; gives those of the rows from position 0 on, [B, H, K, D] each."""
+
+
+class Branches:
+    """Attention in a row that is a tree of sequences: each position attends to those before it on its path.
+
+    Path by path: the queries are the positions that the path adds to the tree, the keys all its positions.
+
+    Args:
+        tree: the row.
+        keep_Q: ascending positions of the row whose queries the last layer needs; among them the end of each path.
+    """
+
+    def __init__(self, tree: PrefixTree, keep_Q: NDArray[np.int64]) -> None:
+        longest = max(map(len, tree.columns))
+        causal_TK = causal_mask(torch.arange(longest), longest)
+        added = [(c, n) for c, n in zip(tree.columns, tree.shared, strict=True) if len(c) > n]
+        self._columns_K = torch.from_numpy(np.concatenate([c for c, _ in added]))
+        self._repeated = any(n for _, n in added)
+        self._keys = [len(c) for c, _ in added]
+        self._queries = [len(c) - n for c, n in added]
+        self._masks = [
+            causal_TK[None, n:k, :k] if n else None for k, (_, n) in zip(self._keys, added, strict=True)
+        ]
+        cuts = np.searchsorted(keep_Q, np.cumsum(self._queries)[:-1])
+        kept = [torch.from_numpy(tree.depths_T[part]) for part in np.split(keep_Q, cuts)]
+        self._kept = [len(depths) for depths in kept]
+        self._kept_masks = [causal_TK[None, depths, :k] for depths, k in zip(kept, self._keys, strict=True)]
+
+    def spread(self, x_1THD: Tensor) -> Tensor:
+        """Keys or values of all paths, one path after the other: [1, K, H, D]."""
+        return x_1THD.index_select(1, self._columns_K) if self._repeated else x_1THD
+
+    def attend(
+        self, query_1HQD: Tensor, key_1HKD: Tensor, value_1HKD: Tensor, scaling: float, *, last: bool
+    ) -> Tensor:
+        """[1, Q, H * D] of queries at all positions or, in the `last` layer, at the kept ones."""
+        queries, masks = (self._kept, self._kept_masks) if last else (self._queries, self._masks)
+        parts = zip(
+            torch.split(query_1HQD, queries, dim=2),
+            torch.split(key_1HKD, self._keys, dim=2),
+            torch.split(value_1HKD, self._keys, dim=2),
+            masks,
+            strict=True,
+        )
+        mixed = [_attend(query, key, value, mask, scaling) for query, key, value, mask in parts]
+        return torch.cat(mixed, dim=1)
 
 
 def hidden_states(
@@ -42,6 +98,7 @@ def hidden_states(
     keep_BQ: Tensor | None = None,
     mask_BTK: Tensor | None = None,
     cache: KeyValueCache | None = None,
+    branches: Branches | None = None,
 ) -> Tensor:
     """Final hidden states (after the last norm).
 
@@ -50,9 +107,9 @@ def hidden_states(
         ids_BT: token ids.
         positions_BT: position of each id in its sequence.
         keep_BQ: columns of `ids_BT` whose hidden states are wanted; None keeps all.
-        mask_BTK: what each position may attend to, 0 or -inf. None means causal without a cache; rows padded
-            on the right then need no mask, since nothing attends to what comes after it.
+        mask_BTK: what each position may attend to, 0 or -inf; needed without `branches`.
         cache: keys and values of earlier positions.
+        branches: in place of mask and cache, where the one row is a tree and `keep_BQ` what they were made for.
 
     Returns:
         [B, Q, W], or [B, T, W] without `keep_BQ`.
@@ -66,15 +123,21 @@ def hidden_states(
         normed_BTW = layer.input_layernorm(x_BTW)
         key = _rotate(attention.k_norm(_heads(attention.k_proj(normed_BTW), attention)), cos_BTD, sin_BTD)
         value = _heads(attention.v_proj(normed_BTW), attention)
+        if branches is not None:
+            key, value = branches.spread(key), branches.spread(value)
         key, value = key.transpose(1, 2), value.transpose(1, 2)
         if cache is not None:
             key, value = cache.store(index, key, value)
         if index == last and keep_BQ is not None:
-            mask_BTK = causal_mask(keep_BQ, key.shape[2]) if mask_BTK is None else _pick(mask_BTK, keep_BQ)
+            mask_BTK = None if mask_BTK is None else _pick(mask_BTK, keep_BQ)
             x_BTW, normed_BTW = _pick(x_BTW, keep_BQ), _pick(normed_BTW, keep_BQ)
             cos_BTD, sin_BTD = _pick(cos_BTD, keep_BQ), _pick(sin_BTD, keep_BQ)
         query = _rotate(attention.q_norm(_heads(attention.q_proj(normed_BTW), attention)), cos_BTD, sin_BTD)
-        mixed = _attend(query.transpose(1, 2), key, value, mask_BTK, attention.scaling)
+        query = query.transpose(1, 2)
+        if branches is None:
+            mixed = _attend(query, key, value, mask_BTK, attention.scaling)
+        else:
+            mixed = branches.attend(query, key, value, attention.scaling, last=index == last)
         x_BTW = x_BTW + attention.o_proj(mixed)
         x_BTW = x_BTW + layer.mlp(layer.post_attention_layernorm(x_BTW))
     result: Tensor = inner.norm(x_BTW)
@@ -136,24 +199,22 @@ class TokenSequence:
 
 @dataclass(slots=True)
 class EvaluationStats:
-    """What `evaluate` computed, added up over calls.
+    """What `evaluate` computed, added up over calls; nothing is padded.
 
     Attributes:
-        computed_tokens: positions computed, padding included.
-        padded_tokens: of those, padding.
-        shared_tokens: positions not computed because an equal sequence was.
-        target_tokens: positions that went through the LM head.
+        computed_tokens: positions computed.
+        shared_tokens: positions not computed because another sequence begins with the same tokens.
+        target_tokens: tokens whose log-probability was asked for.
     """
 
     computed_tokens: int = 0
-    padded_tokens: int = 0
     shared_tokens: int = 0
     target_tokens: int = 0
 
     @property
-    def padding(self) -> float:
-        """Padding as a share of what was computed."""
-        return self.padded_tokens / max(1, self.computed_tokens)
+    def shared(self) -> float:
+        """Share of all positions that were not computed."""
+        return self.shared_tokens / max(1, self.computed_tokens + self.shared_tokens)
 
 
 def evaluate(
@@ -162,73 +223,56 @@ def evaluate(
     stats: EvaluationStats,
     *,
     batch_tokens: int = 4096,
-    pad_id: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probability, entropy and hidden state of all targets, flattened in the order of `sequences`.
 
-    Sequences are sorted by length and cut into batches of about `batch_tokens` tokens, so little is padded and
-    a batch's activations stay in the processor's cache. Equal sequences (common when a policy has become sure
-    of itself) are computed once. Tokens after the last target, and the last target itself, are not computed.
+    What sequences have in common at their beginning is computed once; the passes are cut so that it stays together,
+    at about `batch_tokens` tokens each, which keeps their activations in the processor's cache. Tokens after the
+    last target, and the last target itself, are not computed.
 
     Returns:
         logprobs_N, entropy_N (nats), hidden_NW; gradients flow unless disabled by the caller.
     """
-    unique = dict.fromkeys(sequences)
-    order = sorted((s for s in unique if s.targets), key=lambda s: s.targets[-1])
-    starts: dict[TokenSequence, int] = {}
-    total = 0
-    outputs: list[tuple[Tensor, Tensor, Tensor]] = []
-    for batch in _batches(order, batch_tokens):
-        outputs.append(_evaluate_batch(model, batch, stats, pad_id))
-        for sequence in batch:
-            starts[sequence] = total
-            total += len(sequence.targets)
-    stats.target_tokens += total
-    stats.shared_tokens += sum(s.targets[-1] for s in sequences if s.targets) - sum(
-        s.targets[-1] for s in order
-    )
-    if not outputs:
+    asked = list(dict.fromkeys(s for s in sequences if s.targets))
+    if not asked:
         return torch.zeros(0), torch.zeros(0), torch.zeros(0, model.config.hidden_size)
-    logprobs_N, entropy_N, hidden_NW = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+    starts: dict[TokenSequence, int] = {}
+    total = computed = 0
+    outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+    for part in cut([s.tokens[: s.targets[-1]] for s in asked], batch_tokens):
+        tree = PrefixTree.grow([asked[i].tokens[: asked[i].targets[-1]] for i in part])
+        outputs.append(_evaluate_tree(model, tree, [asked[i] for i in part]))
+        computed += len(tree.ids_T)
+        for i in part:
+            starts[asked[i]] = total
+            total += len(asked[i].targets)
     picked = [starts[s] + i for s in sequences for i in range(len(s.targets))]
+    stats.computed_tokens += computed
+    stats.shared_tokens += sum(s.targets[-1] for s in sequences if s.targets) - computed
+    stats.target_tokens += len(picked)
     index_N = torch.tensor(picked)
-    return logprobs_N[index_N], entropy_N[index_N], hidden_NW[index_N]
+    logprobs_N, entropy_N, hidden_NW = (torch.cat(parts)[index_N] for parts in zip(*outputs, strict=True))
+    return logprobs_N, entropy_N, hidden_NW
 
 
-def _batches(order: list[TokenSequence], batch_tokens: int) -> list[list[TokenSequence]]:
-    """Cut a list sorted by length so that each batch, padded to its longest, has about `batch_tokens` tokens."""
-    batches: list[list[TokenSequence]] = []
-    for sequence in order:
-        length = sequence.targets[-1]
-        if batches:
-            batch = batches[-1]
-            shortest = batch[0].targets[-1]
-            if length * (len(batch) + 1) <= batch_tokens and length <= shortest * _MAX_SPREAD:
-                batch.append(sequence)
-                continue
-        batches.append([sequence])
-    return batches
-
-
-def _evaluate_batch(
-    model: Qwen3ForCausalLM, batch: list[TokenSequence], stats: EvaluationStats, pad_id: int
+def _evaluate_tree(
+    model: Qwen3ForCausalLM, tree: PrefixTree, sequences: list[TokenSequence]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    lengths = [s.targets[-1] for s in batch]
-    longest = max(lengths)
-    kept = max(len(s.targets) for s in batch)
-    ids_BT = torch.tensor(
-        [[*s.tokens[:n], *[pad_id] * (longest - n)] for s, n in zip(batch, lengths, strict=True)]
+    """The outputs of `evaluate` for the sequences whose paths the tree is made of."""
+    at_N = np.concatenate(
+        [columns[np.array(s.targets) - 1] for columns, s in zip(tree.columns, sequences, strict=True)]
     )
-    keep_BQ = torch.tensor([[*(t - 1 for t in s.targets), *[0] * (kept - len(s.targets))] for s in batch])
-    positions_BT = torch.arange(longest).expand(len(batch), -1)
-    hidden_BQW = hidden_states(model, ids_BT, positions_BT, keep_BQ=keep_BQ)
-    real_BQ = torch.arange(kept) < torch.tensor([[len(s.targets)] for s in batch])
-    hidden_NW = hidden_BQW[real_BQ]
-    temperature_N = torch.tensor([t for s in batch for t in s.temperatures])
-    target_N = torch.tensor([s.tokens[t] for s in batch for t in s.targets])
-    logits_NV = model.lm_head(hidden_NW).float() / temperature_N.unsqueeze(-1)
-    logprobs_NV = torch.log_softmax(logits_NV, dim=-1)
-    stats.computed_tokens += ids_BT.numel()
-    stats.padded_tokens += ids_BT.numel() - sum(lengths)
-    entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
-    return logprobs_NV.gather(-1, target_N.unsqueeze(-1)).squeeze(-1), entropy_N, hidden_NW
+    temperature_N = np.array([t for s in sequences for t in s.temperatures])
+    target_N = torch.tensor([s.tokens[t] for s in sequences for t in s.targets])
+    keep_Q, rank_N = np.unique(at_N, return_inverse=True)
+    row = (torch.from_numpy(x).unsqueeze(0) for x in (tree.ids_T, tree.depths_T, keep_Q))
+    ids_1T, positions_1T, keep_1Q = row
+    hidden_QW = hidden_states(
+        model, ids_1T, positions_1T, keep_BQ=keep_1Q, branches=Branches(tree, keep_Q)
+    ).squeeze(0)
+    pairs_U2, which_N = np.unique(np.stack([rank_N, temperature_N], axis=1), axis=0, return_inverse=True)
+    at_U, which = torch.from_numpy(pairs_U2[:, 0].astype(np.int64)), torch.from_numpy(which_N.reshape(-1))
+    temperature_U1 = torch.from_numpy(pairs_U2[:, 1:].astype(np.float32))
+    logprobs_UV = torch.log_softmax(model.lm_head(hidden_QW[at_U]).float() / temperature_U1, dim=-1)
+    entropy_U = -(logprobs_UV.exp() * logprobs_UV).sum(-1)
+    return logprobs_UV[which, target_N], entropy_U[which], hidden_QW[torch.from_numpy(rank_N)]

@@ -1,4 +1,4 @@
-"""The training forward against transformers' own, one sequence at a time: values, gradients, padding."""
+"""The training forward against transformers' own, one sequence at a time: values, gradients, common beginnings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from transformers import Qwen3ForCausalLM
 
 from searchgym.agents.forward import EvaluationStats, TokenSequence, causal_mask, evaluate, hidden_states
 from searchgym.agents.model import TinyConfig, build_model
+from searchgym.agents.prefixes import PrefixTree, cut
 
 VOCAB = 70
 
@@ -21,8 +22,9 @@ def build(kv_heads: int = 4, layers: int = 2) -> Qwen3ForCausalLM:
 
 
 def draw_sequences(
-    count: int, seed: int, temperatures: tuple[float, ...] = (1.0, 0.7)
+    count: int, seed: int, temperatures: tuple[float, ...] = (1.0, 0.7), beginning: tuple[int, ...] = ()
 ) -> list[TokenSequence]:
+    """Random sequences after a common beginning (nothing of which is a target)."""
     rng = random.Random(seed)
     sequences = []
     for _ in range(count):
@@ -30,12 +32,28 @@ def draw_sequences(
         targets = sorted(rng.sample(range(1, length), rng.randint(1, min(12, length - 1))))
         sequences.append(
             TokenSequence(
-                tuple(rng.randrange(VOCAB) for _ in range(length)),
-                tuple(targets),
+                (*beginning, *(rng.randrange(VOCAB) for _ in range(length))),
+                tuple(len(beginning) + target for target in targets),
                 tuple(rng.choice(temperatures) for _ in targets),
             )
         )
     return sequences
+
+
+def group(first: TokenSequence) -> list[TokenSequence]:
+    """Rollouts that begin as another: with a trunk, a branch of a branch, and the cases at the ends of paths."""
+    trunk = draw_sequences(3, seed=5, beginning=first.tokens)
+    boughs = draw_sequences(3, seed=6, beginning=trunk[0].tokens)
+    tokens, last = boughs[0].tokens, boughs[0].targets[-1]
+    return [
+        *trunk,
+        *boughs,
+        TokenSequence(
+            tokens, (1, last - 1), (0.5, 1.0)
+        ),  # a path that ends within another, with other targets
+        TokenSequence(tokens, (1, last), (1.0, 2.0)),  # the same path, tokens drawn at another temperature
+        TokenSequence((*tokens[:last], (tokens[last] + 1) % VOCAB), (last,), (1.0,)),  # another last token
+    ]
 
 
 def naive(model: Qwen3ForCausalLM, sequences: list[TokenSequence]) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,11 +80,10 @@ def test_hidden_states_are_those_of_transformers(kv_heads: int, layers: int) -> 
         expected = model.model(ids).last_hidden_state
         picked = torch.stack([row[columns] for row, columns in zip(expected, keep, strict=True)])
         mask = causal_mask(positions, 41)
-        for given in (None, mask):
-            everywhere = hidden_states(model, ids, positions, mask_BTK=given)
-            some = hidden_states(model, ids, positions, mask_BTK=given, keep_BQ=keep)
-            torch.testing.assert_close(everywhere, expected, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(some, picked, atol=1e-5, rtol=1e-5)
+        everywhere = hidden_states(model, ids, positions, mask_BTK=mask)
+        some = hidden_states(model, ids, positions, mask_BTK=mask, keep_BQ=keep)
+        torch.testing.assert_close(everywhere, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(some, picked, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
@@ -74,6 +91,7 @@ def test_values_and_gradients_are_those_of_one_sequence_at_a_time(kv_heads: int)
     model = build(kv_heads)
     sequences = draw_sequences(17, seed=1)
     sequences += sequences[2:5]  # equal sequences are computed once, and must count as often as they occur
+    sequences += group(sequences[0])
     weights = torch.randn(sum(len(s.targets) for s in sequences), generator=torch.Generator().manual_seed(2))
     gradients = []
     outputs = []
@@ -94,16 +112,53 @@ def test_values_and_gradients_are_those_of_one_sequence_at_a_time(kv_heads: int)
         torch.testing.assert_close(gradient, gradients[1][name], atol=2e-4, rtol=2e-3, msg=name)
 
 
-def test_padding_stays_under_a_tenth_and_the_counts_add_up() -> None:
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_a_long_common_beginning_gets_the_gradients_of_all_that_follows(kv_heads: int) -> None:
+    model = build(kv_heads)
+    beginning = tuple(random.Random(8).randrange(VOCAB) for _ in range(150))
+    sequences = draw_sequences(12, seed=9, beginning=beginning)
+    gradients = []
+    for run in (
+        lambda: evaluate(model, sequences, EvaluationStats()),
+        lambda: evaluate(model, sequences, EvaluationStats(), batch_tokens=1),  # one sequence in a pass
+        lambda: naive(model, sequences),
+    ):
+        model.zero_grad()
+        run()[0].sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    for name, expected in gradients[2].items():
+        for ours in gradients[:2]:
+            torch.testing.assert_close(ours[name], expected, atol=5e-4, rtol=2e-3, msg=name)
+
+
+@torch.no_grad()
+def test_no_token_is_computed_twice() -> None:
     model = build()
-    sequences = draw_sequences(60, seed=3)
-    stats = EvaluationStats()
-    with torch.no_grad():
-        evaluate(model, [*sequences, *sequences[:10]], stats, batch_tokens=200)
-    assert stats.computed_tokens - stats.padded_tokens == sum(s.targets[-1] for s in sequences)
-    assert stats.shared_tokens == sum(s.targets[-1] for s in sequences[:10])
-    assert stats.target_tokens == sum(len(s.targets) for s in sequences)
-    assert 0 < stats.padding <= 0.1
+    apart = draw_sequences(60, seed=3)
+    sequences = [*apart, *apart[:10], *group(apart[0]), *group(apart[1])]
+    paths = [s.tokens[: s.targets[-1]] for s in sequences]
+    tree = {path[: i + 1] for path in paths for i in range(len(path))}
+    whole, pieces = EvaluationStats(), EvaluationStats()
+    evaluate(model, sequences, whole)
+    assert whole.computed_tokens == len(tree) < 0.7 * sum(map(len, paths))
+    evaluate(model, sequences, pieces, batch_tokens=300)
+    assert len(tree) < pieces.computed_tokens < len(tree) + 10 * max(map(len, paths))
+    for stats in (whole, pieces):
+        assert stats.computed_tokens + stats.shared_tokens == sum(map(len, paths))
+        assert stats.target_tokens == sum(len(s.targets) for s in sequences)
+
+
+def test_parts_keep_groups_together_and_within_the_budget() -> None:
+    rng = random.Random(0)
+    groups = [[rng.randrange(9) for _ in range(50)] for _ in range(6)]
+    paths = [(*groups[i % 6], *(rng.randrange(9) for _ in range(rng.randrange(5, 40)))) for i in range(48)]
+    parts = cut(paths, 500)
+    assert sorted(i for part in parts for i in part) == list(range(48))
+    for part in parts:
+        assert len(PrefixTree.grow([paths[i] for i in part]).ids_T) <= 500
+    assert sum(len({i % 6 for i in part}) for part in parts) < 6 + len(parts)
+    assert cut([(1, 2, 3), (1, 2), (4,)], 1) == [[1], [0], [2]]  # longer than the budget: one by one
+    assert cut([], 5) == []
 
 
 def test_sequences_without_targets_add_nothing() -> None:

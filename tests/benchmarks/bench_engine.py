@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{sum(p.numel() for p in model.parameters()):,} weights: "
         f"generate {QUESTIONS * GROUP} episodes {generating} ({stats.sampled_tokens} tokens sampled in "
         f"{stats.decode_steps} steps, {stats.prefilled_tokens} prefilled, {stats.padded_tokens} padded, "
-        f"{stats.copied_tokens} copied); training pass {training} ({100 * evaluation.padding:.1f} % padding)"
+        f"{stats.copied_tokens} copied); training pass {training} ({100 * evaluation.shared:.1f} % of its tokens shared)"
     )
     print(f"{line}; transformers' generate {theirs}" if options.compare else line)
 
