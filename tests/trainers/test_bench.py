@@ -183,19 +183,28 @@ def test_a_benchmark_in_pieces(
 
 
 def test_other_code_is_never_mixed_in(
-    finished: Path, spec_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Path,
+    spec_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    before = results(finished)
+    before, copy = results(finished), tmp_path / "copy"
     arguments = ["bench", str(spec_file), "--out", str(finished), "--processes", "1"]
     assert main([*arguments, "--budget", "episodes=16"]) == 2
     assert "made by other code or under another spec" in capsys.readouterr().err
-    other = lambda trainer, agent: fingerprint(trainer, agent)[:-1] + ("-" if trainer == "capf" else "")  # noqa: E731
+    other = lambda trainer, agent: fingerprint(trainer, agent) + ("-" if trainer == "capf" else "")  # noqa: E731
     monkeypatch.setattr(campaign_module, "fingerprint", other)
     monkeypatch.setattr(worker, "fingerprint", other)
     campaign = Campaign(load_spec(spec_file), finished)
-    with pytest.raises(ConfigError, match=r"2 runs in .*: give --rerun"):
-        campaign.clear_stale([r for r in campaign.spec.selection_runs() if r.label == "capf"], rerun=False)
+    with pytest.raises(ConfigError, match=r"2 runs in .* \(capf\) .*: give --rerun"):
+        campaign.clear_stale(rerun=False)
     assert results(finished) == before
+    shutil.copytree(finished, copy)
+    campaign = Campaign(load_spec(spec_file), copy)
+    campaign.clear_stale(rerun=True)
+    gone = before.keys() - results(copy).keys()
+    assert gone == {place for place in before if place.startswith("runs/selection/capf/")}
 
 
 def test_the_fingerprint_covers_package_and_plug_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

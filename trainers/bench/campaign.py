@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -95,13 +95,17 @@ class Campaign:
         path = self.out / "runs" / "calibration" / row.label / environment
         return Job(str(path), run, asdict(config), self.codes[row.label], None)
 
-    def clear_stale(self, runs: Iterable[Run], rerun: bool) -> None:
+    def clear_stale(self, rerun: bool) -> None:
         """Make sure that what is there was made by this code under this spec.
 
         Raises:
             ConfigError: it was not, and `rerun` is False. With `rerun` such runs are removed.
         """
-        stale = [job for job in map(self.job, runs) if _is_stale(job)]
+        jobs = list(map(self.job, self.spec.selection_runs()))
+        stale = [job for job in jobs if _is_stale(job)]
+        rates = None if stale else chosen_rates(self.spec, self.out)
+        if rates is not None:
+            stale = [job for job in map(self.job, self.spec.final_runs(rates)) if _is_stale(job)]
         if stale and not rerun:
             labels = ", ".join(sorted({job.run["label"] for job in stale}))
             raise ConfigError(
@@ -173,7 +177,7 @@ class Campaign:
             Whether the benchmark is complete.
         """
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        self.clear_stale(self.spec.selection_runs(), rerun)
+        self.clear_stale(rerun)
         per_run = self.calibrate()
         if not self._play(self.spec.selection_runs(), per_run, deadline, "selection"):
             return False
@@ -182,7 +186,7 @@ class Campaign:
         rates = chosen_rates(self.spec, self.out)
         assert rates is not None
         final = self.spec.final_runs(rates)
-        self.clear_stale(final, rerun)
+        self.clear_stale(rerun)
         return self._play(final, per_run, deadline, "final")
 
     def _play(

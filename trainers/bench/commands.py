@@ -89,6 +89,7 @@ def bench(
     with campaign.open():
         complete = True
         if not report_only:
+            campaign.clear_stale(rerun)
             campaign.estimate()
             if estimate:
                 return
