@@ -117,12 +117,14 @@ class Collection:
         token = os.environ.get("MILVUS_TOKEN", "")
         try:
             return self._pymilvus.MilvusClient(self.uri, token=token, timeout=self._timeout)
+        except self._pymilvus.exceptions.ConnectionConfigException as error:
+            if not self._local:
+                raise ConfigError(f"uri={self.uri!r}: {_reason(error)}") from error
+            raise ConfigError(
+                f"the Milvus file {self.uri} cannot be opened: another process has it open, or it is damaged. "
+                "One process at a time can use such a file: close the other, give another uri, or run a server"
+            ) from error
         except Exception as error:  # of pymilvus, of gRPC, or of the embedded server
-            if self._local and Path(self.uri).exists():
-                raise ConfigError(
-                    f"the Milvus file {self.uri} cannot be opened: another process has it open, or it is damaged. "
-                    "One process at a time can use such a file: close the other, give another uri, or run a server"
-                ) from error
             raise RetrievalError(f"Milvus at {self.uri} cannot be reached: {_reason(error)}") from error
 
     def _fill(self, progress: Progress) -> None:

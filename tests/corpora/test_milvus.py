@@ -381,6 +381,7 @@ def test_a_short_or_failed_answer_is_a_failure(
         ({"b": 2}, "b=2: use a number from 0 to 1"),
         ({"timeout": 0}, "timeout=0"),
         ({"uri": "localhost"}, "give a server like 'http://localhost:19530', or a file"),
+        ({"uri": "ftp://localhost:1"}, "uri: ftp://localhost:1 is illegal"),
         ({"collection": "my-own"}, "collection='my-own': use letters, digits and underscores"),
         ({"mode": "dense", "encoder": "no/such/place"}, "neither a directory nor a repository id"),
         ({"mode": "hybrid", "dtype": "int8"}, "dtype='int8'"),
