@@ -87,8 +87,28 @@ class Policy(Agent):
         )
 
     def cost(self, sample: Sample) -> int:
-        """Number of tokens `evaluate_tokens` must compute for a sample; micro-batches are cut by it."""
+        """Number of tokens `evaluate_tokens` must compute for a sample alone."""
         return len(sample.segment.tokens)
+
+    def cut(self, samples: Sequence[Sample], budget: int) -> list[list[int]]:
+        """Which samples go through `evaluate_tokens` together, where all at once would take too much memory.
+
+        Here in order of falling cost (little padding), in parts whose costs add up to at most `budget` tokens; a
+        sample that costs more is a part of its own.
+
+        Returns:
+            positions in `samples`, each in one part.
+        """
+        parts: list[list[int]] = []
+        costs = [self.cost(sample) for sample in samples]
+        spent = 0
+        for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
+            if not parts or spent + costs[i] > budget:
+                parts.append([])
+                spent = 0
+            parts[-1].append(i)
+            spent += costs[i]
+        return parts
 
     def save(self, directory: Path) -> None:
         """Write weights (safetensors) and configuration (JSON) so that `load` gives an equal policy."""

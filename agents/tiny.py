@@ -30,6 +30,7 @@ from .engine import Ending, Engine, Sampling
 from .forward import EvaluationStats, TokenSequence, evaluate
 from .model import TinyConfig, build_model, load_model, load_weights, read_config, save_model
 from .policy import Policy, Sample, TokenOutputs
+from .prefixes import cut
 from .tokenizer import Tokenizer
 
 __all__ = ["TOKENIZER_FILE", "TinyAgent", "prompt_ids"]
@@ -145,7 +146,7 @@ class TinyAgent(Policy):
             max_context=config.max_positions if max_context is None else max_context,
         )
         self.evaluation = EvaluationStats()
-        """Tokens computed and padded by `evaluate_tokens` so far."""
+        """Tokens computed and shared by `evaluate_tokens` so far."""
 
     def bind(self, setting: Setting) -> None:
         """Accept the environment's setting and forget all slots.
@@ -252,6 +253,13 @@ class TinyAgent(Policy):
     def cost(self, sample: Sample) -> int:
         mask = sample.segment.mask
         return max((i for i in range(len(mask) - 1, 0, -1) if mask[i]), default=0)
+
+    def cut(self, samples: Sequence[Sample], budget: int) -> list[list[int]]:
+        """See `Policy`. Samples that begin alike stay together, and what they share costs once."""
+        paths = [tuple(sample.segment.tokens[: self.cost(sample)]) for sample in samples]
+        if 0 < sum(map(len, paths)) <= budget:
+            return [list(range(len(paths)))]
+        return cut(paths, budget)
 
     def save(self, directory: Path) -> None:
         save_model(self.model, self.config, directory)

@@ -30,7 +30,7 @@ from searchgym.rollouts import collect
 from searchgym.rules import Rules
 from searchgym.vector import SearchVectorEnv
 
-from .batch import Batch, Sequences, cut_by_cost
+from .batch import Batch, Sequences
 from .config import option, parse_settings
 from .groups import Credit, Group, Groups
 from .objective import Aggregation, clipped_surrogate, group_advantages
@@ -214,9 +214,8 @@ def each_token(
         budget: tokens per forward pass.
         value: makes [N] numbers of the outputs of one pass.
     """
-    costs = [policy.cost(sample) for sample in samples]
     parts: list[Tensor] = [torch.empty(0)] * len(samples)
-    for indices in cut_by_cost(costs, budget):
+    for indices in policy.cut(samples, budget):
         values = value(policy.evaluate_tokens([samples[i] for i in indices])).cpu()
         lengths = [sum(samples[i].segment.mask) for i in indices]
         for i, part in zip(indices, torch.split(values, lengths), strict=True):

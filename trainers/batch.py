@@ -7,7 +7,7 @@ carries its weight in the minibatch's loss, so how a minibatch is cut into micro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from searchgym.agents.policy import Sample
+from searchgym.agents.policy import Policy, Sample
 from searchgym.errors import TrainingError
 
 from .groups import Credit, Groups
 from .objective import Aggregation, token_weights
 
-__all__ = ["Batch", "Sequences", "cut_by_cost", "micro_batches", "minibatches", "pack"]
+__all__ = ["Batch", "Sequences", "micro_batches", "minibatches", "pack"]
 
 Sequences = Literal["episode", "segment"]
 """What one sequence is, in a loss's mean over sequences and when minibatches are cut: an episode, or each segment."""
@@ -163,27 +163,14 @@ def minibatches(
         yield batch.take(part.tolist()).weighted(aggregation, length)
 
 
-def micro_batches(batch: Batch, cost: Callable[[Sample], int], budget: int) -> Iterator[Batch]:
-    """Cut a minibatch so that the costs of each part add up to at most `budget` (one sample at least)."""
-    costs = [cost(sample) for sample in batch.samples]
-    if sum(costs) <= budget:
+def micro_batches(batch: Batch, policy: Policy, budget: int) -> Iterator[Batch]:
+    """Cut a minibatch so that the policy computes at most `budget` tokens for each part (one sample at least)."""
+    parts = policy.cut(batch.samples, budget)
+    if len(parts) <= 1:
         yield batch
         return
-    for part in cut_by_cost(costs, budget):
+    for part in parts:
         yield batch.take(part)
-
-
-def cut_by_cost(costs: Sequence[int], budget: int) -> list[list[int]]:
-    """Positions in order of falling cost (little padding), in parts of at most `budget` (one at least)."""
-    parts: list[list[int]] = []
-    spent = 0
-    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
-        if not parts or spent + costs[i] > budget:
-            parts.append([])
-            spent = 0
-        parts[-1].append(i)
-        spent += costs[i]
-    return parts
 
 
 def _merge_shared_rounds(

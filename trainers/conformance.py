@@ -249,7 +249,7 @@ def _check_loss(
         for p in weights:
             p.grad = None
         total = 0.0
-        for micro in micro_batches(batch, policy.cost, budget):
+        for micro in micro_batches(batch, policy, budget):
             loss = algorithm.loss(micro, policy.evaluate_tokens(micro.samples))
             if loss.total.ndim != 0 or not torch.isfinite(loss.total):
                 _fail(f"loss() gave {loss.total!r}: it must be one finite number")

@@ -307,7 +307,7 @@ class Trainer:
                 self._generators["minibatches"],
             ):
                 self._optimizer.zero_grad(set_to_none=True)
-                for part in micro_batches(minibatch, self.policy.cost, config.token_budget):
+                for part in micro_batches(minibatch, self.policy, config.token_budget):
                     micro = part.to(device)
                     outputs = self.policy.evaluate_tokens(micro.samples)
                     loss = self.algorithm.loss(micro, outputs)

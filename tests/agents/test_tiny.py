@@ -193,6 +193,26 @@ def test_gradients_reach_every_weight_through_evaluate_tokens(env: SearchEnv) ->
         assert float(weight.grad.abs().sum()) > 0, name
 
 
+def test_a_cut_keeps_rollouts_of_a_question_together_and_changes_nothing(env: SearchEnv) -> None:
+    agent = taught_agent(seed=3)
+    given = samples(play(env, agent))
+    given = [given[i] for i in torch.randperm(len(given), generator=torch.Generator().manual_seed(0))]
+    (whole,) = agent.cut(given, 10**9)
+    parts = agent.cut(given, 600)
+    assert sorted(i for part in parts for i in part) == whole == list(range(len(given)))
+    groups = {given[i].episode.group_id for i in whole}
+    assert sum(len({given[i].episode.group_id for i in part}) for part in parts) < len(groups) + len(parts)
+    assert agent.cut([], 600) == []
+    gradients = []
+    for cut in ([whole], parts):
+        agent.module.zero_grad()
+        for part in cut:
+            agent.evaluate_tokens([given[i] for i in part]).logprobs_N.sum().backward()
+        gradients.append([weight.grad.clone() for weight in agent.module.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
 def test_equal_seeds_play_equal_episodes(env: SearchEnv) -> None:
     first, second = ([e.to_json() for e in play(env, taught_agent(seed=4))] for _ in range(2))
     assert first == second

@@ -10,7 +10,7 @@ import torch
 from searchgym.agents.policy import Sample
 from searchgym.episode import Segment
 from searchgym.errors import TrainingError
-from searchgym.trainers.batch import cut_by_cost, micro_batches, minibatches, pack
+from searchgym.trainers.batch import micro_batches, minibatches, pack
 from searchgym.trainers.conformance import TabularPolicy, make_episode, synthetic_groups
 from searchgym.trainers.groups import Credit, Groups, drop_invalid, sampled_tokens
 from searchgym.trainers.grpo import GRPO
@@ -71,7 +71,7 @@ def test_micro_batches_change_nothing(policy, groups):
     algorithm = GRPO()
     algorithm.setup(policy, np.random.default_rng(0))
     batch = pack(groups, algorithm.credit(groups)).weighted("seq-mean-token-mean", 1)
-    parts = list(micro_batches(batch, policy.cost, 30))
+    parts = list(micro_batches(batch, policy, 30))
     assert len(parts) > 3
     assert sum(len(p.samples) for p in parts) == len(batch.samples)
     whole = torch.autograd.grad(loss_of(algorithm, policy, batch), policy.module.weight)[0]
@@ -244,9 +244,11 @@ def test_invalid_episodes_are_dropped_and_counted():
     assert counts == {"invalid_episodes": 5, "left_alone_groups": 1, "lost_groups": 1}
 
 
-def test_parts_stay_within_the_budget():
-    parts = cut_by_cost([5, 9, 2, 30, 4], 12)
-    assert parts == [[3], [1], [0, 4, 2]]
+def test_parts_stay_within_the_budget(policy):
+    segments = [Segment([1] * n, [0] + [1] * (n - 1), [0.0] * n, [0] * n) for n in (5, 9, 2, 30, 4)]
+    samples = [Sample(make_episode([s], 0.0, episode_id="e", group_id="g"), s) for s in segments]
+    assert policy.cut(samples, 12) == [[3], [1], [0, 4, 2]]
+    assert policy.cut([], 12) == []
 
 
 def test_sample_without_sampled_tokens_is_no_sample():
