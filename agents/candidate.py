@@ -2,10 +2,13 @@
 
     π(c | s) = softmax_c( w_kind(c) · φ(phrase(c), s) / temperature )
 
-with φ the 0/1 features of `candidates.py` and one weight vector per kind of act, search and answer. The weights
-start at zero, so the untrained policy is uniform over the candidates. A round is one token: the index of the
-candidate. With so small a model a training run takes seconds, which makes statistics over many seeds, lectures and
-tests of credit functions possible; every trainer runs on it unchanged.
+with φ the 0/1 features of `candidates.py` and one weight vector per kind of act: search, answer and, where the
+environment offers it, feedback. The weights start at zero, so the untrained policy is uniform over the candidates. A
+round is one token: the index of the candidate. With so small a model a training run takes seconds, which makes
+statistics over many seeds, lectures and tests of credit functions possible; every trainer runs on it unchanged.
+
+What belongs to feedback has weights of its own. Where it is not offered they get no gradient and nothing is computed
+with them: such a run is the same, bit for bit, as if there were no such act.
 
 The shipped demonstration is `SearchQA-Terse-v0` with chains of 1-3 hops; see docs/agents/candidate.md.
 """
@@ -13,8 +16,8 @@ The shipped demonstration is `SearchQA-Terse-v0` with chains of 1-3 hops; see do
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from searchgym.agent import Turn
 from searchgym.episode import Episode, Segment
 from searchgym.errors import CheckpointError, ConfigError
 
-from .candidates import FEATURES, WIDTH, Choice, list_candidates
+from .candidates import FEATURES, FEEDBACK_FEATURES, KINDS, WIDTH, Choice, add_feedback, list_candidates
 from .policy import Policy, Sample, TokenOutputs
 
 __all__ = ["CandidateAgent"]
@@ -40,17 +43,46 @@ WEIGHTS_FILE = "candidate.safetensors"
 
 @dataclass(slots=True)
 class _State:
-    """The texts of an episode so far, which is all the policy acts on."""
+    """The texts of an episode so far, which is all the policy acts on.
+
+    `heard` holds the drafts put up for feedback and its texts, `calls` is how many the environment allows.
+    """
 
     question: str
+    calls: int
     queries: tuple[str, ...] = ()
     observations: tuple[str, ...] = ()
+    heard: tuple[tuple[str, str], ...] = ()
 
-    def after(self, queries: Sequence[str], observation: str) -> _State:
-        return _State(self.question, (*self.queries, *queries), (*self.observations, observation))
+    def after(self, action: Mapping[str, Any], observation: str) -> _State:
+        if action["kind"] == "feedback":
+            return replace(self, heard=(*self.heard, (action["draft"], observation)))
+        queries = (*self.queries, *action["queries"])
+        return replace(self, queries=queries, observations=(*self.observations, observation))
 
     def choice(self) -> Choice:
-        return list_candidates(self.question, self.queries, self.observations)
+        texts = self.question, self.queries, self.observations
+        if not self.calls:
+            return list_candidates(*texts)
+        return add_feedback(*texts, self.heard, len(self.heard) < self.calls)
+
+
+class _Scores(nn.Linear):
+    """A score per phrase and kind of act. `weight` [2, F] is that of search and answer.
+
+    Attributes:
+        ask: of the feedback act, [1, F].
+        told: of what feedback said, for each of the three, [3, F'].
+    """
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH, 2, bias=False)
+        self.ask = nn.Parameter(torch.zeros(1, WIDTH))
+        self.told = nn.Parameter(torch.zeros(3, len(FEEDBACK_FEATURES)))
+
+    def with_feedback(self, rows_PF: Tensor, told_PF: Tensor) -> Tensor:
+        scores_PK = torch.cat([self(rows_PF), rows_PF @ self.ask.T], dim=1)
+        return scores_PK + told_PF @ self.told.T
 
 
 class CandidateAgent(Policy):
@@ -58,20 +90,20 @@ class CandidateAgent(Policy):
 
     Args:
         seed: of the sampling generator; the initial weights are zero whatever the seed.
-        init_std: standard deviation of random initial weights instead of zeros.
+        init_std: standard deviation of random initial weights instead of zeros; those of feedback are zero.
 
     Raises:
         ConfigError: `init_std` is negative.
     """
 
     name = "candidate"
-    module: nn.Linear
+    module: _Scores
 
     def __init__(self, seed: int = 0, init_std: float = 0.0) -> None:
         if not init_std >= 0.0:
             raise ConfigError(f"init_std is {init_std!r}: give 0 or a positive number")
         self.generator = torch.Generator().manual_seed(seed)
-        self.module = nn.Linear(WIDTH, 2, bias=False)
+        self.module = _Scores()
         with torch.no_grad():
             self.module.weight.copy_(torch.randn(2, WIDTH, generator=self.generator) * init_std)
         self._states: dict[int, _State] = {}
@@ -94,9 +126,9 @@ class CandidateAgent(Policy):
         for slot, observation, info in zip(slots, observations, infos, strict=True):
             state = self._states.get(slot)
             if state is None:
-                self._states[slot] = _State(observation)
+                self._states[slot] = _State(observation, self.setting.feedback_calls)
             else:
-                self._states[slot] = state.after(info["action"]["queries"], observation)
+                self._states[slot] = state.after(info["action"], observation)
         choices = [self._states[slot].choice() for slot in slots]
         logprobs_BC = self._logprobs(choices)[0]
         if self.greedy:
@@ -130,9 +162,9 @@ class CandidateAgent(Policy):
         choices: list[Choice] = []
         indices: list[int] = []
         for sample in samples:
-            states = [_State(sample.episode.question)]
+            states = [_start(sample.episode)]
             for done in sample.episode.rounds[:-1]:
-                states.append(states[-1].after(done.action["queries"], done.observation))
+                states.append(states[-1].after(done.action, done.observation))
             segment = sample.segment
             for token, sampled, round_index in zip(segment.tokens, segment.mask, segment.rounds, strict=True):
                 if sampled:
@@ -149,48 +181,67 @@ class CandidateAgent(Policy):
 
     def encode(self, episode: Episode) -> list[Segment]:
         """See `Policy`. A phrase that stands in several places is taken where it stands first."""
-        segment, state = Segment(), _State(episode.question)
+        segment, state = Segment(), _start(episode)
         for index, round_ in enumerate(episode.rounds):
             choice, action = state.choice(), round_.action
-            answers = action["kind"] == "answer"
-            phrases = [action["answer"]] if answers else list(action["queries"])
-            if len(phrases) == 1 and phrases[0] in choice.phrases:
-                segment.tokens.append(choice.phrases.index(phrases[0]) + answers * len(choice.phrases))
+            kind = action["kind"]
+            phrases = {"answer": [action["answer"]], "feedback": [action["draft"]]}.get(
+                kind, action["queries"]
+            )
+            if kind in KINDS[: choice.kinds] and len(phrases) == 1 and phrases[0] in choice.phrases:
+                segment.tokens.append(
+                    choice.phrases.index(phrases[0]) + KINDS.index(kind) * len(choice.phrases)
+                )
                 segment.mask.append(1)
                 segment.logprobs.append(0.0)
                 segment.rounds.append(index)
-            state = state.after(action["queries"], round_.observation)
+            state = state.after(action, round_.observation)
         return [segment]
 
     def _logprobs(self, choices: Sequence[Choice]) -> tuple[Tensor, Tensor]:
         """Log-probabilities [B, C], padded with -inf, and hidden states [B, 2 F]. Column c is candidate c."""
-        counts = np.array([len(choice.phrases) for choice in choices])
+        counts, kinds = np.array([(len(choice.phrases), choice.kinds) for choice in choices]).T
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         rows_PF = np.concatenate([choice.rows_PF for choice in choices])
-        scores_PK = self.module(torch.from_numpy(rows_PF.astype(np.float32))) / self.temperature
-        column = np.arange(2 * counts.max())[None, :]
-        kind = (column >= counts[:, None]).astype(np.int64)
-        phrase = column - kind * counts[:, None]
-        inside = torch.from_numpy(phrase < counts[:, None])
-        flat = 2 * np.minimum(starts[:, None] + phrase, len(rows_PF) - 1) + kind
+        scores_PK = self._scores(choices, torch.from_numpy(rows_PF.astype(np.float32))) / self.temperature
+        column = np.arange((kinds * counts).max())[None, :]
+        kind, phrase = np.divmod(column, counts[:, None])
+        inside = torch.from_numpy(kind < kinds[:, None])
+        width = scores_PK.shape[1]
+        flat = width * (starts[:, None] + phrase) + np.minimum(kind, width - 1)
         scores_BC = scores_PK.flatten()[torch.from_numpy(flat)].masked_fill(~inside, -torch.inf)
         means = np.add.reduceat(rows_PF, starts, axis=0, dtype=np.float32) / counts[:, None]
         peaks = np.maximum.reduceat(rows_PF, starts, axis=0)
         hidden = torch.from_numpy(np.concatenate([means, peaks], axis=1).astype(np.float32))
         return torch.log_softmax(scores_BC, dim=1), hidden
 
+    def _scores(self, choices: Sequence[Choice], rows_PF: Tensor) -> Tensor:
+        """Score of each phrase for search and answer, [P, 2], and for feedback where it is offered, [P, 3]."""
+        if all(choice.told_PF is None for choice in choices):
+            scores_PK: Tensor = self.module(rows_PF)
+            return scores_PK
+        nothing = np.zeros((len(rows_PF), len(FEEDBACK_FEATURES)), dtype=np.uint8)
+        told_PF = np.concatenate(
+            [nothing[: len(c.phrases)] if c.told_PF is None else c.told_PF for c in choices]
+        )
+        return self.module.with_feedback(rows_PF, torch.from_numpy(told_PF.astype(np.float32)))
+
     # -- files -------------------------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
         """The features are part of the architecture: weights fit only the features they were trained on."""
-        return {"architecture": "candidate-softmax", "features": list(FEATURES), "weights": 2 * WIDTH}
+        return {
+            "architecture": "candidate-softmax",
+            "features": list(FEATURES),
+            "feedback_features": list(FEEDBACK_FEATURES),
+            "weights": sum(parameter.numel() for parameter in self.module.parameters()),
+        }
 
     def save(self, directory: Path) -> None:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / CONFIG_FILE).write_text(json.dumps(self.describe(), indent=2) + "\n", encoding="utf-8")
-        weights = {"weight": self.module.weight.detach().contiguous()}
-        (directory / WEIGHTS_FILE).write_bytes(save_tensors(weights))
+        (directory / WEIGHTS_FILE).write_bytes(save_tensors(self.module.state_dict()))
 
     def load_weights(self, directory: Path) -> None:
         directory = Path(directory)
@@ -199,17 +250,20 @@ class CandidateAgent(Policy):
             weights = load_tensors((directory / WEIGHTS_FILE).read_bytes())
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"{directory} holds no weights of the candidate agent: {error}") from error
-        weight = weights.get("weight")
-        if described != self.describe() or weight is None or weight.shape != self.module.weight.shape:
+        shapes = {name: value.shape for name, value in self.module.state_dict().items()}
+        if described != self.describe() or {n: v.shape for n, v in weights.items()} != shapes:
             raise CheckpointError(
                 f"{directory} holds weights for other features than the candidate agent has now: train it again"
             )
-        if not bool(torch.isfinite(weight).all()):
+        if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
             raise CheckpointError(
                 f"{directory / WEIGHTS_FILE} holds weights that are not finite: train it again"
             )
-        with torch.no_grad():
-            self.module.weight.copy_(weight)
+        self.module.load_state_dict(weights)
+
+
+def _start(episode: Episode) -> _State:
+    return _State(episode.question, episode.env.get("feedback_calls", 0))
 
 
 def _nucleus(probs_BC: Tensor, top_p: float) -> Tensor:

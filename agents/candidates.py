@@ -7,6 +7,9 @@ answer(phrase), where a phrase is
 - each page title, name and number in the newest search result, once per place where it stands,
 - one of ten fixed phrases ("yes", "unknown" ...), so that there are never fewer than 20 candidates.
 
+Where feedback is offered (training under CAPF) it may also put each of them up for feedback, and what the feedback
+names, an answer or a page to read, is one more phrase (`add_feedback`).
+
 The features describe where a phrase stands, not whether it is right: whether the words before it occur in the
 question and at which place, whether it stands on the page that was just asked for, whether it was searched
 before, and so on (`FEATURES`). No feature reads gold data, titles of unseen passages or the index.
@@ -25,7 +28,10 @@ from searchgym.dialects import Act
 
 from .reading import FUNCTION_WORDS, NUMBER, SPAN, read_passages
 
-__all__ = ["FEATURES", "WIDTH", "Choice", "list_candidates"]
+__all__ = ["FEATURES", "FEEDBACK_FEATURES", "KINDS", "WIDTH", "Choice", "add_feedback", "list_candidates"]
+
+KINDS = ("search", "answer", "feedback")
+"""The kinds of acts, in the order of the candidates."""
 
 GENERIC = ("yes", "no", "both", "neither", "none", "unknown", "first", "second", "same", "different")
 
@@ -54,38 +60,53 @@ FEATURES = (
 )
 """Names of the features of a phrase; every one is 0 or 1."""
 WIDTH = len(FEATURES)
+FEEDBACK_FEATURES = (
+    "feedback was given",
+    "named by the feedback",
+    "draft that was right",
+    "draft that was an earlier step",
+    "draft that was wrong",
+    "everything needed has been found",
+)
+"""Names of what a phrase has besides where feedback is offered; every one is 0 or 1."""
 _F = {name: i for i, name in enumerate(FEATURES)}
+_T = {name: i for i, name in enumerate(FEEDBACK_FEATURES)}
+_STATE = ["no search yet", "fewer searches than relations", "more searches than relations"]
 
 _WORD = re.compile(r"\w+(?:['’.-]\w+)*")
 _PART = re.compile(r"[^\s:;,&?][^:;,&?]*")
 _MENTION = re.compile(f"{SPAN.pattern}|{NUMBER.pattern}")
+_NAMED = re.compile(r"(?:The answer is|Read(?: the passage that begins:)?) (.+?)\.?$", re.MULTILINE)
 _CONTEXT_WORDS = 8
 _CACHE = 1 << 12
 
 
 class Choice(NamedTuple):
-    """The candidates before one act: search for each of P phrases, then answer each of them.
+    """The candidates before one act: search for each of P phrases, then answer each, then perhaps ask about each.
 
     Attributes:
         phrases: P strings; a phrase stands here once for every place where it was read.
         rows_PF: features of each phrase, 0 or 1, [P, WIDTH].
+        told_PF: the same of what feedback said, [P, len(FEEDBACK_FEATURES)]; None where feedback is not offered.
+        kinds: how many of `KINDS` there are: 3 where feedback may be asked for now.
     """
 
     phrases: tuple[str, ...]
     rows_PF: NDArray[np.uint8]
+    told_PF: NDArray[np.uint8] | None = None
+    kinds: int = 2
 
     def __len__(self) -> int:
-        """Number of candidates, 2 P."""
-        return 2 * len(self.phrases)
+        """Number of candidates, P of each kind."""
+        return self.kinds * len(self.phrases)
 
     def act(self, index: int) -> Act:
         """The act of a candidate."""
-        kind, phrase = divmod(index, len(self.phrases))
-        return (
-            Act("answer", answer=self.phrases[phrase])
-            if kind
-            else Act("search", queries=(self.phrases[phrase],))
-        )
+        kind, position = divmod(index, len(self.phrases))
+        phrase = self.phrases[position]
+        if kind == 0:
+            return Act("search", queries=(phrase,))
+        return Act("answer", answer=phrase) if kind == 1 else Act("feedback", draft=phrase)
 
 
 class _Mention(NamedTuple):
@@ -222,6 +243,54 @@ def list_candidates(question: str, queries: tuple[str, ...], observations: tuple
     rows[:, _F["searched before"]] = [phrase in queries for phrase in phrases]
     rows.setflags(write=False)
     return Choice(phrases, rows)
+
+
+@lru_cache(maxsize=_CACHE)
+def add_feedback(
+    question: str,
+    queries: tuple[str, ...],
+    observations: tuple[str, ...],
+    heard: tuple[tuple[str, str], ...],
+    may_ask: bool,
+) -> Choice:
+    """The candidates before the next act where feedback is offered.
+
+    Args:
+        question, queries, observations: see `list_candidates`; feedback is no observation here.
+        heard: the drafts put up so far, each with the text that came back.
+        may_ask: whether one more may be.
+    """
+    phrases, rows, *_ = list_candidates(question, queries, observations)
+    drafts = {draft: _verdict(text) for draft, text in heard}
+    named = tuple(dict.fromkeys(name for _, text in heard for name in _NAMED.findall(text)))
+    if named:
+        added = np.zeros((len(named), WIDTH), dtype=np.uint8)
+        state = [_F[name] for name in _STATE]
+        added[:, state] = rows[0, state]
+        added[:, _F["any"]] = 1
+        added[:, _F["number"]] = [phrase[0].isdigit() for phrase in named]
+        added[:, _F["searched before"]] = [phrase in queries for phrase in named]
+        phrases, rows = phrases + named, np.concatenate([rows, added])
+    told = np.zeros((len(phrases), len(FEEDBACK_FEATURES)), dtype=np.uint8)
+    if heard:
+        told[:, _T["feedback was given"]] = 1
+        told[:, _T["named by the feedback"]] = [phrase in named for phrase in phrases]
+        for row, phrase in zip(told, phrases, strict=True):
+            if phrase in drafts:
+                row[_T[drafts[phrase]]] = 1
+        told[:, _T["everything needed has been found"]] = "Everything needed has been found." in heard[-1][1]
+    for array in (rows, told):
+        array.setflags(write=False)
+    return Choice(phrases, rows, told, 3 if may_ask else 2)
+
+
+def _verdict(text: str) -> str:
+    """Which of `FEEDBACK_FEATURES` a draft has after this text."""
+    if "The draft is right." in text:
+        return "draft that was right"
+    return (
+        "draft that was an earlier step" if "The draft is an earlier step" in text else "draft that was wrong"
+    )
 
 
 def _phrases(text: str) -> list[str]:

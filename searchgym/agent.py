@@ -24,12 +24,14 @@ class Setting:
         system_prompt: the instructions a language model should be given.
         corpus: the passages behind the index (for agents that need a vocabulary; never its questions).
         max_rounds: rounds per episode.
+        feedback_calls: feedback acts per episode; 0 where there is no such act.
     """
 
     dialect: Dialect
     system_prompt: str
     corpus: Corpus
     max_rounds: int
+    feedback_calls: int = 0
 
 
 @dataclass(slots=True)

@@ -166,7 +166,10 @@ def collect(
         envs.rules.corpus.question(task_id)  # a wrong id stops here, before any episode is played
     check_judge(envs.rules.judge)
     source = ids or random.Random(secrets.randbits(64))
-    agent.bind(Setting(envs.rules.dialect, envs.system_prompt, envs.rules.corpus, envs.rules.max_rounds))
+    rules = envs.rules
+    agent.bind(
+        Setting(rules.dialect, envs.system_prompt, rules.corpus, rules.max_rounds, rules.feedback_calls)
+    )
     waiting = deque(range(len(task_ids)))
     finished: dict[int, Episode] = {}
     records: dict[int, _Record] = {}  # by slot

@@ -101,7 +101,10 @@ class SFT(Algorithm):
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
         if not self._recorded:
             return super().collect(policy, envs, tasks)
-        policy.bind(Setting(envs.rules.dialect, envs.system_prompt, envs.rules.corpus, envs.rules.max_rounds))
+        rules = envs.rules
+        policy.bind(
+            Setting(rules.dialect, envs.system_prompt, rules.corpus, rules.max_rounds, rules.feedback_calls)
+        )
         order = TaskSampler(
             [str(i) for i in range(len(self._recorded))], tasks.count * self.settings.group_size, tasks.seed
         )

@@ -15,12 +15,23 @@ from hypothesis import strategies as st
 
 from searchgym.agent import Setting, Turn
 from searchgym.agents.candidate import CONFIG_FILE, WEIGHTS_FILE, CandidateAgent
-from searchgym.agents.candidates import FEATURES, GENERIC, WIDTH, Choice, list_candidates
+from searchgym.agents.candidates import (
+    FEATURES,
+    FEEDBACK_FEATURES,
+    GENERIC,
+    KINDS,
+    WIDTH,
+    Choice,
+    add_feedback,
+    list_candidates,
+)
 from searchgym.agents.policy import Sample
 from searchgym.dialects import DIALECTS, Act
 from searchgym.env import SearchEnv
 from searchgym.episode import Episode
 from searchgym.errors import CheckpointError, ConfigError
+from searchgym.feedback import FEEDBACK_LEVELS
+from searchgym.question import find_passage
 from searchgym.retriever import Hit
 from searchgym.rollouts import rollout
 from searchgym.scoring import exact_match
@@ -250,7 +261,7 @@ class TestPlaying:
     def act(
         agent: CandidateAgent, slots: list[int], text: str, queries: list[str] | None = None
     ) -> list[Turn]:
-        info = {} if queries is None else {"action": {"queries": queries}}
+        info = {} if queries is None else {"action": {"kind": "search", "queries": queries}}
         turns = agent.act(slots, [text] * len(slots), [info] * len(slots))
         return [t for t in turns if isinstance(t, Turn)]
 
@@ -323,12 +334,211 @@ class TestPlaying:
             assert turn.text.startswith(("<search> ", "<answer> "))
 
 
+def told(choice: Choice, phrase: str) -> list[set[str]]:
+    """What feedback said of every occurrence of a phrase."""
+    assert choice.told_PF is not None
+    return [
+        {FEEDBACK_FEATURES[i] for i in np.flatnonzero(row)}
+        for row, p in zip(choice.told_PF, choice.phrases, strict=True)
+        if p == phrase
+    ]
+
+
+def outspoken(seed: int = 3) -> CandidateAgent:
+    """An agent whose weights, those of feedback included, are not zero."""
+    agent = CandidateAgent(seed=seed, init_std=0.5)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        agent.module.ask.normal_(generator=generator)
+        agent.module.told.normal_(generator=generator)
+    return agent
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[Episode]:
+    """Episodes in which feedback may be asked for twice, and is."""
+    agent = outspoken()
+    agent.temperature = 1.3
+    played = rollout("SearchQA-Terse-v0", agent, 60, max_rounds=5, feedback={"level": "gold", "calls": 2})
+    assert {len([r for r in e.rounds if r.action["kind"] == "feedback"]) for e in played} == {0, 1, 2}
+    return played
+
+
+class TestFeedback:
+    def test_each_phrase_may_be_put_up_once_more(self) -> None:
+        plain, choice = list_candidates(QUESTION, (), ()), add_feedback(QUESTION, (), (), (), True)
+        assert choice.phrases == plain.phrases
+        assert len(choice) == 3 * 16
+        assert [choice.act(i) for i in range(32)] == [plain.act(i) for i in range(32)]
+        assert choice.act(32 + 1) == Act("feedback", draft="Mira Vogack")
+        assert len(add_feedback(QUESTION, (), (), (), False)) == 2 * 16
+        assert told(choice, "Mira Vogack") == [set()]
+
+    def test_a_draft_keeps_its_verdict_and_the_newest_result_stays(self) -> None:
+        for text, name in (
+            ("The draft is right.", "draft that was right"),
+            ("The draft is an earlier step, not the answer.", "draft that was an earlier step"),
+            ("The draft is wrong.", "draft that was wrong"),
+        ):
+            heard = (("Oldmoor", TAGS.render_feedback(text)),)
+            choice = add_feedback(QUESTION, ("Mira Vogack",), (FIRST,), heard, False)
+            assert told(choice, "Oldmoor") == [{"feedback was given", name}]
+            assert set.union(*told(choice, "Jan Kerberg (poet)")) == {"feedback was given"}
+
+    @pytest.mark.parametrize("dialect", sorted(DIALECTS))
+    @pytest.mark.parametrize("level", FEEDBACK_LEVELS)
+    def test_what_the_environment_says_is_read(self, level: str, dialect: str) -> None:
+        env = SearchEnv(
+            corpus="country-terse",
+            split="dev",
+            types=["chain"],
+            hops=[2],
+            dialect=dialect,
+            feedback={"level": level, "calls": 1},
+        )
+        for task in env.task_ids()[:30]:
+            env.reset(options={"task_id": task})
+            question = env.corpus.question(task)
+            text = env.step(env.dialect.write(Act("feedback", draft="unknown")))[0]
+            choice = add_feedback(question.text, (), (), (("unknown", text),), False)
+            assert "draft that was wrong" in told(choice, "unknown")[0]
+            named = {
+                p
+                for p in choice.phrases
+                if any("named by the feedback" in marks for marks in told(choice, p))
+            }
+            first = find_passage(env.corpus, question.supporting_ids[0]).title
+            assert named == {"gold": {question.answers[0]}, "revealing": {first}}.get(level, set())
+            for phrase in named:
+                (new,) = [f for f in features(choice, phrase) if not {"name in the question"} & f]
+                assert new == {"any", "no search yet", "fewer searches than relations"} | (
+                    {"number"} if phrase[0].isdigit() else set()
+                )
+
+    def test_of_a_right_draft_an_earlier_step_and_everything_found(self) -> None:
+        env = SearchEnv(
+            corpus="country-terse",
+            split="dev",
+            types=["chain"],
+            hops=[2],
+            feedback={"level": "hop", "calls": 9},
+        )
+        task = env.task_ids()[0]
+        env.reset(options={"task_id": task})
+        question = env.corpus.question(task)
+        bridge, answer = question.chain[0].bridge, question.answers[0]
+
+        def verdict(draft: str) -> set[str]:
+            text = env.step(TAGS.write(Act("feedback", draft=draft)))[0]
+            choice = add_feedback(f"{question.text} {draft}", (), (), ((draft, text),), True)
+            return set.union(*told(choice, draft)) - {"feedback was given"}
+
+        assert verdict(answer) == {"draft that was right"}
+        assert verdict(bridge) == {"draft that was an earlier step"}
+        for hop in question.chain:
+            env.step(TAGS.write(Act("search", queries=(hop.query,))))
+        assert verdict("unknown") == {"draft that was wrong", "everything needed has been found"}
+
+    def test_is_asked_for_as_often_as_allowed_and_nowhere_else(self, asked: list[Episode]) -> None:
+        kinds = {r.action["kind"] for e in asked for r in e.rounds}
+        assert kinds == {"search", "answer", "feedback"}
+        plain = rollout("SearchQA-Terse-v0", outspoken(), 60)
+        assert {r.action["kind"] for e in plain for r in e.rounds} == {"search", "answer"}
+
+    def test_recorded_evaluated_and_plain_softmax_agree(self, asked: list[Episode]) -> None:
+        agent = outspoken()
+        agent.temperature = 1.3
+        mixed = [*rollout("SearchQA-Terse-v0", agent, 10), *asked]  # some with, some without the act
+        outputs = agent.evaluate_tokens(samples(mixed))
+        recorded = torch.tensor([p for s in samples(mixed) for p in s.segment.logprobs])
+        torch.testing.assert_close(outputs.logprobs_N, recorded)
+        assert outputs.hidden_N.shape == (len(recorded), 2 * WIDTH)
+        base, ask, extra = (
+            p.detach().double().numpy() for p in (agent.module.weight, agent.module.ask, agent.module.told)
+        )
+        n = len(recorded) - sum(len(e.rounds) for e in asked)
+        for episode in asked:
+            queries: tuple[str, ...] = ()
+            observations: tuple[str, ...] = ()
+            heard: tuple[tuple[str, str], ...] = ()
+            for token, done in zip(episode.segments[0].tokens, episode.rounds, strict=True):
+                choice = add_feedback(episode.question, queries, observations, heard, len(heard) < 2)
+                assert choice.told_PF is not None
+                weights = [*base, ask[0]][: choice.kinds]
+                scores = np.concatenate(
+                    [
+                        choice.rows_PF @ w + choice.told_PF @ v
+                        for w, v in zip(weights, extra[: choice.kinds], strict=True)
+                    ]
+                )
+                p = np.exp(scores / 1.3 - (scores / 1.3).max())
+                p /= p.sum()
+                assert len(p) == len(choice)
+                assert outputs.logprobs_N[n].item() == pytest.approx(math.log(p[token]), abs=1e-4)
+                assert TAGS.write(choice.act(token)) == done.text
+                if done.action["kind"] == "feedback":
+                    heard = (*heard, (done.action["draft"], done.observation))
+                else:
+                    queries = (*queries, *done.action["queries"])
+                    observations = (*observations, done.observation)
+                n += 1
+        assert n == len(recorded)
+
+    def test_where_it_is_not_offered_its_weights_play_no_part(self, episodes: list[Episode]) -> None:
+        agent, plain = outspoken(), CandidateAgent(seed=3, init_std=0.5)
+        outputs = agent.evaluate_tokens(samples(episodes))
+        assert torch.equal(outputs.logprobs_N, plain.evaluate_tokens(samples(episodes)).logprobs_N)
+        outputs.logprobs_N.sum().backward()
+        assert agent.module.weight.grad is not None
+        assert agent.module.ask.grad is None  # not zero but none: an optimizer leaves such weights alone
+        assert agent.module.told.grad is None
+
+    def test_where_it_is_offered_they_learn(self, asked: list[Episode]) -> None:
+        agent = outspoken()
+        agent.evaluate_tokens(samples(asked)).logprobs_N.sum().backward()
+        for weights in agent.module.parameters():
+            assert weights.grad is not None
+            assert weights.grad.abs().sum() > 0.0
+
+    def test_recorded_acts_are_encoded(self, asked: list[Episode]) -> None:
+        agent = CandidateAgent()
+        for episode in asked:
+            (segment,) = agent.encode(episode)
+            assert segment.rounds == list(range(len(episode.rounds)))
+            kinds = [KINDS[t // p] for t, p in zip(segment.tokens, self.phrases(episode), strict=True)]
+            assert kinds == [r.action["kind"] for r in episode.rounds]
+            recorded = Sample(episode, episode.segments[0])
+            # The same acts, each taken where its phrase stands first; the zero weights make no difference.
+            torch.testing.assert_close(
+                agent.evaluate_tokens([Sample(episode, segment)]).logprobs_N,
+                agent.evaluate_tokens([recorded]).logprobs_N,
+            )
+
+    @staticmethod
+    def phrases(episode: Episode) -> list[int]:
+        """How many phrases each round had to choose among, from the uniform policy's log-probabilities."""
+        logprobs = CandidateAgent().evaluate_tokens(samples([episode])).logprobs_N.double().exp()
+        found, left = [], 2
+        for round_, p in zip(episode.rounds, logprobs.tolist(), strict=True):
+            found.append(round(1.0 / p / (3 if left else 2)))
+            left -= round_.action["kind"] == "feedback"
+        return found
+
+    def test_an_episode_without_the_act_has_none_to_encode(self, asked: list[Episode]) -> None:
+        (episode,) = [e for e in asked if e.rounds[0].action["kind"] == "feedback"][:1]
+        moved = Episode.from_json({**episode.to_json(), "env": {**episode.env, "feedback_calls": 0}})
+        (segment,) = CandidateAgent().encode(moved)
+        assert 0 not in segment.rounds
+
+
 class TestFiles:
     def test_save_and_load(self, tmp_path: Path) -> None:
-        agent, other = CandidateAgent(init_std=1.0), CandidateAgent()
+        agent, other = outspoken(), CandidateAgent()
         agent.save(tmp_path / "policy")
         other.load_weights(tmp_path / "policy")
-        assert torch.equal(agent.module.weight, other.module.weight)
+        saved, loaded = agent.module.state_dict(), other.module.state_dict()
+        assert set(saved) == {"weight", "ask", "told"}
+        assert all(torch.equal(saved[name], loaded[name]) for name in saved)
         assert other.describe() == json.loads(json.dumps(agent.describe()))
         assert other.describe()["weights"] == sum(p.numel() for p in other.module.parameters())
 
@@ -361,4 +571,4 @@ class TestFiles:
     def test_options(self) -> None:
         with pytest.raises(ConfigError, match="init_std is -1"):
             CandidateAgent(init_std=-1)
-        assert not CandidateAgent(seed=9).module.weight.any()
+        assert not any(p.any() for p in CandidateAgent(seed=9).module.parameters())
