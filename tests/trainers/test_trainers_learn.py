@@ -2,6 +2,7 @@
 
 import pytest
 
+from searchgym.trainers.bench.results import FEEDBACK_NEEDED
 from searchgym.trainers.training import train
 
 WORLD = {"name": "country-terse", "size": 1000, "train": 300, "dev": 400, "test": 20}
@@ -34,3 +35,7 @@ def test_it_learns(trainer, options, env_options, tmp_path):
     result = train(config, tmp_path / "run")
     assert result.before["em"].mean <= 0.1
     assert result.after["em"].mean >= 0.9
+    if trainer == "capf":  # and not as GRPO by another name
+        trained = result.metrics[1:]
+        assert sum(row["assisted"] for row in trained) / len(trained) >= FEEDBACK_NEEDED
+        assert trained[0]["retained"] < 1.0
