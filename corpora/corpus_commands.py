@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from searchgym import plugins
+from searchgym.commands.options import read_spec
 from searchgym.commands.play import shown
 from searchgym.conformance import check_corpus
 from searchgym.errors import CorpusError
@@ -24,7 +25,6 @@ from searchgym.scoring import sub_exact_match
 from .cache import home, verify_directory
 from .dump import estimate_dump, import_dump
 from .hub import KNOWN, HubSet, find_set
-from .index_commands import read_spec
 from .indexes import shown_progress
 from .jsonl import JsonlCorpus
 from .packing import packed_size

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from searchgym import plugins
-from searchgym.commands.options import parse_pairs
+from searchgym.commands.options import SPEC_HELP, parse_pairs, read_spec
 from searchgym.commands.play import shown
 from searchgym.errors import (
     ConfigError,
@@ -24,7 +24,7 @@ from searchgym.errors import (
     RetrievalError,
     UnknownIdError,
 )
-from searchgym.opening import Spec, open_corpus
+from searchgym.opening import open_corpus
 
 from .cache import digest, read_key, verify_directory
 from .indexes import (
@@ -38,10 +38,9 @@ from .indexes import (
 )
 from .room import free_disk, human
 
-__all__ = ["index", "open_backend", "read_spec"]
+__all__ = ["index", "open_backend"]
 
 _HELP = {"help_option_names": ["-h", "--help"]}
-SPEC_HELP = 'A registered name, a path, or JSON like {"name": "hub", "corpus": "wiki-18"}.'
 
 
 class _IndexGroup(click.Group):
@@ -262,21 +261,6 @@ def open_backend(name: str) -> IndexBackend:
             "retrievers, their names may be paths of built indexes"
         )
     return backend
-
-
-def read_spec(text: str) -> Spec:
-    """A corpus as the command line gives it: a name, a directory, or JSON.
-
-    Raises:
-        ConfigError: it begins like JSON and is not a JSON object.
-    """
-    if not text.lstrip().startswith("{"):
-        return text
-    try:
-        spec: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"corpus {text!r} is not JSON: {error}") from None
-    return spec
 
 
 def _size(directory: Path) -> int:

@@ -16,31 +16,24 @@ pyserini's `SimpleSearcher` is not used: it shifts tied scores apart and reads s
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from searchgym.errors import ConfigError, CorpusError, IndexMismatchError, RetrievalError
+from searchgym.errors import ConfigError, CorpusError, IndexMismatchError
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, Retriever, SearchResult
 
 from .arguments import check_k, check_queries
 from .cache import digest
 from .indexes import Estimate, IndexBackend, Progress
-from .jvm import attach, check_process, fat_jar, java, java_exception, said
+from .jvm import attach, fat_jar, java, java_exception, said
+from .lucene_prebuilt import open_prebuilt
+from .lucene_searcher import ANALYZER, FIELD, MAX_QUERY_TERMS, Searcher, java_text, lucene_directory
 
 __all__ = ["LUCENE_BACKEND", "MAX_QUERY_TERMS", "LuceneBackend", "LuceneIndex"]
 
-MAX_QUERY_TERMS = 1024
-"""Distinct terms of a query that are used, the first ones: Lucene's own limit on clauses."""
-
-FIELD = "contents"
-
-T = TypeVar("T")
-
 _FORMAT = 1
-_ANALYZER = "io.anserini.analysis.DefaultEnglishAnalyzer"
 _BUFFER_MB = 64.0  # of terms in memory before a segment is written
 _COMMIT_EVERY = 200_000  # passages; what a killed build has to do again at most
 _REPORT_EVERY = 2_000
@@ -118,7 +111,7 @@ class LuceneBackend(IndexBackend):
             "backend": self.name,
             "corpus": corpus.hash,
             "settings": dict(settings),
-            "tokenizer": _ANALYZER,
+            "tokenizer": ANALYZER,
             "lucene": fat_jar().stem,
         }
 
@@ -147,113 +140,15 @@ class LuceneBackend(IndexBackend):
         settings = self.checked(options)
         if "prebuilt" not in settings:
             return super().__call__(corpus, **options)
-        from .lucene_prebuilt import open_prebuilt
-
         return open_prebuilt(corpus, **settings)
 
 
 LUCENE_BACKEND = LuceneBackend()
 
 
-class Searcher:
-    """Lucene's own search over a directory: queries in, document numbers and scores out.
-
-    Attributes:
-        count: documents in the index.
-        segments: pieces it consists of.
-        reader: Lucene's reader, for stored documents.
-
-    Raises:
-        IndexMismatchError: Lucene cannot read the directory.
-    """
-
-    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
-        self._failure = java_exception()
-        from jnius import cast
-
-        attach()
-        try:
-            reader = java("org.apache.lucene.index.DirectoryReader").open(_lucene_directory(directory))
-        except self._failure as error:
-            raise IndexMismatchError(
-                f"Lucene cannot read {directory}: {said(error)}. Build it again."
-            ) from error
-        self.reader = cast("org.apache.lucene.index.IndexReader", reader)
-        self.count: int = reader.maxDoc()
-        self.segments: int = reader.leaves().size()
-        self._analyzer = java(_ANALYZER).newDefaultInstance()
-        self._searcher = java("org.apache.lucene.search.IndexSearcher")(self.reader)
-        similarity = java("org.apache.lucene.search.similarities.BM25Similarity")
-        self._searcher.setSimilarity(similarity(settings["k1"], settings["b"]))
-        self._bag_of_words = java("io.anserini.search.query.BagOfWordsQueryGenerator")()
-
-    def search(self, queries: Sequence[str], k: int, order: Any = None) -> list[list[tuple[int, float]]]:
-        """(document number, score) of the best k of every query, best first.
-
-        Equal scores are by document number, or by `order`, a Lucene Sort that begins with the score.
-
-        Raises:
-            RetrievalError: this process was forked, or Java failed.
-        """
-        return self.call(lambda: [self._top(query, k, order) for query in queries])
-
-    def call(self, ask: Callable[[], T]) -> T:
-        """Ask Java; what goes wrong is a `RetrievalError`."""
-        try:
-            check_process()
-        except ConfigError as error:
-            raise RetrievalError(str(error)) from None
-        attach()
-        try:
-            return ask()
-        except self._failure as error:
-            raise RetrievalError(f"Lucene failed: {said(error)}") from error
-
-    def _top(self, query: str, k: int, order: Any) -> list[tuple[int, float]]:
-        query = java_text(query)
-        # So short a query cannot have too many terms: a term is a character at least.
-        short = len(query) <= MAX_QUERY_TERMS
-        asked = self._bag_of_words.buildQuery(FIELD, self._analyzer, query) if short else self._cut(query)
-        if order is None:
-            found = self._searcher.search(asked, k)
-        else:
-            found = self._searcher.search(asked, k, order, True)
-        return [(hit.doc, hit.score) for hit in found.scoreDocs]
-
-    def _cut(self, query: str) -> Any:
-        """What `buildQuery` makes, of the first distinct terms only."""
-        terms = java("io.anserini.analysis.AnalyzerUtils").analyze(self._analyzer, query)
-        counts: dict[str, int] = {}
-        # "[a, b, c]": one call instead of one for every term. No term has a space in it.
-        for term in terms.toString()[1:-1].split(", "):
-            if term in counts or len(counts) < MAX_QUERY_TERMS:
-                counts[term] = counts.get(term, 0) + 1
-        term_query, boost = (java(f"org.apache.lucene.search.{name}") for name in ("TermQuery", "BoostQuery"))
-        should = java("org.apache.lucene.search.BooleanClause$Occur").SHOULD
-        builder = java("org.apache.lucene.search.BooleanQuery$Builder")()
-        counts.pop("", None)  # no terms at all
-        for term, count in counts.items():
-            builder.add(
-                boost(term_query(java("org.apache.lucene.index.Term")(FIELD, term)), float(count)), should
-            )
-        return builder.build()
-
-
-def java_text(text: str) -> str:
-    """The text as Java can take it: half a surrogate pair becomes U+FFFD."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _lucene_directory(directory: Path) -> Any:
-    path = java("java.io.File")(os.fspath(directory)).toPath()
-    return java("org.apache.lucene.store.FSDirectory").open(path)
-
-
 def _write(corpus: Corpus, settings: Mapping[str, Any], directory: Path, progress: Progress) -> None:
     """Index the corpus into the directory, going on after the passages that an earlier build committed."""
-    config = java("org.apache.lucene.index.IndexWriterConfig")(java(_ANALYZER).newDefaultInstance())
+    config = java("org.apache.lucene.index.IndexWriterConfig")(java(ANALYZER).newDefaultInstance())
     from jnius import cast
 
     attach()
@@ -274,7 +169,7 @@ def _write(corpus: Corpus, settings: Mapping[str, Any], directory: Path, progres
     )
     document = java("org.apache.lucene.document.Document")()
     document.add(field)
-    writer = java("org.apache.lucene.index.IndexWriter")(_lucene_directory(directory), config)
+    writer = java("org.apache.lucene.index.IndexWriter")(lucene_directory(directory), config)
     try:
         passages = corpus.passages
         total, done = len(passages), writer.getDocStats().maxDoc
@@ -299,7 +194,7 @@ def _write(corpus: Corpus, settings: Mapping[str, Any], directory: Path, progres
     finally:
         writer.close()
     (directory / "write.lock").unlink(missing_ok=True)
-    reader = java("org.apache.lucene.index.DirectoryReader").open(_lucene_directory(directory))
+    reader = java("org.apache.lucene.index.DirectoryReader").open(lucene_directory(directory))
     try:
         if reader.getSumTotalTermFreq(FIELD) <= 0:
             raise CorpusError(f"corpus {corpus.name!r} has {total} passages and no word to search for")

@@ -24,7 +24,7 @@ from searchgym.retriever import Hit, SearchResult
 from .arguments import check_k, check_queries
 from .cache import digest
 from .jvm import fat_jar, java
-from .lucene import Searcher
+from .lucene_searcher import Searcher
 from .wire import read_document
 
 __all__ = ["PrebuiltLucene", "open_prebuilt"]

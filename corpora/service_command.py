@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import click
 
-from searchgym.commands.options import config_option
-
-from .index_commands import SPEC_HELP, read_spec
+from searchgym.commands.options import SPEC_HELP, config_option, read_spec
 
 __all__ = ["serve"]
 

@@ -13,8 +13,10 @@ from click.core import ParameterSource
 
 from searchgym.env import check_names
 from searchgym.errors import ConfigError, UnknownIdError
+from searchgym.opening import Spec
 
 __all__ = [
+    "SPEC_HELP",
     "agent_option",
     "config_option",
     "env_arguments",
@@ -23,8 +25,26 @@ __all__ = [
     "judge_spec",
     "merge_pairs",
     "parse_pairs",
+    "read_spec",
     "tape_options",
 ]
+
+SPEC_HELP = 'A registered name, a path, or JSON like {"name": "hub", "corpus": "wiki-18"}.'
+
+
+def read_spec(text: str) -> Spec:
+    """A corpus as the command line gives it: a name, a directory, or JSON.
+
+    Raises:
+        ConfigError: it begins like JSON and is not a JSON object.
+    """
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        spec: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"corpus {text!r} is not JSON: {error}") from None
+    return spec
 
 
 def parse_pairs(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:

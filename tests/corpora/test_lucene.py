@@ -232,7 +232,7 @@ def test_a_damaged_or_foreign_index_is_refused(
         with pytest.raises(IndexMismatchError, match=r"another lucene.*anserini-9\.9\.9"):
             open_index(directory, small_corpus)
     with monkeypatch.context() as patch:
-        patch.setattr(lucene, "_ANALYZER", "io.anserini.analysis.Other")
+        patch.setattr(lucene, "ANALYZER", "io.anserini.analysis.Other")
         with pytest.raises(IndexMismatchError, match="another tokenizer"):
             open_index(directory, small_corpus)
     largest = max(directory.glob("_*"), key=lambda path: path.stat().st_size)
