@@ -80,7 +80,8 @@ def open_file(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 @contextmanager
 def server(data: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A Milvus server in a process of its own."""
-    command = [str(Path(sys.executable).parent / "milvus-lite"), "server", "--data-dir", str(data)]
+    start = "from milvus_lite.cmdline import main; main()"  # its script need not be on the path
+    command = [sys.executable, "-c", start, "server", "--data-dir", str(data)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
