@@ -99,6 +99,7 @@ class Algorithm:
         module_lr: learning rates of extra modules, as multiples of the run's; 1 for those not named.
         on_policy: whether the policy sampled the tokens itself; if not, there are no log-probabilities to compare with
             (no step KL).
+        has_ratio: whether its loss has a ratio to clip; if not, `clip_low` and `clip_high` are refused.
     """
 
     settings_class: ClassVar[type[Settings]] = Settings
@@ -108,8 +109,14 @@ class Algorithm:
     group_relative: bool = False
     module_lr: Mapping[str, float] = {}
     on_policy: bool = True
+    has_ratio: bool = True
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        for name in () if self.has_ratio else ("clip_low", "clip_high"):
+            if name in (settings or {}):
+                raise ConfigError(
+                    f"{type(self).__name__.lower()} has no ratio to clip: leave {name} out, or use grpo or ppo"
+                )
         self.settings = parse_settings(self.settings_class, settings or {})
         if self.settings.permute_rewards and self.settings.group_size == 1:
             raise ConfigError(

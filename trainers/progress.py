@@ -22,9 +22,19 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from searchgym.evaluation import Estimate
 
-__all__ = ["Display", "LiveDisplay", "PlainDisplay", "draw_curve", "make_display", "result_table"]
+__all__ = [
+    "Display",
+    "LiveDisplay",
+    "PlainDisplay",
+    "draw_curve",
+    "make_display",
+    "result_table",
+    "save_figure",
+]
 
 _COLUMNS = (
     ("EM", "em", "{:.3f}"),
@@ -208,6 +218,11 @@ def draw_curve(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     lower.plot([r["iteration"] for r in updated], [r["entropy"] for r in updated], color="tab:green")
     lower.set(xlabel="iteration", ylabel="entropy (nats)", ylim=(0, None))
     lower.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a matplotlib figure as PNG: complete or not at all, and equal bytes for equal figures."""
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

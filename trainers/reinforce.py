@@ -28,16 +28,14 @@ Departures:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
 from searchgym.agents.candidate import CandidateAgent
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
-from searchgym.errors import ConfigError
 from searchgym.rollouts import collect
 from searchgym.vector import SearchVectorEnv, make_vec
 
@@ -129,12 +127,7 @@ class Reinforce(Algorithm):
 
     settings_class: ClassVar[type[Settings]] = ReinforceSettings
     settings: ReinforceSettings
-
-    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
-        for name in ("clip_low", "clip_high"):
-            if name in (settings or {}):
-                raise ConfigError(f"reinforce has no ratio to clip: leave {name} out, or use grpo or ppo")
-        super().__init__(settings)
+    has_ratio = False
 
     def select(self, groups: Groups) -> list[bool]:
         return [True] * len(groups)

@@ -55,7 +55,7 @@ __all__ = ["SFT", "SFTSettings"]
 
 @dataclass(frozen=True)
 class SFTSettings(Settings):
-    """Settings of `SFT`; of the inherited ones the clip range has no effect."""
+    """Settings of `SFT`; the inherited ones first."""
 
     aggregation: Aggregation = option("token-mean", "how token losses become one loss")
     episodes: str = option(
@@ -72,11 +72,12 @@ class SFT(Algorithm):
     """Supervised fine-tuning on episodes; see the head of this file.
 
     Raises:
-        ConfigError: the file of episodes cannot be used.
+        ConfigError: the file of episodes cannot be used, or a setting of the clip, which it has not.
     """
 
     settings_class = SFTSettings
     settings: SFTSettings
+    has_ratio = False
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(settings)

@@ -18,13 +18,10 @@ Encoding the query is left out: it is 24 ms for MiniLM on this package's develop
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +33,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import numpy as np  # noqa: E402
 from numpy.lib.format import open_memmap  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
+from processes import figures_of, peak_memory  # noqa: E402
 
 from searchgym.corpora.dense import DENSE_BACKEND, Dense  # noqa: E402
 from searchgym.corpora.encoders import Encoder  # noqa: E402
@@ -131,7 +129,7 @@ def measure_build(file: Path, directory: Path) -> dict[str, Any]:
     options = {"kind": "ivf", "vectors": str(file), "threads": 1}
     before = own_memory()
     started, processor = time.perf_counter(), time.process_time()
-    with peak_memory() as peak:
+    with peak_memory(own_memory) as peak:
         build_index(DENSE_BACKEND, NumberedCorpus(size), directory, options, progress=tell)
     return {
         "build_s": time.perf_counter() - started,
@@ -199,24 +197,6 @@ def own_memory() -> int:
     return int(next(line for line in lines if line.startswith("RssAnon:")).split()[1]) * 1024
 
 
-@contextlib.contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """The greatest `own_memory` while the block runs, looked at twenty times a second."""
-    peak, over = [own_memory()], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.05):
-            peak[0] = max(peak[0], own_memory())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        thread.join()
-
-
 def tell(phase: str, done: int, total: int) -> None:
     if done == total or done % max(1, total // 10) < 16_384:
         print(f"{time.strftime('%H:%M:%S')} {phase} {done:,}/{total:,}", file=sys.stderr, flush=True)
@@ -228,9 +208,7 @@ def queries_file(file: Path) -> Path:
 
 def child(what: str, file: Path, directory: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", what, str(file), "--directory", str(directory)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    return figures_of(command)
 
 
 def line(name: str, f: dict[str, Any]) -> str:

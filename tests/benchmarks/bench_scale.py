@@ -17,9 +17,7 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +28,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"
 
 import numpy as np  # noqa: E402
 from generated import GeneratedCorpus  # noqa: E402
+from processes import figures_of, peak_memory  # noqa: E402
 
 from searchgym import plugins  # noqa: E402
 from searchgym.corpora import bm25_loader, build_index, open_index  # noqa: E402
@@ -71,7 +70,7 @@ def measure_build(engine: str, size: int, directory: Path) -> dict[str, Any]:
 
     before = resident()
     started, processor = time.perf_counter(), time.process_time()
-    with peak_memory() as peak:
+    with peak_memory(resident) as peak:
         build()
     return {
         "build_s": time.perf_counter() - started,
@@ -180,30 +179,10 @@ def resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-@contextlib.contextmanager
-def peak_memory() -> Any:
-    """The greatest `resident` while the block runs, looked at ten times a second."""
-    peak, over = [resident()], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.1):
-            peak[0] = max(peak[0], resident())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        thread.join()
-
-
 def child(what: str, engine: str, size: int, directory: Path, queries: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", what, "--sizes", str(size), "--peers", engine]
     command += ["--directory", str(directory), "--queries", str(queries)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    return figures_of(command)
 
 
 def line(engine: str, size: int, f: dict[str, Any]) -> str:

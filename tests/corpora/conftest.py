@@ -19,6 +19,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The directory of a small sentence encoder."""
+    pytest.importorskip("sentence_transformers", reason="the extra dense is not installed")
+    from tiny_encoder import write_encoder
+
+    return str(write_encoder(tmp_path_factory.mktemp("encoder") / "tiny"))
+
+
 @pytest.fixture
 def make_corpus() -> Any:
     return ListCorpus

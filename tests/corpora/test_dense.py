@@ -39,11 +39,6 @@ from searchgym.opening import open_corpus, open_retriever  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_encoder(tmp_path_factory.mktemp("encoder") / "tiny"))
-
-
-@pytest.fixture(scope="session")
 def other_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_encoder(tmp_path_factory.mktemp("encoder") / "other", seed=1))
 

@@ -40,14 +40,6 @@ from searchgym.errors import (
 from searchgym.opening import open_retriever
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    pytest.importorskip("sentence_transformers", reason="the extra dense is not installed")
-    from tiny_encoder import write_encoder
-
-    return str(write_encoder(tmp_path_factory.mktemp("encoder") / "tiny"))
-
-
 @pytest.fixture
 def random_corpus() -> ListCorpus:
     """300 passages over a hundred words; every ninth repeats one of three texts, one has no term at all."""

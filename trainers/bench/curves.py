@@ -7,6 +7,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from ..progress import save_figure
+
 __all__ = ["draw_curves"]
 
 _TOGETHER = 5  # rows that one picture can hold
@@ -54,9 +56,4 @@ def draw_curves(path: Path, analysis: Mapping[str, Any]) -> None:
     unit = {"tokens": "sampled tokens"}.get(next(iter(spec["budget"])), next(iter(spec["budget"])))
     figure.supxlabel(f"{unit} of training", fontsize="medium")
     figure.supylabel("greedy EM, dev questions", fontsize="medium")
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_figure(figure, path)

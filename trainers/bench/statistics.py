@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from searchgym.judges.agreement import Interval
+
 __all__ = [
     "Comparison",
     "Interval",
@@ -37,18 +39,6 @@ __all__ = [
 Scores = NDArray[np.float64]
 _RESAMPLES = 2_000
 _MOST_SEEDS = 10_000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A number with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def mean(scores_BRE: Scores) -> Scores:
