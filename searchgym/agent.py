@@ -25,6 +25,7 @@ class Setting:
         corpus: the passages behind the index (for agents that need a vocabulary; never its questions).
         max_rounds: rounds per episode.
         feedback_calls: feedback acts per episode; 0 where there is no such act.
+        max_queries: queries allowed in one search act.
     """
 
     dialect: Dialect
@@ -32,6 +33,7 @@ class Setting:
     corpus: Corpus
     max_rounds: int
     feedback_calls: int = 0
+    max_queries: int = 1
 
 
 @dataclass(slots=True)
@@ -48,6 +50,8 @@ class Turn:
         stop: set when the agent cannot go on (token limit, engine failure): the loop ends the episode with this
             reason instead of stepping, and keeps the tokens.
         policy_version, temperature, top_p: how it was sampled.
+        earlier: what was sampled in this round before this act and not sent to the environment (a planner's decision to
+            stop searching); its tokens are recorded with the round, before this act's.
     """
 
     text: str
@@ -59,6 +63,7 @@ class Turn:
     policy_version: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    earlier: Sequence[Turn] = ()
 
 
 class Agent:
@@ -70,6 +75,8 @@ class Agent:
     name: str = "agent"
     needs_gold: bool = False
     """True for controls that read `info["gold"]`; the rollout then builds the environment with reveal_gold."""
+    reads_system_prompt: bool = False
+    """True for language models that follow `setting.system_prompt`; the others know how acts are written without it."""
 
     def bind(self, setting: Setting) -> None:
         """Called once before a collection with the environment's setting."""
@@ -77,6 +84,10 @@ class Agent:
 
     def begin(self, slots: Sequence[int]) -> None:
         """New episodes start in these slots: forget what was there."""
+
+    def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        """Called after `begin` where episodes have seeds: let each draw from a random stream of its own."""
+        raise NotImplementedError(f"agent {self.name!r} has no random stream per episode: implement Agent.seed")
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]

@@ -26,7 +26,7 @@ from .judging import check_judge, judge_episodes
 from .rules import Rules, check_count
 from .vector import SearchVectorEnv, make_vec
 
-__all__ = ["AgentLike", "EnvLike", "collect", "open_agent", "open_envs", "rollout", "slot_info"]
+__all__ = ["AgentLike", "EnvLike", "collect", "open_agent", "open_envs", "rollout", "setting_of", "slot_info"]
 
 AgentLike = Agent | str | dict[str, Any] | Callable[[str, dict[str, Any]], str]
 """An agent, a registered name, {"name": …, **options}, or a function (observation, info) -> action."""
@@ -69,6 +69,10 @@ class _Record:
             )
         )
         self.anchor = info["anchor"]
+        for one in (*turn.earlier, turn):
+            self._add_tokens(one, index)
+
+    def _add_tokens(self, turn: Turn, index: int) -> None:
         if len(turn.logprobs) != len(turn.token_ids):
             raise ConfigError(
                 f"the agent gave {len(turn.logprobs)} log-probabilities for {len(turn.token_ids)} sampled tokens: "
@@ -135,6 +139,18 @@ def env_card(rules: Rules) -> dict[str, Any]:
     }
 
 
+def setting_of(rules: Rules) -> Setting:
+    """What agents may know of an environment with these rules."""
+    return Setting(
+        dialect=rules.dialect,
+        system_prompt=rules.system_prompt,
+        corpus=rules.corpus,
+        max_rounds=rules.max_rounds,
+        feedback_calls=rules.feedback_calls,
+        max_queries=rules.max_queries,
+    )
+
+
 def collect(
     envs: SearchVectorEnv,
     agent: Agent,
@@ -142,6 +158,7 @@ def collect(
     *,
     group_ids: Sequence[str] | None = None,
     ids: random.Random | None = None,
+    seeds: Sequence[int] | None = None,
     on_episode: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
     """Play one episode per task, refilling slots as they become free.
@@ -152,6 +169,8 @@ def collect(
         task_ids: the questions, repeats allowed.
         group_ids: one per task; episodes of a group share it. Default: every episode is its own group.
         ids: source of episode ids; pass a seeded one for reproducible records.
+        seeds: one per task: what an episode samples then depends on its seed alone, not on the episodes that run
+            beside it (but for rounding in batched arithmetic).
         on_episode: called with each episode as it ends, before any verdict that is given after the episodes.
 
     Returns:
@@ -162,14 +181,14 @@ def collect(
     """
     if group_ids is not None and len(group_ids) != len(task_ids):
         raise ConfigError(f"{len(group_ids)} group ids for {len(task_ids)} tasks: give one per task")
+    if seeds is not None and len(seeds) != len(task_ids):
+        raise ConfigError(f"{len(seeds)} seeds for {len(task_ids)} tasks: give one per task")
     for task_id in task_ids:
         envs.rules.corpus.question(task_id)  # a wrong id stops here, before any episode is played
     check_judge(envs.rules.judge)
     source = ids or random.Random(secrets.randbits(64))
     rules = envs.rules
-    agent.bind(
-        Setting(rules.dialect, envs.system_prompt, rules.corpus, rules.max_rounds, rules.feedback_calls)
-    )
+    agent.bind(setting_of(rules))
     waiting = deque(range(len(task_ids)))
     finished: dict[int, Episode] = {}
     records: dict[int, _Record] = {}  # by slot
@@ -195,6 +214,8 @@ def collect(
             records[slot] = _Record(episode_id, group_id, info)
             observations[slot], infos_by_slot[slot] = texts[slot], info
         agent.begin(slots)
+        if seeds is not None:
+            agent.seed(slots, [seeds[positions[slot]] for slot in slots])
 
     def take(slots: Sequence[int], turns: dict[int, Turn], result: Any) -> None:
         texts, rewards, terminations, truncations, infos = result

@@ -36,10 +36,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.agent import Setting
 from searchgym.agents.policy import Policy, TokenOutputs
 from searchgym.episode import Episode, Round, load_episodes
 from searchgym.errors import ConfigError
+from searchgym.rollouts import setting_of
 from searchgym.rules import Rules
 from searchgym.vector import SearchVectorEnv
 
@@ -102,10 +102,7 @@ class SFT(Algorithm):
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
         if not self._recorded:
             return super().collect(policy, envs, tasks)
-        rules = envs.rules
-        policy.bind(
-            Setting(rules.dialect, envs.system_prompt, rules.corpus, rules.max_rounds, rules.feedback_calls)
-        )
+        policy.bind(setting_of(envs.rules))
         order = TaskSampler(
             [str(i) for i in range(len(self._recorded))], tasks.count * self.settings.group_size, tasks.seed
         )
