@@ -206,6 +206,8 @@ class ToolsDialect:
 
     name = "tools"
     stop_strings = ("</tool_call>",)
+    response = ("<tool_response>\n", "\n</tool_response>")
+    """What stands around every observation."""
 
     _CALL = re.compile(r"<(tool_call)>")
     _OWN_TAG = re.compile(r"<(?=/?(?:tool_response|tool_call|tools|think)>)")
@@ -245,11 +247,17 @@ class ToolsDialect:
         ]
 
     def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
-        tools = "\n".join(json.dumps(t) for t in self.tools(feedback=feedback, max_queries=max_queries))
         return (
             f"{_ROLE}Each act is one tool call. Ask about one fact at a time, do not repeat a query, and "
-            "rephrase a query that found nothing. End with the answer tool.\n\n# Tools\n\n"
-            f"<tools>\n{tools}\n</tools>\n\n"
+            "rephrase a query that found nothing. End with the answer tool."
+            + self.tool_section(feedback=feedback, max_queries=max_queries)
+        )
+
+    def tool_section(self, *, feedback: bool, max_queries: int) -> str:
+        """The part of `system_prompt` that a chat template with tools of its own writes itself."""
+        tools = "\n".join(json.dumps(t) for t in self.tools(feedback=feedback, max_queries=max_queries))
+        return (
+            f"\n\n# Tools\n\n<tools>\n{tools}\n</tools>\n\n"
             "Write a call as JSON inside tags:\n<tool_call>\n"
             '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
         )
@@ -296,20 +304,21 @@ class ToolsDialect:
         return f"{think}<tool_call>\n{call}\n</tool_call>"
 
     def render_hits(self, hits: Sequence[Hit], max_chars: int) -> str:
-        if not hits:
-            return "<tool_response>\nNothing was found.\n</tool_response>"
         block = "\n".join([f"[{rank}] {hit.title}\n{hit.text}" for rank, hit in enumerate(hits, 1)])
-        return f"<tool_response>\n{self._quote(block)[:max_chars]}\n</tool_response>"
+        return self._answer(self._quote(block)[:max_chars] if hits else "Nothing was found.")
 
     def render_feedback(self, text: str) -> str:
-        return f"<tool_response>\n{self._quote(text)}\n</tool_response>"
+        return self._answer(self._quote(text))
 
     def render_invalid(self, error: str, *, feedback: bool) -> str:
         tools = "search, answer or feedback" if feedback else "search or answer"
-        return (
-            f"<tool_response>\nYour last message was not used: {_RETRY[error]}. "
-            f"Write exactly one call of {tools}.\n</tool_response>"
+        return self._answer(
+            f"Your last message was not used: {_RETRY[error]}. Write exactly one call of {tools}."
         )
+
+    def _answer(self, text: str) -> str:
+        before, after = self.response
+        return f"{before}{text}{after}"
 
     def _quote(self, text: str) -> str:
         return self._OWN_TAG.sub("< ", text) if "<" in text else text
