@@ -69,10 +69,11 @@ class _Record:
             )
         )
         self.anchor = info["anchor"]
-        for one in (*turn.earlier, turn):
-            self._add_tokens(one, index)
+        self._add_tokens(turn, index)
 
     def _add_tokens(self, turn: Turn, index: int) -> None:
+        for earlier in turn.earlier:
+            self._add_tokens(earlier, index)
         if len(turn.logprobs) != len(turn.token_ids):
             raise ConfigError(
                 f"the agent gave {len(turn.logprobs)} log-probabilities for {len(turn.token_ids)} sampled tokens: "
