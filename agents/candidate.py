@@ -118,6 +118,8 @@ class CandidateAgent(Policy):
         self._states.pop(target, None)
         if source in self._states:
             self._states[target] = self._states[source]
+            if self.streams is not None:
+                self.streams.fork(source, target)
 
     @torch.no_grad()
     def act(
@@ -134,9 +136,7 @@ class CandidateAgent(Policy):
         if self.greedy:
             chosen_B = logprobs_BC.argmax(dim=1)
         else:
-            chosen_B = torch.multinomial(
-                _nucleus(logprobs_BC.exp(), self.top_p), 1, generator=self.generator
-            )[:, 0]
+            chosen_B = self._draw(slots, _nucleus(logprobs_BC.exp(), self.top_p))
         taken_B = logprobs_BC.gather(1, chosen_B[:, None])[:, 0].tolist()
         turns: list[str | Turn] = []
         for choice, index, logprob in zip(choices, chosen_B.tolist(), taken_B, strict=True):
@@ -151,6 +151,13 @@ class CandidateAgent(Policy):
                 )
             )
         return turns
+
+    def _draw(self, slots: Sequence[int], probs_BC: Tensor) -> Tensor:
+        if self.streams is None:
+            return torch.multinomial(probs_BC, 1, generator=self.generator)[:, 0]
+        cumulative_BC = probs_BC.double().cumsum(dim=1)
+        uniform_B1 = torch.from_numpy(self.streams.uniform(slots, 1)).double()
+        return torch.searchsorted(cumulative_BC, uniform_B1 * cumulative_BC[:, -1:], right=True)[:, 0]
 
     # -- training ----------------------------------------------------------------------------------------------
 

@@ -18,30 +18,33 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import Qwen3ForCausalLM
 
 from searchgym.errors import ConfigError, TrainingError
 
-from .forward import causal_mask, hidden_states
+from .forward import Network
+from .prefixes import common_beginning
+from .streams import Streams
 
-__all__ = ["Ending", "Engine", "EngineStats", "Generation", "Sampling", "sample"]
+__all__ = ["Ending", "Engine", "EngineStats", "Generation", "GenerationEngine", "Sampling", "sample"]
 
 
 class Ending(enum.StrEnum):
     """Why an act's sampling ended."""
 
     CLOSED = "closed"
-    """A token that closes an act was sampled."""
+    """A token that closes an act, or ends the message, was sampled."""
     ROUND_LIMIT = "round_limit"
     """`max_new_tokens` were sampled."""
     CONTEXT_LIMIT = "context_limit"
     """The context is full: the episode cannot go on."""
+    FAILED = "failed"
+    """The engine gave no act: infrastructure. The context is as it was before."""
 
 
 @dataclass(slots=True)
@@ -62,12 +65,16 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn: from softmax(logits / temperature), cut to the `top_p` nucleus, or its mode."""
+    """How tokens are drawn: from softmax(logits / temperature), cut to the `top_p` nucleus, or its mode.
+
+    With `streams` each slot draws from its own; otherwise all draw from `generator`, row by row.
+    """
 
     generator: torch.Generator
     temperature: float = 1.0
     top_p: float = 1.0
     greedy: bool = False
+    streams: Streams | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
@@ -102,6 +109,53 @@ class EngineStats:
     decode_seconds: float = 0.0
 
 
+class GenerationEngine(Protocol):
+    """What draws the acts of running episodes, each in a slot of its own: `Engine`, or one in another process.
+
+    Attributes:
+        max_new_tokens: limit of one act.
+        max_context: limit of prompt and sampled tokens of an episode together.
+        stop_ids: tokens that end an act.
+        closes: whether the last of an act's tokens completes its closing, for closings that are no single token.
+        stop_strings: the closings as text, for engines that stop by text.
+        stats: work done.
+    """
+
+    max_new_tokens: int
+    max_context: int
+    stop_ids: Collection[int]
+    closes: Callable[[Sequence[int]], bool] | None
+    stop_strings: tuple[str, ...]
+    stats: EngineStats
+
+    def clear(self) -> None:
+        """Forget all slots."""
+
+    def begin(self, slots: Iterable[int]) -> None:
+        """Start empty contexts in these slots."""
+
+    def started(self, slot: int) -> bool:
+        """Whether the slot was fed anything since it was begun."""
+
+    def context(self, slot: int) -> list[int]:
+        """All tokens of a slot so far, fed and sampled."""
+
+    def fork(self, source: int, target: int) -> None:
+        """Copy the context of slot `source` to slot `target` (begun here if new)."""
+
+    def generate(
+        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[Generation]:
+        """Feed one prompt to each slot and sample one act after it."""
+
+    def sync(self, model: Any, version: int) -> None:
+        """Take over new weights. `model` is transformers' or peft's; an engine that reads the trainer's own weights
+        has nothing to do."""
+
+    def release(self) -> None:
+        """Rollouts are over for now: memory may be given back until the next `generate`."""
+
+
 @dataclass(slots=True, eq=False)
 class _Slot:
     """A running episode: its whole context, and how many of its positions the cache row holds."""
@@ -109,98 +163,128 @@ class _Slot:
     row: int
     context: list[int] = field(default_factory=list)
     cached: int = 0
+    uniform_T: Sequence[float] = ()
+    """Numbers the act's tokens are drawn with, where the slot has a stream of its own."""
 
 
 class _Rows:
-    """The cache: one buffer [2 * layers, rows, heads, columns, head_dim] that grows by doubling.
+    """The cache: for each layer a buffer [2 (keys, values), rows, heads, columns, head_dim] that grows by half.
 
-    For a forward pass it is told which rows and columns the pass writes. Columns beyond a row's length may hold
-    leftovers; they are finite and always masked.
+    Layer by layer, so that growing needs room for one layer twice and not for all. For a forward pass the cache is told
+    which rows and columns the pass writes. Columns beyond a row's length may hold leftovers; they are finite and
+    always masked.
     """
 
-    def __init__(self, layers: int, heads: int, head_dim: int) -> None:
-        self.buffer_LRHKD = torch.zeros(2 * layers, 0, heads, 0, head_dim)
+    def __init__(self, network: Network) -> None:
+        empty = (2, 0, network.kv_heads, 0, network.head_dim)
+        self._layers = [
+            torch.zeros(empty, dtype=network.dtype, device=network.device) for _ in range(network.layers)
+        ]
 
     def reserve(self, rows: int, columns: int) -> None:
         """Make room for that many rows and columns, keeping what is there."""
-        old = self.buffer_LRHKD
-        twice, have_rows, heads, have_columns, head_dim = old.shape
+        _, have_rows, heads, have_columns, head_dim = self._layers[0].shape
         if rows <= have_rows and columns <= have_columns:
             return
         grown_rows = have_rows if rows <= have_rows else max(rows, have_rows * 3 // 2)
-        grown_columns = have_columns if columns <= have_columns else -(-columns // 128) * 128
-        self.buffer_LRHKD = torch.zeros(twice, grown_rows, heads, grown_columns, head_dim)
-        self.buffer_LRHKD[:, :have_rows, :, :have_columns] = old
+        grown_columns = have_columns
+        if columns > have_columns:
+            grown_columns = -(-max(columns, have_columns * 3 // 2) // 128) * 128
+        for i, old in enumerate(self._layers):
+            new = old.new_empty(2, grown_rows, heads, grown_columns, head_dim)
+            new[:, :have_rows, :, :have_columns] = old
+            new[:, have_rows:] = 0
+            new[:, :have_rows, :, have_columns:] = 0
+            self._layers[i] = new
 
     def move(self, sources: list[int], targets: list[int], columns: int) -> None:
         """Copy rows at once (a permutation loses nothing)."""
         if sources and columns:
-            used = self.buffer_LRHKD[..., :columns, :]
-            used[:, targets] = used[:, sources]
+            device = self._layers[0].device
+            source_M, target_M = (torch.tensor(rows, device=device) for rows in (sources, targets))
+            for layer in self._layers:
+                used = layer[..., :columns, :]
+                used[:, target_M] = used[:, source_M]
 
-    def at(self, rows_B: Tensor | None, positions_BT: Tensor) -> _Pass:
+    def at(self, rows_B: Tensor | None, positions_BT: Tensor, columns: int) -> _Pass:
         """The cache as one forward pass sees it; `rows_B` None stands for the first rows."""
-        return _Pass(self.buffer_LRHKD, rows_B, positions_BT)
+        return _Pass(self._layers, rows_B, positions_BT, columns)
 
 
 class _Pass:
     """Implements `forward.KeyValueCache` for one forward pass."""
 
-    def __init__(self, buffer_LRHKD: Tensor, rows_B: Tensor | None, positions_BT: Tensor) -> None:
-        self._buffer, self._rows, self._positions = buffer_LRHKD, rows_B, positions_BT
-        self._index = (torch.arange(len(positions_BT)) if rows_B is None else rows_B).unsqueeze(1)
-        self.columns = int(positions_BT.max()) + 1
+    def __init__(
+        self, layers: list[Tensor], rows_B: Tensor | None, positions_BT: Tensor, columns: int
+    ) -> None:
+        self._layers, self._rows, self._positions = layers, rows_B, positions_BT
+        first = torch.arange(len(positions_BT), device=positions_BT.device) if rows_B is None else rows_B
+        self._index = first.unsqueeze(1)
+        self.columns = columns
 
     def store(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        keys = self._exchange(2 * layer, key_BHTD)
-        return keys, self._exchange(2 * layer + 1, value_BHTD)
+        keys_RHKD, values_RHKD = self._layers[layer]
+        return self._exchange(keys_RHKD, key_BHTD), self._exchange(values_RHKD, value_BHTD)
 
-    def _exchange(self, which: int, new_BHTD: Tensor) -> Tensor:
-        buffer_RHKD = self._buffer[which]
+    def _exchange(self, buffer_RHKD: Tensor, new_BHTD: Tensor) -> Tensor:
         buffer_RHKD[self._index, :, self._positions] = new_BHTD.transpose(1, 2)
         used = buffer_RHKD[:, :, : self.columns]
         return used[: len(new_BHTD)] if self._rows is None else used.index_select(0, self._rows)
 
 
 class Engine:
-    """Generates acts for many slots at once.
+    """Generates acts for many slots at once, in this process and with the trainer's own weights.
 
     Args:
-        model: the weights, read at every call.
-        stop_ids: tokens that close an act.
+        network: the model; its weights are read at every call.
+        stop_ids: tokens that end an act.
         max_new_tokens: limit of one act.
         max_context: limit of prompt and sampled tokens of an episode together.
         batch_tokens: prefill runs in batches of about this many tokens.
+        share_from: contexts without anything in the cache that all begin with at least this many equal tokens (a
+            system prompt) have these computed once; None: only whole contexts are shared.
+
+    Attributes:
+        closes: see `GenerationEngine`.
     """
 
     def __init__(
         self,
-        model: Qwen3ForCausalLM,
+        network: Network,
         stop_ids: Collection[int],
         *,
         max_new_tokens: int,
         max_context: int,
         batch_tokens: int = 2048,
+        share_from: int | None = None,
     ) -> None:
-        positions = model.config.max_position_embeddings
+        positions = network.positions
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens is {max_new_tokens!r}: give a positive number")
         if not 1 < max_context <= positions:
             raise ConfigError(f"max_context is {max_context!r}: this model takes 2 to {positions} tokens")
-        self.model = model
-        self.stop_ids = frozenset(stop_ids)
+        self.network = network
+        self.stop_ids: Collection[int] = frozenset(stop_ids)
+        self.closes: Callable[[Sequence[int]], bool] | None = None
+        self.stop_strings: tuple[str, ...] = ()
         self.max_new_tokens = max_new_tokens
         self.max_context = max_context
         self.batch_tokens = batch_tokens
+        self.share_from = share_from
         self.stats = EngineStats()
         self.clear()
 
+    def sync(self, model: Any, version: int) -> None:
+        """Nothing to do: the weights are the trainer's."""
+
+    def release(self) -> None:
+        """Nothing to do: the cache stays, so that the next round finds it."""
+
     def clear(self) -> None:
         """Forget all slots and free the cache."""
-        config: Any = self.model.config
         self._slots: dict[int, _Slot] = {}
         self._at: list[_Slot] = []  # which slot each row belongs to
-        self._cache = _Rows(config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
+        self._cache = _Rows(self.network)
 
     def begin(self, slots: Iterable[int]) -> None:
         """Start empty contexts in these slots."""
@@ -256,6 +340,8 @@ class Engine:
             results.append(Generation(list(prompt)))
             feeding.append(slot)
             active.append(results[-1])
+            if sampling.streams is not None and not sampling.greedy:
+                slot.uniform_T = sampling.streams.uniform([number], self.max_new_tokens)[0].tolist()
         if feeding:
             start = time.perf_counter()
             for slot, generation in zip(feeding, active, strict=True):
@@ -301,6 +387,7 @@ class Engine:
         """Compute what the cache lacks of each context; gives the logits after it, [len(slots), V]."""
         first: dict[tuple[int, ...], int] = {}  # context -> the slot that computes it
         leader = [first.setdefault(tuple(slot.context), i) for i, slot in enumerate(slots)]
+        self._share([slots[i] for i in first.values() if not slots[i].cached])
         lacking = {i: len(slots[i].context) - slots[i].cached for i in first.values()}
         hidden: list[Tensor] = []
         order: list[int] = []
@@ -321,20 +408,39 @@ class Engine:
         )
         for slot in slots:
             slot.cached = len(slot.context)
-        logits: Tensor = self.model.lm_head(torch.cat(hidden))
+        logits: Tensor = self.network.logits(torch.cat(hidden))
         return logits[[place[j] for j in leader]]
 
-    def _prefill_batch(self, slots: list[_Slot]) -> Tensor:
-        new = [slot.context[slot.cached :] for slot in slots]
+    def _share(self, slots: list[_Slot]) -> None:
+        """Compute what fresh contexts begin with in common in the first of them, and copy it to the others."""
+        if self.share_from is None or len(slots) < 2:
+            return
+        shortest, longest = (choose(slot.context for slot in slots) for choose in (min, max))
+        common = common_beginning(shortest, longest)  # of the least and greatest in order: of all
+        common = min(common, *(len(slot.context) - 1 for slot in slots))  # the last token's logits are needed
+        if common < self.share_from:
+            return
+        first, *others = slots
+        self._prefill_batch([first], common)
+        self._cache.move([first.row] * len(others), [slot.row for slot in others], common)
+        for slot in slots:
+            slot.cached = common
+        self.stats.copied_tokens += common * len(others)
+
+    def _prefill_batch(self, slots: list[_Slot], end: int | None = None) -> Tensor:
+        """Put what the cache lacks of these contexts (up to `end`) into it; hidden states at the last, [B, W]."""
+        new = [slot.context[slot.cached : end] for slot in slots]
         longest = max(map(len, new))
-        ids_BT = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in new])
-        positions_BT = torch.tensor([[slot.cached] for slot in slots]) + torch.arange(longest)
-        keep_BQ = torch.tensor([[len(ids) - 1] for ids in new])
-        cache = self._cache.at(torch.tensor([slot.row for slot in slots]), positions_BT)
-        mask_BTK = causal_mask(positions_BT, cache.columns)
-        hidden_B1W = hidden_states(
-            self.model, ids_BT, positions_BT, keep_BQ=keep_BQ, mask_BTK=mask_BTK, cache=cache
+        device = self.network.device
+        ids_BT = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in new], device=device)
+        cached_B1 = torch.tensor([[slot.cached] for slot in slots], device=device)
+        positions_BT = cached_B1 + torch.arange(longest, device=device)
+        keep_BQ = torch.tensor([[len(ids) - 1] for ids in new], device=device)
+        columns = max(slot.cached for slot in slots) + longest
+        cache = self._cache.at(
+            torch.tensor([slot.row for slot in slots], device=device), positions_BT, columns
         )
+        hidden_B1W = self.network.step(ids_BT, positions_BT, cache, keep_BQ)
         real = sum(map(len, new))
         self.stats.prefilled_tokens += real
         self.stats.padded_tokens += ids_BT.numel() - real
@@ -344,15 +450,19 @@ class Engine:
         self, slots: list[_Slot], active: list[Generation], logits_BV: Tensor, sampling: Sampling
     ) -> None:
         """Sample until every act has ended; `slots` are in the first rows, in order."""
-        slots, active = list(slots), list(active)
+        slots, active, closes = list(slots), list(active), self.closes
+        device = self.network.device
         for step in range(1, self.max_new_tokens + 1):
-            tokens_B, logprobs_B = sample(logits_BV, sampling)
+            uniform_B1 = None
+            if sampling.streams is not None and not sampling.greedy:
+                uniform_B1 = torch.tensor([[slot.uniform_T[step - 1]] for slot in slots])
+            tokens_B, logprobs_B = sample(logits_BV, sampling, uniform_B1)
             running: list[int] = []
             for i, (token, logprob) in enumerate(zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)):
                 slots[i].context.append(token)
                 active[i].token_ids.append(token)
                 active[i].logprobs.append(logprob)
-                if token in self.stop_ids:
+                if token in self.stop_ids or (closes is not None and closes(active[i].token_ids)):
                     active[i].ending = Ending.CLOSED
                 elif len(slots[i].context) >= self.max_context:
                     active[i].ending = Ending.CONTEXT_LIMIT
@@ -363,12 +473,10 @@ class Engine:
                 return
             if len(running) < len(active):
                 slots, active = self._close_ranks(slots, active, running)
-            positions_B1 = torch.tensor([[slot.cached] for slot in slots])
-            cache = self._cache.at(None, positions_B1)
-            mask_B1K = causal_mask(positions_B1, cache.columns)
-            ids_B1 = torch.tensor([[slot.context[-1]] for slot in slots])
-            hidden_B1W = hidden_states(self.model, ids_B1, positions_B1, mask_BTK=mask_B1K, cache=cache)
-            logits_BV = self.model.lm_head(hidden_B1W[:, 0])
+            positions_B1 = torch.tensor([[slot.cached] for slot in slots], device=device)
+            cache = self._cache.at(None, positions_B1, max(slot.cached for slot in slots) + 1)
+            ids_B1 = torch.tensor([[slot.context[-1]] for slot in slots], device=device)
+            logits_BV = self.network.logits(self.network.step(ids_B1, positions_B1, cache)[:, 0])
             for slot in slots:
                 slot.cached += 1
             self.stats.decoded_tokens += len(slots)
@@ -390,11 +498,16 @@ class Engine:
         return slots[:count], active[:count]
 
 
-def sample(logits_BV: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def sample(logits_BV: Tensor, sampling: Sampling, uniform_B1: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Draw one token per row.
 
     Inverts the cumulative distribution in float64 with one float32 uniform number per row: a token of
     probability 0 is never drawn.
+
+    Args:
+        logits_BV: one row per slot.
+        sampling: temperature and so on.
+        uniform_B1: the numbers to draw with; None draws them from the generator.
 
     Returns:
         tokens_B, and logprobs_B under softmax(logits / temperature), whatever `top_p` and `greedy` are.
@@ -415,10 +528,10 @@ def sample(logits_BV: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         if sampling.top_p < 1:
             probabilities_BV = _nucleus(probabilities_BV, sampling.top_p)
         cumulative_BV = probabilities_BV.cumsum(-1)
-        uniform_B1 = torch.rand(len(logits_BV), 1, generator=sampling.generator).double()
-        tokens_B = torch.searchsorted(cumulative_BV, uniform_B1 * cumulative_BV[:, -1:], right=True).squeeze(
-            -1
-        )
+        if uniform_B1 is None:
+            uniform_B1 = torch.rand(len(logits_BV), 1, generator=sampling.generator)
+        aims_B1 = uniform_B1.to(cumulative_BV) * cumulative_BV[:, -1:]
+        tokens_B = torch.searchsorted(cumulative_BV, aims_B1, right=True).squeeze(-1)
     return tokens_B, logprobs_BV.gather(-1, tokens_B.unsqueeze(-1)).squeeze(-1)
 
 

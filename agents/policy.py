@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from searchgym.agent import Agent
+from searchgym.agent import Agent, Setting
 from searchgym.episode import Episode, Segment
 from searchgym.errors import ConfigError
+
+from .streams import Streams
 
 __all__ = ["Policy", "Sample", "TokenOutputs"]
 
@@ -57,6 +59,8 @@ class Policy(Agent):
             for evaluation only (a truncated distribution has no importance ratio).
         greedy: take the most likely token (evaluation).
         generator: the one source of randomness of `act`; its state is saved in checkpoints.
+        streams: a source of its own for each running episode instead, while episodes are collected with seeds;
+            `act` draws from it where it is not None.
     """
 
     module: nn.Module
@@ -65,6 +69,15 @@ class Policy(Agent):
     top_p: float = 1.0
     greedy: bool = False
     generator: torch.Generator
+    streams: Streams | None = None
+
+    def bind(self, setting: Setting) -> None:
+        super().bind(setting)
+        self.streams = None
+
+    def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        self.streams = self.streams or Streams()
+        self.streams.start(slots, seeds)
 
     def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
         """Log-probabilities, entropies and hidden states of all tokens with mask 1, in the order of `samples`.

@@ -26,11 +26,11 @@ from searchgym.dialects import TagsDialect
 from searchgym.episode import Episode, Segment, StopReason
 from searchgym.errors import CheckpointError, ConfigError
 
-from .engine import Ending, Engine, Sampling
-from .forward import EvaluationStats, TokenSequence, evaluate
+from .engine import Ending, Engine
+from .forward import EvaluationStats
 from .model import TinyConfig, build_model, load_model, load_weights, read_config, save_model
-from .policy import Policy, Sample, TokenOutputs
-from .prefixes import cut
+from .network import DecoderNetwork
+from .token_policy import TokenPolicy
 from .tokenizer import Tokenizer
 
 __all__ = ["TOKENIZER_FILE", "TinyAgent", "prompt_ids"]
@@ -58,7 +58,7 @@ def prompt_ids(tokenizer: Tokenizer, observation: str, *, first: bool) -> list[i
     return tokenizer.encode(_ACT_TAG.sub("< ", observation))
 
 
-class TinyAgent(Policy):
+class TinyAgent(TokenPolicy):
     """A causal language model of the Qwen3 architecture with under a million weights.
 
     Args:
@@ -139,14 +139,14 @@ class TinyAgent(Policy):
         self.config = config
         self.tokenizer = tokenizer
         self.generator = torch.Generator().manual_seed(seed)
+        self.network = DecoderNetwork(model, whole_logits=True)
         self.engine = Engine(
-            model,
+            self.network,
             [tokenizer.token_id(tag) for tag in TagsDialect.stop_strings],
             max_new_tokens=max_new_tokens,
             max_context=config.max_positions if max_context is None else max_context,
         )
         self.evaluation = EvaluationStats()
-        """Tokens computed and shared by `evaluate_tokens` so far."""
 
     def bind(self, setting: Setting) -> None:
         """Accept the environment's setting and forget all slots.
@@ -169,6 +169,8 @@ class TinyAgent(Policy):
 
     def fork(self, source: int, target: int) -> None:
         self.engine.fork(source, target)
+        if self.streams is not None:
+            self.streams.fork(source, target)
         self._texts[target] = list(self._texts[source])
 
     def act(
@@ -206,9 +208,6 @@ class TinyAgent(Policy):
             for generation in generations
         ]
 
-    def _sampling(self) -> Sampling:
-        return Sampling(self.generator, self.temperature, self.top_p, self.greedy)
-
     def encode(self, episode: Episode) -> list[Segment]:
         """See `Policy`. What goes beyond `max_context` is left out."""
         texts = [
@@ -232,34 +231,6 @@ class TinyAgent(Policy):
             segment.rounds += [index] * (len(prompt) + len(act))
             texts += [act, prompt_ids(self.tokenizer, round_.observation, first=False)]
         return [segment for segment in segments if segment.tokens]
-
-    def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
-        logprobs_N, entropy_N, hidden_N = evaluate(
-            self.model, [self._sequence(sample) for sample in samples], self.evaluation
-        )
-        return TokenOutputs(logprobs_N, entropy_N, hidden_N)
-
-    def _sequence(self, sample: Sample) -> TokenSequence:
-        segment, rounds = sample.segment, sample.episode.rounds
-        targets = tuple(i for i, sampled in enumerate(segment.mask) if sampled)
-        if targets and targets[0] == 0:
-            raise ConfigError(
-                f"episode {sample.episode.episode_id}: a segment starts with a sampled token, which nothing predicts"
-            )
-        used = [rounds[segment.rounds[i]].temperature for i in targets]
-        temperatures = tuple(self.temperature if t is None else t for t in used)
-        return TokenSequence(tuple(segment.tokens), targets, temperatures)
-
-    def cost(self, sample: Sample) -> int:
-        mask = sample.segment.mask
-        return max((i for i in range(len(mask) - 1, 0, -1) if mask[i]), default=0)
-
-    def cut(self, samples: Sequence[Sample], budget: int) -> list[list[int]]:
-        """See `Policy`. Samples that begin alike stay together, and what they share costs once."""
-        paths = [tuple(sample.segment.tokens[: self.cost(sample)]) for sample in samples]
-        if 0 < sum(map(len, paths)) <= budget:
-            return [list(range(len(paths)))]
-        return cut(paths, budget)
 
     def save(self, directory: Path) -> None:
         save_model(self.model, self.config, directory)
