@@ -1,8 +1,8 @@
 """The state of a training run as safetensors and JSON; nothing is pickled.
 
 policy/               what `Policy.save` writes
-tensors.safetensors   Adam moments, extra modules, generator states
-trainer.json          counters, the policy's description, NumPy generator states
+tensors.safetensors   the optimizer's state, extra modules, generator states
+trainer.json          counters, the policy's description, NumPy generator states, the optimizer's plain numbers
 """
 
 from __future__ import annotations
@@ -14,51 +14,46 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from searchgym.agents.policy import Policy
 from searchgym.errors import CheckpointError
+
+from .learner import Learner
 
 __all__ = ["load_checkpoint", "load_policy", "save_checkpoint"]
 
 _SCHEMA = 1
 
 
-def save_checkpoint(
-    directory: Path,
-    policy: Policy,
-    extra: dict[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
-    names: list[str],
-    counters: dict[str, Any],
-) -> None:
+def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any]) -> None:
     """Fill an empty directory.
 
     Args:
         directory: see `RunDirectory.checkpoint`.
-        policy: its weights, generator and version are saved.
-        extra: the algorithm's modules.
-        optimizer: its per-parameter tensors are saved.
-        names: of the optimizer's parameters, in its order.
+        learner: its policy, extra modules and optimizer are saved.
         counters: JSON values given back by `load_checkpoint`.
     """
+    policy = learner.policy
     policy.save(directory / "policy")
-    tensors: dict[str, Tensor] = {
-        "generator/policy": policy.generator.get_state(),
-        "generator/torch": torch.get_rng_state(),
-    }
-    for module, body in extra.items():
+    tensors = {f"generator/{name}": state for name, state in _generators(policy).items()}
+    for module, body in learner.extra.items():
         tensors |= {f"module/{module}/{name}": t for name, t in body.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{names[index]}/{key}": torch.as_tensor(t) for key, t in state.items()}
-    save_file(
-        {k: t.detach().cpu().contiguous() for k, t in tensors.items()}, directory / "tensors.safetensors"
-    )
+    values: dict[str, dict[str, Any]] = {}
+    for index, state in learner.optimizer.state_dict()["state"].items():
+        name = learner.names[index]
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{name}/{key}"] = value
+            else:
+                values.setdefault(name, {})[key] = value
+    save_file(_apart(tensors), directory / "tensors.safetensors")
     card = {
         "schema": _SCHEMA,
         "policy": policy.describe(),
         "policy_version": policy.version,
-        "parameters": names,
+        "parameters": learner.names,
+        "optimizer_values": values,
         "counters": counters,
     }
     (directory / "trainer.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
@@ -88,18 +83,13 @@ def load_policy(directory: Path, policy: Policy) -> dict[str, Any]:
     return card
 
 
-def load_checkpoint(
-    directory: Path,
-    policy: Policy,
-    extra: dict[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
-    names: list[str],
-) -> dict[str, Any]:
+def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
     """Put a saved state back; returns the counters.
 
     Raises:
         CheckpointError: damaged, or of another architecture.
     """
+    policy, names = learner.policy, learner.names
     card = load_policy(directory, policy)
     if card["parameters"] != names:
         odd = sorted({*card["parameters"]} ^ {*names}) or names
@@ -111,29 +101,61 @@ def load_checkpoint(
         tensors = load_file(directory / "tensors.safetensors")
         modules = {
             m: {name: tensors[f"module/{m}/{name}"] for name in body.state_dict()}
-            for m, body in extra.items()
+            for m, body in learner.extra.items()
         }
-        generators = tensors["generator/policy"], tensors["generator/torch"]
+        generators = {
+            k.removeprefix("generator/"): t for k, t in tensors.items() if k.startswith("generator/")
+        }
         version, counters = card["policy_version"], card["counters"]
     except (OSError, SafetensorError, KeyError) as error:
         raise _damaged(directory, error) from error
     policy.version = version
     try:
-        for m, body in extra.items():
+        for m, body in learner.extra.items():
             body.load_state_dict(modules[m])
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint {directory} is of another architecture: {error}") from error
     index = {name: i for i, name in enumerate(names)}
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {
+        index[name]: dict(values) for name, values in card.get("optimizer_values", {}).items()
+    }
     for key, tensor in tensors.items():
         kind, _, rest = key.partition("/")
         if kind == "optimizer":
             name, _, field = rest.rpartition("/")
             state.setdefault(index[name], {})[field] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    policy.generator.set_state(generators[0])
-    torch.set_rng_state(generators[1])
+    groups = learner.optimizer.state_dict()["param_groups"]
+    learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    _set_generators(policy, generators)
     return dict(counters)
+
+
+def _generators(policy: Policy) -> dict[str, Tensor]:
+    """States of everything random that tensors come from, by name."""
+    states = {"policy": policy.generator.get_state(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def _set_generators(policy: Policy, states: dict[str, Tensor]) -> None:
+    policy.generator.set_state(states["policy"])
+    torch.set_rng_state(states["torch"])
+    for i in range(torch.cuda.device_count()):
+        if f"cuda:{i}" in states:  # a run may go on with fewer devices, or on the CPU
+            torch.cuda.set_rng_state(states[f"cuda:{i}"], i)
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same values on the CPU, none sharing memory with another: safetensors refuses that."""
+    apart: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in places else tensor
+        places.add(place)
+    return apart
 
 
 def _damaged(directory: Path, error: Exception) -> CheckpointError:

@@ -30,8 +30,9 @@ from searchgym.errors import CheckpointError, EpisodeFileError, TrainingError
 
 from .batch import Batch
 
-__all__ = ["Failure", "NotFinite", "are_finite", "load_failure", "save_failure"]
+__all__ = ["ADVICE", "Failure", "NotFinite", "are_finite", "load_failure", "save_failure"]
 
+ADVICE = "look at it with trainers.failures.load_failure, or start again with a lower learning rate"
 _BATCH, _COLUMN, _MODULE = "batch/", "column/", "module/"
 
 

@@ -19,30 +19,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from searchgym.agents.policy import Policy, TokenOutputs
+from searchgym.agents.policy import Policy
 from searchgym.errors import ConfigError, TrainingError
-from searchgym.evaluation import Estimate, EvalResult, evaluate
+from searchgym.evaluation import Estimate, EvalResult
 from searchgym.tape import tape_of
 from searchgym.vector import SearchVectorEnv
 
 from .alarms import Alarms, parse_stops, raised
-from .algorithm import Algorithm, Loss, training_envs
-from .batch import Batch, micro_batches, minibatches, pack
+from .algorithm import Algorithm, training_envs
+from .batch import pack
 from .checkpoint import load_checkpoint, load_policy, save_checkpoint
 from .config import TrainConfig
-from .failures import NotFinite, are_finite, save_failure
+from .failures import ADVICE, NotFinite, save_failure
+from .greedy import evaluate_on, greedy
 from .groups import Credit, Group, Groups, drop_invalid
+from .learner import Learner
 from .metrics import UpdateMetrics, collection_metrics, estimates, evaluation_row
-from .objective import kl_estimate
 from .progress import Display, draw_curve
 from .run import RunDirectory, write_json
 from .tasks import TaskSampler
 
 __all__ = ["Result", "Trainer"]
 
-_EVAL_SEED = 0  # the evaluation questions are the same whatever the run's seed
 _KEPT_EPISODE_FILES = 3
-_ADVICE = "look at it with trainers.failures.load_failure, or start again with a lower learning rate"
 _LEARNING = ("collect", "credit", "prepare", "update")  # the parts of an iteration that a time limit counts
 
 
@@ -129,27 +128,7 @@ class Trainer:
         torch.manual_seed(config.seed)  # dropout, and modules an algorithm creates
         algorithm.token_budget = config.token_budget
         algorithm.setup(policy, self._generators["algorithm"])
-        self._extra = algorithm.extra_modules()
-        parts = {
-            name: {f"{name}.{n}": p for n, p in module.named_parameters() if p.requires_grad}
-            for name, module in {"policy": policy.module, **self._extra}.items()
-        }
-        self._names = [name for part in parts.values() for name in part]
-        self._parameters = [p for part in parts.values() for p in part.values()]
-        if not parts["policy"]:
-            raise ConfigError(
-                f"agent {policy.name!r} has no weights that require gradients: nothing to train"
-            )
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": list(part.values()), "lr": config.lr * algorithm.module_lr.get(name, 1.0)}
-                for name, part in parts.items()
-                if part
-            ],
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=_can_fuse(self._parameters),
-        )
+        self._learner = Learner(policy, algorithm, config)
         self._tape = tape_of(envs)
         if self._tape is not None:
             self._tape.rewind(0)
@@ -252,7 +231,7 @@ class Trainer:
             return played, self._learn(played, watch)
         except TrainingError as error:
             path = self.run.path / f"failed-{self.iteration:06d}"
-            save_failure(path, error, chain.from_iterable(played), self.policy, self._extra)
+            save_failure(path, error, chain.from_iterable(played), self.policy, self._learner.extra)
             raise TrainingError(f"{error} (its episodes and the weights are in {path})") from error
 
     def _learn(self, played: Sequence[Group], watch: _Stopwatch) -> dict[str, Any]:
@@ -272,11 +251,11 @@ class Trainer:
                 batch = pack(groups, credit, algorithm.settings.sequence)
             row |= credit.metrics | (self._probe(groups, credit) if self._probe else {})
             with watch("update"):
-                self._update(batch, update)
+                self._learner.update(batch, update, self.iteration, self._generators["minibatches"])
         row |= {"updates": update.updates, "policy_version": self.policy.version, **update.result()}
         for name, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise NotFinite(f"metric {name!r} of iteration {self.iteration} is {value}: {_ADVICE}")
+                raise NotFinite(f"metric {name!r} of iteration {self.iteration} is {value}: {ADVICE}")
         return row
 
     def _select(self, valid: Sequence[Group]) -> tuple[Groups, dict[str, int]]:
@@ -294,58 +273,6 @@ class Trainer:
             groups = Groups([valid[i] for i in kept], [rewards[i] for i in kept])
         return groups, counts
 
-    def _update(self, batch: Batch, metrics: UpdateMetrics) -> None:
-        """Epochs of minibatches; one optimizer step each."""
-        config, settings = self.config, self.algorithm.settings
-        device = self._parameters[0].device
-        for _ in range(config.epochs):
-            for minibatch in minibatches(
-                batch,
-                config.minibatches,
-                settings.aggregation,
-                settings.loss_length,
-                self._generators["minibatches"],
-            ):
-                self._optimizer.zero_grad(set_to_none=True)
-                for part in micro_batches(minibatch, self.policy, config.token_budget):
-                    micro = part.to(device)
-                    outputs = self.policy.evaluate_tokens(micro.samples)
-                    loss = self.algorithm.loss(micro, outputs)
-                    if not torch.isfinite(loss.total):
-                        raise self._not_finite("loss", part)
-                    loss.total.backward()  # type: ignore[no-untyped-call]
-                    self._measure(metrics, micro, outputs, loss)
-                norms = [  # each module's own: a critic's error must not shorten the policy's step
-                    torch.nn.utils.clip_grad_norm_(part["params"], config.grad_clip)
-                    for part in self._optimizer.param_groups
-                ]
-                if not all(torch.isfinite(norm) for norm in norms):
-                    raise self._not_finite("gradient", minibatch)
-                self._optimizer.step()
-                if not are_finite(self._parameters):
-                    raise self._not_finite("update", minibatch)
-                self.policy.version += 1
-                metrics.updates += 1
-                metrics.add({"grad_norm": norms[0]})
-
-    @torch.no_grad()
-    def _measure(self, metrics: UpdateMetrics, batch: Batch, outputs: TokenOutputs, loss: Loss) -> None:
-        metrics.add({"loss": loss.total, "entropy": batch.mean(outputs.entropy_N), **loss.metrics})
-        if not self.algorithm.on_policy:
-            return
-        old_N, new_N = batch.old_logprobs_N, outputs.logprobs_N
-        metrics.add({"step_kl": batch.mean(kl_estimate(old_N, new_N, "k3"))})
-        gap = (new_N - old_N).abs().max()
-        metrics.largest("log_ratio_max", gap)
-        if metrics.updates == 0:  # still the weights that sampled: what is left is numerical disagreement
-            metrics.largest("sampling_gap", gap)
-
-    def _not_finite(self, what: str, batch: Batch) -> NotFinite:
-        return NotFinite(
-            f"the {what} of iteration {self.iteration} is not finite with lr={self.config.lr}: {_ADVICE}",
-            batch,
-        )
-
     # -- evaluation and state ----------------------------------------------------------------------------
 
     def evaluate(self, split: str | None = None, episodes: int | None = None) -> EvalResult:
@@ -355,24 +282,13 @@ class Trainer:
             split: default: the configuration's, or whatever `evaluator` plays.
             episodes: questions of that split; None: all.
         """
-        policy = self.policy
-        state, greedy = policy.generator.get_state(), policy.greedy
-        policy.greedy = True
-        try:
-            if split is not None:
-                return self._evaluate_on(split, episodes)
-            if self._evaluator is not None:
-                return self._evaluator(policy)
-            return self._evaluate_on(self.config.eval_split, self.config.eval_episodes)
-        finally:
-            policy.greedy = greedy
-            policy.generator.set_state(state)
-
-    def _evaluate_on(self, split: str, episodes: int | None) -> EvalResult:
-        # Without feedback and judge: an evaluation must not have what a deployed agent has not.
-        envs = SearchVectorEnv.from_rules(self.envs.rules.for_evaluation(), self.envs.num_envs)
-        ids = random.Random(f"evaluation {self.config.seed} {self.iteration}")
-        return evaluate(envs, self.policy, episodes, split=split, seed=_EVAL_SEED, ids=ids)
+        with greedy(self.policy):
+            if split is None and self._evaluator is not None:
+                return self._evaluator(self.policy)
+            if split is None:
+                split, episodes = self.config.eval_split, self.config.eval_episodes
+            ids = random.Random(f"evaluation {self.config.seed} {self.iteration}")
+            return evaluate_on(self.envs, self.policy, split, episodes, ids)
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
@@ -383,7 +299,7 @@ class Trainer:
             "tape_position": 0 if self._tape is None else self._tape.position,
         }
         with self.run.checkpoint(self.iteration) as directory:
-            save_checkpoint(directory, self.policy, self._extra, self._optimizer, self._names, counters)
+            save_checkpoint(directory, self._learner, counters)
         self.run.prune(self.config.keep_checkpoints)
 
     def _restore(self) -> None:
@@ -394,9 +310,7 @@ class Trainer:
                 f"iterations is {self.config.iterations}, but run {str(self.run.path)!r} already has {steps[-1]}: "
                 "give a larger number"
             )
-        counters = load_checkpoint(
-            self.run.step_path(steps[-1]), self.policy, self._extra, self._optimizer, self._names
-        )
+        counters = load_checkpoint(self.run.step_path(steps[-1]), self._learner)
         for name, generator in self._generators.items():
             generator.bit_generator.state = counters["generators"][name]
         self.tasks.drawn = counters["tasks_drawn"]
@@ -407,8 +321,3 @@ class Trainer:
                 self._spend(row, seconds.get(row["iteration"], {}))
         if self._tape is not None:
             self._tape.rewind(counters["tape_position"])
-
-
-def _can_fuse(parameters: Sequence[torch.nn.Parameter]) -> bool:
-    """The fused AdamW is the fastest of the three on these devices; it takes floating-point weights only."""
-    return all(p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for p in parameters)
