@@ -1,11 +1,13 @@
-"""The forward pass of the tiny model, computing only what its two users need.
+"""The forward pass of a language model, computing only what its two users need.
 
-Qwen3's own `forward` computes every layer at every position. Generation needs the last layer's output at one
+A model's own `forward` computes every layer at every position. Generation needs the last layer's output at one
 position per row, training only at positions that predict sampled tokens (about one in eight); the other
 positions of the last layer need keys and values alone. With two layers that saves 40 % of
 training's time. What training sequences have in common at their beginning (`prefixes`) is computed once, and its
 keys and values serve all of them.
-The weights and sub-modules are those of `transformers.Qwen3ForCausalLM`; a test holds this file to its outputs.
+`hidden_states` applies the sub-modules of transformers' decoders of Llama's shape (Llama, Qwen2, Qwen3, Mistral),
+adapters in them included; tests hold it to transformers' outputs. Other architectures go through their own forward
+(`network`), which is why everything else here knows a model as a `Network`.
 
 Axis suffixes: _B rows, _T positions computed now, _K keys (cached and new), _Q positions kept, _H heads,
 _D head size, _W width, _V vocabulary, _N sampled tokens, flattened, _U the distributions they were drawn from.
@@ -22,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers import Qwen3ForCausalLM
+from torch.utils.checkpoint import checkpoint
 
 from .prefixes import PrefixTree, cut
 
@@ -30,6 +32,7 @@ __all__ = [
     "Branches",
     "EvaluationStats",
     "KeyValueCache",
+    "Network",
     "TokenSequence",
     "causal_mask",
     "evaluate",
@@ -38,10 +41,60 @@ __all__ = [
 
 
 class KeyValueCache(Protocol):
-    """Where one forward pass puts its keys and values, and reads all those of its rows."""
+    """Where one forward pass puts its keys and values, and reads all those of its rows.
+
+    Attributes:
+        columns: key positions of the rows, those of the new tokens included.
+    """
+
+    columns: int
 
     def store(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor) -> tuple[Tensor, Tensor]:
         """Add new keys and values; gives those of the rows from position 0 on, [B, H, K, D] each."""
+
+
+class Network(Protocol):
+    """A causal language model as generation and training see it; see `network` for the two there are.
+
+    Attributes:
+        model: transformers' model, without peft's wrapper around it.
+        layers, kv_heads, head_dim: shape of its keys and values.
+        width: of its hidden states.
+        positions: longest context.
+        pass_tokens: tokens that one training pass should hold.
+    """
+
+    model: Any
+    layers: int
+    kv_heads: int
+    head_dim: int
+    width: int
+    positions: int
+    pass_tokens: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of keys, values and hidden states."""
+
+    def step(
+        self, ids_BT: Tensor, positions_BT: Tensor, cache: KeyValueCache, keep_BQ: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states after the last norm of new tokens of cached rows: [B, T, W], or of columns `keep_BQ`."""
+
+    def paths(self, tree: PrefixTree, keep_Q: NDArray[np.int64]) -> Tensor:
+        """Hidden states at positions `keep_Q` of a row that is a tree, [Q, W]; carries gradients."""
+
+    def logits(self, hidden_NW: Tensor) -> Tensor:
+        """[N, V], float32."""
+
+    def head(
+        self, hidden_UW: Tensor, target_N: Tensor, rows_N: Tensor, temperature_U: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probability of each target and entropy of its distribution, that of row `rows_N`; float32."""
 
 
 class Branches:
@@ -52,13 +105,20 @@ class Branches:
     Args:
         tree: the row.
         keep_Q: ascending positions of the row whose queries the last layer needs; among them the end of each path.
+        device, dtype: of the model.
     """
 
-    def __init__(self, tree: PrefixTree, keep_Q: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        tree: PrefixTree,
+        keep_Q: NDArray[np.int64],
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         longest = max(map(len, tree.columns))
-        causal_TK = causal_mask(torch.arange(longest), longest)
+        causal_TK = causal_mask(torch.arange(longest, device=device), longest, dtype)
         added = [(c, n) for c, n in zip(tree.columns, tree.shared, strict=True) if len(c) > n]
-        self._columns_K = torch.from_numpy(np.concatenate([c for c, _ in added]))
+        self._columns_K = torch.from_numpy(np.concatenate([c for c, _ in added])).to(device)
         self._repeated = any(n for _, n in added)
         self._keys = [len(c) for c, _ in added]
         self._queries = [len(c) - n for c, n in added]
@@ -91,7 +151,7 @@ class Branches:
 
 
 def hidden_states(
-    model: Qwen3ForCausalLM,
+    model: Any,
     ids_BT: Tensor,
     positions_BT: Tensor,
     *,
@@ -99,59 +159,86 @@ def hidden_states(
     mask_BTK: Tensor | None = None,
     cache: KeyValueCache | None = None,
     branches: Branches | None = None,
+    checkpointing: bool = False,
 ) -> Tensor:
-    """Final hidden states (after the last norm).
+    """Final hidden states (after the last norm) of a model of Llama's shape.
 
     Args:
-        model: the weights.
+        model: the weights; a causal language model of transformers.
         ids_BT: token ids.
         positions_BT: position of each id in its sequence.
         keep_BQ: columns of `ids_BT` whose hidden states are wanted; None keeps all.
         mask_BTK: what each position may attend to, 0 or -inf; needed without `branches`.
         cache: keys and values of earlier positions.
         branches: in place of mask and cache, where the one row is a tree and `keep_BQ` what they were made for.
+        checkpointing: keep only what goes into a layer, and compute the layer again in the backward pass.
 
     Returns:
         [B, Q, W], or [B, T, W] without `keep_BQ`.
     """
-    inner: Any = model.model
+    inner = model.model
     x_BTW = inner.embed_tokens(ids_BT)
     cos_BTD, sin_BTD = inner.rotary_emb(x_BTW, positions_BT)
     last = len(inner.layers) - 1
     for index, layer in enumerate(inner.layers):
-        attention = layer.self_attn
-        normed_BTW = layer.input_layernorm(x_BTW)
-        key = _rotate(attention.k_norm(_heads(attention.k_proj(normed_BTW), attention)), cos_BTD, sin_BTD)
-        value = _heads(attention.v_proj(normed_BTW), attention)
-        if branches is not None:
-            key, value = branches.spread(key), branches.spread(value)
-        key, value = key.transpose(1, 2), value.transpose(1, 2)
-        if cache is not None:
-            key, value = cache.store(index, key, value)
-        if index == last and keep_BQ is not None:
-            mask_BTK = None if mask_BTK is None else _pick(mask_BTK, keep_BQ)
-            x_BTW, normed_BTW = _pick(x_BTW, keep_BQ), _pick(normed_BTW, keep_BQ)
-            cos_BTD, sin_BTD = _pick(cos_BTD, keep_BQ), _pick(sin_BTD, keep_BQ)
-        query = _rotate(attention.q_norm(_heads(attention.q_proj(normed_BTW), attention)), cos_BTD, sin_BTD)
-        query = query.transpose(1, 2)
-        if branches is None:
-            mixed = _attend(query, key, value, mask_BTK, attention.scaling)
+        keep = keep_BQ if index == last else None
+        given = (layer, index, x_BTW, cos_BTD, sin_BTD, keep, mask_BTK, cache, branches)
+        if checkpointing:
+            x_BTW = checkpoint(_layer, *given, use_reentrant=False, preserve_rng_state=False)
         else:
-            mixed = branches.attend(query, key, value, attention.scaling, last=index == last)
-        x_BTW = x_BTW + attention.o_proj(mixed)
-        x_BTW = x_BTW + layer.mlp(layer.post_attention_layernorm(x_BTW))
+            x_BTW = _layer(*given)
     result: Tensor = inner.norm(x_BTW)
     return result
 
 
-def causal_mask(positions_BT: Tensor, keys: int) -> Tensor:
+def _layer(
+    layer: Any,
+    index: int,
+    x_BTW: Tensor,
+    cos_BTD: Tensor,
+    sin_BTD: Tensor,
+    keep_BQ: Tensor | None,
+    mask_BTK: Tensor | None,
+    cache: KeyValueCache | None,
+    branches: Branches | None,
+) -> Tensor:
+    """One decoder layer; with `keep_BQ` at those columns only."""
+    attention = layer.self_attn
+    normed_BTW = layer.input_layernorm(x_BTW)
+    key = _heads(attention.k_proj(normed_BTW), attention, "k_norm")
+    key = _rotate(key, cos_BTD, sin_BTD)
+    value = _heads(attention.v_proj(normed_BTW), attention)
+    if branches is not None:
+        key, value = branches.spread(key), branches.spread(value)
+    key, value = key.transpose(1, 2), value.transpose(1, 2)
+    if cache is not None:
+        key, value = cache.store(index, key, value)
+    if keep_BQ is not None:
+        mask_BTK = None if mask_BTK is None else _pick(mask_BTK, keep_BQ)
+        x_BTW, normed_BTW = _pick(x_BTW, keep_BQ), _pick(normed_BTW, keep_BQ)
+        cos_BTD, sin_BTD = _pick(cos_BTD, keep_BQ), _pick(sin_BTD, keep_BQ)
+    query = _heads(attention.q_proj(normed_BTW), attention, "q_norm")
+    query = _rotate(query, cos_BTD, sin_BTD).transpose(1, 2)
+    if branches is None:
+        mixed = _attend(query, key, value, mask_BTK, attention.scaling)
+    else:
+        mixed = branches.attend(query, key, value, attention.scaling, last=keep_BQ is not None)
+    x_BTW = x_BTW + attention.o_proj(mixed)
+    result: Tensor = x_BTW + layer.mlp(layer.post_attention_layernorm(x_BTW))
+    return result
+
+
+def causal_mask(positions_BT: Tensor, keys: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """0 where a position may attend to a key column (its own and earlier ones), -inf elsewhere: [B, T, keys]."""
-    blocked = torch.arange(keys) > positions_BT.unsqueeze(-1)
-    return torch.zeros(blocked.shape).masked_fill_(blocked, float("-inf"))
+    blocked = torch.arange(keys, device=positions_BT.device) > positions_BT.unsqueeze(-1)
+    zeros = torch.zeros(blocked.shape, dtype=dtype, device=blocked.device)
+    return zeros.masked_fill_(blocked, float("-inf"))
 
 
-def _heads(x_BTW: Tensor, attention: Any) -> Tensor:
-    return x_BTW.view(*x_BTW.shape[:-1], -1, attention.head_dim)
+def _heads(x_BTW: Tensor, attention: Any, norm: str = "") -> Tensor:
+    """[B, T, H, D], normed per head where the architecture does."""
+    heads = x_BTW.view(*x_BTW.shape[:-1], -1, attention.head_dim)
+    return getattr(attention, norm)(heads) if norm in attention._modules else heads
 
 
 def _rotate(x_BTHD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor) -> Tensor:
@@ -164,6 +251,13 @@ def _attend(
 ) -> Tensor:
     """Grouped-query attention; gives [B, T, H * D]."""
     group = query_BHTD.shape[1] // key_BHKD.shape[1]
+    if group > 1 and query_BHTD.shape[2] == 1 and mask_BTK is not None:
+        # One new token per row: the heads of a group are queries to the same keys, which need not be copied.
+        folded = query_BHTD.view(len(query_BHTD), -1, group, query_BHTD.shape[-1])
+        mixed = functional.scaled_dot_product_attention(
+            folded, key_BHKD, value_BHKD, attn_mask=mask_BTK.unsqueeze(1), scale=scaling
+        )
+        return mixed.reshape(len(query_BHTD), 1, -1)
     if group > 1:
         key_BHKD = key_BHKD.repeat_interleave(group, dim=1)
         value_BHKD = value_BHKD.repeat_interleave(group, dim=1)
@@ -218,30 +312,31 @@ class EvaluationStats:
 
 
 def evaluate(
-    model: Qwen3ForCausalLM,
+    network: Network,
     sequences: Sequence[TokenSequence],
     stats: EvaluationStats,
     *,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probability, entropy and hidden state of all targets, flattened in the order of `sequences`.
 
     What sequences have in common at their beginning is computed once; the passes are cut so that it stays together,
-    at about `batch_tokens` tokens each, which keeps their activations in the processor's cache. Tokens after the
-    last target, and the last target itself, are not computed.
+    at about `batch_tokens` tokens each (None: what suits the network). Tokens after the last target, and the last
+    target itself, are not computed.
 
     Returns:
         logprobs_N, entropy_N (nats), hidden_NW; gradients flow unless disabled by the caller.
     """
     asked = list(dict.fromkeys(s for s in sequences if s.targets))
     if not asked:
-        return torch.zeros(0), torch.zeros(0), torch.zeros(0, model.config.hidden_size)
+        empty, device = torch.zeros(0, device=network.device), network.device
+        return empty, empty, torch.zeros(0, network.width, device=device, dtype=network.dtype)
     starts: dict[TokenSequence, int] = {}
     total = computed = 0
     outputs: list[tuple[Tensor, Tensor, Tensor]] = []
-    for part in cut([s.tokens[: s.targets[-1]] for s in asked], batch_tokens):
+    for part in cut([s.tokens[: s.targets[-1]] for s in asked], batch_tokens or network.pass_tokens):
         tree = PrefixTree.grow([asked[i].tokens[: asked[i].targets[-1]] for i in part])
-        outputs.append(_evaluate_tree(model, tree, [asked[i] for i in part]))
+        outputs.append(_evaluate_tree(network, tree, [asked[i] for i in part]))
         computed += len(tree.ids_T)
         for i in part:
             starts[asked[i]] = total
@@ -250,29 +345,28 @@ def evaluate(
     stats.computed_tokens += computed
     stats.shared_tokens += sum(s.targets[-1] for s in sequences if s.targets) - computed
     stats.target_tokens += len(picked)
-    index_N = torch.tensor(picked)
+    index_N = torch.tensor(picked, device=network.device)
     logprobs_N, entropy_N, hidden_NW = (torch.cat(parts)[index_N] for parts in zip(*outputs, strict=True))
     return logprobs_N, entropy_N, hidden_NW
 
 
 def _evaluate_tree(
-    model: Qwen3ForCausalLM, tree: PrefixTree, sequences: list[TokenSequence]
+    network: Network, tree: PrefixTree, sequences: list[TokenSequence]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The outputs of `evaluate` for the sequences whose paths the tree is made of."""
+    device = network.device
     at_N = np.concatenate(
         [columns[np.array(s.targets) - 1] for columns, s in zip(tree.columns, sequences, strict=True)]
     )
     temperature_N = np.array([t for s in sequences for t in s.temperatures])
-    target_N = torch.tensor([s.tokens[t] for s in sequences for t in s.targets])
+    target_N = torch.tensor([s.tokens[t] for s in sequences for t in s.targets], device=device)
     keep_Q, rank_N = np.unique(at_N, return_inverse=True)
-    row = (torch.from_numpy(x).unsqueeze(0) for x in (tree.ids_T, tree.depths_T, keep_Q))
-    ids_1T, positions_1T, keep_1Q = row
-    hidden_QW = hidden_states(
-        model, ids_1T, positions_1T, keep_BQ=keep_1Q, branches=Branches(tree, keep_Q)
-    ).squeeze(0)
+    hidden_QW = network.paths(tree, keep_Q)
     pairs_U2, which_N = np.unique(np.stack([rank_N, temperature_N], axis=1), axis=0, return_inverse=True)
-    at_U, which = torch.from_numpy(pairs_U2[:, 0].astype(np.int64)), torch.from_numpy(which_N.reshape(-1))
-    temperature_U1 = torch.from_numpy(pairs_U2[:, 1:].astype(np.float32))
-    logprobs_UV = torch.log_softmax(model.lm_head(hidden_QW[at_U]).float() / temperature_U1, dim=-1)
-    entropy_U = -(logprobs_UV.exp() * logprobs_UV).sum(-1)
-    return logprobs_UV[which, target_N], entropy_U[which], hidden_QW[torch.from_numpy(rank_N)]
+    at_U, temperature_U = (
+        torch.from_numpy(x).to(device)
+        for x in (pairs_U2[:, 0].astype(np.int64), pairs_U2[:, 1].astype(np.float32))
+    )
+    rows_N = torch.from_numpy(which_N.reshape(-1)).to(device)
+    logprobs_N, entropy_N = network.head(hidden_QW[at_U], target_N, rows_N, temperature_U)
+    return logprobs_N, entropy_N, hidden_QW[torch.from_numpy(rank_N).to(device)]

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PrefixTree", "cut"]
+__all__ = ["PrefixTree", "common_beginning", "cut"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class PrefixTree:
     @classmethod
     def grow(cls, paths: Sequence[tuple[int, ...]]) -> PrefixTree:
         """The tree of one path or more, in lexicographic order."""
-        shared = [0, *(_common(*pair) for pair in pairwise(paths))]
+        shared = [0, *(common_beginning(*pair) for pair in pairwise(paths))]
         columns: list[NDArray[np.int64]] = []
         total = 0
         for path, common in zip(paths, shared, strict=True):
@@ -62,7 +62,7 @@ def cut(paths: Sequence[tuple[int, ...]], budget: int) -> list[list[int]]:
     parts: list[list[int]] = []
     spent = 0
     for i in order:
-        new = len(paths[i]) - (_common(paths[parts[-1][-1]], paths[i]) if parts else 0)
+        new = len(paths[i]) - (common_beginning(paths[parts[-1][-1]], paths[i]) if parts else 0)
         if not parts or spent + new > budget:
             parts.append([])
             spent, new = 0, len(paths[i])
@@ -71,7 +71,8 @@ def cut(paths: Sequence[tuple[int, ...]], budget: int) -> list[list[int]]:
     return parts
 
 
-def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+def common_beginning(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences begin with in common."""
     for i, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return i

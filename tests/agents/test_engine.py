@@ -10,6 +10,7 @@ from torch import Tensor
 
 from searchgym.agents.engine import Ending, Engine, EngineStats, Generation, Sampling, sample
 from searchgym.agents.model import TinyConfig, build_model
+from searchgym.agents.network import DecoderNetwork
 from searchgym.errors import ConfigError, TrainingError
 
 VOCAB = 60
@@ -21,7 +22,8 @@ def build_engine(
 ) -> Engine:
     config = TinyConfig(VOCAB, width=32, layers=2, heads=4, kv_heads=kv_heads, head_dim=8, init_std=0.25)
     model = build_model(config, seed=11)
-    return Engine(model, stops, max_new_tokens=max_new_tokens, max_context=max_context, batch_tokens=64)
+    network = DecoderNetwork(model, whole_logits=True)
+    return Engine(network, stops, max_new_tokens=max_new_tokens, max_context=max_context, batch_tokens=64)
 
 
 def sampling(seed: int = 0, **options: float) -> Sampling:
@@ -49,7 +51,7 @@ def play(
 @torch.no_grad()
 def recomputed(engine: Engine, context: list[int]) -> Tensor:
     """Logits of transformers' own forward over a whole context."""
-    logits: Tensor = engine.model(torch.tensor([context])).logits[0]
+    logits: Tensor = engine.network.model(torch.tensor([context])).logits[0]
     return logits
 
 
@@ -229,7 +231,7 @@ def test_weights_that_diverged_are_an_error() -> None:
     engine = build_engine()
     engine.begin([0])
     with torch.no_grad():
-        engine.model.model.norm.weight[0] = float("nan")
+        engine.network.model.model.norm.weight[0] = float("nan")
     with pytest.raises(TrainingError, match="logits are not finite"):
         engine.generate([0], [[1, 2]], sampling())
 

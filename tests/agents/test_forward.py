@@ -11,6 +11,7 @@ from transformers import Qwen3ForCausalLM
 
 from searchgym.agents.forward import EvaluationStats, TokenSequence, causal_mask, evaluate, hidden_states
 from searchgym.agents.model import TinyConfig, build_model
+from searchgym.agents.network import DecoderNetwork
 from searchgym.agents.prefixes import PrefixTree, cut
 
 VOCAB = 70
@@ -96,7 +97,9 @@ def test_values_and_gradients_are_those_of_one_sequence_at_a_time(kv_heads: int)
     gradients = []
     outputs = []
     for run in (
-        lambda: evaluate(model, sequences, EvaluationStats(), batch_tokens=150),
+        lambda: evaluate(
+            DecoderNetwork(model, whole_logits=True), sequences, EvaluationStats(), batch_tokens=150
+        ),
         lambda: naive(model, sequences),
     ):
         model.zero_grad()
@@ -119,8 +122,10 @@ def test_a_long_common_beginning_gets_the_gradients_of_all_that_follows(kv_heads
     sequences = draw_sequences(12, seed=9, beginning=beginning)
     gradients = []
     for run in (
-        lambda: evaluate(model, sequences, EvaluationStats()),
-        lambda: evaluate(model, sequences, EvaluationStats(), batch_tokens=1),  # one sequence in a pass
+        lambda: evaluate(DecoderNetwork(model, whole_logits=True), sequences, EvaluationStats()),
+        lambda: evaluate(
+            DecoderNetwork(model, whole_logits=True), sequences, EvaluationStats(), batch_tokens=1
+        ),  # one sequence in a pass
         lambda: naive(model, sequences),
     ):
         model.zero_grad()
@@ -139,9 +144,9 @@ def test_no_token_is_computed_twice() -> None:
     paths = [s.tokens[: s.targets[-1]] for s in sequences]
     tree = {path[: i + 1] for path in paths for i in range(len(path))}
     whole, pieces = EvaluationStats(), EvaluationStats()
-    evaluate(model, sequences, whole)
+    evaluate(DecoderNetwork(model, whole_logits=True), sequences, whole)
     assert whole.computed_tokens == len(tree) < 0.7 * sum(map(len, paths))
-    evaluate(model, sequences, pieces, batch_tokens=300)
+    evaluate(DecoderNetwork(model, whole_logits=True), sequences, pieces, batch_tokens=300)
     assert len(tree) < pieces.computed_tokens < len(tree) + 10 * max(map(len, paths))
     for stats in (whole, pieces):
         assert stats.computed_tokens + stats.shared_tokens == sum(map(len, paths))
@@ -166,7 +171,10 @@ def test_sequences_without_targets_add_nothing() -> None:
     bare = TokenSequence((1, 2, 3), (), ())
     (one,) = draw_sequences(1, seed=4)
     with torch.no_grad():
-        alone, between = (evaluate(model, s, EvaluationStats()) for s in ([one], [bare, one, bare]))
-        nothing = evaluate(model, [bare], EvaluationStats())
+        alone, between = (
+            evaluate(DecoderNetwork(model, whole_logits=True), s, EvaluationStats())
+            for s in ([one], [bare, one, bare])
+        )
+        nothing = evaluate(DecoderNetwork(model, whole_logits=True), [bare], EvaluationStats())
     assert all(torch.equal(a, b) for a, b in zip(alone, between, strict=True))
     assert [list(t.shape) for t in nothing] == [[0], [0], [0, 32]]

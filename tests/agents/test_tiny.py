@@ -57,7 +57,7 @@ def taught_weights() -> dict[str, torch.Tensor]:
             act = agent.tokenizer.encode(f"<{tag}> {words} </{tag}>")
             targets = tuple(range(len(ids), len(ids) + len(act)))
             sequences.append(TokenSequence((*ids, *act), targets, (1.0,) * len(act)))
-        loss = -evaluate(agent.model, sequences, agent.evaluation)[0].mean()
+        loss = -evaluate(agent.network, sequences, agent.evaluation)[0].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

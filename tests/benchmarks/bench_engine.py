@@ -22,6 +22,7 @@ from transformers import Qwen3ForCausalLM
 from searchgym.agents.engine import Engine, EngineStats, Generation, Sampling
 from searchgym.agents.forward import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.model import TinyConfig, build_model
+from searchgym.agents.network import DecoderNetwork
 
 VOCAB, QUESTIONS, GROUP, ROUNDS, MAX_NEW = 1500, 16, 8, 3, 48
 STOPS = range(100, 250)
@@ -111,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         VOCAB, options.width, options.layers, kv_heads=options.kv_heads, head_dim=options.width // 4
     )
     model = build_model(config, seed=0)
-    engine = Engine(model, STOPS, max_new_tokens=MAX_NEW, max_context=config.max_positions)
+    network = DecoderNetwork(model, whole_logits=True)
+    engine = Engine(network, STOPS, max_new_tokens=MAX_NEW, max_context=config.max_positions)
     evaluation = EvaluationStats()
     rng, generator = random.Random(0), torch.Generator().manual_seed(0)
     generating, training, theirs = Timer(), Timer(), Timer()
@@ -122,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with generating:
             history = generate(engine, rng, generator)
         with training:
-            logprobs, _, _ = evaluate(model, sequences(history), evaluation)
+            logprobs, _, _ = evaluate(network, sequences(history), evaluation)
             logprobs.mean().backward()
         if options.compare:
             with theirs:

@@ -37,7 +37,7 @@ def training_pass(agent: TinyAgent, minibatches: list[list[TokenSequence]]) -> t
     stats = EvaluationStats()
     started = time.process_time()
     for sequences in minibatches:
-        logprobs, _, _ = evaluate(agent.model, sequences, stats)
+        logprobs, _, _ = evaluate(agent.network, sequences, stats)
         logprobs.mean().backward()
     seconds = time.process_time() - started
     agent.model.zero_grad(set_to_none=True)
