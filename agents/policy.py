@@ -9,7 +9,8 @@ Axis suffixes: _N sampled tokens, flattened over a list of samples in order; _V 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,29 @@ class Policy(Agent):
         to float tolerance. No samples give empty tensors; `hidden_N` then still has its width.
         """
         raise NotImplementedError
+
+    def freeze_reference(self) -> Callable[[], AbstractContextManager[None]]:
+        """Remember the policy as it is now, for the KL to it.
+
+        Here the trainable weights are copied; frozen ones are shared.
+
+        Returns:
+            a function whose context makes `evaluate_tokens` answer for the remembered policy.
+        """
+        pairs = [(p, p.detach().clone()) for p in self.module.parameters() if p.requires_grad]
+
+        @contextmanager
+        def reference() -> Iterator[None]:
+            current = [p.data for p, _ in pairs]
+            try:
+                for p, remembered in pairs:
+                    p.data = remembered
+                yield
+            finally:
+                for (p, _), data in zip(pairs, current, strict=True):
+                    p.data = data
+
+        return reference
 
     def encode(self, episode: Episode) -> list[Segment]:
         """The tokens of an episode that somebody else played, as this policy would have sampled them; for supervised

@@ -42,15 +42,13 @@ Departures from the papers:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, TokenOutputs
 from searchgym.vector import SearchVectorEnv
@@ -132,7 +130,7 @@ class GRPO(Algorithm):
 
     def setup(self, policy: Policy, rng: np.random.Generator) -> None:
         super().setup(policy, rng)
-        self._reference = _Reference(policy.module) if self.settings.kl_coef > 0.0 else None
+        self._reference = policy.freeze_reference() if self.settings.kl_coef > 0.0 else None
 
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
         groups = list(super().collect(policy, envs, tasks))
@@ -159,7 +157,7 @@ class GRPO(Algorithm):
 
     def prepare(self, policy: Policy, groups: Groups) -> None:
         if self._reference is not None:
-            with self._reference.swapped_in():
+            with self._reference():
                 groups.columns["ref_logprobs"] = token_logprobs(policy, groups.samples, self.token_budget)
 
     def advantages(self, groups: Groups) -> list[NDArray[np.float64]]:
@@ -191,29 +189,6 @@ class GRPO(Algorithm):
         if s.entropy_coef > 0.0:
             loss_N = loss_N - s.entropy_coef * outputs.entropy_N
         return Loss(batch.total(loss_N), metrics)
-
-
-class _Reference:
-    """The initial values of the trainable weights, lent to the policy's own module for a forward pass.
-
-    Frozen weights are shared, so for adapters (LoRA) this costs the adapters' size only.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._pairs: list[tuple[nn.Parameter, Tensor]] = [
-            (p, p.detach().clone()) for p in module.parameters() if p.requires_grad
-        ]
-
-    @contextmanager
-    def swapped_in(self) -> Iterator[None]:
-        current = [p.data for p, _ in self._pairs]
-        try:
-            for p, initial in self._pairs:
-                p.data = initial
-            yield
-        finally:
-            for (p, _), data in zip(self._pairs, current, strict=True):
-                p.data = data
 
 
 def _over_all_tokens(groups: Groups, values: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
