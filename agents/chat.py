@@ -1,0 +1,292 @@
+"""Episodes as chats: every id before, between and after the acts a language model samples.
+
+A context only ever grows: `opening(question)`, a sampled act, `reply(observation)`, an act, … The ids of an act stay
+as they were sampled, so what is trained on is what was played. The usual way, rendering and tokenising the whole
+conversation for every round, changes earlier ids: templates drop earlier thoughts (Qwen3's), trim messages
+(Gemma's), and a text does not give back the ids it was decoded from. `drift` measures by how much.
+
+What the template writes is found once, with place-holders in the messages' stead (`chat_encoding`), and must be the
+same in every round. So a message's text never reaches the template, and none of its ids is a control token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+from searchgym.agent import Setting
+from searchgym.dialects import ToolsDialect
+from searchgym.episode import Episode
+from searchgym.errors import ConfigError
+
+from .chat_encoding import ChatEncoder
+from .native_calls import call_reader, tool_text
+
+__all__ = ["ChatFormat", "Drift"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How an episode's ids differ from those of its conversation, rendered and tokenised anew.
+
+    Attributes:
+        tokens: ids the episode was played with.
+        changed: how many of them the new ids do not have, in order.
+        first: position of the first difference; None where there is none.
+        causes: where differences come from: "thoughts" (the template leaves out or adds thoughts), "template" (it
+            changes other text), "control tokens" (text of a message became one), "boundaries" (the same text, cut
+            into other tokens).
+    """
+
+    tokens: int
+    changed: int
+    first: int | None
+    causes: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of the played ids that the new ones do not have."""
+        return self.changed / self.tokens if self.tokens else 0.0
+
+
+class ChatFormat:
+    """The format of one model's chats in one environment.
+
+    With the tools dialect, a template that lists tools itself and writes calls that can be read does so, and
+    observations are tool messages; otherwise the dialect's own prompt lists them, as for any dialect, and
+    observations are the user's messages.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with a chat template. It needs no padding token.
+        setting: the environment's.
+        thinking: for templates that offer the choice: whether the model thinks before it acts.
+        generation_config: the model's, for the ids that end its messages.
+
+    Attributes:
+        end_ids: sampled ids that end the assistant's message.
+        native_tools: whether the template itself lists the tools.
+        why_not_native: the reason where it does not, "" for a dialect without tools.
+
+    Raises:
+        ConfigError: the template cannot be handled; says why.
+    """
+
+    def __init__(
+        self, tokenizer: Any, setting: Setting, *, thinking: bool = False, generation_config: Any = None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._dialect = setting.dialect
+        self._system_prompt = setting.system_prompt
+        self._observer, self._read, self._write = "user", _same, _same
+        self.native_tools, self.why_not_native = False, ""
+        self._encoder = ChatEncoder(tokenizer, thinking=thinking)
+        if isinstance(setting.dialect, ToolsDialect):
+            self._use_tools(setting.dialect, setting, thinking)
+        if not self.native_tools:
+            self._find_rounds()
+        self.end_ids = self._ends(generation_config)
+        self._closers = self._closing_ids()
+
+    def opening(self, question: str) -> list[int]:
+        """Every id before the first act."""
+        system, user = (
+            {"role": "system", "content": self._system_prompt},
+            {"role": "user", "content": question},
+        )
+        return self._encoder.encode([system, user])
+
+    def reply(self, observation: str, ended: bool) -> list[int]:
+        """The ids between two acts.
+
+        Args:
+            observation: what the environment answered.
+            ended: whether the act's last id is one of `end_ids`, so that the message has ended already.
+        """
+        between = self._after_act[self._end_length :] if ended else self._after_act
+        return [*between, *self._encoder.plain(self._shown(observation)), *self._before_act]
+
+    def plain(self, text: str) -> list[int]:
+        """The ids of a text, none a control token."""
+        return self._encoder.plain(text)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The message for `env.step` that these sampled ids are.
+
+        A thought that the template opens for the model belongs to it; calls in the template's own format are
+        translated.
+        """
+        return self._read(self._encoder.opened_thought + self._decode(self._without_end(ids)))
+
+    def closes(self, ids: Sequence[int]) -> bool:
+        """Whether the last of these sampled ids completes the closing of an act (`dialect.stop_strings`).
+
+        The closing may end inside the id's text, and begin in any id before it.
+        """
+        if not ids or (self._closers is not None and ids[-1] not in self._closers):
+            return False
+        now = self._decode(ids)
+        if not any(closing in now for closing in self._dialect.stop_strings):
+            return False
+        before = self._decode(ids[:-1])
+        return any(now.count(closing) > before.count(closing) for closing in self._dialect.stop_strings)
+
+    def drift(self, episode: Episode) -> Drift:
+        """Compare an episode's ids with those of the usual way: render the conversation anew, tokenise the text.
+
+        Raises:
+            ConfigError: the episode has no tokens, or more than one context.
+        """
+        if len(episode.segments) != 1:
+            raise ConfigError(
+                f"episode {episode.episode_id} has {len(episode.segments)} contexts: drift compares episodes of one"
+            )
+        segment = episode.segments[0]
+        acts: list[list[int]] = []
+        for token, sampled, round_ in zip(segment.tokens, segment.mask, segment.rounds, strict=True):
+            if sampled:
+                acts += [[] for _ in range(round_ + 1 - len(acts))]
+                acts[round_].append(token)
+        texts = [self._encoder.opened_thought + self._decode(self._without_end(act)) for act in acts]
+        fresh_text = self._render(episode.question, texts, [round_.observation for round_ in episode.rounds])
+        fresh = self._encoder.template_ids(fresh_text)
+        played = self._without_end(segment.tokens)
+        matcher = SequenceMatcher(None, played, fresh, autojunk=False)
+        kept = sum(block.size for block in matcher.get_matching_blocks())
+        pairs = enumerate(zip(played, fresh, strict=False))
+        shorter = min(len(played), len(fresh))
+        first = next((i for i, (a, b) in pairs if a != b), None if len(played) == len(fresh) else shorter)
+        causes = () if first is None else self._causes(played, fresh, fresh_text, acts)
+        return Drift(len(played), len(played) - kept, first, causes)
+
+    # -- what the template writes ------------------------------------------------------------------------------
+
+    def _use_tools(self, dialect: ToolsDialect, setting: Setting, thinking: bool) -> None:
+        """Let the template list the tools, if it can."""
+        given = {"feedback": setting.feedback_calls > 0, "max_queries": setting.max_queries}
+        usual = self._encoder
+        try:
+            self._encoder = ChatEncoder(self._tokenizer, thinking=thinking, tools=dialect.tools(**given))
+            self._read = call_reader(self._encoder, setting)
+            self._write = tool_text(self._encoder, (*self._roles, "assistant", "tool"))
+            self._observer = "tool"
+            self._find_rounds()
+        except ConfigError as error:
+            self._encoder, self._observer, self._read, self._write = usual, "user", _same, _same
+            self.why_not_native = str(error)
+        else:
+            self._system_prompt = setting.system_prompt.replace(dialect.tool_section(**given), "")
+            self.native_tools = True
+
+    @property
+    def _roles(self) -> tuple[str, ...]:
+        return ("system", "user")[not self._encoder.takes_system :]
+
+    def _find_rounds(self) -> None:
+        """The ids around observations: the same in every round, or the template is refused."""
+        layout, opening = self._encoder.layout, self._roles
+        one = layout((*opening, "assistant", self._observer))
+        two = layout((*opening, *("assistant", self._observer) * 2))
+        first, n = layout(opening), len(opening)
+        if not first[:n] == one[:n] == two[:n] or not one[-2:] == two[-4:-3] + two[-1:] == two[-2:]:
+            raise ConfigError(
+                f"the chat template of {self._encoder.name!r} writes earlier messages differently as the conversation "
+                "goes on, so ids that were sampled from would change: use another model"
+            )
+        header, prompt = self._encoder.template_ids(one[n]), self._encoder.template_ids(first[n])
+        if not self._encoder.control.isdisjoint(header[_common(header, prompt) :]):
+            raise ConfigError(
+                f"the chat template of {self._encoder.name!r} puts control tokens between the start of a reply and its "
+                "text, which the model itself must write: its format has more parts than acts, use another model"
+            )
+        self._after_act = self._encoder.template_ids(one[-2])
+        self._before_act = self._encoder.template_ids(one[-1])
+        tail = self._encoder.template_ids(layout((*opening, "assistant"), reply=False)[-1])
+        control = self._encoder.control
+        self._turn_end = next((id for id in tail if id in control), None)
+        self._end_length = (
+            self._after_act.index(self._turn_end) + 1 if self._turn_end in self._after_act else 0
+        )
+
+    def _ends(self, generation_config: Any) -> frozenset[int]:
+        given = getattr(generation_config, "eos_token_id", None)
+        ends = {self._tokenizer.eos_token_id, self._turn_end}
+        ends |= set(given if isinstance(given, list) else [given])
+        return frozenset(id for id in ends if id is not None)
+
+    def _closing_ids(self) -> frozenset[int] | None:
+        """Ids that may complete a closing; None where any may."""
+        last = {closing[-1] for closing in self._dialect.stop_strings}
+        if not all(character.isascii() and character.isprintable() for character in last):
+            return None
+        tokens = self._tokenizer.convert_ids_to_tokens(list(range(len(self._tokenizer))))
+        return frozenset(i for i, token in enumerate(tokens) if token and not last.isdisjoint(token))
+
+    # -- texts -------------------------------------------------------------------------------------------------
+
+    def _shown(self, observation: str) -> str:
+        """The text of the observation's message: a template with tool messages puts its own marks around it."""
+        if self._observer == "tool":
+            before, after = ToolsDialect.response
+            return self._write(observation.removeprefix(before).removesuffix(after))
+        return observation
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def _without_end(self, ids: Sequence[int]) -> Sequence[int]:
+        return ids[:-1] if ids and ids[-1] in self.end_ids else ids
+
+    def _render(self, question: str, acts: Sequence[str], observations: Sequence[str]) -> str:
+        """The finished conversation as the template writes it, without what ends the last message."""
+        contents = [self._system_prompt, question]
+        if not self._encoder.takes_system:
+            contents = ["\n\n".join(filter(None, contents))]
+        messages = [{"role": role, "content": text} for role, text in zip(self._roles, contents, strict=True)]
+        for number, act in enumerate(acts):
+            messages.append({"role": "assistant", "content": act})
+            if number + 1 < len(acts):
+                shown = observations[number]
+                if self._observer == "tool":
+                    shown = shown.removeprefix(ToolsDialect.response[0]).removesuffix(
+                        ToolsDialect.response[1]
+                    )
+                messages.append({"role": self._observer, "content": shown})
+        tail = self._encoder.layout((*self._roles, "assistant"), reply=False)[-1]
+        return self._encoder.render(messages, reply=False).removesuffix(tail)
+
+    def _causes(
+        self, played: Sequence[int], fresh: Sequence[int], fresh_text: str, acts: Sequence[Sequence[int]]
+    ) -> tuple[str, ...]:
+        causes = []
+        played_text = self._decode(played)
+        if played_text != fresh_text:
+            same = _unthought(played_text) == _unthought(fresh_text)
+            causes.append("thoughts" if same else "template")
+        control = self._encoder.control
+        if sum(id in control for id in fresh) > sum(id in control for id in played):
+            causes.append("control tokens")
+        if played_text == fresh_text or any(
+            self._encoder.template_ids(self._decode(a)) != list(a) for a in acts
+        ):
+            causes.append("boundaries")
+        return tuple(causes)
+
+
+def _same(text: str) -> str:
+    return text
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _unthought(text: str) -> str:
+    """A text without thoughts and white space."""
+    kept = []
+    for number, part in enumerate(text.split("<think>")):
+        kept.append(part if number == 0 else part.partition("</think>")[2])
+    return "".join("".join(kept).split())
