@@ -131,8 +131,21 @@ def _open_shared(kind: str, name: str, options: str, key: _ByIdentity, stamp: tu
 
 def call_factory(kind: str, name: str, factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Call a factory; an option it does not take is the user's mistake, said as one."""
+    bind_options(kind, name, factory, args, options)
+    return factory(*args, **options)
+
+
+def bind_options(
+    kind: str, name: str, factory: Any, args: tuple[Any, ...], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The options a factory would be called with, defaults included.
+
+    Raises:
+        UnknownIdError: an option it does not take.
+        ConfigError: one it needs is missing.
+    """
     try:
-        inspect.signature(factory).bind(*args, **options)
+        bound = inspect.signature(factory).bind(*args, **options)
     except TypeError as error:
         known = [
             p.name
@@ -143,4 +156,5 @@ def call_factory(kind: str, name: str, factory: Any, args: tuple[Any, ...], opti
         if unknown:
             raise UnknownIdError(f"option of {kind} {name!r}:", unknown[0], known) from error
         raise ConfigError(f"{kind} {name!r}: {error}") from error
-    return factory(*args, **options)
+    bound.apply_defaults()
+    return dict(list(bound.arguments.items())[len(args) :])

@@ -28,7 +28,7 @@ import filelock
 from searchgym.episode import Episode, save_episodes
 from searchgym.errors import RunDirectoryError
 
-__all__ = ["RunDirectory", "default_run_directory", "read_card", "write_json"]
+__all__ = ["RunDirectory", "check_free", "default_run_directory", "read_card", "write_json"]
 
 _SCHEMA = 1
 _STEP = re.compile(r"step-(\d{6,})")
@@ -55,18 +55,7 @@ class RunDirectory:
         """
         lock = _lock(path)
         try:
-            if (path / "config.json").exists():
-                raise RunDirectoryError(
-                    f"run directory {str(path)!r} already holds a run: continue it with --resume, or choose "
-                    "another --run-dir"
-                )
-            others = [
-                p.name for p in path.iterdir() if p.name != ".lock" and not p.name.startswith(_TEMPORARY)
-            ]
-            if others:
-                raise RunDirectoryError(
-                    f"run directory {str(path)!r} is not empty (it holds {others[0]!r}): choose another --run-dir"
-                )
+            check_free(path)
             run = cls(path, {}, lock)
             run.update_card(schema=_SCHEMA, **card)
         except BaseException:
@@ -197,6 +186,26 @@ def read_card(path: Path) -> dict[str, Any]:
             "that started it"
         )
     return card
+
+
+def check_free(path: Path) -> None:
+    """Refuse a directory in which a run cannot start.
+
+    Raises:
+        RunDirectoryError: it holds a run, or anything else.
+    """
+    if (path / "config.json").exists():
+        raise RunDirectoryError(
+            f"run directory {str(path)!r} already holds a run: continue it with --resume, or choose another "
+            "--run-dir"
+        )
+    if path.exists() and not path.is_dir():
+        raise RunDirectoryError(f"run directory {str(path)!r} is a file: choose another --run-dir")
+    for other in path.iterdir() if path.exists() else ():
+        if other.name != ".lock" and not other.name.startswith(_TEMPORARY):
+            raise RunDirectoryError(
+                f"run directory {str(path)!r} is not empty (it holds {other.name!r}): choose another --run-dir"
+            )
 
 
 def default_run_directory(trainer: str, env: str, parent: Path = Path("runs")) -> Path:

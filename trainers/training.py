@@ -18,7 +18,7 @@ import torch
 import searchgym
 from searchgym import plugins
 from searchgym.agents.policy import Policy
-from searchgym.errors import ConfigError, RunDirectoryError
+from searchgym.errors import ConfigError
 from searchgym.rollouts import open_agent
 from searchgym.vector import SearchVectorEnv, make_vec
 
@@ -28,7 +28,7 @@ from .config import TrainConfig, make_config, parse_settings
 from .groups import Credit, Groups
 from .loop import Result, Trainer
 from .progress import Display
-from .run import RunDirectory, default_run_directory
+from .run import RunDirectory, check_free, default_run_directory
 from .tasks import TaskSampler
 
 __all__ = ["resume", "train"]
@@ -60,11 +60,7 @@ def train(
     for name, tape in _tapes(config).items():  # a resumed run may start in another directory
         config = replace(config, **{name: os.path.abspath(tape)})
     path = Path(run_dir) if run_dir is not None else default_run_directory(config.trainer, config.env)
-    if (path / "config.json").exists():  # before the seconds that opening an agent takes
-        raise RunDirectoryError(
-            f"run directory {str(path)!r} already holds a run: continue it with --resume, or choose another "
-            "--run-dir"
-        )
+    check_free(path)  # before the seconds that opening an agent takes
     parts = _open_parts(config)
     card = {
         "config": asdict(config),

@@ -25,6 +25,8 @@ __all__ = [
     "judge_spec",
     "merge_pairs",
     "parse_pairs",
+    "read_config",
+    "read_file",
     "read_spec",
     "tape_options",
 ]
@@ -65,10 +67,12 @@ def parse_pairs(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
-def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    """Make a file's values the command's defaults, so that flags win over the file."""
-    if path is None:
-        return None
+def read_file(path: Path) -> dict[str, Any]:
+    """The table a TOML or JSON file holds.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
@@ -81,6 +85,18 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
         raise ConfigError(
             f"config file {path} holds a {type(values).__name__}: give a table of option = value"
         )
+    return values
+
+
+def read_config(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Make a file's values the command's defaults, so that flags win over the file, and a later file over an earlier.
+
+    A table `recipe` describes the file itself and is no option.
+    """
+    if path is None:
+        return None
+    values = read_file(path)
+    values.pop("recipe", None)
     # Keys are the flags as --help shows them, without dashes in front; "_" is as good as "-".
     options = {
         flag.removeprefix("--").replace("-", "_"): p
@@ -101,6 +117,7 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
                 value = [f"{k}={json.dumps(v)}" for k, v in value.items()]
             elif not isinstance(value, list):
                 value = [value]
+            value = [*(ctx.default_map or {}).get(str(option.name), ()), *value]
         defaults[str(option.name)] = value
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return path
@@ -152,7 +169,7 @@ config_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     is_eager=True,
     expose_value=False,
-    callback=_read_config,
+    callback=read_config,
     help="TOML or JSON file with values for these options; flags win over the file.",
 )
 agent_option = click.option(
