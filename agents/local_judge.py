@@ -14,13 +14,12 @@ batch. A prompt that does not fit the model's context is an error of that verdic
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from searchgym.errors import ConfigError, did_you_mean
 from searchgym.judges.prompt import Prompt, grade_prompt, round_prompt
@@ -28,12 +27,12 @@ from searchgym.judges.protocol import Grade, Trace, Verdict
 from searchgym.question import Corpus, Question
 
 from .chat_encoding import ChatEncoder
+from .pretrained import check_dtype, check_path, open_device, open_model, open_tokenizer
 from .verdict_readers import JsonReader, LanguageModel, ProbabilityReader, Reading
 
 __all__ = ["LocalJudge"]
 
 _READERS = ("probabilities", "json")
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class LocalJudge:
@@ -86,7 +85,7 @@ class LocalJudge:
                 raise ConfigError(f"judge 'local': {option} is {value!r}: give a whole number >= 1")
         if not isinstance(min_mass, int | float) or not 0.0 <= min_mass <= 1.0:
             raise ConfigError(f"judge 'local': min_mass is {min_mass!r}: give a number in [0, 1]")
-        model = _load(path, revision, _device(device), dtype, batch_tokens)
+        model = _load(path, revision, open_device("judge 'local'", device), dtype, batch_tokens)
         self._reader = (
             ProbabilityReader(model, min_mass)
             if verdict == "probabilities"
@@ -130,59 +129,19 @@ def _verdict(reading: Reading) -> Verdict:
     return Verdict.ok(utility, reading.numbers["reasoning"], reading.reason, reading.cost)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-        TypeError,
-    ) as error:  # torch raises an assertion for a build without
-        raise ConfigError(f"judge 'local': device {name!r} cannot be used here: {error}") from error
-    return device
-
-
 def _load(
     path: str, revision: str | None, device: torch.device, dtype: str, batch_tokens: int
 ) -> LanguageModel:
-    if not isinstance(path, str) or not path:
-        raise ConfigError(
-            f"judge 'local': path is {path!r}: give a directory or the id of a model on the hub"
-        )
-    if dtype not in _DTYPES:
-        raise ConfigError(
-            f"judge 'local': dtype is {dtype!r}.{did_you_mean(str(dtype), _DTYPES)} Known: {', '.join(_DTYPES)}."
-        )
-    if not os.path.isdir(path) and (path.count("/") > 1 or path.startswith((".", "/", "~"))):
-        raise ConfigError(f"judge 'local': there is no directory {path!r}")
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-        loader: Any = AutoModelForCausalLM  # its annotations know nothing of `output_loading_info`
-        model, found = loader.from_pretrained(
-            path,
-            revision=revision,
-            trust_remote_code=False,
-            use_safetensors=True,
-            torch_dtype=dtype,
-            output_loading_info=True,
-        )
-    except Exception as error:  # a hub, a file system and any architecture may raise anything
-        raise ConfigError(
-            f"judge 'local': no model can be loaded from {path!r}: {type(error).__name__}: {error}"
-        ) from error
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise ConfigError(f"judge 'local': {path!r} lacks weights of its own architecture: {missing[0]}, …")
+    owner = "judge 'local'"
+    check_path(owner, "path", path)
+    check_dtype(owner, dtype)
+    tokenizer = open_tokenizer(owner, path, revision)
+    model = open_model(owner, path, dtype, revision)
     try:
         encoder = ChatEncoder(tokenizer)
     except ConfigError as error:
-        raise ConfigError(f"judge 'local': {error}") from error
-    model.eval().requires_grad_(False).to(device)
+        raise ConfigError(f"{owner}: {error}") from error
+    model.requires_grad_(False).to(device)
     model.generation_config = _greedy(model, tokenizer)
     return LanguageModel(model, tokenizer, encoder, _context(model, tokenizer), batch_tokens)
 

@@ -170,7 +170,8 @@ class ModelNetwork(_WithHead):
             self._decoder = model.get_decoder()
             self._layers = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
             if checkpointing:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
+                enable = getattr(model, "activation_checkpointing_enable", None)
+                (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
             self._try_out()
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(

@@ -57,12 +57,15 @@ def group(first: TokenSequence) -> list[TokenSequence]:
     ]
 
 
-def naive(model: Qwen3ForCausalLM, sequences: list[TokenSequence]) -> tuple[Tensor, Tensor, Tensor]:
-    """One sequence at a time through transformers' forward."""
+def naive(
+    model: Qwen3ForCausalLM, sequences: list[TokenSequence], cap: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One sequence at a time through transformers' forward; `cap` is that of its logits."""
     logprobs, entropies, hidden = [], [], []
     for s in sequences:
         hidden_T = model.model(torch.tensor([s.tokens])).last_hidden_state[0]
         logits_T = model.lm_head(hidden_T)
+        logits_T = logits_T if cap is None else torch.tanh(logits_T / cap) * cap
         for target, temperature in zip(s.targets, s.temperatures, strict=True):
             row = torch.log_softmax(logits_T[target - 1] / temperature, -1)
             logprobs.append(row[s.tokens[target]])
