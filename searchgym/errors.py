@@ -14,10 +14,12 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "BudgetSpentError",
     "CheckpointError",
     "ConfigError",
     "ConformanceError",
     "CorpusError",
+    "EngineError",
     "EpisodeFileError",
     "IndexMismatchError",
     "MissingExtraError",
@@ -102,6 +104,14 @@ class ResetNeededError(SearchGymError, RuntimeError):
 
 class RetrievalError(SearchGymError):
     """The retriever failed (server down, timeout, malformed reply). Infrastructure, never a wrong answer."""
+
+
+class EngineError(SearchGymError):
+    """The engine behind an agent failed (server down, weights not taken). Infrastructure, never a wrong answer."""
+
+
+class BudgetSpentError(SearchGymError):
+    """A request that could pass a ceiling of money or tokens was not sent. Names ceiling and amount used."""
 
 
 class RunDirectoryError(ConfigError):

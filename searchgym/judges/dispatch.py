@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from searchgym.errors import BudgetSpentError
+
 from .endpoint import Endpoint, RequestError
-from .metering import BudgetSpentError, Usage
+from .metering import Usage
 from .prompt import Prompt
 from .reading import UnreadableReplyError
 

@@ -28,8 +28,9 @@ _USUAL_ADDRESS = "https://api.openai.com/v1"
 
 @dataclass(frozen=True, slots=True)
 class EndpointSettings:
-    """Where to ask and how; see `LLMJudge` for each value."""
+    """Where to ask and how; see `LLMJudge` for each value. `owner` is who asks, as errors name it."""
 
+    owner: str
     model: str
     base_url: str | None
     api_key_env: str | None
@@ -60,7 +61,7 @@ class EndpointSettings:
         key = os.environ.get(self.api_key_env, "")
         if not key.strip():
             raise ConfigError(
-                f"judge 'llm': the environment variable {self.api_key_env}, which should hold the key for "
+                f"{self.owner}: the environment variable {self.api_key_env}, which should hold the key for "
                 f"{self.address}, is not set: export it, name another with api_key_env, or give "
                 "api_key_env=null for a server that wants no key"
             )

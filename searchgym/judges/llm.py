@@ -19,15 +19,15 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
-from searchgym.errors import ConfigError
+from searchgym.errors import BudgetSpentError, ConfigError
 from searchgym.question import Corpus, Question
 from searchgym.scoring import exact_match
 
 from . import background
 from .dispatch import Answer, Reader, ask_all
 from .endpoint import Endpoint, RequestError, dearest_usage
-from .llm_options import cache_directory, check_sample, endpoint_settings, make_meter
-from .metering import BudgetSpentError, total
+from .llm_options import cache_directory, endpoint_settings, make_meter, whole_number
+from .metering import total
 from .prompt import PROMPT_VERSION, Prompt, grade_prompt, round_prompt
 from .protocol import Grade, Trace, Verdict
 from .reading import read_grade, read_verdict
@@ -36,6 +36,7 @@ from .store import Saver, open_store
 __all__ = ["LLMJudge"]
 
 _log = logging.getLogger(__name__)
+_OWNER = "judge 'llm'"
 _Result = TypeVar("_Result", Verdict, Grade)
 _READY = [{"role": "user", "content": 'Reply with this JSON object and nothing else: {"ready": 1}'}]
 
@@ -97,6 +98,7 @@ class LLMJudge:
         """
         del corpus
         self._settings = endpoint_settings(
+            _OWNER,
             model=model,
             base_url=base_url,
             api_key_env=api_key_env,
@@ -113,9 +115,9 @@ class LLMJudge:
         self._meter = make_meter(
             self._settings, usd_per_million_input, usd_per_million_output, max_usd, max_total_tokens
         )
-        self._directory = cache_directory(cache)
+        self._directory = cache_directory(_OWNER, cache, "judgements")
         self._cache_chosen = isinstance(cache, str)
-        self._key = self._cache_key(check_sample(sample))
+        self._key = self._cache_key(whole_number(_OWNER, "sample", sample, 0))
         self._sessions: dict[int, _Session] = {}  # by process: a child has its own event loop and sockets
         weakref.finalize(self, _hang_up, self._sessions).atexit = False
         self._checked = False

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 
 from aiolimiter import AsyncLimiter
 
-__all__ = ["BudgetSpentError", "Meter", "Prices", "RateLimit", "Usage", "total"]
+from searchgym.errors import BudgetSpentError
 
-
-class BudgetSpentError(Exception):
-    """A request that could pass the ceiling was not sent. The message names ceiling and amount used."""
+__all__ = ["Meter", "Prices", "RateLimit", "Usage", "total"]
 
 
 @dataclass(frozen=True, slots=True)
