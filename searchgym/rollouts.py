@@ -170,8 +170,8 @@ def collect(
         task_ids: the questions, repeats allowed.
         group_ids: one per task; episodes of a group share it. Default: every episode is its own group.
         ids: source of episode ids; pass a seeded one for reproducible records.
-        seeds: one per task: what an episode samples then depends on its seed alone, not on the episodes that run
-            beside it (but for rounding in batched arithmetic).
+        seeds: one per task, below 2**64: what an episode samples then depends on its seed alone, not on the episodes
+            that run beside it (but for rounding in batched arithmetic). The seeds are the episodes' ids, too.
         on_episode: called with each episode as it ends, before any verdict that is given after the episodes.
 
     Returns:
@@ -210,7 +210,8 @@ def collect(
         )
         for slot in slots:
             info = slot_info(infos, slot)
-            episode_id = f"{source.getrandbits(64):016x}"
+            number = source.getrandbits(64) if seeds is None else seeds[positions[slot]]
+            episode_id = f"{number:016x}"
             group_id = group_ids[positions[slot]] if group_ids is not None else episode_id
             records[slot] = _Record(episode_id, group_id, info)
             observations[slot], infos_by_slot[slot] = texts[slot], info

@@ -34,6 +34,8 @@ from .batch import Batch, Sequences
 from .config import option, parse_settings
 from .groups import Credit, Group, Groups
 from .objective import Aggregation, clipped_surrogate, group_advantages
+from .playing import Play
+from .processes import current
 from .tasks import TaskSampler
 
 __all__ = [
@@ -99,6 +101,7 @@ class Algorithm:
         module_lr: learning rates of extra modules, as multiples of the run's; 1 for those not named.
         on_policy: whether the policy sampled the tokens itself; if not, there are no log-probabilities to compare with
             (no step KL).
+        play: plays tasks in groups; the loop puts another in its place where several processes or workers play.
         has_ratio: whether its loss has a ratio to clip; if not, `clip_low` and `clip_high` are refused.
     """
 
@@ -118,6 +121,7 @@ class Algorithm:
                     f"{type(self).__name__.lower()} has no ratio to clip: leave {name} out, or use grpo or ppo"
                 )
         self.settings = parse_settings(self.settings_class, settings or {})
+        self.play: Play = play_groups
         if self.settings.permute_rewards and self.settings.group_size == 1:
             raise ConfigError(
                 "permute_rewards permutes inside groups, and group_size is 1: the control would be the run it is "
@@ -147,12 +151,14 @@ class Algorithm:
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
         """Play an iteration's episodes: every question of `tasks.draw()`, `group_size` times.
 
+        Call `self.play` for it: who plays, and on which machine, is the loop's to say.
+
         Args:
             policy: acts; records tokens and log-probabilities.
             envs: a `SearchVectorEnv` under `training_rules`.
             tasks: gives the task ids of an iteration; draw again for more.
         """
-        return play_groups(policy, envs, tasks.draw(), self.settings.group_size, self.rng)
+        return self.play(policy, envs, tasks.draw(), self.settings.group_size, self.rng)
 
     def rewards(self, group: Group) -> NDArray[np.float64]:
         """The reward of each episode of a group; the sum of its step rewards by default."""
@@ -221,10 +227,20 @@ def each_token(
         budget: tokens per forward pass.
         value: makes [N] numbers of the outputs of one pass.
     """
-    parts: list[Tensor] = [torch.empty(0)] * len(samples)
-    for indices in policy.cut(samples, budget):
+    if not samples:
+        return torch.empty(0)
+    processes = current()
+    mine = processes.own(policy, samples)
+    passes = (
+        [[mine[j] for j in part] for part in policy.cut([samples[i] for i in mine], budget)] if mine else []
+    )
+    parts: dict[int, Tensor] = {}
+    for indices, counts in processes.level(passes, [0]):
         values = value(policy.evaluate_tokens([samples[i] for i in indices])).cpu()
         lengths = [sum(samples[i].segment.mask) for i in indices]
-        for i, part in zip(indices, torch.split(values, lengths), strict=True):
-            parts[i] = part
-    return torch.cat(parts) if parts else torch.empty(0)
+        if counts:
+            parts.update(zip(indices, torch.split(values, lengths), strict=True))
+    everybodys: dict[int, Tensor] = {}
+    for others in processes.gather(parts):
+        everybodys |= others
+    return torch.cat([everybodys[i] for i in range(len(samples))])

@@ -53,7 +53,7 @@ from numpy.typing import NDArray
 from searchgym.agents.policy import Policy, TokenOutputs
 from searchgym.vector import SearchVectorEnv
 
-from .algorithm import Algorithm, Loss, Settings, play_groups, token_logprobs
+from .algorithm import Algorithm, Loss, Settings, token_logprobs
 from .batch import Batch
 from .config import option
 from .groups import Credit, Group, Groups, sampled_tokens
@@ -137,7 +137,7 @@ class GRPO(Algorithm):
         for _ in range(self.settings.resample):
             if sum(_unequal(group) for group in groups) >= tasks.count:
                 break
-            groups += play_groups(policy, envs, tasks.draw(), self.settings.group_size, self.rng)
+            groups += self.play(policy, envs, tasks.draw(), self.settings.group_size, self.rng)
         return groups
 
     def rewards(self, group: Group) -> NDArray[np.float64]:
