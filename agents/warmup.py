@@ -82,7 +82,7 @@ class WarmupConfig:
     rope_theta: float = 100_000.0
     init_std: float = 0.08
     attention_gain: float = 1.8
-    habits: Habits = Habits(rate=0.7, homonym=0.65, feedback=0.02, mishap=0.03)  # noqa: RUF009  (frozen)
+    habits: Habits = Habits(rate=0.8, homonym=0.65, feedback=0.12, mishap=0.03)  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
         if len(self.steps) != len(PHASES) or min(self.steps) < 0 or not sum(self.steps):
