@@ -11,7 +11,8 @@ same in every round. So a message's text never reaches the template, and none of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -21,10 +22,12 @@ from searchgym.dialects import ToolsDialect
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError
 
-from .chat_encoding import ChatEncoder
-from .native_calls import call_reader, tool_text
+from .chat_encoding import ChatEncoder, opened_thought
+from .native_calls import as_written, call_reader, tool_text
 
 __all__ = ["ChatFormat", "Drift"]
+
+_THOUGHT_TAG = re.compile(r"</?think>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +82,19 @@ class ChatFormat:
         self._tokenizer = tokenizer
         self._dialect = setting.dialect
         self._system_prompt = setting.system_prompt
-        self._observer, self._read, self._write = "user", _same, _same
+        self._observer = "user"
+        self._read: Callable[[str], str] = as_written
+        self._write: Callable[[str], str] = as_written
         self.native_tools, self.why_not_native = False, ""
         self._encoder = ChatEncoder(tokenizer, thinking=thinking)
         if isinstance(setting.dialect, ToolsDialect):
             self._use_tools(setting.dialect, setting, thinking)
         if not self.native_tools:
             self._find_rounds()
-        self.end_ids = self._ends(generation_config)
+        ends = getattr(generation_config, "eos_token_id", None)
+        ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        self._find_end(ends)
+        self.end_ids = frozenset(ends)
         self._closers = self._closing_ids()
 
     def opening(self, question: str) -> list[int]:
@@ -104,8 +112,33 @@ class ChatFormat:
             observation: what the environment answered.
             ended: whether the act's last id is one of `end_ids`, so that the message has ended already.
         """
-        between = self._after_act[self._end_length :] if ended else self._after_act
-        return [*between, *self._encoder.plain(self._shown(observation)), *self._before_act]
+        between = self._after_end if ended else self._after_act
+        return self._encoder.join([between, self._before_act], [self._shown(observation)])
+
+    def act(self, text: str) -> list[int]:
+        """The ids a model would have sampled for a message somebody else wrote: for learning from texts.
+
+        Marks such as `<think>` are the tokens they are for the model. The ids end with the one that closes the act;
+        where none does, with the end of the message.
+
+        Raises:
+            ConfigError: the template writes calls in a format of its own, which the message has not.
+        """
+        if self._read is not as_written:
+            raise ConfigError(
+                f"{self._encoder.name!r} writes tool calls in a format of its own, so it cannot learn from recorded "
+                "texts in the tools dialect: use dialect='tags'"
+            )
+        if self._opened:
+            thought = text.startswith("<think>")
+            text = (
+                text.removeprefix(self._opened).removeprefix("<think>") if thought else f"</think>\n\n{text}"
+            )
+        ids = self._encoder.plain(text, marks=True)
+        closing = (i for i in range(len(ids)) if self.closes(ids[: i + 1]))
+        if (last := next(closing, None)) is not None:
+            return ids[: last + 1]
+        return [*ids, self._turn_end]
 
     def plain(self, text: str) -> list[int]:
         """The ids of a text, none a control token."""
@@ -117,7 +150,7 @@ class ChatFormat:
         A thought that the template opens for the model belongs to it; calls in the template's own format are
         translated.
         """
-        return self._read(self._encoder.opened_thought + self._decode(self._without_end(ids)))
+        return self._read(self._opened + self._decode(self._without_end(ids)))
 
     def closes(self, ids: Sequence[int]) -> bool:
         """Whether the last of these sampled ids completes the closing of an act (`dialect.stop_strings`).
@@ -148,7 +181,7 @@ class ChatFormat:
             if sampled:
                 acts += [[] for _ in range(round_ + 1 - len(acts))]
                 acts[round_].append(token)
-        texts = [self._encoder.opened_thought + self._decode(self._without_end(act)) for act in acts]
+        texts = [self._opened + self._decode(self._without_end(act)) for act in acts]
         fresh_text = self._render(episode.question, texts, [round_.observation for round_ in episode.rounds])
         fresh = self._encoder.template_ids(fresh_text)
         played = self._without_end(segment.tokens)
@@ -164,19 +197,24 @@ class ChatFormat:
 
     def _use_tools(self, dialect: ToolsDialect, setting: Setting, thinking: bool) -> None:
         """Let the template list the tools, if it can."""
-        given = {"feedback": setting.feedback_calls > 0, "max_queries": setting.max_queries}
+        feedback, max_queries = setting.feedback_calls > 0, setting.max_queries
         usual = self._encoder
         try:
-            self._encoder = ChatEncoder(self._tokenizer, thinking=thinking, tools=dialect.tools(**given))
+            self._encoder = ChatEncoder(
+                self._tokenizer,
+                thinking=thinking,
+                tools=dialect.tools(feedback=feedback, max_queries=max_queries),
+            )
             self._read = call_reader(self._encoder, setting)
             self._write = tool_text(self._encoder, (*self._roles, "assistant", "tool"))
             self._observer = "tool"
             self._find_rounds()
         except ConfigError as error:
-            self._encoder, self._observer, self._read, self._write = usual, "user", _same, _same
+            self._encoder, self._observer, self._read, self._write = usual, "user", as_written, as_written
             self.why_not_native = str(error)
         else:
-            self._system_prompt = setting.system_prompt.replace(dialect.tool_section(**given), "")
+            listed = dialect.tool_section(feedback=feedback, max_queries=max_queries)
+            self._system_prompt = setting.system_prompt.replace(listed, "")
             self.native_tools = True
 
     @property
@@ -189,39 +227,46 @@ class ChatFormat:
         one = layout((*opening, "assistant", self._observer))
         two = layout((*opening, *("assistant", self._observer) * 2))
         first, n = layout(opening), len(opening)
-        if not first[:n] == one[:n] == two[:n] or not one[-2:] == two[-4:-3] + two[-1:] == two[-2:]:
+        same_start = first[:n] == one[:n] == two[:n] and opened_thought(first[-1]) == opened_thought(one[-1])
+        if not same_start or not one[-2:] == two[-4:-3] + two[-1:] == two[-2:]:
             raise ConfigError(
                 f"the chat template of {self._encoder.name!r} writes earlier messages differently as the conversation "
                 "goes on, so ids that were sampled from would change: use another model"
             )
-        header, prompt = self._encoder.template_ids(one[n]), self._encoder.template_ids(first[n])
-        if not self._encoder.control.isdisjoint(header[_common(header, prompt) :]):
+        control = self._encoder.control
+        header, prompt = (
+            self._encoder.template_ids(_THOUGHT_TAG.sub("", text)) for text in (one[n], first[n])
+        )
+        if not control.isdisjoint(header[_common(header, prompt) :]):
             raise ConfigError(
                 f"the chat template of {self._encoder.name!r} puts control tokens between the start of a reply and its "
                 "text, which the model itself must write: its format has more parts than acts, use another model"
             )
-        self._after_act = self._encoder.template_ids(one[-2])
-        self._before_act = self._encoder.template_ids(one[-1])
-        tail = self._encoder.template_ids(layout((*opening, "assistant"), reply=False)[-1])
-        control = self._encoder.control
-        self._turn_end = next((id for id in tail if id in control), None)
-        self._end_length = (
-            self._after_act.index(self._turn_end) + 1 if self._turn_end in self._after_act else 0
-        )
+        self._after_act, self._before_act = one[-2:]
+        self._opened = opened_thought(one[-1])
 
-    def _ends(self, generation_config: Any) -> frozenset[int]:
-        given = getattr(generation_config, "eos_token_id", None)
-        ends = {self._tokenizer.eos_token_id, self._turn_end}
-        ends |= set(given if isinstance(given, list) else [given])
-        return frozenset(id for id in ends if id is not None)
+    def _find_end(self, ends: set[int]) -> None:
+        """The token that ends a message; where the template has none, the next message's header may do (GLM's)."""
+        tail = self._encoder.layout((*self._roles, "assistant"), reply=False)[-1]
+        own = [id for id in self._encoder.template_ids(tail) if id in self._encoder.control]
+        own += [id for id in self._encoder.template_ids(self._after_act) if id in ends]
+        if not own and self._tokenizer.eos_token_id is None:
+            raise ConfigError(
+                f"{self._encoder.name!r} has no token that ends a message: its chat template writes none and its "
+                "tokenizer has no eos_token; set one, or use another model"
+            )
+        self._turn_end: int = own[0] if own else self._tokenizer.eos_token_id
+        ends.add(self._turn_end)
+        token = self._tokenizer.convert_ids_to_tokens(self._turn_end)
+        self._after_end = self._after_act.partition(token)[2] or self._after_act
 
     def _closing_ids(self) -> frozenset[int] | None:
         """Ids that may complete a closing; None where any may."""
         last = {closing[-1] for closing in self._dialect.stop_strings}
         if not all(character.isascii() and character.isprintable() for character in last):
             return None
-        tokens = self._tokenizer.convert_ids_to_tokens(list(range(len(self._tokenizer))))
-        return frozenset(i for i, token in enumerate(tokens) if token and not last.isdisjoint(token))
+        vocabulary = self._tokenizer.get_vocab().items()
+        return frozenset(id for token, id in vocabulary if not last.isdisjoint(token))
 
     # -- texts -------------------------------------------------------------------------------------------------
 
@@ -273,10 +318,6 @@ class ChatFormat:
         ):
             causes.append("boundaries")
         return tuple(causes)
-
-
-def _same(text: str) -> str:
-    return text
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -6,20 +6,24 @@ and speak as the assistant. Here the template is rendered once with place-holder
 with control tokens, and every message by itself, without. Nor does a message's text reach the template, which may
 look into it (Qwen3's cuts an assistant's text at `</think>`).
 
-Where a tokenizer puts a space before every text (SentencePiece without byte-level BPE), messages begin with one.
+Harmless messages get the ids that tokenising the whole would give them, but for the first characters of a message:
+what the template writes before them is no part of their tokens. Spaces are (`[INST] ` of Mistral's), and a tokenizer
+that puts a space before every text (SentencePiece's way) does so for none of the parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer
 
 from searchgym.errors import ConfigError
 from searchgym.judges.prompt import Message
 
-__all__ = ["ChatEncoder", "placeholder"]
+__all__ = ["ChatEncoder", "opened_thought", "placeholder"]
 
 _DAY = {
     "%d": "26",
@@ -44,6 +48,12 @@ def placeholder(number: int) -> str:
     return f"searchgym-message-{number}-here"
 
 
+def opened_thought(before_reply: str) -> str:
+    """The start of a thought with which a template begins a reply; "" where it leaves that to the model."""
+    start = before_reply.rfind("<think>")
+    return before_reply[start:] if start > before_reply.rfind("</think>") else ""
+
+
 class ChatEncoder:
     """See the module docstring.
 
@@ -56,6 +66,7 @@ class ChatEncoder:
         takes_system: whether the template has a system role; where it has not (or writes its text elsewhere as a
             conversation goes on), the instructions open the first user's message.
         control: ids of the tokenizer's control tokens.
+        marks: those of them that are marks in a model's messages, such as Qwen3's `<think>`.
 
     Raises:
         ConfigError: no chat template, or one that does not show every message once and in order.
@@ -65,7 +76,7 @@ class ChatEncoder:
         self, tokenizer: Any, *, thinking: bool = False, tools: Sequence[Mapping[str, Any]] | None = None
     ) -> None:
         self.name = tokenizer.name_or_path
-        if not tokenizer.chat_template:
+        if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
                 f"{self.name!r} has no chat template, so it is no chat model: use an instruction-tuned "
                 "one (its tokenizer files hold a chat template)"
@@ -79,16 +90,18 @@ class ChatEncoder:
             for text, id in tokenizer.get_added_vocab().items()
             if text.strip(" \n\t\r▁") and text != tokenizer.unk_token  # which any unknown character gives
         )
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self.marks = frozenset(id for id in self.control if id in added and not added[id].special)
+        self.template_ids = _without_prefix(tokenizer)
+        """The ids of what a template wrote, control tokens included."""
         self._layouts: dict[tuple[tuple[str, ...], bool], list[str]] = {}
         self.takes_system = self._takes_system()
         self._first = self.layout(("system", "user")[not self.takes_system :])
 
     @property
-    def opened_thought(self) -> str:
-        """The start of a thought with which the template begins every reply, as for a model that always thinks."""
-        shown = self._first[-1]
-        start = shown.rfind("<think>")
-        return shown[start:] if start > shown.rfind("</think>") else ""
+    def opens_thought(self) -> bool:
+        """Whether the template makes every reply begin inside a thought, as that of a model that always thinks."""
+        return bool(opened_thought(self._first[-1]))
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The ids of a conversation, up to where the assistant's next message begins."""
@@ -97,27 +110,28 @@ class ChatEncoder:
         if roles[0] == "system" and not self.takes_system:
             opening = f"{contents[0]}\n\n{contents[1]}" if contents[0] else contents[1]
             roles, contents = roles[1:], [opening, *contents[2:]]
-        first, *following = self.layout(tuple(roles))
-        ids = self.template_ids(first)
-        for content, piece in zip(contents, following, strict=True):
-            ids += self.plain(content)
-            ids += self.template_ids(piece)
-        return ids
+        return self.join(self.layout(tuple(roles)), contents)
 
-    def plain(self, text: str) -> list[int]:
-        """The ids of a text, none of them a control token; `decode` gives the text back."""
+    def join(self, pieces: Sequence[str], contents: Sequence[str]) -> list[int]:
+        """The ids of what a template writes, with messages between: `pieces` is one longer than `contents`."""
+        ids: list[int] = []
+        for piece, content in zip(pieces, contents, strict=False):
+            before = piece.rstrip(" ")
+            ids += self.template_ids(before)
+            ids += self.plain(piece[len(before) :] + content)
+        return ids + self.template_ids(pieces[-1])
+
+    def plain(self, text: str, *, marks: bool = False) -> list[int]:
+        """The ids of a text, none of them a control token (but for `marks`, if so said); `decode` gives it back."""
         ids = self.template_ids(text)
-        if self.control.isdisjoint(ids):
+        forbidden = self.control - self.marks if marks else self.control
+        if forbidden.isdisjoint(ids):
             return ids
         if len(text) == 1:  # a control token of one character, or one that normalises to it: left out
-            return [id for id in ids if id not in self.control]
+            return [id for id in ids if id not in forbidden]
         # Cut in two until a cut falls inside the characters of the control token; all else keeps its ids.
-        return self.plain(text[: len(text) // 2]) + self.plain(text[len(text) // 2 :])
-
-    def template_ids(self, text: str) -> list[int]:
-        """The ids of what a template wrote, control tokens included."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False) if text else []
-        return ids
+        half = len(text) // 2
+        return self.plain(text[:half], marks=marks) + self.plain(text[half:], marks=marks)
 
     def layout(self, roles: tuple[str, ...], *, reply: bool = True) -> list[str]:
         """What the template writes before, between and after messages of these roles.
@@ -177,3 +191,35 @@ class ChatEncoder:
         except ConfigError:
             return False
         return short[:2] == long[:2]
+
+
+def _without_prefix(tokenizer: Any) -> Callable[[str], list[int]]:
+    """The tokenizer's `encode`, which puts no space before a text."""
+
+    def usual(text: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False) if text else []
+        return ids
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not tokenizer.convert_ids_to_tokens(usual("a"))[0].startswith(("▁", "Ġ")):
+        return usual
+    data = json.loads(backend.to_str())
+    for part in ("normalizer", "pre_tokenizer"):
+        data[part] = _drop_prefix(data[part])
+    bare = Tokenizer.from_str(json.dumps(data))
+    return lambda text: list(bare.encode(text, add_special_tokens=False).ids)
+
+
+def _drop_prefix(step: Any) -> Any:
+    """A step of a tokenizer's description without what puts a space before a text; None where nothing is left."""
+    if step is None or step["type"] == "Prepend":
+        return None
+    changes: dict[str, dict[str, object]] = {
+        "Metaspace": {"prepend_scheme": "never"},
+        "ByteLevel": {"add_prefix_space": False},
+    }
+    step = {**step, **changes.get(step["type"], {})}
+    for name in ("normalizers", "pretokenizers"):
+        if name in step:
+            step[name] = [left for inner in step[name] if (left := _drop_prefix(inner)) is not None]
+    return step

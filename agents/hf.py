@@ -29,7 +29,7 @@ from .forward import EvaluationStats
 from .lora import Adapter, LoraOptions, adapter_base, check_tensors
 from .network import open_network
 from .policy import Sample, TokenOutputs
-from .pretrained import check_dtype, check_path, open_device, open_model, open_tokenizer
+from .pretrained import check_dtype, check_path, open_device, open_model, open_tokenizer, quietly
 from .token_policy import TokenPolicy
 
 __all__ = ["HFAgent"]
@@ -269,7 +269,7 @@ class HFAgent(TokenPolicy):
         segment = Segment()
         prompt = self.chat.opening(episode.question)
         for index, round_ in enumerate(episode.rounds):
-            act = self._act_ids(round_.text)
+            act = self.chat.act(round_.text)
             if len(segment.tokens) + len(prompt) + len(act) > self.engine.max_context:
                 break
             length = len(prompt) + len(act)
@@ -279,16 +279,6 @@ class HFAgent(TokenPolicy):
             segment.rounds += [index] * length
             prompt = self.chat.reply(round_.observation, act[-1] in self.chat.end_ids)
         return [segment] if segment.tokens else []
-
-    def _act_ids(self, text: str) -> list[int]:
-        """An act as the model would have sampled it."""
-        ids = self.chat.plain(text)
-        for i in range(len(ids)):
-            if self.chat.closes(ids[: i + 1]):
-                return ids[: i + 1]
-        ends = self.chat.end_ids
-        eos = self.tokenizer.eos_token_id
-        return [*ids, eos if eos in ends else min(ends)]
 
     # -- files -------------------------------------------------------------------------------------------------
 
@@ -303,7 +293,8 @@ class HFAgent(TokenPolicy):
         building.mkdir(parents=True)
         try:
             if self.adapter is None:
-                self.model.save_pretrained(str(building), safe_serialization=True)
+                with quietly():
+                    self.model.save_pretrained(str(building), safe_serialization=True)
             else:
                 self.adapter.save(building)
             self.tokenizer.save_pretrained(str(building))

@@ -102,7 +102,7 @@ class ProbabilityReader:
     """
 
     def __init__(self, model: LanguageModel, min_mass: float) -> None:
-        if model.encoder.opened_thought:
+        if model.encoder.opens_thought:
             raise ConfigError(
                 "judge 'local': this model thinks before every reply, so its next token is no verdict: "
                 "give verdict='json' with room in max_new_tokens, or another model"
