@@ -10,12 +10,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 from rich.console import Console
+from rich.table import Table
 
 from searchgym import plugins
-from searchgym.commands.options import config_option, merge_pairs, parse_pairs
+from searchgym.commands.options import config_option, merge_pairs, parse_pairs, read_config
 from searchgym.errors import ConfigError, MissingExtraError
 
 from .config import TrainConfig, describe_settings, make_config
+from .recipes import RECIPES, describe_recipe, find_recipe
 
 __all__ = ["train"]
 
@@ -56,6 +58,11 @@ def _config_options(function: Any) -> Any:
     return function
 
 
+def _use_recipe(ctx: click.Context, parameter: click.Parameter, source: str | None) -> Path | None:
+    """A recipe is a config file that is found by name."""
+    return None if source is None else read_config(ctx, parameter, find_recipe(source))
+
+
 @click.command("train", context_settings={"help_option_names": ["-h", "--help"]})
 @_config_options
 @click.option(
@@ -66,6 +73,17 @@ def _config_options(function: Any) -> Any:
 )
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir from its last checkpoint.")
 @click.option("--list-settings", is_flag=True, help="Show the settings of --trainer and exit.")
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    is_eager=True,
+    callback=_use_recipe,
+    help="Start from a recipe: one of the package, or a file like it. Flags and --config win over it.",
+)
+@click.option("--list-recipes", is_flag=True, help="Show the recipes of the package and exit.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check everything but the weights, estimate memory and time, and exit."
+)
 @config_option
 @click.pass_context
 def train(
@@ -74,6 +92,9 @@ def train(
     run_dir: Path | None,
     resume: bool,
     list_settings: bool,
+    recipe: Path | None,
+    list_recipes: bool,
+    dry_run: bool,
     group_size: int | None,
     **options: Any,
 ) -> None:
@@ -81,16 +102,22 @@ def train(
 
     Without arguments: GRPO teaches the tiny language model to answer two- and three-hop questions.
     """
+    console = Console()
+    if list_recipes:
+        _print_recipes(console)
+        return
     try:
         import torch  # noqa: F401  (a missing extra is said before anything else)
     except ModuleNotFoundError as error:
         raise MissingExtraError("searchgym train", "torch", "train") from error
-    console = Console()
     if list_settings:
         _print_settings(console, options["trainer"])
         return
     given = _given(ctx, options, group_size)
+    if dry_run:
+        ctx.exit(_dry_run(console, given, run_dir, recipe))
     from . import training
+    from .processes import current
     from .progress import make_display, result_table
 
     display = make_display(console)
@@ -114,11 +141,28 @@ def train(
         else:
             click.echo("\ninterrupted before the run began; nothing was written", err=True)
         ctx.exit(130)
+    if not current().main:
+        return
     if result.before is not None and result.after is not None:
         console.print(result_table(result.before, result.after, "greedy evaluation on held-out questions"))
     console.print(
         f"{result.seconds:.1f} s; metrics, checkpoints and curve.png are in {result.run_dir}", highlight=False
     )
+
+
+def _dry_run(console: Console, given: dict[str, Any], run_dir: Path | None, recipe: Path | None) -> int:
+    """The exit status: 0 where nothing failed."""
+    from .dry_run import dry_run
+    from .dry_run_report import print_dry_run
+    from .run import default_run_directory
+
+    config = make_config(given)
+    about, expected = describe_recipe(recipe) if recipe else (None, None)
+    result = dry_run(config, run_dir or default_run_directory(config.trainer, config.env), about, expected)
+    print_dry_run(console, result, about.hardware if about else "")
+    if about is not None and about.needs and not result.passed:
+        console.print("Before the first run:", *about.needs, sep="\n  ", markup=False, highlight=False)
+    return 0 if result.passed else 2
 
 
 def _given(ctx: click.Context, options: dict[str, Any], group_size: int | None) -> dict[str, Any]:
@@ -158,6 +202,14 @@ def _changed_iterations(run_dir: Path, given: dict[str, Any]) -> int | None:
                 "start a new run"
             )
     return given.get("iterations")
+
+
+def _print_recipes(console: Console) -> None:
+    table = Table("recipe", "what", "for", "run")
+    for name in RECIPES:
+        about, _ = describe_recipe(find_recipe(name))
+        table.add_row(name, about.title, f"{about.gpus} x {about.hardware}", about.run)
+    console.print(table)
 
 
 def _print_settings(console: Console, trainer: str) -> None:
