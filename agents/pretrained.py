@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from searchgym.errors import ConfigError, did_you_mean
 
-__all__ = ["DTYPES", "check_dtype", "check_path", "open_device", "open_model", "open_tokenizer"]
+__all__ = ["DTYPES", "check_dtype", "check_path", "open_device", "open_model", "open_tokenizer", "quietly"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -39,6 +42,18 @@ def open_device(owner: str, name: str) -> torch.device:
     ) as error:  # torch raises an assertion for a build without
         raise ConfigError(f"{owner}: device {name!r} cannot be used here: {error}") from error
     return device
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bars, which would run through the live view of a training run."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def check_path(owner: str, option: str, path: object) -> str:
@@ -94,15 +109,16 @@ def open_model(
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
         loader: Any = AutoModelForCausalLM  # its annotations know nothing of `output_loading_info`
-        model, found = loader.from_pretrained(
-            path,
-            revision=revision,
-            trust_remote_code=False,
-            use_safetensors=True,
-            torch_dtype=dtype,
-            output_loading_info=True,
-            attn_implementation=attention or ("eager" if capped else "sdpa"),
-        )
+        with quietly():
+            model, found = loader.from_pretrained(
+                path,
+                revision=revision,
+                trust_remote_code=False,
+                use_safetensors=True,
+                torch_dtype=dtype,
+                output_loading_info=True,
+                attn_implementation=attention or ("eager" if capped else "sdpa"),
+            )
     except Exception as error:  # a hub, a file system and any architecture may raise anything
         raise _not_loaded(owner, path, error) from error
     missing = sorted(found["missing_keys"])
