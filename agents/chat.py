@@ -95,15 +95,12 @@ class ChatFormat:
         ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
         self._find_end(ends)
         self.end_ids = frozenset(ends)
+        self._head, self._around_question = self._find_head()
         self._closers = self._closing_ids()
 
     def opening(self, question: str) -> list[int]:
         """Every id before the first act."""
-        system, user = (
-            {"role": "system", "content": self._system_prompt},
-            {"role": "user", "content": question},
-        )
-        return self._encoder.encode([system, user])
+        return [*self._head, *self._encoder.join(self._around_question, [question])]
 
     def reply(self, observation: str, ended: bool) -> list[int]:
         """The ids between two acts.
@@ -245,6 +242,16 @@ class ChatFormat:
         self._after_act, self._before_act = one[-2:]
         self._opened = opened_thought(one[-1])
 
+    def _find_head(self) -> tuple[list[int], list[str]]:
+        """The ids up to the question, and what the template writes around it. Our own text may hold marks."""
+        before, *around = self._encoder.layout(self._roles)
+        system = self._system_prompt
+        if not self._encoder.takes_system:
+            if not system:
+                return [], [before, *around]
+            system, around = f"{system}\n\n", ["", *around]
+        return self._encoder.join([before, ""], [system], marks=True), around
+
     def _find_end(self, ends: set[int]) -> None:
         """The token that ends a message; where the template has none, the next message's header may do (GLM's)."""
         tail = self._encoder.layout((*self._roles, "assistant"), reply=False)[-1]
@@ -258,7 +265,8 @@ class ChatFormat:
         self._turn_end: int = own[0] if own else self._tokenizer.eos_token_id
         ends.add(self._turn_end)
         token = self._tokenizer.convert_ids_to_tokens(self._turn_end)
-        self._after_end = self._after_act.partition(token)[2] or self._after_act
+        found = token in self._after_act
+        self._after_end = self._after_act.partition(token)[2] if found else self._after_act
 
     def _closing_ids(self) -> frozenset[int] | None:
         """Ids that may complete a closing; None where any may."""
@@ -308,8 +316,10 @@ class ChatFormat:
         causes = []
         played_text = self._decode(played)
         if played_text != fresh_text:
-            same = _unthought(played_text) == _unthought(fresh_text)
-            causes.append("thoughts" if same else "template")
+            thoughts = played_text.count("<think>") != fresh_text.count("<think>")
+            causes += ["thoughts"] if thoughts else []
+            if not thoughts or _unthought(played_text) != _unthought(fresh_text):
+                causes.append("template")
         control = self._encoder.control
         if sum(id in control for id in fresh) > sum(id in control for id in played):
             causes.append("control tokens")

@@ -112,13 +112,13 @@ class ChatEncoder:
             roles, contents = roles[1:], [opening, *contents[2:]]
         return self.join(self.layout(tuple(roles)), contents)
 
-    def join(self, pieces: Sequence[str], contents: Sequence[str]) -> list[int]:
+    def join(self, pieces: Sequence[str], contents: Sequence[str], *, marks: bool = False) -> list[int]:
         """The ids of what a template writes, with messages between: `pieces` is one longer than `contents`."""
         ids: list[int] = []
         for piece, content in zip(pieces, contents, strict=False):
             before = piece.rstrip(" ")
             ids += self.template_ids(before)
-            ids += self.plain(piece[len(before) :] + content)
+            ids += self.plain(piece[len(before) :] + content, marks=marks)
         return ids + self.template_ids(pieces[-1])
 
     def plain(self, text: str, *, marks: bool = False) -> list[int]:
