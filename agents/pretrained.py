@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from searchgym.errors import ConfigError, did_you_mean
 
@@ -47,6 +47,7 @@ def open_device(owner: str, name: str) -> torch.device:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without transformers' progress bars, which would run through the live view of a training run."""
+    logging: Any = transformers_logging  # partly untyped
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
