@@ -27,7 +27,7 @@ from .chat import ChatFormat
 from .engine import Ending, Engine, GenerationEngine
 from .forward import EvaluationStats
 from .lora import Adapter, LoraOptions, adapter_base, check_tensors
-from .network import open_network
+from .network import ModelNetwork, open_network
 from .policy import Sample, TokenOutputs
 from .pretrained import check_dtype, check_path, open_device, open_model, open_tokenizer, quietly
 from .token_policy import TokenPolicy
@@ -262,6 +262,13 @@ class HFAgent(TokenPolicy):
         if self.adapter is not None and self.adapter.idle:
             return self.adapter.disabled
         return super().freeze_reference()
+
+    def shardable(self) -> nn.Module | None:
+        """See `Policy`. Only where passes go through the model's own forward (`attention`)."""
+        decoder: nn.Module | None = (
+            self.model.get_decoder() if isinstance(self.network, ModelNetwork) else None
+        )
+        return decoder
 
     def encode(self, episode: Episode) -> list[Segment]:
         """See `Policy`. An act ends with what closes it, or with the end of the message where nothing does. What goes

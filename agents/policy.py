@@ -100,16 +100,18 @@ class Policy(Agent):
 
         @contextmanager
         def reference() -> Iterator[None]:
-            current = [p.data for p, _ in pairs]
+            _exchange(pairs)
             try:
-                for p, remembered in pairs:
-                    p.data = remembered
                 yield
             finally:
-                for (p, _), data in zip(pairs, current, strict=True):
-                    p.data = data
+                _exchange(pairs)
 
         return reference
+
+    def shardable(self) -> nn.Module | None:
+        """The part of `module` that may be cut into shards (FSDP): every pass over its weights goes through its
+        `forward`, and it has `get_input_embeddings`. None where there is no such part."""
+        return None
 
     def encode(self, episode: Episode) -> list[Segment]:
         """The tokens of an episode that somebody else played, as this policy would have sampled them; for supervised
@@ -162,3 +164,12 @@ class Policy(Agent):
     def describe(self) -> dict[str, Any]:
         """Architecture and size, as JSON, for the run's config and the checkpoint's compatibility check."""
         raise NotImplementedError
+
+
+@torch.no_grad()
+def _exchange(pairs: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+    """Exchange contents, not tensors: what holds on to the weights' memory (FSDP) sees it too."""
+    for parameter, other in pairs:
+        before = parameter.detach().clone()
+        parameter.copy_(other)
+        other.copy_(before)
