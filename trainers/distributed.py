@@ -16,9 +16,10 @@ process alone writes the run directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -26,11 +27,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, Sample
+from searchgym.episode import Episode
 from searchgym.errors import MissingExtraError, SearchGymError
 
-from .processes import Processes, use
+from .processes import Processes, current, use
+from .run import RunDirectory
 
-__all__ = ["Distributed", "LostProcessError", "connect"]
+__all__ = ["Distributed", "LostProcessError", "connect", "open_run"]
 
 T = TypeVar("T")
 
@@ -51,8 +54,8 @@ def connect(timeout: float) -> Processes:
         MissingExtraError: accelerate is not installed.
         LostProcessError: the others do not come.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes()
+    if current().count > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return current()
     try:
         from accelerate import Accelerator
         from accelerate.utils import InitProcessGroupKwargs
@@ -63,7 +66,12 @@ def connect(timeout: float) -> Processes:
             cpu=not torch.cuda.is_available(),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
         )
-        processes = Distributed(accelerator, timeout)
+        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes"):
+            from .sharding import Sharded
+
+            processes: Distributed = Sharded(accelerator, timeout)
+        else:
+            processes = Distributed(accelerator, timeout)
     use(processes)
     return processes
 
@@ -164,10 +172,67 @@ class Distributed(Processes):
 
     # -- weights -----------------------------------------------------------------------------------------------
 
-    def spread(self, module: nn.Module, *, shard: bool = False) -> None:
+    def spread(self, policy: Policy) -> None:
         with self._others(), torch.no_grad():
-            for tensor in (*module.parameters(), *module.buffers()):
+            for tensor in (*policy.module.parameters(), *policy.module.buffers()):
                 dist.broadcast(tensor.data, 0)
+
+
+@contextmanager
+def open_run(open_directory: Callable[[], RunDirectory]) -> Iterator[RunDirectory]:
+    """Open or create a run directory in the main process; the others read it as it is then, and write nothing.
+
+    Raises:
+        SearchGymError: what `open_directory` raises, in all processes.
+    """
+    opened: list[RunDirectory] = []
+
+    def said() -> tuple[Path, dict[str, Any], list[int], dict[str, list[dict[str, Any]]]]:
+        run = open_directory()
+        opened.append(run)
+        rows = {name: run.rows(name) for name in ("metrics.jsonl", "timings.jsonl")}
+        return run.path, run.card, run.steps(), rows
+
+    seen = current().main_says(said)
+    with opened[0] if opened else _SeenRun(*seen) as run:
+        yield run
+
+
+class _SeenRun(RunDirectory):
+    """A run directory as the main process found it; whatever would write to it does nothing."""
+
+    def __init__(
+        self, path: Path, card: dict[str, Any], steps: list[int], rows: dict[str, list[dict[str, Any]]]
+    ) -> None:
+        self.path, self.card, self._steps, self._rows = path, card, steps, rows
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def steps(self) -> list[int]:
+        return self._steps
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        return self._rows[name]
+
+    def truncate(self, iteration: int) -> None:
+        self._rows = {
+            name: [row for row in rows if row["iteration"] <= iteration] for name, rows in self._rows.items()
+        }
+
+    def update_card(self, **values: Any) -> None: ...
+
+    def write_json(self, name: str, data: Any) -> None: ...
+
+    def append(self, name: str, row: dict[str, Any]) -> None: ...
+
+    def save_episodes(self, name: str, episodes: Iterable[Episode], keep: int | None = None) -> Path:
+        return self.path / "episodes" / f"{name}.jsonl"
+
+    @contextmanager
+    def checkpoint(self, iteration: int) -> Iterator[Path]:
+        yield self.step_path(iteration)
+
+    def prune(self, keep: int, spare: Collection[int] = ()) -> None: ...
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

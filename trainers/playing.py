@@ -7,24 +7,40 @@ the order (task, size, seed) plays the same episodes. `PlayAhead` collects the n
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from searchgym.agents.policy import Policy
+from searchgym.episode import load_episodes, save_episodes
+from searchgym.errors import TrainingError
 from searchgym.rollouts import collect
 from searchgym.vector import SearchVectorEnv
 
 from .groups import Group
 from .processes import current
 
-__all__ = ["Order", "Play", "PlayAhead", "PlayOrders", "Seeded", "copy_weights", "play_orders"]
+__all__ = [
+    "Order",
+    "Play",
+    "PlayAhead",
+    "PlayOrders",
+    "Seeded",
+    "Workers",
+    "check_same",
+    "copy_weights",
+    "load_groups",
+    "play_orders",
+    "save_groups",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,18 @@ class Play(Protocol):
 
 PlayOrders = Callable[[Policy, SearchVectorEnv, Sequence[Order]], list[Group]]
 """Plays groups that are ordered; the groups come in the order of the orders."""
+
+
+class Workers(Protocol):
+    """`PlayOrders` by other processes.
+
+    Attributes:
+        lost: how many of them died so far.
+    """
+
+    lost: int
+
+    def __call__(self, policy: Policy, envs: SearchVectorEnv, orders: Sequence[Order]) -> list[Group]: ...
 
 
 def play_orders(policy: Policy, envs: SearchVectorEnv, orders: Sequence[Order]) -> list[Group]:
@@ -107,6 +135,9 @@ class PlayAhead:
     Args:
         twin: another agent of the policy's kind; gets its weights whenever a collection starts.
         collect: plays an iteration with the policy it is given.
+
+    Attributes:
+        running: whether it was started and not waited for.
     """
 
     def __init__(self, twin: Policy, collect: Callable[[Policy], list[Group]]) -> None:
@@ -114,10 +145,12 @@ class PlayAhead:
         self._thread: threading.Thread | None = None
         self._groups: list[Group] = []
         self._error: BaseException | None = None
+        self.running = False
 
     def start(self, policy: Policy) -> None:
         """Begin to collect with the weights the policy has now."""
         copy_weights(policy, self._twin)
+        self.running = True
         # A daemon: an interrupted run does not wait for episodes nobody will learn from.
         self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
         self._thread.start()
@@ -126,7 +159,7 @@ class PlayAhead:
         """The groups collected since `start`; raises what the thread raised."""
         assert self._thread is not None
         self._thread.join()
-        self._thread = None
+        self._thread, self.running = None, False
         if self._error is not None:
             raise self._error
         return self._groups
@@ -151,3 +184,35 @@ def copy_weights(policy: Policy, twin: Policy) -> None:
     settings: dict[str, Any] = {n: getattr(policy, n) for n in ("version", "temperature", "top_p", "greedy")}
     for name, value in settings.items():
         setattr(twin, name, value)
+
+
+def check_same(groups: Sequence[Group]) -> None:
+    """Hold the episodes of all processes together.
+
+    Raises:
+        TrainingError: they differ: an algorithm's `collect` played them without `self.play`.
+    """
+    if current().count == 1:
+        return
+    digest = hashlib.sha256()
+    for episode in chain.from_iterable(groups):
+        digest.update(repr((episode.episode_id, [segment.tokens for segment in episode.segments])).encode())
+    if len(set(current().gather(digest.hexdigest()))) > 1:
+        raise TrainingError(
+            "the processes of this run hold different episodes: the trainer's collect() must play through self.play, "
+            "which shares them out, and draw from nothing that differs between processes"
+        )
+
+
+def save_groups(path: Path, groups: Sequence[Group]) -> None:
+    """Write groups of episodes as an episode file."""
+    save_episodes(path, chain.from_iterable(groups))
+
+
+def load_groups(path: Path) -> list[Group]:
+    """Read what `save_groups` wrote; an empty group is not found again.
+
+    Raises:
+        EpisodeFileError: the file is damaged.
+    """
+    return [list(group) for _, group in groupby(load_episodes(path), key=lambda episode: episode.group_id)]

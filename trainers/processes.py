@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, Sample
@@ -67,8 +68,16 @@ class Processes:
         """The parts with True; where all must make equally many passes, `spare` with False after them."""
         return [(part, True) for part in parts]
 
+    def alike(self, parameters: dict[str, nn.Parameter]) -> list[dict[str, nn.Parameter]]:
+        """A module's weights in parts that one optimizer step can take together."""
+        return [parameters] if parameters else []
+
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace gradients by their sum over the processes."""
+
+    def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+        """Scale gradients down to a norm of `limit`; gives the norm before."""
+        return torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process."""
@@ -82,16 +91,16 @@ class Processes:
 
     # -- weights -----------------------------------------------------------------------------------------------
 
-    def spread(self, module: nn.Module, *, shard: bool = False) -> None:
-        """Give all processes the main one's weights; with `shard`, and where it is asked for, cut them into shards."""
+    def spread(self, policy: Policy) -> None:
+        """Give all processes the main one's weights and, where it was asked for, cut them into shards."""
 
     @contextmanager
-    def playing(self, module: nn.Module) -> Iterator[None]:
+    def playing(self, policy: Policy) -> Iterator[None]:
         """Weights are in one piece, so that processes may call the model as often as each needs."""
         yield
 
     @contextmanager
-    def in_one_piece(self, module: nn.Module, *, load: bool = False) -> Iterator[None]:
+    def in_one_piece(self, policy: Policy, *, load: bool = False) -> Iterator[None]:
         """Parameters are plain tensors, to be saved; with `load`, what is written into them is kept. All enter."""
         yield
 

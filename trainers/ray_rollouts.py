@@ -1,0 +1,181 @@
+"""Rollout workers on Ray: each has an environment and a copy of the policy, and plays the groups it is sent.
+
+Weights go through Ray's object store once per collection, episodes come back. Whoever plays a group plays the same
+episodes (`streams=episode`), so neither the number of workers nor the death of one changes what is learned from: a
+dead worker's groups are played by the others, and it is replaced before the next collection. On one machine Ray
+runs inside this program; with `ray_address` the same code uses a cluster.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from searchgym.agents.policy import Policy
+from searchgym.errors import ConfigError, MissingExtraError, SearchGymError, TrainingError
+from searchgym.vector import SearchVectorEnv
+
+from .config import TrainConfig, parse_settings
+from .groups import Group
+from .playing import Order, play_orders
+from .processes import current
+
+__all__ = ["RayWorkers", "Worker", "WorkersLostError"]
+
+_SAMPLING = ("version", "temperature", "top_p", "greedy")
+
+
+class WorkersLostError(TrainingError):
+    """No rollout worker is left, or one does not answer."""
+
+
+class Worker:
+    """What runs in a worker process.
+
+    Args:
+        config: of the run.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        from .training import open_parts
+
+        parts = open_parts(parse_settings(TrainConfig, config))
+        self.policy, self.envs = parts.policy, parts.envs
+
+    def play(
+        self, orders: Sequence[Order], weights: dict[str, Tensor], sampling: dict[str, Any]
+    ) -> list[Group]:
+        """Play groups with these weights."""
+        with torch.no_grad():
+            for name, parameter in _trained(self.policy):
+                parameter.copy_(weights[name])
+        for name, value in sampling.items():
+            setattr(self.policy, name, value)
+        return play_orders(self.policy, self.envs, orders)
+
+    def process(self) -> int:
+        """The id of this process on its machine."""
+        return os.getpid()
+
+
+class RayWorkers:
+    """Calls like `playing.play_orders`; use it as a context, which stops what it started.
+
+    Args:
+        config: of the run: `rollout_workers`, `worker_options`, `ray_address`, `process_timeout`, and what the workers
+            open.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        ConfigError: there is no cluster at the address.
+
+    Attributes:
+        lost: workers that died so far.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # no GPU asked for: none is seen
+        try:
+            self._ray: ModuleType = importlib.import_module("ray")
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("rollout_workers", "ray", "ray") from error
+        self._count, self._timeout = config.rollout_workers, config.process_timeout
+        self._config = asdict(replace(config, rollout_workers=0, rollout_lag=0))
+        self._options = {"num_cpus": 1, **config.worker_options}
+        self.lost = 0
+        self._workers: list[Any] = []
+        where: dict[str, Any] = (
+            {"address": config.ray_address} if config.ray_address else {"num_cpus": self._count}
+        )
+        self._started = not self._ray.is_initialized()
+        if self._started:
+            try:
+                self._ray.init(include_dashboard=False, log_to_driver=False, **where)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise ConfigError(
+                    f"Ray cannot be started or reached at {config.ray_address or 'this machine'!r}: "
+                    f"{(str(error).splitlines() or ['?'])[0]}"
+                ) from error
+
+    def __enter__(self) -> RayWorkers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            self._ray.kill(worker)
+        self._workers = []
+        if self._started:
+            self._ray.shutdown()
+
+    def __call__(self, policy: Policy, envs: SearchVectorEnv, orders: Sequence[Order]) -> list[Group]:
+        """Play the orders with the policy's weights; see `playing.PlayOrders`. `envs` are the workers' own.
+
+        Raises:
+            WorkersLostError: all workers died, or none answered in time.
+            SearchGymError: what a worker's environment or policy raised.
+        """
+        ray = self._ray
+        while len(self._workers) < self._count:
+            self._workers.append(ray.remote(Worker).options(**self._options).remote(self._config))
+        full = current().full
+        weights = ray.put({name: full(p).detach().cpu() for name, p in _trained(policy)})
+        sampling = {name: getattr(policy, name) for name in _SAMPLING}
+        groups: dict[int, Group] = {}
+        running: dict[Any, tuple[Any, list[int]]] = {}
+
+        def send(numbers: Sequence[int]) -> None:
+            """Share out orders among the workers there are."""
+            for i, worker in enumerate(self._workers):
+                mine = list(numbers[i :: len(self._workers)])
+                if mine:
+                    running[worker.play.remote([orders[n] for n in mine], weights, sampling)] = worker, mine
+
+        send(range(len(orders)))
+        while running:
+            done, _ = ray.wait(list(running), timeout=self._timeout)
+            if not done:
+                raise WorkersLostError(
+                    f"no rollout worker has answered for {self._timeout:g} s (process_timeout): the last checkpoint is "
+                    "complete, continue with --resume"
+                )
+            worker, numbers = running.pop(done[0])
+            try:
+                groups.update(zip(numbers, ray.get(done[0]), strict=True))
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, SearchGymError):
+                    raise error.cause from error
+                raise
+            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+                if worker in self._workers:
+                    self._workers.remove(worker)
+                    self.lost += 1
+                if not self._workers:
+                    raise WorkersLostError(
+                        f"all {self._count} rollout workers have died ({_reason(error)}): the last checkpoint is "
+                        "complete, continue with --resume; where memory ran out, with fewer rollout_workers"
+                    ) from error
+                send(numbers)
+        return [groups[n] for n in range(len(orders))]
+
+    def processes(self) -> list[int]:
+        """The workers' process ids, for looking after them."""
+        return list(self._ray.get([worker.process.remote() for worker in self._workers]))
+
+
+def _trained(policy: Policy) -> list[tuple[str, torch.nn.Parameter]]:
+    """The weights that change; frozen ones a worker has from opening the same agent."""
+    return [(name, p) for name, p in policy.module.named_parameters() if p.requires_grad]
+
+
+def _reason(error: Exception) -> str:
+    """The last line of Ray's messages is the one that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
