@@ -158,6 +158,8 @@ def _dry_run(console: Console, given: dict[str, Any], run_dir: Path | None, reci
 
     config = make_config(given)
     about, expected = describe_recipe(recipe) if recipe else (None, None)
+    if os.environ.get("RANK", "0") != "0":  # one process of several looks
+        return 0
     result = dry_run(config, run_dir or default_run_directory(config.trainer, config.env), about, expected)
     print_dry_run(console, result, about.hardware if about else "")
     if about is not None and about.needs and not result.passed:

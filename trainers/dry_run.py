@@ -106,7 +106,7 @@ def dry_run(
     """
     result = DryRun()
     algorithm = result.add("trainer", lambda: _trainer(config))
-    options = result.add("agent", lambda: _agent(config))
+    options = result.add("agent", lambda: _agent(config, about))
     envs = result.add("environment", lambda: _environment(config, algorithm))
     if envs is not None:
         result.add("questions", lambda: _questions(config, envs))
@@ -156,7 +156,7 @@ def make_plan(
         element=element,
         rank=lora.rank if lora else 0,
         targets=architecture.targets(lora.targets) if lora else (),
-        states=state_bytes(config.optimizer, 4 if lora else element),
+        states=state_bytes(config.optimizer),
         checkpointing=bool(options.get("gradient_checkpointing")),
         reference=getattr(algorithm.settings, "kl_coef", 0.0) > 0.0,
         engine=str(options.get("engine", "transformers")),
@@ -171,7 +171,8 @@ def make_plan(
         prompt=expected.prompt,
         act=min(expected.act, options["max_new_tokens"]),
         observation=expected.observation,
-        gpus=about.gpus,
+        gpus=int(os.environ.get("WORLD_SIZE", about.gpus)),
+        sharded=about.fsdp,
     )
 
 
@@ -206,11 +207,15 @@ def _trainer(config: TrainConfig) -> tuple[str, Algorithm]:
     return text, algorithm
 
 
-def _agent(config: TrainConfig) -> tuple[str, dict[str, Any]]:
+def _agent(config: TrainConfig, about: About | None) -> tuple[str, dict[str, Any]]:
     kind = plugins.load("agents", config.agent)
     if not (isinstance(kind, type) and issubclass(kind, Policy)):
         raise ConfigError(f"agent {config.agent!r} cannot be trained: it has no weights (try 'tiny' or 'hf')")
     options = bind_options("agent", config.agent, kind, (), dict(config.agent_options))
+    if about is not None and about.fsdp and options.get("attention") is None:
+        raise ConfigError(
+            f"agent {config.agent!r} cannot be cut into shards (fsdp) as it is: set attention=sdpa"
+        )
     return f"{config.agent}: takes these options", options
 
 

@@ -98,7 +98,7 @@ class Plan:
         architecture: of the model.
         element: bytes of one of its numbers: 4 for float32, 2 for bfloat16.
         rank, targets: of the LoRA adapters, whose numbers are float32; rank 0: all weights are trained.
-        states: bytes of optimizer state per trained weight.
+        states: bytes of optimizer state per trained weight, float32 masters not counted.
         checkpointing: whether a layer's activations are computed again in the backward pass.
         reference: whether a KL term compares with the initial policy.
         engine: who samples: "transformers" in this process, "vllm" beside it, "vllm-server" elsewhere.
@@ -110,7 +110,8 @@ class Plan:
         epochs, iterations: passes over an iteration's episodes, and iterations.
         rounds, prompt, act, observation: expected per episode, the last three in tokens.
         gpus: processes, each with a device of its own.
-        sharded: whether weights, gradients and states are divided among them (FSDP).
+        sharded: whether layers, with their gradients and states, are divided among them (FSDP); embedding and head
+            stay whole on each, and layers are gathered while episodes are played.
     """
 
     architecture: Architecture
@@ -143,9 +144,27 @@ class Plan:
         return self.architecture.weights
 
     @property
-    def trained_element(self) -> int:
-        """Bytes of one of them."""
-        return 4 if self.rank else self.element
+    def shards(self) -> int:
+        """Devices among which layers are divided."""
+        return self.gpus if self.sharded else 1
+
+    def here(self, trained: bool) -> float:
+        """Weights one device holds, of all or of those that are trained."""
+        a = self.architecture
+        if trained and self.rank:
+            return self.trained / self.shards
+        layers = a.layers * a.layer_weights
+        return layers / self.shards + a.weights - layers
+
+    @property
+    def stepped_element(self) -> int:
+        """Bytes of one of them as the optimizer steps on it: what is less precise has float32 masters."""
+        return max(4, self.element)
+
+    @property
+    def masters(self) -> bool:
+        """Whether there are such masters; adapters are float32 themselves."""
+        return not self.rank and self.element < 4
 
     @property
     def sampled(self) -> float:
@@ -177,19 +196,25 @@ class Memory:
         return total(self.held) + max(total(self.update), total(self.rollouts))
 
 
-_NUMBERS = {"adagrad": 1, "rmsprop": 1, "sgd": 0, "adafactor": 0}  # per weight, in its precision; others two
-_BYTES = {"adamw8bit": 2.0, "paged-adamw8bit": 2.0, "paged-adamw32bit": 8.0, "lion8bit": 1.0}
+_STATES = {
+    "adagrad": 4,
+    "rmsprop": 4,
+    "sgd": 0,
+    "adafactor": 0,
+    "adamw8bit": 2,
+    "paged-adamw8bit": 2,
+    "lion8bit": 1,
+}
 
 
-def state_bytes(optimizer: str, element: int) -> float:
-    """Bytes of optimizer state per trained weight; the paged ones may lie in the host's memory.
+def state_bytes(optimizer: str) -> float:
+    """Bytes of optimizer state per trained weight; two float32 numbers where not said otherwise above.
 
     Args:
         optimizer: a name of `optimizers.OPTIMIZERS`, with its default options. Adafactor's sums of rows and columns,
             some thousandths of a number per weight, are counted as none.
-        element: bytes of a weight.
     """
-    return _BYTES.get(optimizer, float(_NUMBERS.get(optimizer, 2) * element))
+    return float(_STATES.get(optimizer, 8))
 
 
 def total(figures: list[Figure]) -> float:
@@ -211,7 +236,7 @@ def activation_bytes(plan: Plan) -> float:
     # An adapter takes its input in its own precision: a copy of each, unless both have the same.
     widths = {name: a.linears[name][0] for name in plan.targets}
     shared = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "mlp", "up_proj": "mlp"}
-    if s == plan.trained_element:
+    if s == 4:
         widths = {shared.get(name, name): width for name, width in widths.items()}
     return kept + sum(4 * width for width in widths.values()) + 4 * plan.rank * len(plan.targets)
 
@@ -219,45 +244,51 @@ def activation_bytes(plan: Plan) -> float:
 def memory(plan: Plan) -> Memory:
     """What one device needs."""
     a, s = plan.architecture, plan.element
-    shards = plan.gpus if plan.sharded else 1
-    divided = f" / {shards} devices" if shards > 1 else ""
-    trained = f"{plan.trained:,} trained weights"
-    held = [
-        Figure("weights", a.weights * s / shards, f"{a.weights:,} weights x {s} bytes{divided}"),
-    ]
+    on = f" on each of {plan.shards} devices" if plan.shards > 1 else ""
+    all_of, some = plan.here(False), plan.here(True)
+    trained = f"{some:,.0f} trained weights{on}"
+    held = [Figure("weights", all_of * s, f"{all_of:,.0f} weights{on} x {s} bytes")]
     if plan.rank:
-        source = f"{trained} x 4 bytes: rank {plan.rank} on {', '.join(plan.targets)}{divided}"
-        held.append(Figure("LoRA adapters", plan.trained * 4 / shards, source))
-    e = plan.trained_element
-    if plan.reference and not plan.rank:  # the reference of an adapter is the model without it
-        source = f"{trained} x {e} bytes once more (kl_coef){divided}"
-        held.append(Figure("reference", plan.trained * e / shards, source))
-    states = f"{trained} x {plan.states:g} bytes{divided}"
+        source = f"{trained} x 4 bytes: rank {plan.rank} on {', '.join(plan.targets)}"
+        held.append(Figure("LoRA adapters", some * 4, source))
+    elif plan.reference:  # that of an adapter is the model without it
+        held.append(Figure("reference", some * s, f"{trained} x {s} bytes once more (kl_coef)"))
+    if plan.masters:
+        held.append(Figure("masters", some * 4, f"{trained} x 4 bytes: the optimizer steps in float32"))
+    e = plan.stepped_element
     held += [
-        Figure("gradients", plan.trained * e / shards, f"{trained} x {e} bytes{divided}"),
-        Figure("optimizer states", plan.trained * plan.states / shards, states),
+        Figure("gradients", some * e, f"{trained} x {e} bytes"),
+        Figure("optimizer states", some * plan.states, f"{trained} x {plan.states:g} bytes"),
     ]
     layer = activation_bytes(plan)
     tokens = plan.pass_tokens
     if plan.checkpointing:
-        kept = tokens * (a.layers * s * a.hidden + layer)
-        source = f"{tokens:,} tokens x ({a.layers} layer inputs of {s * a.hidden:,} bytes + one layer of {layer:,.0f})"
+        kept = tokens * (a.layers * s * a.hidden + 2 * layer)
+        source = f"{tokens:,} tokens x ({a.layers} layer inputs of {s * a.hidden:,} bytes + 2 x {layer:,.0f} in one layer)"
     else:
-        kept = tokens * a.layers * layer
-        source = f"{tokens:,} tokens x {a.layers} layers x {layer:,.0f} bytes"
+        kept = tokens * (a.layers + 1) * layer
+        source = f"{tokens:,} tokens x ({a.layers} layers + the gradients in one) x {layer:,.0f} bytes"
+    longest, share = plan.max_context, plan.sampled / plan.length
+    masks = longest**2 * (s + 1) + tokens * share * longest * s
     update = [
         Figure("activations", kept, source),
+        Figure(
+            "masks",
+            masks,
+            f"{longest:,}^2 x {s + 1} bytes, and {tokens:,} x {share:.0%} sampled x {longest:,} x {s}",
+        ),
         Figure("head", 3 * 4 * HEAD_ELEMENTS, f"3 blocks of {HEAD_ELEMENTS:,} logits x 4 bytes"),
     ]
     rollouts = []
-    if shards > 1:
-        gathered = a.layer_weights * s * 2
-        update.append(
-            Figure("gathered layers", gathered, f"2 x {a.layer_weights:,} weights of a layer x {s} bytes")
-        )
-    if plan.engine == "vllm" or (shards > 1 and plan.engine == "transformers"):
-        why = "the engine's own copy" if plan.engine == "vllm" else "gathered for sampling"
-        rollouts.append(Figure("weights to sample with", a.weights * s, f"{a.weights:,} x {s} bytes, {why}"))
+    if plan.shards > 1:
+        source = f"2 x {a.layer_weights:,} weights of a layer x {s} bytes"
+        update.append(Figure("gathered layers", 2 * a.layer_weights * s, source))
+        others = a.weights - all_of
+        source = f"{others:,.0f} weights of the others' shards x {s} bytes"
+        rollouts.append(Figure("gathered weights", others * s, source))
+    if plan.engine == "vllm":
+        source = f"{a.weights:,} weights x {s} bytes: the engine's own"
+        rollouts.append(Figure("weights to sample with", a.weights * s, source))
     if plan.engine != "vllm-server":
         rows, per = -(-plan.rows // plan.gpus), a.cache_bytes(s)
         source = f"{rows} episodes x {plan.max_context:,} tokens x {per:,} bytes (2 x layers x key-value heads x head size x {s})"
@@ -315,6 +346,6 @@ def seconds(plan: Plan, hardware: Hardware) -> list[Figure]:
 
 def disk(plan: Plan, checkpoints: int) -> Figure:
     """Bytes of the checkpoints that lie on the disk at one time."""
-    each = plan.trained * (plan.trained_element + plan.states)
-    source = f"{checkpoints} checkpoints x {plan.trained:,} trained weights x {plan.trained_element + plan.states:g} bytes"
-    return Figure("checkpoints", checkpoints * each, source)
+    per = plan.element + 4 + plan.states if plan.masters else 4 + plan.states
+    source = f"{checkpoints} checkpoints x {plan.trained:,} trained weights x {per:g} bytes"
+    return Figure("checkpoints", checkpoints * plan.trained * per, source)

@@ -41,6 +41,7 @@ class About:
     command: str = option("", "the exact command")
     hardware: str = option("", "what it is for: a name of estimate.HARDWARE, or CPU")
     gpus: int = option(1, "devices it is for", low=1)
+    fsdp: bool = option(False, "whether they share the layers' weights, gradients and states")
     run: str = option("not run", "whether it was: date, machine and result, or 'not run'")
     needs: list[str] = field(default_factory=list, metadata={"help": "commands to get corpus and index"})
     expected: dict[str, Any] = option({}, "what an episode is expected to be made of: rounds, prompt, …")
