@@ -43,6 +43,12 @@ class AlarmLimits:
     grad_norm: float | None = option(10.0, "gradient norm before clipping", low=0.0)
     invalid_rounds: float | None = option(0.5, "share of rounds that were no valid act", low=0.0)
     truncated: float | None = option(0.8, "share of episodes that ran out of a budget", low=0.0)
+    context_full: float | None = option(
+        0.5, "share of episodes that ended because the context has no room for their tokens", low=0.0
+    )
+    sampling_kl: float | None = option(
+        0.05, "KL between who sampled and the trainer, nats per token (where they differ)", low=0.0
+    )
     repetition: float | None = option(
         0.4, "share of repeated searches, or of repeated runs of four words", low=0.0
     )
@@ -258,6 +264,29 @@ def _truncated(rows: Rows, limit: float) -> _Text | None:
     )
 
 
+def _context_full(rows: Rows, limit: float) -> _Text | None:
+    value = rows[-1].get("context_full")
+    if value is None or value <= limit:
+        return None
+    return (
+        f"{value:.0%} of the episodes ended because the context has no room for their tokens",
+        "questions and passages are longer than the agent's context",
+        "a larger max_context of the agent, fewer or shorter passages (k, max_chars), or fewer rounds",
+    )
+
+
+def _sampling_kl(rows: Rows, limit: float) -> _Text | None:
+    value = rows[-1].get("sampling_kl")
+    if value is None or value <= limit:
+        return None
+    return (
+        f"who sampled and the trainer differ by {value:.2g} nats per token before the update (effective sample size "
+        f"{rows[-1]['sampling_ess']:.0%})",
+        "the engine has other weights, a lower precision or other kernels, or the rollouts are stale",
+        "make sure that the engine gets the weights; the same dtype in both; --set tis_cap=2 corrects what is left",
+    )
+
+
 def _repetition(rows: Rows, limit: float) -> _Text | None:
     for key, what in (("repeated_searches", "searches"), ("repetition", "runs of four words")):
         value = _lowest(rows, key)
@@ -299,6 +328,8 @@ ALARMS: dict[str, Callable[[Rows, float], _Text | None]] = {
     "grad_norm": _grad_norm,
     "invalid_rounds": _invalid_rounds,
     "truncated": _truncated,
+    "context_full": _context_full,
+    "sampling_kl": _sampling_kl,
     "repetition": _repetition,
     "equal_groups": _equal_groups,
 }

@@ -69,6 +69,12 @@ class Settings:
         "round where the agent's context is rebuilt)",
     )
     loss_length: int = option(256, "the constant of seq-mean-token-sum-norm, in tokens", low=1)
+    tis_cap: float = option(
+        0.0,
+        "truncated importance sampling: weigh each token with min(trainer / engine, tis_cap), e.g. 2; 0: off. Costs a "
+        "forward pass; for engines whose log-probabilities differ from the trainer's (see sampling_ess)",
+        low=0.0,
+    )
     permute_rewards: bool = option(
         False, "control: permute the rewards inside each group, so that they say nothing about the episodes"
     )
@@ -103,6 +109,8 @@ class Algorithm:
             (no step KL).
         play: plays tasks in groups; the loop puts another in its place where several processes or workers play.
         has_ratio: whether its loss has a ratio to clip; if not, `clip_low` and `clip_high` are refused.
+        weighs_advantages: whether each token's policy gradient is proportional to its advantage, so that `tis_cap` can
+            weigh that; if not, it is refused.
     """
 
     settings_class: ClassVar[type[Settings]] = Settings
@@ -113,14 +121,20 @@ class Algorithm:
     module_lr: Mapping[str, float] = {}
     on_policy: bool = True
     has_ratio: bool = True
+    weighs_advantages: bool = True
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        given = settings or {}
         for name in () if self.has_ratio else ("clip_low", "clip_high"):
-            if name in (settings or {}):
+            if name in given:
                 raise ConfigError(
                     f"{type(self).__name__.lower()} has no ratio to clip: leave {name} out, or use grpo or ppo"
                 )
-        self.settings = parse_settings(self.settings_class, settings or {})
+        if given.get("tis_cap") and not self.weighs_advantages:
+            raise ConfigError(
+                f"{type(self).__name__.lower()} has no advantages that importance weights could correct: leave tis_cap out"
+            )
+        self.settings = parse_settings(self.settings_class, given)
         self.play: Play = play_groups
         if self.settings.permute_rewards and self.settings.group_size == 1:
             raise ConfigError(

@@ -1,7 +1,7 @@
 """The state of a training run as safetensors and JSON; nothing is pickled.
 
 policy/               what `Policy.save` writes
-tensors.safetensors   the optimizer's state, extra modules, generator states
+tensors.safetensors   the optimizer's state, float32 copies of bfloat16 weights, extra modules, generator states
 trainer.json          counters, the policy's description, NumPy generator states, the optimizer's plain numbers
 """
 
@@ -20,6 +20,7 @@ from searchgym.agents.policy import Policy
 from searchgym.errors import CheckpointError
 
 from .learner import Learner
+from .processes import current
 
 __all__ = ["load_checkpoint", "load_policy", "save_checkpoint"]
 
@@ -35,18 +36,25 @@ def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any])
         counters: JSON values given back by `load_checkpoint`.
     """
     policy = learner.policy
-    policy.save(directory / "policy")
+    processes = current()
+    with processes.in_one_piece(policy):
+        if processes.main:
+            policy.save(directory / "policy")
     tensors = {f"generator/{name}": state for name, state in _generators(policy).items()}
     for module, body in learner.extra.items():
         tensors |= {f"module/{module}/{name}": t for name, t in body.state_dict().items()}
+    for name, master in learner.masters.named(learner.names).items():
+        tensors[f"master/{name}"] = processes.full(master)
     values: dict[str, dict[str, Any]] = {}
     for index, state in learner.optimizer.state_dict()["state"].items():
         name = learner.names[index]
         for key, value in state.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer/{name}/{key}"] = value
+                tensors[f"optimizer/{name}/{key}"] = processes.full(value)
             else:
                 values.setdefault(name, {})[key] = value
+    if not processes.main:  # it has taken part in gathering what is in shards
+        return
     save_file(_apart(tensors), directory / "tensors.safetensors")
     card = {
         "schema": _SCHEMA,
@@ -90,8 +98,9 @@ def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
         CheckpointError: damaged, or of another architecture.
     """
     policy, names = learner.policy, learner.names
-    card = load_policy(directory, policy)
-    if card["parameters"] != names:
+    with current().in_one_piece(policy, load=True):
+        card = load_policy(directory, policy)
+    if sorted(card["parameters"]) != sorted(names):
         odd = sorted({*card["parameters"]} ^ {*names}) or names
         raise CheckpointError(
             f"checkpoint {directory} optimises other parameters (first difference: {odd[0]!r}): resume with the "
@@ -116,6 +125,10 @@ def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint {directory} is of another architecture: {error}") from error
     index = {name: i for i, name in enumerate(names)}
+    for name, master in learner.masters.named(names).items():
+        if f"master/{name}" not in tensors:
+            raise _damaged(directory, KeyError(f"master/{name}"))
+        master.copy_(current().cut_like(tensors[f"master/{name}"], master))
     state: dict[int, dict[str, Any]] = {
         index[name]: dict(values) for name, values in card.get("optimizer_values", {}).items()
     }
@@ -123,7 +136,8 @@ def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
         kind, _, rest = key.partition("/")
         if kind == "optimizer":
             name, _, field = rest.rpartition("/")
-            state.setdefault(index[name], {})[field] = tensor
+            like = learner.parameters[index[name]]
+            state.setdefault(index[name], {})[field] = current().cut_like(tensor, like)
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
     _set_generators(policy, generators)

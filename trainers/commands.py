@@ -24,6 +24,12 @@ __all__ = ["train"]
 _PAIRS = {
     "settings": ("--set", "Setting of the trainer, e.g. kl_coef=0.01; see --list-settings. Repeatable."),
     "alarms": ("--alarm", "Limit of an alarm, e.g. step_kl=0.5; null switches it off. Repeatable."),
+    "optimizer_options": (
+        "--optimizer-option",
+        "Option of the optimizer, e.g. betas=[0.9,0.95]. Repeatable.",
+    ),
+    "tracker_options": ("--tracker-option", "Option of a tracker, e.g. wandb.mode=offline. Repeatable."),
+    "worker_options": ("--worker-option", "What Ray gives each rollout worker, e.g. num_gpus=1. Repeatable."),
     "agent_options": ("--agent-option", "Option of the agent. Repeatable."),
     "env_options": (
         "--env-option",
@@ -161,7 +167,8 @@ def _dry_run(console: Console, given: dict[str, Any], run_dir: Path | None, reci
     if os.environ.get("RANK", "0") != "0":  # one process of several looks
         return 0
     result = dry_run(config, run_dir or default_run_directory(config.trainer, config.env), about, expected)
-    print_dry_run(console, result, about.hardware if about else "")
+    hardware = "CPU" if config.agent == "tiny" else about.hardware if about else ""
+    print_dry_run(console, result, hardware)
     if about is not None and about.needs and not result.passed:
         console.print("Before the first run:", *about.needs, sep="\n  ", markup=False, highlight=False)
     return 0 if result.passed else 2

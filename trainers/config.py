@@ -8,13 +8,15 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from searchgym.errors import ConfigError, did_you_mean
 
-__all__ = ["TrainConfig", "describe_settings", "make_config", "option", "parse_settings"]
+__all__ = ["Schedule", "TrainConfig", "describe_settings", "make_config", "option", "parse_settings"]
 
 T = TypeVar("T")
+
+Schedule = Literal["constant", "linear", "cosine"]
 
 
 def option(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -49,14 +51,40 @@ class TrainConfig:
         "end after the iteration that reaches so many seconds, evaluations not counted; 0: never",
         low=0.0,
     )
-    lr: float = option(5e-4, "learning rate of AdamW", low=0.0)
-    weight_decay: float = option(0.0, "weight decay of AdamW", low=0.0)
+    lr: float = option(5e-4, "learning rate", low=0.0)
+    lr_schedule: Schedule = option(
+        "constant", "how the learning rate goes over the iterations: constant, linear or cosine"
+    )
+    lr_warmup: int = option(0, "iterations over which it rises at the start", low=0)
+    lr_floor: float = option(0.0, "where a schedule ends, as a share of lr", low=0.0, high=1.0)
+    optimizer: str = option("adamw", "of torch (adamw, sgd, adafactor, …) or bitsandbytes (adamw8bit, …)")
+    optimizer_options: dict[str, Any] = option({}, "arguments of the optimizer's constructor")
+    weight_decay: float = option(0.0, "weight decay of the optimizer", low=0.0)
     epochs: int = option(1, "passes over an iteration's episodes", low=1)
     minibatches: int = option(2, "optimizer steps per pass", low=1)
     grad_clip: float = option(1.0, "largest gradient norm", low=1e-9)
     token_budget: int = option(16384, "tokens per forward and backward pass (memory)", low=1)
     temperature: float = option(1.0, "sampling temperature while collecting", low=1e-3)
     seed: int = option(0, "of everything random", low=0)
+    streams: Literal["run", "episode"] = option(
+        "run",
+        "random streams of sampling: one of the run, or one per episode, so that who plays it changes nothing "
+        "(always so with several processes, rollout workers or rollout_lag)",
+    )
+    rollout_workers: int = option(0, "processes that play, on Ray; 0: this one plays", low=0)
+    worker_options: dict[str, Any] = option({}, "what Ray gives each worker, e.g. num_gpus")
+    ray_address: str = option(
+        "", "of a Ray cluster, or auto; default: a Ray of this run's own, on this machine"
+    )
+    rollout_lag: int = option(
+        0,
+        "1: collect each iteration while the one before is learned from, with weights one update old",
+        low=0,
+        high=1,
+    )
+    process_timeout: float = option(
+        1800.0, "seconds after which another process or worker that does not answer is given up", low=1.0
+    )
     threads: int = option(
         1, "CPU threads of torch (the tiny models gain little from more); 0: torch's own choice", low=0
     )
@@ -66,6 +94,11 @@ class TrainConfig:
     eval_every: int = option(0, "also evaluate every so many iterations; 0: never", low=0)
     checkpoint_every: int = option(5, "iterations between checkpoints (and saved episodes)", low=1)
     keep_checkpoints: int = option(2, "newest checkpoints kept, besides the initial one", low=1)
+    keep_best: Literal["", "em", "f1", "sub_em", "recall"] = option(
+        "", "also keep the checkpoint of the best evaluation by this metric: em, f1, sub_em or recall"
+    )
+    tracker: str = option("", "also log to: tensorboard, wandb, trackio; names with commas")
+    tracker_options: dict[str, Any] = option({}, "arguments of a tracker, as NAME.KEY=VALUE")
     alarms: dict[str, Any] = option({}, "limits of the alarms; null switches one off")
     stop_on_alarm: str = option(
         "", "end the run when one of these alarms is raised: names with commas, or all"

@@ -97,12 +97,17 @@ def save_failure(
     for old in (temporary, directory):
         shutil.rmtree(old, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_episodes(temporary / "episodes.jsonl", played)
-    policy.save(temporary / "policy")
-    save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary / "batch.safetensors")
-    card = {"message": str(error), "samples": places}
-    (temporary / "failure.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
-    os.replace(temporary, directory)
+    try:
+        save_episodes(temporary / "episodes.jsonl", played)
+        policy.save(temporary / "policy")
+        save_file(
+            {k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary / "batch.safetensors"
+        )
+        card = {"message": str(error), "samples": places}
+        (temporary / "failure.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
+        os.replace(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_failure(directory: str | Path, policy: Policy | None = None) -> Failure:

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from searchgym.agents.policy import Policy
-from searchgym.evaluation import EvalResult, evaluate
+from searchgym.evaluation import EvalResult, evaluate, summarize
+from searchgym.rollouts import choose_tasks
 from searchgym.vector import SearchVectorEnv
+
+from .playing import Order, play_orders
+from .processes import current
 
 __all__ = ["evaluate_on", "greedy"]
 
@@ -42,4 +46,10 @@ def evaluate_on(
         ids: draws the episodes' ids.
     """
     fresh = SearchVectorEnv.from_rules(envs.rules.for_evaluation(), envs.num_envs)
+    processes = current()
+    if processes.count > 1:
+        tasks = choose_tasks(fresh.rules, split, None, _EVAL_SEED)[:episodes]
+        orders = [Order(task, 1, ids.getrandbits(63)) for task in tasks]
+        played = processes.merge(play_orders(policy, fresh, processes.share(orders)))
+        return summarize([episode for group in played for episode in group])
     return evaluate(fresh, policy, episodes, split=split, seed=_EVAL_SEED, ids=ids)

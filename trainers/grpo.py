@@ -29,7 +29,8 @@ Departures from the papers:
 3. Episodes that infrastructure failures cut short are dropped; a group left with one of several is skipped.
    A group of size one by choice has mean 0 and std 1, as in verl.
 4. The standard deviation is the unbiased one (n − 1), as in verl; the paper does not say.
-5. π_old's log-probabilities are those recorded while sampling; they are not computed a second time.
+5. π_old's log-probabilities are those recorded while sampling; they are not computed a second time, unless `tis_cap`
+   corrects an engine that differs (ratio.py).
 6. An episode is one sequence of the mean over i, also when its context was cut into several segments;
    sequence=segment counts segments. GSPO's ratio is always a segment's: that is what the model saw as one sequence.
 7. seq-mean-token-sum-norm divides by the number of episodes as well; verl's leaves that factor out.

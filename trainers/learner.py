@@ -15,8 +15,12 @@ from .algorithm import Algorithm, Loss
 from .batch import Batch, micro_batches, minibatches
 from .config import TrainConfig
 from .failures import ADVICE, NotFinite, are_finite
+from .masters import Masters
 from .metrics import UpdateMetrics
 from .objective import kl_estimate
+from .optimizers import lr_factor, make_optimizer
+from .processes import current
+from .ratio import TRAINER
 
 __all__ = ["Learner"]
 
@@ -31,9 +35,10 @@ class Learner:
 
     Attributes:
         extra: the algorithm's modules.
-        parameters: all weights trained, the policy's first.
-        names: of them, in the same order.
-        optimizer: one parameter group per module.
+        names: of all weights trained, the policy's first.
+        parameters: what the optimizer steps on, in the same order: the weights, or their copies in `masters`.
+        masters: float32 copies of weights of a lower precision.
+        optimizer: one parameter group per module, or two where some of its weights are cut into shards.
 
     Raises:
         ConfigError: the policy has nothing to train.
@@ -43,33 +48,54 @@ class Learner:
         self.policy, self.algorithm, self.config = policy, algorithm, config
         self.extra: dict[str, nn.Module] = algorithm.extra_modules()
         parts = {
-            name: {f"{name}.{n}": p for n, p in module.named_parameters() if p.requires_grad}
+            name: current().alike({f"{name}.{n}": p for n, p in module.named_parameters() if p.requires_grad})
             for name, module in {"policy": policy.module, **self.extra}.items()
         }
         if not parts["policy"]:
             raise ConfigError(
                 f"agent {policy.name!r} has no weights that require gradients: nothing to train"
             )
-        self.names = [name for part in parts.values() for name in part]
-        self.parameters = [p for part in parts.values() for p in part.values()]
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+        self.names = [name for part in parts.values() for alike in part for name in alike]
+        self.masters = Masters([p for part in parts.values() for alike in part for p in alike.values()])
+        self.parameters = self.masters.parameters
+        stepped = dict(zip(self.names, self.parameters, strict=True))
+        self.optimizer = make_optimizer(
+            config.optimizer,
+            config.optimizer_options,
             [
-                {"params": list(part.values()), "lr": config.lr * algorithm.module_lr.get(name, 1.0)}
+                {"params": [stepped[n] for n in alike], "lr": config.lr * algorithm.module_lr.get(name, 1.0)}
                 for name, part in parts.items()
-                if part
+                for alike in part
             ],
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=_can_fuse(self.parameters),
+            config.lr,
+            config.weight_decay,
         )
+        self._modules = [[stepped[n] for alike in part for n in alike] for part in parts.values() if part]
+        self._full_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the learning rate changes during the run."""
+        return self.config.lr_schedule != "constant" or self.config.lr_warmup > 0
+
+    def set_lr(self, iteration: int) -> float:
+        """Set the learning rates of an iteration; returns the policy's. The schedule has no state but this number."""
+        c = self.config
+        factor = lr_factor(c.lr_schedule, iteration, c.iterations, c.lr_warmup, c.lr_floor)
+        for group, full in zip(self.optimizer.param_groups, self._full_lr, strict=True):
+            group["lr"] = full * factor
+        return c.lr * factor
 
     def update(
         self, batch: Batch, metrics: UpdateMetrics, iteration: int, shuffle: np.random.Generator
     ) -> None:
         """Epochs of minibatches; one optimizer step each.
 
+        Where there are several processes, each takes its share of a minibatch through the model; token weights are
+        those of the whole, so gradients and metrics add up.
+
         Args:
-            batch: everything there is to learn from in this iteration.
+            batch: everything there is to learn from in this iteration; the same in all processes.
             metrics: is filled.
             iteration: from 1.
             shuffle: draws the minibatches.
@@ -77,35 +103,56 @@ class Learner:
         Raises:
             NotFinite: a loss, gradient or weight; the weights are those before the step, or (weight) after it.
         """
+        with self.masters.gathering():
+            self._update(batch, metrics, iteration, shuffle)
+
+    def _update(
+        self, batch: Batch, metrics: UpdateMetrics, iteration: int, shuffle: np.random.Generator
+    ) -> None:
         config, settings = self.config, self.algorithm.settings
-        device = self.parameters[0].device
+        device, processes = self.parameters[0].device, current()
         for _ in range(config.epochs):
             for minibatch in minibatches(
                 batch, config.minibatches, settings.aggregation, settings.loss_length, shuffle
             ):
                 self.optimizer.zero_grad(set_to_none=True)
-                for part in micro_batches(minibatch, self.policy, config.token_budget):
+                bad: Batch | None = None
+                for part, counts in processes.level(self._micro_batches(minibatch), minibatch.take([0])):
                     micro = part.to(device)
                     outputs = self.policy.evaluate_tokens(micro.samples)
                     loss = self.algorithm.loss(micro, outputs)
-                    if not torch.isfinite(loss.total):
-                        raise self._not_finite("loss", iteration, part)
-                    loss.total.backward()  # type: ignore[no-untyped-call]
-                    self._measure(metrics, micro, outputs, loss)
+                    if bad is None and not torch.isfinite(loss.total):
+                        bad = part
+                    scale = processes.gradient_scale if counts else 0.0
+                    (scale * loss.total).backward()  # type: ignore[no-untyped-call]
+                    if counts:
+                        self._measure(metrics, micro, outputs, loss)
+                if processes.any(bad is not None):  # in any: the others would wait for it
+                    raise self._not_finite("loss", iteration, bad or minibatch)
+                processes.sum_gradients(self.parameters)
                 norms = self._clip_gradients()
                 if not all(torch.isfinite(norm) for norm in norms):
                     raise self._not_finite("gradient", iteration, minibatch)
                 self.optimizer.step()
-                if not are_finite(self.parameters):
+                self.masters.write_back()
+                if processes.any(not are_finite([processes.local(p) for p in self.parameters])):
                     raise self._not_finite("update", iteration, minibatch)
                 self.policy.version += 1
                 metrics.updates += 1
-                metrics.add({"grad_norm": norms[0]})
+                if processes.main:  # it is that of the whole minibatch
+                    metrics.add({"grad_norm": norms[0]})
+
+    def _micro_batches(self, minibatch: Batch) -> list[Batch]:
+        """What this process takes through the model, pass by pass."""
+        mine = current().own(self.policy, minibatch.samples)
+        if not mine:
+            return []
+        share = minibatch if len(mine) == len(minibatch.samples) else minibatch.take(mine)
+        return list(micro_batches(share, self.policy, self.config.token_budget))
 
     def _clip_gradients(self) -> Sequence[Tensor]:
         """Each module's own norm is clipped: a critic's error must not shorten the policy's step."""
-        groups = self.optimizer.param_groups
-        return [torch.nn.utils.clip_grad_norm_(g["params"], self.config.grad_clip) for g in groups]
+        return [current().clip(weights, self.config.grad_clip) for weights in self._modules]
 
     @torch.no_grad()
     def _measure(self, metrics: UpdateMetrics, batch: Batch, outputs: TokenOutputs, loss: Loss) -> None:
@@ -114,17 +161,11 @@ class Learner:
             return
         old_N, new_N = batch.old_logprobs_N, outputs.logprobs_N
         metrics.add({"step_kl": batch.mean(kl_estimate(old_N, new_N, "k3"))})
-        gap = (new_N - old_N).abs().max()
-        metrics.largest("log_ratio_max", gap)
-        if metrics.updates == 0:  # still the weights that sampled: what is left is numerical disagreement
-            metrics.largest("sampling_gap", gap)
+        metrics.largest("log_ratio_max", (new_N - old_N).abs().max())
+        if metrics.updates == 0 and TRAINER not in batch.columns:  # still the weights of before the update
+            metrics.compare(old_N, new_N)
 
     def _not_finite(self, what: str, iteration: int, batch: Batch) -> NotFinite:
         return NotFinite(
             f"the {what} of iteration {iteration} is not finite with lr={self.config.lr}: {ADVICE}", batch
         )
-
-
-def _can_fuse(parameters: Sequence[nn.Parameter]) -> bool:
-    """The fused AdamW is the fastest of the three on these devices; it takes floating-point weights only."""
-    return all(p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for p in parameters)

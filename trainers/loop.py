@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from searchgym.agents.policy import Policy
-from searchgym.errors import ConfigError, TrainingError
+from searchgym.errors import ConfigError, RunDirectoryError, TrainingError
 from searchgym.evaluation import Estimate, EvalResult
 from searchgym.tape import tape_of
 from searchgym.vector import SearchVectorEnv
 
 from .alarms import Alarms, parse_stops, raised
-from .algorithm import Algorithm, training_envs
+from .algorithm import Algorithm, token_logprobs, training_envs
 from .batch import pack
 from .checkpoint import load_checkpoint, load_policy, save_checkpoint
 from .config import TrainConfig
@@ -34,9 +34,19 @@ from .failures import ADVICE, NotFinite, save_failure
 from .greedy import evaluate_on, greedy
 from .groups import Credit, Group, Groups, drop_invalid
 from .learner import Learner
-from .metrics import UpdateMetrics, collection_metrics, estimates, evaluation_row
+from .metrics import (
+    UpdateMetrics,
+    best_evaluation,
+    collection_metrics,
+    estimates,
+    evaluation_row,
+    staleness,
+)
+from .playing import PlayAhead, Seeded, Workers, check_same, load_groups, play_orders, save_groups
+from .processes import current
 from .progress import Display, draw_curve
-from .run import RunDirectory, write_json
+from .ratio import TRAINER, correct
+from .run import RunDirectory
 from .tasks import TaskSampler
 
 __all__ = ["Result", "Trainer"]
@@ -94,6 +104,8 @@ class Trainer:
         evaluator: greedy evaluation of the policy; default: `searchgym.evaluate` under the rules of `envs`,
             without judge and feedback act and with plain EM as the reward.
         probe: measures the credit of an iteration; its numbers are added to the iteration's metrics.
+        workers: plays episodes in other processes; default: this one plays.
+        twin: another agent of the policy's kind, which plays ahead where `config.rollout_lag` says so.
 
     Attributes:
         spent: "episodes", sampled "tokens" and "seconds" of collecting and learning so far.
@@ -110,6 +122,8 @@ class Trainer:
         display: Display | None = None,
         evaluator: Callable[[Policy], EvalResult] | None = None,
         probe: Callable[[Groups, Credit], dict[str, float]] | None = None,
+        workers: Workers | None = None,
+        twin: Policy | None = None,
     ) -> None:
         self.policy, self.algorithm, self.tasks = policy, algorithm, tasks
         self.envs = training_envs(algorithm, envs)
@@ -123,11 +137,18 @@ class Trainer:
         }
         if run.steps():  # what an algorithm keeps of the initial policy must not be that of another file
             load_policy(run.step_path(0), policy)
+        current().spread(policy)
         policy.generator.manual_seed(config.seed)
         policy.temperature, policy.top_p, policy.greedy = config.temperature, 1.0, False
         torch.manual_seed(config.seed)  # dropout, and modules an algorithm creates
         algorithm.token_budget = config.token_budget
         algorithm.setup(policy, self._generators["algorithm"])
+        if config.streams == "episode":
+            self._generators["rollouts"] = np.random.default_rng([config.seed, 3])
+            algorithm.play = Seeded(self._generators["rollouts"], workers or play_orders)
+        self._workers = workers
+        self._ahead = None if twin is None else PlayAhead(twin, self._collect)
+        self._collected: list[Group] | None = None  # ahead, and not learned from yet
         self._learner = Learner(policy, algorithm, config)
         self._tape = tape_of(envs)
         if self._tape is not None:
@@ -135,7 +156,9 @@ class Trainer:
         if run.steps():
             self._restore()
         run.truncate(self.iteration if run.steps() else -1)
-        self._alarms = Alarms(config.alarms, run.rows("metrics.jsonl"))
+        rows = run.rows("metrics.jsonl")
+        self._best = best_evaluation(rows, config.keep_best)
+        self._alarms = Alarms(config.alarms, rows)
         self._stops, self._stopped_by = parse_stops(config.stop_on_alarm), ""
 
     # -- the run ---------------------------------------------------------------------------------------
@@ -190,7 +213,11 @@ class Trainer:
                 self.run.save_episodes(f"eval-{i:06d}", result.episodes)
                 row["eval"] = evaluation_row(result)
         self.run.append("metrics.jsonl", row)
-        if i == 0 or last or i % config.checkpoint_every == 0:
+        best = best_evaluation([row], config.keep_best)
+        improved = best is not None and (self._best is None or best["value"] > self._best["value"])
+        if improved:
+            self._best = best
+        if i == 0 or last or improved or i % config.checkpoint_every == 0:
             with watch("checkpoint"):
                 if groups:
                     episodes = [episode for group in groups for episode in group]
@@ -201,13 +228,15 @@ class Trainer:
         self.display.iteration(row, seconds)
 
     def _finish(self) -> Result:
-        rows = self.run.rows("metrics.jsonl")
-        seconds = sum(
-            sum(v for k, v in r.items() if k != "iteration") for r in self.run.rows("timings.jsonl")
+        rows, timings = current().main_says(
+            lambda: (self.run.rows("metrics.jsonl"), self.run.rows("timings.jsonl"))
         )
+        seconds = sum(sum(v for k, v in r.items() if k != "iteration") for r in timings)
         evaluations = [r["eval"] for r in rows if "eval" in r]
         before, after = (estimates(evaluations[i]) if evaluations else None for i in (0, -1))
-        draw_curve(self.run.path / "curve.png", rows)
+        if current().main:
+            with self.run.writing():
+                draw_curve(self.run.path / "curve.png", rows)
         summary = {
             "iterations": self.iteration,
             "policy_version": self.policy.version,
@@ -216,8 +245,9 @@ class Trainer:
             "stopped_by": self._stopped_by or None,
             "before": evaluations[0] if evaluations else None,
             "after": evaluations[-1] if evaluations else None,
+            **({"best": self._best} if self._best else {}),
         }
-        write_json(self.run.path / "summary.json", summary)
+        self.run.write_json("summary.json", summary)
         return Result(self.run.path, self.policy, before, after, rows, seconds, self)
 
     # -- one iteration ---------------------------------------------------------------------------------
@@ -226,29 +256,72 @@ class Trainer:
         """Collect once and learn from it; returns the groups played and the iteration's metrics."""
         watch = watch or _Stopwatch()
         with watch("collect"):
-            played = [list(group) for group in self.algorithm.collect(self.policy, self.envs, self.tasks)]
+            played, drawn = self._next()
         try:
-            return played, self._learn(played, watch)
+            row = self._learn(played, drawn, watch)
         except TrainingError as error:
             path = self.run.path / f"failed-{self.iteration:06d}"
-            save_failure(path, error, chain.from_iterable(played), self.policy, self._learner.extra)
+            try:
+                with current().in_one_piece(self.policy), self.run.writing():
+                    if current().main:
+                        save_failure(
+                            path, error, chain.from_iterable(played), self.policy, self._learner.extra
+                        )
+            except RunDirectoryError as full:
+                raise TrainingError(f"{error} (and nothing could be saved of it: {full})") from error
             raise TrainingError(f"{error} (its episodes and the weights are in {path})") from error
+        if self._ahead is not None and self._ahead.running:
+            with watch("collect"):
+                self._collected = self._ahead.wait()
+        return played, row
 
-    def _learn(self, played: Sequence[Group], watch: _Stopwatch) -> dict[str, Any]:
+    def _next(self) -> tuple[list[Group], int]:
+        """The groups to learn from, and how many tasks were drawn with them; may begin to collect the next ones."""
+        played, drawn = self._collected, self.tasks.drawn
+        if played is None:
+            with current().playing(self.policy):
+                played = self._collect(self.policy)
+            drawn = self.tasks.drawn
+        check_same(played)
+        self._collected = None
+        if self._ahead is not None and self.iteration < self.config.iterations:
+            self._ahead.start(self.policy)
+        return played, drawn
+
+    def _collect(self, policy: Policy) -> list[Group]:
+        return [list(group) for group in self.algorithm.collect(policy, self.envs, self.tasks)]
+
+    def _learn(self, played: Sequence[Group], drawn: int, watch: _Stopwatch) -> dict[str, Any]:
         """Credit and update; the metrics."""
         algorithm = self.algorithm
         row = collection_metrics(played)
         with watch("credit"):
             valid, counts = drop_invalid(played)
             groups, skipped = self._select(valid)
-        row |= counts | skipped | {"tasks_drawn": self.tasks.drawn}
+        row |= counts | skipped | {"tasks_drawn": drawn}
+        if self._ahead is not None:
+            row["staleness"] = staleness(played, self.policy.version)
+        if self._workers is not None:
+            row["lost_workers"] = self._workers.lost
+        lr = self._learner.set_lr(self.iteration)
+        if self._learner.scheduled:
+            row["lr"] = lr
         update = UpdateMetrics()
-        if groups:
+        if groups.samples:  # nothing was sampled where no prompt fits into the context
+            cap = algorithm.settings.tis_cap
             with watch("prepare"):
+                if cap:
+                    groups.columns[TRAINER] = token_logprobs(
+                        self.policy, groups.samples, self.config.token_budget
+                    )
                 algorithm.prepare(self.policy, groups)
             with watch("credit"):
                 credit = algorithm.credit(groups)
                 batch = pack(groups, credit, algorithm.settings.sequence)
+            if cap:
+                update.compare(batch.old_logprobs_N, batch.columns[TRAINER])
+                batch, weights = correct(batch, cap)
+                row |= weights
             row |= credit.metrics | (self._probe(groups, credit) if self._probe else {})
             with watch("update"):
                 self._learner.update(batch, update, self.iteration, self._generators["minibatches"])
@@ -282,7 +355,7 @@ class Trainer:
             split: default: the configuration's, or whatever `evaluator` plays.
             episodes: questions of that split; None: all.
         """
-        with greedy(self.policy):
+        with greedy(self.policy), current().playing(self.policy):
             if split is None and self._evaluator is not None:
                 return self._evaluator(self.policy)
             if split is None:
@@ -300,7 +373,11 @@ class Trainer:
         }
         with self.run.checkpoint(self.iteration) as directory:
             save_checkpoint(directory, self._learner, counters)
-        self.run.prune(self.config.keep_checkpoints)
+            if self._collected is not None and current().main:
+                save_groups(directory / "ahead.jsonl", self._collected)
+        if self._best is not None:
+            self.run.write_json("best.json", self._best)
+        self.run.prune(self.config.keep_checkpoints, [self._best["iteration"]] if self._best else [])
 
     def _restore(self) -> None:
         """Return to the last complete checkpoint."""
@@ -310,7 +387,10 @@ class Trainer:
                 f"iterations is {self.config.iterations}, but run {str(self.run.path)!r} already has {steps[-1]}: "
                 "give a larger number"
             )
-        counters = load_checkpoint(self.run.step_path(steps[-1]), self._learner)
+        directory = self.run.step_path(steps[-1])
+        counters = load_checkpoint(directory, self._learner)
+        if (directory / "ahead.jsonl").exists():
+            self._collected = load_groups(directory / "ahead.jsonl")
         for name, generator in self._generators.items():
             generator.bit_generator.state = counters["generators"][name]
         self.tasks.drawn = counters["tasks_drawn"]

@@ -9,12 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from searchgym.episode import Episode
+from searchgym.episode import Episode, StopReason
 from searchgym.evaluation import Estimate, EvalResult
 
 from .groups import Group, sampled_tokens
+from .processes import current
+from .ratio import ratio_statistics
 
-__all__ = ["UpdateMetrics", "collection_metrics", "estimates", "evaluation_row"]
+__all__ = [
+    "UpdateMetrics",
+    "best_evaluation",
+    "collection_metrics",
+    "estimates",
+    "evaluation_row",
+    "staleness",
+]
 
 
 def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
@@ -27,6 +36,7 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
     def mean(values: Sequence[float]) -> float | None:
         return float(np.mean(values)) if values else None
 
+    full = mean([e.outcome.stop_reason is StopReason.TOKEN_BUDGET for e in episodes])
     return {
         "groups": len(groups),
         "episodes": len(played),
@@ -47,7 +57,21 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "judged": mean([r.judge["status"] == "ok" for r in rounds]),
         "judge_errors": sum(r.judge["status"] == "error" for e in played for r in e.rounds),
         "contributing": mean([verdict["utility"] * verdict["reasoning"] >= 0.5 for verdict in judged]),
+        **({"context_full": full} if full else {}),  # tokens that the agent has no room for: a rare thing
     }
+
+
+def staleness(groups: Sequence[Group], version: int) -> float | None:
+    """How many updates older than `version` the weights were that sampled: the mean over sampled tokens."""
+    ages = [
+        version - sampled_by
+        for group in groups
+        for episode in group
+        for segment in episode.segments
+        for sampled, index in zip(segment.mask, segment.rounds, strict=True)
+        if sampled and (sampled_by := episode.rounds[index].policy_version) is not None
+    ]
+    return float(np.mean(ages)) if ages else None
 
 
 def _surprisal(episodes: Sequence[Episode]) -> float | None:
@@ -89,6 +113,7 @@ class UpdateMetrics:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._largest: dict[str, Tensor] = {}
+        self._pairs: list[tuple[Tensor, Tensor]] = []
         self.updates = 0
 
     def add(self, values: Mapping[str, Tensor]) -> None:
@@ -102,16 +127,38 @@ class UpdateMetrics:
         value = value.detach()
         self._largest[name] = torch.maximum(self._largest[name], value) if name in self._largest else value
 
+    def compare(self, engine_N: Tensor, trainer_N: Tensor) -> None:
+        """Tokens whose log-probabilities were recorded while sampling, and as the trainer has them before it learns."""
+        self._pairs.append((engine_N.detach(), trainer_N.detach()))
+
     def result(self) -> dict[str, float]:
-        """Plain numbers."""
-        means = {name: float(value) / max(self.updates, 1) for name, value in self._sums.items()}
-        return means | {name: float(value) for name, value in self._largest.items()}
+        """Plain numbers; over all processes, where there are several."""
+        processes = current()
+        sums, maxima = processes.sum_metrics(self._sums, self._largest)
+        means = {name: float(value) / max(self.updates, 1) for name, value in sums.items()}
+        largest = {name: float(value) for name, value in maxima.items()}
+        mine = [(engine_N.cpu(), trainer_N.cpu()) for engine_N, trainer_N in self._pairs]
+        pairs = [pair for part in processes.gather(mine) for pair in part]
+        if not pairs:
+            return means | largest
+        engine_N, trainer_N = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        return means | largest | ratio_statistics(engine_N, trainer_N)
 
 
 def evaluation_row(result: EvalResult) -> dict[str, Any]:
     """An evaluation as it stands in metrics.jsonl."""
     row = result.to_json()
     return {k: row[k] for k in ("questions", "metrics", "by_group", "stop_reasons", "failed")}
+
+
+def best_evaluation(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any] | None:
+    """The first of the best evaluations: "iteration", "metric", "value". None without one, or without a metric."""
+    found = [row for row in rows if metric and "eval" in row]
+    if not found:
+        return None
+    best = max(found, key=lambda row: row["eval"]["metrics"][metric]["mean"])
+    value = best["eval"]["metrics"][metric]["mean"]
+    return {"iteration": best["iteration"], "metric": metric, "value": value}
 
 
 def estimates(row: Mapping[str, Any]) -> dict[str, Estimate]:

@@ -17,16 +17,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import filelock
+from safetensors import SafetensorError
 
 from searchgym.episode import Episode, save_episodes
-from searchgym.errors import RunDirectoryError
+from searchgym.errors import EpisodeFileError, RunDirectoryError
 
 __all__ = ["RunDirectory", "check_free", "default_run_directory", "read_card", "write_json"]
 
@@ -87,19 +88,52 @@ class RunDirectory:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around everything that writes: a full disk is one error, and what was complete before stays usable.
+
+        Raises:
+            RunDirectoryError: in place of the operating system's error.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError, EpisodeFileError) as error:
+            steps, started = self.steps(), (self.path / "config.json").exists()
+            left = (
+                f"the checkpoint of iteration {steps[-1]} is complete"
+                if steps
+                else "there is no checkpoint yet"
+            )
+            raise RunDirectoryError(
+                f"run directory {str(self.path)!r} cannot be written ({getattr(error, 'strerror', None) or error}); "
+                f"{left}: free some space, then {'continue with --resume' if started else 'start the run again'}"
+            ) from error
+
     def update_card(self, **values: Any) -> None:
         """Change values of config.json."""
         self.card |= values
-        write_json(self.path / "config.json", self.card)
+        self.write_json("config.json", self.card)
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file of the run, atomically."""
+        with self.writing():
+            write_json(self.path / name, data)
 
     def append(self, name: str, row: dict[str, Any]) -> None:
-        """Add one line to `metrics.jsonl` or `timings.jsonl`, in one write."""
-        line = json.dumps(row, allow_nan=False) + "\n"
-        handle = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(handle, line.encode())
-        finally:
-            os.close(handle)
+        """Add one line to `metrics.jsonl` or `timings.jsonl`: all of it, or nothing."""
+        line = (json.dumps(row, allow_nan=False) + "\n").encode()
+        with self.writing():
+            handle = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                size = os.fstat(handle).st_size
+                try:
+                    while line:  # a disk that is nearly full takes the first part only
+                        line = line[os.write(handle, line) :]
+                except OSError:
+                    os.ftruncate(handle, size)
+                    raise
+            finally:
+                os.close(handle)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The complete lines of a JSONL file; a line that a kill cut off is left out."""
@@ -115,38 +149,38 @@ class RunDirectory:
             if not (self.path / name).exists():
                 continue
             kept = [json.dumps(r) + "\n" for r in self.rows(name) if r["iteration"] <= iteration]
-            with _replacing(self.path / name) as temporary:
+            with self.writing(), _replacing(self.path / name) as temporary:
                 temporary.write_text("".join(kept), "utf-8")
 
     def save_episodes(self, name: str, episodes: Iterable[Episode], keep: int | None = None) -> Path:
         """Write `episodes/<name>.jsonl`; with `keep`, only so many files with the same first word remain."""
         path = self.path / "episodes" / f"{name}.jsonl"
-        save_episodes(path, episodes)
-        if keep is not None:
-            for old in sorted(path.parent.glob(f"{name.split('-')[0]}-*.jsonl"))[:-keep]:
-                old.unlink()
+        with self.writing():
+            save_episodes(path, episodes)
+            if keep is not None:
+                for old in sorted(path.parent.glob(f"{name.split('-')[0]}-*.jsonl"))[:-keep]:
+                    old.unlink()
         return path
 
     @contextmanager
     def checkpoint(self, iteration: int) -> Iterator[Path]:
         """A directory to fill; it becomes `checkpoints/step-<iteration>` when the block ends without error."""
         parent = self.path / "checkpoints"
-        parent.mkdir(exist_ok=True)
         temporary = parent / f"{_TEMPORARY}{iteration}"
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir()
-        try:
-            yield temporary
-            for path in [self.path / "metrics.jsonl", *temporary.rglob("*"), temporary]:
-                _sync(path)
-            final = self.step_path(iteration)
-            if final.exists():
-                _remove(final)
-            os.replace(temporary, final)
-            _sync(parent)
-        finally:
+        with self.writing():
             shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                temporary.mkdir(parents=True)
+                yield temporary
+                for path in [self.path / "metrics.jsonl", *temporary.rglob("*"), temporary]:
+                    _sync(path)
+                final = self.step_path(iteration)
+                if final.exists():
+                    _remove(final)
+                os.replace(temporary, final)
+                _sync(parent)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
 
     def step_path(self, iteration: int) -> Path:
         """Where the checkpoint of an iteration is, or would be."""
@@ -158,10 +192,12 @@ class RunDirectory:
         names = [_STEP.fullmatch(p.name) for p in parent.iterdir()] if parent.is_dir() else []
         return sorted(int(m[1]) for m in names if m)
 
-    def prune(self, keep: int) -> None:
-        """Remove all checkpoints but the initial one and the newest `keep`."""
-        for step in [s for s in self.steps() if s > 0][:-keep]:
-            _remove(self.step_path(step))
+    def prune(self, keep: int, spare: Collection[int] = ()) -> None:
+        """Remove all checkpoints but the initial one, the newest `keep` and those of the iterations `spare`."""
+        with self.writing():
+            for step in [s for s in self.steps() if s > 0][:-keep]:
+                if step not in spare:
+                    _remove(self.step_path(step))
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class SFT(Algorithm):
     settings_class = SFTSettings
     settings: SFTSettings
     has_ratio = False
+    weighs_advantages = False
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(settings)

@@ -7,7 +7,8 @@ result = resume("runs/mine")
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,17 @@ from searchgym.vector import SearchVectorEnv, make_vec
 from .alarms import Alarms, parse_stops
 from .algorithm import Algorithm, training_envs
 from .config import TrainConfig, make_config, parse_settings
+from .distributed import connect, open_run
 from .groups import Credit, Groups
 from .loop import Result, Trainer
+from .optimizers import check_optimizer
+from .processes import current
 from .progress import Display
-from .run import RunDirectory, check_free, default_run_directory
+from .run import RunDirectory, check_free, default_run_directory, read_card
 from .tasks import TaskSampler
+from .trackers import Displays, TrackerDisplay, check_trackers
 
-__all__ = ["resume", "train"]
+__all__ = ["Parts", "open_parts", "resume", "train"]
 
 Probe = Callable[[Groups, Credit], dict[str, float]]
 
@@ -57,19 +62,25 @@ def train(
     """
     if not isinstance(config, TrainConfig):
         config = make_config(config or {})
+    processes = connect(config.process_timeout)
+    config = _checked_streams(config, processes.count)
     for name, tape in _tapes(config).items():  # a resumed run may start in another directory
         config = replace(config, **{name: os.path.abspath(tape)})
-    path = Path(run_dir) if run_dir is not None else default_run_directory(config.trainer, config.env)
-    check_free(path)  # before the seconds that opening an agent takes
-    parts = _open_parts(config)
+    path = processes.main_says(  # the name that the main process finds free is everybody's
+        lambda: Path(run_dir) if run_dir is not None else default_run_directory(config.trainer, config.env)
+    )
+    processes.main_says(lambda: check_free(path))  # before the seconds that opening an agent takes
+    parts = open_parts(config)
     card = {
         "config": asdict(config),
         "settings": asdict(parts.algorithm.settings),
         "policy": parts.policy.describe(),
         "versions": {"searchgym": searchgym.__version__, "torch": torch.__version__, "numpy": np.__version__},
     }
-    with RunDirectory.create(path, card) as run:
-        return Trainer(**vars(parts), config=config, run=run, display=display, probe=probe).run_to_end()
+    with open_run(lambda: RunDirectory.create(path, card)) as run, _players(config) as players:
+        display = _with_trackers(config, display)
+        trainer = Trainer(**vars(parts), **players, config=config, run=run, display=display, probe=probe)
+        return trainer.run_to_end()
 
 
 def resume(
@@ -91,14 +102,60 @@ def resume(
         CheckpointError: the checkpoint is damaged or of another architecture.
         ConfigError: fewer iterations than the run already has.
     """
-    with RunDirectory.open(Path(run_dir)) as run:
-        config = parse_settings(TrainConfig, run.card["config"], f"option in {run.path / 'config.json'}:")
-        if iterations is not None:
-            config = replace(config, iterations=iterations)
-        parts = _open_parts(config)
-        trainer = Trainer(**vars(parts), config=config, run=run, display=display, probe=probe)
+    path = Path(run_dir)
+    config = parse_settings(TrainConfig, read_card(path)["config"], f"option in {path / 'config.json'}:")
+    processes = connect(config.process_timeout)
+    if iterations is not None:
+        config = replace(config, iterations=iterations)
+    if _checked_streams(config, processes.count) != config:
+        raise ConfigError(
+            f"run {str(path)!r} was started by one process and draws from one random stream: resume it with one process"
+        )
+    with open_run(lambda: RunDirectory.open(path)) as run, _players(config) as players:
+        parts = open_parts(config)
+        display = _with_trackers(config, display)
+        trainer = Trainer(**vars(parts), **players, config=config, run=run, display=display, probe=probe)
         run.update_card(config=asdict(config))
         return trainer.run_to_end()
+
+
+def _checked_streams(config: TrainConfig, processes: int) -> TrainConfig:
+    """Episodes that others may play have random streams of their own.
+
+    Raises:
+        ConfigError: a tape, which is one sequence of calls.
+    """
+    others = processes > 1 or config.rollout_workers > 0 or config.rollout_lag > 0
+    if others and _tapes(config):
+        raise ConfigError(
+            "record and replay need one process that does one thing after the other: leave out rollout_workers and "
+            "rollout_lag, and start one process"
+        )
+    return replace(config, streams="episode") if others else config
+
+
+@contextmanager
+def _players(config: TrainConfig) -> Iterator[dict[str, Any]]:
+    """Who plays beside the policy itself: the arguments `workers` and `twin` of `Trainer`."""
+    players: dict[str, Any] = {}
+    if config.rollout_lag:
+        torch.manual_seed(config.seed)
+        players["twin"] = open_agent({**config.agent_options, "name": config.agent})
+    if not config.rollout_workers:
+        yield players
+        return
+    from .ray_rollouts import RayWorkers
+
+    with RayWorkers(config) as workers:
+        yield {**players, "workers": workers}
+
+
+def _with_trackers(config: TrainConfig, display: Display | None) -> Display | None:
+    if not current().main:
+        return None
+    trackers = check_trackers(config.tracker, config.tracker_options)
+    opened = [TrackerDisplay(name, options) for name, options in trackers.items()]
+    return Displays([display or Display(), *opened]) if opened else display
 
 
 def _tapes(config: TrainConfig) -> dict[str, Any]:
@@ -107,21 +164,33 @@ def _tapes(config: TrainConfig) -> dict[str, Any]:
 
 
 @dataclass
-class _Parts:
+class Parts:
+    """What a run is made of, opened."""
+
     policy: Policy
     algorithm: Algorithm
     envs: SearchVectorEnv
     tasks: TaskSampler
 
 
-def _open_parts(config: TrainConfig) -> _Parts:
-    """Policy, algorithm, environments and questions, from names and options."""
+def open_parts(config: TrainConfig) -> Parts:
+    """Policy, algorithm, environments and questions, from names and options.
+
+    Raises:
+        ConfigError: an option that cannot be used.
+    """
     kind = plugins.load("trainers", config.trainer)
     if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
         raise ConfigError(f"trainer {config.trainer!r} is {kind!r}: register a subclass of Algorithm")
     algorithm = kind(config.settings)
     Alarms(config.alarms)  # what is no alarm is refused before anything is opened
     parse_stops(config.stop_on_alarm)
+    check_trackers(config.tracker, config.tracker_options)
+    check_optimizer(config.optimizer, config.optimizer_options)
+    if config.keep_best and not (config.eval_episodes and config.eval_every):
+        raise ConfigError(
+            f"keep_best is {config.keep_best!r}, and nothing is evaluated on the way: set eval_every and eval_episodes"
+        )
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)  # an agent that draws its initial weights draws the same ones again
@@ -137,4 +206,4 @@ def _open_parts(config: TrainConfig) -> _Parts:
         raise ConfigError(
             f"agent {config.agent!r} cannot be trained: it has no weights (try 'tiny' or 'candidate')"
         )
-    return _Parts(policy, algorithm, envs, TaskSampler(envs.task_ids(), config.questions, config.seed))
+    return Parts(policy, algorithm, envs, TaskSampler(envs.task_ids(), config.questions, config.seed))

@@ -63,6 +63,13 @@ CASES = {
         "instead of answering",
         8,
     ),
+    "context_full": ([{"context_full": 0.6}], "60% of the episodes", "longer than the agent's context", 6),
+    "sampling_kl": (
+        [{"sampling_kl": 0.2, "sampling_ess": 0.25}],
+        "0.2 nats per token before the update (effective sample size 25%)",
+        "the rollouts are stale",
+        6,
+    ),
     "repetition": ([{"repeated_searches": 0.6}] * 3, "60% of the searches", "stuck in a loop", 8),
     "equal_groups": (
         [{"equal_groups": 16}] * 5,

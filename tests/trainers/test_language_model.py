@@ -26,13 +26,13 @@ class EvenIds(GRPO):
 
 def share(episode):
     tokens = [t for s in episode.segments for t, m in zip(s.tokens, s.mask, strict=True) if m]
-    return np.mean([t % 2 == 0 for t in tokens])
+    return np.mean([t % 2 == 0 for t in tokens]) if tokens else 0.0
 
 
-def train(path, corpus, iterations, **changes):
+def train(path, corpus, iterations, context=None, **changes):
     tokenizer = Tokenizer.build(["Anna", "Reed", "Corvin", "Mills", "town", "river"], ["velm"])
     config = TinyConfig(tokenizer.size, width=16, heads=2, kv_heads=2, head_dim=8, max_positions=512)
-    policy = TinyAgent.random(config, tokenizer, max_new_tokens=12)
+    policy = TinyAgent.random(config, tokenizer, max_new_tokens=12, max_context=context)
     options = make_config(
         {
             "iterations": iterations,

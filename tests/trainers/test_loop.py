@@ -189,8 +189,6 @@ def test_resample_draws_until_enough_groups_differ():
         def collect(self, policy, envs, tasks):
             return super(ToyGRPO, self).collect(policy, envs, tasks)
 
-    import searchgym.trainers.grpo as module
-
     policy, tasks = TabularPolicy(VOCABULARY), TaskSampler(TASKS, 6, 0)
     algorithm = Counting({"group_size": 4, "resample": 9})
     algorithm.setup(policy, np.random.default_rng(0))
@@ -200,10 +198,8 @@ def test_resample_draws_until_enough_groups_differ():
         drawn.append(list(task_ids))
         return [[play(policy, t, f"{i}", t) for i in range(size)] for t in task_ids]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "play_groups", play_groups)
-        patch.setattr("searchgym.trainers.algorithm.play_groups", play_groups)
-        groups = algorithm.collect(policy, None, tasks)
+    algorithm.play = play_groups
+    groups = algorithm.collect(policy, None, tasks)
     unequal = [g for g in groups if len({e.reward for e in g}) > 1]
     assert len(drawn) > 1
     assert len(groups) == 6 * len(drawn) == tasks.drawn
