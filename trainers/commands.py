@@ -170,7 +170,9 @@ def _dry_run(console: Console, given: dict[str, Any], run_dir: Path | None, reci
     hardware = "CPU" if config.agent == "tiny" else about.hardware if about else ""
     print_dry_run(console, result, hardware)
     if about is not None and about.needs and not result.passed:
-        console.print("Before the first run:", *about.needs, sep="\n  ", markup=False, highlight=False)
+        console.print(
+            "Before the first run:", *about.needs, sep="\n  ", markup=False, highlight=False, soft_wrap=True
+        )
     return 0 if result.passed else 2
 
 

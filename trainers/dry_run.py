@@ -115,7 +115,7 @@ def dry_run(
             result.add("judge", lambda: _judge(envs.rules.judge))
     architecture = None
     if options is not None:
-        result.add("packages", lambda: _packages(options))
+        result.add("packages", lambda: _packages(config, options, about))
         architecture = result.add("model", lambda: _model(config, options))
         if envs is not None and os.path.isdir(str(options.get("model"))):
             result.add("chat template", lambda: _tokenizer(config, options, envs))
@@ -280,11 +280,15 @@ def _judge(judge: Any) -> str:
     return f"{judge.name}: answers"
 
 
-def _packages(options: dict[str, Any]) -> str:
+def _packages(config: TrainConfig, options: dict[str, Any], about: About | None) -> str:
     """What this configuration needs beyond the base installation."""
     needed = {"torch": "train", "transformers": "train", "safetensors": "train", "matplotlib": "train"}
     if options.get("lora"):
         needed["peft"] = "train"
+    if about is not None and about.gpus > 1:
+        needed["accelerate"] = "train"
+    if config.rollout_workers:
+        needed["ray"] = "ray"
     if options.get("engine") == "vllm":
         needed["vllm"] = "vllm"
     if options.get("engine") == "vllm-server":

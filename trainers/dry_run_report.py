@@ -20,7 +20,7 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
     Args:
         console: where.
         result: the dry run.
-        hardware: whose times are shown part by part: a name of `HARDWARE`.
+        hardware: whose times are shown part by part: a name of `HARDWARE`; "CPU": no times.
     """
     table = Table("check", "", "found", title="checks")
     for check in result.checks:
