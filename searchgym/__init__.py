@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Agent": "agent",
+    "BudgetCurve": "budgets",
     "Corpus": "question",
     "Episode": "episode",
     "EvalResult": "evaluation",
@@ -38,6 +39,7 @@ _EXPORTS = {
     "Verdict": "judges.protocol",
     "collect": "rollouts",
     "evaluate": "evaluation",
+    "evaluate_budgets": "budgets",
     "judge_episodes": "judging",
     "load_episodes": "episode",
     "make_vec": "vector",
@@ -52,6 +54,8 @@ __all__ = ["__version__", *_EXPORTS]
 if TYPE_CHECKING:
     from .agent import Agent as Agent
     from .agent import Turn as Turn
+    from .budgets import BudgetCurve as BudgetCurve
+    from .budgets import evaluate_budgets as evaluate_budgets
     from .env import SearchEnv as SearchEnv
     from .episode import Episode as Episode
     from .episode import Outcome as Outcome

@@ -93,6 +93,19 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
     return Estimate(float(array.mean()), float(low), float(high))
 
 
+def by_question(episodes: Sequence[Episode]) -> list[list[Episode]]:
+    """Episodes of one question together, in the order in which the questions first come."""
+    groups: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        groups.setdefault(episode.task_id, []).append(episode)
+    return list(groups.values())
+
+
+def average(groups: Sequence[Sequence[Episode]], value: Callable[[Episode], float]) -> Estimate:
+    """Mean of a value over questions, each question's episodes averaged first, with its interval."""
+    return bootstrap([float(np.mean([value(e) for e in group])) for group in groups])
+
+
 def summarize(episodes: Sequence[Episode]) -> EvalResult:
     """Score a set of episodes, grouped by question.
 
@@ -105,20 +118,13 @@ def summarize(episodes: Sequence[Episode]) -> EvalResult:
             f"none of {len(episodes)} episodes can be scored: "
             f"{dict(Counter(str(e.outcome.stop_reason) for e in episodes))}"
         )
-    by_task: dict[str, list[Episode]] = {}
-    for episode in valid:
-        by_task.setdefault(episode.task_id, []).append(episode)
-    groups = list(by_task.values())
+    groups = by_question(valid)
     samples = max(map(len, groups))
-
-    def average(value: Callable[[Episode], float], of: Sequence[list[Episode]] = groups) -> Estimate:
-        return bootstrap([float(np.mean([value(e) for e in group])) for group in of])
-
-    metrics = {name: average(lambda e, n=name: getattr(e.outcome, n)) for name in METRICS}  # type: ignore[misc]
+    metrics = {name: average(groups, lambda e, n=name: getattr(e.outcome, n)) for name in METRICS}  # type: ignore[misc]
     if samples > 1:
         metrics[f"pass@{samples}"] = bootstrap([max(e.outcome.em for e in g) for g in groups])
-    metrics["rounds"] = average(lambda e: e.outcome.rounds)
-    metrics["searches"] = average(lambda e: e.outcome.searches)
+    metrics["rounds"] = average(groups, lambda e: e.outcome.rounds)
+    metrics["searches"] = average(groups, lambda e: e.outcome.searches)
     kinds: dict[str, list[list[Episode]]] = {}
     for group in groups:
         question_type = str(group[0].extra.get("type", "unknown"))
@@ -129,7 +135,7 @@ def summarize(episodes: Sequence[Episode]) -> EvalResult:
         questions=len(groups),
         samples=samples,
         metrics=metrics,
-        by_group={k: average(lambda e: e.outcome.em, of) for k, of in sorted(kinds.items())},
+        by_group={k: average(of, lambda e: e.outcome.em) for k, of in sorted(kinds.items())},
         stop_reasons=dict(Counter(str(e.outcome.stop_reason) for e in episodes)),
         failed=len(episodes) - len(valid),
         assisted=float(np.mean([e.outcome.assisted for e in valid])),

@@ -21,9 +21,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from searchgym.figures import new_figure, save_figure
 
+if TYPE_CHECKING:
     from searchgym.evaluation import Estimate
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "draw_curve",
     "make_display",
     "result_table",
-    "save_figure",
 ]
 
 _COLUMNS = (
@@ -189,12 +188,7 @@ def result_table(before: Mapping[str, Estimate], after: Mapping[str, Estimate], 
 
 def draw_curve(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The learning curve as a PNG: EM while sampling and in evaluations, entropy and step KL below."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 5.0), layout="constrained")
+    figure = new_figure(7.0, 5.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     trained = [r for r in rows if r.get("em") is not None]
     x = [r["iteration"] for r in trained]
@@ -219,16 +213,6 @@ def draw_curve(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     lower.set(xlabel="iteration", ylabel="entropy (nats)", ylim=(0, None))
     lower.grid(alpha=0.3)
     save_figure(figure, path)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a matplotlib figure as PNG: complete or not at all, and equal bytes for equal figures."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _headline(config: Mapping[str, Any]) -> str:

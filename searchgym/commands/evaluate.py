@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from searchgym.budgets import BudgetCurve, evaluate_budgets
+from searchgym.commands.budgets import parse_budgets, show_curve
 from searchgym.commands.options import (
     agent_option,
     config_option,
@@ -21,8 +24,10 @@ from searchgym.commands.options import (
     tape_options,
 )
 from searchgym.episode import Episode, check_writable, save_episodes
+from searchgym.errors import ConfigError
 from searchgym.evaluation import EvalResult
 from searchgym.evaluation import evaluate as evaluate_agent
+from searchgym.figures import new_figure
 from searchgym.rollouts import open_agent
 from searchgym.rules import JUDGE_WHEN
 
@@ -59,6 +64,14 @@ def judged_line(judged: dict[str, float]) -> str:
     return line
 
 
+def costs_line(costs: dict[str, float]) -> str:
+    """One line about what the agent's acts took."""
+    return (
+        f"the agent took {costs['calls']:,.0f} calls, {costs['input_tokens']:,.0f} tokens in, "
+        f"{costs['output_tokens']:,.0f} out, ${costs['usd']:.4f}; {costs['cached']:,.0f} replies were kept from before"
+    )
+
+
 @click.command("eval", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--agent", default="copy", show_default=True, help="Registered agent: copy, oracle, tiny, …")
 @agent_option
@@ -85,6 +98,13 @@ def judged_line(judged: dict[str, float]) -> str:
     "--samples have unequal rewards, or both.",
 )
 @tape_options
+@click.option(
+    "--budget",
+    "budgets",
+    metavar="N,N,…",
+    help="Evaluate the same questions with at most N searches each, for every N: the search-budget scaling curve.",
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw that curve here (PNG).")
 @click.option("--save", type=click.Path(path_type=Path), help="Write the episodes here (JSONL).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
 @config_option
@@ -103,10 +123,21 @@ def evaluate(
     judge_when: str,
     record: str | None,
     replay: str | None,
+    budgets: str | None,
+    plot: Path | None,
     save: Path | None,
     as_json: bool,
 ) -> None:
-    """Evaluate an agent: EM, F1, sub-EM, recall, avg@k and pass@k, each with a bootstrap interval over questions."""
+    """Evaluate an agent: EM, F1, sub-EM, recall, avg@k and pass@k, each with a bootstrap interval over questions.
+
+    With --budget: EM and its cost under each search budget.
+    """
+    limits = None if budgets is None else parse_budgets(budgets)
+    if plot is not None:
+        if limits is None:
+            raise ConfigError(f"--plot {plot} draws the curve over budgets: give them, e.g. --budget 1,2,4,8")
+        new_figure(1, 1)  # without matplotlib, say so before the work
+        check_writable(plot)
     opened = open_agent({"name": agent, **parse_pairs("--agent-option", agent_options)})
     arguments = env_arguments(env_pairs, record, replay)
     spec = judge_spec(judge, judge_pairs)
@@ -127,23 +158,31 @@ def evaluate(
         def count(_: Episode) -> None:
             progress.advance(bar)
 
-        result = evaluate_agent(
-            env_id,
-            opened,
-            None if episodes == 0 else episodes,
-            samples=samples,
-            split=split or "dev",
-            seed=seed,
-            num_envs=num_envs,
-            on_episode=count,
+        common: dict[str, Any] = {
+            "episodes": None if episodes == 0 else episodes,
+            "samples": samples,
+            "split": split or "dev",
+            "seed": seed,
+            "num_envs": num_envs,
+            "on_episode": count,
             **arguments,
+        }
+        result = (
+            evaluate_agent(env_id, opened, **common)
+            if limits is None
+            else evaluate_budgets(env_id, opened, limits, **common)
         )
+    if plot is not None and isinstance(result, BudgetCurve):
+        result.plot(plot)
     if save is not None:
         save_episodes(save, result.episodes)
     if as_json:
         click.echo(json.dumps(result.to_json()))
         return
     console = Console()
+    if isinstance(result, BudgetCurve):
+        show_curve(console, result, f"{opened.name} on {env_id}, {split or 'dev'}")
+        return
     console.print(
         result_table(
             result, f"{agent} on {env_id}, {split or 'dev'}: {result.questions} questions x {samples}"
@@ -151,6 +190,8 @@ def evaluate(
     )
     ends = ", ".join(f"{reason} {n}" for reason, n in sorted(result.stop_reasons.items()))
     console.print(f"episodes ended: {ends}")
+    if result.costs:
+        console.print(costs_line(result.costs), highlight=False)
     if result.judged:
         console.print(judged_line(result.judged), highlight=False)
     if result.failed:

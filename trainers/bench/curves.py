@@ -7,7 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from ..progress import save_figure
+from searchgym.figures import new_figure, save_figure
 
 __all__ = ["draw_curves"]
 
@@ -19,11 +19,6 @@ def draw_curves(path: Path, analysis: Mapping[str, Any]) -> None:
 
     Up to five rows share a panel per environment; more get a panel each, with the baseline's curve behind.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
     spec, rows = analysis["spec"], analysis["rows"]
     baseline, places = spec["baseline"], list(spec["environments"])
     others = [label for label in rows if label != baseline]
@@ -31,7 +26,7 @@ def draw_curves(path: Path, analysis: Mapping[str, Any]) -> None:
     panels = [(None, place) for place in places] if together else [(o, p) for p in places for o in others]
     columns = min(len(panels), 4)
     lines = ceil(len(panels) / columns)
-    figure = Figure(figsize=(max(6.5, 3.2 * columns), 4.2 if together else 2.5 * lines), layout="constrained")
+    figure = new_figure(max(6.5, 3.2 * columns), 4.2 if together else 2.5 * lines)
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for number, (axis, (label, place)) in enumerate(zip(axes, panels, strict=False)):
         axis.tick_params(labelbottom=number + columns >= len(panels))  # no panel below it
