@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,14 @@ class PlannerPolicy(Policy):
     ) -> list[str | Turn]:
         for name in ("version", "temperature", "top_p", "greedy"):
             setattr(self.policy, name, getattr(self, name))
-        return self.agent.act(slots, observations, infos)
+        turns = self.agent.act(slots, observations, infos)
+        for turn in chain.from_iterable((*t.earlier, t) for t in turns if isinstance(t, Turn)):
+            if turn.new_segment and turn.token_ids and not turn.prompt_ids:
+                raise ConfigError(
+                    f"agent {self.policy.name!r} cannot be trained as an answerer: its tokens stand on the episode's texts, "
+                    "which do not hold what an answerer is shown; let it be the planner, or set train=planner"
+                )
+        return turns
 
     def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
         return self.policy.evaluate_tokens(samples)
