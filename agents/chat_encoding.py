@@ -164,8 +164,8 @@ class ChatEncoder:
         Raises:
             ConfigError: the template refuses it.
         """
-        template = self._tokenizer.get_chat_template(None, self.tools)
         try:
+            template = self._tokenizer.get_chat_template(None, self.tools)
             rendered: str = self._tokenizer.apply_chat_template(
                 messages,
                 chat_template=_SAME_DAY + template if "strftime_now" in template else template,
