@@ -233,20 +233,21 @@ class VLLMServerEngine(VLLMSlots):
                 f"--max-model-len {self.max_context}, or lower max_context"
             )
         try:
-            cold, hot = [await self._spread(temperature) for temperature in (1.0, 2.0)]
+            cold, hot = [await self._scores(temperature) for temperature in (1.0, 2.0)]
         except EngineError as error:
             raise ConfigError(f"{_OWNER}: {error}") from None
         # Log-probabilities after the temperature lie half as far apart at temperature 2.
-        self.tempered = abs(hot - cold / 2) < abs(hot - cold)
+        shared = sorted(cold.keys() & hot.keys(), key=cold.__getitem__)
+        near, far = (scores[shared[-1]] - scores[shared[0]] for scores in (hot, cold))
+        self.tempered = abs(near - far / 2) < abs(near - far)
 
-    async def _spread(self, temperature: float) -> float:
-        """How far apart the log-probabilities lie that the server gives after one id."""
+    async def _scores(self, temperature: float) -> dict[str, float]:
+        """The log-probabilities that the server gives after one id: of the likeliest ids, and of the one it drew."""
         fields = {"max_tokens": 1, "temperature": temperature, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
         fields |= {"repetition_penalty": 1.0, "logprobs": 5, "seed": 0, "return_tokens_as_token_ids": True}
         reply = await self._persist("/completions", self._body([1], fields), patience=_CONNECTING)
         self._read(reply)
-        values = list(reply["choices"][0]["logprobs"]["top_logprobs"][0].values())
-        return float(max(values) - min(values))
+        return dict(reply["choices"][0]["logprobs"]["top_logprobs"][0])
 
     async def _replace(self, before: _Installed | None) -> None:
         """Have the server load what is to be installed, and forget what was before."""

@@ -87,7 +87,9 @@ class Agent:
 
     def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
         """Called after `begin` where episodes have seeds: let each draw from a random stream of its own."""
-        raise NotImplementedError(f"agent {self.name!r} has no random stream per episode: implement Agent.seed")
+        raise NotImplementedError(
+            f"agent {self.name!r} has no random stream per episode: implement Agent.seed"
+        )
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
@@ -98,6 +100,11 @@ class Agent:
     def fork(self, source: int, target: int) -> None:
         """Copy the state of slot `source` to slot `target`."""
         raise NotImplementedError(f"agent {self.name!r} cannot fork an episode: implement Agent.fork")
+
+    def costs(self) -> dict[str, float]:
+        """What its acts took so far, of agents that are paid for: "calls", "input_tokens", "output_tokens", "usd", and
+        "cached" replies that cost nothing."""
+        return {}
 
 
 class FunctionAgent(Agent):

@@ -9,7 +9,7 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class EvalResult:
         judged: empty without a judge; else "judgements", "judge_errors" and the costs of `env.unwrapped.stats`, and
             over the rounds judged the means "utility" and "reasoning" and the share "contributing" (u · v >= 0.5).
         episodes: the records.
+        costs: what the agent's acts took (`Agent.costs`); empty for agents that cost nothing.
     """
 
     agent: str
@@ -66,6 +67,7 @@ class EvalResult:
     assisted: float
     judged: dict[str, float]
     episodes: list[Episode]
+    costs: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the episodes, as JSON data."""
@@ -193,6 +195,7 @@ def evaluate(
     envs = open_envs(env, opened, num_envs, split, **arguments)
     tasks = choose_tasks(envs.rules, split, None, seed)[:episodes]
     source = ids or random.Random(secrets.randbits(64))
+    before = opened.costs()
     groups = [f"{source.getrandbits(64):016x}" for _ in tasks]
     played = collect(
         envs,
@@ -203,6 +206,7 @@ def evaluate(
         on_episode=on_episode,
     )
     result = summarize(played)
+    result.costs = {name: value - before.get(name, 0.0) for name, value in opened.costs().items()}
     if envs.rules.judge is not None:
         result.judged |= envs.judge_costs.to_stats()
     return result

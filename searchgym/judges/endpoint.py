@@ -8,8 +8,9 @@ and the budget. An `Endpoint` belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,11 @@ import openai
 from searchgym.errors import ConfigError
 
 from .metering import Meter, RateLimit, Usage, total
-from .prompt import Message
 
-__all__ = ["Endpoint", "EndpointSettings", "Reply", "RequestError", "dearest_usage"]
+__all__ = ["Endpoint", "EndpointSettings", "Messages", "Reply", "RequestError", "ToolCall", "dearest_usage"]
+
+Messages = Sequence[Mapping[str, Any]]
+"""A conversation as the API takes it."""
 
 _TOKENS_PER_CHARACTER, _TOKENS_PER_REPLY = 0.3, 150.0  # only until the first reply says better
 _USUAL_ADDRESS = "https://api.openai.com/v1"
@@ -72,12 +75,23 @@ class EndpointSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool; `arguments` is the text that the model wrote, JSON or not."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model wrote ("" if it wrote nothing), whether `max_tokens` cut it off, and what it took."""
+    """What the model wrote ("" if it wrote nothing), whether `max_tokens` cut it off, what it took, and the tools it
+    called."""
 
     text: str
     cut_off: bool
     usage: Usage
+    calls: tuple[ToolCall, ...] = ()
 
 
 class RequestError(Exception):
@@ -116,7 +130,7 @@ class Endpoint:
         self._characters = self._answers = 0
         self._seen = Usage()
 
-    async def ask(self, messages: list[Message], retries: int | None = None) -> Reply:
+    async def ask(self, messages: Messages, retries: int | None = None) -> Reply:
         """One chat completion; `retries` instead of the settings' own, if given.
 
         Raises:
@@ -124,7 +138,7 @@ class Endpoint:
             BudgetSpentError: it was not sent, because it could pass the ceiling.
         """
         settings = self._settings
-        characters = sum(len(message["content"]) for message in messages)
+        characters = sum(len(_written(message)) for message in messages)
         dearest = dearest_usage(messages, settings)
         async with self._slots:
             await self._meter.reserve(dearest)
@@ -154,7 +168,7 @@ class Endpoint:
         per_character = self._seen.input_tokens / self._characters
         return characters * per_character + self._seen.output_tokens / self._answers
 
-    async def _send(self, messages: list[Message], retries: int) -> Reply:
+    async def _send(self, messages: Messages, retries: int) -> Reply:
         settings = self._settings
         client = self._client
         if retries != settings.retries:
@@ -166,7 +180,11 @@ class Endpoint:
                 **settings.request,
             )
             choice = completion.choices[0]
-            text = choice.message.content or getattr(choice.message, "refusal", None) or ""
+            text = str(choice.message.content or getattr(choice.message, "refusal", None) or "")
+            calls = tuple(
+                ToolCall(str(call.id), str(call.function.name), str(call.function.arguments))
+                for call in getattr(choice.message, "tool_calls", None) or ()
+            )
         except openai.OpenAIError as error:
             raise self._explained(error, retries + 1) from None
         except (AttributeError, IndexError, TypeError, ValueError) as error:
@@ -176,7 +194,8 @@ class Endpoint:
                 f"({type(error).__name__}): is the base URL right? It usually ends in /v1",
                 hopeless=True,
             ) from None
-        return Reply(str(text), choice.finish_reason == "length", _usage(completion, messages, str(text)))
+        usage = _usage(completion, _most_tokens(messages, settings), text)
+        return Reply(text, choice.finish_reason == "length", usage, calls)
 
     def _explained(self, error: openai.OpenAIError, tries: int) -> RequestError:
         """The client's error in the words of this judge's options."""
@@ -207,7 +226,7 @@ class Endpoint:
         if status == 404:
             return ": check the model's name, and that base_url ends as the server wants it, usually in /v1"
         if status == 400:
-            return ": check response_format, temperature, max_tokens and extra_body"
+            return ": check response_format, stop, temperature, max_tokens and extra_body"
         return f", {tries} tries"
 
 
@@ -217,20 +236,27 @@ def _said(error: openai.APIStatusError) -> str:
     return " ".join(str(message or error.message).split())[:200]
 
 
-def _usage(completion: Any, messages: list[Message], text: str) -> Usage:
+def _usage(completion: Any, most: int, text: str) -> Usage:
     counted = getattr(completion, "usage", None)
     given = getattr(counted, "prompt_tokens", None), getattr(counted, "completion_tokens", None)
     if isinstance(given[0], int) and isinstance(given[1], int):
         return Usage(given[0], given[1])
     # A server that does not count: as many tokens as there can be, so that a budget still holds.
-    return Usage(_most_tokens(messages), len(text.encode()))
+    return Usage(most, len(text.encode()))
 
 
-def dearest_usage(messages: list[Message], settings: EndpointSettings) -> Usage:
+def dearest_usage(messages: Messages, settings: EndpointSettings) -> Usage:
     """The most that a request can take."""
-    return Usage(_most_tokens(messages), settings.longest_reply)
+    return Usage(_most_tokens(messages, settings), settings.longest_reply)
 
 
-def _most_tokens(messages: list[Message]) -> int:
+def _most_tokens(messages: Messages, settings: EndpointSettings) -> int:
     """No tokenizer in use makes more than one token of a byte; some more mark the messages."""
-    return sum(len(message["content"].encode()) + 16 for message in messages)
+    tools = json.dumps(settings.request.get("tools", ""))
+    return len(tools.encode()) + sum(len(_written(message).encode()) + 16 for message in messages)
+
+
+def _written(message: Mapping[str, Any]) -> str:
+    """All text of a message that becomes tokens."""
+    calls = message.get("tool_calls")
+    return (message["content"] or "") + (json.dumps(calls) if calls else "")
