@@ -90,8 +90,8 @@ def draw_budgets(path: Path, curves: Sequence[BudgetCurve]) -> None:
     for axis in (allowed, spent, ended):
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    for line in spent.containers:
-        _name_points(spent, line[0], [str(budget) for budget in budgets])
+    for line, curve in zip(spent.containers, curves, strict=True):
+        _name_points(spent, line[0], [str(point.budget) for point in curve.points])
     figure.legend(*allowed.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     save_figure(figure, path, dpi=200)
 
