@@ -83,12 +83,18 @@ def test_killed_at_random_moments_and_resumed(tmp_path):
     driver = [sys.executable, str(Path(__file__).with_name("toy_bandit.py"))]
     subprocess.run([*driver, str(tmp_path / "straight"), "40", "0"], check=True)
     killed = subprocess.run(
-        [*driver, str(tmp_path / "killed"), "40", "12"], check=True, capture_output=True, text=True
+        [*driver, str(tmp_path / "killed"), "40", "12"], check=True, stdout=subprocess.PIPE, text=True
     )
     reached = [int(line) for line in killed.stdout.split()]
     assert len(reached) >= 3, "it was finished before it was killed often enough to say anything"
     assert max(reached) > 2
     assert_same_run(tmp_path / "straight", tmp_path / "killed")
+    kept = [
+        ((run / "best.json").read_bytes(), sorted(p.name for p in (run / "checkpoints").iterdir()))
+        for run in (tmp_path / "straight", tmp_path / "killed")
+    ]
+    assert kept[0] == kept[1]
+    assert len(kept[0][1]) == 3, "the initial checkpoint, the best one and the last one"
 
 
 @pytest.mark.usefixtures("no_curve")

@@ -77,7 +77,10 @@ if __name__ == "__main__":
     while True:
         child = os.fork()
         if child == 0:
-            run_toy(path, iterations=iterations, settings={"group_size": 4, "kl_coef": 0.01})
+            run_toy(
+                path, iterations=iterations, settings={"group_size": 4, "kl_coef": 0.01}, lr_schedule="cosine", lr_warmup=5,
+                eval_every=8, keep_best="em", keep_checkpoints=1,
+            )  # fmt: skip
             os._exit(0)
         if kills > 0:
             time.sleep(rng.uniform(0.0, window))
