@@ -124,7 +124,7 @@ def dry_run(
         plan = result.plan = make_plan(config, algorithm, options, architecture, about, expected)
         need = result.memory = memory(plan)
         result.add("disk", lambda: _disk(config, run_dir, plan))
-        result.add("device", lambda: _device(options, plan, need))
+        result.add("device", lambda: _device(options, plan, need, about))
     return result
 
 
@@ -301,18 +301,18 @@ def _packages(config: TrainConfig, options: dict[str, Any], about: About | None)
 
 def _model(config: TrainConfig, options: dict[str, Any]) -> tuple[str, Architecture]:
     if config.agent == "tiny":
-        packaged = importlib.resources.files("searchgym.agents") / "data"
-        model = str(options["checkpoint"] or packaged)
+        name = options["checkpoint"] or "the packaged warm start"
+        model = str(options["checkpoint"] or importlib.resources.files("searchgym.agents") / "data")
     elif options.get("model"):
-        model = str(options["model"])
-        model = adapter_base(model) or model
+        name = str(options["model"])
+        model = adapter_base(name) or name
     else:
         raise ConfigError(f"agent {config.agent!r} names no model whose size could be read")
     architecture = read_architecture(model)
     context = options.get("max_context")
     if context is not None and context > architecture.positions:
-        raise ConfigError(f"max_context is {context}: {model} takes at most {architecture.positions} tokens")
-    return f"{model}: {architecture.weights:,} weights in {architecture.layers} layers", architecture
+        raise ConfigError(f"max_context is {context}: {name} takes at most {architecture.positions} tokens")
+    return f"{name}: {architecture.weights:,} weights in {architecture.layers} layers", architecture
 
 
 def _tokenizer(config: TrainConfig, options: dict[str, Any], envs: SearchVectorEnv) -> str:
@@ -352,16 +352,20 @@ def _disk(config: TrainConfig, run_dir: Path, plan: Plan) -> str:
     return text
 
 
-def _device(options: dict[str, Any], plan: Plan, need: Memory) -> str:
+def _device(options: dict[str, Any], plan: Plan, need: Memory, about: About | None) -> str:
     """Whether the devices are there, and large enough."""
-    count, wanted = torch.cuda.device_count(), str(options.get("device") or "")
-    if wanted.startswith("cpu") or (not count and not wanted and plan.gpus == 1):
-        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if need.peak > pages:
-            raise ConfigError(f"the run needs {human(need.peak)}, this machine has {human(pages)} of memory")
-        return f"CPU: {human(need.peak)} of {human(pages)} of memory"
+    count, wanted = torch.cuda.device_count(), str(options.get("device", "cpu"))
+    meant = about.hardware if about is not None and about.hardware in HARDWARE else ""
+    if wanted == "cpu" or (wanted == "auto" and not count and not meant and plan.gpus == 1):
+        size = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        if need.peak > size:
+            raise ConfigError(f"the run needs {human(need.peak)}, this machine has {human(size)} of memory")
+        return f"CPU: {human(need.peak)} of {human(size)} of memory"
     if count < plan.gpus:
-        raise ConfigError(f"the run is for {plan.gpus} GPUs, and there are {count} here")
+        raise ConfigError(
+            f"the run is for {plan.gpus} x {meant or 'GPU'}, and there are {count} GPUs here (--agent-option device=cpu "
+            "trains on the CPU, slowly)"
+        )
     name = torch.cuda.get_device_name(0)
     size = torch.cuda.get_device_properties(0).total_memory * (1 - ASSUMED["reserve"])
     if need.peak > size:

@@ -37,6 +37,9 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
         table.add_section()
     table.add_row("[bold]peak", f"[bold]{human(need.peak)}", "held, and the larger of update and rollouts")
     console.print(table)
+    if hardware == "CPU":
+        console.print("No times: published figures say little about CPUs.")
+        return
     table = Table(
         "device", "fits", "an iteration", "the run", title=f"time on {plan.gpus} of these, projected"
     )
