@@ -27,8 +27,9 @@ from .groups import Group
 from .playing import Order, play_orders
 from .processes import current
 
-__all__ = ["RayWorkers", "Worker", "WorkersLostError"]
+__all__ = ["RayWorkers", "Worker", "WorkersLostError", "start_ray"]
 
+_STARTS = 3  # on a busy machine the first processes may come too late
 _SAMPLING = ("version", "temperature", "top_p", "greedy")
 
 
@@ -81,8 +82,6 @@ class RayWorkers:
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # no GPU asked for: none is seen
         try:
             self._ray: ModuleType = importlib.import_module("ray")
         except ModuleNotFoundError as error:
@@ -92,18 +91,10 @@ class RayWorkers:
         self._options = {"num_cpus": 1, **config.worker_options}
         self.lost = 0
         self._workers: list[Any] = []
-        where: dict[str, Any] = (
-            {"address": config.ray_address} if config.ray_address else {"num_cpus": self._count}
-        )
         self._started = not self._ray.is_initialized()
         if self._started:
-            try:
-                self._ray.init(include_dashboard=False, log_to_driver=False, **where)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise ConfigError(
-                    f"Ray cannot be started or reached at {config.ray_address or 'this machine'!r}: "
-                    f"{(str(error).splitlines() or ['?'])[0]}"
-                ) from error
+            where = {"address": config.ray_address} if config.ray_address else {"num_cpus": self._count}
+            start_ray(self._ray, **where)
 
     def __enter__(self) -> RayWorkers:
         return self
@@ -168,6 +159,27 @@ class RayWorkers:
     def processes(self) -> list[int]:
         """The workers' process ids, for looking after them."""
         return list(self._ray.get([worker.process.remote() for worker in self._workers]))
+
+
+def start_ray(ray: ModuleType, **where: Any) -> None:
+    """`ray.init` for a library: nothing is reported to anybody, workers without a GPU of their own see none.
+
+    Raises:
+        ConfigError: no Ray answers there, or a new one does not get going.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    for left in reversed(range(1 if "address" in where else _STARTS)):
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, **where)
+            return
+        except Exception as error:  # Ray raises a bare one where its processes take longer than its 30 s
+            ray.shutdown()
+            if not left:
+                raise ConfigError(
+                    f"Ray cannot be started or reached at {where.get('address', 'this machine')!r} "
+                    f"({_reason(error)}): check ray_address, or that this machine has some processor time to spare"
+                ) from error
 
 
 def _trained(policy: Policy) -> list[tuple[str, torch.nn.Parameter]]:

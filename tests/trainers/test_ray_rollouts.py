@@ -1,0 +1,105 @@
+"""Workers on a Ray of this test's own: the same episodes as without them, also when one dies."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+
+import pytest
+
+from searchgym.agents.candidate import CandidateAgent
+from searchgym.errors import ConfigError
+from searchgym.trainers.config import make_config
+from searchgym.trainers.playing import Order, play_orders
+from searchgym.trainers.training import open_parts, train
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed"),
+    pytest.mark.usefixtures("no_curve"),
+]
+CONFIG = {
+    "agent": "candidate",
+    "env_options": {"types": ["chain"], "hops": [2], "reward": {"recall": 1.0, "f1": 1.0}},
+    "settings": {"group_size": 3},
+    "questions": 4,
+    "iterations": 2,
+    "lr": 0.1,
+    "eval_episodes": 0,
+    "process_timeout": 240.0,
+}
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """One Ray for all tests here: starting it takes longer than they do."""
+    import ray
+
+    from searchgym.trainers.ray_rollouts import start_ray
+
+    start_ray(ray, num_cpus=2, object_store_memory=100_000_000)
+    yield ray
+    ray.shutdown()
+
+
+def tokens(groups):
+    return [[[segment.tokens for segment in episode.segments] for episode in group] for group in groups]
+
+
+def ids(groups):
+    return [[episode.episode_id for episode in group] for group in groups]
+
+
+def test_two_workers_one_or_none_give_the_same_run(ray, tmp_path):
+    files = []
+    for workers in (0, 1, 2):
+        run = tmp_path / str(workers)
+        result = train({**CONFIG, "rollout_workers": workers, "streams": "episode"}, run)
+        assert all(row.pop("lost_workers", 0) == 0 for row in result.metrics)
+        files.append((result.metrics, result.policy.module.state_dict()["weight"].tolist()))
+    assert files[0] == files[1] == files[2]
+    assert sum(row.get("updates", 0) for row in files[0][0]) > 0
+
+
+def test_what_a_dead_worker_was_to_play_others_play(ray):
+    from searchgym.trainers.ray_rollouts import RayWorkers, WorkersLostError
+
+    config = make_config({**CONFIG, "rollout_workers": 2})
+    parts = open_parts(config)
+    policy = CandidateAgent(init_std=0.3)
+    orders = [Order(task, 2, seed) for seed, task in enumerate(parts.envs.task_ids()[:5])]
+    expected = play_orders(policy, parts.envs, orders)
+    with RayWorkers(config) as workers:
+        first = workers(policy, parts.envs, orders)
+        victims = workers.processes()
+        os.kill(victims[0], signal.SIGKILL)
+        second = workers(policy, parts.envs, orders)
+        assert workers.lost == 1
+        assert len(workers.processes()) == 1
+        third = workers(policy, parts.envs, orders[:1])  # the dead one is replaced
+        assert len(workers.processes()) == 2
+        for groups in (first, second):
+            assert ids(groups) == ids(expected)
+            assert tokens(groups) == tokens(expected)
+        assert tokens(third) == tokens(expected)[:1]
+        for process in workers.processes():
+            os.kill(process, signal.SIGKILL)
+        with pytest.raises(WorkersLostError, match="all 2 rollout workers have died"):
+            workers(policy, parts.envs, orders)
+
+
+def test_what_a_worker_cannot_open_is_said(ray):
+    from searchgym.trainers.ray_rollouts import RayWorkers, WorkersLostError
+
+    config = make_config({**CONFIG, "rollout_workers": 1, "agent_options": {"init_std": -1.0}})
+    with RayWorkers(config) as workers, pytest.raises(WorkersLostError, match=r"init_std is -1\.0"):
+        workers(CandidateAgent(), None, [Order("x", 1, 1)])
+
+
+def test_an_unknown_task_is_the_users_error(ray):
+    from searchgym.trainers.ray_rollouts import RayWorkers
+
+    config = make_config({**CONFIG, "rollout_workers": 1})
+    with RayWorkers(config) as workers, pytest.raises(ConfigError, match="no-such-task"):
+        workers(CandidateAgent(), None, [Order("no-such-task", 1, 1)])
