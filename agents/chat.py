@@ -35,7 +35,7 @@ class Drift:
     """How an episode's ids differ from those of its conversation, rendered and tokenised anew.
 
     Attributes:
-        tokens: ids the episode was played with.
+        tokens: ids the episode was played with, up to the last sampled one.
         changed: how many of them the new ids do not have, in order.
         first: position of the first difference; None where there is none.
         causes: where differences come from: "thoughts" (the template leaves out or adds thoughts), "template" (it
@@ -174,14 +174,20 @@ class ChatFormat:
             )
         segment = episode.segments[0]
         acts: list[list[int]] = []
-        for token, sampled, round_ in zip(segment.tokens, segment.mask, segment.rounds, strict=True):
+        end = 0
+        for at, (token, sampled, round_) in enumerate(
+            zip(segment.tokens, segment.mask, segment.rounds, strict=True)
+        ):
             if sampled:
                 acts += [[] for _ in range(round_ + 1 - len(acts))]
                 acts[round_].append(token)
+                end = at + 1
+        if not acts:
+            return Drift(0, 0, None, ())
         texts = [self._opened + self._decode(self._without_end(act)) for act in acts]
         fresh_text = self._render(episode.question, texts, [round_.observation for round_ in episode.rounds])
         fresh = self._encoder.template_ids(fresh_text)
-        played = self._without_end(segment.tokens)
+        played = self._without_end(segment.tokens[:end])
         matcher = SequenceMatcher(None, played, fresh, autojunk=False)
         kept = sum(block.size for block in matcher.get_matching_blocks())
         pairs = enumerate(zip(played, fresh, strict=False))

@@ -14,6 +14,8 @@ import pytest
 from chat_families import CONTROL, FAMILIES, GEMMA, QWEN, family_format, family_tokenizer, setting
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from searchgym.agents.chat import ChatFormat
 from searchgym.dialects import Act, ToolsDialect, get_dialect
@@ -300,6 +302,37 @@ def test_a_space_before_a_message_is_part_of_its_first_token() -> None:
     assert tokenizer.encode("<s>[INST] search", add_special_tokens=False) == chat.opening("search")[:3]
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_no_part_gets_a_space_from_the_tokenizer(legacy: bool) -> None:
+    """Llama 2's older files put it there by a normaliser, later ones by the pre-tokenizer."""
+    tokenizer = family_tokenizer("mistral")
+    if legacy:
+        data = json.loads(tokenizer.backend_tokenizer.to_str())
+        steps = [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ]
+        data |= {"normalizer": {"type": "Sequence", "normalizers": steps}, "pre_tokenizer": None}
+        backend = Tokenizer.from_str(json.dumps(data))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", chat_template=GEMMA)
+    chat = ChatFormat(tokenizer, setting("tags"))
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("search", add_special_tokens=False)) == [
+        "▁search"
+    ]
+    assert "▁" not in "".join(tokenizer.convert_ids_to_tokens(chat.plain("search")))
+    assert tokenizer.convert_ids_to_tokens(chat.plain("a search"))[-1] == "▁search"
+
+
+def test_a_tokenizer_may_have_a_template_of_its_own_for_tools() -> None:
+    tokenizer = copy.copy(family_tokenizer("qwen"))
+    tokenizer.chat_template = {"default": QWEN.replace("You are a", "No"), "tool_use": QWEN}
+    assert not ChatFormat(tokenizer, setting("tags")).native_tools
+    assert ChatFormat(tokenizer, setting("tools")).native_tools
+    tokenizer.chat_template = {"tool_use": QWEN}
+    with pytest.raises(ConfigError, match="refuses messages of user"):
+        ChatFormat(tokenizer, setting("tags"))
+
+
 # -- tools -----------------------------------------------------------------------------------------------------
 
 
@@ -534,6 +567,21 @@ def test_drift_names_text_that_becomes_control_tokens_or_is_trimmed() -> None:
         "boundaries",
     )
     assert chat.drift(episode(chat, "Who?", acts, [" So.\n", "So."])).causes == ("template",)
+
+
+def test_drift_looks_at_nothing_after_the_last_sampled_token() -> None:
+    """An episode that ran out of tokens ends with an observation nobody answered."""
+    chat = family_format("gemma")
+    played = episode(chat, "Who?", [chat.plain(ACTS[0])], [])
+    whole = chat.drift(played)
+    reply = chat.reply(HITS[0], False)
+    (segment,) = played.segments
+    segment.tokens += reply
+    segment.mask += [0] * len(reply)
+    segment.rounds += [1] * len(reply)
+    assert chat.drift(played) == whole
+    segment.mask = [0] * len(segment.mask)
+    assert chat.drift(played).tokens == 0
 
 
 def test_drift_wants_the_tokens_of_one_context() -> None:
