@@ -278,7 +278,10 @@ class Engine:
         """Nothing to do: the weights are the trainer's."""
 
     def release(self) -> None:
-        """Nothing to do: the cache stays, so that the next round finds it."""
+        """Give the cache's memory back. Contexts stay; episodes that go on have theirs computed again."""
+        self._cache = _Rows(self.network)
+        for slot in self._slots.values():
+            slot.cached = 0
 
     def clear(self) -> None:
         """Forget all slots and free the cache."""

@@ -53,7 +53,7 @@ class _WithHead:
         self.head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
         self.width: int = config.hidden_size
         self.positions: int = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
-        self.pass_tokens = 4096  # on a CPU, activations of so many tokens still fit the cache
+        self.pass_tokens = 4096
         self.checkpointing = checkpointing
         self._whole = whole_logits
         self._head = model.get_output_embeddings()
@@ -130,6 +130,11 @@ class _WithHead:
 
 class DecoderNetwork(_WithHead):
     """A decoder of Llama's shape, by its sub-modules; see the module docstring."""
+
+    def __init__(self, model: Any, *, whole_logits: bool = False, checkpointing: bool = False) -> None:
+        super().__init__(model, whole_logits=whole_logits, checkpointing=checkpointing)
+        if self.device.type != "cpu":  # there, activations of 4,096 tokens still fit the cache
+            self.pass_tokens = 32_768
 
     def step(
         self, ids_BT: Tensor, positions_BT: Tensor, cache: KeyValueCache, keep_BQ: Tensor | None = None

@@ -114,6 +114,25 @@ def test_every_position_is_computed_once() -> None:
     assert stats.copied_tokens == 2 * sum(len(history[0][3 * g].prompt_ids) for g in range(3))
 
 
+def test_the_cache_grows_by_more_and_more() -> None:
+    """What is copied to make room stays in proportion to the cache, however many rounds there are."""
+    engine = build_engine(max_new_tokens=4, max_context=1000)
+    engine.begin(range(2))
+    sizes = [0]
+    for _ in range(40):
+        engine.generate(range(2), [[1] * 18, [2] * 20], sampling(2))
+        (columns,) = {layer.shape[3] for layer in engine._cache._layers}
+        if columns != sizes[-1]:
+            sizes.append(columns)
+    assert sizes[-1] >= len(engine.context(0)) > 750
+    assert sum(sizes[:-1]) < 2.5 * sizes[-1]
+    act = engine.generate([1], [[3] * 5], sampling(1))[0]
+    context = engine.context(1)
+    expected = torch.log_softmax(recomputed(engine, context), -1)
+    own = [float(expected[i - 1, context[i]]) for i in range(len(context) - len(act.logprobs), len(context))]
+    assert act.logprobs == pytest.approx(own, abs=1e-4)
+
+
 def test_later_rounds_of_slots_that_did_the_same_are_copied_too() -> None:
     engine = build_engine()
     engine.begin(range(4))
@@ -171,6 +190,18 @@ def test_a_fork_continues_like_its_source_and_leaves_it_alone() -> None:
     context = engine.context(0)
     best = recomputed(engine, context).argmax(-1).tolist()
     assert again.token_ids == best[-len(again.token_ids) - 1 : -1]
+
+
+def test_memory_that_was_given_back_is_filled_again() -> None:
+    engines = build_engine(), build_engine()
+    for engine in engines:
+        engine.begin(range(3))
+        engine.generate(range(3), [[3, 4, 9], [8, 8], [20, 21, 22, 23]], sampling(1))
+    engines[1].release()
+    assert sum(layer.numel() for layer in engines[1]._cache._layers) == 0
+    kept, computed = (e.generate([2, 0], [[30], [31, 32]], sampling(greedy=True)) for e in engines)
+    assert [g.token_ids for g in kept] == [g.token_ids for g in computed]
+    assert engines[1].context(1) == engines[0].context(1)
 
 
 def test_acts_end_at_the_token_that_closes_them_or_at_a_limit() -> None:
