@@ -9,20 +9,34 @@ and the passages as the result of its first search.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from searchgym.dialects import Act, Dialect
+from searchgym.agent import Setting
+from searchgym.dialects import Act, Dialect, TagsDialect, ToolsDialect
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.retriever import Hit
 from searchgym.rules import check_count
 
-__all__ = ["ORDERS", "EvidenceOptions", "Found", "answer_message", "budget_note", "refusal", "select"]
+__all__ = [
+    "ORDERS",
+    "EvidenceOptions",
+    "Found",
+    "answer_message",
+    "answer_setting",
+    "budget_note",
+    "refusal",
+    "select",
+]
 
 ORDERS = ("found", "newest", "rank")
 """Passages in the order in which they were found; those of the last search first; the best of every search first."""
 FORMS = ("message", "result")
 
+_ROLE = (
+    "You answer questions from passages that somebody else has searched for. You cannot search. First think, then do "
+    "exactly one act and stop."
+)
 _MESSAGE = """\
 Searching is over. Answer the question from the passages below; some of them may be irrelevant.
 
@@ -113,6 +127,36 @@ def select(found: Sequence[Found], options: EvidenceOptions) -> list[Hit]:
         "rank": lambda i: (found[i].rank, i),
     }[options.order]
     return [found[i].hit for i in sorted(kept, key=order)]
+
+
+class _AnswerTags(TagsDialect):
+    """The tags dialect for who can only answer."""
+
+    def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
+        return f"{_ROLE} Write your thoughts as <think>…</think>.\n- {_form(self)} is the act."
+
+
+class _AnswerTools(ToolsDialect):
+    """The tools dialect with the answer tool alone."""
+
+    def tools(self, *, feedback: bool, max_queries: int) -> list[dict[str, Any]]:
+        every = super().tools(feedback=False, max_queries=1)
+        return [tool for tool in every if tool["function"]["name"] == "answer"]
+
+    def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
+        return _ROLE + self.tool_section(feedback=feedback, max_queries=max_queries)
+
+
+_ANSWERING: dict[str, Dialect] = {"tags": _AnswerTags(), "tools": _AnswerTools()}
+
+
+def answer_setting(setting: Setting) -> Setting:
+    """The setting of an answerer that follows instructions: it is told of no search. Dialects of others stay as they are."""
+    dialect = _ANSWERING.get(setting.dialect.name, setting.dialect)
+    if dialect is setting.dialect:
+        return setting
+    prompt = dialect.system_prompt(feedback=False, max_queries=1)
+    return replace(setting, dialect=dialect, system_prompt=prompt, feedback_calls=0, max_queries=1)
 
 
 def answer_message(

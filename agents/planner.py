@@ -26,7 +26,7 @@ from searchgym.errors import ConfigError
 from searchgym.retriever import Hit
 from searchgym.rollouts import AgentLike, open_agent
 
-from .evidence import EvidenceOptions, Found, answer_message, budget_note, refusal, select
+from .evidence import EvidenceOptions, Found, answer_message, answer_setting, budget_note, refusal, select
 
 __all__ = ["PlannerAgent", "open_planner"]
 
@@ -129,8 +129,9 @@ class PlannerAgent(Agent):
 
     def bind(self, setting: Setting) -> None:
         super().bind(setting)
-        for part in self.parts:
-            part.bind(setting)
+        self.planner.bind(setting)
+        if self.answerer is not self.planner:
+            self.answerer.bind(answer_setting(setting) if self.form == "message" else setting)
         self._states.clear()
 
     def begin(self, slots: Sequence[int]) -> None:
@@ -141,6 +142,14 @@ class PlannerAgent(Agent):
     def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
         for part in self.parts:
             part.seed(slots, seeds)
+
+    def costs(self) -> dict[str, float]:
+        """What both parts took."""
+        total: dict[str, float] = {}
+        for part in self.parts:
+            for name, value in part.costs().items():
+                total[name] = total.get(name, 0.0) + value
+        return total
 
     def fork(self, source: int, target: int) -> None:
         self._states.pop(target, None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from searchgym.agent import Setting, Turn
 from searchgym.errors import ConfigError
@@ -81,6 +84,15 @@ class PlannerPolicy(Policy):
 
     def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
         return self.policy.evaluate_tokens(samples)
+
+    def freeze_reference(self) -> Callable[[], AbstractContextManager[None]]:
+        return self.policy.freeze_reference()
+
+    def shardable(self) -> nn.Module | None:
+        return self.policy.shardable()
+
+    def costs(self) -> dict[str, float]:
+        return self.agent.costs()
 
     def cost(self, sample: Sample) -> int:
         return self.policy.cost(sample)

@@ -12,14 +12,14 @@ agent answers when its budget is spent.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from .episode import Episode
 from .errors import ConfigError
-from .evaluation import Estimate, EvalResult, average, by_question, evaluate
+from .evaluation import EvalResult, evaluate
 from .figures import draw_budgets
 from .rollouts import AgentLike, EnvLike, open_agent, open_envs
 from .rules import check_count
@@ -35,20 +35,21 @@ class BudgetPoint:
     Attributes:
         budget: searches allowed per episode.
         result: see `EvalResult`.
-        tokens: sampled tokens per episode; None where the agent records none.
+        tokens: sampled tokens per episode, of agents that record or are charged for them; else, and where kept replies
+            made some of them cost nothing, None.
         on_budget: share of the scored episodes that a budget ended before they were answered.
     """
 
     budget: int
     result: EvalResult
-    tokens: Estimate | None
+    tokens: float | None
     on_budget: float
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the episodes, as JSON data."""
         return {
             "budget": self.budget,
-            "tokens": None if self.tokens is None else asdict(self.tokens),
+            "tokens": self.tokens,
             "on_budget": self.on_budget,
             **self.result.to_json(),
         }
@@ -90,7 +91,7 @@ class BudgetCurve:
         return "\n".join(
             f"{self.agent}, at most {p.budget} searches: EM {p.result.metrics['em']}, searches "
             f"{p.result.metrics['searches'].mean:.2f}"
-            + ("" if p.tokens is None else f", sampled tokens {p.tokens.mean:.1f}")
+            + ("" if p.tokens is None else f", sampled tokens {p.tokens:.1f}")
             + f", ended on the budget {p.on_budget:.1%}"
             for p in self.points
         )
@@ -158,15 +159,10 @@ def evaluate_budgets(
 
 
 def _point(budget: int, result: EvalResult) -> BudgetPoint:
-    scored = [e for e in result.episodes if e.valid_for_training]
-    has_tokens = any(episode.segments for episode in scored)
-    return BudgetPoint(
-        budget,
-        result,
-        average(by_question(scored), _sampled_tokens) if has_tokens else None,
-        sum(e.truncated for e in scored) / len(scored),
-    )
-
-
-def _sampled_tokens(episode: Episode) -> int:
-    return sum(sum(segment.mask) for segment in episode.segments)
+    scored = [episode for episode in result.episodes if episode.valid_for_training]
+    tokens = None
+    if any(episode.segments for episode in scored):
+        tokens = sum(sum(s.mask) for e in scored for s in e.segments) / len(scored)
+    elif result.costs.get("output_tokens") and not result.costs.get("cached"):
+        tokens = result.costs["output_tokens"] / len(result.episodes)
+    return BudgetPoint(budget, result, tokens, sum(e.truncated for e in scored) / len(scored))

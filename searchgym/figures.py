@@ -49,7 +49,7 @@ def draw_budgets(path: Path, curves: Sequence[BudgetCurve]) -> None:
     figure = new_figure(10.5, 3.5)
     allowed, spent, ended = figure.subplots(1, 3)
     budgets = sorted({point.budget for curve in curves for point in curve.points})
-    has_tokens = all(point.tokens for curve in curves for point in curve.points)
+    has_tokens = all(point.tokens is not None for curve in curves for point in curve.points)
     logarithmic = budgets[0] > 0 and budgets[-1] >= 4 * budgets[0]
     for axis in (allowed, ended):
         if logarithmic:
@@ -76,8 +76,8 @@ def draw_budgets(path: Path, curves: Sequence[BudgetCurve]) -> None:
         means = [e.mean for e in em]
         errors = [[e.mean - e.low for e in em], [e.high - e.mean for e in em]]
         allowed.errorbar(dodged, means, errors, label=curve.agent, **bars)
-        costs = [(p.tokens if has_tokens else None) or p.result.metrics["searches"] for p in curve.points]
-        spent.errorbar([cost.mean for cost in costs], means, errors, **bars)
+        costs = [p.tokens if has_tokens else p.result.metrics["searches"].mean for p in curve.points]
+        spent.errorbar(costs, means, errors, **bars)
         ended.plot(x, [point.on_budget for point in curve.points], **style)
     for axis in (allowed, spent):
         top = max(p.result.metrics["em"].high for curve in curves for p in curve.points)
@@ -86,7 +86,7 @@ def draw_budgets(path: Path, curves: Sequence[BudgetCurve]) -> None:
     spent.set_xlabel(f"{'sampled tokens' if has_tokens else 'searches used'} per question")
     spent.set_xlim(0, 1.1 * spent.get_xlim()[1])
     ended.set_ylim(-0.02, 1.02)
-    ended.set_ylabel("ended by the budget, unanswered")
+    ended.set_ylabel("share cut off by the budget")
     for axis in (allowed, spent, ended):
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
@@ -108,7 +108,7 @@ def _name_points(axis: Any, line: Any, names: Sequence[str]) -> None:
             near.append([here])
     for points in near:
         x, y = max(p[1] for p in points), max(p[2] for p in points)
-        label = ", ".join(p[0] for p in points)
+        label = points[0][0] if len(points) == 1 else f"{points[0][0]}–{points[-1][0]}"
         offset = {
             "xytext": (4, 4),
             "textcoords": "offset points",

@@ -23,7 +23,7 @@ def parse_budgets(text: str) -> list[int]:
 
 def curve_table(curve: BudgetCurve, title: str) -> Table:
     """A row per budget: EM with its interval, then what was spent (means per episode)."""
-    with_tokens = any(point.tokens for point in curve.points)
+    with_tokens = any(point.tokens is not None for point in curve.points)
     table = Table(title=title)
     for column in ("budget", "em", "95 % interval", "searches", "rounds", "ended by the budget"):
         table.add_column(column, justify="right")
@@ -38,7 +38,7 @@ def curve_table(curve: BudgetCurve, title: str) -> Table:
             f"{spent['searches'].mean:.2f}",
         ]
         if with_tokens:
-            cells.append(f"{point.tokens.mean:.1f}" if point.tokens else "–")
+            cells.append("–" if point.tokens is None else f"{point.tokens:.1f}")
         table.add_row(*cells, f"{spent['rounds'].mean:.2f}", f"{point.on_budget:.1%}")
     return table
 

@@ -481,3 +481,81 @@ def test_it_is_registered_and_its_options_are_json(toy: str) -> None:
     }
     (episode,) = rollout("SearchQA-v0", spec, corpus=toy)
     assert (episode.agent, episode.outcome.recall) == ("planner(oracle, copy)", 1.0)
+
+
+# -- language models -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from hf_models import save_family
+
+    return save_family(tmp_path_factory.mktemp("model"), hidden_size=32)
+
+
+@pytest.mark.parametrize("dialect", ["tags", "tools"])
+def test_a_language_model_that_only_answers_is_told_of_no_search(dialect: str, toy: str) -> None:
+    answerer = Speaker(reads_tarn)
+    play(PlannerAgent(Speaker(two_searches), answerer), toy, dialect=dialect, feedback={"level": "kind"})
+    setting = answerer.setting
+    assert setting.dialect.name == dialect
+    assert (setting.feedback_calls, setting.max_queries) == (0, 1)
+    assert "You cannot search" in setting.system_prompt
+    assert "answer" in setting.system_prompt
+    assert "<search>" not in setting.system_prompt
+    assert '"search"' not in setting.system_prompt
+    shared = Speaker(reads_tarn)
+    play(PlannerAgent(shared), toy, dialect=dialect)
+    assert "by searching" in shared.setting.system_prompt
+
+
+@pytest.mark.parametrize("dialect", ["tags", "tools"])
+def test_a_hugging_face_model_in_both_roles_evaluates_what_it_sampled(
+    dialect: str, chat_model: str, toy: str
+) -> None:
+    agent = open_planner({"name": "hf", "model": chat_model, "max_new_tokens": 6})
+    assert isinstance(agent, PlannerPolicy)
+    episodes = rollout("SearchQA-v0", agent, 3, corpus=toy, dialect=dialect, max_rounds=2)
+    for episode in episodes:
+        assert [r.action["kind"] for r in episode.rounds] == ["invalid", "invalid"]  # random weights
+        planning, answering = episode.segments
+        decoded = agent.policy.tokenizer.decode(answering.tokens)  # type: ignore[attr-defined]
+        assert "Searching is over" in decoded
+        assert episode.question in decoded
+        assert set(planning.rounds) == {0}
+        assert set(answering.rounds) == {1}
+    samples = [Sample(e, s) for e in episodes for s in e.segments]
+    recorded = [p for s in samples for p, m in zip(s.segment.logprobs, s.segment.mask, strict=True) if m]
+    with torch.no_grad():
+        outputs = agent.evaluate_tokens(samples)
+    assert np.allclose(outputs.logprobs_N.numpy(), recorded, atol=1e-4)
+
+
+def test_a_separate_answerer_has_a_chat_without_the_search_tool(chat_model: str, toy: str) -> None:
+    answerer = {"name": "hf", "model": chat_model, "max_new_tokens": 4}
+    agent = open_planner(Speaker(two_searches), answerer)  # type: ignore[arg-type]
+    episode = play(agent, toy, dialect="tools", max_rounds=3)
+    assert isinstance(agent, PlannerPolicy)
+    decoded = agent.policy.tokenizer.decode(episode.segments[0].tokens)  # type: ignore[attr-defined]
+    assert "You cannot search" in decoded
+    assert '"name": "answer"' in decoded
+    assert '"name": "search"' not in decoded
+    assert "It was founded in 1911" in decoded
+
+
+def test_a_model_behind_an_api_answers_for_another_planner(toy: str, tmp_path: Any) -> None:
+    pytest.importorskip("openai", reason="the extra judge is not installed")
+    from fixtures.stub_llm import StubLLM
+
+    def chat(body: dict[str, Any]) -> str:
+        system, user = body["messages"]
+        assert "You cannot search" in system["content"]
+        return f"<answer> {'Tarn' if 'company in Tarn' in user['content'] else 'nothing'} "
+
+    with StubLLM(chat=chat) as stub:
+        api = {"name": "api", "base_url": stub.url, "model": "stub", "api_key_env": None, "cache": False}
+        agent = PlannerAgent(Speaker(two_searches), api)
+        result = searchgym.evaluate("SearchQA-v0", agent, corpus=toy, top_k=1)
+    assert (result.metrics["em"].mean, result.metrics["searches"].mean) == (1.0, 2.0)
+    assert result.costs["calls"] == result.questions == 4
+    assert result.costs == agent.costs()
