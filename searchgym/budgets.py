@@ -89,7 +89,7 @@ class BudgetCurve:
 
     def __str__(self) -> str:
         return "\n".join(
-            f"{self.agent}, at most {p.budget} searches: EM {p.result.metrics['em']}, searches "
+            f"{self.agent}, budget {p.budget}: EM {p.result.metrics['em']}, searches "
             f"{p.result.metrics['searches'].mean:.2f}"
             + ("" if p.tokens is None else f", sampled tokens {p.tokens:.1f}")
             + f", ended on the budget {p.on_budget:.1%}"

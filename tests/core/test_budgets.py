@@ -95,7 +95,7 @@ def test_json_text_and_picture(toy: str, tmp_path: Path) -> None:
     assert (first["budget"], first["on_budget"], first["tokens"]) == (1, 1.0, 6.0)
     assert first["metrics"]["em"]["mean"] == 0
     assert "episodes" not in first
-    assert "at most 4 searches: EM 1.000 [1.000, 1.000], searches 2.00, sampled tokens 7.0" in str(curve)
+    assert "budget 4: EM 1.000 [1.000, 1.000], searches 2.00, sampled tokens 7.0" in str(curve)
     pytest.importorskip("matplotlib", reason="the extra train is not installed")
     bare = searchgym.evaluate_budgets("SearchQA-v0", "copy", (0, 1, 4), corpus=toy)
     for name, others in (("one.png", ()), ("two.png", (bare,)), ("again.png", (bare,))):
