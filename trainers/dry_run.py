@@ -147,6 +147,7 @@ def make_plan(
     """
     about, expected = about or About(), expected or Expected()
     lora = _lora(options)
+    gpus = int(os.environ.get("WORLD_SIZE", about.gpus))
     episodes = config.questions * algorithm.settings.group_size
     context = options.get("max_context") or architecture.positions
     gpu = torch.cuda.is_available() or about.hardware in HARDWARE
@@ -162,7 +163,8 @@ def make_plan(
         engine=str(options.get("engine", "transformers")),
         token_budget=config.token_budget,
         max_context=context,
-        rows=config.num_envs or episodes,
+        max_act=options["max_new_tokens"],
+        rows=min(config.num_envs or episodes, -(-episodes // gpus)),
         episodes=episodes,
         groups=config.questions,
         epochs=config.epochs,
@@ -171,7 +173,7 @@ def make_plan(
         prompt=expected.prompt,
         act=min(expected.act, options["max_new_tokens"]),
         observation=expected.observation,
-        gpus=int(os.environ.get("WORLD_SIZE", about.gpus)),
+        gpus=gpus,
         sharded=about.fsdp,
     )
 

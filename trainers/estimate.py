@@ -103,8 +103,8 @@ class Plan:
         reference: whether a KL term compares with the initial policy.
         engine: who samples: "transformers" in this process, "vllm" beside it, "vllm-server" elsewhere.
         token_budget: tokens per forward and backward pass.
-        max_context: longest episode in tokens.
-        rows: episodes played at the same time.
+        max_context, max_act: longest episode and longest act in tokens; the cache has room for one more act.
+        rows: episodes a device plays at the same time.
         episodes: played per iteration.
         groups: questions per iteration; the prompt of a question is computed once.
         epochs, iterations: passes over an iteration's episodes, and iterations.
@@ -124,6 +124,7 @@ class Plan:
     engine: str
     token_budget: int
     max_context: int
+    max_act: int
     rows: int
     episodes: int
     groups: int
@@ -290,9 +291,9 @@ def memory(plan: Plan) -> Memory:
         source = f"{a.weights:,} weights x {s} bytes: the engine's own"
         rollouts.append(Figure("weights to sample with", a.weights * s, source))
     if plan.engine != "vllm-server":
-        rows, per = -(-plan.rows // plan.gpus), a.cache_bytes(s)
-        source = f"{rows} episodes x {plan.max_context:,} tokens x {per:,} bytes (2 x layers x key-value heads x head size x {s})"
-        rollouts.append(Figure("cache", rows * plan.max_context * per, source))
+        longest, per = plan.max_context + plan.max_act, a.cache_bytes(s)
+        source = f"{plan.rows} episodes x {longest:,} tokens x {per:,} bytes (2 x layers x key-value heads x head size x {s})"
+        rollouts.append(Figure("cache", plan.rows * longest * per, source))
     return Memory(held, update, rollouts)
 
 
@@ -321,7 +322,7 @@ def seconds(plan: Plan, hardware: Hardware) -> list[Figure]:
     mine = plan.episodes / plan.gpus
     figures = []
     if plan.engine != "vllm-server":
-        rows = min(plan.rows / plan.gpus, mine)
+        rows = min(plan.rows, mine)
         waves = mine / rows
         compute = 2 * (a.matmul_weights + a.embedding_weights) * rows / (ASSUMED["prefill"] * hardware.flops)
         read = a.weights * s + rows * plan.length / 2 * a.cache_bytes(s)

@@ -67,6 +67,7 @@ def plan(architecture, **changes):
         "engine": "transformers",
         "token_budget": TOKENS,
         "max_context": TOKENS,
+        "max_act": 64,
         "rows": 8,
         "episodes": 8,
         "groups": 2,
@@ -268,7 +269,7 @@ def test_memory_names_what_it_is_computed_from_and_divides_among_devices():
     here = layers / 4 + (weights - layers)  # embedding and head are not cut
     assert total(memory(four).held) == pytest.approx(20 * here)
     rollouts = [figure.value for figure in memory(four).rollouts]
-    assert rollouts == [2 * (weights - here), 2 * TOKENS * one.architecture.cache_bytes(2)]
+    assert rollouts == [2 * (weights - here), 8 * (TOKENS + 64) * one.architecture.cache_bytes(2)]
     need = memory(four)
     assert all(figure.source for figure in (*need.held, *need.update, *need.rollouts))
     adapters = dataclasses.replace(one, rank=8, targets=("q_proj",))
