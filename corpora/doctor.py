@@ -32,6 +32,10 @@ _EXTRAS = {
     "hub": ("huggingface-hub", "pyarrow"),
     "dump": ("mwparserfromhell",),
     "scale": ("pymilvus", "milvus-lite"),
+    "8bit": ("bitsandbytes",),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
     "serve": ("fastapi", "uvicorn", "httpcore", "prometheus-client", "httptools", "uvloop"),
 }
 

@@ -8,6 +8,7 @@ trainer.json          counters, the policy's description, NumPy generator states
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,14 @@ def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any])
         tensors |= {f"module/{module}/{name}": t for name, t in body.state_dict().items()}
     for name, master in learner.masters.named(learner.names).items():
         tensors[f"master/{name}"] = processes.full(master)
-    values: dict[str, dict[str, Any]] = {}
+    values: list[Any] = []
     for index, state in learner.optimizer.state_dict()["state"].items():
         name = learner.names[index]
-        for key, value in state.items():
+        for path, value in _leaves(state):
             if isinstance(value, Tensor):
-                tensors[f"optimizer/{name}/{key}"] = processes.full(value)
+                tensors["/".join(("optimizer", name, *path))] = processes.full(value)
             else:
-                values.setdefault(name, {})[key] = value
+                values.append([name, path, value])
     if not processes.main:  # it has taken part in gathering what is in shards
         return
     save_file(_apart(tensors), directory / "tensors.safetensors")
@@ -129,19 +130,36 @@ def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
         if f"master/{name}" not in tensors:
             raise _damaged(directory, KeyError(f"master/{name}"))
         master.copy_(current().cut_like(tensors[f"master/{name}"], master))
-    state: dict[int, dict[str, Any]] = {
-        index[name]: dict(values) for name, values in card.get("optimizer_values", {}).items()
-    }
+    state: dict[int, dict[str, Any]] = {}
+    for name, path, value in card.get("optimizer_values", []):
+        _plant(state.setdefault(index[name], {}), path, value)
     for key, tensor in tensors.items():
-        kind, _, rest = key.partition("/")
+        kind, *path = key.split("/")
         if kind == "optimizer":
-            name, _, field = rest.rpartition("/")
-            like = learner.parameters[index[name]]
-            state.setdefault(index[name], {})[field] = current().cut_like(tensor, like)
+            name = path.pop(0)
+            whole = current().cut_like(tensor, learner.parameters[index[name]])
+            _plant(state.setdefault(index[name], {}), path, whole)
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
     _set_generators(policy, generators)
     return dict(counters)
+
+
+def _leaves(state: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values of an optimizer's state, and where they stand in it: bitsandbytes has dicts in dicts."""
+    for key, value in state.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _plant(state: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """The reverse of `_leaves`."""
+    *branches, last = path
+    for key in branches:
+        state = state.setdefault(key, {})
+    state[last] = value
 
 
 def _generators(policy: Policy) -> dict[str, Tensor]:

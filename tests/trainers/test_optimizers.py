@@ -2,6 +2,7 @@
 
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,19 +93,28 @@ def test_plain_sgd_keeps_no_state_and_resumes(tmp_path, monkeypatch):
 
 
 class Quantized(torch.optim.Optimizer):
-    """Keeps its state as bitsandbytes does: bytes, a table that all weights share, and plain numbers."""
+    """Keeps its state as bitsandbytes does: bytes, a table that all weights share, plain numbers, a dict in the dict."""
 
     table = torch.linspace(-1.0, 1.0, 256)
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
+    def state_dict(self):
+        whole = super().state_dict()
+        return {
+            **whole,
+            "state": {i: {"step": s["step"], "nested": {**s}} for i, s in whole["state"].items()},
+        }
+
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict)
-        for p, saved in zip(
-            (p for g in self.param_groups for p in g["params"]), state_dict["state"].values(), strict=True
-        ):
-            self.state[p] = dict(saved)  # as they are: torch casts every tensor to the type of the weights
+        weights = [p for g in self.param_groups for p in g["params"]]
+        for p, saved in zip(weights, state_dict["state"].values(), strict=True):
+            assert saved["step"] == saved["nested"]["step"]
+            self.state[p] = dict(
+                saved["nested"]
+            )  # as it is: torch casts every tensor to the type of the weights
 
     @torch.no_grad()
     def step(self):
@@ -135,6 +145,32 @@ def test_the_state_of_an_8_bit_optimizer_is_kept(tmp_path, monkeypatch):
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
 
 
+@pytest.mark.parametrize("name", ["adamw8bit", "lion8bit", "paged-adamw8bit"])
+def test_bitsandbytes_itself_resumes_bit_for_bit(tmp_path, monkeypatch, name):
+    pytest.importorskip("bitsandbytes", reason="needs the package bitsandbytes")
+
+    def wide(path, at=None):
+        """70 x 70 weights: smaller ones bitsandbytes keeps in 32 bits."""
+        opener = (
+            RunDirectory.open if (path / "config.json").exists() else lambda p: RunDirectory.create(p, {})
+        )
+        with opener(path) as run:
+            policy = TabularPolicy(70)
+            trainer = make_trainer(
+                run, policy=policy, iterations=4, optimizer=name, lr=0.01, eval_episodes=0,
+                settings={"group_size": 4, "skip_equal": False, "kl_coef": 0.1},
+            )  # fmt: skip
+            trainer.config = replace(trainer.config, iterations=at or 4)
+            trainer.run_to_end()
+
+    wide(tmp_path / "straight")
+    wide(tmp_path / "stopped", 2)
+    saved = load_file(tmp_path / "stopped" / "checkpoints" / "step-000002" / "tensors.safetensors")
+    assert any(tensor.dtype == torch.uint8 for key, tensor in saved.items() if key.startswith("optimizer/"))
+    wide(tmp_path / "stopped")
+    assert_same_run(tmp_path / "straight", tmp_path / "stopped")
+
+
 def test_names_and_options_that_there_are_not(monkeypatch):
     with pytest.raises(ConfigError, match=r"unknown optimizer 'sdg'. Did you mean 'sgd'"):
         check_optimizer("sdg", {})
@@ -142,6 +178,7 @@ def test_names_and_options_that_there_are_not(monkeypatch):
         check_optimizer("adamw", {"beta": 0.9})
     with pytest.raises(ConfigError, match="give --weight-decay"):
         check_optimizer("sgd", {"weight_decay": 0.1})
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(MissingExtraError, match=r"'adamw8bit' needs the module 'bitsandbytes': pip install"):
         check_optimizer("adamw8bit", {})
