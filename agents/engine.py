@@ -181,15 +181,15 @@ class _Rows:
             torch.zeros(empty, dtype=network.dtype, device=network.device) for _ in range(network.layers)
         ]
 
-    def reserve(self, rows: int, columns: int) -> None:
-        """Make room for that many rows and columns, keeping what is there."""
+    def reserve(self, rows: int, columns: int, most: int) -> None:
+        """Make room for that many rows and columns, keeping what is there, and for up to `most` columns to come."""
         _, have_rows, heads, have_columns, head_dim = self._layers[0].shape
         if rows <= have_rows and columns <= have_columns:
             return
         grown_rows = have_rows if rows <= have_rows else max(rows, have_rows * 3 // 2)
         grown_columns = have_columns
         if columns > have_columns:
-            grown_columns = -(-max(columns, have_columns * 3 // 2) // 128) * 128
+            grown_columns = -(-max(columns, min(have_columns * 3 // 2, most)) // 128) * 128
         for i, old in enumerate(self._layers):
             new = old.new_empty(2, grown_rows, heads, grown_columns, head_dim)
             new[:, :have_rows, :, :have_columns] = old
@@ -315,7 +315,7 @@ class Engine:
         self.begin([target])
         copy = self._slots[target]
         copy.context, copy.cached = list(origin.context), origin.cached
-        self._cache.reserve(len(self._at), origin.cached)
+        self._reserve(origin.cached)
         self._cache.move([origin.row], [copy.row], origin.cached)
 
     @torch.inference_mode()
@@ -351,8 +351,8 @@ class Engine:
                 slot.context.extend(generation.prompt_ids)
                 self.stats.prompt_tokens += len(generation.prompt_ids)
             # Room for the act, and for prefill rows padded to the longest of their batch.
-            room = max(self.max_new_tokens, *(len(s.context) - s.cached for s in feeding))
-            self._cache.reserve(len(self._at), max(len(s.context) for s in feeding) + room)
+            padded = max(s.cached for s in feeding) + max(len(s.context) - s.cached for s in feeding)
+            self._reserve(max(padded, max(len(s.context) for s in feeding) + self.max_new_tokens))
             self._arrange(feeding)
             logits_BV = self._prefill(feeding)
             middle = time.perf_counter()
@@ -366,6 +366,9 @@ class Engine:
             return self._slots[number]
         except KeyError:
             raise ConfigError(f"slot {number!r} has no episode: call begin([{number!r}]) first") from None
+
+    def _reserve(self, columns: int) -> None:
+        self._cache.reserve(len(self._at), columns, self.max_context + self.max_new_tokens)
 
     def _arrange(self, slots: list[_Slot]) -> None:
         """Put these slots into the first rows, in order; whoever was there takes a place that became free."""
