@@ -258,7 +258,8 @@ class VLLMEngine(VLLMSlots):
         """
         self._wake()
         if not hasattr(model, "peft_config"):
-            self._llm.collective_rpc(_load_weights, args=(list(model.state_dict().items()),))
+            weights = {"weights_iterator": iter(model.state_dict().items())}
+            self._llm.collective_rpc("reload_weights", kwargs=weights)
             self._llm.reset_prefix_cache()
             return
         folder = tempfile.TemporaryDirectory(prefix="searchgym-adapter-")
@@ -346,11 +347,6 @@ def _seed(slot: int, sampling: Sampling) -> int:
         return sampling.streams.seeds([slot])[0]
     generator = sampling.generator
     return int(torch.randint(2**62, (), generator=generator, device=generator.device))
-
-
-def _load_weights(worker: Any, weights: list[tuple[str, torch.Tensor]]) -> None:
-    """Runs in vLLM's worker."""
-    worker.model_runner.get_model().load_weights(weights)
 
 
 def _lora_rank(rank: int) -> int:
