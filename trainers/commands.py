@@ -66,7 +66,11 @@ def _config_options(function: Any) -> Any:
 
 def _use_recipe(ctx: click.Context, parameter: click.Parameter, source: str | None) -> Path | None:
     """A recipe is a config file that is found by name."""
-    return None if source is None else read_config(ctx, parameter, find_recipe(source))
+    if source is None:
+        return None
+    path = find_recipe(source)
+    describe_recipe(path)  # what it says of itself must be well-formed too
+    return read_config(ctx, parameter, path)
 
 
 @click.command("train", context_settings={"help_option_names": ["-h", "--help"]})
@@ -121,6 +125,8 @@ def train(
         return
     given = _given(ctx, options, group_size)
     if dry_run:
+        if resume:
+            raise ConfigError("--dry-run looks at a run that is to begin: leave out --resume")
         ctx.exit(_dry_run(console, given, run_dir, recipe))
     from . import training
     from .processes import current

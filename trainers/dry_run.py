@@ -116,8 +116,9 @@ def dry_run(
     architecture = None
     if options is not None:
         result.add("packages", lambda: _packages(config, options, about))
-        architecture = result.add("model", lambda: _model(config, options))
-        if envs is not None and os.path.isdir(str(options.get("model"))):
+        if config.agent == "tiny" or options.get("model"):
+            architecture = result.add("model", lambda: _model(config, options))
+        if envs is not None and config.agent == "hf" and os.path.isdir(options["model"]):
             result.add("chat template", lambda: _tokenizer(config, options, envs))
     result.add("run directory", lambda: _run_directory(run_dir))
     if architecture is not None and algorithm is not None and options is not None:
@@ -150,6 +151,7 @@ def make_plan(
     gpus = int(os.environ.get("WORLD_SIZE", about.gpus))
     episodes = config.questions * algorithm.settings.group_size
     context = options.get("max_context") or architecture.positions
+    act = options.get("max_new_tokens") or expected.act
     gpu = torch.cuda.is_available() or about.hardware in HARDWARE
     element = 2 if options.get("dtype") == "bfloat16" or (options.get("dtype") == "auto" and gpu) else 4
     return Plan(
@@ -163,7 +165,7 @@ def make_plan(
         engine=str(options.get("engine", "transformers")),
         token_budget=config.token_budget,
         max_context=context,
-        max_act=options["max_new_tokens"],
+        max_act=act,
         rows=min(config.num_envs or episodes, -(-episodes // gpus)),
         episodes=episodes,
         groups=config.questions,
@@ -171,7 +173,7 @@ def make_plan(
         iterations=config.iterations,
         rounds=expected.rounds,
         prompt=expected.prompt,
-        act=min(expected.act, options["max_new_tokens"]),
+        act=min(expected.act, act),
         observation=expected.observation,
         gpus=gpus,
         sharded=about.fsdp,
@@ -301,16 +303,20 @@ def _packages(config: TrainConfig, options: dict[str, Any], about: About | None)
     return ", ".join(needed)
 
 
-def _model(config: TrainConfig, options: dict[str, Any]) -> tuple[str, Architecture]:
+def _model(config: TrainConfig, options: dict[str, Any]) -> tuple[str, Architecture | None]:
+    """Its size, where that can be known without its weights."""
     if config.agent == "tiny":
         name = options["checkpoint"] or "the packaged warm start"
         model = str(options["checkpoint"] or importlib.resources.files("searchgym.agents") / "data")
-    elif options.get("model"):
+    else:
         name = str(options["model"])
         model = adapter_base(name) or name
-    else:
-        raise ConfigError(f"agent {config.agent!r} names no model whose size could be read")
-    architecture = read_architecture(model)
+    try:
+        architecture = read_architecture(model)
+    except ConfigError as error:
+        if os.path.exists(model):
+            raise
+        return f"{error}. Without that, no estimates", None
     context = options.get("max_context")
     if context is not None and context > architecture.positions:
         raise ConfigError(f"max_context is {context}: {name} takes at most {architecture.positions} tokens")

@@ -206,3 +206,26 @@ def test_a_dry_run_of_a_chat_model_on_this_machine(tmp_path):
     (failed,) = (check for check in found.checks if not check.passed)
     assert failed.name == "chat template"
     assert "max_context=40 has no room for both" in failed.text
+
+
+def test_what_cannot_be_known_is_no_failure(tmp_path):
+    small = {"name": "country-terse", "size": 1000, "train": 40, "dev": 10, "test": 10}
+    values = {"env": "SearchQA-v0", "env_options": {"corpus": small}, "eval_episodes": 5}
+    found = dry_run(make_config({**values, "agent": "candidate"}), tmp_path / "run")
+    assert found.passed, found.checks
+    assert found.plan is None
+    hub = {"agent": "hf", "agent_options": {"model": "nobody/no-such-model", "device": "cpu"}}
+    found = dry_run(make_config({**values, **hub}), tmp_path / "run")
+    assert found.passed, found.checks
+    assert "Without that, no estimates" in next(c.text for c in found.checks if c.name == "model")
+
+
+def test_a_dry_run_is_of_a_new_run(tmp_path, capsys):
+    code, _, err = run(capsys, "--dry-run", "--resume", "--run-dir", str(tmp_path))
+    assert code == 2
+    assert "leave out --resume" in err
+    file = tmp_path / "mine.toml"
+    file.write_text('[recipe]\ntitel = "x"\n')
+    code, _, err = run(capsys, "--recipe", str(file))
+    assert code == 2
+    assert "Did you mean 'title'" in err
