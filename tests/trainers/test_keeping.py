@@ -173,7 +173,7 @@ class FullDisk:
 @pytest.mark.usefixtures("no_curve")
 def test_a_full_disk_at_every_moment(tmp_path, monkeypatch):
     """One typed error, whatever could not be written; nothing half-written; resuming gives the run of a large disk."""
-    changes = {"iterations": 2, "checkpoint_every": 1, "eval_every": 1, "keep_best": "em"}
+    changes = {"iterations": 1, "checkpoint_every": 1, "eval_every": 1, "keep_best": "em"}
     run_toy(tmp_path / "straight", **changes)
     free = 0
     while True:
@@ -195,7 +195,7 @@ def test_a_full_disk_at_every_moment(tmp_path, monkeypatch):
         run_toy(run, **changes)
         assert_same_run(tmp_path / "straight", run)
         free += 1
-    assert free == disk.writes > 25, "the disk was never full in the middle of a run"
+    assert free == disk.writes > 20, "the disk was never full in the middle of a run"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and a limit on file sizes")
