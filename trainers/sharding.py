@@ -45,7 +45,9 @@ class Sharded(Distributed):
         self.gradient_scale = float(self.count)
         state = accelerator.state
         # On a CPU accelerate leaves the plugin out, though torch can cut weights there.
-        plugin = getattr(state, "fsdp_plugin", None) or FullyShardedDataParallelPlugin(fsdp_version=2)
+        plugin = getattr(state, "fsdp_plugin", None) or FullyShardedDataParallelPlugin(
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap"
+        )
         if plugin.fsdp_version != 2:
             raise ConfigError(
                 "FSDP version 1 cuts modules in a way that cannot play: launch with --fsdp_version 2"
@@ -59,7 +61,7 @@ class Sharded(Distributed):
         super().spread(policy)
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
-        decoder = policy.shardable()
+        decoder: Any = policy.shardable()
         if decoder is None:
             raise ConfigError(
                 f"agent {policy.name!r} as it is cannot be cut into shards: FSDP needs passes through the model's own "
@@ -122,11 +124,11 @@ class Sharded(Distributed):
     @contextmanager
     def in_one_piece(self, policy: Policy, *, load: bool = False) -> Iterator[None]:
         whole: dict[nn.Parameter, nn.Parameter] = {}  # on the CPU: all weights need not fit one device
-        places = [
+        places: list[tuple[nn.Module, str, nn.Parameter]] = [
             (module, name, parameter)
             for module in policy.module.modules()
             for name, parameter in module._parameters.items()
-            if isinstance(parameter, DTensor)
+            if parameter is not None and isinstance(parameter, DTensor)
         ]
         for module, name, parameter in places:
             if parameter not in whole:
