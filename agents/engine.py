@@ -11,7 +11,7 @@ computed once in an episode's life:
 The rows in use are always the first ones, in the order of the call, so that decoding reads the cache through a
 view and the arithmetic of a call depends only on the contexts and their order.
 
-Axis suffixes as in `forward`; _L layers times two (keys, values), _R rows.
+Axis suffixes as in `forward`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor
 from searchgym.errors import ConfigError, TrainingError
 
 from .forward import Network
+from .kv_rows import KeyValueRows
 from .prefixes import common_beginning
 from .streams import Streams
 
@@ -167,71 +168,6 @@ class _Slot:
     """Numbers the act's tokens are drawn with, where the slot has a stream of its own."""
 
 
-class _Rows:
-    """The cache: for each layer a buffer [2 (keys, values), rows, heads, columns, head_dim] that grows by half.
-
-    Layer by layer, so that growing needs room for one layer twice and not for all. For a forward pass the cache is told
-    which rows and columns the pass writes. Columns beyond a row's length may hold leftovers; they are finite and
-    always masked.
-    """
-
-    def __init__(self, network: Network) -> None:
-        empty = (2, 0, network.kv_heads, 0, network.head_dim)
-        self._layers = [
-            torch.zeros(empty, dtype=network.dtype, device=network.device) for _ in range(network.layers)
-        ]
-
-    def reserve(self, rows: int, columns: int, most: int) -> None:
-        """Make room for that many rows and columns, keeping what is there, and for up to `most` columns to come."""
-        _, have_rows, heads, have_columns, head_dim = self._layers[0].shape
-        if rows <= have_rows and columns <= have_columns:
-            return
-        grown_rows = have_rows if rows <= have_rows else max(rows, have_rows * 3 // 2)
-        grown_columns = have_columns
-        if columns > have_columns:
-            grown_columns = -(-max(columns, min(have_columns * 3 // 2, most)) // 128) * 128
-        for i, old in enumerate(self._layers):
-            new = old.new_empty(2, grown_rows, heads, grown_columns, head_dim)
-            new[:, :have_rows, :, :have_columns] = old
-            new[:, have_rows:] = 0
-            new[:, :have_rows, :, have_columns:] = 0
-            self._layers[i] = new
-
-    def move(self, sources: list[int], targets: list[int], columns: int) -> None:
-        """Copy rows at once (a permutation loses nothing)."""
-        if sources and columns:
-            device = self._layers[0].device
-            source_M, target_M = (torch.tensor(rows, device=device) for rows in (sources, targets))
-            for layer in self._layers:
-                used = layer[..., :columns, :]
-                used[:, target_M] = used[:, source_M]
-
-    def at(self, rows_B: Tensor | None, positions_BT: Tensor, columns: int) -> _Pass:
-        """The cache as one forward pass sees it; `rows_B` None stands for the first rows."""
-        return _Pass(self._layers, rows_B, positions_BT, columns)
-
-
-class _Pass:
-    """Implements `forward.KeyValueCache` for one forward pass."""
-
-    def __init__(
-        self, layers: list[Tensor], rows_B: Tensor | None, positions_BT: Tensor, columns: int
-    ) -> None:
-        self._layers, self._rows, self._positions = layers, rows_B, positions_BT
-        first = torch.arange(len(positions_BT), device=positions_BT.device) if rows_B is None else rows_B
-        self._index = first.unsqueeze(1)
-        self.columns = columns
-
-    def store(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        keys_RHKD, values_RHKD = self._layers[layer]
-        return self._exchange(keys_RHKD, key_BHTD), self._exchange(values_RHKD, value_BHTD)
-
-    def _exchange(self, buffer_RHKD: Tensor, new_BHTD: Tensor) -> Tensor:
-        buffer_RHKD[self._index, :, self._positions] = new_BHTD.transpose(1, 2)
-        used = buffer_RHKD[:, :, : self.columns]
-        return used[: len(new_BHTD)] if self._rows is None else used.index_select(0, self._rows)
-
-
 class Engine:
     """Generates acts for many slots at once, in this process and with the trainer's own weights.
 
@@ -279,7 +215,7 @@ class Engine:
 
     def release(self) -> None:
         """Give the cache's memory back. Contexts stay; episodes that go on have theirs computed again."""
-        self._cache = _Rows(self.network)
+        self._cache = KeyValueRows(self.network)
         for slot in self._slots.values():
             slot.cached = 0
 
@@ -287,7 +223,7 @@ class Engine:
         """Forget all slots and free the cache."""
         self._slots: dict[int, _Slot] = {}
         self._at: list[_Slot] = []  # which slot each row belongs to
-        self._cache = _Rows(self.network)
+        self._cache = KeyValueRows(self.network)
 
     def begin(self, slots: Iterable[int]) -> None:
         """Start empty contexts in these slots."""

@@ -1,0 +1,78 @@
+"""Keys and values of running episodes: one row each, kept from round to round.
+
+Axis suffixes: _R rows, _B rows of one pass, _T new positions, _K columns (positions), _H heads, _D head size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .forward import Network
+
+__all__ = ["KeyValueRows", "RowsPass"]
+
+
+class KeyValueRows:
+    """The cache: for each layer a buffer [2 (keys, values), rows, heads, columns, head_dim] that grows by half.
+
+    Layer by layer, so that growing needs room for one layer twice and not for all. For a forward pass the cache is told
+    which rows and columns the pass writes. Columns beyond a row's length may hold leftovers; they are finite and
+    always masked.
+    """
+
+    def __init__(self, network: Network) -> None:
+        empty = (2, 0, network.kv_heads, 0, network.head_dim)
+        self._layers = [
+            torch.zeros(empty, dtype=network.dtype, device=network.device) for _ in range(network.layers)
+        ]
+
+    def reserve(self, rows: int, columns: int, most: int) -> None:
+        """Make room for that many rows and columns, keeping what is there, and for up to `most` columns to come."""
+        _, have_rows, heads, have_columns, head_dim = self._layers[0].shape
+        if rows <= have_rows and columns <= have_columns:
+            return
+        grown_rows = have_rows if rows <= have_rows else max(rows, have_rows * 3 // 2)
+        grown_columns = have_columns
+        if columns > have_columns:
+            grown_columns = -(-max(columns, min(have_columns * 3 // 2, most)) // 128) * 128
+        for i, old in enumerate(self._layers):
+            new = old.new_empty(2, grown_rows, heads, grown_columns, head_dim)
+            new[:, :have_rows, :, :have_columns] = old
+            new[:, have_rows:] = 0
+            new[:, :have_rows, :, have_columns:] = 0
+            self._layers[i] = new
+
+    def move(self, sources: list[int], targets: list[int], columns: int) -> None:
+        """Copy rows at once (a permutation loses nothing)."""
+        if sources and columns:
+            device = self._layers[0].device
+            source_M, target_M = (torch.tensor(rows, device=device) for rows in (sources, targets))
+            for layer in self._layers:
+                used = layer[..., :columns, :]
+                used[:, target_M] = used[:, source_M]
+
+    def at(self, rows_B: Tensor | None, positions_BT: Tensor, columns: int) -> RowsPass:
+        """The cache as one forward pass sees it; `rows_B` None stands for the first rows."""
+        return RowsPass(self._layers, rows_B, positions_BT, columns)
+
+
+class RowsPass:
+    """Implements `forward.KeyValueCache` for one forward pass."""
+
+    def __init__(
+        self, layers: list[Tensor], rows_B: Tensor | None, positions_BT: Tensor, columns: int
+    ) -> None:
+        self._layers, self._rows, self._positions = layers, rows_B, positions_BT
+        first = torch.arange(len(positions_BT), device=positions_BT.device) if rows_B is None else rows_B
+        self._index = first.unsqueeze(1)
+        self.columns = columns
+
+    def store(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor) -> tuple[Tensor, Tensor]:
+        keys_RHKD, values_RHKD = self._layers[layer]
+        return self._exchange(keys_RHKD, key_BHTD), self._exchange(values_RHKD, value_BHTD)
+
+    def _exchange(self, buffer_RHKD: Tensor, new_BHTD: Tensor) -> Tensor:
+        buffer_RHKD[self._index, :, self._positions] = new_BHTD.transpose(1, 2)
+        used = buffer_RHKD[:, :, : self.columns]
+        return used[: len(new_BHTD)] if self._rows is None else used.index_select(0, self._rows)
