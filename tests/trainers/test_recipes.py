@@ -13,16 +13,19 @@ from searchgym.commands import main
 from searchgym.corpora.room import human
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.opening import bind_options
+from searchgym.trainers.algorithm import training_envs
 from searchgym.trainers.architecture import read_architecture
 from searchgym.trainers.config import make_config
 from searchgym.trainers.dry_run import dry_run, make_plan
 from searchgym.trainers.dry_run_report import duration
 from searchgym.trainers.estimate import ASSUMED, HARDWARE, memory, seconds, total
 from searchgym.trainers.recipes import RECIPES, load_recipe
+from searchgym.vector import make_vec
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "agents"))
 from hf_models import save_family
 
+SMALL = {"name": "country-terse", "size": 1000, "train": 40, "dev": 10, "test": 10}
 LARGE = [name for name in RECIPES if name != "tiny-cpu"]
 
 
@@ -75,6 +78,24 @@ def test_a_recipe_can_be_built_and_names_the_memory_and_time_it_needs(name):
         f"Projected, not measured: {human(need.peak)} per GPU, {duration(run)} on {recipe.about.gpus} x "
         f"{recipe.about.hardware}"
     ) in " ".join(comment(recipe))
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_environment_judge_and_index_take_the_options_of_a_recipe(name):
+    config = load_recipe(name).config
+    stand_ins = {"corpus": dict(SMALL), "retriever": "bm25", "judge": "oracle"}
+    given = dict(config.env_options)
+    for key, group in (("corpus", "corpora"), ("retriever", "retrievers"), ("judge", "judges")):
+        if key in given:
+            options = dict(given[key])
+            kind = options.pop("name")
+            before = () if key == "corpus" else (None,)
+            bind_options(key, kind, plugins.load(group, kind), before, options)
+            given[key] = stand_ins[key]
+    algorithm = plugins.load("trainers", config.trainer)(config.settings)
+    envs = training_envs(algorithm, make_vec(config.env, 1, **{"corpus": dict(SMALL), **given}))
+    assert envs.rules.max_rounds == config.env_options["max_rounds"]
+    assert envs.rules.feedback == (config.trainer == "capf")
 
 
 def test_the_tiny_recipe_is_the_readmes_command():
@@ -187,12 +208,11 @@ def test_a_dry_run_of_a_chat_model_on_this_machine(tmp_path):
     for file in model.glob("*.safetensors"):
         file.unlink()
     assert weights
-    small = {"name": "country-terse", "size": 1000, "train": 40, "dev": 10, "test": 10}
     values = {
         "agent": "hf",
         "agent_options": {"model": str(model), "lora": {"rank": 2}, "max_new_tokens": 32, "device": "cpu"},
         "env": "SearchQA-v0",
-        "env_options": {"corpus": small},
+        "env_options": {"corpus": SMALL},
         "eval_episodes": 5,
     }
     found = dry_run(make_config(values), tmp_path / "run")
@@ -209,8 +229,7 @@ def test_a_dry_run_of_a_chat_model_on_this_machine(tmp_path):
 
 
 def test_what_cannot_be_known_is_no_failure(tmp_path):
-    small = {"name": "country-terse", "size": 1000, "train": 40, "dev": 10, "test": 10}
-    values = {"env": "SearchQA-v0", "env_options": {"corpus": small}, "eval_episodes": 5}
+    values = {"env": "SearchQA-v0", "env_options": {"corpus": SMALL}, "eval_episodes": 5}
     found = dry_run(make_config({**values, "agent": "candidate"}), tmp_path / "run")
     assert found.passed, found.checks
     assert found.plan is None
