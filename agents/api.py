@@ -165,9 +165,10 @@ class APIAgent(Agent):
         self._system = setting.system_prompt
         self._uses_tools = self._native_tools and isinstance(dialect, ToolsDialect)
         if isinstance(dialect, ToolsDialect) and self._native_tools:
-            acts = {"feedback": setting.feedback_calls > 0, "max_queries": setting.max_queries}
-            more["tools"] = dialect.tools(**acts)
-            self._system = self._system.replace(dialect.tool_section(**acts), "")
+            feedback, queries = setting.feedback_calls > 0, setting.max_queries
+            more["tools"] = dialect.tools(feedback=feedback, max_queries=queries)
+            listed = dialect.tool_section(feedback=feedback, max_queries=queries)
+            self._system = self._system.replace(listed, "")
         elif self._stop:
             more["stop"] = list(dialect.stop_strings)
         self._hang_up()
