@@ -99,7 +99,7 @@ class BudgetCurve:
 
 def check_budgets(budgets: Sequence[int]) -> list[int]:
     """Different budgets in rising order; raises `ConfigError`."""
-    if isinstance(budgets, str) or not budgets:
+    if not budgets:
         raise ConfigError(f"budgets is {budgets!r}: give numbers of searches, e.g. 1, 2, 4, 8")
     for budget in budgets:
         check_count("a budget", budget, 0)

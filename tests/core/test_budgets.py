@@ -110,7 +110,7 @@ def test_json_text_and_picture(toy: str, tmp_path: Path) -> None:
     ("budgets", "arguments", "text"),
     [
         ((), {}, "give numbers of searches"),
-        ("12", {}, "give numbers of searches"),
+        ("12", {}, "whole number"),
         ((1, 1), {}, "give each number once"),
         ((1, -1), {}, "at least 0"),
         ((1, 2.0), {}, "whole number"),
