@@ -1,12 +1,11 @@
 """What a decode step costs with keys and values kept from round to round, beside transformers' `generate`.
 
-    python tests/benchmarks/bench_decode.py [--width 128] [--batch 16] [--rounds 2,4,8,16,32]
+    python tests/benchmarks/bench_decode.py [--width 128] [--batch 8] [--rounds 2,4,8,16,32]
 
 A Qwen3 shape with random weights plays `--batch` episodes of ragged observations. At some rounds the very same contexts
-also go through `generate` (left-padded, its own KV cache), which samples as many tokens. Its step is the difference
-between a call that samples `--new` tokens and one that samples 1, so that its prefill of the whole context is left
-out; beside it stands what a whole round costs, prefill included. Processor time on one thread, medians over repeats;
-prints one line per measured round.
+also go through `generate` (left-padded, its own KV cache), which samples as many tokens. A step is the time from one
+sampled token to the next; beside it stands what a whole round costs, prefill included, which `generate` does for the
+whole context. Processor time on one thread, medians over steps and repeats; prints one line per measured round.
 """
 
 from __future__ import annotations
@@ -15,45 +14,64 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from transformers import StoppingCriteria
 
-from searchgym.agents.engine import Engine, EngineStats, Sampling
+from searchgym.agents.engine import Engine, Sampling, sample
 from searchgym.agents.model import TinyConfig, build_model
 from searchgym.agents.network import open_network
 
 VOCAB = 1500
 
 
-def seconds(work: Callable[[], object]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+class Steps:
+    """Processor time at every step of a generation."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def mark(self) -> None:
+        self.times.append(time.process_time())
+
+    def take(self) -> list[float]:
+        """Seconds between the steps so far."""
+        found = [later - earlier for earlier, later in pairwise(self.times)]
+        self.times = []
+        return found
 
 
-def their_step(model: Any, contexts: list[list[int]], new: int) -> tuple[float, float]:
-    """Seconds of a decode step and of a whole round."""
+class Criteria(StoppingCriteria):  # type: ignore[misc]
+    """Never stops; `generate` asks it after every token."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        self.steps.mark()
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+@torch.inference_mode()
+def theirs(model: Any, contexts: list[list[int]], new: int, steps: Steps) -> float:
+    """Seconds of a whole round with `generate`."""
     longest = max(map(len, contexts))
     ids = torch.tensor([[0] * (longest - len(c)) + c for c in contexts])
     mask = torch.tensor([[0] * (longest - len(c)) + [1] * len(c) for c in contexts])
-
-    @torch.inference_mode()
-    def run(count: int) -> None:
-        model.generate(
-            ids,
-            attention_mask=mask,
-            do_sample=True,
-            top_k=0,
-            min_new_tokens=count,
-            max_new_tokens=count,
-            pad_token_id=0,
-        )
-
-    whole = seconds(lambda: run(new))
-    return (whole - seconds(lambda: run(1))) / (new - 1), whole
+    started = time.process_time()
+    model.generate(
+        ids,
+        attention_mask=mask,
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=new,
+        pad_token_id=0,
+        stopping_criteria=[Criteria(steps)],
+    )
+    return time.process_time() - started
 
 
 def main() -> None:
@@ -61,9 +79,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--kv-heads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--new", type=int, default=16, help="tokens sampled in a round")
     parser.add_argument("--observation", type=int, default=60, help="mean tokens of an observation")
     parser.add_argument(
@@ -83,8 +101,15 @@ def main() -> None:
         max_positions=16_384,
     )
     model: Any = build_model(config, seed=0)
-    results: dict[int, list[tuple[float, float, float, float]]] = {number: [] for number in measured}
-    lengths: dict[int, float] = {}
+    ours: dict[int, list[float]] = {number: [] for number in measured}
+    generates: dict[int, list[float]] = {number: [] for number in measured}
+    rounds: dict[int, list[tuple[float, float, float]]] = {number: [] for number in measured}
+    steps = Steps()
+
+    def marked(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        steps.mark()
+        return sample(*arguments)
+
     for repeat in range(options.repeats):
         rng, generator = random.Random(repeat), torch.Generator().manual_seed(repeat)
         engine = Engine(
@@ -102,24 +127,26 @@ def main() -> None:
                 [rng.randrange(VOCAB) for _ in range(rng.randint(mean // 2, mean * 3 // 2))] for _ in slots
             ]
             contexts = [[*engine.context(slot), *prompt] for slot, prompt in zip(slots, prompts, strict=True)]
-            engine.stats = EngineStats()
-            with patch.object(time, "perf_counter", time.process_time):
+            started = time.process_time()
+            with patch("searchgym.agents.engine.sample", marked):
                 engine.generate(slots, prompts, Sampling(generator))
-            if number in results:
-                stats = engine.stats
-                step, whole = their_step(model, contexts, options.new)
-                ours = stats.decode_seconds / stats.decode_steps
-                results[number].append((ours, step, stats.prefill_seconds + stats.decode_seconds, whole))
-                lengths[number] = statistics.mean(map(len, contexts))
+            mine, step = time.process_time() - started, steps.take()
+            if number in ours:
+                ours[number] += step
+                whole = theirs(model, contexts, options.new, steps)
+                generates[number] += steps.take()
+                rounds[number].append((statistics.mean(map(len, contexts)), mine, whole))
     weights = sum(p.numel() for p in model.parameters())
     print(
         f"width {options.width}, {options.layers} layers, {weights:,} weights, batch {options.batch}, 1 thread"
     )
-    for number, rows in results.items():
-        ours, step, mine, whole = (statistics.median(column) for column in zip(*rows, strict=True))
+    for number in measured:
+        step, their_step = statistics.median(ours[number]), statistics.median(generates[number])
+        context, mine, whole = (statistics.median(column) for column in zip(*rounds[number], strict=True))
         print(
-            f"round {number:2}, context {lengths[number]:5.0f}: decode step {1e3 * ours:6.2f} ms, generate's "
-            f"{1e3 * step:6.2f} ms ({ours / step:.2f} of it); whole round {mine:.3f} s, generate's {whole:.3f} s"
+            f"round {number:2}, context {context:5.0f}: decode step {1e3 * step:6.2f} ms, generate's "
+            f"{1e3 * their_step:6.2f} ms ({step / their_step:.2f} of it); whole round {mine:.3f} s, "
+            f"generate's {whole:.3f} s"
         )
 
 
