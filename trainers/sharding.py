@@ -55,7 +55,6 @@ class Sharded(Distributed):
         plugin.cpu_ram_efficient_loading = False  # every process has opened the model
         plugin.reshard_after_forward = True
         self._plugin = state.fsdp_plugin = plugin
-        self._roots: list[Any] = []
 
     def spread(self, policy: Policy) -> None:
         super().spread(policy)
@@ -69,7 +68,10 @@ class Sharded(Distributed):
             )
         self._plugin.ignored_modules = [decoder.get_input_embeddings()]
         fsdp2_prepare_model(self.accelerator, decoder)
-        self._roots.append(decoder)
+        for module in _cut(
+            policy
+        ):  # what stayed gathered after a pass of the reference would be the reference's
+            module.set_reshard_after_forward(True, recurse=False)
 
     # -- learning ----------------------------------------------------------------------------------------------
 
@@ -110,15 +112,14 @@ class Sharded(Distributed):
 
     @contextmanager
     def playing(self, policy: Policy) -> Iterator[None]:
-        cut = [m for m in policy.module.modules() if isinstance(m, FSDPModule)]
-        for module in cut:
+        for module in _cut(policy):
             module.unshard()
             module.set_reshard_after_forward(False, recurse=False)
         try:
             yield
         finally:
-            for module in cut:
-                module.set_reshard_after_forward(module not in self._roots, recurse=False)
+            for module in _cut(policy):
+                module.set_reshard_after_forward(True, recurse=False)
                 module.reshard()
 
     @contextmanager
@@ -159,3 +160,7 @@ class Sharded(Distributed):
 
     def local(self, tensor: Tensor) -> Tensor:
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _cut(policy: Policy) -> list[FSDPModule]:
+    return [module for module in policy.module.modules() if isinstance(module, FSDPModule)]

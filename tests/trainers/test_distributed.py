@@ -43,17 +43,18 @@ BASE = {
 RUNS = {
     "grpo": {"settings": {"group_size": 4, "kl_coef": 0.01}, "token_budget": 8},
     "reinforce++": {"settings": {"group_size": 2, "variant": "reinforce++"}, "epochs": 2},
+    "lag": {"settings": {"group_size": 3}, "rollout_lag": 1},
     "ppo": {"trainer": "ppo", "questions": 3, "minibatches": 1},  # three samples: shares differ in size
 }
 
 
-def launch(jobs: list[list[object]]) -> list[tuple[int, str]]:
+def launch(jobs: list[list[object]], **environment: str) -> list[tuple[int, str]]:
     """Exit status and output of two processes that torchrun might have started."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **environment}
     children = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), json.dumps(jobs)],
