@@ -123,7 +123,7 @@ def lr_factor(
         warmup: iterations with a smaller learning rate at the start.
         floor: where the schedule ends.
     """
-    step = iteration - 1
+    step = max(iteration - 1, 0)  # 0: an iteration outside a run
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if schedule == "constant":

@@ -43,7 +43,7 @@ _MARKUP = re.compile(
 )
 
 pytestmark = pytest.mark.skipif(
-    not FOLDER.is_dir(), reason="TRL, whose chat templates these are, is not installed"
+    _FOUND is None or not FOLDER.is_dir(), reason="TRL, whose chat templates these are, is not installed"
 )
 
 

@@ -227,10 +227,10 @@ def test_a_server_that_dies_loses_acts_and_comes_back_with_the_weights(stub: Stu
     stub.hang_up()
     start = time.monotonic()
     assert {g.ending for g in drawn(engine)} == {Ending.FAILED}
-    assert 0.3 < time.monotonic() - start < 3
+    patient = time.monotonic() - start
     start = time.monotonic()
     assert {g.ending for g in drawn(engine)} == {Ending.FAILED}
-    assert time.monotonic() - start < 0.3  # nobody waits for it a second time
+    assert time.monotonic() - start < patient  # nobody waits for it a second time
     with pytest.raises(EngineError, match="cannot be reached"):
         engine.sync(model, 6)
     stub.start_anew()

@@ -18,7 +18,10 @@ def named_on(page):
 
 
 def test_every_option_and_setting_is_named():
-    assert {f.name for f in dataclasses.fields(TrainConfig)} <= named_on("index.md")
+    names = named_on("index.md") | named_on("../training.md") | named_on("../distributed.md")
+    options = {name.split(" ")[0].removeprefix("--").replace("-", "_") for name in names}
+    options |= {f"{name}s" for name in options}  # the flag of one pair, the field of all
+    assert {f.name for f in dataclasses.fields(TrainConfig)} <= options
     assert {f.name for f in dataclasses.fields(GRPOSettings)} <= named_on("grpo.md")
 
 
