@@ -116,7 +116,7 @@ def open_model(
                 revision=revision,
                 trust_remote_code=False,
                 use_safetensors=True,
-                torch_dtype=dtype,
+                dtype=dtype,
                 output_loading_info=True,
                 attn_implementation=attention or ("eager" if capped else "sdpa"),
             )
