@@ -77,7 +77,8 @@ def train(
         "policy": parts.policy.describe(),
         "versions": {"searchgym": searchgym.__version__, "torch": torch.__version__, "numpy": np.__version__},
     }
-    with open_run(lambda: RunDirectory.create(path, card)) as run, _players(config) as players:
+    # The run directory comes last: workers that cannot start leave none behind.
+    with _players(config) as players, open_run(lambda: RunDirectory.create(path, card)) as run:
         display = _with_trackers(config, display)
         trainer = Trainer(**vars(parts), **players, config=config, run=run, display=display, probe=probe)
         return trainer.run_to_end()

@@ -185,3 +185,11 @@ def test_python_does_in_one_call_what_the_command_does(tmp_path):
     with pytest.raises(UnknownIdError):
         train({"agent": "candidate", "env": "SearchQA-v9"}, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_workers_that_cannot_start_leave_no_run_directory(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, err = run(capsys, *SMALL, "--rollout-workers", "2", "--run-dir", str(tmp_path / "run"))
+    assert code == 2
+    assert 'pip install "searchgym[ray]"' in err
+    assert not (tmp_path / "run").exists()
