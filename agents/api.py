@@ -145,14 +145,7 @@ class APIAgent(Agent):
 
     def costs(self) -> dict[str, float]:
         """See `Agent`: calls, input_tokens, output_tokens, usd, and the replies that were cached."""
-        used = self._meter.used
-        return {
-            "calls": self._meter.calls,
-            "input_tokens": used.input_tokens,
-            "output_tokens": used.output_tokens,
-            "usd": self._meter.usd,
-            "cached": self._cached,
-        }
+        return {**self._meter.counts, "cached": self._cached}
 
     def bind(self, setting: Setting) -> None:
         """Take the environment's setting; samples are counted from the start again."""

@@ -26,7 +26,8 @@ from searchgym.errors import CheckpointError, ConfigError, did_you_mean
 from .chat import ChatFormat
 from .engine import Ending, Engine, GenerationEngine
 from .forward import EvaluationStats
-from .lora import Adapter, LoraOptions, adapter_base, check_tensors
+from .lora import Adapter, LoraOptions, adapter_base
+from .model import check_tensors
 from .network import ModelNetwork, open_network
 from .policy import Sample, TokenOutputs
 from .pretrained import check_dtype, check_path, open_device, open_model, open_tokenizer, quietly

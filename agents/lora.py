@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from searchgym.errors import CheckpointError, ConfigError, MissingExtraError, did_you_mean
+
+from .model import check_tensors
 
 __all__ = ["Adapter", "LoraOptions", "adapter_base"]
 
@@ -175,18 +176,3 @@ class Adapter:
         peft = _peft()
         check_tensors(path, peft.get_peft_model_state_dict(self.model, save_embedding_layers=False), tensors)
         peft.set_peft_model_state_dict(self.model, tensors)
-
-
-def check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raises `CheckpointError` unless the tensors of a file have these names and shapes and are finite."""
-    if found.keys() != expected.keys():
-        different = sorted(found.keys() ^ expected.keys())
-        raise CheckpointError(f"{path} holds another architecture: it differs in {', '.join(different[:4])}")
-    for name, tensor in found.items():
-        if tensor.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{path} holds another architecture: {name} is {list(tensor.shape)}, "
-                f"this model's is {list(expected[name].shape)}"
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{path} is damaged: {name} holds values that are not finite")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "TinyConfig",
     "build_model",
+    "check_tensors",
     "load_model",
     "load_weights",
     "read_config",
@@ -186,21 +188,28 @@ def load_weights(model: Qwen3ForCausalLM, config: TinyConfig, directory: str | o
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     expected = _own_weights(model, config)
-    if loaded.keys() != expected.keys():
-        different = sorted(loaded.keys() ^ expected.keys())
-        raise CheckpointError(f"{path} holds another architecture: it differs in {', '.join(different[:4])}")
-    for name in expected:
-        tensor = loaded[name]
-        if tensor.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{path} holds another architecture: {name} is {list(tensor.shape)}, "
-                f"this model's is {list(expected[name].shape)}"
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{path} is damaged: {name} holds values that are not finite")
+    check_tensors(path, expected, loaded)
     with torch.no_grad():
         for name, tensor in loaded.items():
             expected[name].copy_(tensor)
+
+
+def check_tensors(
+    path: Path, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
+) -> None:
+    """Raises `CheckpointError` unless the tensors of a file have these names and shapes and are finite."""
+    if found.keys() != expected.keys():
+        different = sorted(found.keys() ^ expected.keys())
+        raise CheckpointError(f"{path} holds another architecture: it differs in {', '.join(different[:4])}")
+    for name, wanted in expected.items():
+        tensor = found[name]
+        if tensor.shape != wanted.shape:
+            raise CheckpointError(
+                f"{path} holds another architecture: {name} is {list(tensor.shape)}, "
+                f"this model's is {list(wanted.shape)}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path} is damaged: {name} holds values that are not finite")
 
 
 def _own_weights(model: Qwen3ForCausalLM, config: TinyConfig) -> dict[str, torch.Tensor]:

@@ -134,14 +134,7 @@ class LLMJudge:
     @property
     def stats(self) -> dict[str, float]:
         """What this object did: calls, input_tokens, output_tokens, usd, cached, repairs, errors."""
-        used = self._meter.used
-        return {
-            "calls": self._meter.calls,
-            "input_tokens": used.input_tokens,
-            "output_tokens": used.output_tokens,
-            "usd": self._meter.usd,
-            **self._counts,
-        }
+        return {**self._meter.counts, **self._counts}
 
     @property
     def in_flight(self) -> int:

@@ -1,4 +1,4 @@
-"""What a judge's requests cost, and the two ways to bound it: a rate per minute and a ceiling in all."""
+"""What requests to an endpoint cost, and the two ways to bound it: a rate per minute and a ceiling in all."""
 
 from __future__ import annotations
 
@@ -67,6 +67,16 @@ class Meter:
     @property
     def usd(self) -> float:
         return self.prices.usd(self.used)
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """calls, input_tokens, output_tokens and usd so far."""
+        return {
+            "calls": self.calls,
+            "input_tokens": self.used.input_tokens,
+            "output_tokens": self.used.output_tokens,
+            "usd": self.usd,
+        }
 
     @property
     def limited(self) -> bool:
