@@ -31,11 +31,11 @@ from searchgym.episode import StopReason
 from searchgym.errors import BudgetSpentError, ConfigError, MissingExtraError
 
 try:
-    from searchgym.judges import background
-    from searchgym.judges.endpoint import Endpoint, Reply, RequestError, ToolCall
-    from searchgym.judges.llm_options import cache_directory, endpoint_settings, make_meter, whole_number
-    from searchgym.judges.metering import Usage
-    from searchgym.judges.store import Saver, Store, open_store
+    from searchgym.endpoint import event_loop
+    from searchgym.endpoint.client import Endpoint, Reply, RequestError, ToolCall
+    from searchgym.endpoint.metering import Usage
+    from searchgym.endpoint.options import cache_directory, endpoint_settings, make_meter, whole_number
+    from searchgym.endpoint.store import Saver, Store, open_store
 except ModuleNotFoundError as missing:
     raise MissingExtraError("agent 'api'", missing.name or "openai", "api") from missing
 
@@ -244,7 +244,7 @@ class APIAgent(Agent):
         self._cached += sum(reply is not None for reply in replies)
         missing = [n for n, reply in enumerate(replies) if reply is None]
         before = self._meter.calls
-        asked = background.run(self._ask([(keys[n], chats[n].messages) for n in missing])) if missing else []
+        asked = event_loop.run(self._ask([(keys[n], chats[n].messages) for n in missing])) if missing else []
         failed = [reply for reply in asked if isinstance(reply, RequestError)]
         if failed and before == self._meter.calls == 0:
             raise ConfigError(f"{_OWNER}: {failed[0]}")
@@ -306,7 +306,7 @@ class APIAgent(Agent):
         """Close the connections; the next request opens new ones."""
         session = self._sessions.pop(os.getpid(), None)
         if session is not None:
-            background.run_later(session.endpoint.close())
+            event_loop.run_later(session.endpoint.close())
 
 
 @dataclass(frozen=True, slots=True)

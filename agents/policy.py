@@ -22,7 +22,7 @@ from searchgym.agent import Agent, Setting
 from searchgym.episode import Episode, Segment
 from searchgym.errors import ConfigError
 
-from .streams import Streams
+from .rng_streams import Streams
 
 __all__ = ["Policy", "Sample", "TokenOutputs"]
 

@@ -19,7 +19,7 @@ from searchgym.agent import Agent, Turn
 from searchgym.dialects import Act
 from searchgym.errors import ConfigError
 
-from .reading import NUMBER, SPAN, YEAR, contains_phrase, read_passages
+from .passages import NUMBER, SPAN, YEAR, contains_phrase, read_passages
 
 __all__ = ["CopyAgent", "GoldAgent", "OracleAgent", "RandomAgent"]
 

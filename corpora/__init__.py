@@ -5,17 +5,18 @@ Names are loaded when first used, so that `import searchgym.corpora` stays cheap
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from searchgym.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .bm25 import BM25, open_bm25
-    from .cache import cached_directory, home, verify_directory
-    from .indexes import Estimate, IndexBackend, build_index, open_index
-    from .jsonl import JsonlCorpus, open_jsonl
-    from .remote import open_remote
-    from .service import Limits, create_app
-    from .serving import local_service, serve
+    from .bm25.index import BM25, open_bm25
+    from .datasets.jsonl import JsonlCorpus, open_jsonl
+    from .indexing.backend import Estimate, IndexBackend, build_index, open_index
+    from .indexing.cache import cached_directory, home, verify_directory
+    from .service.app import Limits, create_app
+    from .service.client import open_remote
+    from .service.server import local_service, serve
 
 __all__ = [
     "BM25",
@@ -37,30 +38,23 @@ __all__ = [
 ]
 
 _MODULES = {
-    "BM25": "bm25",
-    "Estimate": "indexes",
-    "IndexBackend": "indexes",
-    "JsonlCorpus": "jsonl",
-    "Limits": "service",
-    "build_index": "indexes",
-    "cached_directory": "cache",
-    "create_app": "service",
-    "home": "cache",
-    "local_service": "serving",
-    "open_bm25": "bm25",
-    "open_index": "indexes",
-    "open_jsonl": "jsonl",
-    "open_remote": "remote",
-    "serve": "serving",
-    "verify_directory": "cache",
+    "BM25": "bm25.index",
+    "Estimate": "indexing.backend",
+    "IndexBackend": "indexing.backend",
+    "JsonlCorpus": "datasets.jsonl",
+    "Limits": "service.app",
+    "build_index": "indexing.backend",
+    "cached_directory": "indexing.cache",
+    "create_app": "service.app",
+    "home": "indexing.cache",
+    "local_service": "service.server",
+    "open_bm25": "bm25.index",
+    "open_index": "indexing.backend",
+    "open_jsonl": "datasets.jsonl",
+    "open_remote": "service.client",
+    "serve": "service.server",
+    "verify_directory": "indexing.cache",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

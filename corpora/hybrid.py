@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from searchgym.errors import ConfigError, RetrievalError
-from searchgym.opening import Spec, open_retriever
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, Retriever, SearchResult
+from searchgym.specs import Spec, open_retriever
 
-from .arguments import check_k, check_queries
-from .cache import digest
+from .indexing.arguments import check_k, check_queries
+from .indexing.cache import digest
 
 __all__ = ["RRF_CONSTANT", "Hybrid", "open_hybrid"]
 

@@ -8,19 +8,19 @@ Importing this package registers the environments and loads nothing heavy: names
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as _gym
 
-__version__ = "0.1.0"
+from ._version import __version__
+from .lazy import lazy_exports
 
 _EXPORTS = {
     "Agent": "agent",
-    "BudgetCurve": "budgets",
+    "BudgetCurve": "rollouts.budgets",
     "Corpus": "question",
     "Episode": "episode",
-    "EvalResult": "evaluation",
+    "EvalResult": "rollouts.evaluation",
     "Hit": "retriever",
     "Hop": "question",
     "Judge": "judges.protocol",
@@ -29,24 +29,24 @@ _EXPORTS = {
     "Question": "question",
     "Retriever": "retriever",
     "Round": "episode",
-    "SearchEnv": "env",
+    "SearchEnv": "env.env",
     "SearchGymError": "errors",
-    "SearchVectorEnv": "vector",
+    "SearchVectorEnv": "env.vector",
     "Segment": "episode",
     "StopReason": "episode",
     "Trace": "judges.protocol",
     "Turn": "agent",
     "Verdict": "judges.protocol",
-    "collect": "rollouts",
-    "evaluate": "evaluation",
-    "evaluate_budgets": "budgets",
-    "judge_episodes": "judging",
+    "collect": "rollouts.collection",
+    "evaluate": "rollouts.evaluation",
+    "evaluate_budgets": "rollouts.budgets",
+    "judge_episodes": "env.judging",
     "load_episodes": "episode",
-    "make_vec": "vector",
-    "open_corpus": "opening",
+    "make_vec": "env.vector",
+    "open_corpus": "specs",
     "open_judge": "judges.protocol",
-    "open_retriever": "opening",
-    "rollout": "rollouts",
+    "open_retriever": "specs",
+    "rollout": "rollouts.collection",
     "save_episodes": "episode",
 }
 __all__ = ["__version__", *_EXPORTS]
@@ -54,9 +54,10 @@ __all__ = ["__version__", *_EXPORTS]
 if TYPE_CHECKING:
     from .agent import Agent as Agent
     from .agent import Turn as Turn
-    from .budgets import BudgetCurve as BudgetCurve
-    from .budgets import evaluate_budgets as evaluate_budgets
-    from .env import SearchEnv as SearchEnv
+    from .env.env import SearchEnv as SearchEnv
+    from .env.judging import judge_episodes as judge_episodes
+    from .env.vector import SearchVectorEnv as SearchVectorEnv
+    from .env.vector import make_vec as make_vec
     from .episode import Episode as Episode
     from .episode import Outcome as Outcome
     from .episode import Round as Round
@@ -65,36 +66,27 @@ if TYPE_CHECKING:
     from .episode import load_episodes as load_episodes
     from .episode import save_episodes as save_episodes
     from .errors import SearchGymError as SearchGymError
-    from .evaluation import EvalResult as EvalResult
-    from .evaluation import evaluate as evaluate
     from .judges.protocol import Judge as Judge
     from .judges.protocol import Trace as Trace
     from .judges.protocol import Verdict as Verdict
     from .judges.protocol import open_judge as open_judge
-    from .judging import judge_episodes as judge_episodes
-    from .opening import open_corpus as open_corpus
-    from .opening import open_retriever as open_retriever
     from .question import Corpus as Corpus
     from .question import Hop as Hop
     from .question import Passage as Passage
     from .question import Question as Question
     from .retriever import Hit as Hit
     from .retriever import Retriever as Retriever
-    from .rollouts import collect as collect
-    from .rollouts import rollout as rollout
-    from .vector import SearchVectorEnv as SearchVectorEnv
-    from .vector import make_vec as make_vec
+    from .rollouts.budgets import BudgetCurve as BudgetCurve
+    from .rollouts.budgets import evaluate_budgets as evaluate_budgets
+    from .rollouts.collection import collect as collect
+    from .rollouts.collection import rollout as rollout
+    from .rollouts.evaluation import EvalResult as EvalResult
+    from .rollouts.evaluation import evaluate as evaluate
+    from .specs import open_corpus as open_corpus
+    from .specs import open_retriever as open_retriever
 
 
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
+__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)
 
 _ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "SearchQA-v0": {"corpus": "country"},
@@ -106,7 +98,7 @@ for _id, _arguments in _ENVIRONMENTS.items():
     # restores. The budget is the argument `max_rounds`.
     _gym.register(
         id=_id,
-        entry_point="searchgym.env:SearchEnv",
-        vector_entry_point="searchgym.vector:SearchVectorEnv",
+        entry_point="searchgym.env.env:SearchEnv",
+        vector_entry_point="searchgym.env.vector:SearchVectorEnv",
         kwargs=_arguments,
     )

@@ -1,5 +1,5 @@
 """`python -m searchgym …` is `searchgym …`; launchers of several processes need it."""
 
-from .commands import main
+from .cli import main
 
 main()

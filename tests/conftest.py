@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from toys import write_toy
 
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
 
 SMALL_WORLD: dict[str, Any] = {"name": "country", "size": 1000, "train": 50, "dev": 20, "test": 20}
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

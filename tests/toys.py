@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
 from searchgym.errors import RetrievalError
 from searchgym.retriever import Hit, Retriever, SearchResult
 

@@ -25,17 +25,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
+from searchgym.env.rules import Rules
+from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import ConfigError
-from searchgym.rollouts import collect
-from searchgym.rules import Rules
-from searchgym.vector import SearchVectorEnv
+from searchgym.rollouts.collection import collect
 
 from .batch import Batch, Sequences
 from .config import option, parse_settings
-from .groups import Credit, Group, Groups
+from .credit import Credit
+from .groups import Group, Groups
 from .objective import Aggregation, clipped_surrogate, group_advantages
-from .playing import Play
 from .processes import current
+from .rollouts import Play
 from .tasks import TaskSampler
 
 __all__ = [

@@ -19,7 +19,8 @@ from torch import Tensor
 from searchgym.agents.policy import Policy, Sample
 from searchgym.errors import TrainingError
 
-from .groups import Credit, Groups
+from .credit import Credit
+from .groups import Groups
 from .objective import Aggregation, token_weights
 
 __all__ = ["Batch", "Sequences", "micro_batches", "minibatches", "pack"]

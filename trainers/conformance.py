@@ -26,7 +26,8 @@ from searchgym.judges.protocol import Verdict, no_verdict
 
 from .algorithm import Algorithm
 from .batch import Batch, micro_batches, pack
-from .groups import Credit, Group, Groups, drop_invalid
+from .credit import Credit
+from .groups import Group, Groups, drop_invalid
 
 __all__ = ["TabularPolicy", "check_trainer", "make_episode", "synthetic_groups"]
 

@@ -15,7 +15,7 @@ from typing import Any, overload
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.question import Hop, Passage, Question
 
-from ..cache import cached_directory
+from ..indexing.cache import cached_directory
 from .drawing import DEFAULT, HARD, draw_plans
 from .facts import Country, Entity, Value, aliases
 from .plans import Plan, Step

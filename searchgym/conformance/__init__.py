@@ -1,6 +1,6 @@
 """Executable contracts: run these on your own plug-in.
 
-    from searchgym.conformance import check_retriever
+    from . import check_retriever
     check_retriever(MyRetriever(corpus), corpus)
 
 Each check raises `ConformanceError` at the first broken promise, naming the promise, what was seen and, where

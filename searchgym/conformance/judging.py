@@ -9,10 +9,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from searchgym.errors import ConfigError, ConformanceError
-from searchgym.judges.protocol import Grade, Grader, Judge, Trace, Verdict
-from searchgym.question import Question
-
+from ..errors import ConfigError, ConformanceError
+from ..judges.protocol import Grade, Grader, Judge, Trace, Verdict
+from ..question import Question
 from .promise import require
 from .traces import GOLD, HALF, HUGE, PLAIN, continuations, odd_traces, ordinary_traces, prefixes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from searchgym.errors import ConformanceError
+from ..errors import ConformanceError
 
 __all__ = ["require"]
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-from searchgym.errors import ConfigError, ConformanceError, RetrievalError, UnknownIdError
-from searchgym.question import Corpus, Passage, Question
-from searchgym.retriever import Hit, Retriever, SearchResult
-
+from ..errors import ConfigError, ConformanceError, RetrievalError, UnknownIdError
+from ..question import Corpus, Passage, Question
+from ..retriever import Hit, Retriever, SearchResult
 from .promise import require
 
 __all__ = ["check_corpus", "check_retriever"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from searchgym.judges.protocol import Trace, TraceRound
-from searchgym.question import Hop, Question
+from ..judges.protocol import Trace, TraceRound
+from ..question import Hop, Question
 
 __all__ = ["GOLD", "HALF", "HUGE", "PLAIN", "continuations", "odd_traces", "ordinary_traces", "prefixes"]
 

@@ -19,7 +19,7 @@ import re
 import unicodedata
 from typing import Any
 
-from searchgym.question import Corpus, Passage, Question, find_passage
+from ..question import Corpus, Passage, Question, find_passage
 
 __all__ = ["GoldPassages"]
 

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from searchgym.episode import Episode
-from searchgym.scoring import normalize_answer
-
+from ..episode import Episode
+from ..scoring import normalize_answer
 from .rollouts import Imported
 
 __all__ = ["SourceReport", "new_gold_rounds", "report"]

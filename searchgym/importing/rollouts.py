@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from searchgym.episode import Episode, Outcome, Round, StopReason
-from searchgym.errors import EpisodeFileError, UnknownIdError
-from searchgym.question import Corpus
-from searchgym.scoring import exact_match, f1, recall, sub_exact_match
-
+from ..episode import Episode, Outcome, Round, StopReason
+from ..errors import EpisodeFileError, UnknownIdError
+from ..question import Corpus
+from ..scoring import exact_match, f1, recall, sub_exact_match
 from .gold import GoldPassages
 from .parsed import Parsed, RolloutTextError
 from .r1_searcher import parse_r1_searcher

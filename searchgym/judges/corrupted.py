@@ -14,9 +14,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from searchgym.errors import ConfigError
-from searchgym.question import Corpus
-
+from ..errors import ConfigError
+from ..question import Corpus
 from .protocol import Judge, Trace, Verdict, open_judge
 
 __all__ = ["CorruptedJudge"]

@@ -19,9 +19,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from searchgym.errors import ConfigError, PluginError, did_you_mean
-from searchgym.question import Corpus, Question
-
+from ..errors import ConfigError, PluginError, did_you_mean
+from ..question import Corpus, Question
 from .protocol import Grade, Grader, Judge, Trace, Verdict, open_judge
 
 __all__ = ["Ensemble", "GradingEnsemble", "open_ensemble"]

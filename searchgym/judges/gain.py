@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from searchgym.question import Corpus, find_passage
+from ..question import Corpus, find_passage
 
 __all__ = ["InformationGain", "redundancy"]
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from searchgym.question import Corpus
-from searchgym.scoring import normalize_answer
-
+from ..question import Corpus
+from ..scoring import normalize_answer
 from .protocol import Trace, TraceRound, Verdict
 
 __all__ = ["OracleJudge"]

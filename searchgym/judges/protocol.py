@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from searchgym.episode import Episode
-from searchgym.errors import ConfigError, PluginError
-from searchgym.question import Corpus, Hop, Question
+from ..episode import Episode
+from ..errors import ConfigError, PluginError
+from ..question import Corpus, Hop, Question
 
 __all__ = [
     "Grade",
@@ -17,6 +17,7 @@ __all__ = [
     "Trace",
     "TraceRound",
     "Verdict",
+    "check_judge",
     "no_verdict",
     "open_judge",
     "traces_of",
@@ -179,7 +180,7 @@ def open_judge(spec: str | dict[str, Any] | Judge, corpus: Corpus | None = None)
         ConfigError: options that cannot be used.
         PluginError: not a judge at all.
     """
-    from searchgym.opening import open_shared, split_spec
+    from ..specs import open_shared, split_spec
 
     if not isinstance(spec, str | dict) and isinstance(spec, Judge):
         return spec
@@ -188,3 +189,10 @@ def open_judge(spec: str | dict[str, Any] | Judge, corpus: Corpus | None = None)
     if not isinstance(judge, Judge):
         raise PluginError(f"judge {name!r} gave a {type(judge).__name__}, not a searchgym Judge")
     return judge
+
+
+def check_judge(judge: Judge | None) -> None:
+    """Ask a judge whether it can work, where it can tell; raises its `ConfigError`."""
+    check = getattr(judge, "check", None)
+    if check is not None:
+        check()

@@ -17,10 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from searchgym.errors import ConfigError, UnknownIdError
-from searchgym.question import Corpus
-from searchgym.scoring import normalize_answer
-
+from ..errors import ConfigError, UnknownIdError
+from ..question import Corpus
+from ..scoring import normalize_answer
 from .gain import InformationGain, redundancy
 from .protocol import Trace, TraceRound, Verdict
 

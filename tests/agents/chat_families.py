@@ -18,10 +18,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from searchgym.agent import Setting
-from searchgym.agents.chat import ChatFormat
+from searchgym.agents.hf.chat import ChatFormat
 from searchgym.conformance.traces import ordinary_traces
 from searchgym.dialects import get_dialect
-from searchgym.judges.prompt import round_prompt
+from searchgym.judges.llm.prompt import round_prompt
 
 QWEN = """\
 {%- set last = namespace(question=0) %}

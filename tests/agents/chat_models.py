@@ -11,10 +11,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
-from searchgym.agents.chat_encoding import ChatEncoder
-from searchgym.agents.model import TinyConfig, build_model, save_model
+from searchgym.agents.hf.chat_encoder import ChatEncoder
+from searchgym.agents.tiny.model import TinyConfig, build_model, save_model
 from searchgym.conformance.traces import PLAIN, ordinary_traces
-from searchgym.judges.prompt import Message, Prompt, grade_prompt, round_prompt
+from searchgym.judges.llm.prompt import Message, Prompt, grade_prompt, round_prompt
 
 CONTEXT = 2048
 TEMPLATE = (

@@ -11,12 +11,12 @@ from chat_models import make_tokenizer
 from families import build_family
 
 from searchgym.agent import Setting
-from searchgym.agents.forward import EvaluationStats, TokenSequence, evaluate
-from searchgym.agents.hf import HFAgent
+from searchgym.agents.hf.agent import HFAgent
+from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
 from searchgym.corpora import open_bm25
 from searchgym.corpora.world import World
-from searchgym.env import SearchEnv
-from searchgym.rollouts import setting_of
+from searchgym.env.env import SearchEnv
+from searchgym.rollouts.collection import setting_of
 
 WORDS = ("employer", "founder", "mayor", "river", "mentor", "moor", "Mira", "Voss")
 WORLD = {"name": "country-terse", "size": 1000, "train": 40, "dev": 10, "test": 10}

@@ -13,7 +13,7 @@ from fixtures.stub_llm import StubLLM
 
 import searchgym
 from searchgym.agents.api import APIAgent
-from searchgym.commands import main
+from searchgym.cli import main
 from searchgym.errors import BudgetSpentError, ConfigError
 
 WORLD = {"name": "country", "size": 1000, "train": 50, "dev": 20, "test": 20}

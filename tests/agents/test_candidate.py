@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchgym.agent import Setting, Turn
-from searchgym.agents.candidate import CONFIG_FILE, WEIGHTS_FILE, CandidateAgent
-from searchgym.agents.candidates import (
+from searchgym.agents.candidate.agent import CONFIG_FILE, WEIGHTS_FILE, CandidateAgent
+from searchgym.agents.candidate.features import (
     FEATURES,
     FEEDBACK_FEATURES,
     GENERIC,
@@ -27,13 +27,13 @@ from searchgym.agents.candidates import (
 )
 from searchgym.agents.policy import Sample
 from searchgym.dialects import DIALECTS, Act
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
+from searchgym.env.feedback import FEEDBACK_LEVELS
 from searchgym.episode import Episode
 from searchgym.errors import CheckpointError, ConfigError
-from searchgym.feedback import FEEDBACK_LEVELS
 from searchgym.question import find_passage
 from searchgym.retriever import Hit
-from searchgym.rollouts import rollout
+from searchgym.rollouts.collection import rollout
 from searchgym.scoring import exact_match
 
 TAGS = DIALECTS["tags"]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from searchgym.agents.chat import ChatFormat
+from searchgym.agents.hf.chat import ChatFormat
 from searchgym.dialects import Act, ToolsDialect, get_dialect
 from searchgym.episode import Episode, Outcome, Round, Segment, StopReason
 from searchgym.errors import ConfigError

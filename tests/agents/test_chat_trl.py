@@ -13,7 +13,7 @@ from chat_families import setting
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from searchgym.agents.chat import ChatFormat
+from searchgym.agents.hf.chat import ChatFormat
 from searchgym.errors import ConfigError
 
 _FOUND = importlib.util.find_spec("trl")

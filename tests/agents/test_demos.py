@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from searchgym.agents.demos import (
+from searchgym.agents.tiny.agent import prompt_ids
+from searchgym.agents.tiny.demos import (
     FLAWS,
     Demo,
     Habits,
@@ -25,12 +26,11 @@ from searchgym.agents.demos import (
     name_list,
     read_line,
 )
-from searchgym.agents.tiny import prompt_ids
-from searchgym.agents.tokenizer import TAGS
+from searchgym.agents.tiny.tokenizer import TAGS
 from searchgym.corpora.world import World, name_classes
 from searchgym.corpora.world.schema import PROFESSIONS, TYPES
 from searchgym.dialects import TagsDialect
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
 
 WORLD: dict[str, Any] = {"name": "country-terse", "size": 1000, "seed": 7}
 BAD = Habits(rate=1.0, homonym=0.5, feedback=0.2)

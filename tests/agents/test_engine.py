@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from searchgym.agents.engine import Ending, Engine, EngineStats, Generation, Sampling, sample
-from searchgym.agents.model import TinyConfig, build_model
-from searchgym.agents.network import DecoderNetwork
+from searchgym.agents.lm.engine import Ending, Engine, EngineStats, Generation, Sampling, sample
+from searchgym.agents.lm.network import DecoderNetwork
+from searchgym.agents.tiny.model import TinyConfig, build_model
 from searchgym.errors import ConfigError, TrainingError
 
 VOCAB = 60

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
-from searchgym.agents.forward import EvaluationStats, TokenSequence, causal_mask, evaluate, hidden_states
-from searchgym.agents.model import TinyConfig, build_model
-from searchgym.agents.network import DecoderNetwork
-from searchgym.agents.prefixes import PrefixTree, cut
+from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, causal_mask, evaluate, hidden_states
+from searchgym.agents.lm.network import DecoderNetwork
+from searchgym.agents.lm.prefix_tree import PrefixTree, cut
+from searchgym.agents.tiny.model import TinyConfig, build_model
 
 VOCAB = 70
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from searchgym.agents.head import token_logprobs
+from searchgym.agents.lm.token_logprobs import token_logprobs
 
 ROWS, WIDTH, WORDS = 7, 6, 29
 

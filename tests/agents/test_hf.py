@@ -16,13 +16,13 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from searchgym.agents.engine import EngineStats
-from searchgym.agents.hf import HFAgent
+from searchgym.agents.hf.agent import HFAgent
+from searchgym.agents.lm.engine import EngineStats
 from searchgym.agents.policy import Sample
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import CheckpointError, ConfigError
-from searchgym.rollouts import collect, open_envs, rollout, setting_of
+from searchgym.rollouts.collection import collect, open_envs, rollout, setting_of
 
 LORA = {"rank": 4}
 

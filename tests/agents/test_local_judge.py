@@ -24,13 +24,13 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from searchgym.agents.chat_encoding import ChatEncoder
-from searchgym.agents.local_judge import LocalJudge
+from searchgym.agents.hf.chat_encoder import ChatEncoder
+from searchgym.agents.hf.judge import LocalJudge
 from searchgym.conformance import check_judge
 from searchgym.conformance.traces import HUGE, PLAIN, odd_traces, ordinary_traces
 from searchgym.errors import ConfigError
 from searchgym.judges import Grader, Trace, TraceRound, open_judge
-from searchgym.judges.prompt import Prompt, round_prompt
+from searchgym.judges.llm.prompt import Prompt, round_prompt
 
 TRACES = ordinary_traces()
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from searchgym.agents.model import TinyConfig, build_model, load_model, load_weights, save_model
+from searchgym.agents.tiny.model import TinyConfig, build_model, load_model, load_weights, save_model
 from searchgym.errors import CheckpointError, ConfigError
 
 CONFIG = TinyConfig(vocab_size=90, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, rope_theta=500.0)

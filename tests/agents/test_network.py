@@ -9,9 +9,9 @@ import torch
 from families import FAMILIES, OWN_PASS, build_family
 from test_forward import draw_sequences, group, naive
 
-from searchgym.agents.engine import Engine, Sampling
-from searchgym.agents.forward import EvaluationStats, Network, TokenSequence, evaluate
-from searchgym.agents.network import DecoderNetwork, ModelNetwork, open_network
+from searchgym.agents.lm.engine import Engine, Sampling
+from searchgym.agents.lm.forward import EvaluationStats, Network, TokenSequence, evaluate
+from searchgym.agents.lm.network import DecoderNetwork, ModelNetwork, open_network
 from searchgym.errors import ConfigError
 
 VOCAB = 70

@@ -12,17 +12,18 @@ import torch
 
 import searchgym
 from searchgym.agent import Agent, Turn
-from searchgym.agents.evidence import EvidenceOptions, Found, answer_message, select
-from searchgym.agents.planner import PlannerAgent, open_planner
-from searchgym.agents.planner_policy import PlannerPolicy
+from searchgym.agents.planner.agent import PlannerAgent
+from searchgym.agents.planner.evidence import EvidenceOptions, Found, answer_message, select
+from searchgym.agents.planner.opening import open_planner
+from searchgym.agents.planner.policy import PlannerPolicy
 from searchgym.agents.policy import Sample
-from searchgym.agents.tiny import TinyAgent
+from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.dialects import DIALECTS, Act, Dialect
+from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.retriever import Hit
-from searchgym.rollouts import collect, rollout, setting_of
-from searchgym.vector import SearchVectorEnv
+from searchgym.rollouts.collection import collect, rollout, setting_of
 
 Script = Callable[[Dialect, list[str]], str]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from searchgym.agents.reading import NUMBER, SPAN, YEAR, contains_phrase, read_passages
+from searchgym.agents.passages import NUMBER, SPAN, YEAR, contains_phrase, read_passages
 from searchgym.dialects import DIALECTS, Dialect
 from searchgym.retriever import Hit
 

@@ -12,12 +12,12 @@ from searchgym.agent import Setting
 from searchgym.agents.scripted import CopyAgent, GoldAgent, OracleAgent, RandomAgent
 from searchgym.corpora import open_bm25
 from searchgym.corpora.world import World
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError
 from searchgym.question import Corpus, Hop, Passage, Question
 from searchgym.retriever import Hit, Retriever, SearchResult
-from searchgym.rollouts import rollout
+from searchgym.rollouts.collection import rollout
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 STYLES = ["terse", "encyclopedia"]

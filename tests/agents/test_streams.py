@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from searchgym.agent import FunctionAgent
-from searchgym.agents.candidate import CandidateAgent
+from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.policy import Policy
-from searchgym.agents.streams import Streams
-from searchgym.agents.tiny import TinyAgent
+from searchgym.agents.rng_streams import Streams
+from searchgym.agents.tiny.agent import TinyAgent
+from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError
-from searchgym.rollouts import collect
-from searchgym.vector import SearchVectorEnv, make_vec
+from searchgym.rollouts.collection import collect
 
 SEEDS = [11, 12, 13, 14, 15, 16]
 

@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from searchgym.agents.forward import TokenSequence, evaluate
-from searchgym.agents.model import TinyConfig
+from searchgym.agents.lm.forward import TokenSequence, evaluate
 from searchgym.agents.policy import Sample
-from searchgym.agents.tiny import TinyAgent, prompt_ids
-from searchgym.agents.tokenizer import TAGS, Tokenizer
+from searchgym.agents.tiny.agent import TinyAgent, prompt_ids
+from searchgym.agents.tiny.model import TinyConfig
+from searchgym.agents.tiny.tokenizer import TAGS, Tokenizer
 from searchgym.corpora import open_bm25
 from searchgym.corpora.world import World
 from searchgym.dialects import TagsDialect
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import CheckpointError, ConfigError
 from searchgym.retriever import Hit
-from searchgym.rollouts import collect, open_agent, open_envs, rollout
+from searchgym.rollouts.collection import collect, open_agent, open_envs, rollout
 
 WORDS = ["employer", "founder", "mayor", "river", "Mira", "Voss", "of", "the", "What", "is"]
 

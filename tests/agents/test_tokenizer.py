@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from searchgym.agents.tokenizer import TAGS, Tokenizer
+from searchgym.agents.tiny.tokenizer import TAGS, Tokenizer
 from searchgym.errors import CheckpointError
 
 ALPHABET = [

@@ -15,8 +15,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from test_vllm_server import PROMPTS, drawn, logprobs_of
 from transformers import AutoModelForCausalLM
 
-from searchgym.agents.engine import Ending
-from searchgym.agents.vllm_engine import VLLMEngine, open_vllm
+from searchgym.agents.hf.engines import open_vllm
+from searchgym.agents.lm.engine import Ending
+from searchgym.agents.lm.vllm import VLLMEngine
 from searchgym.errors import ConfigError, MissingExtraError
 
 PARAMS = (  # of vLLM 0.32's SamplingParams, those that are used

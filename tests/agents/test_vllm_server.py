@@ -15,8 +15,8 @@ from hf_models import save_family
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from searchgym.agents.engine import Ending, Generation, Sampling
-from searchgym.agents.vllm_server import VLLMServerEngine
+from searchgym.agents.lm.engine import Ending, Generation, Sampling
+from searchgym.agents.lm.vllm_server import VLLMServerEngine
 from searchgym.errors import ConfigError, EngineError
 
 PROMPTS = [list(range(5, 45)), list(range(5, 45)), [7, 8, 9]]

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-import searchgym.agents.warmup as module
-from searchgym.agents.tiny import TinyAgent
-from searchgym.agents.warmup import PHASES, Progress, WarmupConfig, warm_up
-from searchgym.commands import main
+import searchgym.agents.tiny.warmup as module
+from searchgym.agents.tiny.agent import TinyAgent
+from searchgym.agents.tiny.warmup import PHASES, Progress, WarmupConfig, warm_up
+from searchgym.cli import main
 from searchgym.errors import ConfigError
-from searchgym.evaluation import evaluate
+from searchgym.rollouts.evaluation import evaluate
 
 SMALL = WarmupConfig(worlds=1, questions=40, batch_tokens=512, width=16, heads=2, head_dim=8, layers=1)
 FILES = ["config.json", "model.safetensors", "tokenizer.json", "warmup.json"]
@@ -122,7 +122,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
 
 
 def test_the_packaged_warm_start_is_small_and_leaves_room_to_learn():
-    data = Path(str(importlib.resources.files("searchgym.agents") / "data"))
+    data = Path(str(importlib.resources.files("searchgym.agents.tiny") / "data"))
     assert sorted(p.name for p in data.iterdir()) == FILES
     assert (data / "model.safetensors").stat().st_size < 3_000_000
     agent = TinyAgent(greedy=True)

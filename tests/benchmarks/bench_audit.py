@@ -18,11 +18,11 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"
     os.environ[_variable] = "1"  # before numpy is imported
 
 import searchgym  # noqa: E402
+from searchgym.audit.auditing import CRITERIA, audit  # noqa: E402
 from searchgym.episode import Episode  # noqa: E402
 from searchgym.importing import import_rollouts  # noqa: E402
-from searchgym.judges.audit import CRITERIA, audit  # noqa: E402
-from searchgym.opening import open_corpus  # noqa: E402
 from searchgym.question import Corpus  # noqa: E402
+from searchgym.specs import open_corpus  # noqa: E402
 
 
 def line(what: str, episodes: Sequence[Episode], corpus: Corpus) -> None:

@@ -23,9 +23,9 @@ import bm25s  # noqa: E402
 import Stemmer  # noqa: E402
 
 from searchgym.corpora import build_index, open_index  # noqa: E402
-from searchgym.corpora.bm25 import BM25, BM25_BACKEND, open_bm25  # noqa: E402
-from searchgym.opening import open_corpus  # noqa: E402
+from searchgym.corpora.bm25.index import BM25, BM25_BACKEND, open_bm25  # noqa: E402
 from searchgym.retriever import CachedRetriever  # noqa: E402
+from searchgym.specs import open_corpus  # noqa: E402
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -14,11 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from searchgym.agents import candidates
-from searchgym.agents.candidate import CandidateAgent
-from searchgym.agents.candidates import list_candidates
+from searchgym.agents.candidate import features as candidates
+from searchgym.agents.candidate.agent import CandidateAgent
+from searchgym.agents.candidate.features import list_candidates
 from searchgym.episode import Episode
-from searchgym.rollouts import rollout
+from searchgym.rollouts.collection import rollout
 
 COMMAND = (
     "train --agent candidate --iterations 50 --questions 32 --group-size 16 --lr 0.15 --threads 1 --set entropy_coef=0.01 "
@@ -60,7 +60,7 @@ def main(seeds: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
             started, before = time.perf_counter(), os.times()
-            command = [sys.executable, "-c", "from searchgym.commands import main; main()", *COMMAND]
+            command = [sys.executable, "-c", "from searchgym.cli import main; main()", *COMMAND]
             command += ["--seed", str(seed), "--run-dir", str(run)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             walls.append(time.perf_counter() - started)

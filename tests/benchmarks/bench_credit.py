@@ -17,14 +17,14 @@ from pathlib import Path
 from unittest.mock import patch
 
 from searchgym import plugins
-from searchgym.agents.candidate import CandidateAgent
-from searchgym.agents.tiny import TinyAgent
-from searchgym.trainers import loop
+from searchgym.agents.candidate.agent import CandidateAgent
+from searchgym.agents.tiny.agent import TinyAgent
+from searchgym.env.vector import make_vec
 from searchgym.trainers.algorithm import training_envs
 from searchgym.trainers.config import make_config
-from searchgym.trainers.run import RunDirectory
+from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.tasks import TaskSampler
-from searchgym.vector import make_vec
+from searchgym.trainers.training import loop
 
 JUDGED = {"judge": "oracle", "judge_when": "unequal-success"}
 RUNS = [  # trainer, its settings, arguments of the environment

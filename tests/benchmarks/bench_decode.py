@@ -21,9 +21,9 @@ from unittest.mock import patch
 import torch
 from transformers import StoppingCriteria
 
-from searchgym.agents.engine import Engine, Sampling, sample
-from searchgym.agents.model import TinyConfig, build_model
-from searchgym.agents.network import open_network
+from searchgym.agents.lm.engine import Engine, Sampling, sample
+from searchgym.agents.lm.network import open_network
+from searchgym.agents.tiny.model import TinyConfig, build_model
 
 VOCAB = 1500
 
@@ -128,7 +128,7 @@ def main() -> None:
             ]
             contexts = [[*engine.context(slot), *prompt] for slot, prompt in zip(slots, prompts, strict=True)]
             started = time.process_time()
-            with patch("searchgym.agents.engine.sample", marked):
+            with patch("searchgym.agents.lm.engine.sample", marked):
                 engine.generate(slots, prompts, Sampling(generator))
             mine, step = time.process_time() - started, steps.take()
             if number in ours:

@@ -35,13 +35,13 @@ from numpy.lib.format import open_memmap  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from processes import figures_of, peak_memory  # noqa: E402
 
-from searchgym.corpora.dense import DENSE_BACKEND, Dense  # noqa: E402
-from searchgym.corpora.encoders import Encoder  # noqa: E402
-from searchgym.corpora.faiss_files import FaissFiles, faiss_bytes  # noqa: E402
-from searchgym.corpora.indexes import build_index, open_index  # noqa: E402
-from searchgym.corpora.vectors import PublishedVectors, load_faiss  # noqa: E402
-from searchgym.opening import open_corpus  # noqa: E402
+from searchgym.corpora.dense.encoders import Encoder  # noqa: E402
+from searchgym.corpora.dense.faiss_files import FaissFiles, faiss_bytes  # noqa: E402
+from searchgym.corpora.dense.index import DENSE_BACKEND, Dense  # noqa: E402
+from searchgym.corpora.dense.vectors import PublishedVectors, load_faiss  # noqa: E402
+from searchgym.corpora.indexing.backend import build_index, open_index  # noqa: E402
 from searchgym.question import Passage  # noqa: E402
+from searchgym.specs import open_corpus  # noqa: E402
 
 Floats = NDArray[np.float32]
 WIKI18, WIKI18_DIMENSION = 21_015_324, 768

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from searchgym.corpora.dump import import_dump
-from searchgym.corpora.dump_reader import DumpReader
+from searchgym.corpora.datasets.wikipedia import import_dump
+from searchgym.corpora.datasets.wikipedia_xml import DumpReader
 
 
 def make_dump(file: Path, articles: int) -> Path:

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 import torch
 from transformers import Qwen3ForCausalLM
 
-from searchgym.agents.engine import Engine, EngineStats, Generation, Sampling
-from searchgym.agents.forward import EvaluationStats, TokenSequence, evaluate
-from searchgym.agents.model import TinyConfig, build_model
-from searchgym.agents.network import DecoderNetwork
+from searchgym.agents.lm.engine import Engine, EngineStats, Generation, Sampling
+from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.network import DecoderNetwork
+from searchgym.agents.tiny.model import TinyConfig, build_model
 
 VOCAB, QUESTIONS, GROUP, ROUNDS, MAX_NEW = 1500, 16, 8, 3, 48
 STOPS = range(100, 250)

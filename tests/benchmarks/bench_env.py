@@ -21,14 +21,14 @@ from typing import Any
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_variable] = "1"  # before numpy is imported
 
-from searchgym.corpora.bm25 import BM25  # noqa: E402
-from searchgym.env import SearchEnv  # noqa: E402
+from searchgym.corpora.bm25.index import BM25  # noqa: E402
+from searchgym.env.env import SearchEnv  # noqa: E402
+from searchgym.env.vector import SearchVectorEnv  # noqa: E402
 from searchgym.judges.oracle import OracleJudge  # noqa: E402
 from searchgym.judges.protocol import Trace  # noqa: E402
-from searchgym.opening import open_corpus  # noqa: E402
 from searchgym.question import Corpus, Question  # noqa: E402
 from searchgym.retriever import CachedRetriever  # noqa: E402
-from searchgym.vector import SearchVectorEnv  # noqa: E402
+from searchgym.specs import open_corpus  # noqa: E402
 
 ENVS = 64
 JUDGED: tuple[dict[str, Any], ...] = ({}, {"judge": "oracle"})
@@ -167,7 +167,7 @@ IMPORT = "import time, gymnasium; t = time.process_time(); import searchgym; pri
 OPEN = """
 import time
 import gymnasium, numpy, bm25s, Stemmer, filelock, platformdirs, rich.progress
-import searchgym.env, searchgym.vector, searchgym.corpora.world, searchgym.corpora.bm25
+import searchgym.env.env, searchgym.env.vector, searchgym.corpora.world, searchgym.corpora.bm25.index
 t = time.process_time()
 env = gymnasium.make("SearchQA-v0")
 env.reset(seed=0)

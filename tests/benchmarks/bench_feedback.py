@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
-from searchgym.feedback import FEEDBACK_LEVELS
+from searchgym.env.feedback import FEEDBACK_LEVELS
 from searchgym.trainers.bench.spec import Entry, load_spec
-from searchgym.trainers.training import train
+from searchgym.trainers.training.api import train
 
 SPEC = load_spec("seconds")
 PLACE = next(iter(SPEC.environments))

@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from searchgym.agents.engine import Engine, Sampling
-from searchgym.agents.forward import EvaluationStats, TokenSequence, evaluate
-from searchgym.agents.lora import Adapter, LoraOptions
-from searchgym.agents.network import open_network
-from searchgym.agents.prefixes import cut
+from searchgym.agents.hf.lora import Adapter, LoraOptions
+from searchgym.agents.lm.engine import Engine, Sampling
+from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.network import open_network
+from searchgym.agents.lm.prefix_tree import cut
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": {"hidden_size": 1024, "intermediate_size": 3072},

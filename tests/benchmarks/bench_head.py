@@ -1,4 +1,4 @@
-"""Memory and time of the language-model head: in blocks of the vocabulary (`searchgym.agents.head`) against the plain way.
+"""Memory and time of the language-model head: in blocks of the vocabulary (`searchgym.agents.lm.token_logprobs`) against the plain way.
 
     python tests/benchmarks/bench_head.py [--tokens 4096] [--words 151936] [--width 1024] [--dtype float32]
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from searchgym.agents.head import token_logprobs
+from searchgym.agents.lm.token_logprobs import token_logprobs
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from searchgym.agents.tiny import TinyAgent
-from searchgym.evaluation import EvalResult, evaluate
+from searchgym.agents.tiny.agent import TinyAgent
+from searchgym.rollouts.evaluation import EvalResult, evaluate
 
 SAMPLES = 8
 ACTS = ("<search>", "<answer>", "<feedback>")

@@ -20,8 +20,8 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"
 import bm25s  # noqa: E402
 import Stemmer  # noqa: E402
 
-from searchgym.corpora.bm25 import open_bm25  # noqa: E402
-from searchgym.corpora.jsonl import open_jsonl  # noqa: E402
+from searchgym.corpora.bm25.index import open_bm25  # noqa: E402
+from searchgym.corpora.datasets.jsonl import open_jsonl  # noqa: E402
 from searchgym.scoring import recall  # noqa: E402
 
 

@@ -28,8 +28,8 @@ from fixtures import stub_llm
 
 import searchgym
 from searchgym.judges import Trace, traces_of
-from searchgym.judges.llm import LLMJudge
-from searchgym.judges.prompt import round_prompt
+from searchgym.judges.llm.judge import LLMJudge
+from searchgym.judges.llm.prompt import round_prompt
 
 
 def played(count: int) -> list[Trace]:

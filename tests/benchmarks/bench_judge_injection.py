@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fixtures.judge_attacks import ATTACKS, ECHOES, PLACES, careless_reply, naive_verdict, trace
 from fixtures.stub_llm import StubLLM
 
-from searchgym.judges.llm import LLMJudge
+from searchgym.judges.llm.judge import LLMJudge
 
 
 def measure() -> dict[str, dict[str, int]]:

@@ -24,8 +24,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.directory) as work:
         os.environ["SEARCHGYM_HOME"] = f"{work}/home"
-        from searchgym.corpora.jsonl import open_jsonl
-        from searchgym.corpora.packing import packed_size
+        from searchgym.corpora.datasets.jsonl import open_jsonl
+        from searchgym.corpora.datasets.packing import packed_size
 
         draw = random.Random(0)
         words = [f"w{draw.randrange(10**6)}" for _ in range(50_000)]

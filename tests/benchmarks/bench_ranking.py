@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.errors import MissingExtraError, PluginError
-from searchgym.opening import open_corpus, open_retriever
 from searchgym.question import Question
 from searchgym.retriever import Retriever
+from searchgym.specs import open_corpus, open_retriever
 
 COLUMNS = ("recall@3", "recall@5", "recall@10", "all@10")
 RESAMPLES = 10_000

@@ -31,7 +31,8 @@ from generated import GeneratedCorpus  # noqa: E402
 from processes import figures_of, peak_memory  # noqa: E402
 
 from searchgym import plugins  # noqa: E402
-from searchgym.corpora import bm25_loader, build_index, open_index  # noqa: E402
+from searchgym.corpora import build_index, open_index  # noqa: E402
+from searchgym.corpora.bm25 import loader as bm25_loader  # noqa: E402
 from searchgym.question import Passage  # noqa: E402
 
 WIKI18 = 21_015_324
@@ -133,7 +134,7 @@ def queries_of(size: int, count: int) -> list[str]:
 
 def start_pyserini() -> None:
     """Start the JVM as this package does, before pyserini tries to (RETRIEVAL of the docs: lucene.md)."""
-    from searchgym.corpora.jvm import java
+    from searchgym.corpora.lucene.jvm import java
 
     os.environ.setdefault("OPENAI_API_KEY", "unused")
     java("java.lang.String")

@@ -39,11 +39,11 @@ import httpx
 import Stemmer
 
 from searchgym.corpora import build_index, open_index
-from searchgym.corpora.wire import read_document
-from searchgym.opening import open_corpus
+from searchgym.corpora.service.protocol import read_document
 from searchgym.plugins import load
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
+from searchgym.specs import open_corpus
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 TOPK = 3  # what Search-R1's clients ask for
@@ -289,7 +289,7 @@ def main() -> None:
         fresh = endless_queries(questions)
         servers = {
             f"service workers={workers} threads={threads}": (
-                "-c", "from searchgym.commands import main; main()", "index", "serve", str(directory), "--port", "0",
+                "-c", "from searchgym.cli import main; main()", "index", "serve", str(directory), "--port", "0",
                 "--workers", str(workers), "--threads", str(threads),
             )
             for workers in options.workers

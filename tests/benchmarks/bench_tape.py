@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import searchgym
 from searchgym.judges import open_judge, traces_of
-from searchgym.opening import open_corpus, open_retriever
-from searchgym.tape import recording, replaying
+from searchgym.specs import open_corpus, open_retriever
+from searchgym.tape.recording import recording, replaying
 
 BATCH, K = 64, 3
 

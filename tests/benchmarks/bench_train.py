@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--control", action="store_true", help="permute the rewards inside every group")
     options = parser.parse_args()
-    command = [sys.executable, "-c", "from searchgym.commands import main; main()", "train"]
+    command = [sys.executable, "-c", "from searchgym.cli import main; main()", "train"]
     command += ["--set", "permute_rewards=true"] if options.control else []
     starts, ends, walls, cpus = [], [], [], []
     for seed in range(options.seeds):

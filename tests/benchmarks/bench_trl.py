@@ -35,8 +35,8 @@ from typing import Any
 
 import torch
 
-from searchgym.rules import Rules
-from searchgym.vector import SearchVectorEnv, make_vec
+from searchgym.env.rules import Rules
+from searchgym.env.vector import SearchVectorEnv, make_vec
 
 OURS = ("searchgym", "searchgym, equal groups skipped")
 TRL = ("TRL, environment_factory", "TRL, rollout_func")
@@ -184,13 +184,13 @@ def run_ours(options: argparse.Namespace, envs: SearchVectorEnv, tasks: list[str
     """`train()` with the `hf` agent; its loop waits for its turn before every iteration."""
     import numpy as np
 
-    from searchgym.agents.hf import HFAgent
+    from searchgym.agents.hf.agent import HFAgent
+    from searchgym.trainers.algorithms.grpo import GRPO
     from searchgym.trainers.config import make_config
     from searchgym.trainers.groups import sampled_tokens
-    from searchgym.trainers.grpo import GRPO
-    from searchgym.trainers.loop import Trainer
-    from searchgym.trainers.run import RunDirectory
+    from searchgym.trainers.runs.directory import RunDirectory
     from searchgym.trainers.tasks import TaskSampler
+    from searchgym.trainers.training.loop import Trainer
 
     rng = np.random.default_rng(0)
     number = {task: n for n, task in enumerate(tasks)}

@@ -23,13 +23,13 @@ from unittest.mock import patch
 
 import torch
 
-from searchgym.agents import prefixes
-from searchgym.agents.forward import EvaluationStats, TokenSequence, evaluate
-from searchgym.agents.tiny import TinyAgent
-from searchgym.trainers import loop
+from searchgym.agents.lm import prefix_tree as prefixes
+from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.trainers.config import make_config
 from searchgym.trainers.groups import Groups
-from searchgym.trainers.training import train
+from searchgym.trainers.training import loop
+from searchgym.trainers.training.api import train
 
 
 def training_pass(agent: TinyAgent, minibatches: list[list[TokenSequence]]) -> tuple[float, EvaluationStats]:

@@ -25,7 +25,7 @@ TOP_K = {"country": 3, "country-terse": 3, "country-hard": 2}
 
 def first_use(name: str) -> dict[str, Any]:
     """Open a world, read its questions and all its passages."""
-    from searchgym.opening import open_corpus
+    from searchgym.specs import open_corpus
 
     started = time.process_time()
     world = open_corpus(name)
@@ -66,8 +66,8 @@ def access(size: int) -> dict[str, Any]:
 
 def retrieval(name: str) -> dict[str, Any]:
     """Search every gold sub-query, and every question as it stands."""
-    from searchgym.corpora.bm25 import BM25
-    from searchgym.opening import open_corpus
+    from searchgym.corpora.bm25.index import BM25
+    from searchgym.specs import open_corpus
 
     world = open_corpus(name)
     index = BM25.build(world)

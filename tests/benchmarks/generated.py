@@ -14,7 +14,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.corpora.text import STOP_WORDS
+from searchgym.corpora.bm25.analyzer import STOP_WORDS
 from searchgym.errors import UnknownIdError
 from searchgym.question import Passage, Question
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from searchgym.dialects import ToolsDialect
-from searchgym.vector import SearchVectorEnv
+from searchgym.env.vector import SearchVectorEnv
 
 __all__ = ["run_trl"]
 

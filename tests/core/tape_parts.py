@@ -9,7 +9,7 @@ from typing import Any
 from searchgym.judges import Grade, Judge, Trace
 from searchgym.question import Corpus, Passage, Question
 from searchgym.retriever import Retriever, SearchResult
-from searchgym.tape import recording, replaying
+from searchgym.tape.recording import recording, replaying
 
 QUESTION = Question("q", "Who?", ("Anna",), "dev", supporting_ids=("p0",))
 

@@ -8,8 +8,8 @@ import pytest
 from gymnasium.vector.utils import shared_memory
 
 import searchgym
+from searchgym.env.spaces import MessageSpace
 from searchgym.errors import ConfigError
-from searchgym.spaces import MessageSpace
 
 SMALL = {"name": "country", "size": 1000, "train": 50, "dev": 20, "test": 20}
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 import searchgym
-from searchgym.commands import main
+from searchgym.audit.agreement import agreement, cohen_kappa
+from searchgym.audit.auditing import CRITERIA, audit
+from searchgym.cli import main
 from searchgym.conformance import check_judge
 from searchgym.episode import Episode, Outcome, Round, StopReason, load_episodes, save_episodes
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.judges import Trace, Verdict, open_judge, traces_of
-from searchgym.judges.agreement import agreement, cohen_kappa
-from searchgym.judges.audit import CRITERIA, audit
 from searchgym.judges.corrupted import CorruptedJudge
 from searchgym.judges.oracle import OracleJudge
 
@@ -480,9 +480,7 @@ def test_judges_are_asked_before_any_episode_is_played(
     def no_key(judge: OracleJudge) -> None:
         raise ConfigError("no key")
 
-    monkeypatch.setattr(
-        "searchgym.commands.judge.collect", lambda *_, **__: pytest.fail("an episode was played")
-    )
+    monkeypatch.setattr("searchgym.cli.judge.collect", lambda *_, **__: pytest.fail("an episode was played"))
     monkeypatch.setattr(OracleJudge, "check", no_key, raising=False)
     for arguments in (["--judge", "oracle"], ["--judge", "rules"]):
         status, _, err = run(*arguments, "--env-option", f"corpus={toy}")

@@ -13,7 +13,7 @@ from toys import RIGHT
 
 import searchgym
 from searchgym.agent import Agent, Turn
-from searchgym.commands import main
+from searchgym.cli import main
 from searchgym.episode import StopReason
 from searchgym.errors import ConfigError
 
@@ -165,7 +165,7 @@ def test_the_command_refuses_in_one_line(
 def test_without_matplotlib_a_plot_is_refused_before_the_work(toy: str) -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
-        "from searchgym.commands import main\n"
+        "from searchgym.cli import main\n"
         f"sys.exit(main(['eval', '--budget', '1', '--plot', 'x.png', '--env-option', 'corpus={toy}']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

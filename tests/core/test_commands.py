@@ -18,7 +18,7 @@ import pytest
 from toys import EMPLOYER
 
 from searchgym import plugins
-from searchgym.commands import main
+from searchgym.cli import main
 from searchgym.episode import load_episodes
 
 Run = Callable[..., tuple[int, str, str]]
@@ -41,7 +41,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 def searchgym(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """Run the command line as a user does."""
-    code = "from searchgym.commands import main; main()"
+    code = "from searchgym.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, check=False, **options
     )
@@ -336,7 +336,7 @@ def test_bytes_that_are_no_text_do_not_crash_play(toy: str) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 def test_ctrl_c_is_status_130(toy: str) -> None:
-    code = "from searchgym.commands import main; main()"
+    code = "from searchgym.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "play", "--env-option", f"corpus={toy}"],
         stdin=subprocess.PIPE,
@@ -357,7 +357,7 @@ def test_ctrl_c_is_status_130(toy: str) -> None:
 
 
 def test_a_closed_pipe_shows_no_traceback() -> None:
-    code = "from searchgym.commands import main; main()"
+    code = "from searchgym.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "eval", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -24,10 +24,10 @@ from toys import (
 
 import searchgym
 from searchgym.dialects import Act
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
+from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import StopReason
 from searchgym.errors import ConfigError, UnknownIdError
-from searchgym.vector import SearchVectorEnv
 
 IDS = ["SearchQA-v0", "SearchQA-Terse-v0", "SearchQA-Hard-v0"]
 
@@ -216,7 +216,7 @@ def test_random_play_really_searches(toy: str) -> None:
 
 
 def test_samples_stay_in_a_small_space_and_survive_odd_titles() -> None:
-    from searchgym.spaces import MessageSpace
+    from searchgym.env.spaces import MessageSpace
 
     for dialect in ("tags", "tools", None):
         space = MessageSpace(10, dialect=dialect, words=("a long title that does not fit", "x"))

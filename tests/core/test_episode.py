@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from toys import MESSAGES, RIGHT, SEARCH
 
 from searchgym.agent import FunctionAgent
-from searchgym.commands.rescore import rescore as rescore_command
+from searchgym.cli.rescore import rescore as rescore_command
+from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode, Segment, StopReason, check_writable, load_episodes, save_episodes
 from searchgym.errors import EpisodeFileError, UnknownIdError
-from searchgym.rescoring import rescore
-from searchgym.rollouts import collect, rollout
-from searchgym.vector import SearchVectorEnv
+from searchgym.rollouts.collection import collect, rollout
+from searchgym.rollouts.rescoring import rescore
 
 
 @pytest.fixture

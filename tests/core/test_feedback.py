@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import searchgym
-from searchgym.feedback import FEEDBACK_LEVELS, write_feedback
+from searchgym.env.feedback import FEEDBACK_LEVELS, write_feedback
 from searchgym.question import Hop, Passage, Question, find_passage
 from searchgym.scoring import exact_match, normalize_answer
 

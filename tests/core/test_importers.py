@@ -25,8 +25,8 @@ from searchgym.importing import (
     report,
 )
 from searchgym.importing.parsed import content_id
-from searchgym.opening import open_corpus
 from searchgym.question import Passage, Question
+from searchgym.specs import open_corpus
 
 R1, REACT, NUMBERED, RESPONSES = FORMATS
 LAKE = "Lake Orrin is a glacial lake in the far north of Sundmark, fed by three rivers and by melting snow in spring."

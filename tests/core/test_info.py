@@ -25,10 +25,10 @@ from toys import (
 )
 
 from searchgym.dialects import Act, get_dialect
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
+from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import StopReason
-from searchgym.rollouts import slot_info
-from searchgym.vector import SearchVectorEnv
+from searchgym.rollouts.collection import slot_info
 
 
 def test_reset_info_and_gold_only_on_demand(env: SearchEnv, toy: str) -> None:
@@ -139,7 +139,7 @@ def test_two_dialects_give_equal_outcomes(toy: str, kinds: list[tuple[str, str]]
 
 SCRIPT = """
 import hashlib, json, sys
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
 world = {"name": "country", "size": 1000, "train": 50, "dev": 20, "test": 20}
 said = []
 for corpus in (sys.argv[1], world):

@@ -13,8 +13,8 @@ from benchmarks.bench_judge_injection import measure
 from fixtures.judge_attacks import ATTACKS, PLACES, trace
 
 from searchgym.judges import Trace, TraceRound
-from searchgym.judges.prompt import PROMPT_VERSION, Prompt, grade_prompt, round_prompt
-from searchgym.judges.reading import UnreadableReplyError, read_grade, read_verdict
+from searchgym.judges.llm.prompt import PROMPT_VERSION, Prompt, grade_prompt, round_prompt
+from searchgym.judges.llm.replies import UnreadableReplyError, read_grade, read_verdict
 from searchgym.question import Hop, Question
 
 QUESTION = Question("q", "Where was Tarn Mills founded?", ("Oldmoor", "Old Moor"), "dev")

@@ -14,12 +14,12 @@ from toys import RIGHT, SEARCH, WRONG, Probe, play
 
 import searchgym
 from searchgym import judge_episodes
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
+from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import ConfigError, PluginError, SnapshotError, UnknownIdError
 from searchgym.judges.oracle import OracleJudge
 from searchgym.judges.protocol import Trace, Verdict, traces_of
-from searchgym.rollouts import slot_info
-from searchgym.vector import SearchVectorEnv
+from searchgym.rollouts.collection import slot_info
 
 ASK = "<feedback>Tarn</feedback>"
 OFF = {"status": "off", "utility": None, "reasoning": None, "reason": ""}

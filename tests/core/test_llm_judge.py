@@ -19,7 +19,7 @@ from searchgym import plugins
 from searchgym.conformance import check_judge
 from searchgym.errors import ConfigError, MissingExtraError, UnknownIdError
 from searchgym.judges import Trace, TraceRound, open_judge
-from searchgym.judges.llm import LLMJudge
+from searchgym.judges.llm.judge import LLMJudge
 
 # -- what is asked and what comes back -----------------------------------------------------------------------
 
@@ -299,8 +299,8 @@ def test_an_unknown_option_and_a_missing_module(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UnknownIdError, match="Did you mean 'concurrency'"):
         open_judge({"name": "llm", "model": "m", "concurency": 3})
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
-    for module in ("llm", "llm_options", "dispatch", "endpoint"):
-        monkeypatch.delitem(__import__("sys").modules, f"searchgym.judges.{module}", raising=False)
+    for module in ("judges.llm.judge", "judges.llm.dispatch", "endpoint.client", "endpoint.options"):
+        monkeypatch.delitem(__import__("sys").modules, f"searchgym.{module}", raising=False)
     with pytest.raises(MissingExtraError, match=r"judge 'llm' needs the module 'openai'.*searchgym\[judge\]"):
         plugins.load("judges", "llm")
 

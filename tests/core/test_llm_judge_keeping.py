@@ -21,10 +21,10 @@ import pytest
 from fixtures.llm_cases import QUESTION, search, traces
 from fixtures.stub_llm import StubLLM
 
+from searchgym.endpoint.store import open_store
 from searchgym.errors import ConfigError
 from searchgym.judges import Trace
-from searchgym.judges.llm import LLMJudge
-from searchgym.judges.store import open_store
+from searchgym.judges.llm.judge import LLMJudge
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -174,7 +174,7 @@ CHILD = """
 import sys, json
 sys.path.insert(0, sys.argv[1])
 from fixtures.llm_cases import traces
-from searchgym.judges.llm import LLMJudge
+from searchgym.judges.llm.judge import LLMJudge
 LLMJudge(**json.loads(sys.argv[2])).judge(traces(int(sys.argv[3])))
 """
 

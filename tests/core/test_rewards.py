@@ -9,10 +9,10 @@ import pytest
 from toys import RIGHT, WRONG, play
 
 import searchgym
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
+from searchgym.env.rewards import REWARD_TERMS
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.judges.protocol import Grade, Trace, Verdict
-from searchgym.rewards import REWARD_TERMS
 
 FIRST = "<search>Anna Reed born</search>"  # finds p0, gold
 SECOND = "<search>Corvin Mills</search>"  # finds p2, gold

@@ -15,12 +15,13 @@ from toys import RIGHT, SEARCH, WRONG, Probe, write_toy
 
 import searchgym
 from searchgym.agent import Agent, Turn
+from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import ConfigError, UnknownIdError
-from searchgym.evaluation import bootstrap, evaluate, summarize
-from searchgym.rescoring import rescore
-from searchgym.rollouts import collect, open_envs, rollout
-from searchgym.vector import SearchVectorEnv
+from searchgym.rollouts.collection import collect, open_envs, rollout
+from searchgym.rollouts.evaluation import evaluate, summarize
+from searchgym.rollouts.rescoring import rescore
+from searchgym.statistics import bootstrap
 
 TASKS = ["employer-town", "river-length", "bare", "dev-0", "dev-1", "dev-2", "dev-3", "test-0"]
 

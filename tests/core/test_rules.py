@@ -18,7 +18,7 @@ from toys import (
 
 import searchgym
 from searchgym.dialects import Act, get_dialect
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
 from searchgym.episode import StopReason
 from searchgym.errors import ConfigError, ResetNeededError, UnknownIdError
 

@@ -20,11 +20,11 @@ from toys import (
     play,
 )
 
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
+from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import ConfigError
 from searchgym.retriever import Hit
-from searchgym.rollouts import slot_info
-from searchgym.vector import SearchVectorEnv
+from searchgym.rollouts.collection import slot_info
 
 
 @QUICK
@@ -61,7 +61,7 @@ def test_a_snapshot_is_small_however_long_the_episode(toy: str) -> None:
 
 RESTORE = """
 import json, sys
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
 env = SearchEnv(corpus=sys.argv[1], top_k=2)
 env.reset()
 env.restore(json.loads(sys.stdin.read()))

@@ -12,13 +12,13 @@ from tape_parts import QUESTION, Pages, Scripted, ScriptedGrader, record, replay
 from toys import RIGHT, SEARCH, FixedRetriever, Probe, play
 
 from searchgym.conformance import check_retriever
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
 from searchgym.errors import ConfigError, RetrievalError, TapeError
 from searchgym.judges import Grade, Grader, Judge, Trace, TraceRound, Verdict
-from searchgym.opening import open_corpus, open_retriever
 from searchgym.question import Question
 from searchgym.retriever import Hit, SearchResult
-from searchgym.tape import recording, replaying, tape_of
+from searchgym.specs import open_corpus, open_retriever
+from searchgym.tape.recording import recording, replaying, tape_of
 
 
 def trace(*texts: str, hits: Sequence[str] = (), observation: str = "", score: float = 1.0) -> Trace:

@@ -17,14 +17,14 @@ from toys import RIGHT, SEARCH, WRONG, Probe, play
 
 import searchgym
 from searchgym import plugins
-from searchgym.commands import main
-from searchgym.env import SearchEnv
+from searchgym.cli import main
+from searchgym.env.env import SearchEnv
+from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode, load_episodes
 from searchgym.errors import ConfigError, TapeError
 from searchgym.judges.oracle import OracleJudge
-from searchgym.opening import open_corpus, open_retriever
-from searchgym.rollouts import open_agent
-from searchgym.vector import SearchVectorEnv
+from searchgym.rollouts.collection import open_agent
+from searchgym.specs import open_corpus, open_retriever
 
 ARGUMENTS: dict[str, Any] = {"judge": "oracle", "reward": {"em": 1.0, "utility": 0.5}, "top_k": 2}
 MESSAGES = [SEARCH, "<search>Corvin Mills</search>", "no act", RIGHT]
@@ -40,9 +40,9 @@ def no_parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         return load(group, name)
 
     def forbid() -> None:
-        from searchgym import opening
+        from searchgym import specs
 
-        opening._open_shared.cache_clear()
+        specs._open_shared.cache_clear()
         monkeypatch.setattr(plugins, "load", only_others)
 
     return forbid

@@ -24,9 +24,9 @@ from toys import QUICK, FixedRetriever
 
 from searchgym.errors import RetrievalError, TapeError
 from searchgym.retriever import Hit, SearchResult
-from searchgym.tape import recording
-from searchgym.tape_file import Player
-from searchgym.tape_recorder import Call, Recorder
+from searchgym.tape.file import Player
+from searchgym.tape.recorder import Call, Recorder
+from searchgym.tape.recording import recording
 
 CARD = {"corpus": "c", "top_k": 3}
 

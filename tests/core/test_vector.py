@@ -11,9 +11,9 @@ import pytest
 from toys import RIGHT, SEARCH, WRONG, Probe
 
 import searchgym
+from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.episode import StopReason
 from searchgym.errors import ConfigError, ResetNeededError, UnknownIdError
-from searchgym.vector import SearchVectorEnv, make_vec
 
 TASKS = ["employer-town", "river-length", "bare"]
 

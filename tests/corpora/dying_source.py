@@ -6,7 +6,7 @@ import os
 import signal
 from typing import Any
 
-from searchgym.corpora.serving import Source
+from searchgym.corpora.service.server import Source
 
 
 class DyingSource(Source):

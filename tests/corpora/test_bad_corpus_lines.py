@@ -13,7 +13,7 @@ import pytest
 from fake_hub import FakeHub, Repo
 
 import searchgym
-from searchgym.commands import main
+from searchgym.cli import main
 from searchgym.errors import CorpusError
 
 assert searchgym  # importing it registers the environments

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from searchgym.corpora.batching import AnswerCache, Overloaded, SearchCrashed, SearchQueue
+from searchgym.corpora.service.batching import AnswerCache, Overloaded, SearchCrashed, SearchQueue
 from searchgym.errors import RetrievalError
 
 

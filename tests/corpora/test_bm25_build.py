@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from list_corpus import ListCorpus
 
-from searchgym.corpora import bm25_build
-from searchgym.corpora.bm25 import BM25, BM25_BACKEND, open_bm25
-from searchgym.corpora.bm25_build import LENGTHS, build_table, estimate_table
-from searchgym.corpora.indexes import quiet
+from searchgym.corpora.bm25 import build as bm25_build
+from searchgym.corpora.bm25.build import LENGTHS, build_table, estimate_table
+from searchgym.corpora.bm25.index import BM25, BM25_BACKEND, open_bm25
+from searchgym.corpora.indexing.backend import quiet
 from searchgym.errors import CorpusError
-from searchgym.opening import open_corpus
+from searchgym.specs import open_corpus
 
 SETTINGS = BM25_BACKEND.checked({})
 
@@ -103,13 +103,14 @@ def test_killed_it_goes_on_after_the_last_shard(
     code = f"""
         import os, pickle, signal, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from searchgym.corpora import bm25_build, indexes
-        from searchgym.corpora.bm25 import open_bm25
+        from searchgym.corpora.bm25 import build as bm25_build
+        from searchgym.corpora.indexing import backend
+        from searchgym.corpora.bm25.index import open_bm25
         bm25_build.SHARD_WORDS, bm25_build._TELL_EVERY, bm25_build._MERGED_AT_ONCE = 800, 1, 500
         def die(phase, done, total):
             if phase == {phase!r} and done >= {after}:
                 os.kill(os.getpid(), signal.SIGKILL)
-        indexes.quiet = die
+        backend.quiet = die
         open_bm25(pickle.load(open({str(tmp_path / "corpus.pickle")!r}, "rb")))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=os.environ, capture_output=True)

@@ -15,9 +15,10 @@ import pytest
 from list_corpus import ListCorpus
 
 from searchgym.conformance import check_retriever
-from searchgym.corpora import bm25 as module
-from searchgym.corpora import bm25_loader, build_index
-from searchgym.corpora.bm25 import BM25, BM25_BACKEND
+from searchgym.corpora import build_index
+from searchgym.corpora.bm25 import index as module
+from searchgym.corpora.bm25 import loader as bm25_loader
+from searchgym.corpora.bm25.index import BM25, BM25_BACKEND
 
 needs_numba = pytest.mark.skipif(
     not bm25_loader.installed(), reason="needs numba: pip install searchgym[fast]"
@@ -52,7 +53,7 @@ QUERIES = [
 @pytest.mark.parametrize("window", [1, 7, 64, 10_000])
 def test_every_window_gives_what_numpy_gives(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
     """The same Python code, not compiled, so that windows can be small."""
-    from searchgym.corpora import bm25_compiled
+    from searchgym.corpora.bm25 import compiled as bm25_compiled
 
     monkeypatch.setattr(bm25_compiled, "_WINDOW", window)
     monkeypatch.setattr(bm25_loader, "_search", bm25_compiled.search.py_func)  # type: ignore[attr-defined]
@@ -104,7 +105,7 @@ def run(code: str, corpus: ListCorpus, tmp_path: Path) -> str:
         assert not {{"numba", "bm25s", "torch"}} & set(sys.modules)
         corpus = ListCorpus([(p[0], p[1]) for p in {[(p.title, p.text) for p in corpus.passages]!r}])
         index = open_index({str(place)!r}, corpus)
-        from searchgym.corpora import bm25, bm25_loader
+        from searchgym.corpora.bm25 import index as bm25, loader as bm25_loader
         bm25._COMPILED_FROM = 10
         query = ["Mira Voss bridge"]
         best = index._best

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from searchgym.corpora import open_bm25
-from searchgym.opening import open_corpus
 from searchgym.question import Question
 from searchgym.retriever import SearchResult
+from searchgym.specs import open_corpus
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -36,7 +36,7 @@ def test_overlap_and_recall(name: str) -> None:
         pytest.skip("Lucene is not installed: pip install searchgym[lucene]")
     if not (DATA / name).is_dir():
         pytest.skip(f"no data set {name} beside the repository")
-    from searchgym.corpora.lucene import LUCENE_BACKEND
+    from searchgym.corpora.lucene.index import LUCENE_BACKEND
 
     corpus = open_corpus(str(DATA / name))
     questions = [question for split in corpus.splits for question in corpus.questions(split)]

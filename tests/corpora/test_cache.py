@@ -16,8 +16,8 @@ from typing import Any
 import platformdirs
 import pytest
 
-from searchgym.corpora import cache
-from searchgym.corpora.cache import cached_directory, verify_directory
+from searchgym.corpora.indexing import cache
+from searchgym.corpora.indexing.cache import cached_directory, verify_directory
 from searchgym.errors import ConfigError
 
 KEY = {"format": 1, "size": 3}
@@ -35,7 +35,7 @@ def never(directory: Path) -> None:
 
 def start(code: str, home: Path, **variables: str) -> subprocess.Popen[str]:
     """A second process that has `home` and `cached_directory` at hand."""
-    head = "import os, sys, time\nfrom pathlib import Path\nfrom searchgym.corpora.cache import cached_directory\n"
+    head = "import os, sys, time\nfrom pathlib import Path\nfrom searchgym.corpora.indexing.cache import cached_directory\n"
     return subprocess.Popen(
         [sys.executable, "-c", head + textwrap.dedent(code)],
         env={**os.environ, "SEARCHGYM_HOME": str(home), **variables},

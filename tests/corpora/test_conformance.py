@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from searchgym.conformance import check_corpus, check_retriever
-from searchgym.corpora.bm25 import BM25
+from searchgym.corpora.bm25.index import BM25
 from searchgym.errors import ConfigError, ConformanceError, RetrievalError, SearchGymError
 from searchgym.question import Hop, Passage, Question
 from searchgym.retriever import Hit, SearchResult

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_hub import FakeHub, Repo
 
-from searchgym.commands import main
+from searchgym.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
 PASSAGES = [

@@ -23,10 +23,12 @@ faiss = pytest.importorskip("faiss", reason="the extra dense is not installed")
 from tiny_encoder import DIMENSION, write_encoder  # noqa: E402
 
 from searchgym.conformance import check_retriever  # noqa: E402
-from searchgym.corpora import cache, dense, faiss_files, vectors  # noqa: E402
-from searchgym.corpora.dense import DENSE_BACKEND, Dense  # noqa: E402
-from searchgym.corpora.encoders import Encoder, locate_encoder  # noqa: E402
-from searchgym.corpora.indexes import build_index, open_index, quiet  # noqa: E402
+from searchgym.corpora.dense import faiss_files, vectors  # noqa: E402
+from searchgym.corpora.dense import index as dense  # noqa: E402
+from searchgym.corpora.dense.encoders import Encoder, locate_encoder  # noqa: E402
+from searchgym.corpora.dense.index import DENSE_BACKEND, Dense  # noqa: E402
+from searchgym.corpora.indexing import cache  # noqa: E402
+from searchgym.corpora.indexing.backend import build_index, open_index, quiet  # noqa: E402
 from searchgym.errors import (  # noqa: E402
     ConfigError,
     CorpusError,
@@ -35,7 +37,7 @@ from searchgym.errors import (  # noqa: E402
     RetrievalError,
     UnknownIdError,
 )
-from searchgym.opening import open_corpus, open_retriever  # noqa: E402
+from searchgym.specs import open_corpus, open_retriever  # noqa: E402
 
 
 @pytest.fixture(scope="session")

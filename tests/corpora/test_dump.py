@@ -20,10 +20,10 @@ import pytest
 pytest.importorskip("mwparserfromhell", reason="the parser of wikitext comes with the extra 'dump'")
 
 from searchgym.conformance import check_corpus
-from searchgym.corpora import dump as module
-from searchgym.corpora.dump import import_dump
-from searchgym.corpora.dump_reader import DumpReader
-from searchgym.corpora.jsonl import open_jsonl
+from searchgym.corpora.datasets import wikipedia as module
+from searchgym.corpora.datasets.jsonl import open_jsonl
+from searchgym.corpora.datasets.wikipedia import import_dump
+from searchgym.corpora.datasets.wikipedia_xml import DumpReader
 from searchgym.errors import ConfigError, CorpusError, MissingExtraError
 
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="en">
@@ -174,7 +174,7 @@ def test_an_interrupted_import_goes_on_where_it_was(
     form: Callable[[list[str]], bytes], batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_BATCH", 40)
-    monkeypatch.setattr("searchgym.corpora.dump_reader._CHUNK", 200)
+    monkeypatch.setattr("searchgym.corpora.datasets.wikipedia_xml._CHUNK", 200)
     file = write(tmp_path / "a.xml.bz2", form(PAGES))
     whole = import_dump(file, tmp_path / "whole")
     seen = 0
@@ -210,7 +210,7 @@ def test_killed_with_its_workers_and_resumed(tmp_path: Path) -> None:
     pages = [page(n, f"Article {n}", f"About {n}. " + "[[a|b]] {{c|d}} word " * 60) for n in range(1, 501)]
     file = write(tmp_path / "a.xml.bz2", multistream(pages, 10))
     code = (
-        "import sys\nfrom searchgym.corpora import dump\n"
+        "import sys\nfrom searchgym.corpora.datasets import wikipedia as dump\n"
         "if __name__ == '__main__':\n"
         "    dump._BATCH = 8_000\n"
         "    dump.import_dump(sys.argv[1], sys.argv[2], workers=2)\n"
@@ -285,7 +285,7 @@ def test_bad_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "full" / "x").write_text("")
     with pytest.raises(ConfigError, match="is not empty"):
         import_dump(file, tmp_path / "full")
-    monkeypatch.setattr("searchgym.corpora.room.free_disk", lambda _: 1000)
+    monkeypatch.setattr("searchgym.corpora.indexing.disk.free_disk", lambda _: 1000)
     with pytest.raises(ConfigError, match=r"importing a.xml.bz2 needs"):
         import_dump(file, tmp_path / "out")
     monkeypatch.undo()

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from fake_hub import FakeHub, Repo, close_after, corrupt, ignore_range, only, stall_after
 
-from searchgym import opening
+from searchgym import specs
 from searchgym.conformance import check_corpus
-from searchgym.corpora import hub_files
-from searchgym.corpora.hub import KNOWN, find_set, open_hub
+from searchgym.corpora.datasets import hub_files
+from searchgym.corpora.datasets.hub import KNOWN, find_set, open_hub
 from searchgym.errors import ConfigError, CorpusError, MissingExtraError
 
 pytest.importorskip("huggingface_hub", reason="the hub's client comes with the extra 'hub'")
@@ -162,7 +162,7 @@ def test_local_passages_with_questions_of_the_hub_and_the_other_way_round(
     passages = tmp_path / "mine" / "passages.jsonl"
     passages.parent.mkdir()
     passages.write_bytes(lines(WIKI[:2]))
-    corpus = opening.open_corpus({"name": "hub", "corpus": str(passages.parent), "questions": "hotpotqa"})
+    corpus = specs.open_corpus({"name": "hub", "corpus": str(passages.parent), "questions": "hotpotqa"})
     assert corpus.name.startswith("mine+hotpotqa@")
     assert corpus.question("hotpotqa/dev_0").supporting_ids == ("0", "1")
     own = tmp_path / "own.jsonl"
@@ -259,7 +259,7 @@ def big() -> tuple[bytes, Repo]:
 def test_killed_in_the_middle_it_goes_on_where_it_was(hub: FakeHub, home: Path) -> None:
     data, hub.repos["a/big"] = big()
     hub.faults["passages.jsonl"] = stall_after(23_000_000)
-    code = "from searchgym.corpora.hub import find_set; find_set('a/big').fetch()"
+    code = "from searchgym.corpora.datasets.hub import find_set; find_set('a/big').fetch()"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not (parts := [p for p in home.rglob("*.part") if p.stat().st_size >= 20_000_000]):
@@ -318,7 +318,7 @@ def test_a_file_that_is_not_what_was_announced_is_never_used(hub: FakeHub, home:
 def test_a_disk_without_room_is_refused_before_anything_is_fetched(
     hub: FakeHub, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("searchgym.corpora.room.free_disk", lambda _: 100 * 2**20 + 50)
+    monkeypatch.setattr("searchgym.corpora.indexing.disk.free_disk", lambda _: 100 * 2**20 + 50)
     with pytest.raises(
         ConfigError, match=r"PeterJinGo/wiki-18-corpus: the download \(\d+ B\) and packing it needs"
     ):

@@ -13,10 +13,10 @@ import pytest
 
 from searchgym.conformance import check_retriever
 from searchgym.corpora.hybrid import Hybrid, open_hybrid
-from searchgym.env import SearchEnv
+from searchgym.env.env import SearchEnv
 from searchgym.errors import ConfigError, RetrievalError, UnknownIdError
-from searchgym.opening import open_retriever
 from searchgym.retriever import Hit, SearchResult
+from searchgym.specs import open_retriever
 
 
 class Fixed:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from searchgym.commands import main
-from searchgym.corpora import bm25, indexes
-from searchgym.corpora.bm25 import open_bm25
-from searchgym.corpora.cache import seal
-from searchgym.corpora.index_commands import read_spec
-from searchgym.corpora.jsonl import open_jsonl
+from searchgym.cli import main
+from searchgym.corpora.bm25 import index as bm25
+from searchgym.corpora.bm25.index import open_bm25
+from searchgym.corpora.cli.index import read_spec
+from searchgym.corpora.datasets.jsonl import open_jsonl
+from searchgym.corpora.indexing import backend
+from searchgym.corpora.indexing.cache import seal
 from searchgym.errors import ConfigError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -155,7 +156,7 @@ def test_a_bad_corpus_line_leaves_nothing(run: Run, mine: Path, home: Path) -> N
 def test_what_cannot_fit_is_refused_with_the_figures_said(
     run: Run, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexes, "available_memory", lambda: 1000)
+    monkeypatch.setattr(backend, "available_memory", lambda: 1000)
     status, out, err = run("build", "--corpus", "mine", "--out", "idx")
     assert status == 2
     assert "of memory" in out
@@ -284,7 +285,7 @@ def test_on_a_disk_that_is_too_small_and_on_one_that_is_read_only(mine: Path, tm
         pytest.skip("there is no unshare")
     if able.returncode:
         pytest.skip("this user may mount nothing")
-    build = f"{sys.executable} -c 'from searchgym.commands import main; main()' index build --corpus mine --out disk/idx"
+    build = f"{sys.executable} -c 'from searchgym.cli import main; main()' index build --corpus mine --out disk/idx"
     script = (
         f"mkdir disk; mount -t tmpfs -o size=256k tmpfs disk; {build} && exit 9; echo $? $(ls -A disk);"
         f"mount -o remount,ro disk; {build} && exit 9; echo $? $(ls -A disk)"
@@ -302,7 +303,7 @@ def test_on_a_disk_that_is_too_small_and_on_one_that_is_read_only(mine: Path, tm
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     """`searchgym index …` in a process of its own."""
-    code = "import sys; from searchgym.commands import main; main()"
+    code = "import sys; from searchgym.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, "index", *arguments],
         stdout=subprocess.PIPE,
@@ -359,7 +360,7 @@ def test_serve_is_there_and_cannot_break_the_others(run: Run, monkeypatch: pytes
     status, out, _ = run("--help")
     assert status == 0
     assert all(f"\n  {name} " in out for name in ("build", "info", "verify", "search", "serve"))
-    monkeypatch.setitem(sys.modules, "searchgym.corpora.service_command", None)
+    monkeypatch.setitem(sys.modules, "searchgym.corpora.cli.serve", None)
     assert run("--help")[0] == 0
     status, _, err = run("serve", "idx", "--port", "0")
     assert status == 1

@@ -19,9 +19,10 @@ from list_corpus import ListCorpus
 import searchgym
 from searchgym import plugins
 from searchgym.conformance import check_retriever
-from searchgym.corpora import Estimate, IndexBackend, build_index, indexes, open_index
-from searchgym.corpora.bm25 import BM25_BACKEND, open_bm25
-from searchgym.corpora.cache import verify_directory
+from searchgym.corpora import Estimate, IndexBackend, build_index, open_index
+from searchgym.corpora.bm25.index import BM25_BACKEND, open_bm25
+from searchgym.corpora.indexing import backend as indexes
+from searchgym.corpora.indexing.cache import verify_directory
 from searchgym.errors import ConfigError, CorpusError, IndexMismatchError, PluginError, UnknownIdError
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, Retriever
@@ -294,7 +295,7 @@ def test_verify_names_everything_that_differs(small_corpus: ListCorpus, tmp_path
 def test_foreign_parts_need_no_corpus(
     small_corpus: ListCorpus, tmp_path: Path, toy: ToyBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from searchgym.corpora import bm25
+    from searchgym.corpora.bm25 import index as bm25
 
     place = build_index(BM25_BACKEND, small_corpus, tmp_path / "index")
     assert indexes.foreign_parts(place) == []
@@ -373,7 +374,7 @@ def test_unknown_and_bad_options(small_corpus: ListCorpus, tmp_path: Path) -> No
 def test_open_refuses_what_would_answer_wrongly(
     small_corpus: ListCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from searchgym.corpora import bm25
+    from searchgym.corpora.bm25 import index as bm25
 
     place = build_index(BM25_BACKEND, small_corpus, tmp_path / "index")
     with pytest.raises(IndexMismatchError, match=r"bm25 index in .* is of another corpus: .*Build it again"):
@@ -419,7 +420,7 @@ def test_a_directory_that_something_else_sealed(
     with pytest.raises(PluginError, match=r"'toy' of the index in .* is no IndexBackend"):
         open_index(place, small_corpus)
     (tmp_path / "cached").mkdir()
-    from searchgym.corpora.cache import seal
+    from searchgym.corpora.indexing.cache import seal
 
     seal(tmp_path / "cached", "country", {"format": 1})
     with pytest.raises(IndexMismatchError, match=r"index.json does not describe an index"):

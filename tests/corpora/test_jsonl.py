@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from searchgym import opening
+from searchgym import specs
 from searchgym.conformance import check_corpus, check_retriever
-from searchgym.corpora import jsonl as module
-from searchgym.corpora.bm25 import open_bm25
-from searchgym.corpora.jsonl import JsonlCorpus, open_jsonl
+from searchgym.corpora.bm25.index import open_bm25
+from searchgym.corpora.datasets import jsonl as module
+from searchgym.corpora.datasets.jsonl import JsonlCorpus, open_jsonl
 from searchgym.errors import ConfigError, CorpusError, UnknownIdError
 from searchgym.question import Corpus, Hop, Passage, Question
 
@@ -322,9 +322,9 @@ def test_pickled_it_is_opened_again(mine: Path) -> None:
 
 def test_the_environments_door_leads_here(mine: Path) -> None:
     for spec in (str(mine), {"name": "jsonl", "path": str(mine)}):
-        corpus = opening.open_corpus(spec)
+        corpus = specs.open_corpus(spec)
         assert isinstance(corpus, JsonlCorpus)
-        assert opening.open_retriever("bm25", corpus).search(["Aln"], 1)[0][0].id == "b"
+        assert specs.open_retriever("bm25", corpus).search(["Aln"], 1)[0][0].id == "b"
 
 
 @pytest.mark.parametrize(
@@ -385,21 +385,21 @@ def test_a_compressed_file_by_the_name_of_a_plain_one(
 
 def test_a_file_of_passages_is_a_corpus_wherever_one_is_named(tmp_path: Path) -> None:
     file = write(tmp_path, "my passages.jsonl", PASSAGES)
-    corpus = opening.open_corpus(str(file))
+    corpus = specs.open_corpus(str(file))
     assert [passage.id for passage in corpus.passages] == ["a", "b", "ç"]
-    assert opening.open_corpus(str(file)) is corpus
+    assert specs.open_corpus(str(file)) is corpus
     write(tmp_path, "my passages.jsonl", PASSAGES[:2])
-    assert len(opening.open_corpus(str(file)).passages) == 2
+    assert len(specs.open_corpus(str(file)).passages) == 2
     with pytest.raises(
         CorpusError, match=r"notes.txt is not a directory or a .jsonl, .jsonl.gz, .parquet file"
     ):
-        opening.open_corpus(str(write(tmp_path, "notes.txt", PASSAGES)))
+        specs.open_corpus(str(write(tmp_path, "notes.txt", PASSAGES)))
 
 
 def test_questions_from_elsewhere_are_opened_anew_when_they_change(mine: Path, tmp_path: Path) -> None:
     file = write(tmp_path, "more.jsonl", QUESTIONS)
     spec = {"name": "jsonl", "path": str(mine), "questions": [str(file)]}
-    assert opening.open_corpus(spec) is opening.open_corpus(spec)
+    assert specs.open_corpus(spec) is specs.open_corpus(spec)
     write(tmp_path, "more.jsonl", QUESTIONS[:1])
-    corpus = opening.open_corpus(spec)
+    corpus = specs.open_corpus(spec)
     assert [len(corpus.questions(split)) for split in corpus.splits] == [1]

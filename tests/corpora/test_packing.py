@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from searchgym.corpora import packing
-from searchgym.corpora.jsonl import open_jsonl
-from searchgym.corpora.jsonl_lines import Line
-from searchgym.corpora.packing import Packed, PassageIds, PassagePacker, content_hash, decode_passage
+from searchgym.corpora.datasets import packing
+from searchgym.corpora.datasets.jsonl import open_jsonl
+from searchgym.corpora.datasets.lines import Line
+from searchgym.corpora.datasets.packing import Packed, PassageIds, PassagePacker, content_hash, decode_passage
 from searchgym.errors import CorpusError
 from searchgym.question import Passage
 
@@ -91,8 +91,8 @@ def test_memory_does_not_grow_with_the_number_of_passages(tmp_path: Path) -> Non
     code = """
 import resource, sys
 from pathlib import Path
-from searchgym.corpora import packing
-from searchgym.corpora.jsonl_lines import Line
+from searchgym.corpora.datasets import packing
+from searchgym.corpora.datasets.lines import Line
 from searchgym.question import Passage
 packing.RUN = 10_000
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

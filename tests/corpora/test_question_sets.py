@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from searchgym import opening
+from searchgym import specs
 from searchgym.conformance import check_corpus
-from searchgym.corpora.gold import Fact, gold_facts
-from searchgym.corpora.jsonl import find_questions, open_jsonl, split_of
+from searchgym.corpora.datasets.gold import Fact, gold_facts
+from searchgym.corpora.datasets.jsonl import find_questions, open_jsonl, split_of
 from searchgym.errors import CorpusError
 
 CONTEXT = {
@@ -77,7 +77,7 @@ def test_several_sets_and_a_file(wiki: Path, tmp_path: Path) -> None:
         "path": str(wiki),
         "questions": [str(tmp_path / "nq"), str(tmp_path / "popqa"), str(own)],
     }
-    corpus = opening.open_corpus(spec)
+    corpus = specs.open_corpus(spec)
     assert [question.id for question in corpus.questions("test")] == ["nq/test_0", "popqa/test_0", "mine"]
     assert [question.type for question in corpus.questions("test")] == ["nq", "popqa", "unknown"]
 

@@ -24,18 +24,18 @@ from list_corpus import ListCorpus
 from socket_server import SocketServer, http, serving
 
 import searchgym
-from searchgym.corpora.wire import read_document, split_contents, write_document
+from searchgym.corpora.service.protocol import read_document, split_contents, write_document
 from searchgym.errors import ConfigError, RetrievalError, UnknownIdError
-from searchgym.opening import open_retriever
 from searchgym.question import Question
 from searchgym.retriever import Hit, Retriever
+from searchgym.specs import open_retriever
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("httpcore") is None, reason='needs pip install "searchgym[serve]"'
 )
 if importlib.util.find_spec("httpcore") is not None:
-    from searchgym.corpora import remote as module
-    from searchgym.corpora.remote import open_remote
+    from searchgym.corpora.service import client as module
+    from searchgym.corpora.service.client import open_remote
 
 CORPUS = ListCorpus(["river", "town"])
 
@@ -535,7 +535,7 @@ def test_without_httpcore_the_extra_is_named(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "sys.modules['httpcore'] = None\n"
-        "from searchgym.opening import open_retriever\n"
+        "from searchgym.specs import open_retriever\n"
         "from list_corpus import ListCorpus\n"
         "open_retriever({'name': 'remote', 'url': 'http://127.0.0.1:1'}, ListCorpus(['river']))\n"
     )

@@ -25,7 +25,7 @@ import pytest
 from click.testing import CliRunner
 from list_corpus import ListCorpus
 
-from searchgym.commands import main
+from searchgym.cli import main
 from searchgym.conformance import check_retriever
 from searchgym.corpora import BM25
 from searchgym.errors import ConfigError, IndexMismatchError, RetrievalError
@@ -40,9 +40,9 @@ if all(importlib.util.find_spec(module) for module in MODULES):
     import httpx
     import numpy as np
 
-    from searchgym.corpora.remote import RemoteRetriever, open_remote
-    from searchgym.corpora.service import Limits
-    from searchgym.corpora.serving import local_service
+    from searchgym.corpora.service.app import Limits
+    from searchgym.corpora.service.client import RemoteRetriever, open_remote
+    from searchgym.corpora.service.server import local_service
 
 
 class Server:
@@ -466,8 +466,8 @@ def test_in_flight_requests_are_answered_when_it_is_told_to_stop() -> None:
 def test_a_retriever_that_hangs_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
     code = (
         "import threading, sys\n"
-        "from searchgym.corpora.service import create_app\n"
-        "from searchgym.corpora.serving import _bind, _run\n"
+        "from searchgym.corpora.service.app import create_app\n"
+        "from searchgym.corpora.service.server import _bind, _run\n"
         "class Hangs:\n"
         "    name, index_hash = 'hangs', 'h'\n"
         "    def search(self, queries, k):\n"
@@ -517,7 +517,7 @@ def corpus_folder(tmp_path: Path) -> Path:
 @contextlib.contextmanager
 def command(*arguments: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`searchgym index serve …` on a free port, in a process; gives it and its url."""
-    code = "from searchgym.commands import main; main()"
+    code = "from searchgym.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "index", "serve", *arguments, "--port", "0"],
         stdout=subprocess.PIPE,
@@ -619,16 +619,16 @@ def test_workers_that_die_again_and_again_end_it_with_a_reason(
 ) -> None:
     from dying_source import DyingSource
 
-    from searchgym.corpora import serving
+    from searchgym.corpora.service import server
 
-    monkeypatch.setattr(serving, "_DEATHS", (2, 60.0))
+    monkeypatch.setattr(server, "_DEATHS", (2, 60.0))
     with (
-        serving._bind("127.0.0.1", 0) as listener,
+        server._bind("127.0.0.1", 0) as listener,
         pytest.raises(
             ConfigError, match=r"2 workers ended within .* the last with status -9 .*fewer --workers"
         ),
     ):
-        serving._supervise(1, (DyingSource("bm25"), Limits(), listener, 1), 1)
+        server._supervise(1, (DyingSource("bm25"), Limits(), listener, 1), 1)
     assert capfd.readouterr().err.count("starting another") == 1
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
 
@@ -644,7 +644,7 @@ def test_ctrl_c_ends_it_quietly(corpus_folder: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_served_is_said_in_one_line(corpus_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     run = CliRunner().invoke
-    from searchgym.corpora.service_command import serve
+    from searchgym.corpora.cli.serve import serve
 
     def error(*arguments: str) -> str:
         result = run(serve, arguments)
@@ -679,7 +679,7 @@ def test_without_the_extra_it_is_named_and_the_other_commands_work(tmp_path: Pat
     code = (
         "import sys\n"
         "sys.modules['fastapi'] = None\n"
-        "from searchgym.commands import main\n"
+        "from searchgym.cli import main\n"
         "status = main(['index', 'serve', 'bm25', '--corpus', 'country'])\n"
         "print(status, main(['index', '--help']))\n"
     )

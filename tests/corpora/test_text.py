@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from searchgym.corpora.text import STOP_WORDS, stem, words
+from searchgym.corpora.bm25.analyzer import STOP_WORDS, stem, words
 
 
 @pytest.mark.parametrize(

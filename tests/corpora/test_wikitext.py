@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("mwparserfromhell", reason="the parser of wikitext comes with the extra 'dump'")
 
-from searchgym.corpora.wikitext import cut, is_disambiguation, plain_text
+from searchgym.corpora.datasets.wikitext import cut, is_disambiguation, plain_text
 
 CASES = [
     ("'''Aln''' is a ''river''.", "Aln is a river."),

@@ -15,13 +15,7 @@ from typing import Any
 import pytest
 
 from searchgym.conformance import check_corpus
-from searchgym.corpora.world import (
-    World,
-    open_country,
-    open_country_hard,
-    open_country_terse,
-    write_world,
-)
+from searchgym.corpora.world import World, open_country, open_country_hard, open_country_terse, write_world
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.question import Corpus
 
@@ -156,7 +150,7 @@ def test_a_written_world_is_the_world(tmp_path: Path) -> None:
 
 
 def test_a_written_world_can_be_opened_as_ones_own_corpus(tmp_path: Path) -> None:
-    from searchgym.corpora.jsonl import open_jsonl
+    from searchgym.corpora.datasets.jsonl import open_jsonl
 
     world = World(**SMALL)  # type: ignore[arg-type]
     corpus = open_jsonl(path=str(write_world(tmp_path / "out", **SMALL)))

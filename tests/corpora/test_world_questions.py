@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from searchgym.corpora.bm25 import BM25
+from searchgym.corpora.bm25.index import BM25
 from searchgym.corpora.world import Plan, World
 from searchgym.corpora.world.solver import Knowledge, solve
 from searchgym.question import Question

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import Stemmer
 
-from searchgym.corpora.text import STOP_WORDS
+from searchgym.corpora.bm25.analyzer import STOP_WORDS
 from searchgym.corpora.world import RELATIONS, TYPES, Country, Entity, terse_pieces, terse_vocabulary, words
 from searchgym.corpora.world.colour import COLOUR
 from searchgym.corpora.world.facts import Statement

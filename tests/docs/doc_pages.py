@@ -5,7 +5,7 @@ Conventions, one per kind of block. A page's blocks run in order, in one namespa
 - `python`: executed. A `text` block right after it (blank lines between) is what it prints.
 - `console`: lines that start with "$ " are commands, the lines below are what they print; a command without
   lines below must only succeed. Known commands:
-    $ searchgym …                       runs `searchgym.commands.main`; add `; echo $?` where it must fail
+    $ searchgym …                       runs `searchgym.cli.main`; add `; echo $?` where it must fail
     $ printf '…' | searchgym …          the same, with that text as standard input
     $ pip install -e DIR                registers the entry points of DIR/pyproject.toml, a package written
                                         by earlier blocks of the page, as pip would
@@ -184,7 +184,7 @@ class Runner:
         status = [0]
 
         def call() -> None:
-            from searchgym.commands import main
+            from searchgym.cli import main
 
             with contextlib.redirect_stderr(sys.stdout):  # in a terminal both are seen
                 status[0] = main(words[1:])

@@ -16,12 +16,13 @@ from doc_pages import ROOT, pages, read_blocks, run_page, same
 import searchgym
 from searchgym import errors
 from searchgym.dialects import _RETRY
-from searchgym.env import SearchEnv, make_rules
-from searchgym.evaluation import EvalResult
-from searchgym.feedback import FEEDBACK_LEVELS
-from searchgym.rewards import REWARD_TERMS
-from searchgym.rollouts import env_card
-from searchgym.rules import JUDGE_WHEN
+from searchgym.env.env import SearchEnv
+from searchgym.env.feedback import FEEDBACK_LEVELS
+from searchgym.env.rewards import REWARD_TERMS
+from searchgym.env.rules import JUDGE_WHEN
+from searchgym.env.setup import make_rules
+from searchgym.rollouts.collection import env_card
+from searchgym.rollouts.evaluation import EvalResult
 
 DOCS = ROOT / "docs"
 MOST_SKIPS = 10

@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 
-from searchgym.corpora.bm25 import BM25
+from searchgym.corpora.bm25.index import BM25
 from searchgym.errors import RetrievalError
 from searchgym.judges import Verdict
 from searchgym.judges.oracle import OracleJudge
@@ -44,7 +44,7 @@ def mend_parts():
 if __name__ == "__main__":
     import torch
 
-    from searchgym.trainers.training import resume, train
+    from searchgym.trainers.training.api import resume, train
 
     torch.set_num_threads(1)
     config, path = json.loads(sys.argv[1]), sys.argv[2]

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from searchgym.errors import ConfigError
-from searchgym.trainers.alarms import ALARMS, AlarmLimits, Alarms, parse_stops, raised
-from searchgym.trainers.progress import LiveDisplay, PlainDisplay
-from searchgym.trainers.training import resume, train
+from searchgym.trainers.runs.alarms import ALARMS, AlarmLimits, Alarms, parse_stops, raised
+from searchgym.trainers.runs.display import LiveDisplay, PlainDisplay
+from searchgym.trainers.training.api import resume, train
 
 HEALTHY = {
     "em": 0.5,

@@ -10,10 +10,11 @@ import torch
 from searchgym.agents.policy import Sample
 from searchgym.episode import Segment
 from searchgym.errors import TrainingError
+from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.batch import micro_batches, minibatches, pack
 from searchgym.trainers.conformance import TabularPolicy, make_episode, synthetic_groups
-from searchgym.trainers.groups import Credit, Groups, drop_invalid, sampled_tokens
-from searchgym.trainers.grpo import GRPO
+from searchgym.trainers.credit import Credit
+from searchgym.trainers.groups import Groups, drop_invalid, sampled_tokens
 from searchgym.trainers.objective import group_advantages
 
 

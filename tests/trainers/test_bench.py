@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from searchgym.commands import main
+from searchgym.cli import main
 from searchgym.errors import ConfigError
 from searchgym.trainers.bench import campaign as campaign_module
 from searchgym.trainers.bench import worker
@@ -225,12 +225,17 @@ def test_the_fingerprint_covers_package_and_plug_ins(tmp_path: Path, monkeypatch
     from searchgym.trainers.bench import code
 
     names = set(code._own_files())
-    assert {"trainers/grpo.py", "searchgym/env.py", "corpora/bm25.py", "agents/candidate.py"} <= names
-    assert any(name.startswith("agents/data/") for name in names)
-    assert "trainers/bench/worker.py" in names
-    assert "trainers/bench/report.py" not in names
+    assert {
+        "searchgym.trainers.algorithms.grpo",
+        "searchgym.env.env",
+        "searchgym.corpora.bm25.index",
+        "searchgym.agents.candidate.agent",
+        "searchgym.agents.tiny.data.model.safetensors",
+        "searchgym.trainers.bench.worker",
+    } <= names
+    assert "searchgym.trainers.bench.report" not in names
     (tmp_path / "student.py").write_text(
-        "from searchgym.trainers.grpo import GRPO\nclass Mine(GRPO):\n    pass\n", "utf-8"
+        "from searchgym.trainers.algorithms.grpo import GRPO\nclass Mine(GRPO):\n    pass\n", "utf-8"
     )
     monkeypatch.syspath_prepend(tmp_path)
     from student import Mine  # type: ignore[import-not-found]
@@ -238,9 +243,41 @@ def test_the_fingerprint_covers_package_and_plug_ins(tmp_path: Path, monkeypatch
     monkeypatch.setattr(code.plugins, "load", lambda group, name: Mine if name == "mine" else object)
     files = code._plugin_files("mine", "none")
     assert list(files) == ["student/student.py"]
-    first = code._digest(files)
+    first = code._digest(files.values())
     (tmp_path / "student.py").write_text("# changed\n", "utf-8")
-    assert code._digest(files) != first
+    assert code._digest(files.values()) != first
+
+
+def test_a_move_is_no_new_version_and_an_edit_is_one() -> None:
+    from searchgym.trainers.bench.code import _code_digest
+
+    user = b"from {} import double\n\ndef four():\n    return double(2)\n"
+    double = b'"""Doubles."""\n\ndef double(x):\n    return 2 * x\n'
+    triple = b"def double(x):\n    return 3 * x\n"
+    before = _code_digest(
+        {"searchgym.a": user.replace(b"{}", b".b"), "searchgym.b": double, "searchgym.c": triple}
+    )
+    moved = {
+        "searchgym.p": b"",
+        "searchgym.p.user": user.replace(b"{}", b"..b"),
+        "searchgym.b": b"# only a comment\n" + double.replace(b"Doubles", b"Twice"),
+        "searchgym.c": triple,
+    }
+    empty = {"searchgym.q": b""}
+    assert _code_digest(moved) == _code_digest(
+        {"searchgym.a": user.replace(b"{}", b"searchgym.b"), "searchgym.b": double, "searchgym.c": triple}
+        | empty
+    )
+    assert before != _code_digest(
+        {"searchgym.a": user.replace(b"{}", b".c"), "searchgym.b": double, "searchgym.c": triple}
+    ), "the import reaches another definition"
+    assert before != _code_digest(
+        {
+            "searchgym.a": user.replace(b"{}", b".b"),
+            "searchgym.b": double.replace(b"2 *", b"4 *"),
+            "searchgym.c": triple,
+        }
+    )
 
 
 def test_an_edited_result_is_refused(finished: Path, tmp_path: Path) -> None:
@@ -272,7 +309,7 @@ def test_a_failed_run_scores_zero_and_is_counted(
     spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from searchgym.errors import TrainingError
-    from searchgym.trainers.grpo import GRPO
+    from searchgym.trainers.algorithms.grpo import GRPO
 
     spec = load_spec(spec_file, selection_seeds=0, seeds=2)
     spec = campaign_module.replace(spec, entries=[e for e in spec.entries if e["label"] != "cw-grpo"])
@@ -304,7 +341,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 300.0) -> None:
 def test_kill_9_in_the_middle_changes_nothing(finished: Path, spec_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["bench", str(spec_file), "--out", str(out), "--only", "grpo"]
-    command = [sys.executable, "-c", "from searchgym.commands import main; main()", *arguments]
+    command = [sys.executable, "-c", "from searchgym.cli import main; main()", *arguments]
     killed = subprocess.Popen(
         [*command, "--processes", "2"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

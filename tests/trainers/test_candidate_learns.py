@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from searchgym.trainers.training import train
+from searchgym.trainers.training.api import train
 
 DEMONSTRATION = {
     "agent": "candidate",

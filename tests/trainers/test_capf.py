@@ -9,17 +9,17 @@ from judged_episodes import episode, group_of
 from numpy.testing import assert_allclose
 
 from searchgym.agent import FunctionAgent
+from searchgym.env.feedback import FEEDBACK_LEVELS
+from searchgym.env.vector import make_vec
 from searchgym.episode import load_episodes
 from searchgym.errors import ConfigError
-from searchgym.feedback import FEEDBACK_LEVELS
 from searchgym.trainers.algorithm import training_envs
-from searchgym.trainers.capf import CAPF, CAPFSettings, retention_weights
+from searchgym.trainers.algorithms.capf import CAPF, CAPFSettings, retention_weights
+from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, synthetic_groups
 from searchgym.trainers.groups import Groups
-from searchgym.trainers.grpo import GRPO
 from searchgym.trainers.objective import group_advantages
-from searchgym.trainers.training import train
-from searchgym.vector import make_vec
+from searchgym.trainers.training.api import train
 
 WORLD = {"name": "country-terse", "size": 1000, "train": 100, "dev": 20, "test": 20}
 S, F, A = "search", "feedback", "answer"
@@ -208,8 +208,8 @@ def test_a_training_run_with_feedback(tmp_path):
 def test_an_evaluation_refuses_the_act():
     envs = make_vec("SearchQA-Terse-v0", 1, corpus=WORLD)
     rules = training_envs(CAPF(), envs).rules.for_evaluation()
-    from searchgym.rollouts import collect
-    from searchgym.vector import SearchVectorEnv
+    from searchgym.env.vector import SearchVectorEnv
+    from searchgym.rollouts.collection import collect
 
     agent = FunctionAgent(lambda observation, info: "<feedback>a</feedback>")
     (played,) = collect(SearchVectorEnv.from_rules(rules, 1), agent, envs.task_ids()[:1])

@@ -9,11 +9,11 @@ from judged_episodes import episode, group_of
 from numpy.testing import assert_allclose
 
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.trainers.algorithms.cw_grpo import CWGRPO, round_weights
+from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, synthetic_groups
-from searchgym.trainers.cw_grpo import CWGRPO, round_weights
 from searchgym.trainers.groups import Groups
-from searchgym.trainers.grpo import GRPO
-from searchgym.trainers.training import train
+from searchgym.trainers.training.api import train
 
 INFINITY = math.inf
 

@@ -16,11 +16,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from searchgym.agents.candidate import CandidateAgent
+from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.episode import load_episodes
 from searchgym.errors import ConfigError
-from searchgym.trainers.distributed import Distributed
-from searchgym.trainers.training import resume, train
+from searchgym.trainers.distributed.data_parallel import Distributed
+from searchgym.trainers.training.api import resume, train
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="accelerate is not installed"),
@@ -84,7 +84,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
         assert status == 0, f"process {rank}:\n{output}"
     for name, changes in RUNS.items():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("searchgym.trainers.loop.draw_curve", lambda path, rows: None)
+            patch.setattr("searchgym.trainers.training.loop.draw_curve", lambda path, rows: None)
             train({**BASE, **changes, "streams": "episode"}, one / name)
     return one, two
 

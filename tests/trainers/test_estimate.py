@@ -11,12 +11,13 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from searchgym.agents.forward import EvaluationStats, TokenSequence, evaluate
-from searchgym.agents.lora import Adapter, LoraOptions
-from searchgym.agents.network import open_network
+from searchgym.agents.hf.lora import Adapter, LoraOptions
+from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.network import open_network
 from searchgym.errors import ConfigError
-from searchgym.trainers.architecture import Architecture, read_architecture
-from searchgym.trainers.estimate import (
+from searchgym.trainers.learner.optimizers import OPTIMIZERS, make_optimizer
+from searchgym.trainers.planning.architecture import Architecture, read_architecture
+from searchgym.trainers.planning.estimate import (
     HARDWARE,
     Plan,
     activation_bytes,
@@ -26,7 +27,6 @@ from searchgym.trainers.estimate import (
     state_bytes,
     total,
 )
-from searchgym.trainers.optimizers import OPTIMIZERS, make_optimizer
 
 SMALL = {
     "vocab_size": 300,

@@ -9,11 +9,11 @@ from toy_bandit import VOCABULARY, ToyGRPO, make_trainer
 
 from searchgym.errors import CheckpointError, TrainingError
 from searchgym.trainers.algorithm import Loss
+from searchgym.trainers.algorithms.ppo import PPO
 from searchgym.trainers.conformance import TabularPolicy
-from searchgym.trainers.failures import load_failure
-from searchgym.trainers.groups import Credit
-from searchgym.trainers.ppo import PPO
-from searchgym.trainers.run import RunDirectory
+from searchgym.trainers.credit import Credit
+from searchgym.trainers.learner.failures import load_failure
+from searchgym.trainers.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 

@@ -12,23 +12,23 @@ from hypothesis import strategies as st
 from judged_episodes import group_of
 from numpy.testing import assert_allclose
 
-from searchgym.agents.model import TinyConfig
-from searchgym.agents.tiny import TinyAgent
-from searchgym.agents.tokenizer import Tokenizer
+from searchgym.agents.tiny.agent import TinyAgent
+from searchgym.agents.tiny.model import TinyConfig
+from searchgym.agents.tiny.tokenizer import Tokenizer
+from searchgym.env.vector import make_vec
 from searchgym.episode import Segment, load_episodes
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.trainers.algorithms.gigpo import GiGPO, anchor_states, cluster_texts, state_advantages
+from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.batch import pack
 from searchgym.trainers.config import make_config
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, make_episode, synthetic_groups
-from searchgym.trainers.gigpo import GiGPO, anchor_states, cluster_texts, state_advantages
 from searchgym.trainers.groups import Groups, drop_invalid
-from searchgym.trainers.grpo import GRPO
-from searchgym.trainers.loop import Trainer
 from searchgym.trainers.objective import group_advantages
-from searchgym.trainers.run import RunDirectory
+from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.tasks import TaskSampler
-from searchgym.trainers.training import train
-from searchgym.vector import make_vec
+from searchgym.trainers.training.api import train
+from searchgym.trainers.training.loop import Trainer
 
 
 def walk(states, rewards, name="e", apart=False):

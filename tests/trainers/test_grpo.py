@@ -11,12 +11,13 @@ from judged_episodes import episode, group_of
 from numpy.testing import assert_allclose
 
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.trainers.algorithms.grpo import GRPO, VARIANTS
 from searchgym.trainers.batch import pack
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, synthetic_groups
-from searchgym.trainers.groups import Credit, Groups, drop_invalid
-from searchgym.trainers.grpo import GRPO, VARIANTS
+from searchgym.trainers.credit import Credit
+from searchgym.trainers.groups import Groups, drop_invalid
 from searchgym.trainers.objective import discounted_sums, sequence_log_ratio, whiten
-from searchgym.trainers.training import train
+from searchgym.trainers.training.api import train
 
 WORLD = {"name": "country-terse", "size": 1000, "train": 300, "dev": 400, "test": 20}
 

@@ -15,8 +15,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from searchgym.agents.hf import HFAgent
-from searchgym.commands import main
+from searchgym.agents.hf.agent import HFAgent
+from searchgym.cli import main
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "agents"))
 from hf_models import WORLD, save_taught
@@ -81,7 +81,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(taught: str, tmp_path: 
     command = [
         sys.executable,
         "-c",
-        "import sys; from searchgym.commands import main; sys.exit(main(sys.argv[1:]))",
+        "import sys; from searchgym.cli import main; sys.exit(main(sys.argv[1:]))",
     ]
     child = subprocess.Popen([*command, *arguments(taught, tmp_path / "killed", 3)])
     deadline = time.monotonic() + 600

@@ -13,14 +13,14 @@ import safetensors.torch
 from test_run import assert_same_run
 from toy_bandit import ToyGRPO, make_trainer, play, run_toy
 
-import searchgym.trainers.checkpoint
 import searchgym.trainers.conformance
+import searchgym.trainers.learner.checkpoint
 from searchgym.episode import Segment, StopReason
 from searchgym.errors import ConfigError, RunDirectoryError, TrainingError
-from searchgym.evaluation import summarize
-from searchgym.trainers.loop import Trainer
-from searchgym.trainers.run import RunDirectory
-from searchgym.trainers.training import train
+from searchgym.rollouts.evaluation import summarize
+from searchgym.trainers.runs.directory import RunDirectory
+from searchgym.trainers.training.api import train
+from searchgym.trainers.training.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 WINGS = ("searchgym", "corpora", "agents", "trainers")
@@ -158,7 +158,7 @@ class FullDisk:
         monkeypatch.setattr(pathlib.Path, "write_text", write_text)
         monkeypatch.setattr(pathlib.Path, "open", opened)
         monkeypatch.setattr(pathlib.Path, "mkdir", mkdir)
-        for module in (searchgym.trainers.checkpoint, searchgym.trainers.conformance):
+        for module in (searchgym.trainers.learner.checkpoint, searchgym.trainers.conformance):
             monkeypatch.setattr(module, "save_file", saved)
 
     def full(self):

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from searchgym.agents.model import TinyConfig
-from searchgym.agents.tiny import TinyAgent
-from searchgym.agents.tokenizer import Tokenizer
+from searchgym.agents.tiny.agent import TinyAgent
+from searchgym.agents.tiny.model import TinyConfig
+from searchgym.agents.tiny.tokenizer import Tokenizer
+from searchgym.env.vector import make_vec
 from searchgym.episode import load_episodes
+from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.config import make_config
-from searchgym.trainers.grpo import GRPO
-from searchgym.trainers.loop import Trainer
-from searchgym.trainers.run import RunDirectory
+from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.tasks import TaskSampler
-from searchgym.vector import make_vec
+from searchgym.trainers.training.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 

@@ -11,8 +11,8 @@ from searchgym.episode import load_episodes
 from searchgym.errors import TrainingError
 from searchgym.trainers.algorithm import Algorithm, Loss
 from searchgym.trainers.conformance import TabularPolicy
-from searchgym.trainers.groups import Credit
-from searchgym.trainers.run import RunDirectory
+from searchgym.trainers.credit import Credit
+from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.tasks import TaskSampler
 
 pytestmark = pytest.mark.usefixtures("no_curve")

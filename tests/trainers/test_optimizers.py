@@ -13,10 +13,10 @@ from toy_bandit import VOCABULARY, make_trainer, run_toy
 
 from searchgym.errors import ConfigError, MissingExtraError
 from searchgym.trainers.conformance import TabularPolicy
-from searchgym.trainers.loop import Trainer
-from searchgym.trainers.masters import Masters
-from searchgym.trainers.optimizers import OPTIMIZERS, check_optimizer, lr_factor, make_optimizer
-from searchgym.trainers.run import RunDirectory
+from searchgym.trainers.learner.master_weights import Masters
+from searchgym.trainers.learner.optimizers import OPTIMIZERS, check_optimizer, lr_factor, make_optimizer
+from searchgym.trainers.runs.directory import RunDirectory
+from searchgym.trainers.training.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from searchgym.agents.candidate import CandidateAgent
-from searchgym.agents.planner import open_planner
-from searchgym.agents.planner_policy import PlannerPolicy
+from searchgym.agents.candidate.agent import CandidateAgent
+from searchgym.agents.planner.opening import open_planner
+from searchgym.agents.planner.policy import PlannerPolicy
 from searchgym.errors import ConfigError
-from searchgym.trainers.training import train
+from searchgym.trainers.training.api import train
 
 WORLD = {"name": "country-terse", "size": 1000, "train": 50, "dev": 20, "test": 20}
 

@@ -8,13 +8,13 @@ import threading
 import numpy as np
 import pytest
 
-from searchgym.agents.candidate import CandidateAgent
+from searchgym.agents.candidate.agent import CandidateAgent
+from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError, SearchGymError, TrainingError
-from searchgym.trainers import playing
-from searchgym.trainers.grpo import GRPO
-from searchgym.trainers.playing import Order, PlayAhead, Seeded, check_same, copy_weights, play_orders
-from searchgym.trainers.training import resume, train
-from searchgym.vector import make_vec
+from searchgym.trainers import rollouts
+from searchgym.trainers.algorithms.grpo import GRPO
+from searchgym.trainers.rollouts import Order, PlayAhead, Seeded, check_same, copy_weights, play_orders
+from searchgym.trainers.training.api import resume, train
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 CONFIG = {
@@ -157,7 +157,7 @@ def test_nothing_is_collected_after_the_last_iteration(tmp_path, monkeypatch):
         collected.append(len(orders))
         return play_orders(policy, envs, orders)
 
-    monkeypatch.setattr("searchgym.trainers.loop.play_orders", counting)
+    monkeypatch.setattr("searchgym.trainers.training.loop.play_orders", counting)
     train({**CONFIG, "iterations": 2, "rollout_lag": 1}, tmp_path / "run")
     assert collected == [4, 4]
     assert not (tmp_path / "run" / "checkpoints" / "step-000002" / "ahead.jsonl").exists()
@@ -175,9 +175,9 @@ def test_processes_with_other_episodes_are_found_out(envs, monkeypatch):
         def gather(self, value):
             return [value, self.others or value]
 
-    monkeypatch.setattr(playing, "current", lambda: Two(None))
+    monkeypatch.setattr(rollouts, "current", lambda: Two(None))
     check_same(groups)
-    monkeypatch.setattr(playing, "current", lambda: Two("something else"))
+    monkeypatch.setattr(rollouts, "current", lambda: Two("something else"))
     with pytest.raises(TrainingError, match=r"play through self\.play"):
         check_same(groups)
 

@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from toy_bandit import VOCABULARY, ToyGRPO, make_trainer
 
 from searchgym.errors import ConfigError
+from searchgym.trainers.algorithms.mt_ppo import MTPPO
+from searchgym.trainers.algorithms.ppo import PPO, gae
 from searchgym.trainers.batch import pack
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, synthetic_groups
 from searchgym.trainers.groups import Groups
-from searchgym.trainers.mt_ppo import MTPPO
-from searchgym.trainers.ppo import PPO, gae
-from searchgym.trainers.run import RunDirectory
-from searchgym.trainers.training import train
+from searchgym.trainers.runs.directory import RunDirectory
+from searchgym.trainers.training.api import train
 
 WORLD = {"name": "country-terse", "size": 1000, "train": 100, "dev": 20, "test": 20}
 

@@ -10,13 +10,13 @@ from toy_bandit import VOCABULARY, ToyGRPO, make_trainer, run_toy
 from searchgym import plugins
 from searchgym.agents.policy import TokenOutputs
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.trainers.algorithms.ppo import PPO
+from searchgym.trainers.algorithms.reinforce import Reinforce
+from searchgym.trainers.algorithms.sft import SFT
 from searchgym.trainers.batch import Batch
 from searchgym.trainers.conformance import TabularPolicy
-from searchgym.trainers.ppo import PPO
-from searchgym.trainers.ratio import TRAINER, correct, ratio_statistics
-from searchgym.trainers.reinforce import Reinforce
-from searchgym.trainers.run import RunDirectory
-from searchgym.trainers.sft import SFT
+from searchgym.trainers.learner.importance import TRAINER, correct, ratio_statistics
+from searchgym.trainers.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 

@@ -8,11 +8,12 @@ import signal
 
 import pytest
 
-from searchgym.agents.candidate import CandidateAgent
+from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.errors import ConfigError
 from searchgym.trainers.config import make_config
-from searchgym.trainers.playing import Order, play_orders
-from searchgym.trainers.training import open_parts, train
+from searchgym.trainers.rollouts import Order, play_orders
+from searchgym.trainers.training.api import train
+from searchgym.trainers.training.parts import open_parts
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,7 +37,7 @@ def ray():
     """One Ray for all tests here: starting it takes longer than they do."""
     import ray
 
-    from searchgym.trainers.ray_rollouts import start_ray
+    from searchgym.trainers.distributed.ray_workers import start_ray
 
     start_ray(ray, num_cpus=2, object_store_memory=100_000_000)
     yield ray
@@ -63,14 +64,14 @@ def test_two_workers_one_or_none_give_the_same_run(ray, tmp_path):
 
 
 def test_what_a_dead_worker_was_to_play_others_play(ray):
-    from searchgym.trainers.ray_rollouts import RayWorkers, WorkersLostError
+    from searchgym.trainers.distributed.ray_workers import RayWorkers, WorkersLostError
 
     config = make_config({**CONFIG, "rollout_workers": 2})
     parts = open_parts(config)
     policy = CandidateAgent(init_std=0.3)
     orders = [Order(task, 2, seed) for seed, task in enumerate(parts.envs.task_ids()[:5])]
     expected = play_orders(policy, parts.envs, orders)
-    with RayWorkers(config) as workers:
+    with RayWorkers(config, open_parts) as workers:
         first = workers(policy, parts.envs, orders)
         victims = workers.processes()
         os.kill(victims[0], signal.SIGKILL)
@@ -90,16 +91,19 @@ def test_what_a_dead_worker_was_to_play_others_play(ray):
 
 
 def test_what_a_worker_cannot_open_is_said(ray):
-    from searchgym.trainers.ray_rollouts import RayWorkers, WorkersLostError
+    from searchgym.trainers.distributed.ray_workers import RayWorkers, WorkersLostError
 
     config = make_config({**CONFIG, "rollout_workers": 1, "agent_options": {"init_std": -1.0}})
-    with RayWorkers(config) as workers, pytest.raises(WorkersLostError, match=r"init_std is -1\.0"):
+    with (
+        RayWorkers(config, open_parts) as workers,
+        pytest.raises(WorkersLostError, match=r"init_std is -1\.0"),
+    ):
         workers(CandidateAgent(), None, [Order("x", 1, 1)])
 
 
 def test_an_unknown_task_is_the_users_error(ray):
-    from searchgym.trainers.ray_rollouts import RayWorkers
+    from searchgym.trainers.distributed.ray_workers import RayWorkers
 
     config = make_config({**CONFIG, "rollout_workers": 1})
-    with RayWorkers(config) as workers, pytest.raises(ConfigError, match="no-such-task"):
+    with RayWorkers(config, open_parts) as workers, pytest.raises(ConfigError, match="no-such-task"):
         workers(CandidateAgent(), None, [Order("no-such-task", 1, 1)])

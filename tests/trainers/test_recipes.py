@@ -9,18 +9,18 @@ import pytest
 
 from searchgym import plugins
 from searchgym.agents.policy import Policy
-from searchgym.commands import main
-from searchgym.corpora.room import human
+from searchgym.cli import main
+from searchgym.corpora.indexing.disk import human
+from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError, UnknownIdError
-from searchgym.opening import bind_options
+from searchgym.specs import bind_options
 from searchgym.trainers.algorithm import training_envs
-from searchgym.trainers.architecture import read_architecture
 from searchgym.trainers.config import make_config
-from searchgym.trainers.dry_run import dry_run, make_plan
-from searchgym.trainers.dry_run_report import duration
-from searchgym.trainers.estimate import ASSUMED, HARDWARE, memory, seconds, total
+from searchgym.trainers.planning.architecture import read_architecture
+from searchgym.trainers.planning.dry_run import dry_run, make_plan
+from searchgym.trainers.planning.estimate import ASSUMED, HARDWARE, memory, seconds, total
+from searchgym.trainers.planning.report import duration
 from searchgym.trainers.recipes import RECIPES, load_recipe
-from searchgym.vector import make_vec
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "agents"))
 from hf_models import save_family

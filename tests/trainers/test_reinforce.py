@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from judged_episodes import episode, group_of
 from numpy.testing import assert_allclose
 
-from searchgym.agents.candidate import CandidateAgent
+from searchgym.agents.candidate.agent import CandidateAgent
+from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.trainers.algorithms.reinforce import Reinforce, naked_loop
 from searchgym.trainers.batch import pack
 from searchgym.trainers.conformance import TabularPolicy, check_trainer
 from searchgym.trainers.groups import Groups, drop_invalid
-from searchgym.trainers.reinforce import Reinforce, naked_loop
-from searchgym.trainers.training import train
-from searchgym.vector import make_vec
+from searchgym.trainers.training.api import train
 
 WORLD = {"name": "country-terse", "size": 1000, "train": 300, "dev": 400, "test": 20}
 ENVIRONMENT = {"corpus": WORLD, "types": ["chain"], "hops": [1], "reward": {"em": 1.0, "recall": 0.5}}
@@ -146,7 +146,7 @@ def test_conformance(settings):
 
 
 def test_the_naked_loop_leaves_out_what_was_cut_short(monkeypatch):
-    import searchgym.trainers.reinforce as module
+    import searchgym.trainers.algorithms.reinforce as module
 
     envs = make_vec("SearchQA-Terse-v0", 4, corpus=WORLD)
     playing = module.collect

@@ -13,8 +13,8 @@ from toy_bandit import VOCABULARY, make_trainer, run_toy
 
 from searchgym.errors import CheckpointError, ConfigError, RunDirectoryError
 from searchgym.trainers.conformance import TabularPolicy
-from searchgym.trainers.progress import PlainDisplay
-from searchgym.trainers.run import RunDirectory, default_run_directory
+from searchgym.trainers.runs.directory import RunDirectory, default_run_directory
+from searchgym.trainers.runs.display import PlainDisplay
 
 
 def final_tensors(run):

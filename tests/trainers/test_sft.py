@@ -7,16 +7,17 @@ from judged_episodes import episode, group_of
 from toy_bandit import VOCABULARY, ToyGRPO, make_trainer
 
 from searchgym import rollout
-from searchgym.agents.candidate import CandidateAgent
-from searchgym.agents.tiny import TinyAgent
+from searchgym.agents.candidate.agent import CandidateAgent
+from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.episode import load_episodes, save_episodes
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.trainers.algorithms.sft import SFT
 from searchgym.trainers.batch import pack
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, synthetic_groups
-from searchgym.trainers.groups import Credit, Groups
-from searchgym.trainers.run import RunDirectory
-from searchgym.trainers.sft import SFT
-from searchgym.trainers.training import resume, train
+from searchgym.trainers.credit import Credit
+from searchgym.trainers.groups import Groups
+from searchgym.trainers.runs.directory import RunDirectory
+from searchgym.trainers.training.api import resume, train
 
 WORLD = {"name": "country-terse", "size": 1000, "train": 200, "dev": 100, "test": 20}
 OPTIONS = {"corpus": WORLD, "types": ["chain"], "hops": [1, 2]}
@@ -198,8 +199,8 @@ def test_a_stopped_run_continues_with_the_next_records(tmp_path, demonstrations)
 
 
 def test_every_record_once_before_any_a_second_time(demonstrations):
+    from searchgym.env.vector import make_vec
     from searchgym.trainers.tasks import TaskSampler
-    from searchgym.vector import make_vec
 
     algorithm, policy = SFT({"episodes": str(demonstrations), "group_size": 3}), CandidateAgent()
     envs, tasks = make_vec("SearchQA-Terse-v0", 2, **OPTIONS), TaskSampler(["any"], 4, seed=1)
@@ -287,7 +288,7 @@ def test_the_candidate_agent_encodes_acts_among_its_candidates():
 
 
 def acts(played, segment):
-    from searchgym.agents.candidates import list_candidates
+    from searchgym.agents.candidate.features import list_candidates
 
     queries, observations = (), ()
     for token, round_ in zip(segment.tokens, played.rounds, strict=True):

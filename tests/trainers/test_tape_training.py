@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from flaky_parts import break_parts, mend_parts
 
-import searchgym.trainers.loop
-from searchgym.commands import main
-from searchgym.corpora.bm25 import BM25
+import searchgym.trainers.training.loop
+from searchgym.cli import main
+from searchgym.corpora.bm25.index import BM25
 from searchgym.episode import load_episodes
 from searchgym.errors import ConfigError, TapeError
 from searchgym.judges.oracle import OracleJudge
-from searchgym.trainers.training import resume, train
+from searchgym.trainers.training.api import resume, train
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 
@@ -40,7 +40,7 @@ def no_parts(monkeypatch):
         def touched(*_, **__):
             raise AssertionError("a replay touched the index or the judge")
 
-        monkeypatch.setattr("searchgym.corpora.bm25.open_bm25", touched)
+        monkeypatch.setattr("searchgym.corpora.bm25.index.open_bm25", touched)
         monkeypatch.setattr(BM25, "search", touched)
         monkeypatch.setattr(OracleJudge, "__init__", touched)
         monkeypatch.setattr(OracleJudge, "judge", touched)
@@ -109,7 +109,7 @@ def test_failures_are_replayed_where_they_happened_also_after_a_kill(tmp_path, n
 
 
 def test_an_interrupted_recording_and_an_interrupted_replay(tmp_path, no_parts, monkeypatch):
-    real = searchgym.trainers.loop.Trainer.iterate
+    real = searchgym.trainers.training.loop.Trainer.iterate
 
     def interrupt(self, watch):
         result = real(self, watch)
@@ -119,7 +119,7 @@ def test_an_interrupted_recording_and_an_interrupted_replay(tmp_path, no_parts, 
 
     def in_two_parts(config, run_dir):
         with monkeypatch.context() as patch:
-            patch.setattr(searchgym.trainers.loop.Trainer, "iterate", interrupt)
+            patch.setattr(searchgym.trainers.training.loop.Trainer, "iterate", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 train(config, run_dir)
         resume(run_dir)

@@ -7,10 +7,10 @@ import pytest
 from toy_bandit import make_trainer
 
 from searchgym.errors import ConfigError, MissingExtraError
-from searchgym.trainers.progress import Display
-from searchgym.trainers.run import RunDirectory
-from searchgym.trainers.trackers import TRACKERS, Displays, TrackerDisplay, check_trackers
-from searchgym.trainers.training import train
+from searchgym.trainers.runs.directory import RunDirectory
+from searchgym.trainers.runs.display import Display
+from searchgym.trainers.runs.trackers import TRACKERS, Displays, TrackerDisplay, check_trackers
+from searchgym.trainers.training.api import train
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-import searchgym.trainers.loop
-from searchgym.commands import main
+import searchgym.trainers.training.loop
+from searchgym.cli import main
 from searchgym.errors import ConfigError, UnknownIdError
-from searchgym.trainers.training import resume, train
+from searchgym.trainers.training.api import resume, train
 
 SMALL = ["--agent", "candidate", "--questions", "2", "--group-size", "4", "--eval-episodes", "8"]
 
@@ -23,7 +23,7 @@ def run(capsys, *arguments):
 
 
 def test_help_and_settings_need_no_torch():
-    code = "import sys, searchgym.trainers.commands; sys.exit('torch' in sys.modules)"
+    code = "import sys, searchgym.trainers.training.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -124,7 +124,7 @@ def test_an_existing_run_is_not_touched(tmp_path, capsys):
 
 
 def test_interrupted_in_the_middle_of_an_iteration(tmp_path, capsys, monkeypatch):
-    real = searchgym.trainers.loop.Trainer.iterate
+    real = searchgym.trainers.training.loop.Trainer.iterate
 
     def interrupt(self, watch):
         result = real(self, watch)
@@ -135,7 +135,7 @@ def test_interrupted_in_the_middle_of_an_iteration(tmp_path, capsys, monkeypatch
     # Recall is paid, so that an untrained policy's episodes differ and there is something to learn from.
     arguments = [*SMALL, "--env-option", 'reward={"recall": 1.0}', "--checkpoint-every", "1"]
     run(capsys, *arguments, "--iterations", "3", "--run-dir", str(tmp_path / "straight"))
-    monkeypatch.setattr(searchgym.trainers.loop.Trainer, "iterate", interrupt)
+    monkeypatch.setattr(searchgym.trainers.training.loop.Trainer, "iterate", interrupt)
     code, _, err = run(capsys, *arguments, "--iterations", "3", "--run-dir", str(tmp_path / "stopped"))
     assert code == 130
     assert f"searchgym train --resume --run-dir {tmp_path / 'stopped'}" in err
@@ -147,7 +147,7 @@ def test_interrupted_in_the_middle_of_an_iteration(tmp_path, capsys, monkeypatch
 
 
 def test_ctrl_c_from_outside(tmp_path):
-    command = [sys.executable, "-c", "from searchgym.commands import main; main()", "train", *SMALL]
+    command = [sys.executable, "-c", "from searchgym.cli import main; main()", "train", *SMALL]
     child = subprocess.Popen(
         [*command, "--iterations", "10000", "--run-dir", str(tmp_path / "run")],
         stderr=subprocess.PIPE,

@@ -7,10 +7,10 @@ import torch
 from searchgym import plugins
 from searchgym.errors import TrainingError
 from searchgym.trainers.algorithm import Algorithm, Loss
+from searchgym.trainers.algorithms.gigpo import GiGPO
+from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.conformance import check_trainer
-from searchgym.trainers.gigpo import GiGPO
-from searchgym.trainers.groups import Credit
-from searchgym.trainers.grpo import GRPO
+from searchgym.trainers.credit import Credit
 
 
 @pytest.mark.parametrize("name", plugins.names("trainers"))
@@ -92,7 +92,9 @@ class FirstComeFirstServed(GiGPO):
 
     def credit(self, groups):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("searchgym.trainers.gigpo.sorted", lambda texts: self._in_order, raising=False)
+            patch.setattr(
+                "searchgym.trainers.algorithms.gigpo.sorted", lambda texts: self._in_order, raising=False
+            )
             self._in_order = list(
                 dict.fromkeys(
                     t

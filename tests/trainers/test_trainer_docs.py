@@ -7,8 +7,8 @@ from pathlib import Path
 from toy_bandit import run_toy
 
 from searchgym import plugins
+from searchgym.trainers.algorithms.grpo import GRPOSettings
 from searchgym.trainers.config import TrainConfig
-from searchgym.trainers.grpo import GRPOSettings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "trainers"
 
@@ -40,7 +40,7 @@ def test_every_metric_is_named(tmp_path):
 
 
 def test_the_departures_are_those_of_the_code():
-    import searchgym.trainers.grpo as module
+    import searchgym.trainers.algorithms.grpo as module
 
     def numbers(text):
         return re.findall(r"^(\d+)\. ", text.split("Departures from the paper")[1], re.MULTILINE)

@@ -9,7 +9,7 @@ from toy_bandit import make_trainer
 from searchgym import plugins
 from searchgym.errors import ConfigError, TrainingError
 from searchgym.trainers.conformance import TabularPolicy
-from searchgym.trainers.run import RunDirectory
+from searchgym.trainers.runs.directory import RunDirectory
 
 GROUP_RELATIVE = ["grpo", "cw-grpo", "capf"]
 ACTOR_CRITIC = ["ppo", "mt-ppo"]

@@ -3,7 +3,7 @@
 import pytest
 
 from searchgym.trainers.bench.results import FEEDBACK_NEEDED
-from searchgym.trainers.training import train
+from searchgym.trainers.training.api import train
 
 WORLD = {"name": "country-terse", "size": 1000, "train": 300, "dev": 400, "test": 20}
 GROUPS = {"questions": 16, "settings": {"group_size": 8, "entropy_coef": 0.01, "skip_equal": False}}

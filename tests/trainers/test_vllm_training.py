@@ -11,7 +11,7 @@ import pytest
 from fixtures.stub_vllm import StubVLLM
 from test_hf_training import arguments, save_taught
 
-from searchgym.commands import main
+from searchgym.cli import main
 
 
 @pytest.fixture(scope="module")

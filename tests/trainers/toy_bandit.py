@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from searchgym.episode import Segment
-from searchgym.evaluation import summarize
+from searchgym.rollouts.evaluation import summarize
+from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.config import TrainConfig, parse_settings
 from searchgym.trainers.conformance import TabularPolicy, make_episode
-from searchgym.trainers.grpo import GRPO
-from searchgym.trainers.loop import Trainer
-from searchgym.trainers.run import RunDirectory
+from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.tasks import TaskSampler
+from searchgym.trainers.training.loop import Trainer
 
 VOCABULARY = 6
 TASKS = [str(t) for t in range(VOCABULARY)]

@@ -10,10 +10,10 @@ import os
 import sys
 
 from searchgym.errors import SearchGymError, TrainingError
-from searchgym.trainers import loop
-from searchgym.trainers.grpo import GRPO
+from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.processes import current
-from searchgym.trainers.training import resume, train
+from searchgym.trainers.training import loop
+from searchgym.trainers.training.api import resume, train
 
 
 def fail_in_process_1(how: str) -> None:

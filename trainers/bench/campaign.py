@@ -18,7 +18,7 @@ import filelock
 from searchgym.errors import ConfigError, RunDirectoryError
 
 from ..config import TrainConfig
-from ..run import write_json
+from ..runs.directory import write_json
 from .code import fingerprint
 from .schedule import Workers, duration
 from .spec import Entry, Run, Spec

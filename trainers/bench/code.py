@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -17,10 +18,11 @@ from searchgym.errors import MissingExtraError, PluginError
 
 __all__ = ["fingerprint", "versions"]
 
-_WINGS = ("corpora", "agents", "trainers")
+_PACKAGES = ("corpora", "agents", "trainers")
 _SUFFIXES = {".py", ".json", ".safetensors", ".txt"}
 _LIBRARIES = ("gymnasium", "numpy", "safetensors", "tokenizers", "torch", "transformers")
-_MEASURES = {"worker.py", "probe.py"}  # of this folder: the rest only reads what runs have left behind
+_MEASURES = {"worker", "probe"}  # of this package: the rest only reads what runs have left behind
+_LAZY_TABLES = {"_EXPORTS", "_MODULES"}  # name -> submodule: an address, as an import is
 
 
 def versions() -> dict[str, str]:
@@ -39,42 +41,121 @@ def fingerprint(trainer: str, agent: str) -> str:
     """Hash of everything a run of this trainer and agent can depend on: any change of it is another version.
 
     Covers the package's sources and data (of the benchmark only what runs and measures), the packages of plug-ins
-    that trainer and agent come from, and `versions`. It is of the code this process has loaded: what runs need is
-    imported first, and what is edited afterwards does not reach it.
+    that trainer and agent come from, and `versions`. Where a file lies is no part of it, nor are docstrings and
+    comments: a module that moves, with the imports that follow it, is no new version. It is of the code this process
+    has loaded: what runs need is imported first, and what is edited afterwards does not reach it.
     """
-    plugin = _digest(_plugin_files(trainer, agent))
+    plugin = _digest(_plugin_files(trainer, agent).values())
     return hashlib.sha256(f"{_own_code()} {plugin}".encode()).hexdigest()[:16]
 
 
 @cache
 def _own_code() -> str:
-    importlib.import_module("searchgym.trainers.training")
+    importlib.import_module("searchgym.trainers.training.api")
     for group, names in (("corpora", None), ("judges", None), ("retrievers", ["bm25"])):
         for name in names or plugins.names(group):
             with suppress(MissingExtraError, PluginError):  # then no run can use it either
                 plugins.load(group, name)
-    return f"{sorted(versions().items())} {_digest(_own_files())}"
+    own = _own_files()
+    data = [path for path in own.values() if path.suffix != ".py"]
+    modules = {name: path.read_bytes() for name, path in own.items() if path.suffix == ".py"}
+    return f"{sorted(versions().items())} {_digest(data)} {_code_digest(modules)}"
 
 
-def _digest(files: dict[str, Path]) -> str:
-    digest = hashlib.sha256()
-    for name, path in sorted(files.items()):
-        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def _digest(files: Iterable[Path]) -> str:
+    """Of the contents of files, whatever they are called."""
+    contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+    return hashlib.sha256(" ".join(contents).encode()).hexdigest()
+
+
+def _code_digest(modules: Mapping[str, bytes]) -> str:
+    """Of what modules do, independent of their names.
+
+    Args:
+        modules: dotted name -> source. An import of one of them counts as the definition it reaches, not as its address.
+    """
+    trees = {name: ast.parse(source) for name, source in modules.items()}
+    packages = {name.rpartition(".")[0] for name in trees}
+    imports = {
+        name: [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        for name, tree in trees.items()
+    }
+    defined: dict[tuple[str, str], str] = {}
+    bodies: dict[str, list[str]] = {}
+    for name, tree in trees.items():
+        statements = [
+            (_defines(statement), ast.dump(_Stripped().visit(statement))) for statement in tree.body
+        ]
+        bodies[name] = [text for symbols, text in statements if not _LAZY_TABLES.intersection(symbols)]
+        defined |= {(name, symbol): text for symbols, text in statements for symbol in symbols}
+    digests = []
+    for name in trees:
+        package = name if name in packages else name.rpartition(".")[0]
+        reached = sorted(line for node in imports[name] for line in _reached(node, package, defined))
+        digests.append(hashlib.sha256("\0".join([*bodies[name], *reached]).encode()).hexdigest())
+    return hashlib.sha256(" ".join(sorted(digests)).encode()).hexdigest()
+
+
+def _reached(
+    node: ast.Import | ast.ImportFrom, package: str, defined: Mapping[tuple[str, str], str]
+) -> list[str]:
+    """What an import gives: of ours the definitions (of a module, its statements are hashed already)."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names if alias.name.partition(".")[0] != "searchgym"]
+    base = _absolute(node, package)
+    if base.partition(".")[0] != "searchgym":
+        return [ast.dump(node)]
+    return [
+        f"{alias.name} {alias.asname} {defined[base, alias.name]}"
+        for alias in node.names
+        if (base, alias.name) in defined
+    ]
+
+
+class _Stripped(ast.NodeTransformer):
+    def visit_Import(self, node: ast.Import) -> ast.AST:
+        return ast.Pass()
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        return ast.Pass()
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return ast.Pass()
+        return self.generic_visit(node)
+
+
+def _defines(statement: ast.stmt) -> list[str]:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [statement.name]
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    if isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
+    return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    if not node.level:
+        return node.module or ""
+    base = package.split(".")[: len(package.split(".")) - node.level + 1]
+    return ".".join([*base, *([node.module] if node.module else [])])
 
 
 def _own_files() -> dict[str, Path]:
+    """Dotted module names (data files: with their suffix) and files."""
     files = {}
-    for wing in ("", *_WINGS):
-        root = _folder(".".join(filter(None, ("searchgym", wing))))
+    for part in ("", *_PACKAGES):
+        module = ".".join(filter(None, ("searchgym", part)))
+        root = _folder(module)
         for path in _sources(root):
             inside = path.relative_to(root)
-            if not wing and inside.parts[0] in _WINGS:  # an installed wheel has the wings in here
+            if not part and inside.parts[0] in _PACKAGES:  # an installed wheel has these packages in here
                 continue
-            if wing == "trainers" and inside.parts[0] == "bench" and inside.name not in _MEASURES:
+            if part == "trainers" and inside.parts[0] == "bench" and inside.stem not in _MEASURES:
                 continue
-            files[f"{wing or 'searchgym'}/{inside.as_posix()}"] = path
+            named = inside.with_suffix("") if path.suffix == ".py" else inside
+            parts = named.parts[:-1] if named.name == "__init__" else named.parts
+            files[".".join([module, *parts])] = path
     return files
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from searchgym.judges.oracle import OracleJudge
 from searchgym.judges.protocol import traces_of
 
-from ..groups import Credit, Groups
+from ..credit import Credit
+from ..groups import Groups
 
 __all__ = ["PROBED", "measure_credit"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..run import write_json
+from ..runs.directory import write_json
 from .curves import draw_curves
 from .schedule import duration
 from .statistics import Comparison, Interval

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.judges.agreement import Interval
+from searchgym.statistics import Interval
 
 __all__ = [
     "Comparison",

@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Any
 from searchgym.errors import ConfigError, TrainingError
 
 from ..config import TrainConfig, parse_settings
-from ..run import read_card, write_json
+from ..runs.directory import read_card, write_json
 from .code import fingerprint, versions
 
 if TYPE_CHECKING:
-    from ..groups import Credit, Groups
+    from ..credit import Credit
+    from ..groups import Groups
 
 __all__ = ["Job", "read_result", "run_job", "start_process"]
 
@@ -79,7 +80,7 @@ def run_job(job: Job) -> dict[str, Any]:
     Raises:
         ConfigError: the sources have changed since the benchmark was started, or an option cannot be used.
     """
-    from ..training import resume, train
+    from ..training.api import resume, train
     from .probe import measure_credit
 
     config = parse_settings(TrainConfig, job.config)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from searchgym.commands.options import read_file
+from searchgym.cli.options import read_file
 from searchgym.errors import ConfigError, UnknownIdError
 
 from ..config import TrainConfig, make_config, option, parse_settings
@@ -94,7 +94,7 @@ def describe_recipe(path: Path) -> tuple[About, Expected]:
 
 
 def load_recipe(source: str | Path) -> Recipe:
-    """Read and check a recipe; `training.train(load_recipe("tiny-cpu").config)` runs it.
+    """Read and check a recipe; `training.api(load_recipe("tiny-cpu").config)` runs it.
 
     Args:
         source: name or path.

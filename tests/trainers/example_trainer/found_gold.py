@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from searchgym.trainers.algorithms.grpo import GRPO, GRPOSettings
 from searchgym.trainers.config import option
-from searchgym.trainers.groups import Credit
-from searchgym.trainers.grpo import GRPO, GRPOSettings
+from searchgym.trainers.credit import Credit
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,282 @@
+"""The policy of the seconds tier: a softmax over candidate acts built from the observation texts.
+
+    π(c | s) = softmax_c( w_kind(c) · φ(phrase(c), s) / temperature )
+
+with φ the 0/1 features of `candidates.py` and one weight vector per kind of act: search, answer and, where the
+environment offers it, feedback. The weights start at zero, so the untrained policy is uniform over the candidates. A
+round is one token: the index of the candidate. With so small a model a training run takes seconds, which makes
+statistics over many seeds, lectures and tests of credit functions possible; every trainer runs on it unchanged.
+
+What belongs to feedback has weights of its own. Where it is not offered they get no gradient and nothing is computed
+with them: such a run is the same, bit for bit, as if there were no such act.
+
+The shipped demonstration is `SearchQA-Terse-v0` with chains of 1-3 hops; see docs/agents/candidate.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from searchgym.agent import Turn
+from searchgym.episode import Episode, Segment
+from searchgym.errors import CheckpointError, ConfigError
+
+from ..policy import Policy, Sample, TokenOutputs
+from .features import FEATURES, FEEDBACK_FEATURES, KINDS, WIDTH, Choice, add_feedback, list_candidates
+
+__all__ = ["CandidateAgent"]
+
+CONFIG_FILE = "candidate.json"
+WEIGHTS_FILE = "candidate.safetensors"
+
+
+@dataclass(slots=True)
+class _State:
+    """The texts of an episode so far, which is all the policy acts on.
+
+    `heard` holds the drafts put up for feedback and its texts, `calls` is how many the environment allows.
+    """
+
+    question: str
+    calls: int
+    queries: tuple[str, ...] = ()
+    observations: tuple[str, ...] = ()
+    heard: tuple[tuple[str, str], ...] = ()
+
+    def after(self, action: Mapping[str, Any], observation: str) -> _State:
+        if action["kind"] == "feedback":
+            return replace(self, heard=(*self.heard, (action["draft"], observation)))
+        queries = (*self.queries, *action["queries"])
+        return replace(self, queries=queries, observations=(*self.observations, observation))
+
+    def choice(self) -> Choice:
+        texts = self.question, self.queries, self.observations
+        if not self.calls:
+            return list_candidates(*texts)
+        return add_feedback(*texts, self.heard, len(self.heard) < self.calls)
+
+
+class _Scores(nn.Linear):
+    """A score per phrase and kind of act. `weight` [2, F] is that of search and answer.
+
+    Attributes:
+        ask: of the feedback act, [1, F].
+        told: of what feedback said, for each of the three, [3, F'].
+    """
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH, 2, bias=False)
+        self.ask = nn.Parameter(torch.zeros(1, WIDTH))
+        self.told = nn.Parameter(torch.zeros(3, len(FEEDBACK_FEATURES)))
+
+    def with_feedback(self, rows_PF: Tensor, told_PF: Tensor) -> Tensor:
+        scores_PK = torch.cat([self(rows_PF), rows_PF @ self.ask.T], dim=1)
+        return scores_PK + told_PF @ self.told.T
+
+
+class CandidateAgent(Policy):
+    """A linear softmax over at least 20 candidate acts per round.
+
+    Args:
+        seed: of the sampling generator; the initial weights are zero whatever the seed.
+        init_std: standard deviation of random initial weights instead of zeros; those of feedback are zero.
+
+    Raises:
+        ConfigError: `init_std` is negative.
+    """
+
+    name = "candidate"
+    module: _Scores
+
+    def __init__(self, seed: int = 0, init_std: float = 0.0) -> None:
+        if not init_std >= 0.0:
+            raise ConfigError(f"init_std is {init_std!r}: give 0 or a positive number")
+        self.generator = torch.Generator().manual_seed(seed)
+        self.module = _Scores()
+        with torch.no_grad():
+            self.module.weight.copy_(torch.randn(2, WIDTH, generator=self.generator) * init_std)
+        self._states: dict[int, _State] = {}
+
+    # -- playing -----------------------------------------------------------------------------------------------
+
+    def begin(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self._states.pop(slot, None)
+
+    def fork(self, source: int, target: int) -> None:
+        self._states.pop(target, None)
+        if source in self._states:
+            self._states[target] = self._states[source]
+            if self.streams is not None:
+                self.streams.fork(source, target)
+
+    @torch.no_grad()
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> Sequence[str | Turn]:
+        for slot, observation, info in zip(slots, observations, infos, strict=True):
+            state = self._states.get(slot)
+            if state is None:
+                self._states[slot] = _State(observation, self.setting.feedback_calls)
+            else:
+                self._states[slot] = state.after(info["action"], observation)
+        choices = [self._states[slot].choice() for slot in slots]
+        logprobs_BC = self._logprobs(choices)[0]
+        if self.greedy:
+            chosen_B = logprobs_BC.argmax(dim=1)
+        else:
+            chosen_B = self._draw(slots, _nucleus(logprobs_BC.exp(), self.top_p))
+        taken_B = logprobs_BC.gather(1, chosen_B[:, None])[:, 0].tolist()
+        turns: list[str | Turn] = []
+        for choice, index, logprob in zip(choices, chosen_B.tolist(), taken_B, strict=True):
+            turns.append(
+                Turn(
+                    self.setting.dialect.write(choice.act(index)),
+                    token_ids=[index],
+                    logprobs=[logprob],
+                    policy_version=self.version,
+                    temperature=self.temperature,
+                    top_p=self.top_p,
+                )
+            )
+        return turns
+
+    def _draw(self, slots: Sequence[int], probs_BC: Tensor) -> Tensor:
+        if self.streams is None:
+            return torch.multinomial(probs_BC, 1, generator=self.generator)[:, 0]
+        cumulative_BC = probs_BC.double().cumsum(dim=1)
+        uniform_B1 = torch.from_numpy(self.streams.uniform(slots, 1)).double()
+        return torch.searchsorted(cumulative_BC, uniform_B1 * cumulative_BC[:, -1:], right=True)[:, 0]
+
+    # -- training ----------------------------------------------------------------------------------------------
+
+    def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
+        """See `Policy`. The candidates are built again from the episode's texts.
+
+        `hidden_N` is, per feature, the mean over the round's phrases and the largest value among them: [N, 2 F].
+        """
+        choices: list[Choice] = []
+        indices: list[int] = []
+        for sample in samples:
+            states = [_start(sample.episode)]
+            for done in sample.episode.rounds[:-1]:
+                states.append(states[-1].after(done.action, done.observation))
+            segment = sample.segment
+            for token, sampled, round_index in zip(segment.tokens, segment.mask, segment.rounds, strict=True):
+                if sampled:
+                    choices.append(states[round_index].choice())
+                    indices.append(token)
+        if not choices:
+            empty = torch.zeros(0)
+            return TokenOutputs(empty, empty, torch.zeros(0, 2 * WIDTH))
+        logprobs_NC, hidden_N = self._logprobs(choices)
+        taken_N = logprobs_NC.gather(1, torch.tensor(indices)[:, None])[:, 0]
+        # exp(-inf) * -inf is NaN: padding has probability 0 and contributes nothing.
+        finite_NC = logprobs_NC.masked_fill(logprobs_NC == -torch.inf, 0.0)
+        return TokenOutputs(taken_N, -(logprobs_NC.exp() * finite_NC).sum(dim=1), hidden_N)
+
+    def encode(self, episode: Episode) -> list[Segment]:
+        """See `Policy`. A phrase that stands in several places is taken where it stands first."""
+        segment, state = Segment(), _start(episode)
+        for index, round_ in enumerate(episode.rounds):
+            choice, action = state.choice(), round_.action
+            kind = action["kind"]
+            phrases = {"answer": [action["answer"]], "feedback": [action["draft"]]}.get(
+                kind, action["queries"]
+            )
+            if kind in KINDS[: choice.kinds] and len(phrases) == 1 and phrases[0] in choice.phrases:
+                segment.tokens.append(
+                    choice.phrases.index(phrases[0]) + KINDS.index(kind) * len(choice.phrases)
+                )
+                segment.mask.append(1)
+                segment.logprobs.append(0.0)
+                segment.rounds.append(index)
+            state = state.after(action, round_.observation)
+        return [segment]
+
+    def _logprobs(self, choices: Sequence[Choice]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [B, C], padded with -inf, and hidden states [B, 2 F]. Column c is candidate c."""
+        counts, kinds = np.array([(len(choice.phrases), choice.kinds) for choice in choices]).T
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        rows_PF = np.concatenate([choice.rows_PF for choice in choices])
+        scores_PK = self._scores(choices, torch.from_numpy(rows_PF.astype(np.float32))) / self.temperature
+        column = np.arange((kinds * counts).max())[None, :]
+        kind, phrase = np.divmod(column, counts[:, None])
+        inside = torch.from_numpy(kind < kinds[:, None])
+        width = scores_PK.shape[1]
+        flat = width * (starts[:, None] + phrase) + np.minimum(kind, width - 1)
+        scores_BC = scores_PK.flatten()[torch.from_numpy(flat)].masked_fill(~inside, -torch.inf)
+        means = np.add.reduceat(rows_PF, starts, axis=0, dtype=np.float32) / counts[:, None]
+        peaks = np.maximum.reduceat(rows_PF, starts, axis=0)
+        hidden = torch.from_numpy(np.concatenate([means, peaks], axis=1).astype(np.float32))
+        return torch.log_softmax(scores_BC, dim=1), hidden
+
+    def _scores(self, choices: Sequence[Choice], rows_PF: Tensor) -> Tensor:
+        """Score of each phrase for search and answer, [P, 2], and for feedback where it is offered, [P, 3]."""
+        if all(choice.told_PF is None for choice in choices):
+            scores_PK: Tensor = self.module(rows_PF)
+            return scores_PK
+        nothing = np.zeros((len(rows_PF), len(FEEDBACK_FEATURES)), dtype=np.uint8)
+        told_PF = np.concatenate(
+            [nothing[: len(c.phrases)] if c.told_PF is None else c.told_PF for c in choices]
+        )
+        return self.module.with_feedback(rows_PF, torch.from_numpy(told_PF.astype(np.float32)))
+
+    # -- files -------------------------------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """The features are part of the architecture: weights fit only the features they were trained on."""
+        return {
+            "architecture": "candidate-softmax",
+            "features": list(FEATURES),
+            "feedback_features": list(FEEDBACK_FEATURES),
+            "weights": sum(parameter.numel() for parameter in self.module.parameters()),
+        }
+
+    def save(self, directory: Path) -> None:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / CONFIG_FILE).write_text(json.dumps(self.describe(), indent=2) + "\n", encoding="utf-8")
+        (directory / WEIGHTS_FILE).write_bytes(save_tensors(self.module.state_dict()))
+
+    def load_weights(self, directory: Path) -> None:
+        directory = Path(directory)
+        try:
+            described = json.loads((directory / CONFIG_FILE).read_bytes())
+            weights = load_tensors((directory / WEIGHTS_FILE).read_bytes())
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"{directory} holds no weights of the candidate agent: {error}") from error
+        shapes = {name: value.shape for name, value in self.module.state_dict().items()}
+        if described != self.describe() or {n: v.shape for n, v in weights.items()} != shapes:
+            raise CheckpointError(
+                f"{directory} holds weights for other features than the candidate agent has now: train it again"
+            )
+        if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
+            raise CheckpointError(
+                f"{directory / WEIGHTS_FILE} holds weights that are not finite: train it again"
+            )
+        self.module.load_state_dict(weights)
+
+
+def _start(episode: Episode) -> _State:
+    return _State(episode.question, episode.env.get("feedback_calls", 0))
+
+
+def _nucleus(probs_BC: Tensor, top_p: float) -> Tensor:
+    """Keep the most likely candidates up to a total probability of top_p (one at least)."""
+    if top_p >= 1.0:
+        return probs_BC
+    sorted_BC, order_BC = probs_BC.sort(dim=1, descending=True)
+    dropped_BC = sorted_BC.cumsum(dim=1) - sorted_BC >= top_p
+    return torch.zeros_like(probs_BC).scatter(1, order_BC, sorted_BC.masked_fill(dropped_BC, 0.0))

@@ -1,0 +1,297 @@
+"""Candidate acts and their features, read from the observation texts of one episode and from nothing else.
+
+Before each act the policy of `candidate.py` chooses among all acts of the forms search(phrase) and
+answer(phrase), where a phrase is
+
+- the whole question, each of its parts between punctuation marks, each name and each single word in it,
+- each page title, name and number in the newest search result, once per place where it stands,
+- one of ten fixed phrases ("yes", "unknown" ...), so that there are never fewer than 20 candidates.
+
+Where feedback is offered (training under CAPF) it may also put each of them up for feedback, and what the feedback
+names, an answer or a page to read, is one more phrase (`add_feedback`).
+
+The features describe where a phrase stands, not whether it is right: whether the words before it occur in the
+question and at which place, whether it stands on the page that was just asked for, whether it was searched
+before, and so on (`FEATURES`). No feature reads gold data, titles of unseen passages or the index.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchgym.dialects import Act
+
+from ..passages import FUNCTION_WORDS, NUMBER, SPAN, read_passages
+
+__all__ = ["FEATURES", "FEEDBACK_FEATURES", "KINDS", "WIDTH", "Choice", "add_feedback", "list_candidates"]
+
+KINDS = ("search", "answer", "feedback")
+"""The kinds of acts, in the order of the candidates."""
+
+GENERIC = ("yes", "no", "both", "neither", "none", "unknown", "first", "second", "same", "different")
+
+FEATURES = (
+    "any",  # 1: what speaks for the act as such
+    "generic phrase",
+    "whole question",
+    "part of the question",
+    "name in the question",
+    "first name in the question",
+    "word of the question",
+    "from the newest result",
+    "page title",
+    "number",
+    "searched before",
+    "stands in the question too",
+    "stands in an earlier result too",
+    "on the best-ranked page",
+    "on the page that was asked for",
+    "after a relation of the question",
+    "after the relation whose turn it is",
+    "after the relation whose turn it is, from the end",
+    "no search yet",
+    "fewer searches than relations",
+    "more searches than relations",
+)
+"""Names of the features of a phrase; every one is 0 or 1."""
+WIDTH = len(FEATURES)
+FEEDBACK_FEATURES = (
+    "feedback was given",
+    "named by the feedback",
+    "draft that was right",
+    "draft that was an earlier step",
+    "draft that was wrong",
+    "everything needed has been found",
+)
+"""Names of what a phrase has besides where feedback is offered; every one is 0 or 1."""
+_F = {name: i for i, name in enumerate(FEATURES)}
+_T = {name: i for i, name in enumerate(FEEDBACK_FEATURES)}
+_STATE = ["no search yet", "fewer searches than relations", "more searches than relations"]
+
+_WORD = re.compile(r"\w+(?:['’.-]\w+)*")
+_PART = re.compile(r"[^\s:;,&?][^:;,&?]*")
+_MENTION = re.compile(f"{SPAN.pattern}|{NUMBER.pattern}")
+_NAMED = re.compile(r"(?:The answer is|Read(?: the passage that begins:)?) (.+?)\.?$", re.MULTILINE)
+_CONTEXT_WORDS = 8
+_CACHE = 1 << 12
+
+
+class Choice(NamedTuple):
+    """The candidates before one act: search for each of P phrases, then answer each, then perhaps ask about each.
+
+    Attributes:
+        phrases: P strings; a phrase stands here once for every place where it was read.
+        rows_PF: features of each phrase, 0 or 1, [P, WIDTH].
+        told_PF: the same of what feedback said, [P, len(FEEDBACK_FEATURES)]; None where feedback is not offered.
+        kinds: how many of `KINDS` there are: 3 where feedback may be asked for now.
+    """
+
+    phrases: tuple[str, ...]
+    rows_PF: NDArray[np.uint8]
+    told_PF: NDArray[np.uint8] | None = None
+    kinds: int = 2
+
+    def __len__(self) -> int:
+        """Number of candidates, P of each kind."""
+        return self.kinds * len(self.phrases)
+
+    def act(self, index: int) -> Act:
+        """The act of a candidate."""
+        kind, position = divmod(index, len(self.phrases))
+        phrase = self.phrases[position]
+        if kind == 0:
+            return Act("search", queries=(phrase,))
+        return Act("answer", answer=phrase) if kind == 1 else Act("feedback", draft=phrase)
+
+
+class _Mention(NamedTuple):
+    """A name or number in a passage, and the words that lead up to it."""
+
+    phrase: str
+    before: tuple[str, ...]
+    number: bool
+
+
+class _Question(NamedTuple):
+    """What the features need of a question."""
+
+    phrases: tuple[str, ...]
+    rows_PF: NDArray[np.uint8]
+    names: frozenset[str]
+    relations: dict[str, tuple[int, ...]]
+    """Each content word that is part of no name, with its positions among these words."""
+    length: int
+    """How many such words there are."""
+
+
+class _Page(NamedTuple):
+    """A page as one question sees it: what of its features is the same in every round.
+
+    `places` holds, for each phrase, the positions of the question's relations that stand right before it.
+    """
+
+    phrases: tuple[str, ...]
+    rows_PF: NDArray[np.uint8]
+    places: tuple[tuple[int, ...], ...]
+
+
+@lru_cache(maxsize=_CACHE)
+def _mentions(text: str) -> tuple[_Mention, ...]:
+    """Names and numbers of a passage. In a list ("films A , B") every item has the words before the list."""
+    mentions: list[_Mention] = []
+    end = 0
+    before: tuple[str, ...] = ()
+    for match in _MENTION.finditer(text):
+        between = text[end : match.start()]
+        words = tuple(w for w in _WORD.findall(between.lower()) if w not in FUNCTION_WORDS)
+        if words or ";" in between or "." in between:
+            before = words[-_CONTEXT_WORDS:]
+        mentions.append(_Mention(match[0], before, match[0][0].isdigit()))
+        end = match.end()
+    return tuple(mentions)
+
+
+@lru_cache(maxsize=_CACHE)
+def _read_question(text: str) -> _Question:
+    names = list(dict.fromkeys(SPAN.findall(text)))
+    parts = [p.strip() for p in _PART.findall(text)]
+    words = _WORD.findall(text)
+    flags: dict[str, set[str]] = {}
+    for kind, phrases in (
+        ("whole question", [" ".join(text.split())]),
+        ("part of the question", parts),
+        ("name in the question", names),
+        ("first name in the question", names[:1]),
+        ("word of the question", words),
+    ):
+        for phrase in phrases:
+            if phrase:
+                flags.setdefault(phrase, {"any"}).add(kind)
+    for phrase in GENERIC:
+        flags.setdefault(phrase, {"any"}).add("generic phrase")
+    rows = np.zeros((len(flags), WIDTH), dtype=np.uint8)
+    for row, (phrase, kinds) in zip(rows, flags.items(), strict=True):
+        row[[_F[kind] for kind in kinds]] = 1
+        row[_F["number"]] = phrase[0].isdigit()
+    relations: dict[str, tuple[int, ...]] = {}
+    content = [
+        w
+        for w in _WORD.findall(SPAN.sub(" ", text).lower())
+        if w not in FUNCTION_WORDS and not w[0].isdigit()
+    ]
+    for i, word in enumerate(content):
+        relations[word] = (*relations.get(word, ()), i)
+    return _Question(tuple(flags), rows, frozenset(names), relations, len(content))
+
+
+@lru_cache(maxsize=_CACHE)
+def _on_page(question: str, title: str, text: str) -> _Page:
+    asked = _read_question(question)
+    titles = [_Mention(title, (), title[0].isdigit())] if title else []
+    mentions = (*titles, *_mentions(text))
+    rows = np.zeros((len(mentions), WIDTH), dtype=np.uint8)
+    rows[:, [_F["any"], _F["from the newest result"]]] = 1
+    rows[: len(titles), _F["page title"]] = 1
+    places = []
+    for row, mention in zip(rows, mentions, strict=True):
+        row[_F["number"]] = mention.number
+        row[_F["stands in the question too"]] = mention.phrase in asked.names
+        places.append(tuple(i for word in mention.before for i in asked.relations.get(word, ())))
+        row[_F["after a relation of the question"]] = bool(places[-1])
+    return _Page(tuple(m.phrase for m in mentions), rows, tuple(places))
+
+
+@lru_cache(maxsize=_CACHE)
+def list_candidates(question: str, queries: tuple[str, ...], observations: tuple[str, ...]) -> Choice:
+    """The candidates before the next act. Cached: episodes of one question share most of their states.
+
+    Args:
+        question: the first observation.
+        queries: the queries searched so far, in order.
+        observations: what the acts so far returned, in order.
+    """
+    asked = _read_question(question)
+    phrases = asked.phrases
+    blocks = [asked.rows_PF.copy()]
+    searches = len(queries)
+    if observations:
+        *older, newest = map(read_passages, observations)
+        earlier = {
+            phrase for pages in older for page in pages for phrase in (page.title, *_phrases(page.text))
+        }
+        for rank, page in enumerate(newest):
+            found, fixed, places = _on_page(question, page.title, page.text)
+            rows = fixed.copy()
+            rows[:, _F["on the best-ranked page"]] = rank == 0
+            rows[:, _F["on the page that was asked for"]] = searches > 0 and page.title == queries[-1]
+            rows[:, _F["stands in an earlier result too"]] = [phrase in earlier for phrase in found]
+            rows[:, _F["after the relation whose turn it is"]] = [searches - 1 in at for at in places]
+            rows[:, _F["after the relation whose turn it is, from the end"]] = [
+                asked.length - searches in at for at in places
+            ]
+            phrases += found
+            blocks.append(rows)
+    rows = np.concatenate(blocks)
+    rows[:, _F["no search yet"]] = searches == 0
+    rows[:, _F["fewer searches than relations"]] = searches < asked.length
+    rows[:, _F["more searches than relations"]] = searches > asked.length
+    rows[:, _F["searched before"]] = [phrase in queries for phrase in phrases]
+    rows.setflags(write=False)
+    return Choice(phrases, rows)
+
+
+@lru_cache(maxsize=_CACHE)
+def add_feedback(
+    question: str,
+    queries: tuple[str, ...],
+    observations: tuple[str, ...],
+    heard: tuple[tuple[str, str], ...],
+    may_ask: bool,
+) -> Choice:
+    """The candidates before the next act where feedback is offered.
+
+    Args:
+        question, queries, observations: see `list_candidates`; feedback is no observation here.
+        heard: the drafts put up so far, each with the text that came back.
+        may_ask: whether one more may be.
+    """
+    phrases, rows, *_ = list_candidates(question, queries, observations)
+    drafts = {draft: _verdict(text) for draft, text in heard}
+    named = tuple(dict.fromkeys(name for _, text in heard for name in _NAMED.findall(text)))
+    if named:
+        added = np.zeros((len(named), WIDTH), dtype=np.uint8)
+        state = [_F[name] for name in _STATE]
+        added[:, state] = rows[0, state]
+        added[:, _F["any"]] = 1
+        added[:, _F["number"]] = [phrase[0].isdigit() for phrase in named]
+        added[:, _F["searched before"]] = [phrase in queries for phrase in named]
+        phrases, rows = phrases + named, np.concatenate([rows, added])
+    told = np.zeros((len(phrases), len(FEEDBACK_FEATURES)), dtype=np.uint8)
+    if heard:
+        told[:, _T["feedback was given"]] = 1
+        told[:, _T["named by the feedback"]] = [phrase in named for phrase in phrases]
+        for row, phrase in zip(told, phrases, strict=True):
+            if phrase in drafts:
+                row[_T[drafts[phrase]]] = 1
+        told[:, _T["everything needed has been found"]] = "Everything needed has been found." in heard[-1][1]
+    for array in (rows, told):
+        array.setflags(write=False)
+    return Choice(phrases, rows, told, 3 if may_ask else 2)
+
+
+def _verdict(text: str) -> str:
+    """Which of `FEEDBACK_FEATURES` a draft has after this text."""
+    if "The draft is right." in text:
+        return "draft that was right"
+    return (
+        "draft that was an earlier step" if "The draft is an earlier step" in text else "draft that was wrong"
+    )
+
+
+def _phrases(text: str) -> list[str]:
+    return [m.phrase for m in _mentions(text)]

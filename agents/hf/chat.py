@@ -1,0 +1,349 @@
+"""Episodes as chats: every id before, between and after the acts a language model samples.
+
+A context only ever grows: `opening(question)`, a sampled act, `reply(observation)`, an act, … The ids of an act stay
+as they were sampled, so what is trained on is what was played. The usual way, rendering and tokenising the whole
+conversation for every round, changes earlier ids: templates drop earlier thoughts (Qwen3's), trim messages
+(Gemma's), and a text does not give back the ids it was decoded from. `drift` measures by how much.
+
+What the template writes is found once, with place-holders in the messages' stead (`chat_encoder`), and must be the
+same in every round. So a message's text never reaches the template, and none of its ids is a control token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+from searchgym.agent import Setting
+from searchgym.dialects import ToolsDialect
+from searchgym.episode import Episode
+from searchgym.errors import ConfigError
+
+from .chat_encoder import ChatEncoder, opened_thought
+from .tool_calls import as_written, call_reader, tool_text
+
+__all__ = ["ChatFormat", "Drift"]
+
+_THOUGHT_TAG = re.compile(r"</?think>")
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How an episode's ids differ from those of its conversation, rendered and tokenised anew.
+
+    Attributes:
+        tokens: ids the episode was played with, up to the last sampled one.
+        changed: how many of them the new ids do not have, in order.
+        first: position of the first difference; None where there is none.
+        causes: where differences come from: "thoughts" (the template leaves out or adds thoughts), "template" (it
+            changes other text), "control tokens" (text of a message became one), "boundaries" (the same text, cut
+            into other tokens).
+    """
+
+    tokens: int
+    changed: int
+    first: int | None
+    causes: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of the played ids that the new ones do not have."""
+        return self.changed / self.tokens if self.tokens else 0.0
+
+
+class ChatFormat:
+    """The format of one model's chats in one environment.
+
+    With the tools dialect, a template that lists tools itself and writes calls that can be read does so, and
+    observations are tool messages; otherwise the dialect's own prompt lists them, as for any dialect, and
+    observations are the user's messages.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with a chat template. It needs no padding token.
+        setting: the environment's.
+        thinking: for templates that offer the choice: whether the model thinks before it acts.
+        generation_config: the model's, for the ids that end its messages.
+
+    Attributes:
+        end_ids: sampled ids that end the assistant's message.
+        native_tools: whether the template itself lists the tools.
+        why_not_native: the reason where it does not, "" for a dialect without tools.
+
+    Raises:
+        ConfigError: the template cannot be handled; says why.
+    """
+
+    def __init__(
+        self, tokenizer: Any, setting: Setting, *, thinking: bool = False, generation_config: Any = None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._dialect = setting.dialect
+        self._system_prompt = setting.system_prompt
+        self._observer = "user"
+        self._read: Callable[[str], str] = as_written
+        self._write: Callable[[str], str] = as_written
+        self.native_tools, self.why_not_native = False, ""
+        self._encoder = ChatEncoder(tokenizer, thinking=thinking)
+        if isinstance(setting.dialect, ToolsDialect):
+            self._use_tools(setting.dialect, setting, thinking)
+        if not self.native_tools:
+            self._find_rounds()
+        ends = getattr(generation_config, "eos_token_id", None)
+        ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        self._find_end(ends)
+        self.end_ids = frozenset(ends)
+        self._head, self._around_question = self._find_head()
+        self._closers = self._closing_ids()
+
+    def opening(self, question: str) -> list[int]:
+        """Every id before the first act."""
+        return [*self._head, *self._encoder.join(self._around_question, [question])]
+
+    def reply(self, observation: str, ended: bool) -> list[int]:
+        """The ids between two acts.
+
+        Args:
+            observation: what the environment answered.
+            ended: whether the act's last id is one of `end_ids`, so that the message has ended already.
+        """
+        between = self._after_end if ended else self._after_act
+        return self._encoder.join([between, self._before_act], [self._shown(observation)])
+
+    def act(self, text: str) -> list[int]:
+        """The ids a model would have sampled for a message somebody else wrote: for learning from texts.
+
+        Marks such as `<think>` are the tokens they are for the model. The ids end with the one that closes the act;
+        where none does, with the end of the message.
+
+        Raises:
+            ConfigError: the template writes calls in a format of its own, which the message has not.
+        """
+        if self._read is not as_written:
+            raise ConfigError(
+                f"{self._encoder.name!r} writes tool calls in a format of its own, so it cannot learn from recorded "
+                "texts in the tools dialect: use dialect='tags'"
+            )
+        if self._opened:
+            thought = text.startswith("<think>")
+            text = (
+                text.removeprefix(self._opened).removeprefix("<think>") if thought else f"</think>\n\n{text}"
+            )
+        ids = self._encoder.plain(text, marks=True)
+        closing = (i for i in range(len(ids)) if self.closes(ids[: i + 1]))
+        if (last := next(closing, None)) is not None:
+            return ids[: last + 1]
+        return [*ids, self._turn_end]
+
+    def plain(self, text: str) -> list[int]:
+        """The ids of a text, none a control token."""
+        return self._encoder.plain(text)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The message for `env.step` that these sampled ids are.
+
+        A thought that the template opens for the model belongs to it; calls in the template's own format are
+        translated.
+        """
+        return self._read(self._opened + self._decode(self._without_end(ids)))
+
+    def closes(self, ids: Sequence[int]) -> bool:
+        """Whether the last of these sampled ids completes the closing of an act (`dialect.stop_strings`).
+
+        The closing may end inside the id's text, and begin in any id before it.
+        """
+        if not ids or (self._closers is not None and ids[-1] not in self._closers):
+            return False
+        now = self._decode(ids)
+        if not any(closing in now for closing in self._dialect.stop_strings):
+            return False
+        before = self._decode(ids[:-1])
+        return any(now.count(closing) > before.count(closing) for closing in self._dialect.stop_strings)
+
+    def drift(self, episode: Episode) -> Drift:
+        """Compare an episode's ids with those of the usual way: render the conversation anew, tokenise the text.
+
+        Raises:
+            ConfigError: the episode has no tokens, or more than one context.
+        """
+        if len(episode.segments) != 1:
+            raise ConfigError(
+                f"episode {episode.episode_id} has {len(episode.segments)} contexts: drift compares episodes of one"
+            )
+        segment = episode.segments[0]
+        acts: list[list[int]] = []
+        end = 0
+        for at, (token, sampled, round_) in enumerate(
+            zip(segment.tokens, segment.mask, segment.rounds, strict=True)
+        ):
+            if sampled:
+                acts += [[] for _ in range(round_ + 1 - len(acts))]
+                acts[round_].append(token)
+                end = at + 1
+        if not acts:
+            return Drift(0, 0, None, ())
+        texts = [self._opened + self._decode(self._without_end(act)) for act in acts]
+        fresh_text = self._render(episode.question, texts, [round_.observation for round_ in episode.rounds])
+        fresh = self._encoder.template_ids(fresh_text)
+        played = self._without_end(segment.tokens[:end])
+        matcher = SequenceMatcher(None, played, fresh, autojunk=False)
+        kept = sum(block.size for block in matcher.get_matching_blocks())
+        pairs = enumerate(zip(played, fresh, strict=False))
+        shorter = min(len(played), len(fresh))
+        first = next((i for i, (a, b) in pairs if a != b), None if len(played) == len(fresh) else shorter)
+        causes = () if first is None else self._causes(played, fresh, fresh_text, acts)
+        return Drift(len(played), len(played) - kept, first, causes)
+
+    # -- what the template writes ------------------------------------------------------------------------------
+
+    def _use_tools(self, dialect: ToolsDialect, setting: Setting, thinking: bool) -> None:
+        """Let the template list the tools, if it can."""
+        feedback, max_queries = setting.feedback_calls > 0, setting.max_queries
+        usual = self._encoder
+        try:
+            self._encoder = ChatEncoder(
+                self._tokenizer,
+                thinking=thinking,
+                tools=dialect.tools(feedback=feedback, max_queries=max_queries),
+            )
+            self._read = call_reader(self._encoder, setting)
+            self._write = tool_text(self._encoder, (*self._roles, "assistant", "tool"))
+            self._observer = "tool"
+            self._find_rounds()
+        except ConfigError as error:
+            self._encoder, self._observer, self._read, self._write = usual, "user", as_written, as_written
+            self.why_not_native = str(error)
+        else:
+            listed = dialect.tool_section(feedback=feedback, max_queries=max_queries)
+            self._system_prompt = setting.system_prompt.replace(listed, "")
+            self.native_tools = True
+
+    @property
+    def _roles(self) -> tuple[str, ...]:
+        return ("system", "user")[not self._encoder.takes_system :]
+
+    def _find_rounds(self) -> None:
+        """The ids around observations: the same in every round, or the template is refused."""
+        layout, opening = self._encoder.layout, self._roles
+        one = layout((*opening, "assistant", self._observer))
+        two = layout((*opening, *("assistant", self._observer) * 2))
+        first, n = layout(opening), len(opening)
+        same_start = first[:n] == one[:n] == two[:n] and opened_thought(first[-1]) == opened_thought(one[-1])
+        if not same_start or not one[-2:] == two[-4:-3] + two[-1:] == two[-2:]:
+            raise ConfigError(
+                f"the chat template of {self._encoder.name!r} writes earlier messages differently as the conversation "
+                "goes on, so ids that were sampled from would change: use another model"
+            )
+        control = self._encoder.control
+        header, prompt = (
+            self._encoder.template_ids(_THOUGHT_TAG.sub("", text)) for text in (one[n], first[n])
+        )
+        if not control.isdisjoint(header[_common(header, prompt) :]):
+            raise ConfigError(
+                f"the chat template of {self._encoder.name!r} puts control tokens between the start of a reply and its "
+                "text, which the model itself must write: its format has more parts than acts, use another model"
+            )
+        self._after_act, self._before_act = one[-2:]
+        self._opened = opened_thought(one[-1])
+
+    def _find_head(self) -> tuple[list[int], list[str]]:
+        """The ids up to the question, and what the template writes around it. Our own text may hold marks."""
+        before, *around = self._encoder.layout(self._roles)
+        system = self._system_prompt
+        if not self._encoder.takes_system:
+            if not system:
+                return [], [before, *around]
+            system, around = f"{system}\n\n", ["", *around]
+        return self._encoder.join([before, ""], [system], marks=True), around
+
+    def _find_end(self, ends: set[int]) -> None:
+        """The token that ends a message; where the template has none, the next message's header may do (GLM's)."""
+        tail = self._encoder.layout((*self._roles, "assistant"), reply=False)[-1]
+        own = [id for id in self._encoder.template_ids(tail) if id in self._encoder.control]
+        own += [id for id in self._encoder.template_ids(self._after_act) if id in ends]
+        if not own and self._tokenizer.eos_token_id is None:
+            raise ConfigError(
+                f"{self._encoder.name!r} has no token that ends a message: its chat template writes none and its "
+                "tokenizer has no eos_token; set one, or use another model"
+            )
+        self._turn_end: int = own[0] if own else self._tokenizer.eos_token_id
+        ends.add(self._turn_end)
+        token = self._tokenizer.convert_ids_to_tokens(self._turn_end)
+        found = token in self._after_act
+        self._after_end = self._after_act.partition(token)[2] if found else self._after_act
+
+    def _closing_ids(self) -> frozenset[int] | None:
+        """Ids that may complete a closing; None where any may."""
+        last = {closing[-1] for closing in self._dialect.stop_strings}
+        if not all(character.isascii() and character.isprintable() for character in last):
+            return None
+        vocabulary = self._tokenizer.get_vocab().items()
+        return frozenset(id for token, id in vocabulary if not last.isdisjoint(token))
+
+    # -- texts -------------------------------------------------------------------------------------------------
+
+    def _shown(self, observation: str) -> str:
+        """The text of the observation's message: a template with tool messages puts its own marks around it."""
+        if self._observer == "tool":
+            before, after = ToolsDialect.response
+            return self._write(observation.removeprefix(before).removesuffix(after))
+        return observation
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def _without_end(self, ids: Sequence[int]) -> Sequence[int]:
+        return ids[:-1] if ids and ids[-1] in self.end_ids else ids
+
+    def _render(self, question: str, acts: Sequence[str], observations: Sequence[str]) -> str:
+        """The finished conversation as the template writes it, without what ends the last message."""
+        contents = [self._system_prompt, question]
+        if not self._encoder.takes_system:
+            contents = ["\n\n".join(filter(None, contents))]
+        messages = [{"role": role, "content": text} for role, text in zip(self._roles, contents, strict=True)]
+        for number, act in enumerate(acts):
+            messages.append({"role": "assistant", "content": act})
+            if number + 1 < len(acts):
+                shown = observations[number]
+                if self._observer == "tool":
+                    shown = shown.removeprefix(ToolsDialect.response[0]).removesuffix(
+                        ToolsDialect.response[1]
+                    )
+                messages.append({"role": self._observer, "content": shown})
+        tail = self._encoder.layout((*self._roles, "assistant"), reply=False)[-1]
+        return self._encoder.render(messages, reply=False).removesuffix(tail)
+
+    def _causes(
+        self, played: Sequence[int], fresh: Sequence[int], fresh_text: str, acts: Sequence[Sequence[int]]
+    ) -> tuple[str, ...]:
+        causes = []
+        played_text = self._decode(played)
+        if played_text != fresh_text:
+            thoughts = played_text.count("<think>") != fresh_text.count("<think>")
+            causes += ["thoughts"] if thoughts else []
+            if not thoughts or _unthought(played_text) != _unthought(fresh_text):
+                causes.append("template")
+        control = self._encoder.control
+        if sum(id in control for id in fresh) > sum(id in control for id in played):
+            causes.append("control tokens")
+        if played_text == fresh_text or any(
+            self._encoder.template_ids(self._decode(a)) != list(a) for a in acts
+        ):
+            causes.append("boundaries")
+        return tuple(causes)
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _unthought(text: str) -> str:
+    """A text without thoughts and white space."""
+    kept = []
+    for number, part in enumerate(text.split("<think>")):
+        kept.append(part if number == 0 else part.partition("</think>")[2])
+    return "".join("".join(kept).split())

@@ -1,0 +1,1 @@
+"""Generation and log-probabilities of any causal language model; knows no chat template."""

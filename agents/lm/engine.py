@@ -1,0 +1,484 @@
+"""Batched generation that keeps every episode's keys and values from round to round.
+
+Each slot (one running episode) owns a row of the cache. A round feeds only the new observation, then samples
+one act for all slots together; rows whose act is complete leave the batch. Every position of a context is
+computed once in an episode's life:
+
+- a sampled token is computed when the next one is sampled; the last one of an act with the next observation;
+- contexts that are equal in several slots (the first prompt of a group's rollouts, and later rounds of rollouts
+  that did the same) are computed in one slot and copied.
+
+The rows in use are always the first ones, in the order of the call, so that decoding reads the cache through a
+view and the arithmetic of a call depends only on the contexts and their order.
+
+Axis suffixes as in `forward`.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from searchgym.errors import ConfigError, TrainingError
+
+from ..rng_streams import Streams
+from .forward import Network
+from .kv_cache import KeyValueRows
+from .prefix_tree import common_beginning
+
+__all__ = ["Ending", "Engine", "EngineStats", "Generation", "GenerationEngine", "Sampling", "sample"]
+
+
+class Ending(enum.StrEnum):
+    """Why an act's sampling ended."""
+
+    CLOSED = "closed"
+    """A token that closes an act, or ends the message, was sampled."""
+    ROUND_LIMIT = "round_limit"
+    """`max_new_tokens` were sampled."""
+    CONTEXT_LIMIT = "context_limit"
+    """The context is full: the episode cannot go on."""
+    FAILED = "failed"
+    """The engine gave no act: infrastructure. The context is as it was before."""
+
+
+@dataclass(slots=True)
+class Generation:
+    """One sampled act.
+
+    Attributes:
+        prompt_ids: what was fed before it; empty when the context had no room left for it.
+        token_ids, logprobs: the sampled tokens and their log-probabilities.
+        ending: why sampling ended.
+    """
+
+    prompt_ids: list[int]
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    ending: Ending = Ending.ROUND_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn: from softmax(logits / temperature), cut to the `top_p` nucleus, or its mode.
+
+    With `streams` each slot draws from its own; otherwise all draw from `generator`, row by row.
+    """
+
+    generator: torch.Generator
+    temperature: float = 1.0
+    top_p: float = 1.0
+    greedy: bool = False
+    streams: Streams | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError(f"temperature is {self.temperature!r}: give a positive number, or greedy=True")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p!r}: give a number above 0, at most 1")
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Work done, added up over calls.
+
+    Attributes:
+        prompt_tokens: tokens fed by the caller.
+        prefilled_tokens: positions computed in prefill (prompts, and the last token of the act before).
+        copied_tokens: positions taken from a slot with the same context instead.
+        padded_tokens: positions computed in prefill beyond those.
+        sampled_tokens: tokens drawn.
+        decoded_tokens: positions computed while sampling.
+        decode_steps: forward passes while sampling.
+        prefill_seconds, decode_seconds: wall time.
+    """
+
+    prompt_tokens: int = 0
+    prefilled_tokens: int = 0
+    copied_tokens: int = 0
+    padded_tokens: int = 0
+    sampled_tokens: int = 0
+    decoded_tokens: int = 0
+    decode_steps: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+class GenerationEngine(Protocol):
+    """What draws the acts of running episodes, each in a slot of its own: `Engine`, or one in another process.
+
+    Attributes:
+        max_new_tokens: limit of one act.
+        max_context: limit of prompt and sampled tokens of an episode together.
+        stop_ids: tokens that end an act.
+        closes: whether the last of an act's tokens completes its closing, for closings that are no single token.
+        stop_strings: the closings as text, for engines that stop by text.
+        stats: work done.
+    """
+
+    max_new_tokens: int
+    max_context: int
+    stop_ids: Collection[int]
+    closes: Callable[[Sequence[int]], bool] | None
+    stop_strings: tuple[str, ...]
+    stats: EngineStats
+
+    def clear(self) -> None:
+        """Forget all slots."""
+
+    def begin(self, slots: Iterable[int]) -> None:
+        """Start empty contexts in these slots."""
+
+    def started(self, slot: int) -> bool:
+        """Whether the slot was fed anything since it was begun."""
+
+    def context(self, slot: int) -> list[int]:
+        """All tokens of a slot so far, fed and sampled."""
+
+    def fork(self, source: int, target: int) -> None:
+        """Copy the context of slot `source` to slot `target` (begun here if new)."""
+
+    def generate(
+        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[Generation]:
+        """Feed one prompt to each slot and sample one act after it."""
+
+    def sync(self, model: Any, version: int) -> None:
+        """Take over new weights. `model` is transformers' or peft's; an engine that reads the trainer's own weights
+        has nothing to do."""
+
+    def release(self) -> None:
+        """Rollouts are over for now: memory may be given back until the next `generate`."""
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """A running episode: its whole context, and how many of its positions the cache row holds."""
+
+    row: int
+    context: list[int] = field(default_factory=list)
+    cached: int = 0
+    uniform_T: Sequence[float] = ()
+    """Numbers the act's tokens are drawn with, where the slot has a stream of its own."""
+
+
+class Engine:
+    """Generates acts for many slots at once, in this process and with the trainer's own weights.
+
+    Args:
+        network: the model; its weights are read at every call.
+        stop_ids: tokens that end an act.
+        max_new_tokens: limit of one act.
+        max_context: limit of prompt and sampled tokens of an episode together.
+        batch_tokens: prefill runs in batches of about this many tokens.
+        share_from: contexts without anything in the cache that all begin with at least this many equal tokens (a
+            system prompt) have these computed once; None: only whole contexts are shared.
+
+    Attributes:
+        closes: see `GenerationEngine`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        stop_ids: Collection[int],
+        *,
+        max_new_tokens: int,
+        max_context: int,
+        batch_tokens: int = 2048,
+        share_from: int | None = None,
+    ) -> None:
+        positions = network.positions
+        if max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens is {max_new_tokens!r}: give a positive number")
+        if not 1 < max_context <= positions:
+            raise ConfigError(f"max_context is {max_context!r}: this model takes 2 to {positions} tokens")
+        self.network = network
+        self.stop_ids: Collection[int] = frozenset(stop_ids)
+        self.closes: Callable[[Sequence[int]], bool] | None = None
+        self.stop_strings: tuple[str, ...] = ()
+        self.max_new_tokens = max_new_tokens
+        self.max_context = max_context
+        self.batch_tokens = batch_tokens
+        self.share_from = share_from
+        self.stats = EngineStats()
+        self.clear()
+
+    def sync(self, model: Any, version: int) -> None:
+        """Nothing to do: the weights are the trainer's."""
+
+    def release(self) -> None:
+        """Give the cache's memory back. Contexts stay; episodes that go on have theirs computed again."""
+        self._cache = KeyValueRows(self.network)
+        for slot in self._slots.values():
+            slot.cached = 0
+
+    def clear(self) -> None:
+        """Forget all slots and free the cache."""
+        self._slots: dict[int, _Slot] = {}
+        self._at: list[_Slot] = []  # which slot each row belongs to
+        self._cache = KeyValueRows(self.network)
+
+    def begin(self, slots: Iterable[int]) -> None:
+        """Start empty contexts in these slots."""
+        for number in slots:
+            slot = self._slots.get(number)
+            if slot is None:
+                slot = self._slots[number] = _Slot(len(self._at))
+                self._at.append(slot)
+            slot.context, slot.cached = [], 0
+
+    def started(self, slot: int) -> bool:
+        """Whether the slot was fed anything since it was begun."""
+        return bool(self._slot(slot).context)
+
+    def context(self, slot: int) -> list[int]:
+        """All tokens of a slot so far, fed and sampled."""
+        return list(self._slot(slot).context)
+
+    @torch.inference_mode()
+    def fork(self, source: int, target: int) -> None:
+        """Copy the context of slot `source`, with its keys and values, to slot `target` (begun here if new)."""
+        origin = self._slot(source)
+        if source == target:
+            return
+        self.begin([target])
+        copy = self._slots[target]
+        copy.context, copy.cached = list(origin.context), origin.cached
+        self._reserve(origin.cached)
+        self._cache.move([origin.row], [copy.row], origin.cached)
+
+    @torch.inference_mode()
+    def generate(
+        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[Generation]:
+        """Feed one prompt to each slot and sample one act after it.
+
+        Raises:
+            ConfigError: a slot that was not begun or appears twice, or an empty first prompt.
+            TrainingError: the weights give logits that are not finite.
+        """
+        if len(set(slots)) < len(slots):
+            raise ConfigError(f"slots {list(slots)} name one twice: give each slot once per call")
+        results: list[Generation] = []
+        feeding: list[_Slot] = []
+        active: list[Generation] = []
+        for number, prompt in zip(slots, prompts, strict=True):
+            slot = self._slot(number)
+            if not slot.context and not prompt:
+                raise ConfigError(f"slot {number} has no context and an empty prompt: feed it a token first")
+            if len(slot.context) + len(prompt) >= self.max_context:
+                results.append(Generation([], ending=Ending.CONTEXT_LIMIT))
+                continue
+            results.append(Generation(list(prompt)))
+            feeding.append(slot)
+            active.append(results[-1])
+            if sampling.streams is not None and not sampling.greedy:
+                slot.uniform_T = sampling.streams.uniform([number], self.max_new_tokens)[0].tolist()
+        if feeding:
+            start = time.perf_counter()
+            for slot, generation in zip(feeding, active, strict=True):
+                slot.context.extend(generation.prompt_ids)
+                self.stats.prompt_tokens += len(generation.prompt_ids)
+            # Room for the act, and for prefill rows padded to the longest of their batch.
+            padded = max(s.cached for s in feeding) + max(len(s.context) - s.cached for s in feeding)
+            self._reserve(max(padded, max(len(s.context) for s in feeding) + self.max_new_tokens))
+            self._arrange(feeding)
+            logits_BV = self._prefill(feeding)
+            middle = time.perf_counter()
+            self._decode(feeding, active, logits_BV, sampling)
+            self.stats.prefill_seconds += middle - start
+            self.stats.decode_seconds += time.perf_counter() - middle
+        return results
+
+    def _slot(self, number: int) -> _Slot:
+        try:
+            return self._slots[number]
+        except KeyError:
+            raise ConfigError(f"slot {number!r} has no episode: call begin([{number!r}]) first") from None
+
+    def _reserve(self, columns: int) -> None:
+        self._cache.reserve(len(self._at), columns, self.max_context + self.max_new_tokens)
+
+    def _arrange(self, slots: list[_Slot]) -> None:
+        """Put these slots into the first rows, in order; whoever was there takes a place that became free."""
+        at = list(self._at)
+        place = {slot: i for i, slot in enumerate(at)}
+        for i, slot in enumerate(slots):
+            other, j = at[i], place[slot]
+            at[i], at[j] = slot, other
+            place[slot], place[other] = i, j
+        self._permute(at)
+
+    def _permute(self, at: list[_Slot]) -> None:
+        """Move cache rows so that row i belongs to `at[i]`."""
+        moved = [(slot.row, i) for i, slot in enumerate(at) if slot.row != i]
+        columns = max((at[i].cached for _, i in moved), default=0)
+        self._cache.move([source for source, _ in moved], [target for _, target in moved], columns)
+        for _, i in moved:
+            at[i].row = i
+        self._at = at
+
+    def _prefill(self, slots: list[_Slot]) -> Tensor:
+        """Compute what the cache lacks of each context; gives the logits after it, [len(slots), V]."""
+        first: dict[tuple[int, ...], int] = {}  # context -> the slot that computes it
+        leader = [first.setdefault(tuple(slot.context), i) for i, slot in enumerate(slots)]
+        self._share([slots[i] for i in first.values() if not slots[i].cached])
+        lacking = {i: len(slots[i].context) - slots[i].cached for i in first.values()}
+        hidden: list[Tensor] = []
+        order: list[int] = []
+        batch: list[int] = []
+        for i in sorted(lacking, key=lambda i: (lacking[i], len(slots[i].context))):
+            if batch and lacking[i] * (len(batch) + 1) > self.batch_tokens:
+                hidden.append(self._prefill_batch([slots[j] for j in batch]))
+                order, batch = order + batch, []
+            batch.append(i)
+        hidden.append(self._prefill_batch([slots[j] for j in batch]))
+        place = {i: n for n, i in enumerate(order + batch)}
+        followers = [(i, j) for i, j in enumerate(leader) if i != j]
+        self.stats.copied_tokens += sum(len(slots[i].context) - slots[i].cached for i, _ in followers)
+        self._cache.move(
+            [slots[j].row for _, j in followers],
+            [slots[i].row for i, _ in followers],
+            max((len(slots[i].context) for i, _ in followers), default=0),
+        )
+        for slot in slots:
+            slot.cached = len(slot.context)
+        logits: Tensor = self.network.logits(torch.cat(hidden))
+        return logits[[place[j] for j in leader]]
+
+    def _share(self, slots: list[_Slot]) -> None:
+        """Compute what fresh contexts begin with in common in the first of them, and copy it to the others."""
+        if self.share_from is None or len(slots) < 2:
+            return
+        shortest, longest = (choose(slot.context for slot in slots) for choose in (min, max))
+        common = common_beginning(shortest, longest)  # of the least and greatest in order: of all
+        common = min(common, *(len(slot.context) - 1 for slot in slots))  # the last token's logits are needed
+        if common < self.share_from:
+            return
+        first, *others = slots
+        self._prefill_batch([first], common)
+        self._cache.move([first.row] * len(others), [slot.row for slot in others], common)
+        for slot in slots:
+            slot.cached = common
+        self.stats.copied_tokens += common * len(others)
+
+    def _prefill_batch(self, slots: list[_Slot], end: int | None = None) -> Tensor:
+        """Put what the cache lacks of these contexts (up to `end`) into it; hidden states at the last, [B, W]."""
+        new = [slot.context[slot.cached : end] for slot in slots]
+        longest = max(map(len, new))
+        device = self.network.device
+        ids_BT = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in new], device=device)
+        cached_B1 = torch.tensor([[slot.cached] for slot in slots], device=device)
+        positions_BT = cached_B1 + torch.arange(longest, device=device)
+        keep_BQ = torch.tensor([[len(ids) - 1] for ids in new], device=device)
+        columns = max(slot.cached for slot in slots) + longest
+        cache = self._cache.at(
+            torch.tensor([slot.row for slot in slots], device=device), positions_BT, columns
+        )
+        hidden_B1W = self.network.step(ids_BT, positions_BT, cache, keep_BQ)
+        real = sum(map(len, new))
+        self.stats.prefilled_tokens += real
+        self.stats.padded_tokens += ids_BT.numel() - real
+        return hidden_B1W[:, 0]
+
+    def _decode(
+        self, slots: list[_Slot], active: list[Generation], logits_BV: Tensor, sampling: Sampling
+    ) -> None:
+        """Sample until every act has ended; `slots` are in the first rows, in order."""
+        slots, active, closes = list(slots), list(active), self.closes
+        device = self.network.device
+        for step in range(1, self.max_new_tokens + 1):
+            uniform_B1 = None
+            if sampling.streams is not None and not sampling.greedy:
+                uniform_B1 = torch.tensor([[slot.uniform_T[step - 1]] for slot in slots])
+            tokens_B, logprobs_B = sample(logits_BV, sampling, uniform_B1)
+            running: list[int] = []
+            for i, (token, logprob) in enumerate(zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)):
+                slots[i].context.append(token)
+                active[i].token_ids.append(token)
+                active[i].logprobs.append(logprob)
+                if token in self.stop_ids or (closes is not None and closes(active[i].token_ids)):
+                    active[i].ending = Ending.CLOSED
+                elif len(slots[i].context) >= self.max_context:
+                    active[i].ending = Ending.CONTEXT_LIMIT
+                elif step < self.max_new_tokens:
+                    running.append(i)
+            self.stats.sampled_tokens += len(active)
+            if not running:
+                return
+            if len(running) < len(active):
+                slots, active = self._close_ranks(slots, active, running)
+            positions_B1 = torch.tensor([[slot.cached] for slot in slots], device=device)
+            cache = self._cache.at(None, positions_B1, max(slot.cached for slot in slots) + 1)
+            ids_B1 = torch.tensor([[slot.context[-1]] for slot in slots], device=device)
+            logits_BV = self.network.logits(self.network.step(ids_B1, positions_B1, cache)[:, 0])
+            for slot in slots:
+                slot.cached += 1
+            self.stats.decoded_tokens += len(slots)
+            self.stats.decode_steps += 1
+
+    def _close_ranks(
+        self, slots: list[_Slot], active: list[Generation], running: list[int]
+    ) -> tuple[list[_Slot], list[Generation]]:
+        """Fill the rows of finished slots with the last running ones, so that the running are the first rows."""
+        count = len(running)
+        still = set(running)
+        at = list(self._at)
+        holes = [i for i in range(count) if i not in still]
+        for hole, filler in zip(holes, [i for i in running if i >= count], strict=True):
+            slots[hole], slots[filler] = slots[filler], slots[hole]
+            active[hole], active[filler] = active[filler], active[hole]
+            at[hole], at[filler] = at[filler], at[hole]
+        self._permute(at)
+        return slots[:count], active[:count]
+
+
+def sample(logits_BV: Tensor, sampling: Sampling, uniform_B1: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Draw one token per row.
+
+    Inverts the cumulative distribution in float64 with one float32 uniform number per row: a token of
+    probability 0 is never drawn.
+
+    Args:
+        logits_BV: one row per slot.
+        sampling: temperature and so on.
+        uniform_B1: the numbers to draw with; None draws them from the generator.
+
+    Returns:
+        tokens_B, and logprobs_B under softmax(logits / temperature), whatever `top_p` and `greedy` are.
+
+    Raises:
+        TrainingError: logits that are not finite.
+    """
+    logprobs_BV = torch.log_softmax(logits_BV.float() / sampling.temperature, dim=-1)
+    if not bool(torch.isfinite(logprobs_BV.sum())):
+        raise TrainingError(
+            "the model's logits are not finite: its weights have diverged; resume from an earlier checkpoint "
+            "with a lower learning rate"
+        )
+    if sampling.greedy:
+        tokens_B = logprobs_BV.argmax(-1)
+    else:
+        probabilities_BV = logprobs_BV.double().exp()
+        if sampling.top_p < 1:
+            probabilities_BV = _nucleus(probabilities_BV, sampling.top_p)
+        cumulative_BV = probabilities_BV.cumsum(-1)
+        if uniform_B1 is None:
+            uniform_B1 = torch.rand(len(logits_BV), 1, generator=sampling.generator)
+        aims_B1 = uniform_B1.to(cumulative_BV) * cumulative_BV[:, -1:]
+        tokens_B = torch.searchsorted(cumulative_BV, aims_B1, right=True).squeeze(-1)
+    return tokens_B, logprobs_BV.gather(-1, tokens_B.unsqueeze(-1)).squeeze(-1)
+
+
+def _nucleus(probabilities_BV: Tensor, top_p: float) -> Tensor:
+    """Zero all but the smallest set of most likely tokens whose probabilities reach `top_p`."""
+    ordered_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True, stable=True)
+    outside_BV = ordered_BV.cumsum(-1) - ordered_BV >= top_p
+    return torch.zeros_like(probabilities_BV).scatter(-1, order_BV, ordered_BV.masked_fill(outside_BV, 0.0))

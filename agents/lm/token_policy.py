@@ -1,0 +1,59 @@
+"""What trainable language models have in common: sampled tokens in, their log-probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from searchgym.errors import ConfigError
+
+from ..policy import Policy, Sample, TokenOutputs
+from .engine import GenerationEngine, Sampling
+from .forward import EvaluationStats, Network, TokenSequence, evaluate
+from .prefix_tree import cut
+
+__all__ = ["TokenPolicy"]
+
+
+class TokenPolicy(Policy):
+    """A policy whose acts are tokens of a causal language model.
+
+    Attributes:
+        network: the model, for training.
+        engine: draws the acts.
+        evaluation: tokens computed and shared by `evaluate_tokens` so far.
+    """
+
+    network: Network
+    engine: GenerationEngine
+    evaluation: EvaluationStats
+
+    def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
+        """See `Policy`."""
+        sequences = [self._sequence(sample) for sample in samples]
+        return TokenOutputs(*evaluate(self.network, sequences, self.evaluation))
+
+    def _sequence(self, sample: Sample) -> TokenSequence:
+        segment, rounds = sample.segment, sample.episode.rounds
+        targets = tuple(i for i, sampled in enumerate(segment.mask) if sampled)
+        if targets and targets[0] == 0:
+            raise ConfigError(
+                f"episode {sample.episode.episode_id}: a segment starts with a sampled token, which nothing predicts"
+            )
+        used = [rounds[segment.rounds[i]].temperature for i in targets]
+        temperatures = tuple(self.temperature if t is None else t for t in used)
+        return TokenSequence(tuple(segment.tokens), targets, temperatures)
+
+    def cost(self, sample: Sample) -> int:
+        """See `Policy`: nothing after the last sampled token is computed."""
+        mask = sample.segment.mask
+        return max((i for i in range(len(mask) - 1, 0, -1) if mask[i]), default=0)
+
+    def cut(self, samples: Sequence[Sample], budget: int) -> list[list[int]]:
+        """See `Policy`. Samples that begin alike stay together, and what they share costs once."""
+        paths = [tuple(sample.segment.tokens[: self.cost(sample)]) for sample in samples]
+        if 0 < sum(map(len, paths)) <= budget:
+            return [list(range(len(paths)))]
+        return cut(paths, budget)
+
+    def _sampling(self) -> Sampling:
+        return Sampling(self.generator, self.temperature, self.top_p, self.greedy, self.streams)

@@ -1,0 +1,326 @@
+"""vLLM draws the acts: what both ways of running it share, and vLLM in this process.
+
+    engine="vllm"          vLLM in the trainer's process, on the same GPU (this file)
+    engine="vllm-server"   a running `vllm serve`, over HTTP (`vllm_server`)
+
+Both keep each slot's token ids themselves and send the whole context every round; vLLM's prefix cache holds what was
+computed of it, and what several slots share. Ids come back exactly as they were sampled, and an act is cut after the
+first id that closes it. A request names every field of the sampling distribution: vLLM would otherwise take top_k,
+top_p and a repetition penalty from the model's generation_config.json, and the tokens would come from another
+distribution than the one that is trained.
+
+Log-probabilities: with `logprobs_mode="processed_logprobs"` vLLM gives those of the tempered distribution, its default
+gives those before the temperature. With top_p < 1 the processed ones are of the cut distribution, and greedy ones are
+taken at temperature 1: both are for evaluation, where nobody reads them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from searchgym.errors import ConfigError, MissingExtraError
+
+from .engine import Ending, EngineStats, Generation, Sampling
+
+__all__ = ["Request", "Sampled", "VLLMEngine", "VLLMSlots", "write_weights"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One act to be drawn: the whole context before it, and vLLM's sampling fields."""
+
+    context: list[int]
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What vLLM drew: ids and log-probabilities, and whether it stopped for a reason other than the limit."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    stopped: bool
+
+
+class VLLMSlots:
+    """The part of `GenerationEngine` that does not depend on where vLLM runs.
+
+    Attributes:
+        stop_ids, closes, stop_strings: what ends an act; see `GenerationEngine`. vLLM stops by `stop_strings`, the act
+            is cut by `stop_ids` and `closes`.
+        tempered: whether the log-probabilities that come back are those of the tempered distribution.
+    """
+
+    def __init__(self, max_new_tokens: int, max_context: int) -> None:
+        if max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens is {max_new_tokens!r}: give a positive number")
+        if max_context < 2:
+            raise ConfigError(f"max_context is {max_context!r}: give 2 or more")
+        self.max_new_tokens = max_new_tokens
+        self.max_context = max_context
+        self.stop_ids: Collection[int] = frozenset()
+        self.closes: Callable[[Sequence[int]], bool] | None = None
+        self.stop_strings: tuple[str, ...] = ()
+        self.stats = EngineStats()
+        self.tempered = True
+        self._contexts: dict[int, list[int]] = {}
+
+    def clear(self) -> None:
+        """Forget all slots."""
+        self._contexts.clear()
+
+    def begin(self, slots: Iterable[int]) -> None:
+        """Start empty contexts in these slots."""
+        self._contexts.update((slot, []) for slot in slots)
+
+    def started(self, slot: int) -> bool:
+        """Whether the slot was fed anything since it was begun."""
+        return bool(self._context(slot))
+
+    def context(self, slot: int) -> list[int]:
+        """All tokens of a slot so far, fed and sampled."""
+        return list(self._context(slot))
+
+    def fork(self, source: int, target: int) -> None:
+        """Copy the context of slot `source` to slot `target`; vLLM finds its keys and values in the prefix cache."""
+        self._contexts[target] = list(self._context(source))
+
+    def release(self) -> None:
+        """Rollouts are over: memory may be given back until the next `generate`."""
+
+    def generate(
+        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[Generation]:
+        """Feed one prompt to each slot and sample one act after it.
+
+        An act that vLLM did not give, for whatever reason, ends with `Ending.FAILED`; the slot is then as before.
+
+        Raises:
+            ConfigError: a slot that was not begun or appears twice, an empty first prompt, or a temperature for which
+                this vLLM cannot give log-probabilities.
+        """
+        if len(set(slots)) < len(slots):
+            raise ConfigError(f"slots {list(slots)} name one twice: give each slot once per call")
+        if sampling.temperature != 1 and not sampling.greedy and not self.tempered:
+            raise ConfigError(
+                f"temperature is {sampling.temperature:g}, and this vLLM gives log-probabilities from before the "
+                "temperature: start it with --logprobs-mode processed_logprobs (vLLM >= 0.10.2), or sample at "
+                "temperature 1"
+            )
+        generations: list[Generation] = []
+        asked: list[tuple[int, Generation, Request]] = []
+        for slot, prompt in zip(slots, prompts, strict=True):
+            context = [*self._context(slot), *prompt]
+            if not context:
+                raise ConfigError(f"slot {slot} has no context and an empty prompt: feed it a token first")
+            if len(context) >= self.max_context:
+                generations.append(Generation([], ending=Ending.CONTEXT_LIMIT))
+                continue
+            generations.append(Generation(list(prompt)))
+            seed = _seed(slot, sampling)
+            asked.append((slot, generations[-1], Request(context, self._fields(context, sampling, seed))))
+        if asked:
+            start = time.perf_counter()
+            # Contexts that begin alike stand together: vLLM computes what they share once.
+            asked.sort(key=lambda one: one[2].context)
+            drawn = self._draw([request for _, _, request in asked])
+            for (slot, generation, request), sampled in zip(asked, drawn, strict=True):
+                self._take(slot, generation, request, sampled)
+            self.stats.decode_seconds += time.perf_counter() - start
+        return generations
+
+    def _draw(self, requests: list[Request]) -> list[Sampled | None]:
+        """Have vLLM draw these acts; None for one that failed."""
+        raise NotImplementedError
+
+    def _context(self, slot: int) -> list[int]:
+        try:
+            return self._contexts[slot]
+        except KeyError:
+            raise ConfigError(f"slot {slot!r} has no episode: call begin([{slot!r}]) first") from None
+
+    def _fields(self, context: list[int], sampling: Sampling, seed: int) -> dict[str, Any]:
+        """The fields of `vllm.SamplingParams`, which its completions endpoint takes under the same names."""
+        return {
+            "temperature": 0.0 if sampling.greedy else sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "seed": seed,
+            "max_tokens": min(self.max_new_tokens, self.max_context - len(context)),
+            "stop_token_ids": sorted(self.stop_ids),
+            "stop": list(self.stop_strings),
+            "include_stop_str_in_output": True,
+            "skip_special_tokens": False,
+            "logprobs": 0,  # of the sampled token alone
+        }
+
+    def _take(self, slot: int, generation: Generation, request: Request, sampled: Sampled | None) -> None:
+        """Cut an act after the id that closes it, and let it enter the slot's context."""
+        if sampled is None:
+            generation.prompt_ids, generation.ending = [], Ending.FAILED
+            return
+        closed = False
+        for token, logprob in zip(sampled.token_ids, sampled.logprobs, strict=True):
+            generation.token_ids.append(token)
+            generation.logprobs.append(logprob)
+            if token in self.stop_ids or (self.closes is not None and self.closes(generation.token_ids)):
+                closed = True
+                break
+        whole = self._contexts[slot] = [*request.context, *generation.token_ids]
+        if closed or sampled.stopped:
+            generation.ending = Ending.CLOSED
+        elif len(whole) >= self.max_context:
+            generation.ending = Ending.CONTEXT_LIMIT
+        self.stats.prompt_tokens += len(generation.prompt_ids)
+        self.stats.sampled_tokens += len(generation.token_ids)
+
+
+class VLLMEngine(VLLMSlots):
+    """vLLM in this process, on the trainer's GPU.
+
+    The engine core runs in this process too (`VLLM_ENABLE_V1_MULTIPROCESSING=0`), so that weights are handed over
+    without a copy through another process. One GPU; on several GPUs every data-parallel process has its own.
+
+    Args:
+        model: directory or hub id.
+        max_new_tokens, max_context: limits of one act and of one episode, in tokens.
+        dtype: "float32" or "bfloat16".
+        seed: of vLLM's own generators; the acts draw from the agent's.
+        lora_rank: the adapter's rank; None where all weights are trained.
+        gpu_memory_utilization: share of the GPU's memory that vLLM may take for weights and cache.
+        sleep: between the rollouts give the GPU's memory back: weights move to the host, the cache is dropped.
+        **options: anything else that `vllm.LLM` takes.
+
+    Raises:
+        MissingExtraError: vLLM is not installed.
+        ConfigError: an option that is set here.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        max_new_tokens: int,
+        max_context: int,
+        dtype: str = "bfloat16",
+        seed: int = 0,
+        lora_rank: int | None = None,
+        gpu_memory_utilization: float = 0.4,
+        sleep: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(max_new_tokens, max_context)
+        ours = {
+            "model": model,
+            "dtype": dtype,
+            "seed": seed,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "enable_sleep_mode": sleep,
+            "max_model_len": max_context,
+            "logprobs_mode": "processed_logprobs",
+            "enable_prefix_caching": True,
+            "generation_config": "vllm",
+        }
+        if lora_rank is not None:
+            ours |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(lora_rank)}
+        taken = sorted({*ours, "tensor_parallel_size"} & set(options))
+        if taken:
+            raise ConfigError(f"engine 'vllm': {taken[0]} is not an option: searchgym sets it")
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        try:
+            self._vllm = importlib.import_module("vllm")
+            self._lora = importlib.import_module("vllm.lora.request")
+        except ModuleNotFoundError as missing:
+            raise MissingExtraError("engine 'vllm'", missing.name or "vllm", "vllm") from missing
+        self._llm = self._vllm.LLM(**ours, **options)
+        self._sleeps, self._asleep = sleep, False
+        self._adapter: Any = None
+        self._adapters = 0
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def sync(self, model: Any, version: int) -> None:
+        """Sample from these weights from now on.
+
+        An adapter is written to a temporary directory that vLLM reads; all weights are handed over in memory.
+        """
+        self._wake()
+        if not hasattr(model, "peft_config"):
+            weights = {"weights_iterator": iter(model.state_dict().items())}
+            self._llm.collective_rpc("reload_weights", kwargs=weights)
+            self._llm.reset_prefix_cache()
+            return
+        folder = tempfile.TemporaryDirectory(prefix="searchgym-adapter-")
+        write_weights(model, Path(folder.name))
+        before, self._adapters = self._adapter, self._adapters + 1
+        # Another name and number: cached keys and values of the adapter before are not this one's.
+        self._adapter = self._lora.LoRARequest(f"searchgym-{version}", self._adapters, folder.name)
+        if before is not None:
+            self._llm.llm_engine.remove_lora(before.lora_int_id)
+        self._folder = folder  # the directory before is removed here; vLLM may read this one again
+
+    def release(self) -> None:
+        """See `GenerationEngine`; with `sleep`, the GPU's memory is given back."""
+        if self._sleeps and not self._asleep:
+            self._llm.sleep(level=1)
+            self._asleep = True
+
+    def _wake(self) -> None:
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
+
+    def _draw(self, requests: list[Request]) -> list[Sampled | None]:
+        self._wake()
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": request.context} for request in requests],
+            [self._vllm.SamplingParams(**request.fields) for request in requests],
+            lora_request=self._adapter,
+            use_tqdm=False,
+        )
+        return [self._sampled(output) for output in outputs]
+
+    def _sampled(self, output: Any) -> Sampled | None:
+        act = output.outputs[0]
+        if act.finish_reason not in ("stop", "length"):
+            return None
+        cached = output.num_cached_tokens or 0
+        self.stats.copied_tokens += cached
+        self.stats.prefilled_tokens += len(output.prompt_token_ids) - cached
+        ids = [int(token) for token in act.token_ids]
+        logprobs = [float(position[token].logprob) for token, position in zip(ids, act.logprobs, strict=True)]
+        return Sampled(ids, logprobs, act.finish_reason == "stop")
+
+
+def write_weights(model: Any, directory: Path) -> None:
+    """Write an adapter, or all weights, as vLLM reads them (safetensors; nothing is pickled)."""
+    model.save_pretrained(str(directory), safe_serialization=True)
+
+
+def _seed(slot: int, sampling: Sampling) -> int:
+    """The seed of one act: from the slot's own stream, where it has one, else from the agent's generator."""
+    if sampling.streams is not None:
+        return sampling.streams.seeds([slot])[0]
+    generator = sampling.generator
+    return int(torch.randint(2**62, (), generator=generator, device=generator.device))
+
+
+def _lora_rank(rank: int) -> int:
+    """vLLM takes some ranks only; a smaller adapter fits."""
+    allowed = (8, 16, 32, 64, 128, 256, 320, 512)
+    for size in allowed:
+        if rank <= size:
+            return size
+    raise ConfigError(f"lora rank is {rank}: vLLM takes at most {allowed[-1]}")

@@ -1,0 +1,111 @@
+"""The planner agent as a policy: one of its parts learns, or one policy that plays both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from searchgym.agent import Setting, Turn
+from searchgym.errors import ConfigError
+
+from ..policy import Policy, Sample, TokenOutputs
+from .agent import PlannerAgent
+
+__all__ = ["PlannerPolicy"]
+
+_ROLES = ("planner", "answerer")
+
+
+class PlannerPolicy(Policy):
+    """Trains a part of a `PlannerAgent`. Only the trained part's tokens are recorded: the other belongs to the world it
+    acts in, as the frozen generator does in s3 (arXiv 2505.14146).
+
+    Args:
+        agent: its parts.
+        train: "planner" or "answerer"; None: the one that is a policy.
+
+    Attributes:
+        policy: what is trained. Its weights and random generator are shared, its sampling settings follow this object's.
+
+    Raises:
+        ConfigError: that part is no policy.
+    """
+
+    def __init__(self, agent: PlannerAgent, train: str | None = None) -> None:
+        if train not in (None, *_ROLES):
+            raise ConfigError(f"train is {train!r}: give planner or answerer")
+        parts = agent.parts if train is None else (agent.planner if train == "planner" else agent.answerer,)
+        policies = [part for part in parts if isinstance(part, Policy)]
+        if len(policies) != 1:
+            raise ConfigError(
+                f"no part of {agent.name} can be trained: {', '.join(part.name for part in parts)} has no weights here"
+                if not policies
+                else f"both parts of {agent.name} can be trained: choose with train=planner or train=answerer"
+            )
+        (self.policy,) = policies
+        self.agent = agent
+        agent.recorded = (self.policy,)
+        self.name, self.needs_gold = agent.name, agent.needs_gold
+        self.module, self.generator = self.policy.module, self.policy.generator
+        self.version, self.greedy = self.policy.version, self.policy.greedy
+        self.temperature, self.top_p = self.policy.temperature, self.policy.top_p
+
+    def bind(self, setting: Setting) -> None:
+        super().bind(setting)
+        self.agent.bind(setting)
+
+    def begin(self, slots: Sequence[int]) -> None:
+        self.agent.begin(slots)
+
+    def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        self.agent.seed(slots, seeds)
+
+    def fork(self, source: int, target: int) -> None:
+        self.agent.fork(source, target)
+
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> list[str | Turn]:
+        for name in ("version", "temperature", "top_p", "greedy"):
+            setattr(self.policy, name, getattr(self, name))
+        turns = self.agent.act(slots, observations, infos)
+        for turn in chain.from_iterable((*t.earlier, t) for t in turns if isinstance(t, Turn)):
+            if turn.new_segment and turn.token_ids and not turn.prompt_ids:
+                raise ConfigError(
+                    f"agent {self.policy.name!r} cannot be trained as an answerer: its tokens stand on the episode's texts, "
+                    "which do not hold what an answerer is shown; let it be the planner, or set train=planner"
+                )
+        return turns
+
+    def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
+        return self.policy.evaluate_tokens(samples)
+
+    def freeze_reference(self) -> Callable[[], AbstractContextManager[None]]:
+        return self.policy.freeze_reference()
+
+    def shardable(self) -> nn.Module | None:
+        return self.policy.shardable()
+
+    def costs(self) -> dict[str, float]:
+        return self.agent.costs()
+
+    def cost(self, sample: Sample) -> int:
+        return self.policy.cost(sample)
+
+    def cut(self, samples: Sequence[Sample], budget: int) -> list[list[int]]:
+        return self.policy.cut(samples, budget)
+
+    def save(self, directory: Path) -> None:
+        """The trained part's weights, as it saves them itself."""
+        self.policy.save(directory)
+
+    def load_weights(self, directory: Path) -> None:
+        self.policy.load_weights(directory)
+
+    def describe(self) -> dict[str, Any]:
+        return {"agent": self.name, "trained": self.policy.describe()}

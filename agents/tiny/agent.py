@@ -1,0 +1,270 @@
+"""The tiny language model as an agent: tokens in, tokens out, trainable on two cores.
+
+It speaks the tags dialect, which it learned from demonstrations (see docs/agents/warmup.md), so it does not
+read the system prompt. A context is: the start token, the question, then in turn a sampled act and the
+observation that answered it. With `history` it is built again for every round, of the question and the last of these
+pairs; each round then is a segment of its own (the setting of GiGPO's authors, arXiv 2505.10978).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import os
+import re
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen3ForCausalLM
+
+from searchgym.agent import Setting, Turn
+from searchgym.dialects import TagsDialect
+from searchgym.episode import Episode, Segment, StopReason
+from searchgym.errors import CheckpointError, ConfigError
+
+from ..lm.engine import Ending, Engine
+from ..lm.forward import EvaluationStats
+from ..lm.network import DecoderNetwork
+from ..lm.token_policy import TokenPolicy
+from .model import TinyConfig, build_model, load_model, load_weights, read_config, save_model
+from .tokenizer import Tokenizer
+
+__all__ = ["TOKENIZER_FILE", "TinyAgent", "prompt_ids"]
+
+TOKENIZER_FILE = "tokenizer.json"
+
+_ACT_TAG = re.compile(r"<(?=/?(?:think|search|answer|feedback)>)")
+_ANY_TAG = re.compile(r"<(?=/?(?:think|search|answer|feedback|information)>)")
+
+
+def prompt_ids(tokenizer: Tokenizer, observation: str, *, first: bool) -> list[int]:
+    """The tokens an observation becomes; demonstrations are built with the same function.
+
+    A tag is one token and means an act, so a tag that the agent did not sample itself must not become one:
+    it loses its form, as the dialect does to tags inside passages ("< search>"). Only the environment's own
+    `<information>` around an observation stays.
+
+    Args:
+        tokenizer: the agent's.
+        observation: the question (`first`) or what answered an act.
+        first: start of an episode.
+    """
+    if first:
+        return [tokenizer.bos_id, *tokenizer.encode(_ANY_TAG.sub("< ", observation))]
+    return tokenizer.encode(_ACT_TAG.sub("< ", observation))
+
+
+class TinyAgent(TokenPolicy):
+    """A causal language model of the Qwen3 architecture with under a million weights.
+
+    Args:
+        checkpoint: a directory written by `save` or `searchgym warmup`; None loads the packaged warm start.
+        seed: seeds the sampling.
+        temperature, top_p, greedy: see `Policy`.
+        max_new_tokens: longest act; a longer one is sent as far as it got (the environment calls it invalid).
+        max_context: longest episode in tokens; beyond it the episode ends with `StopReason.TOKEN_BUDGET`.
+            None: as many as the model has positions.
+        history: how many rounds (act and observation) a context goes back; None: all, in one growing context.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+        ConfigError: an option that cannot be used.
+    """
+
+    name = "tiny"
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        greedy: bool = False,
+        max_new_tokens: int = 48,
+        max_context: int | None = None,
+        history: int | None = None,
+    ) -> None:
+        directory = _packaged_warm_start() if checkpoint is None else Path(checkpoint)
+        model, config = load_model(directory)
+        tokenizer = Tokenizer.load(directory / TOKENIZER_FILE)
+        if tokenizer.size != config.vocab_size:
+            raise CheckpointError(
+                f"{directory}: the tokenizer has {tokenizer.size} ids, the model {config.vocab_size}: "
+                "they are not of one checkpoint"
+            )
+        self._set_up(model, config, tokenizer, seed, max_new_tokens, max_context, history)
+        self.temperature, self.top_p, self.greedy = temperature, top_p, greedy
+        self._sampling()
+
+    @classmethod
+    def random(
+        cls,
+        config: TinyConfig,
+        tokenizer: Tokenizer,
+        seed: int = 0,
+        *,
+        max_new_tokens: int = 48,
+        max_context: int | None = None,
+        history: int | None = None,
+    ) -> TinyAgent:
+        """An agent with random weights, for tests and for training from nothing."""
+        if tokenizer.size != config.vocab_size:
+            raise ConfigError(f"vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.size} ids")
+        agent = cls.__new__(cls)
+        model = build_model(config, seed)
+        agent._set_up(model, config, tokenizer, seed, max_new_tokens, max_context, history)
+        return agent
+
+    def _set_up(
+        self,
+        model: Qwen3ForCausalLM,
+        config: TinyConfig,
+        tokenizer: Tokenizer,
+        seed: int,
+        max_new_tokens: int,
+        max_context: int | None,
+        history: int | None,
+    ) -> None:
+        if history is not None and history < 1:
+            raise ConfigError(f"history is {history!r}: give 1 or more, or leave it out for all rounds")
+        self.history = history
+        self._texts: dict[
+            int, list[list[int]]
+        ] = {}  # with `history`: question, act, observation, act, … as tokens
+        self.module = self.model = model
+        self.config = config
+        self.tokenizer = tokenizer
+        self.generator = torch.Generator().manual_seed(seed)
+        self.network = DecoderNetwork(model, whole_logits=True)
+        self.engine = Engine(
+            self.network,
+            [tokenizer.token_id(tag) for tag in TagsDialect.stop_strings],
+            max_new_tokens=max_new_tokens,
+            max_context=config.max_positions if max_context is None else max_context,
+        )
+        self.evaluation = EvaluationStats()
+
+    def bind(self, setting: Setting) -> None:
+        """Accept the environment's setting and forget all slots.
+
+        Raises:
+            ConfigError: the environment speaks another dialect than tags.
+        """
+        if setting.dialect.name != TagsDialect.name:
+            raise ConfigError(
+                f"the tiny agent speaks the 'tags' dialect only, the environment {setting.dialect.name!r}: "
+                "make it with dialect='tags'"
+            )
+        super().bind(setting)
+        self.engine.clear()
+        self._texts.clear()
+
+    def begin(self, slots: Sequence[int]) -> None:
+        self.engine.begin(slots)
+        self._texts.update((slot, []) for slot in slots)
+
+    def fork(self, source: int, target: int) -> None:
+        self.engine.fork(source, target)
+        if self.streams is not None:
+            self.streams.fork(source, target)
+        self._texts[target] = list(self._texts[source])
+
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> list[str | Turn]:
+        encoded: dict[tuple[str, bool], list[int]] = {}
+        prompts = []
+        for slot, observation in zip(slots, observations, strict=True):
+            first = not self.engine.started(slot)
+            if (observation, first) not in encoded:
+                encoded[observation, first] = prompt_ids(self.tokenizer, observation, first=first)
+            prompts.append(encoded[observation, first])
+        if self.history is not None:
+            for i, slot in enumerate(slots):
+                question, *rounds = texts = [*self._texts[slot], prompts[i]]
+                prompts[i] = list(chain(question, *rounds[-2 * self.history :]))
+                self._texts[slot] = texts
+            self.engine.begin(slots)
+        generations = self.engine.generate(slots, prompts, self._sampling())
+        if self.history is not None:
+            for slot, generation in zip(slots, generations, strict=True):
+                self._texts[slot].append(generation.token_ids)
+        return [
+            Turn(
+                text=self.tokenizer.decode(generation.token_ids),
+                prompt_ids=generation.prompt_ids,
+                token_ids=generation.token_ids,
+                logprobs=generation.logprobs,
+                new_segment=self.history is not None,
+                stop=StopReason.TOKEN_BUDGET if generation.ending is Ending.CONTEXT_LIMIT else None,
+                policy_version=self.version,
+                temperature=self.temperature,
+                top_p=self.top_p,
+            )
+            for generation in generations
+        ]
+
+    def encode(self, episode: Episode) -> list[Segment]:
+        """See `Policy`. What goes beyond `max_context` is left out."""
+        texts = [
+            prompt_ids(self.tokenizer, episode.question, first=True)
+        ]  # question, act, observation, act, …
+        segments = [Segment()]
+        for index, round_ in enumerate(episode.rounds):
+            act = self.tokenizer.encode(round_.text)
+            prompt = texts[-1]
+            if self.history is not None:
+                question, *rounds = texts
+                prompt = list(chain(question, *rounds[-2 * self.history :]))
+                if index:
+                    segments.append(Segment())
+            segment = segments[-1]
+            if len(segment.tokens) + len(prompt) + len(act) > self.engine.max_context:
+                break
+            segment.tokens += [*prompt, *act]
+            segment.mask += [0] * len(prompt) + [1] * len(act)
+            segment.logprobs += [0.0] * (len(prompt) + len(act))
+            segment.rounds += [index] * (len(prompt) + len(act))
+            texts += [act, prompt_ids(self.tokenizer, round_.observation, first=False)]
+        return [segment for segment in segments if segment.tokens]
+
+    def save(self, directory: Path) -> None:
+        save_model(self.model, self.config, directory)
+        self.tokenizer.save(Path(directory) / TOKENIZER_FILE)
+
+    def load_weights(self, directory: Path) -> None:
+        config = read_config(directory)
+        if config.to_json() != self.config.to_json():
+            different = [k for k, v in self.config.to_json().items() if config.to_json()[k] != v]
+            raise CheckpointError(
+                f"{directory} holds another architecture: it differs in {', '.join(different)}"
+            )
+        if Tokenizer.load(Path(directory) / TOKENIZER_FILE) != self.tokenizer:
+            raise CheckpointError(f"{directory} holds another tokenizer: its token ids mean other words")
+        load_weights(self.model, self.config, directory)
+
+    def describe(self) -> dict[str, Any]:
+        vocabulary = json.dumps(self.tokenizer.to_json(), sort_keys=True).encode()
+        return {
+            "agent": self.name,
+            "model": self.config.to_json(),
+            "weights": sum(p.numel() for p in self.model.parameters()),
+            "tokenizer": hashlib.sha256(vocabulary).hexdigest(),
+            "max_new_tokens": self.engine.max_new_tokens,
+            "max_context": self.engine.max_context,
+            "history": self.history,
+        }
+
+
+def _packaged_warm_start() -> Path:
+    directory = Path(str(importlib.resources.files("searchgym.agents.tiny") / "data"))
+    if not directory.is_dir():
+        raise CheckpointError(
+            "this installation has no warm start for the tiny agent: make one with `searchgym warmup` and give "
+            "its directory as `checkpoint`"
+        )
+    return directory

@@ -1,0 +1,301 @@
+"""How the packaged warm start of the tiny language model is made, and can be made again.
+
+Four phases, each ending in the next, in one run of AdamW: repeated names, lookup drills, perfect
+demonstrations, demonstrations with bad habits (see `demos`). The loss is cross-entropy on the tokens that an
+agent would write, nowhere else. Learning rate: linear warm-up, then linear decay to zero.
+
+The first three phases teach copying, which reinforcement learning cannot; the last makes the choices bad, which
+reinforcement learning can mend.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from searchgym.errors import ConfigError, TrainingError
+
+from .agent import TOKENIZER_FILE
+from .demos import (
+    Demo,
+    Habits,
+    Library,
+    Renaming,
+    build_tokenizer,
+    demonstrate,
+    encode_parts,
+    lookup_drill,
+    name_list,
+)
+from .model import TinyConfig, build_model, save_model
+from .tokenizer import Tokenizer
+
+__all__ = ["PHASES", "Progress", "WarmupConfig", "warm_up"]
+
+PHASES = ("names", "lookups", "episodes", "habits")
+_POOL = 8  # batches are cut from so many times their size in demonstrations, sorted by length
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupConfig:
+    """Everything that decides the outcome, besides the versions of torch and of the worlds.
+
+    Attributes:
+        seed: of weights and demonstrations.
+        steps: optimizer steps of each phase, in the order of `PHASES`.
+        worlds: demonstrations come from the worlds of seeds 1000 .. 1000 + worlds - 1.
+        questions: questions per world.
+        batch_tokens: tokens per optimizer step, padding included.
+        learning_rate: the peak. warmup_steps: until it is reached.
+        final_rate: learning rate at the end, relative to the peak.
+        width, layers, heads, head_dim, mlp_ratio, max_positions, rope_theta, init_std: the model's shape.
+        attention_gain: initial weight of the query and key norms: sharper attention from the start.
+        habits: flaws of the last phase.
+    """
+
+    seed: int = 0
+    steps: tuple[int, ...] = (300, 3_500, 3_000, 1_500)
+    worlds: int = 8
+    questions: int = 2_000
+    batch_tokens: int = 3_072
+    learning_rate: float = 2.5e-3
+    warmup_steps: int = 100
+    final_rate: float = 0.05
+    width: int = 64
+    layers: int = 3
+    heads: int = 4
+    head_dim: int = 16
+    mlp_ratio: float = 2.0
+    max_positions: int = 1024
+    rope_theta: float = 100_000.0
+    init_std: float = 0.08
+    attention_gain: float = 1.8
+    habits: Habits = Habits(rate=0.8, homonym=0.65, feedback=0.12, mishap=0.03)  # noqa: RUF009  (frozen)
+
+    def __post_init__(self) -> None:
+        if len(self.steps) != len(PHASES) or min(self.steps) < 0 or not sum(self.steps):
+            raise ConfigError(
+                f"steps is {self.steps!r}: give {len(PHASES)} numbers, one per phase ({PHASES})"
+            )
+        if self.worlds < 1:
+            raise ConfigError(f"worlds is {self.worlds!r}: demonstrations need at least one")
+
+    def shortened(self, steps: int) -> WarmupConfig:
+        """The same schedule in about so many steps (a trial run, not a usable model)."""
+        total = sum(self.steps)
+        short = tuple(max(1, round(s * steps / total)) for s in self.steps)
+        return replace(self, steps=short, warmup_steps=max(1, self.warmup_steps * steps // total))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What `warm_up` reports: step of total, phase, and means since the last report.
+
+    Attributes:
+        loss: cross-entropy per learned token, in nats.
+        token_accuracy: part of the learned tokens whose most likely prediction is right.
+        exact: part of the sequences with all of them right.
+    """
+
+    step: int
+    total: int
+    phase: str
+    loss: float
+    token_accuracy: float
+    exact: float
+    seconds: float
+
+
+def warm_up(
+    out: Path,
+    config: WarmupConfig = WarmupConfig(),
+    *,
+    device: str = "cpu",
+    report: Callable[[Progress], None] | None = None,
+    report_every: int = 100,
+    opened: Callable[[int], None] | None = None,
+) -> list[Progress]:
+    """Train a warm start and write it.
+
+    Args:
+        out: directory to write model.safetensors, config.json, tokenizer.json and warmup.json to. Nothing in it
+            changes before training is finished.
+        config: see `WarmupConfig`.
+        device: "cpu" or "cuda".
+        report: called every `report_every` steps.
+        opened: called with the number of worlds opened so far.
+
+    Returns:
+        All reports.
+
+    Raises:
+        ConfigError: an unusable device or output directory; nothing was trained.
+        TrainingError: the loss is not finite; nothing was written.
+    """
+    _check(out, device)
+    tokenizer = build_tokenizer()
+    shape = TinyConfig(
+        vocab_size=tokenizer.size,
+        width=config.width,
+        layers=config.layers,
+        heads=config.heads,
+        kv_heads=config.heads,
+        head_dim=config.head_dim,
+        mlp_ratio=config.mlp_ratio,
+        max_positions=config.max_positions,
+        rope_theta=config.rope_theta,
+        init_std=config.init_std,
+    )
+    model: Any = build_model(shape, config.seed)  # typed loosely, as transformers types its own
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("q_norm.weight", "k_norm.weight")):
+                weight.fill_(config.attention_gain)
+    model.to(device).train()
+    renaming = Renaming(tokenizer)
+    libraries = []
+    for i in range(config.worlds):
+        libraries.append(Library(1000 + i, questions=config.questions))
+        if opened is not None:
+            opened(i + 1)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
+    )
+    total = sum(config.steps)
+    reports: list[Progress] = []
+    sums, since, started = torch.zeros(3, device=device), 0, time.perf_counter()
+    step = 0
+    for phase, steps in zip(PHASES, config.steps, strict=True):
+        draw = random.Random(f"{config.seed}/{phase}")
+        make = partial(make_demo, phase, config, libraries, draw, tokenizer, renaming)
+        feed = batches(make, config, draw)
+        for _ in range(steps):
+            rate = min(1.0, (step + 1) / max(1, config.warmup_steps))
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * rate * max(config.final_rate, 1 - step / total)
+            sums += _train_step(model, optimizer, next(feed), tokenizer.pad_id, device)
+            step, since = step + 1, since + 1
+            if since == report_every or step == total:
+                loss, accuracy, exact = (sums / since).tolist()
+                if not loss < float("inf"):
+                    raise TrainingError(
+                        f"the loss is {loss} at step {step}: try a lower learning rate; nothing was written"
+                    )
+                reports.append(
+                    Progress(step, total, phase, loss, accuracy, exact, time.perf_counter() - started)
+                )
+                sums, since = torch.zeros(3, device=device), 0
+                if report is not None:
+                    report(reports[-1])
+    model.cpu().eval()
+    _write(out, lambda folder: _save(folder, model, shape, tokenizer, config))
+    return reports
+
+
+def make_demo(
+    phase: str,
+    config: WarmupConfig,
+    libraries: Sequence[Library],
+    draw: random.Random,
+    tokenizer: Tokenizer,
+    renaming: Renaming,
+) -> Demo:
+    """One training sequence of a phase, with names of its own."""
+    library = draw.choice(libraries)
+    if phase == "names":
+        return renaming.apply(name_list(library, draw, tokenizer), draw)
+    if phase == "lookups":
+        return renaming.apply(lookup_drill(library, draw, tokenizer), draw)
+    habits = config.habits if phase == "habits" else Habits(feedback=0.02, mishap=0.03)
+    question = draw.choice(library.questions)
+    parts = demonstrate(question, library.search, draw, habits)
+    return renaming.apply(encode_parts(tokenizer, parts), draw)
+
+
+def batches(make: Callable[[], Demo], config: WarmupConfig, draw: random.Random) -> Iterator[list[Demo]]:
+    """Batches of similar lengths, each of about `batch_tokens` tokens with padding, in random order, forever."""
+    while True:
+        pool: list[Demo] = []
+        tokens = 0
+        while tokens < _POOL * config.batch_tokens:
+            demo = make()
+            if len(demo.tokens) <= config.max_positions:
+                pool.append(demo)
+                tokens += len(demo.tokens)
+        pool.sort(key=lambda demo: len(demo.tokens))
+        cut: list[list[Demo]] = [[]]
+        for demo in pool:
+            if (len(cut[-1]) + 1) * len(demo.tokens) > config.batch_tokens and cut[-1]:
+                cut.append([])
+            cut[-1].append(demo)
+        draw.shuffle(cut)
+        yield from cut
+
+
+def _train_step(
+    model: Any, optimizer: torch.optim.Optimizer, batch: list[Demo], pad: int, device: str
+) -> Tensor:
+    """One update; gives loss, token accuracy and share of exact sequences as a tensor."""
+    longest = max(len(demo.tokens) for demo in batch)
+    ids_BT = torch.tensor([demo.tokens + [pad] * (longest - len(demo.tokens)) for demo in batch]).to(device)
+    mask_BT = torch.tensor([demo.mask + [0] * (longest - len(demo.mask)) for demo in batch]).to(device)
+    learned_BT = mask_BT[:, 1:].bool()
+    # Padding is on the right, so the causal mask alone keeps it out of every learned token's context.
+    hidden_NW = model.model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, :-1][learned_BT]
+    logits_NV = model.lm_head(hidden_NW)
+    target_N = ids_BT[:, 1:][learned_BT]
+    loss = nn.functional.cross_entropy(logits_NV, target_N)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        right_N = (logits_NV.argmax(-1) == target_N).float()
+        row_N = learned_BT.nonzero()[:, 0]
+        exact_B = torch.ones(len(batch), device=right_N.device).scatter_reduce(0, row_N, right_N, "amin")
+        return torch.stack([loss.detach(), right_N.mean(), exact_B.mean()])
+
+
+def _check(out: Path, device: str) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"cannot write a warm start to {out}: it is a file, give a directory")
+    if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
+        raise ConfigError(f"device {device!r} is not available here: use 'cpu'")
+
+
+def _save(
+    folder: Path,
+    model: Any,
+    shape: TinyConfig,
+    tokenizer: Tokenizer,
+    config: WarmupConfig,
+) -> None:
+    save_model(model, shape, folder)
+    tokenizer.save(folder / TOKENIZER_FILE)
+    made = {"config": asdict(config), "torch": torch.__version__}
+    (folder / "warmup.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+
+
+def _write(out: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a directory beside `out`, then move its files in: an interrupted run leaves `out` as it was."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    try:
+        fill(work)
+        out.mkdir(exist_ok=True)
+        for file in sorted(work.iterdir()):
+            os.replace(file, out / file.name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,355 @@
+"""Embedded BM25: the default retriever. No server, no Java; one directory of memory-mapped files.
+
+Score of passage d for query q (Robertson & Zaragoza 2009, as Lucene computes it; tf counts term t in d):
+
+    score(q, d) = sum over t in q of  ln(1 + (N - df_t + 0.5) / (df_t + 0.5))
+                                      * tf(t, d) / (tf(t, d) + k1 * (1 - b + b * |d| / avgdl))
+
+As in Lucene, |d| is rounded down to one of 256 lengths (exact up to 40 words); a word counts at most 255 times in a
+passage. What is promised beyond the formula:
+
+1. Hits come by falling score, equal scores by id, and this holds across the cut at k too.
+2. A passage without any word of the query is not a hit, so there may be fewer than k.
+3. A query is searched alone or in any batch with the same result, byte for byte, and by numpy or compiled by numba
+   with the same result too: both sum the terms in the same order.
+
+The table is written by `build`; `compiled` is the search for large corpora, brought in by `loader`.
+The library bm25s, on which this began, is a reference in the tests: it needs all postings in memory to build (4.4 GB
+for a million passages), reads all postings of every query word, and leaves equal scores in arbitrary order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import tempfile
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchgym.errors import ConfigError
+from searchgym.question import Corpus, Passage
+from searchgym.retriever import Hit, SearchResult
+
+from ..indexing.arguments import check_k, check_queries
+from ..indexing.backend import Estimate, IndexBackend, Progress, open_index, quiet
+from ..indexing.cache import digest
+from . import loader
+from .analyzer import TOKENIZER, stem, words
+from .build import MOST, build_table, estimate_table, parts_table
+
+__all__ = ["BM25", "BM25_BACKEND", "MAX_QUERY_TERMS", "open_bm25"]
+
+MAX_QUERY_TERMS = 1024
+"""Distinct known words of a query that are used, the first ones (Lucene's clause limit): bounds the work."""
+
+_FORMAT = 2
+# What is kept at hand; a table that is full starts afresh.
+_KNOWN_WORDS = 100_000
+_KNOWN_PASSAGES = 50_000  # a corpus may compute or decode a passage each time it is asked
+_KNOWN_SCORES = 4_000_000  # scores of (word, passage) pairs that numpy's search computed, 12 bytes each
+_COMPILED_FROM = 50_000  # passages from which numba is worth its start
+
+
+class _Table(NamedTuple):
+    """What `bm25_build.build_table` wrote. Term t owns `starts[t]:starts[t + 1]` of positions and counts."""
+
+    positions: NDArray[np.int32]
+    counts: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    most: NDArray[np.float64]
+    lengths: NDArray[np.uint8]
+    terms: bytes | mmap.mmap
+    term_starts: NDArray[np.int64]
+    facts: dict[str, int]
+
+
+class _Term(NamedTuple):
+    """A term of the index, as searching needs it."""
+
+    number: int
+    start: int
+    end: int
+    idf: float
+    bound: float  # the most that a passage gains by it
+
+
+_QueryTerm = tuple[float, int, int, _Term]
+"""Minus what a passage gains by it at most, its number, how often the query has it, itself: sorts as it is summed."""
+
+_Found = tuple[NDArray[Any], NDArray[np.float64]]
+"""The positions of the best passages and their scores, in order."""
+
+
+class BM25:
+    """A BM25 index over the passages of a corpus; implements `searchgym.Retriever`.
+
+    Made by `open_bm25` (cached on disk), `open_index` (a directory of its own) or `BM25.build` (in memory). Titles
+    are searched with the texts. Searching takes no locks and may be done from many threads and after a fork.
+
+    Attributes:
+        name: "bm25".
+        index_hash: digest of the corpus, the settings, the tokenizer and the format.
+        settings: k1, b and shuffle.
+    """
+
+    name = "bm25"
+
+    def __init__(
+        self, corpus: Corpus, settings: Mapping[str, Any], table: _Table, directory: Path | None
+    ) -> None:
+        self.settings = dict(settings)
+        self.index_hash = digest(_key(corpus, settings))
+        self._corpus = corpus
+        self._passages = corpus.passages
+        self._count = table.facts["passages"]
+        self._table = table
+        self._directory = directory
+        average = table.facts["words"] / self._count
+        self._parts = parts_table(settings["k1"], settings["b"], average)
+        self._words: dict[str, _Term | None] = {}
+        self._scored: dict[int, tuple[NDArray[np.int32], NDArray[np.float64]]] = {}
+        self._scored_size = 0
+        self._seen: dict[int, Passage] = {}
+
+    @classmethod
+    def build(cls, corpus: Corpus, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> BM25:
+        """Index a corpus, and keep the index in memory only.
+
+        Args:
+            corpus: its passages must be ordered by id.
+            k1: how slowly repeated words saturate, 0 to 1000.
+            b: how much long passages are penalised, 0 to 1.
+            shuffle: a control, not a feature. The seed of a fixed rearrangement after which every passage
+                is returned in place of another: the index answers as fluently as ever, and wrongly. An
+                agent that still does well did not read what it retrieved.
+
+        Raises:
+            ConfigError: a setting out of range.
+            CorpusError: the corpus is empty, holds no words, or is not sorted by id.
+        """
+        settings = _check_settings(k1, b, shuffle)
+        with tempfile.TemporaryDirectory(prefix="searchgym-") as directory:
+            build_table(corpus, settings, Path(directory), quiet)
+            return cls(corpus, settings, _load(Path(directory), mapped=False), None)
+
+    def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+        """Search a batch; see `searchgym.Retriever.search`.
+
+        Any string is a query. One without any word of the corpus has the empty result. Repeated words count
+        as often as they occur; of a very long query the first `MAX_QUERY_TERMS` distinct terms are used.
+
+        Raises:
+            ConfigError: k is not a whole number >= 1, or `queries` is not a sequence of strings.
+        """
+        limit = min(check_k(k), self._count)  # a k beyond the corpus must not size arrays
+        large = self._count >= _COMPILED_FROM
+        best = self._best_compiled if large and loader.ready() else self._best
+        results: list[SearchResult] = []
+        for query in check_queries(queries):
+            terms = self._query_terms(query)
+            if not terms:
+                results.append([])
+                continue
+            positions, scores = best(terms, limit)
+            hits = []
+            for position, score in zip(positions.tolist(), scores.tolist(), strict=True):
+                passage = self._seen.get(position) or self._fetch(position)
+                hits.append(Hit(passage.id, passage.title, passage.text, score))
+            results.append(hits)
+        if large:
+            loader.fetch()  # after the first answer, which should not wait for it
+        return results
+
+    def gains(self, position: int) -> dict[str, float]:
+        """What each term of a passage adds to the passage's score, for a query that has it once."""
+        passage = self._passages[position]
+        found = Counter(words(f"{passage.title}\n{passage.text}"))
+        length, counts, known = self._table.lengths.item(position), Counter[str](), {}
+        for word, term in stem(found).items():
+            counts[term] += found[word]
+            known[term] = self._words.get(word) or self._look_up(word)
+        gains = {}
+        for term, count in counts.items():
+            entry = known[term]
+            assert entry is not None  # the passage is indexed
+            gains[term] = entry.idf * self._parts.item(min(count, MOST) * 256 + length)
+        return gains
+
+    def _best(self, terms: Sequence[_QueryTerm], k: int) -> _Found:
+        """The best passages and their scores, by numpy: every posting is read."""
+        # Seen as a matrix, the greatest score of each column bounds the k-th best from below: a cheap and
+        # exact way to discard nearly all passages before sorting. At least 2 k columns make the bound tight.
+        columns = max(128, 4 * k)
+        rows = -(-self._count // columns)
+        where, what = [], []
+        for _, _, times, term in terms:
+            positions, gains = self._scored.get(term.number) or self._score(term)
+            where.append(positions)
+            what.append(gains if times == 1 else gains * times)
+        sums = np.bincount(np.concatenate(where), np.concatenate(what), rows * columns)
+        scores = cast("NDArray[np.float64]", sums)  # numpy's stubs know only counts
+        best = scores.reshape(rows, columns).max(axis=0)
+        best.sort()
+        bound = best[-k]
+        candidates = (scores >= bound if bound > 0 else scores > 0).nonzero()[0]
+        values = scores[candidates]
+        order = (-values).argsort(kind="stable")[
+            :k
+        ]  # stable: equal scores stay in order of position, so of id
+        return candidates[order], values[order]
+
+    def _best_compiled(self, terms: Sequence[_QueryTerm], k: int) -> _Found:
+        """The same, compiled: see `bm25_compiled.search`."""
+        search = loader.ready()
+        assert search is not None
+        table = self._table
+        postings = np.array([(term.start, term.end) for _, _, _, term in terms], np.int64)
+        weights = np.array([(term.idf, times, -negative) for negative, _, times, term in terms], np.float64)
+        found, scores = np.empty(k, np.int32), np.empty(k, np.float64)
+        size = search(
+            table.positions, table.counts, table.lengths, self._parts, postings, weights, found, scores
+        )
+        return found[:size], scores[:size]
+
+    def _query_terms(self, query: str) -> list[_QueryTerm]:
+        """The terms of a query, in the order in which their gains are summed."""
+        counts: dict[_Term, int] = {}
+        for word in words(query):
+            try:
+                term = self._words[word]
+            except KeyError:
+                term = self._look_up(word)
+            if term is not None and (term in counts or len(counts) < MAX_QUERY_TERMS):
+                counts[term] = counts.get(term, 0) + 1
+        return sorted((-term.bound * times, term.number, times, term) for term, times in counts.items())
+
+    def _look_up(self, word: str) -> _Term | None:
+        found = None
+        term = stem([word]).get(word)
+        if term is not None:
+            table, wanted = self._table, term.encode()
+            starts, count = table.term_starts, len(table.most)
+
+            def text(number: int) -> bytes:
+                return table.terms[starts[number] : starts[number + 1] - 1]
+
+            number = bisect_left(range(count), wanted, key=text)
+            if number < count and text(number) == wanted:
+                start, end = table.starts[number : number + 2].tolist()
+                frequency = end - start
+                idf = math.log(1 + (self._count - frequency + 0.5) / (frequency + 0.5))
+                found = _Term(number, start, end, idf, idf * table.most.item(number))
+        if len(self._words) >= _KNOWN_WORDS:
+            self._words = {}
+        self._words[word] = found
+        return found
+
+    def _score(self, term: _Term) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Where a term occurs, and what each passage gains by it."""
+        table = self._table
+        positions = table.positions[term.start : term.end]
+        codes = table.counts[term.start : term.end].astype(np.int64)
+        codes *= 256
+        codes += table.lengths[positions]
+        gains = self._parts[codes]
+        gains *= term.idf
+        size = len(gains)
+        if size <= _KNOWN_SCORES // 4:
+            if self._scored_size + size > _KNOWN_SCORES:
+                self._scored, self._scored_size = {}, 0
+            self._scored[term.number] = positions, gains
+            self._scored_size += size
+        return positions, gains
+
+    def _fetch(self, position: int) -> Passage:
+        if len(self._seen) >= _KNOWN_PASSAGES:
+            self._seen = {}
+        passage = self._seen[position] = self._passages[position]
+        return passage
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._directory is not None:  # workers map the same files instead of copying them
+            return (open_index, (self._directory, self._corpus))
+        return (BM25, (self._corpus, self.settings, self._table, None))
+
+
+class BM25Backend(IndexBackend):
+    """The entry point `bm25` of `searchgym.retrievers`. Options and errors are those of `BM25.build`."""
+
+    name = BM25.name
+
+    def settings(self, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> dict[str, Any]:
+        return _check_settings(k1, b, shuffle)
+
+    def key(self, corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return _key(corpus, settings)
+
+    def estimate(self, corpus: Corpus, settings: Mapping[str, Any]) -> Estimate:
+        return estimate_table(corpus)
+
+    def build(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path, progress: Progress) -> None:
+        build_table(corpus, settings, directory, progress)
+
+    def open(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path) -> BM25:
+        return BM25(corpus, settings, _load(directory, mapped=True), directory)
+
+
+BM25_BACKEND = BM25Backend()
+
+
+def open_bm25(corpus: Corpus, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> BM25:
+    """The BM25 index of a corpus: built at the first call, opened from the cache after that.
+
+    Arguments and errors are those of `BM25.build`.
+    """
+    index = BM25_BACKEND(corpus, k1=k1, b=b, shuffle=shuffle)
+    assert isinstance(index, BM25)
+    return index
+
+
+def _key(corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that determines the ranking."""
+    return {
+        "format": _FORMAT,
+        "backend": BM25.name,
+        "corpus": corpus.hash,
+        "settings": dict(settings),
+        "tokenizer": TOKENIZER,
+    }
+
+
+def _check_settings(k1: object, b: object, shuffle: object) -> dict[str, Any]:
+    for name, value, high in (("k1", k1, 1000.0), ("b", b, 1.0)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
+            raise ConfigError(f"BM25 setting {name}={value!r}: use a number from 0 to {high:g}")
+    if shuffle is not None and (type(shuffle) is not int or not 0 <= shuffle < 2**32):
+        raise ConfigError(f"BM25 setting shuffle={shuffle!r}: use None, or a seed from 0 to {2**32 - 1}")
+    return {"k1": float(k1), "b": float(b), "shuffle": shuffle}  # type: ignore[arg-type]  # checked above
+
+
+def _load(directory: Path, *, mapped: bool) -> _Table:
+    def array(name: str) -> NDArray[Any]:
+        # As a plain array over the same map: slicing a memmap costs ten times as much.
+        loaded = np.load(directory / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False)
+        loaded.flags.writeable = False
+        return np.asarray(loaded)
+
+    with (directory / "terms.txt").open("rb") as file:
+        terms = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if mapped else file.read()
+    return _Table(
+        positions=array("positions"),
+        counts=array("counts"),
+        starts=array("starts"),
+        most=array("most"),
+        lengths=array("lengths"),
+        terms=terms,
+        term_starts=array("term_starts"),
+        facts=json.loads((directory / "bm25.json").read_text("utf-8")),
+    )

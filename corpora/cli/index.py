@@ -1,0 +1,274 @@
+"""`searchgym index`: build, describe, verify, search and serve indexes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from searchgym import plugins
+from searchgym.cli.options import SPEC_HELP, parse_pairs, read_spec
+from searchgym.cli.play import shown
+from searchgym.errors import (
+    ConfigError,
+    IndexMismatchError,
+    MissingExtraError,
+    PluginError,
+    RetrievalError,
+    UnknownIdError,
+)
+from searchgym.specs import open_corpus
+
+from ..indexing.backend import (
+    IndexBackend,
+    available_memory,
+    build_index,
+    foreign_parts,
+    open_index,
+    read_index,
+    shown_progress,
+)
+from ..indexing.cache import digest, read_key, verify_directory
+from ..indexing.disk import free_disk, human
+
+__all__ = ["index", "open_backend"]
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+class _IndexGroup(click.Group):
+    """Loads `serve` when it is asked for: the service's module is not needed to build or search."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), "serve"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "serve":
+            return super().get_command(ctx, cmd_name)
+        try:
+            command: click.Command = importlib.import_module(".serve", __package__).serve
+        except ImportError as error:  # must not take the other commands with it
+            reason = f"index serve cannot be loaded: {error}"
+
+            @click.command(
+                "serve",
+                short_help="(cannot be loaded; run it to see why)",
+                add_help_option=False,
+                context_settings={"ignore_unknown_options": True},
+            )
+            @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
+            def broken(rest: tuple[str, ...]) -> None:
+                raise click.ClickException(reason)
+
+            return broken
+        return command
+
+
+@click.group(cls=_IndexGroup, context_settings=_HELP)
+def index() -> None:
+    """Build an index once, check it, search it, serve it to many."""
+
+
+@index.command(context_settings=_HELP)
+@click.option("--corpus", required=True, metavar="SPEC", help=SPEC_HELP)
+@click.option("--retriever", default="bm25", show_default=True, help="Kind of index: bm25, lucene, dense, …")
+@click.option(
+    "--option", "pairs", metavar="KEY=VALUE", multiple=True, help="Option of the retriever. Repeatable."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Directory of the index; new or empty."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what it would take.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+def build(
+    corpus: str, retriever: str, pairs: tuple[str, ...], out: Path, dry_run: bool, as_json: bool
+) -> None:
+    """Build an index of a corpus into a directory.
+
+    Says first how much disk and memory that takes, and refuses what cannot fit. The directory appears when it is
+    complete. A build that was interrupted or killed goes on when the same command is given again.
+    """
+    backend = open_backend(retriever)
+    options = parse_pairs("--option", pairs)
+    settings = backend.checked(options)
+    spec = read_spec(corpus)
+    opened = open_corpus(spec)
+    estimate = backend.estimate(opened, settings)
+    seconds = None if estimate.seconds is None else round(estimate.seconds, 1)
+    facts: dict[str, Any] = {
+        "retriever": backend.name,
+        "corpus": opened.name,
+        "passages": len(opened.passages),
+        "estimate": {"disk": estimate.disk, "memory": estimate.memory, "seconds": seconds},
+    }
+    memory = available_memory()
+    if not as_json:
+        there = "" if memory is None else f" of {human(memory)} available"
+        duration = "" if not seconds else f", about {_duration(seconds)}"
+        click.echo(
+            f"{backend.name} index of {opened.name}, {len(opened.passages):,} passages: about "
+            f"{human(estimate.disk)} of disk ({human(free_disk(out))} free), "
+            f"{human(estimate.memory)} of memory{there}{duration}"
+        )
+    if dry_run:
+        if as_json:
+            click.echo(json.dumps(facts))
+        return
+    started = time.monotonic()
+    with shown_progress() as progress:
+        directory = build_index(backend, opened, out, options, spec, progress)
+    facts |= {
+        "directory": str(directory),
+        "size": _size(directory),
+        "index_hash": digest(read_key(directory)),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    click.echo(
+        f"{directory}: {human(facts['size'])}, index hash {facts['index_hash']} ({_duration(facts['seconds'])})"
+    )
+
+
+@index.command(context_settings=_HELP)
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def info(directory: Path, as_json: bool) -> None:
+    """Say what the index in DIRECTORY is, and of which corpus."""
+    facts = read_index(directory)
+    key = read_key(directory)
+    facts |= {"size": _size(directory), "index_hash": digest(key), "key": key}
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    table = Table(show_header=False, title=str(directory))
+    table.add_row("retriever", facts["backend"])
+    table.add_row("corpus", escape(f"{facts['corpus_name']}, {facts['passages']:,} passages"))
+    recorded = (
+        "not recorded: give it with --corpus" if facts["corpus"] is None else json.dumps(facts["corpus"])
+    )
+    table.add_row("opened by", escape(recorded))
+    table.add_row("settings", escape(json.dumps(facts["settings"])))
+    table.add_row("size", human(facts["size"]))
+    table.add_row("index hash", facts["index_hash"])
+    for name, value in key.items():
+        if name not in ("settings", "backend"):
+            table.add_row(
+                "corpus hash" if name == "corpus" else name,
+                escape(value if isinstance(value, str) else json.dumps(value)),
+            )
+    Console().print(table)
+
+
+@index.command(context_settings=_HELP)
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def verify(directory: Path, as_json: bool) -> None:
+    """Read every byte of the index in DIRECTORY and compare it with what was built.
+
+    Also says whether it can be searched here: it cannot when it was built by another version, or with another
+    tokenizer or encoder. Exit code 2 when anything differs.
+    """
+    with Console(stderr=True).status(f"reading {escape(str(directory))}"):
+        problems = verify_directory(directory)
+        foreign = [] if problems else _foreign_parts(directory)
+    if as_json:
+        facts = {
+            "directory": str(directory),
+            "intact": not problems,
+            "problems": problems,
+            "foreign": foreign,
+        }
+        click.echo(json.dumps(facts))
+    if problems:
+        raise IndexMismatchError(
+            f"the index in {directory} is damaged: {'; '.join(problems)}. Build it again, or copy it from where it is "
+            "intact."
+        )
+    if foreign:
+        raise IndexMismatchError(
+            f"the index in {directory} is intact, but of another {'; of another '.join(foreign)}. Build it again, or "
+            "use it with the version it was built with."
+        )
+    if not as_json:
+        count = len([path for path in directory.rglob("*") if path.is_file()])
+        click.echo(f"{directory}: intact ({count} files, {human(_size(directory))})")
+
+
+def _foreign_parts(directory: Path) -> list[str]:
+    try:
+        return foreign_parts(directory)
+    except (MissingExtraError, PluginError, UnknownIdError) as error:
+        click.echo(f"every byte is right; whether it can be searched here was not checked: {error}", err=True)
+        return []
+
+
+@index.command(context_settings=_HELP)
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
+@click.option("-k", "--top-k", "k", default=5, show_default=True, help="Hits for each query.")
+@click.option(
+    "--corpus",
+    metavar="SPEC",
+    help="The corpus of the index, where the recorded one is not found there any more.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each query.")
+def search(directory: Path, queries: tuple[str, ...], k: int, corpus: str | None, as_json: bool) -> None:
+    """Search the index in DIRECTORY."""
+    read_index(directory)  # a directory that holds none is refused before its corpus is opened
+    opened = open_index(directory, None if corpus is None else open_corpus(read_spec(corpus)))
+    results = opened.search(queries, k)
+    console = Console()
+    for query, hits in zip(queries, results, strict=True):
+        if isinstance(hits, RetrievalError):
+            raise hits
+        if as_json:
+            click.echo(json.dumps({"query": query, "hits": [hit._asdict() for hit in hits]}))
+            continue
+        title = shown(query) if len(query) <= 200 else f"{shown(query[:200])}…"
+        if not hits:
+            console.print(f"{title}\nno hits" if title else "no hits", highlight=False)
+            continue
+        table = Table(title=title, title_justify="left")
+        for column, justify in (("rank", "right"), ("score", "right"), ("id", "left"), ("passage", "left")):
+            table.add_column(column, justify=justify)  # type: ignore[arg-type]
+        for rank, hit in enumerate(hits, 1):
+            text = hit.text if len(hit.text) <= 200 else f"{hit.text[:200]}…"
+            head = f"[bold]{shown(hit.title)}[/]\n" if hit.title else ""
+            table.add_row(str(rank), f"{hit.score:.4g}", shown(hit.id), head + shown(text))
+        console.print(table)
+
+
+def open_backend(name: str) -> IndexBackend:
+    """The kind of index registered under a name.
+
+    Raises:
+        UnknownIdError: nobody registered it.
+        ConfigError: a retriever of that name is not built into a directory.
+    """
+    backend = plugins.load("retrievers", name)
+    if not isinstance(backend, IndexBackend):
+        raise ConfigError(
+            f"retriever {name!r} has no index that is built: open it with retriever={name!r}. Where it is made of other "
+            "retrievers, their names may be paths of built indexes"
+        )
+    return backend
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def _duration(seconds: float) -> str:
+    for length, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.1f} s"

@@ -1,0 +1,1 @@
+"""Text and questions from outside: JSONL, the Hugging Face Hub, Wikipedia dumps."""

@@ -1,0 +1,329 @@
+"""Files of data sets on the Hugging Face hub, fetched once and kept; the extra `hub`.
+
+Below `SEARCHGYM_HOME/hub/OWNER--NAME/`: `refs.json` (which commit a branch was when it was first used),
+`COMMIT/tree.json` (the files of that commit, their sizes and hashes) and `COMMIT/files/…`. What has been used once
+stays at its commit and needs no network any more. The client library's own download starts anew after a kill,
+which is no way to fetch 5 GB: here a `.part` file grows, is continued, and gets its name when its hash is right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from searchgym.errors import ConfigError, CorpusError, MissingExtraError, SearchGymError
+
+from ..indexing.cache import home
+from ..indexing.disk import human, require_disk
+
+__all__ = ["Repository", "RepositoryFile", "fetch_files", "list_files", "pin"]
+
+_BRANCH = "main"
+_NETWORK = (
+    "httpx2",
+    "httpx",
+    "httpcore",
+    "requests",
+    "urllib3",
+    "json",
+)  # whose errors mean a bad connection
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A data set repository at one commit."""
+
+    id: str
+    commit: str
+
+    @property
+    def directory(self) -> Path:
+        return _directory(self.id) / self.commit
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryFile:
+    """A file of a repository.
+
+    Attributes:
+        path: inside the repository.
+        size: bytes.
+        sha256: of its content; "" for a small file, which git itself keeps.
+        git: the name git gives a small file's content (SHA-1 of a header and the content).
+    """
+
+    path: str
+    size: int
+    sha256: str
+    git: str
+
+
+def pin(repository: str, revision: str = "", *, update: bool = False) -> Repository:
+    """The commit of a data set that is used here: the one its branch had when it was first asked for.
+
+    Args:
+        repository: "owner/name".
+        revision: a commit, branch or tag; default: the main branch.
+        update: ask the hub for the branch's present commit.
+
+    Raises:
+        CorpusError: the hub has no such data set or revision, refuses it, or cannot be reached.
+        MissingExtraError: the extra `hub` is not installed.
+    """
+    asked = revision or _BRANCH
+    refs = _read_json(_directory(repository) / "refs.json")
+    known = Repository(repository, refs.get(asked, asked))
+    if not update and (asked in refs or (known.directory / "tree.json").exists()):
+        return known
+    with _asking(f"{repository}, revision {asked}", repository):
+        info = _api().dataset_info(repository, revision=asked)
+    if not info.sha:
+        raise CorpusError(
+            f"{repository}: {_endpoint()} does not say which commit {asked} is. Name one: {repository}@…"
+        )
+    found = Repository(repository, info.sha)
+    with _locked(repository):
+        refs = _read_json(_directory(repository) / "refs.json")
+        _write_json(_directory(repository) / "refs.json", {**refs, asked: found.commit})
+    return found
+
+
+def list_files(repository: Repository) -> list[RepositoryFile]:
+    """All files of a data set at its commit; raises `CorpusError`."""
+    kept = repository.directory / "tree.json"
+    if kept.exists():
+        return [RepositoryFile(**facts) for facts in _read_json(kept)["files"]]
+    with _asking(repository.id, repository.id):
+        tree = list(
+            _api().list_repo_tree(
+                repository.id, repo_type="dataset", revision=repository.commit, recursive=True
+            )
+        )
+    files = [
+        RepositoryFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else "", entry.blob_id)
+        for entry in tree
+        if hasattr(entry, "blob_id")  # not a folder
+    ]
+    for file in files:
+        if not all(part not in ("", ".", "..") and "\\" not in part for part in file.path.split("/")):
+            raise CorpusError(
+                f"{repository.id} names a file {file.path!r}, which leads elsewhere: do not use it"
+            )
+    _write_json(kept, {"files": [asdict(file) for file in files]})
+    return files
+
+
+def local_path(repository: Repository, file: RepositoryFile) -> Path:
+    """Where the file lies, or will lie."""
+    return repository.directory / "files" / file.path
+
+
+def missing_bytes(repository: Repository, files: list[RepositoryFile]) -> int:
+    """How much of the files is still to be downloaded."""
+    total = 0
+    for file in files:
+        path = local_path(repository, file)
+        if not path.exists():
+            part = _part(path)
+            total += file.size - (min(part.stat().st_size, file.size) if part.exists() else 0)
+    return total
+
+
+def fetch_files(repository: Repository, files: list[RepositoryFile], *, beside: int = 0) -> list[Path]:
+    """The files on this machine, downloaded as far as they are not there yet.
+
+    Shows what is downloaded on standard error. Interrupted or killed, it goes on where it was.
+
+    Args:
+        repository: the data set at its commit.
+        files: which of its files.
+        beside: bytes the disk must have for what comes after.
+
+    Raises:
+        CorpusError: the download failed, or its content has another hash than the hub says.
+        ConfigError: the disk has no room.
+    """
+    paths = [local_path(repository, file) for file in files]
+    if all(path.exists() for path in paths):
+        return paths
+    need = missing_bytes(repository, files)
+    require_disk(home(), need + beside, f"{repository.id}: the download ({human(need)}) and packing it")
+    print(f"{repository.id}@{repository.commit[:7]}: downloading {human(need)} to {home()}", file=sys.stderr)
+    with _locked(repository.id), _progress(need) as advance:
+        for file, path in zip(files, paths, strict=True):
+            if not path.exists():
+                _download(repository, file, path, advance)
+    return paths
+
+
+def _download(repository: Repository, file: RepositoryFile, path: Path, advance: Any) -> None:
+    """Continue the `.part` file, check it and give it its name."""
+    part = _part(path)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    if part.exists() and part.stat().st_size > file.size:
+        part.unlink()
+    there = part.stat().st_size if part.exists() else 0
+    with _asking(f"{repository.id}: {file.path}", repository.id, part, file.size):
+        hub: Any = importlib.import_module("huggingface_hub.file_download")
+        url = hub.hf_hub_url(
+            repository.id, file.path, repo_type="dataset", revision=repository.commit, endpoint=_endpoint()
+        )
+        # Text may come compressed for the transfer; then its length and a range of it would mean something else.
+        headers = {**hub.build_hf_headers(), "Accept-Encoding": "identity"}
+        with part.open("ab") as out:
+            hub.http_get(
+                url, out, resume_size=there, headers=headers, expected_size=file.size, _tqdm_bar=_Bar(advance)
+            )
+            out.flush()
+            os.fsync(out.fileno())
+    if not _is_content(part, file):
+        part.unlink()
+        raise CorpusError(
+            f"{repository.id}: {file.path} arrived with another content than the hub announced (its hash differs). "
+            "It was removed: try again"
+        )
+    part.rename(path)
+
+
+def _is_content(part: Path, file: RepositoryFile) -> bool:
+    with part.open("rb") as stream:
+        if file.sha256:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
+        state = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+        while chunk := stream.read(1 << 20):
+            state.update(chunk)
+        return state.hexdigest() == file.git
+
+
+class _Bar:
+    """What the client library reports its progress to."""
+
+    def __init__(self, advance: Any) -> None:
+        self.update = advance
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bars:
+        task = bars.add_task("", total=total)
+        yield lambda count: bars.advance(task, count)
+
+
+@contextlib.contextmanager
+def _asking(what: str, repository: str, part: Path | None = None, size: int = 0) -> Iterator[None]:
+    """Turn whatever goes wrong between here and the hub into one message."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise CorpusError(
+            f"{what} is not on this machine and HF_HUB_OFFLINE is set. Unset it, or fetch it where there is a network "
+            f"(searchgym corpus fetch) and copy {home() / 'hub'}"
+        )
+    try:
+        from huggingface_hub import errors
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"{what} on the hub", error.name or "huggingface_hub", "hub") from error
+    page = f"{_endpoint()}/datasets/{repository}"
+
+    def again() -> str:
+        kept = f"{human(part.stat().st_size)} of {human(size)} are kept. " if part and part.exists() else ""
+        return f"{kept}Try again"
+
+    try:
+        yield
+    except SearchGymError:
+        raise
+    except errors.GatedRepoError:
+        raise CorpusError(
+            f"{what} is gated: accept its conditions at {page}, then set HF_TOKEN or run `hf auth login`"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise CorpusError(
+            f"{what}: {_endpoint()} has no such data set, or a private one. Check the name; for a private one set "
+            "HF_TOKEN or run `hf auth login`"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise CorpusError(f"{what}: no such revision. {page}/commits/main lists them") from None
+    except errors.HFValidationError as error:
+        raise ConfigError(f"{what}: {error}") from None
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no status")
+        if status == 416 and part is not None:
+            part.unlink(missing_ok=True)
+            raise CorpusError(
+                f"{what}: the hub has less than it announced. Try again from the start"
+            ) from None
+        raise CorpusError(f"{what}: {_endpoint()} answered {status}. {again()}") from None
+    except Exception as error:  # of the client's network library, which differs between its versions
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise ConfigError(
+                f"{what}: the disk is full. Make room and try again: it goes on from there"
+            ) from error
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _NETWORK:
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CorpusError(f"{what}: asking {_endpoint()} failed ({reason}). {again()}") from None
+
+
+def _api() -> Any:
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=_endpoint())
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def _directory(repository: str) -> Path:
+    return home() / "hub" / repository.replace("/", "--")
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+@contextlib.contextmanager
+def _locked(repository: str) -> Iterator[None]:
+    directory = _directory(repository)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(directory / ".lock")
+        lock.acquire()
+    except OSError as error:
+        raise ConfigError(
+            f"{directory} cannot be written ({error.strerror or error}): set SEARCHGYM_HOME to a directory that can"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    value: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return value
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    work = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    work.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+    work.replace(file)

@@ -1,0 +1,363 @@
+"""Bring your own corpus: passages, and questions about them, from JSONL files (or Parquet).
+
+The files are checked and packed once, into the cache; after that a corpus opens in milliseconds whatever its
+size, and a passage is read from disk when it is asked for. Passages and questions are packed apart, so that
+other questions over the same passages cost seconds. docs/corpora.md has the schema.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import mmap
+import os
+from array import array
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from searchgym.errors import ConfigError, CorpusError, UnknownIdError
+from searchgym.question import Hop, Passage, Question
+
+from ..indexing.cache import cached_directory, home
+from ..indexing.disk import require_disk
+from .fields import SPLITS, Source, read_passage, read_question
+from .gold import gold_facts, gold_ids, passages_by_title
+from .lines import SUFFIXES, Line, read_lines
+from .packing import Packed, PassageIds, PassagePacker, content_hash, decode_passage, packed_size, save_rows
+
+__all__ = ["JsonlCorpus", "find_passages", "find_questions", "open_jsonl", "split_of"]
+
+_FORMAT = 2
+_SUGGEST_AMONG = 5_000  # ids compared for a "did you mean"; comparing millions would take minutes
+_CHECK_ROOM_FROM = 100_000_000  # bytes to pack from which the disk is asked first
+
+
+class JsonlCorpus:
+    """A corpus read from files; implements `searchgym.Corpus`. Made by `open_jsonl` and `open_hub`.
+
+    Attributes:
+        name: the name of the passages' directory or file.
+        hash: digest of the passages: ids, titles and texts, in order of id.
+        passages: all passages, in order of id; each is read from disk when it is asked for.
+        splits: those of train, dev and test that have questions.
+        facts: what is known of it, as JSON data: numbers of passages, questions and those with gold passages,
+            of lines passed over, and where it came from.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        passages: Sequence[Source],
+        questions: Sequence[Source],
+        reopen: tuple[Any, ...],
+        origin: dict[str, Any] | None = None,
+    ) -> None:
+        """Opens the packed files, packing them at the first call.
+
+        Args:
+            name: the corpus's name.
+            passages: files of passages, together one corpus.
+            questions: files of questions about them.
+            reopen: (function, arguments) by which another process opens it again.
+            origin: where the files came from, as JSON data; kept in `facts`.
+
+        Raises:
+            CorpusError: a line is bad; says which, why and what to do. Nothing half-done is kept.
+            ConfigError: the disk has no room.
+        """
+        store = cached_directory("passages", _key(passages), lambda at: _build_passages(passages, at))
+        packed = json.loads((store / "corpus.json").read_text("utf-8"))
+        self.name = name
+        self.hash: str = packed["hash"]
+        self._passages = Packed(store, "passages", decode_passage)
+        key = {**_key(questions), "corpus": self.hash}
+        self._store = cached_directory(
+            "questions", key, lambda at: _build_questions(questions, self._passages, at)
+        )
+        asked = json.loads((self._store / "questions.json").read_text("utf-8"))
+        self._ranges: dict[str, list[int]] = asked["splits"]
+        self._questions = Packed(self._store, "questions", _question)
+        self._reopen = reopen
+        self.facts: dict[str, Any] = {
+            "name": name,
+            "hash": self.hash,
+            "passages": len(self._passages),
+            "passages_passed_over": packed["passed_over"],
+            "questions": {split: end - start for split, (start, end) in self._ranges.items()},
+            "questions_with_gold_passages": asked["supported"],
+            "questions_passed_over": asked["passed_over"],
+            "files": [str(source.file) for source in (*passages, *questions)],
+            "origin": origin or {},
+        }
+
+    @property
+    def passages(self) -> Sequence[Passage]:
+        return self._passages
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._ranges)
+
+    def questions(self, split: str) -> Sequence[Question]:
+        """The questions of a split, in the order of the files; raises `UnknownIdError`."""
+        if split not in self._ranges:
+            hint = "Add questions.jsonl[.gz], or name questions with the option `questions`."
+            hint = "" if self._ranges else f"Corpus {self.name!r} was opened without questions. {hint}"
+            raise UnknownIdError("split", split, self._ranges, hint)
+        return self._questions[slice(*self._ranges[split])]
+
+    def question(self, task_id: str) -> Question:
+        """One question of any split; raises `UnknownIdError`."""
+        position = self._positions.get(task_id)
+        if position is None:
+            raise UnknownIdError("task", task_id, list(self._positions)[:_SUGGEST_AMONG])
+        return self._questions[position]
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        ids = json.loads((self._store / "task_ids.json").read_text("utf-8"))
+        return {id: position for position, id in enumerate(ids)}
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a worker maps the files itself
+        return self._reopen
+
+
+def open_jsonl(
+    path: str | os.PathLike[str],
+    split: str = "train",
+    questions: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+) -> JsonlCorpus:
+    """Open a corpus of files; the entry point `jsonl` of `searchgym.corpora`.
+
+    Args:
+        path: a directory with `passages.jsonl` and, optionally, `questions.jsonl`, or a file of passages. Files
+            may be `.jsonl`, `.jsonl.gz` or `.parquet`.
+        split: the split of questions that name none: "train", "dev" or "test".
+        questions: questions from elsewhere, instead of those in the directory: a file, or a question set, which
+            is a directory with files like `train.jsonl` and `dev.jsonl`; or several of these.
+
+    Raises:
+        CorpusError: a file is missing or a line is bad; says which, why and what to do. Nothing is kept.
+        ConfigError: no such split, or the disk has no room.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"split={split!r}: use train, dev or test")
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"path={path!r}: give the directory that holds passages.jsonl[.gz]")
+    place = Path(path).expanduser().resolve()
+    passages = find_passages(place)
+    if questions is None:
+        own = _find(place, "questions") if place.is_dir() else None
+        asked = [Source(own, split)] if own is not None else []
+    else:
+        several = [questions] if isinstance(questions, str | os.PathLike) else questions
+        asked = [source for one in several for source in find_questions(Path(one).expanduser(), split)]
+    names = [place] if questions is None else [place, *(Path(one).expanduser().resolve() for one in several)]
+    arguments = (str(place), split, None if questions is None else list(map(str, names[1:])))
+    label = "+".join(name.name.split(".")[0] for name in names)
+    return JsonlCorpus(label, [passages], asked, (open_jsonl, arguments))
+
+
+def find_passages(place: Path) -> Source:
+    """The file of passages at a path; raises `CorpusError` when there is none."""
+    if place.is_file() and place.name.endswith(SUFFIXES):
+        return Source(place)
+    if not place.is_dir():
+        raise CorpusError(
+            f"{place} is not a directory or a {', '.join(SUFFIXES)} file: give one that holds passages"
+        )
+    found = _find(place, "passages")
+    if found is None:
+        near = ", ".join(sorted(file.name for file in place.glob("passages*")))
+        there = f" It has {near}, which is not read." if near else ""
+        raise CorpusError(f"{place} has no passages.jsonl or passages.jsonl.gz: put one there.{there}")
+    return Source(found)
+
+
+def find_questions(
+    place: Path, split: str = "train", *, name: str = "", foreign: bool = False
+) -> list[Source]:
+    """The files of questions at a path: a file, or a set of them in a directory, one for each split.
+
+    Args:
+        place: the path.
+        split: of questions that name none, where the file's name is not that of a split.
+        name: of the set; default: the directory's name. Only the ids of a set begin with it.
+        foreign: see `Source`.
+
+    Raises:
+        CorpusError: there are none.
+    """
+    place = place.resolve()
+    if place.is_file() and place.name.endswith(SUFFIXES):
+        return [Source(place, split_of(place.name) or split, "", foreign)]
+    if place.is_dir():
+        own = _find(place, "questions")
+        if own is not None:
+            return [Source(own, split, "", foreign)]
+        files = [f for f in sorted(place.iterdir()) if f.name.endswith(SUFFIXES) and split_of(f.name)]
+        files.sort(key=lambda file: SPLITS.index(split_of(file.name)))
+        if files:
+            return [Source(file, split_of(file.name), name or place.name, foreign) for file in files]
+    raise CorpusError(
+        f"{place} holds no questions: give a {', '.join(SUFFIXES)} file, or a directory with questions.jsonl or "
+        "with train.jsonl, dev.jsonl, test.jsonl"
+    )
+
+
+def split_of(name: str) -> str:
+    """The split that a file's name begins with ("validation-00000-of-00001.parquet": dev); "" for none."""
+    for start, split in (("train", "train"), ("dev", "dev"), ("valid", "dev"), ("test", "test")):
+        if name.lower().startswith(start):
+            return split
+    return ""
+
+
+def _key(sources: Sequence[Source]) -> dict[str, Any]:
+    """What the packed files are found again by: as `make` does, hashing all texts at each start takes a minute."""
+    files = []
+    for source in sources:
+        facts = source.file.stat()
+        about = [source.split, source.set, source.foreign]
+        files.append([str(source.file), facts.st_size, facts.st_mtime_ns, *about])
+    return {"format": _FORMAT, "files": files}
+
+
+def _question(data: mmap.mmap, row: list[int]) -> Question:
+    return _decode(data[row[0] : row[1]])
+
+
+def _decode(data: bytes) -> Question:
+    fields = json.loads(data)
+    fields["chain"] = tuple(
+        Hop(query, relation, tuple(passage_ids), bridge)
+        for query, relation, passage_ids, bridge in fields["chain"]
+    )
+    return Question(**{**fields, **{name: tuple(fields[name]) for name in ("answers", "supporting_ids")}})
+
+
+def _encode(question: Question) -> bytes:
+    fields = dataclasses.asdict(question)
+    fields["chain"] = [list(dataclasses.astuple(hop)) for hop in question.chain]
+    return json.dumps(fields, default=str).encode()  # a Parquet file may hold dates
+
+
+def _build_passages(sources: Sequence[Source], store: Path) -> None:
+    need = packed_size((source.file.name, source.file.stat().st_size) for source in sources)
+    if need >= _CHECK_ROOM_FROM:
+        require_disk(home(), need, f"packing {sources[0].file.name}")
+    packer, passed_over = PassagePacker(store), 0
+    for source in sources:
+        for line in read_lines(source.file):
+            passage = read_passage(line, source)
+            if passage is None:
+                passed_over += 1
+            else:
+                packer.add(passage, line)
+    if packer.finish() == 0:
+        raise CorpusError(f"{sources[0].file} has no passages: put at least one line in it")
+    facts = {"hash": content_hash(Packed(store, "passages", decode_passage)), "passed_over": passed_over}
+    (store / "corpus.json").write_text(json.dumps(facts), "utf-8")
+
+
+def _build_questions(sources: Sequence[Source], passages: Packed[Passage], store: Path) -> None:
+    """Check the questions and pack them by split."""
+    lines: dict[str, Line] = {}
+    ids = PassageIds(passages)
+    titles: set[str] = set()
+    splits: list[str] = []
+    supported = passed_over = 0
+    file = store / "questions.bin"
+    with _Writer(file) as out:
+        for source in sources:
+            for line in read_lines(source.file):
+                question = read_question(line, ids, source)
+                if question is None:
+                    passed_over += 1
+                    continue
+                _note(lines, question.id, line)
+                splits.append(question.split)
+                if question.supporting_ids:
+                    supported += 1
+                else:
+                    titles.update(fact.title for fact in gold_facts(question.metadata))
+                out.write(_encode(question))
+    if titles:
+        out, found = _find_gold(file, out, titles, passages)
+        supported += found
+    order = sorted(range(len(splits)), key=lambda position: SPLITS.index(splits[position]))
+    save_rows(store / "questions.npy", out.offsets, 2, order)
+    tasks = list(lines)
+    (store / "task_ids.json").write_text(json.dumps([tasks[position] for position in order]), "utf-8")
+    ranges = _ranges([splits[position] for position in order])
+    facts = {"splits": ranges, "supported": supported, "passed_over": passed_over}
+    (store / "questions.json").write_text(json.dumps(facts), "utf-8")
+
+
+def _find_gold(
+    file: Path, written: _Writer, titles: set[str], passages: Packed[Passage]
+) -> tuple[_Writer, int]:
+    """Write the questions again, those that name their evidence by article with passages; returns how many."""
+    by_title = passages_by_title(passages, titles)
+    again, found = file.with_suffix(".tmp"), 0
+    with file.open("rb") as first, _Writer(again) as out:
+        for start, end in written.rows():
+            question = _decode(first.read(end - start))
+            if not question.supporting_ids:
+                gold = gold_ids(gold_facts(question.metadata), by_title, passages)
+                question = dataclasses.replace(question, supporting_ids=gold)
+                found += bool(gold)
+            out.write(_encode(question))
+    again.replace(file)
+    return out, found
+
+
+class _Writer:
+    """Appends records to a file and keeps where each begins and ends."""
+
+    def __init__(self, file: Path) -> None:
+        self._out = file.open("wb")
+        self._end = 0
+        self.offsets = array("q")
+
+    def write(self, data: bytes) -> None:
+        self._out.write(data)
+        self.offsets.extend((self._end, self._end + len(data)))
+        self._end += len(data)
+
+    def rows(self) -> Iterable[tuple[int, int]]:
+        return zip(self.offsets[::2], self.offsets[1::2], strict=True)
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._out.close()
+
+
+def _find(directory: Path, stem: str) -> Path | None:
+    found = [file for suffix in SUFFIXES if (file := directory / f"{stem}{suffix}").exists()]
+    if len(found) > 1:
+        raise CorpusError(f"{directory} has both {found[0].name} and {found[1].name}: remove one")
+    return found[0] if found else None
+
+
+def _note(lines: dict[str, Line], id: str, line: Line) -> None:
+    here = Line(line.file, line.number, {})  # without the fields: these stay in memory
+    first = lines.setdefault(id, here)
+    if first is not here:
+        where = "" if first.file == line.file else f" of {first.file}"
+        reason = f"id {id[:100]!r} was already used in {first.unit} {first.number}{where}"
+        either = ", or open one of the two files" if where else ""
+        raise line.error(reason, f"Give each line its own id{either}.")
+
+
+def _ranges(splits: list[str]) -> dict[str, list[int]]:
+    """[first, end) of every split in a list of splits that is grouped by split."""
+    return {
+        split: [splits.index(split), splits.index(split) + splits.count(split)]
+        for split in SPLITS
+        if split in splits
+    }

@@ -1,0 +1,215 @@
+"""Packs passages and questions into memory-mapped files, with bounded memory whatever their number.
+
+Only the ids of one run of passages are held at a time: each run is sorted and written, and the runs are merged
+(an external merge sort). A dictionary of all ids would take 4 GB for the 21 million passages of Wikipedia.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import mmap
+import struct
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Generic, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchgym.question import Passage
+
+from .lines import Line
+
+__all__ = [
+    "Packed",
+    "PassageIds",
+    "PassagePacker",
+    "content_hash",
+    "decode_passage",
+    "packed_size",
+    "save_rows",
+]
+
+T = TypeVar("T")
+
+RUN = 250_000
+"""Ids sorted in memory at a time: about 80 MB."""
+_ROW = struct.Struct("<4q")  # where a passage's id, its title and its text begin, and where it ends
+_ENTRY = struct.Struct("<IQ32s")  # an id's length, which passage it is, and its row of offsets; then the id
+_COMPRESSION = 3.2  # how many times smaller compressed passages are (2.8 measured on Wikipedia)
+_BUFFER = 1 << 20  # bytes read at a time from each run while merging
+_SCAN = 16_384  # records after which a scan lets the pages go that it has read
+
+
+class Packed(Sequence[T], Generic[T]):
+    """A read-only sequence of records in a memory-mapped file, decoded one at a time.
+
+    `NAME.bin` has the bytes, `NAME.npy` one row of offsets per record: where its fields begin, and its end.
+    """
+
+    def __init__(self, store: Path, name: str, decode: Callable[[mmap.mmap, list[int]], T]) -> None:
+        mapped = np.load(store / f"{name}.npy", mmap_mode="r")
+        self.rows: NDArray[np.int64] = np.asarray(mapped)
+        self._maps: list[mmap.mmap] = [mapped._mmap]
+        self._decode = decode
+        if len(self.rows):
+            with (store / f"{name}.bin").open("rb") as file:
+                self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps.append(self.bytes)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, position: int) -> T: ...
+    @overload
+    def __getitem__(self, position: slice) -> Sequence[T]: ...
+    def __getitem__(self, position: int | slice) -> T | Sequence[T]:
+        if isinstance(position, slice):
+            part: Packed[T] = Packed.__new__(Packed)
+            part.__dict__ |= self.__dict__
+            part.rows = self.rows[position]
+            return part
+        return self._decode(self.bytes, self.rows[position].tolist())
+
+    def __iter__(self) -> Iterator[T]:
+        return (self._decode(self.bytes, row) for row in self.each_row())
+
+    def each_row(self) -> Iterator[list[int]]:
+        """The offsets of every record, in order: a scan that decodes nothing and keeps little in memory."""
+        for start in range(0, len(self), _SCAN):
+            yield from self.rows[start : start + _SCAN].tolist()
+            if len(self) > _SCAN and hasattr(mmap, "MADV_DONTNEED"):
+                for pages in self._maps:
+                    pages.madvise(mmap.MADV_DONTNEED)  # they stay in the system's cache, not in this process
+
+
+def decode_passage(data: mmap.mmap, row: list[int]) -> Passage:
+    """The `decode` of `Packed` for passages."""
+    id, title, text, end = row
+    return Passage(data[id:title].decode(), data[title:text].decode(), data[text:end].decode())
+
+
+class PassageIds:
+    """Which ids the packed passages have, found by bisection."""
+
+    def __init__(self, passages: Packed[Passage]) -> None:
+        self._passages = passages
+
+    def __contains__(self, id: object) -> bool:
+        return isinstance(id, str) and self.position(id) is not None
+
+    def position(self, id: str) -> int | None:
+        """Where the passage with this id stands."""
+        rows, data, wanted = self._passages.rows, self._passages.bytes, id.encode()
+        found = bisect_left(range(len(rows)), wanted, key=lambda i: data[rows[i, 0] : rows[i, 1]])
+        if found == len(rows) or data[rows[found, 0] : rows[found, 1]] != wanted:
+            return None
+        return found
+
+
+class PassagePacker:
+    """Writes `passages.bin` and `passages.npy`, ordered by id; refuses an id used twice.
+
+    Args:
+        store: the directory to write into; also holds the sorted runs until `finish`.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._bytes = (store / "passages.bin").open("wb")
+        self._end = 0
+        self._count = 0
+        self._run: dict[bytes, tuple[int, bytes]] = {}  # id -> which passage, and its row
+        self._runs: list[Path] = []
+        self._blocks: list[tuple[int, int, Line]] = []  # the first passage of each stretch of plain counting
+
+    def add(self, passage: Passage, line: Line) -> None:
+        """Append a passage that stands on `line`; raises `CorpusError` when the run already has its id."""
+        id, title, text = passage.id.encode(), passage.title.encode(), passage.text.encode()
+        block = self._blocks[-1] if self._blocks else None
+        # Passages and lines count alike, except where a file begins or a line was passed over.
+        if block is None or block[2].file != line.file or line.number - block[1] != self._count - block[0]:
+            self._blocks.append((self._count, line.number, Line(line.file, line.number, {})))
+        if id in self._run:
+            raise self._repeated(id, self._run[id][0], self._count)
+        start = self._end
+        self._bytes.write(id + title + text)
+        middle = start + len(id)
+        self._end = middle + len(title) + len(text)
+        self._run[id] = self._count, _ROW.pack(start, middle, middle + len(title), self._end)
+        self._count += 1
+        if len(self._run) >= RUN:
+            self._write_run()
+
+    def finish(self) -> int:
+        """Merge the runs; returns the number of passages. Raises `CorpusError` for an id used twice."""
+        self._bytes.close()
+        self._write_run()
+        shape = {"descr": "<i8", "fortran_order": False, "shape": (self._count, 4)}
+        before, first = None, 0
+        with (self._store / "passages.npy").open("wb", buffering=_BUFFER) as out:
+            np.lib.format.write_array_header_1_0(out, shape)
+            for id, position, row in heapq.merge(*map(_read_run, self._runs)):
+                if id == before:
+                    raise self._repeated(id, first, position)
+                before, first = id, position
+                out.write(row)
+        for run in self._runs:
+            run.unlink()
+        return self._count
+
+    def _write_run(self) -> None:
+        file = self._store / f"run-{len(self._runs):05d}.tmp"
+        with file.open("wb", buffering=_BUFFER) as out:
+            for id, (position, row) in sorted(self._run.items()):
+                out.write(_ENTRY.pack(len(id), position, row) + id)
+        self._runs.append(file)
+        self._run = {}
+
+    def _repeated(self, id: bytes, first: int, second: int) -> Exception:
+        here, there = self._line(second), self._line(first)
+        where = "" if here.file == there.file else f" of {there.file}"
+        reason = f"id {id.decode()[:100]!r} was already used in {there.unit} {there.number}{where}"
+        return here.error(reason, "Give each line its own id.")
+
+    def _line(self, position: int) -> Line:
+        """Where the passage added as number `position` stands."""
+        start, number, line = self._blocks[-1]
+        for block in self._blocks:
+            if block[0] <= position:
+                start, number, line = block
+        return Line(line.file, number + position - start, {})
+
+
+def _read_run(file: Path) -> Iterator[tuple[bytes, int, bytes]]:
+    with file.open("rb", buffering=_BUFFER) as stream:
+        while head := stream.read(_ENTRY.size):
+            length, position, row = _ENTRY.unpack(head)
+            yield stream.read(length), position, row
+
+
+def packed_size(files: Iterable[tuple[str, int]]) -> int:
+    """About how many bytes of disk packing files of passages takes, by their names and sizes."""
+    plain = sum(size if name.endswith(".jsonl") else size * _COMPRESSION for name, size in files)
+    return int(1.25 * plain)  # of what JSON needs beside the texts much goes; offsets and the runs come
+
+
+def save_rows(file: Path, offsets: array[int], width: int, order: list[int]) -> None:
+    """Write the rows of offsets that `Packed` reads, rearranged into `order`."""
+    rows = np.array(offsets, np.int64).reshape(-1, width)
+    np.save(file, rows[order], allow_pickle=False)
+
+
+def content_hash(passages: Packed[Passage]) -> str:
+    """A digest of ids, titles and texts, in order."""
+    state = hashlib.blake2b(digest_size=16)
+    for row in passages.each_row():
+        for begin, end in pairwise(row):
+            state.update((end - begin).to_bytes(8, "little"))
+            state.update(passages.bytes[begin:end])
+    return state.hexdigest()

@@ -1,0 +1,362 @@
+"""Indexes: built once from a corpus, kept in a directory, opened from it by any number of processes.
+
+An `IndexBackend` says what an index of its kind depends on, what it will cost, how it is built and opened. The
+rest is the same for every kind and lives here: the cache, the check that a build fits, the directory that is
+complete or absent, and the refusal of an index that would answer wrongly. A finished directory holds the
+backend's files, `index.json` (what it is, and of which corpus) and the sealed `manifest.json` (its key, and the
+size and hash of every file).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, cast
+
+from searchgym import plugins
+from searchgym.errors import ConfigError, IndexMismatchError, PluginError
+from searchgym.question import Corpus
+from searchgym.retriever import Retriever
+from searchgym.specs import Spec, call_factory, open_corpus
+
+from .cache import cached_directory, damage, output_directory, read_key
+from .disk import free_disk, human
+
+__all__ = [
+    "Estimate",
+    "IndexBackend",
+    "Progress",
+    "build_index",
+    "foreign_parts",
+    "open_index",
+    "quiet",
+    "read_index",
+    "shown_progress",
+]
+
+FACTS = "index.json"
+_LONG = 30  # seconds from which a build that nobody asked for by name is announced
+_PLACES = ("path", "corpus", "questions")  # options of corpora that may be paths
+
+Progress = Callable[[str, int, int], None]
+"""Called as (phase, done, total) while an index is built."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What building an index will take.
+
+    Attributes:
+        disk: bytes of the finished index and of what building needs beside it.
+        memory: peak bytes while building, beyond the interpreter itself.
+        seconds: roughly how long it takes; None when unknown.
+    """
+
+    disk: int
+    memory: int
+    seconds: float | None = None
+
+
+class IndexBackend(ABC):
+    """A kind of index. An instance is registered under the entry-point group `searchgym.retrievers`.
+
+    Attributes:
+        name: its registered name; retrievers and cache entries bear it.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def settings(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """The options, checked, with every default filled in: JSON values that `settings` takes again.
+
+        Subclasses declare their options as keyword arguments. Raises `ConfigError`.
+        """
+
+    @abstractmethod
+    def key(self, corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that fixes the ranking, as JSON values; equal keys rank alike.
+
+        Must hold "format" (the version of the builder and its files), "backend", "corpus" (its hash) and
+        "settings"; further the identity of a tokenizer or encoder, and versions.
+        """
+
+    @abstractmethod
+    def estimate(self, corpus: Corpus, settings: Mapping[str, Any]) -> Estimate:
+        """What `build` will take. Quick: a sample of the passages has to do."""
+
+    @abstractmethod
+    def build(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path, progress: Progress) -> None:
+        """Fill the directory. What an earlier, killed build of the same key left in it is to be continued."""
+
+    @abstractmethod
+    def open(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path) -> Retriever:
+        """Open a directory that `build` filled, found intact and of this key; `index_hash` is the key's digest."""
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """`settings(**options)`, with an unknown option refused by name."""
+        settings: dict[str, Any] = call_factory("retriever", self.name, self.settings, (), dict(options))
+        return settings
+
+    def __call__(self, corpus: Corpus, **options: Any) -> Retriever:
+        """The index of a corpus: built at the first call, opened from the cache after that.
+
+        Raises:
+            ConfigError: an option it does not take, or no room to build it.
+            CorpusError: a corpus that cannot be indexed.
+        """
+        settings = self.checked(options)
+        key = self.key(corpus, settings)
+
+        def build(work: Path) -> None:
+            estimate = self.estimate(corpus, settings)
+            if (estimate.seconds or 0) >= _LONG and not sys.stderr.isatty():  # where no progress is shown
+                print(
+                    f"building the {self.name} index of {corpus.name} ({len(corpus.passages):,} passages): about "
+                    f"{estimate.seconds:.0f} s, {human(estimate.disk)} of disk, {human(estimate.memory)} of memory",
+                    file=sys.stderr,
+                )
+            with shown_progress() as progress:
+                _fill(self, corpus, settings, work, None, progress)
+
+        return self.open(corpus, settings, cached_directory(self.name, key, build, resumable=True))
+
+
+def build_index(
+    backend: IndexBackend,
+    corpus: Corpus,
+    directory: str | os.PathLike[str],
+    options: Mapping[str, Any] | None = None,
+    corpus_spec: Spec | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Build an index into a directory of its own, to be kept, copied or served.
+
+    The directory appears when it is complete. Until then the work is in a hidden `.part` directory beside it; a
+    build that was killed or interrupted is continued by calling this again.
+
+    Args:
+        backend: the kind of index.
+        corpus: what to index.
+        directory: where to; absent or empty. One that holds this very index already is left as it is.
+        options: the backend's options.
+        corpus_spec: how `open_index` opens the corpus again; without it, it must be given the corpus.
+        progress: called as the build goes on.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ConfigError: a bad option, a directory with something else in it, too little room, or another process
+            is building there.
+        CorpusError: a corpus that cannot be indexed.
+    """
+    settings = backend.checked(options or {})
+
+    def build(place: Path) -> None:
+        _fill(backend, corpus, settings, place, _absolute(corpus_spec), progress or quiet)
+
+    return output_directory(Path(directory), backend.name, backend.key(corpus, settings), build)
+
+
+def open_index(directory: str | os.PathLike[str], corpus: Corpus | None = None) -> Retriever:
+    """Open a built index.
+
+    Args:
+        directory: what `build_index` made.
+        corpus: the corpus it was built from; by default the recorded one is opened.
+
+    Raises:
+        IndexMismatchError: the directory holds no index, a damaged one, or one of another corpus, version,
+            tokenizer or encoder.
+        ConfigError: no corpus was given and none is recorded.
+    """
+    directory = Path(directory).expanduser().absolute()
+    facts = read_index(directory)
+    backend = _backend(facts, directory)
+    if corpus is None:
+        if facts["corpus"] is None:
+            raise ConfigError(
+                f"the index in {directory} does not say how to open its corpus {facts['corpus_name']!r}: give it"
+            )
+        corpus = open_corpus(facts["corpus"])
+    settings, differences = _compare(backend, facts, corpus, read_key(directory))
+    if differences:
+        raise IndexMismatchError(
+            f"the {backend.name} index in {directory} is of another {differences[0]}. Build it again from corpus "
+            f"{corpus.name!r}, or open it with the corpus and the version it was built with."
+        )
+    return backend.open(corpus, settings, directory)
+
+
+def foreign_parts(directory: str | os.PathLike[str]) -> list[str]:
+    """In what an intact index differs from one that would be built here now: version, tokenizer, encoder.
+
+    It is empty for an index that can be opened. The corpus is not opened, and not compared.
+
+    Raises:
+        IndexMismatchError: the directory holds no index, or a damaged one.
+    """
+    directory = Path(directory)
+    facts, built = read_index(directory), read_key(directory)
+    recorded = _RecordedCorpus(facts["corpus_name"], built.get("corpus"), range(facts["passages"]))
+    return _compare(_backend(facts, directory), facts, cast("Corpus", recorded), built)[1]
+
+
+class _RecordedCorpus(NamedTuple):
+    """What an index says about its corpus: all that keys are made of."""
+
+    name: str
+    hash: Any
+    passages: range
+
+
+def _backend(facts: Mapping[str, Any], directory: Path) -> IndexBackend:
+    backend = plugins.load("retrievers", facts["backend"])
+    if not isinstance(backend, IndexBackend):
+        raise PluginError(f"retriever {facts['backend']!r} of the index in {directory} is no IndexBackend")
+    return backend
+
+
+def _compare(
+    backend: IndexBackend, facts: Mapping[str, Any], corpus: Corpus, built: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The settings of a built index, and the parts of its key that are others here and now."""
+    try:
+        settings = backend.checked(facts["settings"])
+    except ConfigError as error:
+        return {}, [f"version: {error}"]
+    ours = backend.key(corpus, settings)
+    return settings, [
+        f"{name}: {built.get(name)!r}, not {ours.get(name)!r}"
+        for name in {**ours, **built}
+        if built.get(name) != ours.get(name)
+    ]
+
+
+def open_index_over(corpus: Corpus, *, path: str) -> Retriever:
+    """A built index over a corpus that is open already: what `retriever="path/of/an/index"` comes to.
+
+    The entry point `index-directory` of `searchgym.retrievers`. Raises what `open_index` raises.
+    """
+    return open_index(path, corpus)
+
+
+def read_index(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a built index says about itself: backend, settings, corpus, corpus_name, passages.
+
+    Raises:
+        IndexMismatchError: the directory holds no index, or a damaged one.
+    """
+    directory = Path(directory)
+    problem = damage(directory)
+    if problem is None:
+        try:
+            facts: dict[str, Any] = json.loads((directory / FACTS).read_text("utf-8"))
+            return {
+                name: facts[name] for name in ("backend", "settings", "corpus", "corpus_name", "passages")
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problem = f"{directory / FACTS} does not describe an index ({error})"
+    raise IndexMismatchError(f"no usable index in {directory}: {problem}. Build it again.")
+
+
+@contextlib.contextmanager
+def shown_progress() -> Iterator[Progress]:
+    """Progress on standard error, where that is a terminal; a build of less than a second shows nothing."""
+    if not sys.stderr.isatty():
+        yield quiet
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total)
+            bars.update(tasks[phase], completed=done, total=total)
+
+        yield show
+
+
+def quiet(phase: str, done: int, total: int) -> None:
+    """Progress that nobody sees."""
+
+
+def _fill(
+    backend: IndexBackend,
+    corpus: Corpus,
+    settings: Mapping[str, Any],
+    work: Path,
+    corpus_spec: Spec | None,
+    progress: Progress,
+) -> None:
+    _refuse_what_cannot_fit(backend, corpus, backend.estimate(corpus, settings), work)
+    backend.build(corpus, settings, work, progress)
+    facts = {
+        "backend": backend.name,
+        "settings": dict(settings),
+        "corpus": corpus_spec,
+        "corpus_name": corpus.name,
+        "passages": len(corpus.passages),
+    }
+    (work / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def _refuse_what_cannot_fit(backend: IndexBackend, corpus: Corpus, estimate: Estimate, work: Path) -> None:
+    done = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+    free = free_disk(work) + done  # what an earlier build left is counted in the estimate
+    about = f"the {backend.name} index of {corpus.name!r} ({len(corpus.passages):,} passages)"
+    if estimate.disk > free:
+        raise ConfigError(
+            f"{about} needs {human(estimate.disk)} of disk to build, and {work.parent} has {human(free)}: "
+            "make room, or build it elsewhere"
+        )
+    available = available_memory()
+    if available is not None and estimate.memory > available:
+        raise ConfigError(
+            f"{about} needs {human(estimate.memory)} of memory to build, and {human(available)} are available: "
+            "close something, or build it on a larger machine and copy the directory"
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes this process can still take without swapping: of the machine and of its control group; None: unknown."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a container's limit; "max" when there is none
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used = int((group / "memory.current").read_text()) - int(
+            stat["inactive_file"]
+        )  # that much is given back
+        found.append(max(0, limit - used))
+    if not found:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found, default=None)
+
+
+def _absolute(spec: Spec | None) -> Spec | None:
+    """The index may be opened from another directory: paths of the corpus become absolute."""
+
+    def place(value: Any) -> Any:
+        if isinstance(value, list):
+            return [place(one) for one in value]
+        return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
+
+    if isinstance(spec, dict):
+        return {name: place(value) if name in _PLACES else value for name, value in spec.items()}
+    return spec if spec in plugins.names("corpora") else place(spec)

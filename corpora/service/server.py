@@ -1,0 +1,274 @@
+"""Runs the retrieval service: `searchgym index serve`, and the same in one Python call."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from searchgym.errors import ConfigError, MissingExtraError, SearchGymError
+from searchgym.question import Corpus
+from searchgym.retriever import Retriever
+from searchgym.specs import Spec, open_corpus, open_retriever
+
+from ..indexing.backend import open_index, read_index
+from .app import Limits, create_app
+
+try:
+    import uvicorn
+    from prometheus_client.multiprocess import mark_process_dead
+except ModuleNotFoundError as missing:
+    raise MissingExtraError("the retrieval service", missing.name or "uvicorn", "serve") from missing
+
+__all__ = ["Source", "local_service", "serve"]
+
+_BACKLOG = 2048  # connections that may wait to be accepted, e.g. while workers open the index
+_KEEP_ALIVE = 75  # seconds an idle connection is kept: a policy thinks for longer than uvicorn's five
+_CANNOT_START = 3  # exit status of a worker that would fail again
+_DEATHS = (5, 60.0)  # so many per worker within so many seconds are no accident: it gives up
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is served: opened by every worker for itself.
+
+    Attributes:
+        index: a directory of a built index; or the spec of a retriever, which needs the corpus.
+        corpus: the spec of the corpus; None: the one recorded in the directory.
+    """
+
+    index: Spec
+    corpus: Spec | None = None
+
+    def open(self) -> tuple[Retriever, Corpus]:
+        """Open both.
+
+        Raises:
+            IndexMismatchError: the directory holds no usable index.
+            ConfigError: the corpus is not known, or something of it cannot be used.
+        """
+        if isinstance(self.index, str) and os.path.isdir(self.index):
+            spec = self.corpus if self.corpus is not None else read_index(self.index)["corpus"]
+            if spec is None:
+                raise ConfigError(
+                    f"the index in {self.index} does not say how to open its corpus: give --corpus"
+                )
+            corpus = open_corpus(spec)
+            return open_index(self.index, corpus), corpus
+        if self.corpus is None:
+            raise ConfigError(
+                f"{self.index!r} is no directory of an index: give one, or name a retriever and its --corpus"
+            )
+        corpus = open_corpus(self.corpus)
+        return open_retriever(self.index, corpus), corpus
+
+
+def serve(
+    index: Spec,
+    corpus: Spec | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 1,
+    limits: Limits | None = None,
+    grace: int = 30,
+) -> None:
+    """Serve an index until SIGINT or SIGTERM, then answer what is in flight and return.
+
+    Args:
+        index: a directory of a built index; or the spec of a retriever, which needs the corpus.
+        corpus: the spec of the corpus; None: the one recorded in the directory.
+        host: address to listen on. Nobody is asked for a password: open it to a network you trust only.
+        port: 0 takes a free one; the line printed at the start says which.
+        workers: processes that answer, each with the index mapped from the same files and a cache of its own.
+        limits: what a request may ask for, and how much may wait.
+        grace: seconds given to requests in flight when it is told to stop.
+
+    Raises:
+        ConfigError: the address cannot be used, or workers cannot start or die again and again.
+        SearchGymError: the index cannot be opened.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers={workers}: use a whole number >= 1")
+    limits = limits or Limits()
+    source = Source(index, corpus)
+    listener = _bind(host, port)
+    with listener:
+        retriever, opened = source.open()  # also with several workers: what is wrong is said once, and here
+        listener.listen(_BACKLOG)
+        address, used = listener.getsockname()[:2]
+        url = f"http://[{address}]:{used}" if ":" in address else f"http://{address}:{used}"
+        print(
+            f"serving {retriever.name} of {opened.name} ({len(opened.passages):,} passages) on {url}/retrieve, "
+            f"{workers} worker{'s' if workers > 1 else ''}; Ctrl-C stops",
+            flush=True,
+        )
+        if not ipaddress.ip_address(address).is_loopback:
+            print("anyone who reaches this address can search: no password is asked for", file=sys.stderr)
+        if workers == 1:
+            _run(create_app(retriever, opened, limits), listener, grace)
+        else:
+            del retriever, opened  # this process does not search: an encoder need not stay in its memory
+            _supervise(workers, (source, limits, listener, grace), grace)
+
+
+@contextlib.contextmanager
+def local_service(
+    retriever: Retriever, corpus: Corpus | None = None, limits: Limits | None = None
+) -> Iterator[str]:
+    """The service in a thread of this process, for notebooks and tests; gives its url.
+
+    Leaving the block answers what is in flight and stops it.
+
+        with local_service(index, corpus) as url:
+            remote = open_remote(corpus, url=url)
+    """
+    with _bind("127.0.0.1", 0) as listener:
+        listener.listen(_BACKLOG)  # clients may connect before the thread is that far
+        server = _server(create_app(retriever, corpus, limits), grace=30)
+        thread = threading.Thread(
+            target=server.run, args=([listener],), name="searchgym-service", daemon=True
+        )
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _server(app: Any, grace: int) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=grace,
+    )
+    return uvicorn.Server(config)
+
+
+def _run(app: Any, listener: socket.socket, grace: int) -> None:
+    """Serve until a signal comes; what is in flight is answered before it returns."""
+    server = _server(app, grace)
+
+    def stop(number: int, frame: Any) -> None:
+        server.should_exit = True
+
+    # uvicorn raises the signal again when it is done; it then finds this handler, not the one that kills.
+    with _handling(stop):
+        server.run([listener])
+
+
+@contextlib.contextmanager
+def _handling(handler: Any) -> Iterator[None]:
+    """The handler of SIGINT and SIGTERM within the block."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _supervise(workers: int, arguments: tuple[Any, ...], grace: int) -> None:
+    """Keep so many workers running until a signal comes; one that dies is replaced."""
+    context = multiprocessing.get_context("spawn")
+    told, tell = context.Pipe(duplex=False)
+    running: list[BaseProcess] = []
+    deaths: deque[float] = deque(maxlen=_DEATHS[0] * workers)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(told)
+        stack.enter_context(tell)
+        metrics = stack.enter_context(tempfile.TemporaryDirectory(prefix="searchgym-metrics-"))
+        stack.callback(_set_environment, os.environ.copy())
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+        stack.enter_context(_handling(lambda number, frame: tell.send_bytes(b"stop")))
+        stack.callback(_end, running, grace)
+        while True:
+            while len(running) < workers:
+                process = context.Process(target=_work, args=arguments, daemon=True)
+                process.start()
+                running.append(process)
+            if told in wait([told, *(process.sentinel for process in running)]):
+                return
+            for dead in [process for process in running if not process.is_alive()]:
+                if dead.exitcode == _CANNOT_START:
+                    raise ConfigError("a worker could not start; what it said is above")
+                deaths.append(time.monotonic())
+                if len(deaths) == deaths.maxlen and deaths[-1] - deaths[0] < _DEATHS[1]:
+                    raise ConfigError(
+                        f"{len(deaths)} workers ended within {deaths[-1] - deaths[0]:.0f} s, the last with status "
+                        f"{dead.exitcode} (-9: killed, perhaps for want of memory): try fewer --workers"
+                    )
+                print(
+                    f"worker {dead.pid} ended with status {dead.exitcode}: starting another", file=sys.stderr
+                )
+                mark_process_dead(dead.pid, metrics)  # type: ignore[no-untyped-call]
+                running.remove(dead)
+
+
+def _end(running: list[BaseProcess], grace: int) -> None:
+    until = time.monotonic() + grace + 5
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.join(max(0.0, until - time.monotonic()))
+        process.kill()
+
+
+def _set_environment(values: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(values)
+
+
+def _follow(sentinel: int) -> None:
+    """End this process when its parent has ended, however that came about."""
+    wait([sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _work(source: Source, limits: Limits, listener: socket.socket, grace: int) -> None:
+    """One worker process."""
+    with contextlib.suppress(KeyboardInterrupt):
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+        try:
+            app = create_app(*source.open(), limits)
+        except SearchGymError as error:
+            print(f"worker {os.getpid()}: {error}", file=sys.stderr, flush=True)
+            sys.exit(_CANNOT_START)
+        _run(app, listener, grace)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    move = "choose another with --host and --port"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"address {host}:{port} cannot be used ({error}): {move}") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(f"address {host}:{port} cannot be used ({error}): {move}") from None
+    return listener

@@ -1,0 +1,62 @@
+"""What `searchgym eval --budget` reads and shows."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import ConfigError
+from ..rollouts.budgets import BudgetCurve, check_budgets
+
+__all__ = ["curve_table", "parse_budgets", "show_curve"]
+
+
+def parse_budgets(text: str) -> list[int]:
+    """The numbers of "1,2,4,8"; raises `ConfigError`."""
+    try:
+        return check_budgets([int(part) for part in text.split(",")])
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"--budget is {text!r}: give numbers of searches, e.g. --budget 1,2,4,8") from None
+
+
+def curve_table(curve: BudgetCurve, title: str) -> Table:
+    """A row per budget: EM with its interval, then what was spent (means per episode)."""
+    with_tokens = any(point.tokens is not None for point in curve.points)
+    table = Table(title=title)
+    for column in ("budget", "em", "95 % interval", "searches", "rounds", "ended by the budget"):
+        table.add_column(column, justify="right")
+        if column == "searches" and with_tokens:
+            table.add_column("sampled tokens", justify="right")
+    for point in curve.points:
+        em, spent = point.result.metrics["em"], point.result.metrics
+        cells = [
+            str(point.budget),
+            f"{em.mean:.3f}",
+            f"{em.low:.3f} – {em.high:.3f}",
+            f"{spent['searches'].mean:.2f}",
+        ]
+        if with_tokens:
+            cells.append("–" if point.tokens is None else f"{point.tokens:.1f}")
+        table.add_row(*cells, f"{spent['rounds'].mean:.2f}", f"{point.on_budget:.1%}")
+    return table
+
+
+def show_curve(console: Console, curve: BudgetCurve, title: str) -> None:
+    """Print a curve, with what makes it say less than it seems to."""
+    first = curve.points[0].result
+    console.print(curve_table(curve, f"{title}: {first.questions} questions x {first.samples}"))
+    console.print(
+        f"budget: searches allowed per episode; rounds allowed: {curve.max_rounds}", highlight=False
+    )
+    if any(point.on_budget for point in curve.points):
+        console.print(
+            "[yellow]what a budget ended unanswered counts as wrong: there the curve shows the cut, not the ability",
+        )
+    failed = sum(point.result.failed for point in curve.points)
+    if failed:
+        console.print(f"[yellow]{failed} episodes were lost to infrastructure and are not scored")
+    assisted = max(point.result.assisted for point in curve.points)
+    if assisted:
+        console.print(f"[yellow]up to {assisted:.1%} of a budget's episodes used privileged feedback")

@@ -1,0 +1,48 @@
+"""`searchgym rescore`: recompute the outcomes of saved episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ..episode import check_writable, load_episodes, save_episodes
+from ..rollouts.evaluation import METRICS
+from ..rollouts.rescoring import rescore as rescore_episode
+
+__all__ = ["rescore"]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write the rescored episodes here (may be FILE itself)."
+)
+def rescore(file: Path, out: Path | None) -> None:
+    """Recompute the outcomes of the episodes in FILE (JSONL) with this version's scorer.
+
+    Prints each metric's mean as recorded and as recomputed, and how many episodes changed. FILE is read only,
+    unless it is also given as --out; it is then replaced atomically.
+    """
+    if out is not None:
+        check_writable(out)
+    episodes = list(load_episodes(file))
+    outcomes = [rescore_episode(e) for e in episodes]
+    table = Table()
+    for column in ("metric", "recorded", "recomputed", "changed"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for metric in METRICS:
+        old = [getattr(e.outcome, metric) for e in episodes]
+        new = [getattr(o, metric) for o in outcomes]
+        mean = [f"{sum(v) / len(v):.4f}" if v else "-" for v in (old, new)]
+        table.add_row(metric, *mean, str(sum(a != b for a, b in zip(old, new, strict=True))))
+    console = Console()
+    console.print(f"{file}: {len(episodes)} episodes", soft_wrap=True, markup=False, highlight=False)
+    console.print(table)
+    if out is not None:
+        for episode, outcome in zip(episodes, outcomes, strict=True):
+            episode.outcome = outcome
+        save_episodes(out, episodes)
+        click.echo(f"wrote {out}")

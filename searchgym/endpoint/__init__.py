@@ -1,0 +1,1 @@
+"""Whatever asks an OpenAI-compatible server: client, options, metering, stored answers."""

@@ -1,0 +1,168 @@
+"""The search-budget scaling curve: the same questions under growing search budgets.
+
+curve = searchgym.evaluate_budgets("SearchQA-v0", {"name": "planner", "planner": "tiny"}, budgets=(1, 2, 4, 8))
+print(curve)
+curve.plot("budgets.png")
+
+A budget is the environment's `max_searches`. A search beyond it ends the episode without an answer, so the curve of an
+agent that does not mind its budget shows where it was cut off, not what it knows: `on_budget` says how often. The planner
+agent answers when its budget is spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ..checks import check_count
+from ..env.vector import SearchVectorEnv
+from ..episode import Episode
+from ..errors import ConfigError
+from .collection import AgentLike, EnvLike, open_agent, open_envs
+from .evaluation import EvalResult, evaluate
+from .plot import draw_budgets
+
+__all__ = ["BudgetCurve", "BudgetPoint", "check_budgets", "evaluate_budgets"]
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetPoint:
+    """An evaluation under one budget.
+
+    Attributes:
+        budget: searches allowed per episode.
+        result: see `EvalResult`.
+        tokens: sampled tokens per episode, of agents that record or are charged for them; else, and where kept replies
+            made some of them cost nothing, None.
+        on_budget: share of the scored episodes that a budget ended before they were answered.
+    """
+
+    budget: int
+    result: EvalResult
+    tokens: float | None
+    on_budget: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the episodes, as JSON data."""
+        return {
+            "budget": self.budget,
+            "tokens": self.tokens,
+            "on_budget": self.on_budget,
+            **self.result.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetCurve:
+    """What `evaluate_budgets` found.
+
+    Attributes:
+        agent: who played.
+        max_rounds: rounds allowed per episode, the same under every budget.
+        points: one per budget, in rising order.
+    """
+
+    agent: str
+    max_rounds: int
+    points: list[BudgetPoint]
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """All episodes, budget by budget; `episode.env["max_searches"]` tells them apart."""
+        return [episode for point in self.points for episode in point.result.episodes]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the episodes, as JSON data."""
+        points = [point.to_json() for point in self.points]
+        return {"agent": self.agent, "max_rounds": self.max_rounds, "points": points}
+
+    def plot(self, path: str | PathLike[str], *others: BudgetCurve) -> None:
+        """Draw the curve as a PNG, and others of the same questions beside it.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        draw_budgets(Path(path), [self, *others])
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{self.agent}, budget {p.budget}: EM {p.result.metrics['em']}, searches "
+            f"{p.result.metrics['searches'].mean:.2f}"
+            + ("" if p.tokens is None else f", sampled tokens {p.tokens:.1f}")
+            + f", ended on the budget {p.on_budget:.1%}"
+            for p in self.points
+        )
+
+
+def check_budgets(budgets: Sequence[int]) -> list[int]:
+    """Different budgets in rising order; raises `ConfigError`."""
+    if not budgets:
+        raise ConfigError(f"budgets is {budgets!r}: give numbers of searches, e.g. 1, 2, 4, 8")
+    for budget in budgets:
+        check_count("a budget", budget, 0)
+    if len(set(budgets)) < len(budgets):
+        raise ConfigError(f"budgets is {list(budgets)}: give each number once")
+    return sorted(budgets)
+
+
+def evaluate_budgets(
+    env: EnvLike,
+    agent: AgentLike,
+    budgets: Sequence[int] = (1, 2, 4, 8),
+    episodes: int | None = 200,
+    *,
+    samples: int = 1,
+    split: str | None = "dev",
+    seed: int | None = None,
+    num_envs: int = 64,
+    on_episode: Callable[[Episode], None] | None = None,
+    **arguments: Any,
+) -> BudgetCurve:
+    """Evaluate on the same questions under each search budget.
+
+    Only `max_searches` differs between budgets. `max_rounds` is the environment's, or one more than the largest budget where
+    that is larger, so that a last round is left to answer in.
+
+    Args:
+        env, agent, episodes, samples, split, seed, num_envs, on_episode, arguments: see `evaluate`.
+        budgets: searches allowed per episode, each as `max_searches`.
+
+    Raises:
+        ConfigError: an argument that cannot be used, or nothing that can be scored.
+    """
+    budgets = check_budgets(budgets)
+    if "max_searches" in arguments:
+        raise ConfigError(
+            f"max_searches is {arguments['max_searches']!r}, but budgets sets it: give one of the two"
+        )
+    opened = open_agent(agent)
+    rules = open_envs(env, opened, num_envs, split, **arguments).rules
+    max_rounds = max(rules.max_rounds, budgets[-1] + 1)
+    points = []
+    for budget in budgets:
+        limited = replace(rules, max_searches=budget, max_rounds=max_rounds)
+        result = evaluate(
+            SearchVectorEnv.from_rules(limited, num_envs),
+            opened,
+            episodes,
+            samples=samples,
+            split=split,
+            seed=seed,
+            num_envs=num_envs,
+            on_episode=on_episode,
+        )
+        points.append(_point(budget, result))
+    return BudgetCurve(opened.name, max_rounds, points)
+
+
+def _point(budget: int, result: EvalResult) -> BudgetPoint:
+    scored = [episode for episode in result.episodes if episode.valid_for_training]
+    tokens = None
+    if any(episode.segments for episode in scored):
+        tokens = sum(sum(s.mask) for e in scored for s in e.segments) / len(scored)
+    elif result.costs.get("output_tokens") and not result.costs.get("cached"):
+        tokens = result.costs["output_tokens"] / len(result.episodes)
+    return BudgetPoint(budget, result, tokens, sum(e.truncated for e in scored) / len(scored))

@@ -1,0 +1,187 @@
+"""Evaluation: metrics with intervals over questions.
+
+The unit of resampling is the question, not the episode: several samples of one question are not independent.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..checks import check_count
+from ..episode import Episode
+from ..errors import ConfigError
+from ..statistics import Estimate, bootstrap
+from .collection import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs
+
+__all__ = ["METRICS", "EvalResult", "evaluate", "summarize"]
+
+METRICS = ("em", "f1", "sub_em", "recall")
+
+
+@dataclass(slots=True)
+class EvalResult:
+    """What an evaluation found.
+
+    Attributes:
+        agent, env: who played where.
+        questions: number of distinct questions scored. samples: episodes per question (k).
+        metrics: "em", "f1", "sub_em", "recall", "rounds", "searches" averaged over all samples (avg@k), and
+            "pass@k": share of questions with at least one exact match among the k samples.
+        by_group: EM per question type and hop count, "chain/2" and so on.
+        stop_reasons: how many episodes ended for which reason.
+        failed: episodes lost to infrastructure; they are not scored.
+        assisted: share of episodes that used the feedback act.
+        judged: empty without a judge; else "judgements", "judge_errors" and the costs of `env.unwrapped.stats`, and
+            over the rounds judged the means "utility" and "reasoning" and the share "contributing" (u · v >= 0.5).
+        episodes: the records.
+        costs: what the agent's acts took (`Agent.costs`); empty for agents that cost nothing.
+    """
+
+    agent: str
+    env: dict[str, Any]
+    questions: int
+    samples: int
+    metrics: dict[str, Estimate]
+    by_group: dict[str, Estimate]
+    stop_reasons: dict[str, int]
+    failed: int
+    assisted: float
+    judged: dict[str, float]
+    episodes: list[Episode]
+    costs: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the episodes, as JSON data."""
+        data = {n: getattr(self, n) for n in self.__slots__ if n not in ("episodes", "metrics", "by_group")}
+        for name in ("metrics", "by_group"):
+            data[name] = {k: asdict(v) for k, v in getattr(self, name).items()}
+        return data
+
+    def __str__(self) -> str:
+        rows = "  ".join(f"{name} {value}" for name, value in self.metrics.items())
+        lost = f"; {self.failed} episodes lost to infrastructure" if self.failed else ""
+        return f"{self.agent}: {self.questions} questions x {self.samples}: {rows}{lost}"
+
+
+def by_question(episodes: Sequence[Episode]) -> list[list[Episode]]:
+    """Episodes of one question together, in the order in which the questions first come."""
+    groups: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        groups.setdefault(episode.task_id, []).append(episode)
+    return list(groups.values())
+
+
+def average(groups: Sequence[Sequence[Episode]], value: Callable[[Episode], float]) -> Estimate:
+    """Mean of a value over questions, each question's episodes averaged first, with its interval."""
+    return bootstrap([float(np.mean([value(e) for e in group])) for group in groups])
+
+
+def summarize(episodes: Sequence[Episode]) -> EvalResult:
+    """Score a set of episodes, grouped by question.
+
+    Raises:
+        ConfigError: no episode, or none that the infrastructure let end.
+    """
+    valid = [e for e in episodes if e.valid_for_training]
+    if not valid:
+        raise ConfigError(
+            f"none of {len(episodes)} episodes can be scored: "
+            f"{dict(Counter(str(e.outcome.stop_reason) for e in episodes))}"
+        )
+    groups = by_question(valid)
+    samples = max(map(len, groups))
+    metrics = {name: average(groups, lambda e, n=name: getattr(e.outcome, n)) for name in METRICS}  # type: ignore[misc]
+    if samples > 1:
+        metrics[f"pass@{samples}"] = bootstrap([max(e.outcome.em for e in g) for g in groups])
+    metrics["rounds"] = average(groups, lambda e: e.outcome.rounds)
+    metrics["searches"] = average(groups, lambda e: e.outcome.searches)
+    kinds: dict[str, list[list[Episode]]] = {}
+    for group in groups:
+        question_type = str(group[0].extra.get("type", "unknown"))
+        kinds.setdefault(f"{question_type}/{group[0].extra.get('hops', 0)}", []).append(group)
+    return EvalResult(
+        agent=valid[0].agent,
+        env=valid[0].env,
+        questions=len(groups),
+        samples=samples,
+        metrics=metrics,
+        by_group={k: average(of, lambda e: e.outcome.em) for k, of in sorted(kinds.items())},
+        stop_reasons=dict(Counter(str(e.outcome.stop_reason) for e in episodes)),
+        failed=len(episodes) - len(valid),
+        assisted=float(np.mean([e.outcome.assisted for e in valid])),
+        judged=_judged(valid),
+        episodes=list(episodes),
+    )
+
+
+def _judged(episodes: Sequence[Episode]) -> dict[str, float]:
+    """What the verdicts say, over all rounds that have one."""
+    verdicts = [r.judge for e in episodes for r in e.rounds if r.judge["status"] == "ok"]
+    if not verdicts:
+        return {}
+    return {
+        "utility": float(np.mean([v["utility"] for v in verdicts])),
+        "reasoning": float(np.mean([v["reasoning"] for v in verdicts])),
+        "contributing": float(np.mean([v["utility"] * v["reasoning"] >= 0.5 for v in verdicts])),
+    }
+
+
+def evaluate(
+    env: EnvLike,
+    agent: AgentLike,
+    episodes: int | None = 200,
+    *,
+    samples: int = 1,
+    split: str | None = "dev",
+    seed: int | None = None,
+    num_envs: int = 64,
+    ids: random.Random | None = None,
+    on_episode: Callable[[Episode], None] | None = None,
+    **arguments: Any,
+) -> EvalResult:
+    """Play and score.
+
+    Args:
+        env: registered id, search environment, or vector environment.
+        agent: an `Agent`, a registered name, or a function (observation, info) -> action.
+        episodes: how many questions; None: the whole split. Never more than the split has.
+        samples: episodes per question.
+        split: "dev" by default; None: the environment's.
+        seed: draws the questions; None takes the first ones in corpus order.
+        num_envs: episodes played at once.
+        ids: source of episode ids; pass a seeded one for reproducible records.
+        on_episode: called as each episode ends.
+        **arguments: environment arguments (only with an id).
+
+    Raises:
+        ConfigError: an argument that cannot be used, or nothing that can be scored.
+    """
+    check_count("samples", samples, 1)
+    if episodes is not None:
+        check_count("episodes", episodes, 1)
+    opened = open_agent(agent)
+    envs = open_envs(env, opened, num_envs, split, **arguments)
+    tasks = choose_tasks(envs.rules, split, None, seed)[:episodes]
+    source = ids or random.Random(secrets.randbits(64))
+    before = opened.costs()
+    groups = [f"{source.getrandbits(64):016x}" for _ in tasks]
+    played = collect(
+        envs,
+        opened,
+        [task for task in tasks for _ in range(samples)],
+        group_ids=[group for group in groups for _ in range(samples)],
+        ids=source,
+        on_episode=on_episode,
+    )
+    result = summarize(played)
+    result.costs = {name: value - before.get(name, 0.0) for name, value in opened.costs().items()}
+    if envs.rules.judge is not None:
+        result.judged |= envs.judge_costs.to_stats()
+    return result

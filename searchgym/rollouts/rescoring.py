@@ -1,0 +1,50 @@
+"""Recompute the outcome of a saved episode from its raw messages and hits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..dialects import get_dialect
+from ..episode import Episode, Outcome, StopReason
+from ..errors import EpisodeFileError
+from ..scoring import exact_match, f1, recall, sub_exact_match
+
+__all__ = ["rescore"]
+
+
+def rescore(episode: Episode) -> Outcome:
+    """The outcome by the scorer of this version.
+
+    The final message is parsed again and scored against the recorded gold answers; recall is computed from the
+    recorded hits. Counters and the stop reason are facts of the run and stay.
+
+    Raises:
+        UnknownIdError: the episode's dialect is not known here.
+        EpisodeFileError: the record lacks what the scorer reads.
+    """
+    try:
+        return _rescore(episode)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise EpisodeFileError(f"episode {episode.episode_id!r} cannot be rescored: {error!r}") from error
+
+
+def _rescore(episode: Episode) -> Outcome:
+    answer = ""
+    if episode.outcome.stop_reason is StopReason.ANSWERED:
+        dialect = get_dialect(episode.env["dialect"])
+        act = dialect.parse(
+            episode.rounds[-1].text,
+            feedback=episode.env.get("feedback", "off") != "off",
+            max_queries=episode.env.get("max_queries", 1),
+        )
+        answer = act.answer
+    golds = episode.gold["answers"]
+    found = [hit["id"] for round_ in episode.rounds for hit in round_.hits]
+    return dataclasses.replace(
+        episode.outcome,
+        answer=answer,
+        em=exact_match(answer, golds),
+        f1=f1(answer, golds),
+        sub_em=sub_exact_match(answer, golds),
+        recall=recall(found, episode.gold["supporting_ids"]),
+    )

@@ -1,0 +1,218 @@
+"""The file behind a tape: its format, and the player that answers calls from it. `recorder` writes it.
+
+A tape is JSON lines, ASCII. The first line is the header: what the calls were made on. Then, in any order,
+
+    {"passage": n, "id": …, "title": …, "text": …}      number n, counted from 0: stored once, referred to by number
+    {"search": query, "k": k, "at": …, "hits": [[n, score], …]}                           or "error": message
+    {"judge": digest, "at": …, "question": id, "round": r, "status": …, "utility": …, "reasoning": …, "reason": …}
+    {"grade": digest, "at": …, "question": id, "status": …, "score": …, "reason": …}
+
+"at" is the number of calls made before this one. A line is written when a call is made for the first time, and
+when its result differs from the last one of the same call: a thousand repeats cost nothing, and the lines of a call
+say from when on each result held. "keep": m says that only the first m earlier lines of the call stand, because a
+resumed run went back before the others.
+
+A batch of calls is appended in one write, before its results are used: a kill loses at most the batch in flight. A
+last line that a kill cut off is ignored, and removed by whoever records next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from ..errors import RetrievalError, TapeError
+from ..judges.protocol import Grade, Verdict
+from ..retriever import Hit, SearchResult
+
+__all__ = ["Content", "Key", "Line", "Player", "differences", "dump_line", "of_something_else", "read_tape"]
+
+TAPE_SCHEMA = 1
+VERDICT_FIELDS = ("status", "utility", "reasoning", "reason")
+GRADE_FIELDS = ("status", "score", "reason")
+
+Key: TypeAlias = tuple[str, str, int]
+"""("search", query, k), ("judge", digest, 0) or ("grade", digest, 0)."""
+CallResult: TypeAlias = SearchResult | Verdict | Grade
+
+
+class Line(NamedTuple):
+    """What a call gave from one position on. The first line of a call also holds before that."""
+
+    at: int
+    value: Any  # an error's message; ((passage number, score), …); or the fields of a verdict or grade
+    cost: Mapping[str, float]
+
+
+@dataclass
+class Content:
+    """What a tape holds."""
+
+    card: dict[str, Any]
+    passages: list[tuple[str, str, str]] = field(default_factory=list)
+    calls: dict[Key, list[Line]] = field(default_factory=dict)
+    size: int = 0  # bytes of complete lines
+
+
+class Player:
+    """Answers calls from a tape, read once. Threads may share one.
+
+    Attributes:
+        path: the file.
+        card: what the calls were made on.
+        position: number of calls answered so far.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], position: int = 0) -> None:
+        self.path, self.position = os.path.abspath(path), position
+        content = read_tape(self.path)
+        self.card = content.card
+        self._calls: dict[Key, list[tuple[int, CallResult]]] = {}
+        for key, lines in content.calls.items():
+            self._calls[key] = [(line.at, _result(key[0], line, content.passages)) for line in lines]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Player, (self.path, self.position))
+
+    def rewind(self, position: int) -> None:
+        """Go back to a position, where a run resumes."""
+        self.position = position
+
+    def recall(self, key: Key) -> CallResult | None:
+        """What the call gave when it was recorded; None: it was not."""
+        lines = self._calls.get(key)
+        if lines is None:
+            return None
+        position = self.position
+        self.position += 1
+        if len(lines) == 1:
+            return lines[0][1]
+        return lines[max(0, bisect_right(lines, position, key=lambda line: line[0]) - 1)][1]
+
+
+def differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What two cards disagree in: "top_k 3, here 5"; empty where `here` says nothing else."""
+    return "; ".join(f"{k} {recorded.get(k)!r}, here {v!r}" for k, v in here.items() if recorded.get(k) != v)
+
+
+def of_something_else(path: str, difference: str) -> TapeError:
+    """The error for a tape whose card differs."""
+    return TapeError(
+        f"tape {path!r} was recorded with {difference}: give the arguments it was recorded with, or another tape"
+    )
+
+
+def read_tape(path: str) -> Content:
+    """Read a tape; a last line that was cut off is left out with a warning.
+
+    Raises:
+        TapeError: it cannot be read, is no tape, of an unknown schema, or damaged.
+    """
+    try:
+        handle = open(path, "rb")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise TapeError(f"tape {path!r} cannot be read: {error.strerror or error}") from error
+    content: Content | None = None
+    with handle:
+        for number, line in enumerate(handle, 1):
+            if not line.endswith(b"\n") and content is not None:
+                warnings.warn(
+                    f"tape {path!r}: its last line, {number}, is cut off and left out", stacklevel=2
+                )
+                break
+            try:
+                record = json.loads(line)
+                if content is None:
+                    content = Content(_card(record))
+                else:
+                    _take(record, content)
+            except _UnknownSchema as error:
+                raise TapeError(f"tape {path!r} {error}") from None
+            except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+                cause = f"({type(error).__name__}: {error})"
+                raise TapeError(
+                    f"{path!r} is not a tape {cause}: give another path"
+                    if content is None
+                    else f"tape {path!r} is damaged in line {number} {cause}: record it again"
+                ) from error
+            content.size += len(line)
+    if content is None:
+        raise TapeError(f"tape {path!r} is empty: record it again")
+    return content
+
+
+class _UnknownSchema(Exception):
+    pass
+
+
+def _card(header: dict[str, Any]) -> dict[str, Any]:
+    if header["tape"] != TAPE_SCHEMA:
+        raise _UnknownSchema(
+            f"has schema {header['tape']!r}, this version reads {TAPE_SCHEMA}: replay it with the version of "
+            f"searchgym that recorded it ({header.get('searchgym')})"
+        )
+    card = header["card"]
+    if not isinstance(card, dict):
+        raise TypeError(f"its card is {card!r:.60}")
+    return card
+
+
+def _take(record: dict[str, Any], content: Content) -> None:
+    """Add one line to the content; raises what a damaged line makes Python raise."""
+    if "passage" in record:
+        if record["passage"] != len(content.passages):
+            raise ValueError(f"passage {record['passage']!r} where {len(content.passages)} was due")
+        content.passages.append((record["id"], record["title"], record["text"]))
+        return
+    value: Any
+    key: Key
+    if "search" in record:
+        key = ("search", record["search"], record["k"])
+        if "error" in record:
+            value = str(record["error"])
+        else:
+            value = tuple([(number, float(score)) for number, score in record["hits"]])
+            for number, _ in value:
+                if not 0 <= number < len(content.passages):
+                    raise IndexError(f"passage {number!r} is not on the tape")
+    else:
+        kind = "judge" if "judge" in record else "grade"
+        key = (kind, record[kind], 0)
+        value = tuple([record[name] for name in (VERDICT_FIELDS if kind == "judge" else GRADE_FIELDS)])
+        _judgement(kind, value, {})
+    lines = content.calls.setdefault(key, [])
+    del lines[record.get("keep", len(lines)) :]
+    lines.append(Line(int(record["at"]), value, record.get("cost", {})))
+
+
+def _judgement(kind: str, value: Sequence[Any], cost: Mapping[str, float]) -> Verdict | Grade:
+    status, first, *others, reason = value
+    if status not in ("ok", "error"):
+        raise ValueError(f"status {status!r}")
+    if kind == "judge":
+        if status == "error":
+            return Verdict.error(reason, cost)
+        return Verdict.ok(first, others[0], reason, cost)
+    return Grade.error(reason, cost) if status == "error" else Grade.ok(first, reason, cost)
+
+
+def _result(kind: str, line: Line, passages: Sequence[tuple[str, str, str]]) -> CallResult:
+    if kind != "search":
+        # Nothing was spent this time; what it had cost stays readable.
+        return _judgement(kind, line.value, {f"replayed_{name}": n for name, n in line.cost.items()})
+    if isinstance(line.value, str):
+        return RetrievalError(line.value)
+    hits: list[Hit] = []
+    for number, score in line.value:
+        id_, title, text = passages[number]
+        hits.append(Hit(id_, title, text, score))
+    return hits
+
+
+def dump_line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, separators=(",", ":")) + "\n"

@@ -1,0 +1,162 @@
+"""PPO: proximal policy optimization with a value head, on tokens.
+
+Source: Schulman et al., arXiv 1707.06347; generalized advantage estimation, arXiv 1506.02438. The sampled tokens of
+an episode, k = 0..K − 1 in order, are the time steps; what was retrieved between two of them is part of the next
+state. With V_k the value head's estimate before token k and V_K = 0:
+
+    r_k = the reward of the round whose last token k is, else 0
+    δ_k = r_k + γ V_{k+1} − V_k
+    Â_k = δ_k + γ λ Â_{k+1}                       then over all tokens of the iteration: (Â − mean) / (std + 1e-8)
+    R_k = Â_k + V_k                               with Â before that normalisation
+    L   = mean_k max(−ρ Â, −clip(ρ, 1 − ε, 1 + ε) Â) + mean_k ½ max((V_θ − R)², (V_clip − R)²)
+    V_clip = V + clip(V_θ − V, −ε_V, ε_V)         ρ = π_θ / π_old
+
+γ = λ = 1, as in Search-R1 and the PPO baseline of CW-GRPO (arXiv 2604.14267): then Â_k = (rewards still to come) − V_k.
+
+Departures:
+1. The critic is a linear head on the policy's last hidden states, which it cannot change; verl's is a second language
+   model. It starts at zero, and its learning rate is `value_lr` times the policy's (CW-GRPO's PPO: 10).
+2. Rewards stand at the last token of their round, and so in the middle of an episode where a round is paid. A round
+   without sampled tokens pays at the last token before it.
+3. An episode that ran out of a budget ended there: the value after its last token is 0, not an estimate.
+4. Episodes that infrastructure failures cut short are dropped; groups play no part otherwise (`group_size` 1).
+5. No KL term, and no adaptive one; the learning rate is constant. No dual clip (verl caps the loss at -3 Â).
+6. The value loss has no coefficient: the head has a learning rate and a gradient clip of its own, and Adam's steps do
+   not depend on the scale of a loss.
+7. The control `permute_rewards` (it needs a `group_size` above 1) pays the permuted reward at the last token; rewards of
+   rounds would still tell episodes apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from searchgym.agents.policy import Policy, TokenOutputs
+
+from ..algorithm import Algorithm, Loss, Settings, each_token
+from ..batch import Batch
+from ..config import option
+from ..credit import Credit
+from ..groups import Groups
+from ..objective import Aggregation, clipped_surrogate, discounted_sums
+
+__all__ = ["PPO", "PPOSettings", "gae"]
+
+
+@dataclass(frozen=True)
+class PPOSettings(Settings):
+    """Settings of `PPO`; the inherited ones first."""
+
+    group_size: int = option(1, "episodes per question", low=1)
+    aggregation: Aggregation = option("token-mean", "how token losses become one loss")
+    gamma: float = option(1.0, "discount per token", low=0.0, high=1.0)
+    gae_lambda: float = option(1.0, "lambda of generalized advantage estimation", low=0.0, high=1.0)
+    value_clip: float = option(
+        0.5, "values move at most this far from those collected with; 0: no limit", low=0.0
+    )
+    value_lr: float = option(1.0, "learning rate of the value head, as a multiple of the policy's", low=0.0)
+    whiten: bool = option(True, "normalise advantages over all tokens of the iteration")
+    entropy_coef: float = option(0.0, "weight of the entropy bonus", low=0.0)
+
+
+class PPO(Algorithm):
+    """Proximal policy optimization; see the head of this file."""
+
+    settings_class = PPOSettings
+    settings: PPOSettings
+
+    def setup(self, policy: Policy, rng: np.random.Generator) -> None:
+        super().setup(policy, rng)
+        width = policy.evaluate_tokens([]).hidden_N.shape[1]
+        device = next(policy.module.parameters()).device
+        self.head = nn.Linear(width, 1, device=device)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.module_lr = {"value_head": self.settings.value_lr}
+
+    def extra_modules(self) -> dict[str, nn.Module]:
+        return {"value_head": self.head}
+
+    def select(self, groups: Groups) -> list[bool]:
+        return [True] * len(groups)
+
+    def prepare(self, policy: Policy, groups: Groups) -> None:
+        groups.columns["values"] = each_token(policy, groups.samples, self.token_budget, self._values)
+
+    def credit(self, groups: Groups) -> Credit:
+        s = self.settings
+        values_N = groups.columns["values"].double().numpy()
+        rewards_N = self._token_rewards(groups)
+        advantages_N = gae(rewards_N, values_N, groups.tokens.episode_N, s.gamma, s.gae_lambda)
+        returns_N = advantages_N + values_N
+        groups.columns["returns"] = torch.from_numpy(returns_N).float()
+        error, spread = float(np.var(returns_N - values_N)), float(np.var(returns_N))
+        metrics = {"value_mean": float(values_N.mean()), "return_mean": float(returns_N.mean())}
+        if spread > 0.0:
+            metrics["explained_variance"] = 1.0 - error / spread
+        if s.whiten and len(advantages_N) > 1:
+            advantages_N = (advantages_N - advantages_N.mean()) / (advantages_N.std(ddof=1) + 1e-8)
+        return Credit.flat("token", advantages_N, groups, metrics)
+
+    def loss(self, batch: Batch, outputs: TokenOutputs) -> Loss:
+        s = self.settings
+        loss_N, clipped_N = clipped_surrogate(
+            outputs.logprobs_N, batch.old_logprobs_N, batch.advantages_N, s.clip_low, s.clip_high
+        )
+        if s.entropy_coef > 0.0:
+            loss_N = loss_N - s.entropy_coef * outputs.entropy_N
+        values_N, old_N, returns_N = self._values(outputs), batch.columns["values"], batch.columns["returns"]
+        error_N = (values_N - returns_N).square()
+        if s.value_clip > 0.0:
+            near_N = old_N + (values_N - old_N).clamp(-s.value_clip, s.value_clip)
+            error_N = torch.maximum(error_N, (near_N - returns_N).square())
+        metrics = {"clip_fraction": batch.mean(clipped_N), "value_loss": batch.mean(0.5 * error_N)}
+        return Loss(batch.total(loss_N + 0.5 * error_N), metrics)
+
+    def _values(self, outputs: TokenOutputs) -> Tensor:
+        """The head's estimate before each token; the policy gets no gradient from it."""
+        values_N: Tensor = self.head(outputs.hidden_N.detach().to(self.head.weight.dtype))[:, 0]
+        return values_N
+
+    def _token_rewards(self, groups: Groups) -> NDArray[np.float64]:
+        """The reward of each round at its last sampled token, [N]; what `groups.rewards` says beyond that at the end."""
+        tokens = groups.tokens
+        counts_E = np.array([len(episode.rounds) for episode in groups.episodes], dtype=np.int64)
+        owner_R = np.repeat(np.arange(len(counts_E)), counts_E)
+        bounds = np.searchsorted(tokens.episode_N, np.arange(len(counts_E) + 1))
+        first_E, acted_E = bounds[:-1], bounds[:-1] < bounds[1:]
+        number_N = (np.cumsum(counts_E) - counts_E)[tokens.episode_N] + tokens.round_N  # over all episodes
+        last_R = np.searchsorted(number_N, np.arange(len(owner_R)), "right") - 1
+        place_R, acted_R = np.maximum(last_R, first_E[owner_R]), acted_E[owner_R]
+        paid_R = groups.round_rewards(at_end=self.settings.permute_rewards)
+        rewards_N = np.zeros(len(tokens.episode_N))
+        np.add.at(rewards_N, place_R[acted_R], paid_R[acted_R])
+        return rewards_N
+
+
+def gae(
+    rewards_N: NDArray[np.float64],
+    values_N: NDArray[np.float64],
+    episode_N: NDArray[np.int64],
+    gamma: float = 1.0,
+    lam: float = 1.0,
+) -> NDArray[np.float64]:
+    """Generalized advantage estimates (arXiv 1506.02438) of the tokens of many episodes at once.
+
+    Args:
+        rewards_N: reward after each token.
+        values_N: value before each token; after an episode's last token it is 0.
+        episode_N: which episode each token belongs to; non-decreasing.
+        gamma, lam: γ and λ.
+
+    Returns:
+        Â before any normalisation, [N].
+    """
+    same_N = np.append(episode_N[1:] == episode_N[:-1], False)[: len(episode_N)]
+    after_N = np.where(same_N, np.append(values_N[1:], 0.0)[: len(values_N)], 0.0)
+    return discounted_sums(rewards_N + gamma * after_N - values_N, episode_N, gamma * lam)

@@ -1,0 +1,1 @@
+"""Several processes: data parallelism, FSDP2, rollout workers on Ray."""

@@ -1,0 +1,47 @@
+"""Join the processes that a launcher started together with this one."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+
+from searchgym.errors import MissingExtraError
+
+from ..processes import Processes, current, use
+from .data_parallel import Distributed, lost_process
+
+__all__ = ["connect"]
+
+
+def connect(timeout: float) -> Processes:
+    """Join the processes that a launcher started with this one; without a launcher this one stays alone.
+
+    Args:
+        timeout: seconds after which a process that does not answer is given up.
+
+    Raises:
+        MissingExtraError: accelerate is not installed.
+        LostProcessError: the others do not come.
+    """
+    if current().count > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return current()
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import InitProcessGroupKwargs
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("training with several processes", "accelerate", "train") from error
+    with lost_process(f"process {os.environ.get('RANK')}", timeout):
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
+        )
+        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes"):
+            from .fsdp import Sharded
+
+            processes: Distributed = Sharded(accelerator, timeout)
+        else:
+            processes = Distributed(accelerator, timeout)
+    use(processes)
+    return processes

@@ -1,0 +1,196 @@
+"""The state of a training run as safetensors and JSON; nothing is pickled.
+
+policy/               what `Policy.save` writes
+tensors.safetensors   the optimizer's state, float32 copies of bfloat16 weights, extra modules, generator states
+trainer.json          counters, the policy's description, NumPy generator states, the optimizer's plain numbers
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from searchgym.agents.policy import Policy
+from searchgym.errors import CheckpointError
+
+from ..processes import current
+from .learner import Learner
+
+__all__ = ["load_checkpoint", "load_policy", "save_checkpoint"]
+
+_SCHEMA = 1
+
+
+def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any]) -> None:
+    """Fill an empty directory.
+
+    Args:
+        directory: see `RunDirectory.checkpoint`.
+        learner: its policy, extra modules and optimizer are saved.
+        counters: JSON values given back by `load_checkpoint`.
+    """
+    policy = learner.policy
+    processes = current()
+    with processes.in_one_piece(policy):
+        if processes.main:
+            policy.save(directory / "policy")
+    tensors = {f"generator/{name}": state for name, state in _generators(policy).items()}
+    for module, body in learner.extra.items():
+        tensors |= {f"module/{module}/{name}": t for name, t in body.state_dict().items()}
+    for name, master in learner.masters.named(learner.names).items():
+        tensors[f"master/{name}"] = processes.full(master)
+    values: list[Any] = []
+    for index, state in learner.optimizer.state_dict()["state"].items():
+        name = learner.names[index]
+        for path, value in _leaves(state):
+            if isinstance(value, Tensor):
+                tensors["/".join(("optimizer", name, *path))] = processes.full(value)
+            else:
+                values.append([name, path, value])
+    if not processes.main:  # it has taken part in gathering what is in shards
+        return
+    save_file(_apart(tensors), directory / "tensors.safetensors")
+    card = {
+        "schema": _SCHEMA,
+        "policy": policy.describe(),
+        "policy_version": policy.version,
+        "parameters": learner.names,
+        "optimizer_values": values,
+        "counters": counters,
+    }
+    (directory / "trainer.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
+
+
+def load_policy(directory: Path, policy: Policy) -> dict[str, Any]:
+    """Load a checkpoint's weights into a policy; returns the content of trainer.json.
+
+    Raises:
+        CheckpointError: damaged, or of another architecture or version.
+    """
+    try:
+        card: dict[str, Any] = json.loads((directory / "trainer.json").read_text("utf-8"))
+        schema, saved = card["schema"], card["policy"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(directory, error) from error
+    if schema != _SCHEMA:
+        raise CheckpointError(f"checkpoint {directory} has schema {schema!r}, this version reads {_SCHEMA}")
+    here = json.loads(json.dumps(policy.describe()))
+    if saved != here:
+        keys = sorted(k for k in {*saved, *here} if saved.get(k) != here.get(k))
+        raise CheckpointError(
+            f"checkpoint {directory} is of another architecture: it has { {k: saved.get(k) for k in keys} }, the "
+            f"agent has { {k: here.get(k) for k in keys} }: build the agent with the options it was saved with"
+        )
+    policy.load_weights(directory / "policy")
+    return card
+
+
+def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
+    """Put a saved state back; returns the counters.
+
+    Raises:
+        CheckpointError: damaged, or of another architecture.
+    """
+    policy, names = learner.policy, learner.names
+    with current().in_one_piece(policy, load=True):
+        card = load_policy(directory, policy)
+    if sorted(card["parameters"]) != sorted(names):
+        odd = sorted({*card["parameters"]} ^ {*names}) or names
+        raise CheckpointError(
+            f"checkpoint {directory} optimises other parameters (first difference: {odd[0]!r}): resume with the "
+            "trainer and settings it was saved with"
+        )
+    try:
+        tensors = load_file(directory / "tensors.safetensors")
+        modules = {
+            m: {name: tensors[f"module/{m}/{name}"] for name in body.state_dict()}
+            for m, body in learner.extra.items()
+        }
+        generators = {
+            k.removeprefix("generator/"): t for k, t in tensors.items() if k.startswith("generator/")
+        }
+        version, counters = card["policy_version"], card["counters"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise _damaged(directory, error) from error
+    policy.version = version
+    try:
+        for m, body in learner.extra.items():
+            body.load_state_dict(modules[m])
+    except RuntimeError as error:
+        raise CheckpointError(f"checkpoint {directory} is of another architecture: {error}") from error
+    index = {name: i for i, name in enumerate(names)}
+    for name, master in learner.masters.named(names).items():
+        if f"master/{name}" not in tensors:
+            raise _damaged(directory, KeyError(f"master/{name}"))
+        master.copy_(current().cut_like(tensors[f"master/{name}"], master))
+    state: dict[int, dict[str, Any]] = {}
+    for name, path, value in card.get("optimizer_values", []):
+        _plant(state.setdefault(index[name], {}), path, value)
+    for key, tensor in tensors.items():
+        kind, *path = key.split("/")
+        if kind == "optimizer":
+            name = path.pop(0)
+            whole = current().cut_like(tensor, learner.parameters[index[name]])
+            _plant(state.setdefault(index[name], {}), path, whole)
+    groups = learner.optimizer.state_dict()["param_groups"]
+    learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    _set_generators(policy, generators)
+    return dict(counters)
+
+
+def _leaves(state: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values of an optimizer's state, and where they stand in it: bitsandbytes has dicts in dicts."""
+    for key, value in state.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _plant(state: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """The reverse of `_leaves`."""
+    *branches, last = path
+    for key in branches:
+        state = state.setdefault(key, {})
+    state[last] = value
+
+
+def _generators(policy: Policy) -> dict[str, Tensor]:
+    """States of everything random that tensors come from, by name."""
+    states = {"policy": policy.generator.get_state(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def _set_generators(policy: Policy, states: dict[str, Tensor]) -> None:
+    policy.generator.set_state(states["policy"])
+    torch.set_rng_state(states["torch"])
+    for i in range(torch.cuda.device_count()):
+        if f"cuda:{i}" in states:  # a run may go on with fewer devices, or on the CPU
+            torch.cuda.set_rng_state(states[f"cuda:{i}"], i)
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same values on the CPU, none sharing memory with another: safetensors refuses that."""
+    apart: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in places else tensor
+        places.add(place)
+    return apart
+
+
+def _damaged(directory: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {directory} is damaged ({error}): remove that directory to continue from the one before it"
+    )

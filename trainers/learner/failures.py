@@ -1,0 +1,159 @@
+"""What a run leaves when it stops over a number that is not finite, and how to look at it again.
+
+failed-000012/
+  episodes.jsonl       the episodes of the failed minibatch; all that were played, where it did not come so far
+  policy/              the weights at that moment
+  batch.safetensors    the minibatch token by token (advantages, weights, columns) and the algorithm's modules
+  failure.json         what was not finite, and which segment each sample of the minibatch is
+
+failure = load_failure("runs/mine/failed-000012", policy)          # its weights are loaded into `policy`
+loss = algorithm.loss(failure.batch, policy.evaluate_tokens(failure.batch.samples))
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from searchgym.agents.policy import Policy, Sample
+from searchgym.episode import Episode, load_episodes, save_episodes
+from searchgym.errors import CheckpointError, EpisodeFileError, TrainingError
+
+from ..batch import Batch
+
+__all__ = ["ADVICE", "Failure", "NotFinite", "are_finite", "load_failure", "save_failure"]
+
+ADVICE = "look at it with trainers.failures.load_failure, or start again with a lower learning rate"
+_BATCH, _COLUMN, _MODULE = "batch/", "column/", "module/"
+
+
+class NotFinite(TrainingError):
+    """A loss, gradient, weight or metric is not a finite number.
+
+    Attributes:
+        batch: the minibatch, where there is one.
+    """
+
+    def __init__(self, message: str, batch: Batch | None = None) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A saved failure.
+
+    Attributes:
+        message: the error.
+        episodes: those of the minibatch, or all that were played.
+        batch: the minibatch; None where the run stopped before there was one.
+        modules: state dicts of the algorithm's own modules, by name.
+    """
+
+    message: str
+    episodes: list[Episode]
+    batch: Batch | None
+    modules: dict[str, dict[str, Tensor]]
+
+
+def save_failure(
+    directory: Path,
+    error: TrainingError,
+    played: Iterable[Episode],
+    policy: Policy,
+    modules: Mapping[str, nn.Module],
+) -> None:
+    """Write what is needed to look at a failure again.
+
+    Args:
+        directory: is replaced.
+        error: its batch is saved, if it has one.
+        played: the iteration's episodes, saved where there is no batch.
+        policy: its weights are saved.
+        modules: the algorithm's.
+    """
+    batch = error.batch if isinstance(error, NotFinite) else None
+    tensors: dict[str, Tensor] = {}
+    places: list[tuple[int, int]] = []
+    if batch is not None:
+        of_batch = {id(sample.episode): sample.episode for sample in batch.samples}
+        number = {key: i for i, key in enumerate(of_batch)}
+        played = of_batch.values()
+        places = [(number[id(s.episode)], _position(s)) for s in batch.samples]
+        tensors = {_BATCH + n: getattr(batch, n) for n in _tensor_fields(batch)}
+        tensors |= {_COLUMN + name: column for name, column in batch.columns.items()}
+    for name, module in modules.items():
+        tensors |= {f"{_MODULE}{name}/{key}": tensor for key, tensor in module.state_dict().items()}
+    temporary = directory.with_name(f".tmp-{directory.name}")
+    for old in (temporary, directory):
+        shutil.rmtree(old, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        save_episodes(temporary / "episodes.jsonl", played)
+        policy.save(temporary / "policy")
+        save_file(
+            {k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary / "batch.safetensors"
+        )
+        card = {"message": str(error), "samples": places}
+        (temporary / "failure.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
+        os.replace(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_failure(directory: str | Path, policy: Policy | None = None) -> Failure:
+    """Read what `save_failure` wrote.
+
+    Args:
+        directory: `failed-…` of a run directory.
+        policy: gets the weights of that moment.
+
+    Raises:
+        CheckpointError: damaged, or the weights are of another architecture.
+    """
+    path = Path(directory)
+    try:
+        card = json.loads((path / "failure.json").read_text("utf-8"))
+        episodes = list(load_episodes(path / "episodes.jsonl"))
+        tensors = load_file(path / "batch.safetensors")
+        samples = [Sample(episodes[e], episodes[e].segments[s]) for e, s in card["samples"]]
+        message = str(card["message"])
+    except (OSError, ValueError, KeyError, IndexError, SafetensorError, EpisodeFileError) as error:
+        raise CheckpointError(
+            f"{path} holds no failure of a training run, or a damaged one ({error}): give the failed-… directory "
+            "that the error named"
+        ) from error
+    if policy is not None:
+        policy.load_weights(path / "policy")
+    fields, columns = _under(tensors, _BATCH), _under(tensors, _COLUMN)
+    modules: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in _under(tensors, _MODULE).items():
+        name, _, rest = key.partition("/")
+        modules.setdefault(name, {})[rest] = tensor
+    return Failure(message, episodes, Batch(samples, **fields, columns=columns) if fields else None, modules)
+
+
+def are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether no number is infinite or NaN; waits for the device once."""
+    return bool(torch.stack([t.detach().isfinite().all() for t in tensors]).all())
+
+
+def _tensor_fields(batch: Batch) -> list[str]:
+    return [name for name in batch.__dataclass_fields__ if isinstance(getattr(batch, name), Tensor)]
+
+
+def _position(sample: Sample) -> int:
+    return next(i for i, segment in enumerate(sample.episode.segments) if segment is sample.segment)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}

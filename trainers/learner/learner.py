@@ -1,0 +1,171 @@
+"""The update: from an iteration's batch to new weights. What is learned from what is the algorithm's to say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from searchgym.agents.policy import Policy, TokenOutputs
+from searchgym.errors import ConfigError
+
+from ..algorithm import Algorithm, Loss
+from ..batch import Batch, micro_batches, minibatches
+from ..config import TrainConfig
+from ..objective import kl_estimate
+from ..processes import current
+from .failures import ADVICE, NotFinite, are_finite
+from .importance import TRAINER
+from .master_weights import Masters
+from .metrics import UpdateMetrics
+from .optimizers import lr_factor, make_optimizer
+
+__all__ = ["Learner"]
+
+
+class Learner:
+    """Owns what an optimizer step needs.
+
+    Args:
+        policy: its weights that require gradients are trained.
+        algorithm: has been set up; its extra modules are trained along.
+        config: learning rate, minibatches and so on.
+
+    Attributes:
+        extra: the algorithm's modules.
+        names: of all weights trained, the policy's first.
+        parameters: what the optimizer steps on, in the same order: the weights, or their copies in `masters`.
+        masters: float32 copies of weights of a lower precision.
+        optimizer: one parameter group per module, or two where some of its weights are cut into shards.
+
+    Raises:
+        ConfigError: the policy has nothing to train.
+    """
+
+    def __init__(self, policy: Policy, algorithm: Algorithm, config: TrainConfig) -> None:
+        self.policy, self.algorithm, self.config = policy, algorithm, config
+        self.extra: dict[str, nn.Module] = algorithm.extra_modules()
+        parts = {
+            name: current().alike({f"{name}.{n}": p for n, p in module.named_parameters() if p.requires_grad})
+            for name, module in {"policy": policy.module, **self.extra}.items()
+        }
+        if not parts["policy"]:
+            raise ConfigError(
+                f"agent {policy.name!r} has no weights that require gradients: nothing to train"
+            )
+        self.names = [name for part in parts.values() for alike in part for name in alike]
+        self.masters = Masters([p for part in parts.values() for alike in part for p in alike.values()])
+        self.parameters = self.masters.parameters
+        stepped = dict(zip(self.names, self.parameters, strict=True))
+        self.optimizer = make_optimizer(
+            config.optimizer,
+            config.optimizer_options,
+            [
+                {"params": [stepped[n] for n in alike], "lr": config.lr * algorithm.module_lr.get(name, 1.0)}
+                for name, part in parts.items()
+                for alike in part
+            ],
+            config.lr,
+            config.weight_decay,
+        )
+        self._modules = [[stepped[n] for alike in part for n in alike] for part in parts.values() if part]
+        self._full_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the learning rate changes during the run."""
+        return self.config.lr_schedule != "constant" or self.config.lr_warmup > 0
+
+    def set_lr(self, iteration: int) -> float:
+        """Set the learning rates of an iteration; returns the policy's. The schedule has no state but this number."""
+        c = self.config
+        factor = lr_factor(c.lr_schedule, iteration, c.iterations, c.lr_warmup, c.lr_floor)
+        for group, full in zip(self.optimizer.param_groups, self._full_lr, strict=True):
+            group["lr"] = full * factor
+        return c.lr * factor
+
+    def update(
+        self, batch: Batch, metrics: UpdateMetrics, iteration: int, shuffle: np.random.Generator
+    ) -> None:
+        """Epochs of minibatches; one optimizer step each.
+
+        Where there are several processes, each takes its share of a minibatch through the model; token weights are
+        those of the whole, so gradients and metrics add up.
+
+        Args:
+            batch: everything there is to learn from in this iteration; the same in all processes.
+            metrics: is filled.
+            iteration: from 1.
+            shuffle: draws the minibatches.
+
+        Raises:
+            NotFinite: a loss, gradient or weight; the weights are those before the step, or (weight) after it.
+        """
+        with self.masters.gathering():
+            self._update(batch, metrics, iteration, shuffle)
+
+    def _update(
+        self, batch: Batch, metrics: UpdateMetrics, iteration: int, shuffle: np.random.Generator
+    ) -> None:
+        config, settings = self.config, self.algorithm.settings
+        device, processes = self.parameters[0].device, current()
+        for _ in range(config.epochs):
+            for minibatch in minibatches(
+                batch, config.minibatches, settings.aggregation, settings.loss_length, shuffle
+            ):
+                self.optimizer.zero_grad(set_to_none=True)
+                bad: Batch | None = None
+                for part, counts in processes.level(self._micro_batches(minibatch), minibatch.take([0])):
+                    micro = part.to(device)
+                    outputs = self.policy.evaluate_tokens(micro.samples)
+                    loss = self.algorithm.loss(micro, outputs)
+                    if bad is None and not torch.isfinite(loss.total):
+                        bad = part
+                    scale = processes.gradient_scale if counts else 0.0
+                    (scale * loss.total).backward()  # type: ignore[no-untyped-call]
+                    if counts:
+                        self._measure(metrics, micro, outputs, loss)
+                if processes.any(bad is not None):  # in any: the others would wait for it
+                    raise self._not_finite("loss", iteration, bad or minibatch)
+                processes.sum_gradients(self.parameters)
+                norms = self._clip_gradients()
+                if not all(torch.isfinite(norm) for norm in norms):
+                    raise self._not_finite("gradient", iteration, minibatch)
+                self.optimizer.step()
+                self.masters.write_back()
+                if processes.any(not are_finite([processes.local(p) for p in self.parameters])):
+                    raise self._not_finite("update", iteration, minibatch)
+                self.policy.version += 1
+                metrics.updates += 1
+                if processes.main:  # it is that of the whole minibatch
+                    metrics.add({"grad_norm": norms[0]})
+
+    def _micro_batches(self, minibatch: Batch) -> list[Batch]:
+        """What this process takes through the model, pass by pass."""
+        mine = current().own(self.policy, minibatch.samples)
+        if not mine:
+            return []
+        share = minibatch if len(mine) == len(minibatch.samples) else minibatch.take(mine)
+        return list(micro_batches(share, self.policy, self.config.token_budget))
+
+    def _clip_gradients(self) -> Sequence[Tensor]:
+        """Each module's own norm is clipped: a critic's error must not shorten the policy's step."""
+        return [current().clip(weights, self.config.grad_clip) for weights in self._modules]
+
+    @torch.no_grad()
+    def _measure(self, metrics: UpdateMetrics, batch: Batch, outputs: TokenOutputs, loss: Loss) -> None:
+        metrics.add({"loss": loss.total, "entropy": batch.mean(outputs.entropy_N), **loss.metrics})
+        if not self.algorithm.on_policy:
+            return
+        old_N, new_N = batch.old_logprobs_N, outputs.logprobs_N
+        metrics.add({"step_kl": batch.mean(kl_estimate(old_N, new_N, "k3"))})
+        metrics.largest("log_ratio_max", (new_N - old_N).abs().max())
+        if metrics.updates == 0 and TRAINER not in batch.columns:  # still the weights of before the update
+            metrics.compare(old_N, new_N)
+
+    def _not_finite(self, what: str, iteration: int, batch: Batch) -> NotFinite:
+        return NotFinite(
+            f"the {what} of iteration {iteration} is not finite with lr={self.config.lr}: {ADVICE}", batch
+        )

@@ -1,0 +1,1 @@
+"""Dry runs: memory and time of a training run, estimated before it starts."""

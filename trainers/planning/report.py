@@ -1,0 +1,78 @@
+"""What a dry run found, as tables."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from searchgym.corpora.indexing.disk import human
+
+from .dry_run import DryRun
+from .estimate import ASSUMED, HARDWARE, Figure, seconds, total
+
+__all__ = ["print_dry_run"]
+
+
+def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
+    """Print checks, memory and times.
+
+    Args:
+        console: where.
+        result: the dry run.
+        hardware: whose times are shown part by part: a name of `HARDWARE`; "CPU": no times.
+    """
+    table = Table("check", "", "found", title="checks")
+    for check in result.checks:
+        table.add_row(check.name, "[green]ok" if check.passed else "[red]failed", escape(check.text))
+    console.print(table)
+    if result.plan is None or result.memory is None:
+        console.print("No estimates: the size of the model is not known.")
+        return
+    plan, need = result.plan, result.memory
+    table = Table("memory of a device", "", "computed from", title="memory")
+    for part, figures in (("", need.held), ("update: ", need.update), ("rollouts: ", need.rollouts)):
+        for figure in figures:
+            table.add_row(part + figure.name, human(figure.value), escape(figure.source))
+        table.add_section()
+    table.add_row("[bold]peak", f"[bold]{human(need.peak)}", "held, and the larger of update and rollouts")
+    console.print(table)
+    if hardware == "CPU":
+        console.print("No times: published figures say little about CPUs.")
+        return
+    table = Table(
+        "device", "fits", "an iteration", "the run", title=f"time on {plan.gpus} of these, projected"
+    )
+    for name, device in HARDWARE.items():
+        fits = need.peak <= device.bytes * (1 - ASSUMED["reserve"])
+        iteration = total(seconds(plan, device))
+        run = duration(iteration * plan.iterations) if fits else ""
+        table.add_row(name, "[green]yes" if fits else "[red]no", duration(iteration) if fits else "", run)
+    console.print(table)
+    if hardware in HARDWARE:
+        table = Table(f"an iteration on {hardware}", "", "computed from")
+        for figure in _parts(seconds(plan, HARDWARE[hardware])):
+            table.add_row(figure.name, duration(figure.value), escape(figure.source))
+        console.print(table)
+    console.print(
+        f"Times are for {plan.rounds:g} rounds per episode, {plan.act} tokens per act, {plan.observation} per observation "
+        f"and assume {ASSUMED['update']:.0%} of the peak operations, {ASSUMED['decode']:.0%} of the bandwidth"
+        + (
+            f" and at least {ASSUMED['step'] * 1e3:g} ms per layer and decode step"
+            * (plan.engine == "transformers")
+        )
+        + ". Retrieval, judge, evaluations and waiting for the longest episode come on top. Nothing of this was measured.",
+        highlight=False,
+    )
+
+
+def duration(value: float) -> str:
+    """Seconds as people say them: "40 s", "5.0 min", "3.2 h", "2.1 days"."""
+    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if value >= 1.5 * size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f} s" if value >= 10 else f"{value:.2g} s"
+
+
+def _parts(figures: list[Figure]) -> list[Figure]:
+    return [*figures, Figure("together", total(figures), "the sum")]

@@ -1,0 +1,1 @@
+"""What a run leaves behind and shows: its directory, metrics, alarms, display, trackers."""

@@ -1,0 +1,238 @@
+"""What a person sees of a run: a live table in a terminal, plain lines elsewhere, a curve, a final table."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from searchgym.figures import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from searchgym.statistics import Estimate
+
+__all__ = [
+    "Display",
+    "LiveDisplay",
+    "PlainDisplay",
+    "draw_curve",
+    "make_display",
+    "result_table",
+]
+
+_COLUMNS = (
+    ("EM", "em", "{:.3f}"),
+    ("reward", "reward", "{:.3f}"),
+    ("entropy", "entropy", "{:.3f}"),
+    ("step KL", "step_kl", "{:.4f}"),
+    ("clipped", "clip_fraction", "{:.1%}"),
+    ("invalid", "invalid_rounds", "{:.1%}"),
+    ("equal groups", "equal_groups", "{:.0f}"),
+)
+_ROWS = 8
+
+
+class Display:
+    """Shows nothing; the base of the others. A context manager around the run."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def start(
+        self, config: Mapping[str, Any], run_dir: Path, done: int, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """The run begins, or continues after `done` iterations whose metrics are `rows`."""
+
+    def evaluating(self, iteration: int) -> None:
+        """A greedy evaluation begins."""
+
+    def iteration(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+        """An iteration has ended; `row` is its line of metrics.jsonl (0: only an evaluation)."""
+
+    def alarm(self, text: str) -> None:
+        """Something in the metrics needs a look."""
+
+
+class PlainDisplay(Display):
+    """One line per iteration, for logs and pipes."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+
+    def _say(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+    def start(
+        self, config: Mapping[str, Any], run_dir: Path, done: int, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        continued = f", continuing after iteration {done}" if done else ""
+        self._say(_headline(config) + continued)
+        self._say(f"run directory: {run_dir}")
+        self._total = config["iterations"]
+
+    def iteration(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+        if row["iteration"] > 0:
+            cells = "  ".join(f"{name} {_cell(row, key, form)}" for name, key, form in _COLUMNS)
+            self._say(
+                f"iteration {row['iteration']}/{self._total}  {cells}  {_speed(row, seconds)}"
+                f"  {sum(seconds.values()):.2f} s"
+            )
+        if "eval" in row:
+            self._say(f"greedy evaluation after {row['iteration']} iterations: {_evaluation(row)}")
+
+    def alarm(self, text: str) -> None:
+        self._say(text)
+
+
+class LiveDisplay(Display):
+    """A progress bar and the last iterations, redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._rows: deque[tuple[str, ...]] = deque(maxlen=_ROWS)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._live = Live(self._draw(), console=console, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.update(self._draw(), refresh=True)
+        self._live.__exit__(kind, error, trace)
+
+    def start(
+        self, config: Mapping[str, Any], run_dir: Path, done: int, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self._console.print(_headline(config), f"run directory: [bold]{run_dir}", sep="\n", highlight=False)
+        self._task = self._bar.add_task("training", total=config["iterations"], completed=done)
+        for row in rows:
+            self._add(row, {})
+
+    def evaluating(self, iteration: int) -> None:
+        self._bar.update(self._task, description="evaluating")
+
+    def iteration(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+        self._bar.update(self._task, description="training", completed=row["iteration"])
+        self._add(row, seconds)
+        self._live.update(self._draw())
+
+    def alarm(self, text: str) -> None:
+        self._console.print(text, style="yellow", highlight=False, markup=False)
+
+    def _add(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+        if row["iteration"] > 0:
+            cells = [_cell(row, key, form) for _, key, form in _COLUMNS]
+            took = f"{sum(seconds.values()):.2f}" if seconds else ""
+            self._rows.append((str(row["iteration"]), *cells, _speed(row, seconds), took))
+        if "eval" in row:
+            self._console.print(
+                f"greedy evaluation after {row['iteration']} iterations: {_evaluation(row)}", highlight=False
+            )
+
+    def _draw(self) -> Group:
+        table = Table(box=None, pad_edge=False)
+        for name in ("iteration", *(name for name, _, _ in _COLUMNS), "tokens", "s"):
+            table.add_column(name, justify="right")
+        for cells in self._rows:
+            table.add_row(*cells)
+        return Group(table, self._bar)
+
+
+def make_display(console: Console | None = None) -> Display:
+    """The live view in a terminal, plain lines otherwise."""
+    console = console or Console()
+    return LiveDisplay(console) if console.is_terminal else PlainDisplay()
+
+
+def result_table(before: Mapping[str, Estimate], after: Mapping[str, Estimate], title: str) -> Table:
+    """Greedy evaluation before and after training, with 95 % bootstrap intervals over questions."""
+    table = Table(title=title, caption="mean [95 % bootstrap interval over questions]")
+    table.add_column("metric")
+    table.add_column("before training", justify="right")
+    table.add_column("after training", justify="right")
+    for name in after:
+        table.add_row(name, str(before.get(name, "")), str(after[name]))
+    return table
+
+
+def draw_curve(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The learning curve as a PNG: EM while sampling and in evaluations, entropy and step KL below."""
+    figure = new_figure(7.0, 5.0)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    trained = [r for r in rows if r.get("em") is not None]
+    x = [r["iteration"] for r in trained]
+    upper.plot(x, [r["em"] for r in trained], color="tab:blue", label="EM, sampled (training questions)")
+    if any(r["reward"] != r["em"] for r in trained):
+        upper.plot(x, [r["reward"] for r in trained], color="tab:gray", lw=1, label="reward, sampled")
+    evaluated = [(r["iteration"], r["eval"]["metrics"]["em"]) for r in rows if "eval" in r]
+    if evaluated:
+        means = [e["mean"] for _, e in evaluated]
+        spread = [[e["mean"] - e["low"] for _, e in evaluated], [e["high"] - e["mean"] for _, e in evaluated]]
+        upper.errorbar(
+            [i for i, _ in evaluated], means, spread, fmt="o-", capsize=4, color="tab:orange",
+            label="EM, greedy (held-out questions, 95 %)",
+        )  # fmt: skip
+    upper.set(ylabel="exact match")
+    upper.set_ylim(min(-0.02, upper.get_ylim()[0]), max(1.02, upper.get_ylim()[1]))
+    upper.grid(alpha=0.3)
+    if trained or evaluated:
+        upper.legend(loc="best", fontsize="small")
+    updated = [r for r in trained if r.get("entropy") is not None]
+    lower.plot([r["iteration"] for r in updated], [r["entropy"] for r in updated], color="tab:green")
+    lower.set(xlabel="iteration", ylabel="entropy (nats)", ylim=(0, None))
+    lower.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def _headline(config: Mapping[str, Any]) -> str:
+    return (
+        f"{config['trainer']} trains {config['agent']} on {config['env']}: {config['iterations']} iterations of "
+        f"{config['questions']} questions"
+    )
+
+
+def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
+    value = row.get(key)
+    return "–" if value is None else form.format(value)
+
+
+def _speed(row: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
+    if not seconds.get("collect") or row.get("tokens") is None:
+        return ""
+    return f"{row['tokens'] * row['episodes'] / seconds['collect']:,.0f} tok/s"
+
+
+def _evaluation(row: Mapping[str, Any]) -> str:
+    em = row["eval"]["metrics"]["em"]
+    return f"EM {em['mean']:.3f} [{em['low']:.3f}, {em['high']:.3f}] on {row['eval']['questions']} questions"

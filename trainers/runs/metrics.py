@@ -1,0 +1,121 @@
+"""The numbers of an iteration. All are deterministic; seconds are kept apart (timings.jsonl)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from searchgym.episode import Episode, StopReason
+from searchgym.rollouts.evaluation import EvalResult
+from searchgym.statistics import Estimate
+
+from ..groups import Group, sampled_tokens
+
+__all__ = [
+    "best_evaluation",
+    "collection_metrics",
+    "estimates",
+    "evaluation_row",
+    "staleness",
+]
+
+
+def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
+    """What was collected, over all valid episodes: means per episode, shares of episodes or rounds."""
+    played = [episode for group in groups for episode in group]
+    episodes = [episode for episode in played if episode.valid_for_training]
+    rounds = [round_ for episode in episodes for round_ in episode.rounds]
+    judged = [round_.judge for round_ in rounds if round_.judge["status"] == "ok"]
+
+    def mean(values: Sequence[float]) -> float | None:
+        return float(np.mean(values)) if values else None
+
+    full = mean([e.outcome.stop_reason is StopReason.TOKEN_BUDGET for e in episodes])
+    return {
+        "groups": len(groups),
+        "episodes": len(played),
+        "reward": mean([e.reward for e in episodes]),
+        "em": mean([e.outcome.em for e in episodes]),
+        "f1": mean([e.outcome.f1 for e in episodes]),
+        "rounds": mean([len(e.rounds) for e in episodes]),
+        "searches": mean([e.outcome.searches for e in episodes]),
+        "tokens": mean([sampled_tokens(e) for e in episodes]),
+        "surprisal": _surprisal(episodes),
+        "invalid_rounds": mean([r.action.get("kind") == "invalid" for r in rounds]),
+        "repeated_searches": mean([again for e in episodes for again in _searched_before(e)]),
+        "repetition": mean([share for r in rounds if (share := _repetition(r.text)) is not None]),
+        "truncated": mean([e.truncated for e in episodes]),
+        "assisted": mean([e.outcome.assisted for e in episodes]),
+        "assisted_em": mean([e.outcome.em for e in episodes if e.outcome.assisted]),
+        "unassisted_em": mean([e.outcome.em for e in episodes if not e.outcome.assisted]),
+        "judged": mean([r.judge["status"] == "ok" for r in rounds]),
+        "judge_errors": sum(r.judge["status"] == "error" for e in played for r in e.rounds),
+        "contributing": mean([verdict["utility"] * verdict["reasoning"] >= 0.5 for verdict in judged]),
+        **({"context_full": full} if full else {}),  # tokens that the agent has no room for: a rare thing
+    }
+
+
+def staleness(groups: Sequence[Group], version: int) -> float | None:
+    """How many updates older than `version` the weights were that sampled: the mean over sampled tokens."""
+    ages = [
+        version - sampled_by
+        for group in groups
+        for episode in group
+        for segment in episode.segments
+        for sampled, index in zip(segment.mask, segment.rounds, strict=True)
+        if sampled and (sampled_by := episode.rounds[index].policy_version) is not None
+    ]
+    return float(np.mean(ages)) if ages else None
+
+
+def _surprisal(episodes: Sequence[Episode]) -> float | None:
+    """Mean of -log π over the sampled tokens, in nats: an estimate of the entropy over all that was collected.
+
+    None where nothing was sampled: records have no temperature.
+    """
+    sampled = [episode for episode in episodes if episode.rounds[0].temperature is not None]
+    segments = [segment for episode in sampled for segment in episode.segments]
+    tokens = sum(sum(segment.mask) for segment in segments)
+    return -sum(sum(segment.logprobs) for segment in segments) / tokens if tokens else None
+
+
+def _searched_before(episode: Episode) -> list[bool]:
+    """Of each search of an episode, whether it asked nothing that the episode had not asked before."""
+    asked: set[str] = set()
+    again: list[bool] = []
+    for round_ in episode.rounds:
+        queries = {" ".join(query.lower().split()) for query in round_.action.get("queries", ())}
+        if queries:
+            again.append(queries <= asked)
+            asked |= queries
+    return again
+
+
+def _repetition(text: str) -> float | None:
+    """Share of a message's runs of four words that stand in it before; None if it has fewer than five words."""
+    words = text.split()
+    runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return 1.0 - len(set(runs)) / len(runs) if len(runs) > 1 else None
+
+
+def evaluation_row(result: EvalResult) -> dict[str, Any]:
+    """An evaluation as it stands in metrics.jsonl."""
+    row = result.to_json()
+    return {k: row[k] for k in ("questions", "metrics", "by_group", "stop_reasons", "failed")}
+
+
+def best_evaluation(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any] | None:
+    """The first of the best evaluations: "iteration", "metric", "value". None without one, or without a metric."""
+    found = [row for row in rows if metric and "eval" in row]
+    if not found:
+        return None
+    best = max(found, key=lambda row: row["eval"]["metrics"][metric]["mean"])
+    value = best["eval"]["metrics"][metric]["mean"]
+    return {"iteration": best["iteration"], "metric": metric, "value": value}
+
+
+def estimates(row: Mapping[str, Any]) -> dict[str, Estimate]:
+    """The metrics of `evaluation_row` as estimates again."""
+    return {name: Estimate(**value) for name, value in row["metrics"].items()}

@@ -1,0 +1,169 @@
+"""Experiment trackers beside the live view: TensorBoard files, Weights & Biases, trackio, through accelerate's.
+
+Everything a tracker keeps locally lies in the run directory. metrics.jsonl stays the record; trackers get a copy of
+its numbers, under the same names, with the seconds of timings.jsonl.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from searchgym.errors import ConfigError, MissingExtraError, did_you_mean
+
+from .directory import write_json
+from .display import Display
+
+__all__ = ["TRACKERS", "Displays", "TrackerDisplay", "check_trackers"]
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
+
+def check_trackers(names: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The trackers asked for and the arguments of each; nothing is opened.
+
+    Args:
+        names: with commas between.
+        options: by "NAME.KEY".
+
+    Raises:
+        ConfigError: an unknown tracker, or an option of one that is not used.
+        MissingExtraError: its package is not installed.
+    """
+    wanted: dict[str, dict[str, Any]] = {}
+    for name in (part.strip() for part in names.split(",")):
+        if name and name not in TRACKERS:
+            raise ConfigError(
+                f"unknown tracker {name!r}.{did_you_mean(name, TRACKERS)} Known: {', '.join(TRACKERS)}."
+            )
+        if name and importlib.util.find_spec(name) is None:
+            raise MissingExtraError(f"tracker {name!r}", name, name)
+        if name:
+            wanted[name] = {}
+    for key, value in options.items():
+        name, dot, argument = key.partition(".")
+        if not dot or name not in wanted:
+            raise ConfigError(
+                f"tracker option {key!r} belongs to no tracker of this run ({', '.join(wanted) or 'it has none'}): write "
+                "NAME.KEY=VALUE, e.g. wandb.mode=offline, and name the tracker"
+            )
+        wanted[name][argument] = value
+    return wanted
+
+
+class TrackerDisplay(Display):
+    """One tracker as a display.
+
+    Args:
+        name: of `TRACKERS`.
+        options: arguments of what accelerate's tracker opens: `SummaryWriter`, `wandb.init` or `trackio.init`. The
+            project of the latter two is "searchgym" by default.
+
+    Raises:
+        ConfigError: when training starts, if the tracker does not open.
+    """
+
+    def __init__(self, name: str, options: Mapping[str, Any]) -> None:
+        self.name, self._options = name, dict(options)
+        self._tracker: Any = None
+
+    def start(
+        self, config: Mapping[str, Any], run_dir: Path, done: int, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        from accelerate import PartialState
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        PartialState()  # the trackers ask it whether this is the main process
+        project, arguments = "searchgym", {**self._arguments(config, run_dir, done), **self._options}
+        if self.name == "tensorboard":
+            project, arguments["logging_dir"] = "tensorboard", str(run_dir)
+        else:
+            project = arguments.pop("project", project)
+        try:
+            tracker = LOGGER_TYPE_TO_CLASS[self.name](project, **arguments)
+            tracker.start()
+        except Exception as error:  # whatever a third party's package raises
+            raise ConfigError(
+                f"tracker {self.name!r} does not open ({error}): see its --tracker-option settings, or leave it out"
+            ) from error
+        self._tracker = tracker
+        if self.name == "tensorboard" and not done:
+            tracker.tracker.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```")
+
+    def iteration(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+        times = {f"seconds/{part}": value for part, value in seconds.items()}
+        self._tracker.log({**_numbers(row), **times}, step=row["iteration"])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._tracker is not None:
+            self._tracker.finish()
+
+    def _arguments(self, config: Mapping[str, Any], run_dir: Path, done: int) -> dict[str, Any]:
+        """Where the tracker keeps its files, and how it finds the run again when that is resumed."""
+        if self.name == "tensorboard":  # a killed run may have logged more than it had saved
+            return {"purge_step": done + 1} if done else {}
+        common = {"name": run_dir.resolve().name, "config": dict(config), "resume": "allow"}
+        if self.name == "wandb":
+            return {**common, "dir": str(run_dir), "id": _identity(run_dir)}
+        os.environ.setdefault("TRACKIO_DIR", str((run_dir / "trackio").resolve()))  # read once, at its import
+        return common
+
+
+class Displays(Display):
+    """Several displays as one."""
+
+    def __init__(self, displays: Sequence[Display]) -> None:
+        self._displays = displays
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        for display in self._displays:
+            self._open.enter_context(display)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def start(
+        self, config: Mapping[str, Any], run_dir: Path, done: int, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        for display in self._displays:
+            display.start(config, run_dir, done, rows)
+
+    def evaluating(self, iteration: int) -> None:
+        for display in self._displays:
+            display.evaluating(iteration)
+
+    def iteration(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+        for display in self._displays:
+            display.iteration(row, seconds)
+
+    def alarm(self, text: str) -> None:
+        for display in self._displays:
+            display.alarm(text)
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line of metrics.jsonl; of an evaluation the means, as "eval/em" and so on."""
+    numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and k != "iteration"}
+    evaluation = row.get("eval", {"metrics": {}})["metrics"]
+    return numbers | {f"eval/{name}": estimate["mean"] for name, estimate in evaluation.items()}
+
+
+def _identity(run_dir: Path) -> str:
+    """What Weights & Biases knows the run by: drawn once, kept in the run directory."""
+    path = run_dir / "wandb.json"
+    if not path.exists():
+        write_json(path, {"id": uuid.uuid4().hex})
+    return str(json.loads(path.read_text("utf-8"))["id"])

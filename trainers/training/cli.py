@@ -1,0 +1,232 @@
+"""`searchgym train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from rich.console import Console
+from rich.table import Table
+
+from searchgym import plugins
+from searchgym.cli.options import config_option, merge_pairs, parse_pairs, read_config
+from searchgym.errors import ConfigError, MissingExtraError
+
+from ..config import TrainConfig, describe_settings, make_config
+from ..recipes import RECIPES, describe_recipe, find_recipe
+
+__all__ = ["train"]
+
+_PAIRS = {
+    "settings": ("--set", "Setting of the trainer, e.g. kl_coef=0.01; see --list-settings. Repeatable."),
+    "alarms": ("--alarm", "Limit of an alarm, e.g. step_kl=0.5; null switches it off. Repeatable."),
+    "optimizer_options": (
+        "--optimizer-option",
+        "Option of the optimizer, e.g. betas=[0.9,0.95]. Repeatable.",
+    ),
+    "tracker_options": ("--tracker-option", "Option of a tracker, e.g. wandb.mode=offline. Repeatable."),
+    "worker_options": ("--worker-option", "What Ray gives each rollout worker, e.g. num_gpus=1. Repeatable."),
+    "agent_options": ("--agent-option", "Option of the agent. Repeatable."),
+    "env_options": (
+        "--env-option",
+        'Argument of the environment. Repeatable. [default: types=["chain"] and hops=[2,3] for the default --env]',
+    ),
+}
+
+
+def _config_options(function: Any) -> Any:
+    """One option per field of `TrainConfig`, with its explanation and default."""
+    for field in reversed(dataclasses.fields(TrainConfig)):
+        if field.name in _PAIRS:
+            flag, text = _PAIRS[field.name]
+            decorate = click.option(
+                flag, field.name, metavar="KEY=VALUE", multiple=True, callback=merge_pairs, help=text
+            )
+        else:
+            flag = "--" + field.name.replace("_", "-")
+            text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}."
+            if field.name == "trainer":
+                text = f"Registered trainer: {', '.join(plugins.names('trainers'))}."
+            kind = type(field.default)
+            decorate = click.option(
+                flag,
+                field.name,
+                type=kind,
+                default=field.default,
+                show_default=field.default != "",
+                help=text,
+            )
+        function = decorate(function)
+    return function
+
+
+def _use_recipe(ctx: click.Context, parameter: click.Parameter, source: str | None) -> Path | None:
+    """A recipe is a config file that is found by name."""
+    if source is None:
+        return None
+    path = find_recipe(source)
+    describe_recipe(path)  # what it says of itself must be well-formed too
+    return read_config(ctx, parameter, path)
+
+
+@click.command("train", context_settings={"help_option_names": ["-h", "--help"]})
+@_config_options
+@click.option(
+    "--group-size", type=int, default=None, help="Episodes per question: short for --set group_size=N."
+)
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path), help="Where to record the run; default: a new runs/…."
+)
+@click.option("--resume", is_flag=True, help="Continue the run in --run-dir from its last checkpoint.")
+@click.option("--list-settings", is_flag=True, help="Show the settings of --trainer and exit.")
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    is_eager=True,
+    callback=_use_recipe,
+    help="Start from a recipe: one of the package, or a file like it. Flags and --config win over it.",
+)
+@click.option("--list-recipes", is_flag=True, help="Show the recipes of the package and exit.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check everything but the weights, estimate memory and time, and exit."
+)
+@config_option
+@click.pass_context
+def train(
+    ctx: click.Context,
+    /,
+    run_dir: Path | None,
+    resume: bool,
+    list_settings: bool,
+    recipe: Path | None,
+    list_recipes: bool,
+    dry_run: bool,
+    group_size: int | None,
+    **options: Any,
+) -> None:
+    """Train an agent, and show with a before/after evaluation whether it learned.
+
+    Without arguments: GRPO teaches the tiny language model to answer two- and three-hop questions.
+    """
+    console = Console()
+    if list_recipes:
+        _print_recipes(console)
+        return
+    try:
+        import torch  # noqa: F401  (a missing extra is said before anything else)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("searchgym train", "torch", "train") from error
+    if list_settings:
+        _print_settings(console, options["trainer"])
+        return
+    given = _given(ctx, options, group_size)
+    if dry_run:
+        if resume:
+            raise ConfigError("--dry-run looks at a run that is to begin: leave out --resume")
+        ctx.exit(_dry_run(console, given, run_dir, recipe))
+    from ..processes import current
+    from ..runs.display import make_display, result_table
+    from . import api
+
+    display = make_display(console)
+    try:
+        if resume:
+            result = api.resume(_resumable(run_dir), _changed_iterations(_resumable(run_dir), given), display)
+        else:
+            config = make_config(given)
+            if run_dir is None:
+                from ..runs.directory import default_run_directory
+
+                run_dir = default_run_directory(config.trainer, config.env)
+            result = api.train(config, run_dir, display)
+    except KeyboardInterrupt:
+        if run_dir is not None and (run_dir / "config.json").exists():
+            click.echo(
+                f"\ninterrupted; continue with: searchgym train --resume --run-dir {run_dir}", err=True
+            )
+        else:
+            click.echo("\ninterrupted before the run began; nothing was written", err=True)
+        ctx.exit(130)
+    if not current().main:
+        return
+    if result.before is not None and result.after is not None:
+        console.print(result_table(result.before, result.after, "greedy evaluation on held-out questions"))
+    console.print(
+        f"{result.seconds:.1f} s; metrics, checkpoints and curve.png are in {result.run_dir}", highlight=False
+    )
+
+
+def _dry_run(console: Console, given: dict[str, Any], run_dir: Path | None, recipe: Path | None) -> int:
+    """The exit status: 0 where nothing failed."""
+    from ..planning.dry_run import dry_run
+    from ..planning.report import print_dry_run
+    from ..runs.directory import default_run_directory
+
+    config = make_config(given)
+    about, expected = describe_recipe(recipe) if recipe else (None, None)
+    if os.environ.get("RANK", "0") != "0":  # one process of several looks
+        return 0
+    result = dry_run(config, run_dir or default_run_directory(config.trainer, config.env), about, expected)
+    hardware = "CPU" if config.agent == "tiny" else about.hardware if about else ""
+    print_dry_run(console, result, hardware)
+    if about is not None and about.needs and not result.passed:
+        console.print(
+            "Before the first run:", *about.needs, sep="\n  ", markup=False, highlight=False, soft_wrap=True
+        )
+    return 0 if result.passed else 2
+
+
+def _given(ctx: click.Context, options: dict[str, Any], group_size: int | None) -> dict[str, Any]:
+    """The options somebody chose, on the command line or in the file."""
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in _PAIRS:
+            if value:
+                given[name] = parse_pairs(_PAIRS[name][0], value)
+        elif ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            given[name] = value
+    if group_size is not None:
+        given["settings"] = {**given.get("settings", {}), "group_size": group_size}
+    return given
+
+
+def _resumable(run_dir: Path | None) -> Path:
+    if run_dir is None:
+        newest = sorted(Path("runs").glob("*/config.json"), key=lambda p: p.stat().st_mtime)
+        hint = f", e.g. --run-dir {newest[-1].parent}" if newest else ""
+        raise ConfigError(f"--resume needs --run-dir{hint}")
+    return run_dir
+
+
+def _changed_iterations(run_dir: Path, given: dict[str, Any]) -> int | None:
+    """A resumed run keeps its configuration; only its length may change."""
+    from ..runs.directory import read_card
+
+    config = read_card(run_dir)["config"]
+    for name, value in given.items():
+        if name in ("record", "replay"):
+            value = os.path.abspath(value)
+        before = {k: config[name].get(k) for k in value} if name in _PAIRS else config.get(name)
+        if name != "iterations" and before != value:
+            raise ConfigError(
+                f"{name} cannot change when resuming (the run has {before!r}, you gave {value!r}): leave it out, or "
+                "start a new run"
+            )
+    return given.get("iterations")
+
+
+def _print_recipes(console: Console) -> None:
+    table = Table("recipe", "what", "for", "run")
+    for name in RECIPES:
+        about, _ = describe_recipe(find_recipe(name))
+        table.add_row(name, about.title, f"{about.gpus} x {about.hardware}", about.run)
+    console.print(table)
+
+
+def _print_settings(console: Console, trainer: str) -> None:
+    for name, kind, default, text in describe_settings(plugins.load("trainers", trainer).settings_class):
+        console.print(f"{name} = {default}  ({kind})\n    {text}", highlight=False, markup=False)

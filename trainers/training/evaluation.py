@@ -1,0 +1,55 @@
+"""Greedy evaluation of a policy that is being trained."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from searchgym.agents.policy import Policy
+from searchgym.env.vector import SearchVectorEnv
+from searchgym.rollouts.collection import choose_tasks
+from searchgym.rollouts.evaluation import EvalResult, evaluate, summarize
+
+from ..processes import current
+from ..rollouts import Order, play_orders
+
+__all__ = ["evaluate_on", "greedy"]
+
+_EVAL_SEED = 0  # the evaluation questions are the same whatever the run's seed
+
+
+@contextmanager
+def greedy(policy: Policy) -> Iterator[None]:
+    """The policy takes the most likely tokens; its sampling settings and generator are left as they were."""
+    state, before = policy.generator.get_state(), policy.greedy
+    policy.greedy = True
+    try:
+        yield
+    finally:
+        policy.greedy = before
+        policy.generator.set_state(state)
+
+
+def evaluate_on(
+    envs: SearchVectorEnv, policy: Policy, split: str, episodes: int | None, ids: random.Random
+) -> EvalResult:
+    """Play questions of a split under the rules of the training environments.
+
+    Without feedback and judge: an evaluation must not have what a deployed agent has not.
+
+    Args:
+        envs: their rules are taken; they are not stepped.
+        policy: plays.
+        split: of the questions.
+        episodes: questions of that split; None: all.
+        ids: draws the episodes' ids.
+    """
+    fresh = SearchVectorEnv.from_rules(envs.rules.for_evaluation(), envs.num_envs)
+    processes = current()
+    if processes.count > 1:
+        tasks = choose_tasks(fresh.rules, split, None, _EVAL_SEED)[:episodes]
+        orders = [Order(task, 1, ids.getrandbits(63)) for task in tasks]
+        played = processes.merge(play_orders(policy, fresh, processes.share(orders)))
+        return summarize([episode for group in played for episode in group])
+    return evaluate(fresh, policy, episodes, split=split, seed=_EVAL_SEED, ids=ids)
