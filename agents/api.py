@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
-from searchgym.agent import Agent, Setting, Turn
+from searchgym.agent import Agent, AgentContext, Turn
 from searchgym.dialects import ToolsDialect
 from searchgym.episode import StopReason
 from searchgym.errors import BudgetSpentError, ConfigError, MissingExtraError
@@ -147,18 +147,18 @@ class APIAgent(Agent):
         """See `Agent`: calls, input_tokens, output_tokens, usd, and the replies that were cached."""
         return {**self._meter.counts, "cached": self._cached}
 
-    def bind(self, setting: Setting) -> None:
+    def bind(self, agent_context: AgentContext) -> None:
         """Take the environment's setting; samples are counted from the start again."""
-        super().bind(setting)
+        super().bind(agent_context)
         self._chats.clear()
         self._begun.clear()
         self._hopeless = ""
-        dialect = setting.dialect
+        dialect = agent_context.dialect
         more: dict[str, Any] = {}
-        self._system = setting.system_prompt
+        self._system = agent_context.system_prompt
         self._uses_tools = self._native_tools and isinstance(dialect, ToolsDialect)
         if isinstance(dialect, ToolsDialect) and self._native_tools:
-            feedback, queries = setting.feedback_calls > 0, setting.max_queries
+            feedback, queries = agent_context.feedback_calls > 0, agent_context.max_queries
             more["tools"] = dialect.tools(feedback=feedback, max_queries=queries)
             listed = dialect.tool_section(feedback=feedback, max_queries=queries)
             self._system = self._system.replace(listed, "")
@@ -230,7 +230,7 @@ class APIAgent(Agent):
             return "\n".join([reply.text, *map(_written_call, reply.calls)]).lstrip()
         text = reply.text
         if not self._uses_tools:
-            text = _closed(text, self.setting.dialect.stop_strings, self._stop and not reply.cut_off)
+            text = _closed(text, self.agent_context.dialect.stop_strings, self._stop and not reply.cut_off)
         chat.messages.append({"role": "assistant", "content": text})
         return text
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from searchgym.agent import Agent, Setting
+from searchgym.agent import Agent, AgentContext
 from searchgym.episode import Episode, Segment
 from searchgym.errors import ConfigError
 
@@ -72,8 +72,8 @@ class Policy(Agent):
     generator: torch.Generator
     streams: Streams | None = None
 
-    def bind(self, setting: Setting) -> None:
-        super().bind(setting)
+    def bind(self, agent_context: AgentContext) -> None:
+        super().bind(agent_context)
         self.streams = None
 
     def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:

@@ -42,14 +42,14 @@ class RandomAgent(Agent):
         return [self._act() for _ in slots]
 
     def _act(self) -> str:
-        passages = self.setting.corpus.passages
+        passages = self.agent_context.corpus.passages
         passage = passages[self._random.randrange(len(passages))]
         words = passage.text.split()
         phrase = self._random.choice(words) if words and self._random.random() < 0.5 else passage.title
         phrase = phrase.strip() or "nothing"
         if self._random.random() < 0.5:
-            return self.setting.dialect.write(Act("answer", answer=phrase))
-        return self.setting.dialect.write(Act("search", queries=(phrase,)))
+            return self.agent_context.dialect.write(Act("answer", answer=phrase))
+        return self.agent_context.dialect.write(Act("search", queries=(phrase,)))
 
     def fork(self, source: int, target: int) -> None:
         """Nothing to copy: no act depends on an earlier one."""
@@ -64,7 +64,7 @@ class GoldAgent(Agent):
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
     ) -> Sequence[str | Turn]:
-        return [self.setting.dialect.write(Act("answer", answer=_gold(i)["answers"][0])) for i in infos]
+        return [self.agent_context.dialect.write(Act("answer", answer=_gold(i)["answers"][0])) for i in infos]
 
     def fork(self, source: int, target: int) -> None:
         """Nothing to copy: every info holds the gold answer."""
@@ -95,19 +95,19 @@ class OracleAgent(Agent):
         return [self._act(*turn) for turn in zip(slots, observations, infos, strict=True)]
 
     def _act(self, slot: int, observation: str, info: dict[str, Any]) -> str:
-        dialect = self.setting.dialect
+        dialect = self.agent_context.dialect
         gold = _gold(info)
         chain = gold["chain"]
         state = self._states.get(slot)
         if state is None:
             if not chain:
                 raise ConfigError(
-                    f"corpus {self.setting.corpus.name!r} has no gold sub-queries for its questions, so the "
+                    f"corpus {self.agent_context.corpus.name!r} has no gold sub-queries for its questions, so the "
                     "oracle agent cannot play it: use the agent 'gold' or 'copy' there, or a generated world"
                 )
-            if self.setting.max_rounds <= len(chain):
+            if self.agent_context.max_rounds <= len(chain):
                 raise ConfigError(
-                    f"max_rounds is {self.setting.max_rounds}, but a question needs {len(chain)} searches and "
+                    f"max_rounds is {self.agent_context.max_rounds}, but a question needs {len(chain)} searches and "
                     f"an answer: set max_rounds to at least {len(chain) + 1}"
                 )
             state = self._states[slot] = _OracleState(shown=[observation])
@@ -173,9 +173,9 @@ class CopyAgent(Agent):
             self._questions[slot] = observation
             # One line, whatever the question's layout: with several queries allowed a line is a query.
             query = " ".join(observation.split()) or "nothing"
-            return self.setting.dialect.write(Act("search", queries=(query,)))
+            return self.agent_context.dialect.write(Act("search", queries=(query,)))
         answer = self.copy(self._questions[slot], observation)
-        return self.setting.dialect.write(Act("answer", answer=answer))
+        return self.agent_context.dialect.write(Act("answer", answer=answer))
 
     def copy(self, question: str, observation: str) -> str:
         """The answer this heuristic takes from a search result; "unknown" when nothing was found."""

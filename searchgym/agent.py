@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from .dialects import Dialect
     from .question import Corpus
 
-__all__ = ["Agent", "FunctionAgent", "Setting", "Turn"]
+__all__ = ["Agent", "AgentContext", "FunctionAgent", "Turn"]
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class AgentContext:
     """What an agent may know of the environment it is about to act in.
 
     Attributes:
@@ -76,11 +76,11 @@ class Agent:
     needs_gold: bool = False
     """True for controls that read `info["gold"]`; the rollout then builds the environment with reveal_gold."""
     reads_system_prompt: bool = False
-    """True for language models that follow `setting.system_prompt`; the others know how acts are written without it."""
+    """True for language models that follow `AgentContext.system_prompt`; the others know how acts are written without it."""
 
-    def bind(self, setting: Setting) -> None:
-        """Called once before a collection with the environment's setting."""
-        self.setting = setting
+    def bind(self, agent_context: AgentContext) -> None:
+        """Called once before a collection with the context an environment gives."""
+        self.agent_context = agent_context
 
     def begin(self, slots: Sequence[int]) -> None:
         """New episodes start in these slots: forget what was there."""

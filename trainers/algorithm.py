@@ -1,6 +1,6 @@
 """What a training algorithm is. One algorithm, one file; the shared loop calls these hooks in this order:
 
-    training_rules(rules)        -> the rules to collect under     once, before anything is played
+    configure_env(rules)        -> the rules to collect under     once, before anything is played
     collect(policy, envs, tasks) -> groups of episodes            play
     rewards(group)               -> one reward per episode
     select(groups)               -> the groups worth learning from
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
-from searchgym.env.rules import Rules
+from searchgym.env.config import EnvConfig
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import ConfigError
 from searchgym.rollouts.collection import collect
@@ -41,8 +41,8 @@ from .tasks import TaskSampler
 
 __all__ = [
     "Algorithm",
+    "AlgorithmConfig",
     "Loss",
-    "Settings",
     "each_token",
     "play_groups",
     "token_logprobs",
@@ -51,7 +51,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Settings:
+class AlgorithmConfig:
     """What every algorithm can be told. Subclass it to add fields; each becomes an option and a config key.
 
     Raises:
@@ -114,8 +114,8 @@ class Algorithm:
             weigh that; if not, it is refused.
     """
 
-    settings_class: ClassVar[type[Settings]] = Settings
-    settings: Settings
+    settings_class: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
+    settings: AlgorithmConfig
     rng: np.random.Generator
     token_budget: int = 16384
     group_relative: bool = False
@@ -151,7 +151,7 @@ class Algorithm:
         """Modules optimised, saved and resumed with the policy, e.g. a critic. Asked once, after `setup`."""
         return {}
 
-    def training_rules(self, rules: Rules) -> Rules:
+    def configure_env(self, env_config: EnvConfig) -> EnvConfig:
         """The rules episodes are collected under, given the environment's: these by default.
 
         Override it to refuse an environment that lacks what the algorithm needs (a judge, a reward term), and to
@@ -161,7 +161,7 @@ class Algorithm:
         Raises:
             ConfigError: the algorithm cannot learn under these rules.
         """
-        return rules
+        return env_config
 
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
         """Play an iteration's episodes: every question of `tasks.draw()`, `group_size` times.
@@ -170,7 +170,7 @@ class Algorithm:
 
         Args:
             policy: acts; records tokens and log-probabilities.
-            envs: a `SearchVectorEnv` under `training_rules`.
+            envs: a `SearchVectorEnv` under `configure_env`.
             tasks: gives the task ids of an iteration; draw again for more.
         """
         return self.play(policy, envs, tasks.draw(), self.settings.group_size, self.rng)
@@ -218,11 +218,11 @@ def play_groups(
 
 
 def training_envs(algorithm: Algorithm, envs: SearchVectorEnv) -> SearchVectorEnv:
-    """The environments an algorithm collects in: the same ones, or others under its `training_rules`."""
-    if not hasattr(envs, "rules"):  # a stand-in: an algorithm whose own `collect` plays elsewhere
+    """The environments an algorithm collects in: the same ones, or others under its `configure_env`."""
+    if not hasattr(envs, "config"):  # a stand-in: an algorithm whose own `collect` plays elsewhere
         return envs
-    rules = algorithm.training_rules(envs.rules)
-    return envs if rules is envs.rules else SearchVectorEnv.from_rules(rules, envs.num_envs)
+    env_config = algorithm.configure_env(envs.config)
+    return envs if env_config is envs.config else SearchVectorEnv.from_config(env_config, envs.num_envs)
 
 
 def token_logprobs(policy: Policy, samples: Sequence[Sample], budget: int) -> Tensor:

@@ -128,7 +128,7 @@ class CandidateAgent(Policy):
         for slot, observation, info in zip(slots, observations, infos, strict=True):
             state = self._states.get(slot)
             if state is None:
-                self._states[slot] = _State(observation, self.setting.feedback_calls)
+                self._states[slot] = _State(observation, self.agent_context.feedback_calls)
             else:
                 self._states[slot] = state.after(info["action"], observation)
         choices = [self._states[slot].choice() for slot in slots]
@@ -142,7 +142,7 @@ class CandidateAgent(Policy):
         for choice, index, logprob in zip(choices, chosen_B.tolist(), taken_B, strict=True):
             turns.append(
                 Turn(
-                    self.setting.dialect.write(choice.act(index)),
+                    self.agent_context.dialect.write(choice.act(index)),
                     token_ids=[index],
                     logprobs=[logprob],
                     policy_version=self.version,

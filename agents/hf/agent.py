@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from searchgym.agent import Setting, Turn
+from searchgym.agent import AgentContext, Turn
 from searchgym.episode import Episode, Segment, StopReason
 from searchgym.errors import CheckpointError, ConfigError, did_you_mean
 
@@ -185,22 +185,22 @@ class HFAgent(TokenPolicy):
 
     # -- acting ------------------------------------------------------------------------------------------------
 
-    def bind(self, setting: Setting) -> None:
+    def bind(self, agent_context: AgentContext) -> None:
         """Accept the environment's setting and forget all slots.
 
         Raises:
             ConfigError: the chat template cannot be handled; says why.
         """
-        super().bind(setting)
+        super().bind(agent_context)
         self.chat = ChatFormat(
             self.tokenizer,
-            setting,
+            agent_context,
             thinking=self.thinking,
             generation_config=getattr(self.model, "generation_config", None),
         )
         self.engine.stop_ids = self.chat.end_ids
         self.engine.closes = self.chat.closes
-        self.engine.stop_strings = tuple(setting.dialect.stop_strings)
+        self.engine.stop_strings = tuple(agent_context.dialect.stop_strings)
         self.engine.clear()
         self._ended.clear()
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-from searchgym.agent import Setting
+from searchgym.agent import AgentContext
 from searchgym.dialects import ToolsDialect
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError
@@ -63,7 +63,7 @@ class ChatFormat:
 
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template. It needs no padding token.
-        setting: the environment's.
+        agent_context: the environment's.
         thinking: for templates that offer the choice: whether the model thinks before it acts.
         generation_config: the model's, for the ids that end its messages.
 
@@ -77,18 +77,23 @@ class ChatFormat:
     """
 
     def __init__(
-        self, tokenizer: Any, setting: Setting, *, thinking: bool = False, generation_config: Any = None
+        self,
+        tokenizer: Any,
+        agent_context: AgentContext,
+        *,
+        thinking: bool = False,
+        generation_config: Any = None,
     ) -> None:
         self._tokenizer = tokenizer
-        self._dialect = setting.dialect
-        self._system_prompt = setting.system_prompt
+        self._dialect = agent_context.dialect
+        self._system_prompt = agent_context.system_prompt
         self._observer = "user"
         self._read: Callable[[str], str] = as_written
         self._write: Callable[[str], str] = as_written
         self.native_tools, self.why_not_native = False, ""
         self._encoder = ChatEncoder(tokenizer, thinking=thinking)
-        if isinstance(setting.dialect, ToolsDialect):
-            self._use_tools(setting.dialect, setting, thinking)
+        if isinstance(agent_context.dialect, ToolsDialect):
+            self._use_tools(agent_context.dialect, agent_context, thinking)
         if not self.native_tools:
             self._find_rounds()
         ends = getattr(generation_config, "eos_token_id", None)
@@ -198,9 +203,9 @@ class ChatFormat:
 
     # -- what the template writes ------------------------------------------------------------------------------
 
-    def _use_tools(self, dialect: ToolsDialect, setting: Setting, thinking: bool) -> None:
+    def _use_tools(self, dialect: ToolsDialect, agent_context: AgentContext, thinking: bool) -> None:
         """Let the template list the tools, if it can."""
-        feedback, max_queries = setting.feedback_calls > 0, setting.max_queries
+        feedback, max_queries = agent_context.feedback_calls > 0, agent_context.max_queries
         usual = self._encoder
         try:
             self._encoder = ChatEncoder(
@@ -208,7 +213,7 @@ class ChatFormat:
                 thinking=thinking,
                 tools=dialect.tools(feedback=feedback, max_queries=max_queries),
             )
-            self._read = call_reader(self._encoder, setting)
+            self._read = call_reader(self._encoder, agent_context)
             self._write = tool_text(self._encoder, (*self._roles, "assistant", "tool"))
             self._observer = "tool"
             self._find_rounds()
@@ -217,7 +222,7 @@ class ChatFormat:
             self.why_not_native = str(error)
         else:
             listed = dialect.tool_section(feedback=feedback, max_queries=max_queries)
-            self._system_prompt = setting.system_prompt.replace(listed, "")
+            self._system_prompt = agent_context.system_prompt.replace(listed, "")
             self.native_tools = True
 
     @property

@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Callable
 
-from searchgym.agent import Setting
+from searchgym.agent import AgentContext
 from searchgym.dialects import Act, Dialect
 from searchgym.errors import ConfigError
 
@@ -34,12 +34,12 @@ def as_written(text: str) -> str:
     return text
 
 
-def call_reader(encoder: ChatEncoder, setting: Setting) -> Callable[[str], str]:
+def call_reader(encoder: ChatEncoder, agent_context: AgentContext) -> Callable[[str], str]:
     """How a message in the template's own format becomes one of the dialect.
 
     Args:
         encoder: one with the dialect's tools.
-        setting: the environment's.
+        agent_context: the environment's.
 
     Raises:
         ConfigError: the template does not list the tools, or writes calls in a format that cannot be translated.
@@ -55,7 +55,7 @@ def call_reader(encoder: ChatEncoder, setting: Setting) -> Callable[[str], str]:
     written = encoder.render([*before, calling], reply=False).rpartition(placeholder(len(roles) - 1))[2]
     wanted = Act("search", queries=(placeholder(len(roles)),))
     for reader in (as_written, _bare_calls, _marked_calls):
-        if _parse(setting.dialect, reader(written)) == wanted:
+        if _parse(agent_context.dialect, reader(written)) == wanted:
             return reader
     raise ConfigError(
         f"the chat template of {encoder.name!r} writes tool calls as {written.strip()!r:.120}, "

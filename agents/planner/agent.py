@@ -19,14 +19,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from searchgym.agent import Agent, Setting, Turn
+from searchgym.agent import Agent, AgentContext, Turn
 from searchgym.dialects import Act
 from searchgym.episode import StopReason
 from searchgym.errors import ConfigError
 from searchgym.retriever import Hit
 from searchgym.rollouts.collection import AgentLike, open_agent
 
-from .evidence import EvidenceOptions, Found, answer_message, answer_setting, budget_note, refusal, select
+from .evidence import EvidenceOptions, Found, answer_context, answer_message, budget_note, refusal, select
 
 __all__ = [
     "PlannerAgent",
@@ -129,11 +129,11 @@ class PlannerAgent(Agent):
         """The parts whose tokens are recorded."""
         self._states: dict[int, _State] = {}
 
-    def bind(self, setting: Setting) -> None:
-        super().bind(setting)
-        self.planner.bind(setting)
+    def bind(self, agent_context: AgentContext) -> None:
+        super().bind(agent_context)
+        self.planner.bind(agent_context)
         if self.answerer is not self.planner:
-            self.answerer.bind(answer_setting(setting) if self.form == "message" else setting)
+            self.answerer.bind(answer_context(agent_context) if self.form == "message" else agent_context)
         self._states.clear()
 
     def begin(self, slots: Sequence[int]) -> None:
@@ -234,11 +234,13 @@ class PlannerAgent(Agent):
         if self.form == "result":
             return state.question, info
         draft = state.draft if self.draft else ""
-        return answer_message(state.question, state.found, self.evidence, self.setting.dialect, draft), info
+        return answer_message(
+            state.question, state.found, self.evidence, self.agent_context.dialect, draft
+        ), info
 
     def _reply(self, slot: int, act: Act, info: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """What answers an answerer's search: the evidence as its result, once, if it was not in the message."""
-        state, dialect = self._states[slot], self.setting.dialect
+        state, dialect = self._states[slot], self.agent_context.dialect
         info = info | {"action": act._asdict() | {"queries": list(act.queries)}, "hits": []}
         if self.form == "message":
             return refusal(dialect), info
@@ -250,9 +252,9 @@ class PlannerAgent(Agent):
         return dialect.render_hits(hits, self.evidence.max_chars), info
 
     def _parse(self, text: str) -> Act:
-        setting = self.setting
-        return setting.dialect.parse(
-            text, feedback=setting.feedback_calls > 0, max_queries=setting.max_queries
+        agent_context = self.agent_context
+        return agent_context.dialect.parse(
+            text, feedback=agent_context.feedback_calls > 0, max_queries=agent_context.max_queries
         )
 
     def _ask(self, part: Agent, heard: Mapping[int, tuple[str, dict[str, Any]]]) -> dict[int, Turn]:

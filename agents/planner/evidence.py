@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from searchgym.agent import Setting
+from searchgym.agent import AgentContext
 from searchgym.checks import check_count
 from searchgym.dialects import Act, Dialect, TagsDialect, ToolsDialect
 from searchgym.errors import ConfigError, UnknownIdError
@@ -22,8 +22,8 @@ __all__ = [
     "ORDERS",
     "EvidenceOptions",
     "Found",
+    "answer_context",
     "answer_message",
-    "answer_setting",
     "budget_note",
     "refusal",
     "select",
@@ -150,13 +150,13 @@ class _AnswerTools(ToolsDialect):
 _ANSWERING: dict[str, Dialect] = {"tags": _AnswerTags(), "tools": _AnswerTools()}
 
 
-def answer_setting(setting: Setting) -> Setting:
+def answer_context(agent_context: AgentContext) -> AgentContext:
     """The setting of an answerer that follows instructions: it is told of no search. Dialects of others stay as they are."""
-    dialect = _ANSWERING.get(setting.dialect.name, setting.dialect)
-    if dialect is setting.dialect:
-        return setting
+    dialect = _ANSWERING.get(agent_context.dialect.name, agent_context.dialect)
+    if dialect is agent_context.dialect:
+        return agent_context
     prompt = dialect.system_prompt(feedback=False, max_queries=1)
-    return replace(setting, dialect=dialect, system_prompt=prompt, feedback_calls=0, max_queries=1)
+    return replace(agent_context, dialect=dialect, system_prompt=prompt, feedback_calls=0, max_queries=1)
 
 
 def answer_message(

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from searchgym.agent import Setting, Turn
+from searchgym.agent import AgentContext, Turn
 from searchgym.errors import ConfigError
 
 from ..policy import Policy, Sample, TokenOutputs
@@ -55,9 +55,9 @@ class PlannerPolicy(Policy):
         self.version, self.greedy = self.policy.version, self.policy.greedy
         self.temperature, self.top_p = self.policy.temperature, self.policy.top_p
 
-    def bind(self, setting: Setting) -> None:
-        super().bind(setting)
-        self.agent.bind(setting)
+    def bind(self, agent_context: AgentContext) -> None:
+        super().bind(agent_context)
+        self.agent.bind(agent_context)
 
     def begin(self, slots: Sequence[int]) -> None:
         self.agent.begin(slots)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import Qwen3ForCausalLM
 
-from searchgym.agent import Setting, Turn
+from searchgym.agent import AgentContext, Turn
 from searchgym.dialects import TagsDialect
 from searchgym.episode import Episode, Segment, StopReason
 from searchgym.errors import CheckpointError, ConfigError
@@ -148,18 +148,18 @@ class TinyAgent(TokenPolicy):
         )
         self.evaluation = EvaluationStats()
 
-    def bind(self, setting: Setting) -> None:
+    def bind(self, agent_context: AgentContext) -> None:
         """Accept the environment's setting and forget all slots.
 
         Raises:
             ConfigError: the environment speaks another dialect than tags.
         """
-        if setting.dialect.name != TagsDialect.name:
+        if agent_context.dialect.name != TagsDialect.name:
             raise ConfigError(
-                f"the tiny agent speaks the 'tags' dialect only, the environment {setting.dialect.name!r}: "
+                f"the tiny agent speaks the 'tags' dialect only, the environment {agent_context.dialect.name!r}: "
                 "make it with dialect='tags'"
             )
-        super().bind(setting)
+        super().bind(agent_context)
         self.engine.clear()
         self._texts.clear()
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..env.rules import JUDGE_WHEN
+from ..env.config import JUDGE_WHEN
 from ..episode import Episode, check_writable, save_episodes
 from ..errors import ConfigError
 from ..figures import new_figure

@@ -203,7 +203,7 @@ def _play(
     with _progress() as progress:
         for agent in players:
             envs = open_envs(env_id, agent, num_envs, split, **arguments)
-            tasks = choose_tasks(envs.rules, split, None, seed)[:episodes]
+            tasks = choose_tasks(envs.config, split, None, seed)[:episodes]
             bar = progress.add_task(f"{agent.name} on {env_id}", total=len(tasks))
             played += collect(envs, agent, tasks, on_episode=partial(_advance, progress, bar))
     return played

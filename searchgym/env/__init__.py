@@ -8,7 +8,7 @@ from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .env import SearchEnv as SearchEnv
-    from .setup import make_rules as make_rules
+    from .setup import make_env_config as make_env_config
     from .setup import registered_arguments as registered_arguments
     from .vector import SearchVectorEnv as SearchVectorEnv
     from .vector import make_vec as make_vec
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 _MODULES = {
     "SearchEnv": "env",
     "SearchVectorEnv": "vector",
-    "make_rules": "setup",
+    "make_env_config": "setup",
     "make_vec": "vector",
     "registered_arguments": "setup",
 }
-__all__ = ["SearchEnv", "SearchVectorEnv", "make_rules", "make_vec", "registered_arguments"]
+__all__ = ["SearchEnv", "SearchVectorEnv", "make_env_config", "make_vec", "registered_arguments"]
 
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -19,9 +19,9 @@ from .judging import Costs, judge_games
 from .setup import (
     action_space,
     cache_stats,
-    checked_rules,
+    checked_env_config,
     choose_question,
-    make_rules,
+    make_env_config,
     observation_space,
     search,
 )
@@ -91,14 +91,14 @@ class SearchEnv(gym.Env[str, str]):
             raise ConfigError(f"render_mode is {render_mode!r}: only 'ansi' and None exist")
         self.render_mode = render_mode
         self._arguments = arguments
-        self.rules = checked_rules(arguments)
-        self.observation_space = observation_space(self.rules)
-        self.action_space = action_space(self.rules)
-        self.game = Game(self.rules)
+        self.config = checked_env_config(arguments)
+        self.observation_space = observation_space(self.config)
+        self.action_space = action_space(self.config)
+        self.game = Game(self.config)
         self._transcript: list[str] = []
         self._stats = {"episodes": 0, "steps": 0, "queries": 0, "retrieval_seconds": 0.0}
         self.judge_costs = Costs()
-        check_judge(self.rules.judge)
+        check_judge(self.config.judge)
 
     # -- Gymnasium -------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ class SearchEnv(gym.Env[str, str]):
     ) -> tuple[str, dict[str, Any]]:
         """Start an episode. `options`: {"task_id": id} or {"split": name}."""
         super().reset(seed=seed)
-        question = choose_question(self.rules, options, lambda n: int(self.np_random.integers(n)))
+        question = choose_question(self.config, options, lambda n: int(self.np_random.integers(n)))
         self._stats["episodes"] += 1
         observation, info = self.game.start(question)
         self._transcript = [f"question> {observation}"]
@@ -120,14 +120,14 @@ class SearchEnv(gym.Env[str, str]):
         results: list[SearchResult] = []
         if queries:
             started = time.perf_counter()
-            results = search(self.rules, queries)
+            results = search(self.config, queries)
             self._stats["retrieval_seconds"] += time.perf_counter() - started
             self._stats["queries"] += len(queries)
         self.game.take_results(results)
-        if self.rules.judge is None:
+        if self.config.judge is None:
             result = self.game.end_step()
         else:
-            (result,) = judge_games(self.rules, [self.game], self.judge_costs)
+            (result,) = judge_games(self.config, [self.game], self.judge_costs)
         self._note(f"agent> {action}", result)
         return result
 
@@ -138,14 +138,14 @@ class SearchEnv(gym.Env[str, str]):
     # -- pickling and copying: everything but the rules, which the arguments give again ------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        given = ("rules", "_dialect")
+        given = ("config", "_dialect")
         game = {n: getattr(self.game, n) for n in Game.__slots__ if n not in given and hasattr(self.game, n)}
-        return {k: v for k, v in self.__dict__.items() if k != "rules"} | {"game": game}
+        return {k: v for k, v in self.__dict__.items() if k != "config"} | {"game": game}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.rules = make_rules(**self._arguments)  # in the same process this shares the opened index
-        self.game = Game(self.rules)
+        self.config = make_env_config(**self._arguments)  # in the same process this shares the opened index
+        self.game = Game(self.config)
         for name, value in state["game"].items():
             setattr(self.game, name, value)
 
@@ -204,31 +204,31 @@ class SearchEnv(gym.Env[str, str]):
     @property
     def system_prompt(self) -> str:
         """The dialect's instructions for a language model; not part of any observation."""
-        return self.rules.system_prompt
+        return self.config.system_prompt
 
     @property
     def dialect(self) -> Dialect:
         """The dialect object: parser, writer, renderer."""
-        return self.rules.dialect
+        return self.config.dialect
 
     @property
     def corpus(self) -> Corpus:
         """The corpus played on."""
-        return self.rules.corpus
+        return self.config.corpus
 
     @property
     def retriever(self) -> Retriever:
         """The retriever, behind its query cache."""
-        return self.rules.retriever
+        return self.config.retriever
 
     def task_ids(self, split: str | None = None) -> list[str]:
         """Ids of the questions that `split` (default: the environment's) offers after filtering."""
-        return [q.id for q in self.rules.tasks(split or self.rules.split)]
+        return [q.id for q in self.config.tasks(split or self.config.split)]
 
     @property
     def stats(self) -> dict[str, float]:
         """What is not deterministic and so not in `info`: counts, seconds, cache hits, the judge's costs."""
-        return {**self._stats, **cache_stats(self.rules), **self.judge_costs.to_stats()}
+        return {**self._stats, **cache_stats(self.config), **self.judge_costs.to_stats()}
 
     def _note(self, line: str, result: Step) -> None:
         if self.render_mode is None:

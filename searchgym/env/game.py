@@ -18,9 +18,9 @@ from ..judges.protocol import Grade, Trace, TraceRound, Verdict, no_verdict
 from ..question import Corpus, Passage, Question, find_passage
 from ..retriever import Hit, SearchResult
 from ..scoring import exact_match, f1, recall, sub_exact_match
+from .config import EnvConfig
 from .feedback import write_feedback
 from .rewards import REWARD_TERMS, Played
-from .rules import Rules
 
 __all__ = ["INFO_SCHEMA", "Game", "Step", "gold_record", "truncating"]
 
@@ -37,7 +37,7 @@ def anchor_of(observation: str) -> str:
 
 
 class Game:
-    """One episode at a time under fixed `Rules`."""
+    """One episode at a time under fixed `EnvConfig`."""
 
     __slots__ = (
         "_act",
@@ -48,25 +48,25 @@ class Game:
         "answer",
         "assisted",
         "chars",
+        "config",
         "feedback_left",
         "found",
         "invalid",
         "question",
         "round",
         "rounds",
-        "rules",
         "running",
         "searches",
         "unjudged",
     )
 
-    def __init__(self, rules: Rules) -> None:
-        self.rules = rules
+    def __init__(self, config: EnvConfig) -> None:
+        self.config = config
         self.running = False
         self._act: Act | None = None
         self._message = ""
         self._played: tuple[str, StopReason | None, dict[str, Any]] | None = None
-        self._dialect = rules.dialect
+        self._dialect = config.dialect
 
     # -- life cycle ------------------------------------------------------------------------------------
 
@@ -76,12 +76,12 @@ class Game:
         self.round = self.searches = self.chars = self.invalid = 0
         self.rounds: list[TraceRound] = []  # only where rules.keeps_trace
         self.unjudged = False  # a verdict that the reward needs has failed
-        self.feedback_left = self.rules.feedback_calls if self.rules.feedback else 0
+        self.feedback_left = self.config.feedback_calls if self.config.feedback else 0
         self.found: set[str] = set()  # gold passages retrieved so far; others change nothing later
         self.answer, self.assisted = "", False
         self._act = None
         self.running = True
-        observation = question.text[: self.rules.max_observation_chars]
+        observation = question.text[: self.config.max_observation_chars]
         self.anchor = anchor_of(observation)
         info: dict[str, Any] = {
             "schema": INFO_SCHEMA,
@@ -91,17 +91,17 @@ class Game:
             "anchor": self.anchor,
             "budget": self.budget(),
         }
-        if self.rules.reveal_gold:
+        if self.config.reveal_gold:
             info["gold"] = gold_record(question)
         return observation, info
 
     def budget(self) -> dict[str, int]:
         """What is left: rounds, searches, characters (-1: no limit)."""
-        rules = self.rules
+        config = self.config
         return {
-            "rounds": rules.max_rounds - self.round,
-            "searches": UNLIMITED if rules.max_searches is None else rules.max_searches - self.searches,
-            "chars": UNLIMITED if rules.max_chars is None else max(0, rules.max_chars - self.chars),
+            "rounds": config.max_rounds - self.round,
+            "searches": UNLIMITED if config.max_searches is None else config.max_searches - self.searches,
+            "chars": UNLIMITED if config.max_chars is None else max(0, config.max_chars - self.chars),
         }
 
     def begin_step(self, text: str) -> tuple[str, ...]:
@@ -113,24 +113,24 @@ class Game:
             raise ResetNeededError("no episode is running: call reset() first")
         if not isinstance(text, str):
             raise ConfigError(f"the action is a {type(text).__name__}, not a string: {text!r}")
-        rules = self.rules
+        config = self.config
         self._message = text
-        if len(text) > rules.max_action_chars:
+        if len(text) > config.max_action_chars:
             act = Act("invalid", error="too_long")
         else:
-            act = self._dialect.parse(text, feedback=rules.feedback, max_queries=rules.max_queries)
+            act = self._dialect.parse(text, feedback=config.feedback, max_queries=config.max_queries)
             if act.kind == "feedback" and not self.feedback_left:
                 act = Act("invalid", error="feedback_spent")
         self._act = act
         if act.kind != "search":
             return ()
-        if rules.max_searches is not None and self.searches + len(act.queries) > rules.max_searches:
+        if config.max_searches is not None and self.searches + len(act.queries) > config.max_searches:
             return ()  # end_step truncates: searching on a spent budget
         return act.queries
 
     def take_results(self, results: list[SearchResult]) -> None:
         """Play the round, given one result per query that `begin_step` returned."""
-        rules, act = self.rules, self._act
+        config, act = self.config, self._act
         assert act is not None, "take_results without begin_step"
         self._act = None
         self.round += 1
@@ -153,32 +153,32 @@ class Game:
             else:
                 status = "ok"
                 hits, shown = self._take(results)  # type: ignore[arg-type]  # no failure among them
-                observation = self._dialect.render_hits(shown, rules.max_observation_chars)
+                observation = self._dialect.render_hits(shown, config.max_observation_chars)
         elif act.kind == "feedback":
             self.feedback_left -= 1
             self.assisted = True
             feedback_text = self._feedback(act.draft)
             # 7/8: quoting makes the shortest tag one character longer, and observations are bounded.
-            shown_text = feedback_text[: rules.max_observation_chars * 7 // 8]
+            shown_text = feedback_text[: config.max_observation_chars * 7 // 8]
             observation = self._dialect.render_feedback(shown_text)
         else:
             self.invalid += 1
-            observation = self._dialect.render_invalid(act.error, feedback=rules.feedback)
+            observation = self._dialect.render_invalid(act.error, feedback=config.feedback)
 
         if stop is None:
             self.chars += len(observation)
-            if rules.max_chars is not None and self.chars > rules.max_chars:
+            if config.max_chars is not None and self.chars > config.max_chars:
                 stop = StopReason.CHARACTER_BUDGET
-            elif self.round >= rules.max_rounds:
+            elif self.round >= config.max_rounds:
                 stop = StopReason.ROUND_BUDGET
         if stop is not None:
             observation = ""
         self.anchor = anchor_of(observation) if stop is None else ""
 
         info = self._info(act, hits, status, feedback_text)
-        if rules.judge is not None and status != "error" and act.kind != "feedback":
+        if config.judge is not None and status != "error" and act.kind != "feedback":
             info["judge"] = no_verdict("pending")
-        if rules.keeps_trace:
+        if config.keeps_trace:
             # Copies: who changes an info must not change what the judge sees in later rounds.
             copied = [dict(hit) for hit in hits]
             self.rounds.append(TraceRound(self._message, dict(info["action"]), copied, observation))
@@ -187,36 +187,36 @@ class Game:
     def to_judge(self) -> Trace | None:
         """What a judge that runs every step is to see now; None if this round is not judged."""
         assert self._played is not None, "to_judge without take_results"
-        pending = self.rules.judges_steps and self._played[2]["judge"]["status"] == "pending"
+        pending = self.config.judges_steps and self._played[2]["judge"]["status"] == "pending"
         return Trace(self.question, tuple(self.rounds)) if pending else None
 
     def to_grade(self) -> str | None:
         """The answer that a grader is to see now, if there is one."""
         assert self._played is not None, "to_grade without take_results"
-        return self.answer if self.rules.grades and self._played[1] is StopReason.ANSWERED else None
+        return self.answer if self.config.grades and self._played[1] is StopReason.ANSWERED else None
 
     def end_step(self, verdict: Verdict | None = None, grade: Grade | None = None) -> Step:
         """Finish the step: its reward, with the verdict and the grade asked for, and the outcome at the end."""
         assert self._played is not None, "end_step without take_results"
         observation, stop, info = self._played
         self._played = None
-        rules = self.rules
+        config = self.config
         if verdict is not None:
             info["judge"] = verdict.to_info()
             if verdict.status == "error":
-                self.unjudged |= rules.verdict_pays
+                self.unjudged |= config.verdict_pays
                 verdict = None
         if grade is not None and grade.status == "error":
             self.unjudged, grade = True, None
         if stop is not None:
             self._close(stop, info)
         terms = info["reward_terms"]
-        due = rules.round_terms if stop is None else rules.other_terms
+        due = config.round_terms if stop is None else config.other_terms
         if due and not (stop is not None and stop.is_failure):
             played = self._moment(info, verdict, grade)
             for term in due:
                 if (value := REWARD_TERMS[term].value) is not None:
-                    terms[term] = rules.reward[term] * value(played) + 0.0  # no negative zero
+                    terms[term] = config.reward[term] * value(played) + 0.0  # no negative zero
         reward = float(sum(terms.values())) if due or stop is not None else 0.0
         return observation, reward, stop is StopReason.ANSWERED, _truncates(stop), info
 
@@ -240,7 +240,7 @@ class Game:
 
     def _info(self, act: Act, hits: list[dict[str, Any]], status: str, feedback_text: str) -> dict[str, Any]:
         """A fresh step info, before `_close` adds what only the last one has."""
-        rules = self.rules
+        config = self.config
         info: dict[str, Any] = {
             "schema": INFO_SCHEMA,
             "round": self.round,
@@ -254,19 +254,19 @@ class Game:
             "hits": hits,
             "retrieval": {
                 "status": status,
-                "backend": rules.retriever.name,
-                "index_hash": rules.retriever.index_hash,
+                "backend": config.retriever.name,
+                "index_hash": config.retriever.index_hash,
             },
             "judge": _NOT_JUDGED.copy(),
             "feedback": {
-                "level": rules.feedback_level or "off",
+                "level": config.feedback_level or "off",
                 "text": feedback_text,
                 "calls_left": self.feedback_left,
             },
-            "reward_terms": dict.fromkeys(rules.reward, 0.0),
+            "reward_terms": dict.fromkeys(config.reward, 0.0),
             "anchor": self.anchor,
         }
-        if rules.reveal_gold:
+        if config.reveal_gold:
             info["gold"] = gold_record(self.question)
         return info
 
@@ -292,11 +292,11 @@ class Game:
         return records, list(shown.values())
 
     def _feedback(self, draft: str) -> str:
-        level = self.rules.feedback_level or ""
+        level = self.config.feedback_level or ""
         return write_feedback(self.question, draft, self.found, level, self._gold_passage)
 
     def _gold_passage(self, passage_id: str) -> Passage:
-        return gold_passage(self.rules.corpus, passage_id)
+        return gold_passage(self.config.corpus, passage_id)
 
     def _moment(self, info: dict[str, Any], verdict: Verdict | None, grade: Grade | None) -> Played:
         """What the reward terms of this step are computed from."""
@@ -310,8 +310,8 @@ class Game:
             earlier=self.rounds if info["action"]["kind"] == "none" else self.rounds[:-1],
             verdict=verdict,
             grade=grade,
-            top_k=self.rules.top_k,
-            gain=self.rules.gain,
+            top_k=self.config.top_k,
+            gain=self.config.gain,
             outcome=outcome,
             answered=outcome is not None and outcome["stop_reason"] == StopReason.ANSWERED.value,
         )
@@ -339,8 +339,8 @@ class Game:
         }
         info["valid_for_training"] = not (stop.is_failure or self.unjudged)
         if not stop.is_failure:
-            for term in self.rules.metric_terms:
-                info["reward_terms"][term] = self.rules.reward[term] * metrics[term] + 0.0
+            for term in self.config.metric_terms:
+                info["reward_terms"][term] = self.config.reward[term] * metrics[term] + 0.0
 
 
 def truncating(stop: StopReason) -> StopReason:

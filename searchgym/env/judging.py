@@ -18,8 +18,8 @@ from ..episode import Episode
 from ..errors import PluginError, UnknownIdError
 from ..judges.protocol import Grade, Judge, Trace, Verdict, no_verdict, traces_of
 from ..question import Question
+from .config import JUDGE_WHEN, EnvConfig
 from .game import Game, Step
-from .rules import JUDGE_WHEN, Rules
 
 __all__ = ["Costs", "judge_episodes"]
 
@@ -47,16 +47,16 @@ class Costs:
         return own | {f"judge_{name}": value for name, value in self.named.items()}
 
 
-def judge_games(rules: Rules, games: Sequence[Game], costs: Costs) -> list[Step]:
+def judge_games(config: EnvConfig, games: Sequence[Game], costs: Costs) -> list[Step]:
     """Finish the step of each game with the verdict it waits for; one call of the judge for all of them."""
-    assert rules.judge is not None
+    assert config.judge is not None
     traces = [game.to_judge() for game in games]
-    verdicts = iter(_ask(rules.judge, [trace for trace in traces if trace is not None], costs))
+    verdicts = iter(_ask(config.judge, [trace for trace in traces if trace is not None], costs))
     answers = [game.to_grade() for game in games]
     graded = [
         (game.question, answer) for game, answer in zip(games, answers, strict=True) if answer is not None
     ]
-    grades = iter(_grade(rules.judge, graded, costs))
+    grades = iter(_grade(config.judge, graded, costs))
     return [
         game.end_step(
             None if trace is None else next(verdicts),

@@ -16,7 +16,7 @@ from ..judges.protocol import Judge, open_judge
 from ..question import Corpus, Question
 from ..retriever import Retriever, SearchResult
 from ..specs import Spec, open_corpus, open_retriever
-from .rules import Rules
+from .config import EnvConfig
 from .spaces import MessageSpace
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "check_names",
     "check_options",
     "choose_question",
-    "make_rules",
+    "make_env_config",
     "observation_space",
     "registered_arguments",
     "search",
@@ -38,7 +38,7 @@ _SAMPLE_TITLES = 64
 _log = logging.getLogger(__name__)
 
 
-def make_rules(
+def make_env_config(
     corpus: Spec | Corpus = "country",
     retriever: Spec | Retriever = "bm25",
     split: str = "train",
@@ -59,8 +59,8 @@ def make_rules(
     reveal_gold: bool = False,
     record: str | None = None,
     replay: str | None = None,
-) -> Rules:
-    """Turn the JSON arguments of `gym.make` into checked `Rules`; see `SearchEnv` for their meaning."""
+) -> EnvConfig:
+    """Turn the JSON arguments of `gym.make` into checked `EnvConfig`; see `SearchEnv` for their meaning."""
     opened = open_corpus(corpus)
     if not isinstance(reward, str | dict):
         raise ConfigError(f'reward is {reward!r}: give a term like "em", or {{"em": 1.0, "recall": 0.2}}')
@@ -70,7 +70,7 @@ def make_rules(
             raise ConfigError(f'feedback is {feedback!r}: give {{"level": "kind", "calls": 1}} or None')
         level, calls = feedback["level"], feedback.get("calls", 1)
     searcher, rounds_judge = _open_parts(opened, retriever, judge, top_k, record, replay)
-    return Rules(
+    return EnvConfig(
         corpus=opened,
         retriever=searcher,
         split=split,
@@ -135,14 +135,14 @@ def _names(argument: str, values: Any, kind: type) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def observation_space(rules: Rules) -> MessageSpace:
+def observation_space(config: EnvConfig) -> MessageSpace:
     """Observations: at most `max_observation_chars` of content and the dialect's wrapping."""
-    return MessageSpace(rules.max_observation_chars + 256, words=_titles(rules.corpus))
+    return MessageSpace(config.max_observation_chars + 256, words=_titles(config.corpus))
 
 
-def action_space(rules: Rules) -> MessageSpace:
+def action_space(config: EnvConfig) -> MessageSpace:
     """Actions: messages of at most `max_action_chars`; `sample()` draws searches for real titles."""
-    return MessageSpace(rules.max_action_chars, dialect=rules.dialect_name, words=_titles(rules.corpus))
+    return MessageSpace(config.max_action_chars, dialect=config.dialect_name, words=_titles(config.corpus))
 
 
 def _titles(corpus: Corpus) -> list[str]:
@@ -153,24 +153,24 @@ def _titles(corpus: Corpus) -> list[str]:
     return [" ".join((p.title.split() or p.text.split())[:8])[:80] or "encyclopedia" for p in picked]
 
 
-def cache_stats(rules: Rules) -> dict[str, float]:
+def cache_stats(config: EnvConfig) -> dict[str, float]:
     """Hits and misses of the query cache, if the retriever has one."""
-    retriever = rules.retriever
+    retriever = config.retriever
     return {
         "cache_hits": getattr(retriever, "hits", 0),
         "cache_misses": getattr(retriever, "misses", 0),
     }
 
 
-def checked_rules(arguments: dict[str, Any]) -> Rules:
-    """`make_rules`, with a did-you-mean for an argument there is not."""
+def checked_env_config(arguments: dict[str, Any]) -> EnvConfig:
+    """`make_env_config`, with a did-you-mean for an argument there is not."""
     check_names(arguments)
-    return make_rules(**arguments)
+    return make_env_config(**arguments)
 
 
 def check_names(arguments: dict[str, Any]) -> None:
     """Refuse arguments the environment does not have."""
-    known = list(inspect.signature(make_rules).parameters)
+    known = list(inspect.signature(make_env_config).parameters)
     for name in arguments:
         if name not in known:
             raise UnknownIdError("environment argument", name, known)
@@ -198,7 +198,9 @@ def registered_arguments(env_id: str, arguments: dict[str, Any]) -> dict[str, An
     return {**gym.spec(name).kwargs, **arguments}
 
 
-def choose_question(rules: Rules, options: dict[str, Any] | None, draw: Callable[[int], int]) -> Question:
+def choose_question(
+    config: EnvConfig, options: dict[str, Any] | None, draw: Callable[[int], int]
+) -> Question:
     """The question a reset starts: by id, or drawn from a split with `draw(n)`."""
     check_options(options, ("task_id", "split"))
     options = options or {}
@@ -206,8 +208,8 @@ def choose_question(rules: Rules, options: dict[str, Any] | None, draw: Callable
     if task_id is not None:
         if not isinstance(task_id, str):
             raise ConfigError(f"task_id is {task_id!r}: give the id of a question, a string")
-        return rules.corpus.question(task_id)
-    tasks = rules.tasks(rules.split if split is None else split)
+        return config.corpus.question(task_id)
+    tasks = config.tasks(config.split if split is None else split)
     return tasks[draw(len(tasks))]
 
 
@@ -220,13 +222,13 @@ def check_options(options: Any, known: tuple[str, ...]) -> None:
             raise UnknownIdError("reset option", name, known)
 
 
-def search(rules: Rules, queries: Sequence[str]) -> list[SearchResult]:
+def search(config: EnvConfig, queries: Sequence[str]) -> list[SearchResult]:
     """One retriever call; a failure of the whole batch becomes a failure of each query."""
     try:
-        results = list(rules.retriever.search(queries, rules.top_k))
+        results = list(config.retriever.search(queries, config.top_k))
         if len(results) != len(queries):
             raise RetrievalError(
-                f"retriever {rules.retriever.name!r} gave {len(results)} results for {len(queries)} queries"
+                f"retriever {config.retriever.name!r} gave {len(results)} results for {len(queries)} queries"
             )
     except RetrievalError as error:
         results = [error] * len(queries)

@@ -29,7 +29,7 @@ def snapshot(game: Game) -> dict[str, Any]:
         raise ResetNeededError("no episode is running: there is nothing to snapshot; call reset() first")
     return {
         "schema": SNAPSHOT_SCHEMA,
-        "index_hash": game.rules.retriever.index_hash,
+        "index_hash": game.config.retriever.index_hash,
         "task_id": game.question.id,
         "round": game.round,
         "searches": game.searches,
@@ -50,28 +50,28 @@ def restore(game: Game, state: dict[str, Any]) -> None:
     Raises:
         SnapshotError: damaged, of another schema, or of another index; the game is then as it was.
     """
-    rules = game.rules
+    config = game.config
     schema, index_hash = _field(state, "schema", int), _field(state, "index_hash", str)
     if schema != SNAPSHOT_SCHEMA:
         raise SnapshotError(f"the snapshot's schema is {schema!r}, this version reads {SNAPSHOT_SCHEMA}")
-    if index_hash != rules.retriever.index_hash:
+    if index_hash != config.retriever.index_hash:
         raise SnapshotError(
             f"the snapshot was taken on index {index_hash!r}, this environment searches "
-            f"{rules.retriever.index_hash!r}: restore it on the same corpus and retriever"
+            f"{config.retriever.index_hash!r}: restore it on the same corpus and retriever"
         )
     names = ("round", "searches", "chars", "feedback_left", "invalid")
     counts = [_field(state, name, int) for name in names]
     anchor = _field(state, "anchor", str)
     assisted, unjudged = _field(state, "assisted", bool), _field(state, "unjudged", bool)
-    question = rules.corpus.question(_field(state, "task_id", str))
+    question = config.corpus.question(_field(state, "task_id", str))
     found = _field(state, "found", list)
     packed = _field(state, "trace", dict)
     sound = all(i in question.supporting_ids for i in found) and set(packed) == {"passages", "rounds"}
     if min(counts) < 0 or not sound:
         raise SnapshotError(f"the snapshot of {question.id!r} is damaged: take it again with snapshot()")
     rounds = []
-    if rules.keeps_trace:
-        rounds = _unpack(packed, counts[0], rules.dialect, rules.max_observation_chars)
+    if config.keeps_trace:
+        rounds = _unpack(packed, counts[0], config.dialect, config.max_observation_chars)
     # Everything has been checked: from here on nothing fails.
     game.resume(question, set(found), rounds)
     game.round, game.searches, game.chars, game.feedback_left, game.invalid = counts

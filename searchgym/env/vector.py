@@ -22,14 +22,14 @@ from ..episode import StopReason
 from ..errors import ConfigError, ResetNeededError
 from ..judges.protocol import check_judge
 from ..retriever import SearchResult
+from .config import EnvConfig
 from .game import Game, Step, truncating
 from .judging import Costs, judge_games
-from .rules import Rules
 from .setup import (
     action_space,
     cache_stats,
     check_options,
-    checked_rules,
+    checked_env_config,
     choose_question,
     observation_space,
     registered_arguments,
@@ -80,16 +80,16 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
             )
         if render_mode is not None:
             raise ConfigError(f"render_mode is {render_mode!r}: a vector environment does not render")
-        self._set_up(num_envs, checked_rules(arguments))
+        self._set_up(num_envs, checked_env_config(arguments))
 
     @classmethod
-    def from_rules(cls, rules: Rules, num_envs: int) -> SearchVectorEnv:
+    def from_config(cls, config: EnvConfig, num_envs: int) -> SearchVectorEnv:
         """A vector environment under rules already made, e.g. those of a `SearchEnv`."""
         envs = cls.__new__(cls)
-        envs._set_up(num_envs, rules)
+        envs._set_up(num_envs, config)
         return envs
 
-    def _set_up(self, num_envs: int, rules: Rules) -> None:
+    def _set_up(self, num_envs: int, config: EnvConfig) -> None:
         check_count("num_envs", num_envs, 1)
         if num_envs > MAX_ENVS:
             raise ConfigError(
@@ -97,17 +97,17 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
             )
         self.num_envs = num_envs
         self.render_mode = None
-        self.rules = rules
-        self.single_observation_space = observation_space(self.rules)
-        self.single_action_space = action_space(self.rules)
+        self.config = config
+        self.single_observation_space = observation_space(self.config)
+        self.single_action_space = action_space(self.config)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.games = [Game(self.rules) for _ in range(num_envs)]
+        self.games = [Game(self.config) for _ in range(num_envs)]
         self._generators: dict[int, np.random.Generator] = {}
         self._observations = [""] * num_envs
         self._stats = {"episodes": 0, "steps": 0, "queries": 0, "batches": 0, "retrieval_seconds": 0.0}
         self.judge_costs = Costs()
-        check_judge(self.rules.judge)
+        check_judge(self.config.judge)
 
     # -- Gymnasium -------------------------------------------------------------------------------------
 
@@ -135,11 +135,11 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         fresh = self._seeded(seed, slots)
         named = {i: {**options, "task_id": task_ids[i]} for i in slots}
         for choice in named.values():  # a dry run: what is wrong is found before any generator moves
-            choose_question(self.rules, choice, lambda n: 0)
+            choose_question(self.config, choice, lambda n: 0)
         self._generators.update(fresh)
         records: list[dict[str, Any] | None] = [None] * self.num_envs
         for i, choice in named.items():
-            question = choose_question(self.rules, choice, self._draw(i))
+            question = choose_question(self.config, choice, self._draw(i))
             self._observations[i], records[i] = self.games[i].start(question)
         self._stats["episodes"] += len(slots)
         return tuple(self._observations), self._infos(records, mask)
@@ -160,17 +160,17 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         results: list[SearchResult] = []
         if queries:
             started = time.perf_counter()
-            results = search(self.rules, queries)
+            results = search(self.config, queries)
             self._stats["retrieval_seconds"] += time.perf_counter() - started
             self._stats["batches"] += 1
             self._stats["queries"] += len(queries)
         self._stats["steps"] += len(spans)
         for i, a, b in spans:
             self.games[i].take_results(results[a:b])
-        if self.rules.judge is None:
+        if self.config.judge is None:
             return self._collect([(i, self.games[i].end_step()) for i, _, _ in spans], active)
         slots = [i for i, _, _ in spans]
-        steps = judge_games(self.rules, [self.games[i] for i in slots], self.judge_costs)
+        steps = judge_games(self.config, [self.games[i] for i in slots], self.judge_costs)
         return self._collect(list(zip(slots, steps, strict=True)), active)
 
     def truncate(self, stops: dict[int, StopReason]) -> VectorStep:
@@ -213,16 +213,16 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
     @property
     def system_prompt(self) -> str:
         """The dialect's instructions for a language model."""
-        return self.rules.system_prompt
+        return self.config.system_prompt
 
     def task_ids(self, split: str | None = None) -> list[str]:
         """Ids of the questions that `split` (default: the environment's) offers after filtering."""
-        return [q.id for q in self.rules.tasks(split or self.rules.split)]
+        return [q.id for q in self.config.tasks(split or self.config.split)]
 
     @property
     def stats(self) -> dict[str, float]:
         """What is not deterministic and so not in `infos`: counts, seconds, cache hits, the judge's costs."""
-        return {**self._stats, **cache_stats(self.rules), **self.judge_costs.to_stats()}
+        return {**self._stats, **cache_stats(self.config), **self.judge_costs.to_stats()}
 
     # -- parts -----------------------------------------------------------------------------------------
 

@@ -139,13 +139,13 @@ def evaluate_budgets(
             f"max_searches is {arguments['max_searches']!r}, but budgets sets it: give one of the two"
         )
     opened = open_agent(agent)
-    rules = open_envs(env, opened, num_envs, split, **arguments).rules
-    max_rounds = max(rules.max_rounds, budgets[-1] + 1)
+    env_config = open_envs(env, opened, num_envs, split, **arguments).config
+    max_rounds = max(env_config.max_rounds, budgets[-1] + 1)
     points = []
     for budget in budgets:
-        limited = replace(rules, max_searches=budget, max_rounds=max_rounds)
+        limited = replace(env_config, max_searches=budget, max_rounds=max_rounds)
         result = evaluate(
-            SearchVectorEnv.from_rules(limited, num_envs),
+            SearchVectorEnv.from_config(limited, num_envs),
             opened,
             episodes,
             samples=samples,

@@ -17,18 +17,27 @@ import gymnasium as gym
 import numpy as np
 
 from .. import plugins
-from ..agent import Agent, FunctionAgent, Setting, Turn
+from ..agent import Agent, AgentContext, FunctionAgent, Turn
 from ..checks import check_count
+from ..env.config import EnvConfig
 from ..env.env import SearchEnv
 from ..env.game import gold_record
 from ..env.judging import judge_episodes
-from ..env.rules import Rules
 from ..env.vector import SearchVectorEnv, make_vec
 from ..episode import Episode, Outcome, Round, Segment, StopReason
 from ..errors import ConfigError
 from ..judges.protocol import check_judge
 
-__all__ = ["AgentLike", "EnvLike", "collect", "open_agent", "open_envs", "rollout", "setting_of", "slot_info"]
+__all__ = [
+    "AgentLike",
+    "EnvLike",
+    "agent_context_of",
+    "collect",
+    "open_agent",
+    "open_envs",
+    "rollout",
+    "slot_info",
+]
 
 AgentLike = Agent | str | dict[str, Any] | Callable[[str, dict[str, Any]], str]
 """An agent, a registered name, {"name": …, **options}, or a function (observation, info) -> action."""
@@ -94,9 +103,9 @@ class _Record:
         segment.logprobs += turn.logprobs
         segment.rounds += [index] * (given + sampled)
 
-    def finish(self, rules: Rules, agent: str, terminated: bool, info: dict[str, Any]) -> Episode:
+    def finish(self, env_config: EnvConfig, agent: str, terminated: bool, info: dict[str, Any]) -> Episode:
         outcome = info["outcome"]
-        question = rules.corpus.question(self.reset_info["task_id"])
+        question = env_config.corpus.question(self.reset_info["task_id"])
         return Episode(
             episode_id=self.episode_id,
             group_id=self.group_id,
@@ -104,7 +113,7 @@ class _Record:
             parent_id=None,
             fork_round=None,
             agent=agent,
-            env=env_card(rules),
+            env=env_fingerprint(env_config),
             task_id=question.id,
             split=question.split,
             question=question.text,
@@ -119,38 +128,38 @@ class _Record:
         )
 
 
-def env_card(rules: Rules) -> dict[str, Any]:
+def env_fingerprint(env_config: EnvConfig) -> dict[str, Any]:
     """What must match for two episodes to be comparable."""
     return {
-        "corpus": rules.corpus.name,
-        "corpus_hash": rules.corpus.hash,
-        "retriever": rules.retriever.name,
-        "index_hash": rules.retriever.index_hash,
-        "dialect": rules.dialect_name,
-        "top_k": rules.top_k,
-        "max_rounds": rules.max_rounds,
-        "max_searches": rules.max_searches,
-        "max_chars": rules.max_chars,
-        "max_action_chars": rules.max_action_chars,
-        "max_observation_chars": rules.max_observation_chars,
-        "max_queries": rules.max_queries,
-        "reward": dict(rules.reward),
-        "judge": rules.judge_spec if rules.judge is not None else "off",
-        "judge_when": rules.judge_when,
-        "feedback": rules.feedback_level or "off",
-        "feedback_calls": rules.feedback_calls,
+        "corpus": env_config.corpus.name,
+        "corpus_hash": env_config.corpus.hash,
+        "retriever": env_config.retriever.name,
+        "index_hash": env_config.retriever.index_hash,
+        "dialect": env_config.dialect_name,
+        "top_k": env_config.top_k,
+        "max_rounds": env_config.max_rounds,
+        "max_searches": env_config.max_searches,
+        "max_chars": env_config.max_chars,
+        "max_action_chars": env_config.max_action_chars,
+        "max_observation_chars": env_config.max_observation_chars,
+        "max_queries": env_config.max_queries,
+        "reward": dict(env_config.reward),
+        "judge": env_config.judge_spec if env_config.judge is not None else "off",
+        "judge_when": env_config.judge_when,
+        "feedback": env_config.feedback_level or "off",
+        "feedback_calls": env_config.feedback_calls,
     }
 
 
-def setting_of(rules: Rules) -> Setting:
+def agent_context_of(env_config: EnvConfig) -> AgentContext:
     """What agents may know of an environment with these rules."""
-    return Setting(
-        dialect=rules.dialect,
-        system_prompt=rules.system_prompt,
-        corpus=rules.corpus,
-        max_rounds=rules.max_rounds,
-        feedback_calls=rules.feedback_calls,
-        max_queries=rules.max_queries,
+    return AgentContext(
+        dialect=env_config.dialect,
+        system_prompt=env_config.system_prompt,
+        corpus=env_config.corpus,
+        max_rounds=env_config.max_rounds,
+        feedback_calls=env_config.feedback_calls,
+        max_queries=env_config.max_queries,
     )
 
 
@@ -187,11 +196,11 @@ def collect(
     if seeds is not None and len(seeds) != len(task_ids):
         raise ConfigError(f"{len(seeds)} seeds for {len(task_ids)} tasks: give one per task")
     for task_id in task_ids:
-        envs.rules.corpus.question(task_id)  # a wrong id stops here, before any episode is played
-    check_judge(envs.rules.judge)
+        envs.config.corpus.question(task_id)  # a wrong id stops here, before any episode is played
+    check_judge(envs.config.judge)
     source = ids or random.Random(secrets.randbits(64))
-    rules = envs.rules
-    agent.bind(setting_of(rules))
+    env_config = envs.config
+    agent.bind(agent_context_of(env_config))
     waiting = deque(range(len(task_ids)))
     finished: dict[int, Episode] = {}
     records: dict[int, _Record] = {}  # by slot
@@ -229,7 +238,7 @@ def collect(
             observations[slot], infos_by_slot[slot] = texts[slot], info
             if terminations[slot] or truncations[slot]:
                 record = records.pop(slot)
-                episode = record.finish(envs.rules, agent.name, bool(terminations[slot]), info)
+                episode = record.finish(envs.config, agent.name, bool(terminations[slot]), info)
                 finished[positions.pop(slot)] = episode
                 if on_episode is not None:
                     on_episode(episode)
@@ -253,8 +262,8 @@ def collect(
         if waiting:
             fill([s for s in range(envs.num_envs) if s not in records])
     episodes = [finished[i] for i in range(len(task_ids))]
-    if envs.rules.judge is not None and not envs.rules.judges_steps:
-        judge_episodes(envs.rules.judge, episodes, envs.rules.judge_when, envs.judge_costs)
+    if envs.config.judge is not None and not envs.config.judges_steps:
+        judge_episodes(envs.config.judge, episodes, envs.config.judge_when, envs.judge_costs)
     return episodes
 
 
@@ -297,7 +306,7 @@ def open_envs(
             arguments["split"] = split
         return make_vec(env, num_envs, **arguments)
     if isinstance(env, SearchVectorEnv):
-        rules, num_envs = env.rules, env.num_envs
+        env_config, num_envs = env.config, env.num_envs
     else:
         layer: Any = env
         harmless = (gym.wrappers.PassiveEnvChecker, gym.wrappers.OrderEnforcing)
@@ -310,18 +319,18 @@ def open_envs(
             layer = layer.env
         if not isinstance(layer, SearchEnv):
             raise ConfigError(f"{env!r} is not a search environment: pass an id like 'SearchQA-v0'")
-        rules = layer.rules
+        env_config = layer.config
     unknown = set(arguments) - {"reveal_gold"}
     if unknown:
         raise ConfigError(f"{sorted(unknown)} cannot change a ready environment: pass its id instead")
-    return SearchVectorEnv.from_rules(
-        dataclasses.replace(rules, **arguments) if arguments else rules, num_envs
+    return SearchVectorEnv.from_config(
+        dataclasses.replace(env_config, **arguments) if arguments else env_config, num_envs
     )
 
 
-def choose_tasks(rules: Rules, split: str | None, count: int | None, seed: int | None) -> list[str]:
+def choose_tasks(env_config: EnvConfig, split: str | None, count: int | None, seed: int | None) -> list[str]:
     """Task ids: the first `count` of the split in corpus order, or of a seeded permutation; cycled if few."""
-    ids = [q.id for q in rules.tasks(split or rules.split)]
+    ids = [q.id for q in env_config.tasks(split or env_config.split)]
     if seed is not None:
         check_count("seed", seed, 0)
         ids = [ids[i] for i in np.random.default_rng(seed).permutation(len(ids))]
@@ -359,5 +368,5 @@ def rollout(
     """
     opened = open_agent(agent)
     envs = open_envs(env, opened, num_envs, split, **arguments)
-    tasks = list(task_ids) if task_ids is not None else choose_tasks(envs.rules, split, episodes, seed)
+    tasks = list(task_ids) if task_ids is not None else choose_tasks(envs.config, split, episodes, seed)
     return collect(envs, opened, tasks)

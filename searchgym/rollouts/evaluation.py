@@ -168,7 +168,7 @@ def evaluate(
         check_count("episodes", episodes, 1)
     opened = open_agent(agent)
     envs = open_envs(env, opened, num_envs, split, **arguments)
-    tasks = choose_tasks(envs.rules, split, None, seed)[:episodes]
+    tasks = choose_tasks(envs.config, split, None, seed)[:episodes]
     source = ids or random.Random(secrets.randbits(64))
     before = opened.costs()
     groups = [f"{source.getrandbits(64):016x}" for _ in tasks]
@@ -182,6 +182,6 @@ def evaluate(
     )
     result = summarize(played)
     result.costs = {name: value - before.get(name, 0.0) for name, value in opened.costs().items()}
-    if envs.rules.judge is not None:
+    if envs.config.judge is not None:
         result.judged |= envs.judge_costs.to_stats()
     return result

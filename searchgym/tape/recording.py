@@ -115,7 +115,7 @@ def replaying(
 
 def tape_of(envs: Any) -> Recorder | Player | None:
     """The tape that an environment records or replays, if it does."""
-    return getattr(getattr(getattr(envs, "rules", None), "retriever", None), "tape", None)
+    return getattr(getattr(getattr(envs, "config", None), "retriever", None), "tape", None)
 
 
 def _named(spec: Any, opened: Retriever | Judge | None) -> Any:

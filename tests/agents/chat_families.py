@@ -17,7 +17,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from searchgym.agent import Setting
+from searchgym.agent import AgentContext
 from searchgym.agents.hf.chat import ChatFormat
 from searchgym.conformance.traces import ordinary_traces
 from searchgym.dialects import get_dialect
@@ -199,17 +199,17 @@ def _pieces(texts: list[str], family: str) -> Tokenizer:
     return tokenizer
 
 
-def setting(
+def agent_context(
     dialect: str, *, feedback: bool = False, max_queries: int = 1, system: str | None = None
-) -> Setting:
+) -> AgentContext:
     """An environment's setting without its corpus, which chats do not read."""
     spoken = get_dialect(dialect)
     given = spoken.system_prompt(feedback=feedback, max_queries=max_queries) if system is None else system
     corpus: Any = None
-    return Setting(spoken, given, corpus, 8, int(feedback), max_queries)
+    return AgentContext(spoken, given, corpus, 8, int(feedback), max_queries)
 
 
 @functools.cache
 def family_format(family: str, dialect: str = "tags", thinking: bool = False) -> ChatFormat:
     """The chat format of a family in one dialect."""
-    return ChatFormat(family_tokenizer(family), setting(dialect), thinking=thinking)
+    return ChatFormat(family_tokenizer(family), agent_context(dialect), thinking=thinking)

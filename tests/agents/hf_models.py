@@ -10,13 +10,13 @@ import torch
 from chat_models import make_tokenizer
 from families import build_family
 
-from searchgym.agent import Setting
+from searchgym.agent import AgentContext
 from searchgym.agents.hf.agent import HFAgent
 from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
 from searchgym.corpora import open_bm25
 from searchgym.corpora.world import World
 from searchgym.env.env import SearchEnv
-from searchgym.rollouts.collection import setting_of
+from searchgym.rollouts.collection import agent_context_of
 
 WORDS = ("employer", "founder", "mayor", "river", "mentor", "moor", "Mira", "Voss")
 WORLD = {"name": "country-terse", "size": 1000, "train": 40, "dev": 10, "test": 10}
@@ -41,9 +41,9 @@ def save_family(folder: Path, family: str = "qwen3", tokenizer: Any = None, **ch
     return str(folder)
 
 
-def teach(agent: HFAgent, setting: Setting, steps: int = 70) -> None:
+def teach(agent: HFAgent, agent_context: AgentContext, steps: int = 70) -> None:
     """Let the model write short acts, mostly well-formed, of random words: random weights never do."""
-    agent.bind(setting)
+    agent.bind(agent_context)
     rng = random.Random(0)
     weights = [p for p in agent.module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-2)
@@ -70,6 +70,6 @@ def save_taught(folder: Path) -> str:
     """A Qwen3-shaped model that writes acts."""
     path = save_family(folder / "random", "qwen3", hidden_size=64)
     agent = HFAgent(path, max_new_tokens=24)
-    teach(agent, setting_of(make_env().rules))
+    teach(agent, agent_context_of(make_env().config))
     agent.save(folder / "taught")
     return str(folder / "taught")

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchgym.agent import Setting, Turn
+from searchgym.agent import AgentContext, Turn
 from searchgym.agents.candidate.agent import CONFIG_FILE, WEIGHTS_FILE, CandidateAgent
 from searchgym.agents.candidate.features import (
     FEATURES,
@@ -254,7 +254,7 @@ class TestPlaying:
     def bound(**options: float) -> CandidateAgent:
         agent = CandidateAgent(**options)  # type: ignore[arg-type]
         env = SearchEnv(corpus="country-terse")
-        agent.bind(Setting(env.dialect, env.system_prompt, env.corpus, 8))
+        agent.bind(AgentContext(env.dialect, env.system_prompt, env.corpus, 8))
         return agent
 
     @staticmethod

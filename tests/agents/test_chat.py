@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from chat_families import CONTROL, FAMILIES, GEMMA, QWEN, family_format, family_tokenizer, setting
+from chat_families import CONTROL, FAMILIES, GEMMA, QWEN, agent_context, family_format, family_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -148,18 +148,18 @@ def cuts(tokenizer: Any, text: str) -> st.SearchStrategy[list[int]]:
 def test_harmless_conversations_get_the_ids_of_the_template(family: str, dialect: str) -> None:
     """Against the usual way, where it drops nothing: rendering the whole, then tokenising the text."""
     chat, tokenizer = family_format(family, dialect, True), family_tokenizer(family)
-    given, tools = setting(dialect), None
+    given, tools = agent_context(dialect), None
     act, observation = "I know it.\n<answer> Tarn </answer>", "You are mistaken."
     if chat.native_tools:
         spoken = get_dialect("tools")
         assert isinstance(spoken, ToolsDialect)
         tools = spoken.tools(feedback=False, max_queries=1)
-        rules = given.system_prompt.partition("\n\n# Tools")[0]
+        system = given.system_prompt.partition("\n\n# Tools")[0]
     else:
-        rules = given.system_prompt
-    messages = [{"role": "system", "content": rules}, {"role": "user", "content": "Who is it?"}]
+        system = given.system_prompt
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": "Who is it?"}]
     if family in ("mistral", "gemma"):
-        messages = [{"role": "user", "content": f"{rules}\n\nWho is it?"}]
+        messages = [{"role": "user", "content": f"{system}\n\nWho is it?"}]
     observer = "tool" if chat.native_tools else "user"
     for _ in range(3):
         messages += [{"role": "assistant", "content": act}, {"role": observer, "content": observation}]
@@ -188,10 +188,10 @@ def test_the_ends_are_those_of_tokenizer_template_and_generation_config() -> Non
     tokenizer = family_tokenizer("llama")
     names = ("<|end_of_text|>", "<|eom_id|>")
     given = SimpleNamespace(eos_token_id=[tokenizer.convert_tokens_to_ids(name) for name in names])
-    chat = ChatFormat(tokenizer, setting("tags"), generation_config=given)
+    chat = ChatFormat(tokenizer, agent_context("tags"), generation_config=given)
     assert {tokenizer.decode([i]) for i in chat.end_ids} == {*names, "<|eot_id|>"}
     assert ChatFormat(
-        tokenizer, setting("tags"), generation_config=SimpleNamespace(eos_token_id=None)
+        tokenizer, agent_context("tags"), generation_config=SimpleNamespace(eos_token_id=None)
     ).end_ids
     assert tokenizer.pad_token is None
 
@@ -204,7 +204,9 @@ def test_where_the_next_message_ends_one_its_header_is_not_written_twice() -> No
     )
     tokenizer = family_tokenizer("mistral", template)
     header = tokenizer.convert_tokens_to_ids("[INST]")
-    chat = ChatFormat(tokenizer, setting("tags"), generation_config=SimpleNamespace(eos_token_id=[header]))
+    chat = ChatFormat(
+        tokenizer, agent_context("tags"), generation_config=SimpleNamespace(eos_token_id=[header])
+    )
     assert [header, *chat.reply("So.", True)] == chat.reply("So.", False)
 
 
@@ -233,7 +235,7 @@ def test_a_thought_that_the_template_opens_belongs_to_the_message() -> None:
         "'<|im_start|>assistant\\n<think>\\n' }}\n    {%- if enable",
     )
     assert template != QWEN
-    chat = ChatFormat(family_tokenizer("qwen", template), setting("tags"), thinking=True)
+    chat = ChatFormat(family_tokenizer("qwen", template), agent_context("tags"), thinking=True)
     message = "<think>\nTry <search> a </search>.</think> <search> b </search>"
     sampled = chat.plain(message.removeprefix("<think>\n"))
     assert chat.text(sampled) == message
@@ -256,17 +258,17 @@ def shown(family: str, dialect: str = "tags", thinking: bool = False) -> tuple[s
 
 
 def test_qwen_thinks_or_writes_an_empty_thought_and_gets_no_default_system_text() -> None:
-    rules = setting("tags").system_prompt
+    system = agent_context("tags").system_prompt
     opening, reply = shown("qwen", thinking=True)
     assert (
         opening
-        == f"<|im_start|>system\n{rules}<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+        == f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
     )
     assert reply == '<|im_end|>\n<|im_start|>user\n"A"\nB<|im_end|>\n<|im_start|>assistant\n'
     without, reply = shown("qwen", thinking=False)
     assert without == opening + "<think>\n\n</think>\n\n"
     assert reply.endswith("assistant\n<think>\n\n</think>\n\n")
-    silent = ChatFormat(family_tokenizer("qwen"), setting("tags", system=""))
+    silent = ChatFormat(family_tokenizer("qwen"), agent_context("tags", system=""))
     assert "helpful assistant" not in family_tokenizer("qwen").decode(silent.opening("Who?"))
 
 
@@ -280,22 +282,22 @@ def test_llama_is_given_the_same_date_every_day() -> None:
 
 @pytest.mark.parametrize("family", ["mistral", "gemma"])
 def test_the_system_text_opens_the_question_where_a_template_has_no_place_for_it(family: str) -> None:
-    rules = setting("tags").system_prompt
+    system = agent_context("tags").system_prompt
     opening, reply = shown(family)
     before, after = {
         "mistral": ("<s>[INST] ", "[/INST]"),
         "gemma": ("<bos><start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"),
     }[family]
-    assert opening == f"{before}{rules}\n\nWho?{after}"
-    assert rules not in reply
-    silent = ChatFormat(family_tokenizer(family), setting("tags", system=""))
+    assert opening == f"{before}{system}\n\nWho?{after}"
+    assert system not in reply
+    silent = ChatFormat(family_tokenizer(family), agent_context("tags", system=""))
     assert family_tokenizer(family).decode(silent.opening("Who?")) == f"{before}Who?{after}"
 
 
 def test_a_space_before_a_message_is_part_of_its_first_token() -> None:
     """`[INST] Who` is `[INST]`, `▁Who`: neither `▁`, `Who` nor `▁`, `▁Who`."""
     chat, tokenizer = (
-        ChatFormat(family_tokenizer("mistral"), setting("tags", system="")),
+        ChatFormat(family_tokenizer("mistral"), agent_context("tags", system="")),
         family_tokenizer("mistral"),
     )
     assert tokenizer.convert_ids_to_tokens(chat.opening("search"))[:3] == ["<s>", "[INST]", "▁search"]
@@ -315,7 +317,7 @@ def test_no_part_gets_a_space_from_the_tokenizer(legacy: bool) -> None:
         data |= {"normalizer": {"type": "Sequence", "normalizers": steps}, "pre_tokenizer": None}
         backend = Tokenizer.from_str(json.dumps(data))
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", chat_template=GEMMA)
-    chat = ChatFormat(tokenizer, setting("tags"))
+    chat = ChatFormat(tokenizer, agent_context("tags"))
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode("search", add_special_tokens=False)) == [
         "▁search"
     ]
@@ -326,11 +328,11 @@ def test_no_part_gets_a_space_from_the_tokenizer(legacy: bool) -> None:
 def test_a_tokenizer_may_have_a_template_of_its_own_for_tools() -> None:
     tokenizer = copy.copy(family_tokenizer("qwen"))
     tokenizer.chat_template = {"default": QWEN.replace("You are a", "No"), "tool_use": QWEN}
-    assert not ChatFormat(tokenizer, setting("tags")).native_tools
-    assert ChatFormat(tokenizer, setting("tools")).native_tools
+    assert not ChatFormat(tokenizer, agent_context("tags")).native_tools
+    assert ChatFormat(tokenizer, agent_context("tools")).native_tools
     tokenizer.chat_template = {"tool_use": QWEN}
     with pytest.raises(ConfigError, match="refuses messages of user"):
-        ChatFormat(tokenizer, setting("tags"))
+        ChatFormat(tokenizer, agent_context("tags"))
 
 
 # -- tools -----------------------------------------------------------------------------------------------------
@@ -348,7 +350,7 @@ def test_qwens_own_tool_template_lists_the_tools_once_and_wraps_observations_onc
 
 def test_the_tools_are_those_of_the_setting() -> None:
     tokenizer = family_tokenizer("qwen")
-    given = setting("tools", feedback=True, max_queries=3)
+    given = agent_context("tools", feedback=True, max_queries=3)
     opening = tokenizer.decode(ChatFormat(tokenizer, given).opening("Who?"))
     assert opening.count('"maxItems": 3') == 1
     assert opening.count('"name": "feedback"') == 1
@@ -382,7 +384,7 @@ def test_calls_in_marks_are_translated() -> None:
         "{%- for k, v in call.function.arguments.items() %}{{ '<parameter=' + k + '>\\n' + v + '\\n</parameter>\\n' }}"
         "{%- endfor %}{{ '</function>\\n</tool_call>' }}"
     )
-    given = setting("tools", max_queries=2)
+    given = agent_context("tools", max_queries=2)
     chat = ChatFormat(family_tokenizer("qwen", QWEN.replace(own, marked)), given)
     assert chat.native_tools
 
@@ -418,12 +420,12 @@ def test_where_a_templates_tools_cannot_be_used_the_dialects_prompt_lists_them(
 
 def test_a_tool_message_that_the_template_rewrites_is_not_used() -> None:
     template = QWEN.replace("<tool_response>\\n' + m.content", "<tool_response>\\n' + m.content | upper")
-    chat = ChatFormat(family_tokenizer("qwen", template), setting("tools"))
+    chat = ChatFormat(family_tokenizer("qwen", template), agent_context("tools"))
     assert (
         not chat.native_tools and "once and in order" in chat.why_not_native
     ) or "changes the text" in chat.why_not_native
     template = QWEN.replace("call.function | tojson", "call.function.name")
-    chat = ChatFormat(family_tokenizer("qwen", template), setting("tools"))
+    chat = ChatFormat(family_tokenizer("qwen", template), agent_context("tools"))
     assert "which the tools dialect cannot read" in chat.why_not_native
 
 
@@ -466,7 +468,7 @@ def test_templates_that_cannot_be_handled_are_refused_with_the_reason(
     family: str, template: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        ChatFormat(family_tokenizer(family, template), setting("tags"))
+        ChatFormat(family_tokenizer(family, template), agent_context("tags"))
 
 
 def test_a_model_without_any_end_of_a_message_is_refused() -> None:
@@ -476,7 +478,7 @@ def test_a_model_without_any_end_of_a_message_is_refused() -> None:
     tokenizer = copy.copy(tokenizer)
     tokenizer.eos_token = None
     with pytest.raises(ConfigError, match="has no token that ends a message"):
-        ChatFormat(tokenizer, setting("tags"))
+        ChatFormat(tokenizer, agent_context("tags"))
 
 
 # -- drift -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_families import setting
+from chat_families import agent_context
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -67,7 +67,7 @@ def tokenizer_of(name: str) -> Any:
 def test_a_real_template_is_handled(name: str, thinking: bool) -> None:
     tokenizer = tokenizer_of(name)
     for dialect in ("tags", "tools"):
-        chat = ChatFormat(tokenizer, setting(dialect), thinking=thinking)
+        chat = ChatFormat(tokenizer, agent_context(dialect), thinking=thinking)
         assert chat.native_tools == (dialect == "tools" and name in NATIVE), chat.why_not_native
         opening = tokenizer.decode(chat.opening("Who is it?"))
         assert opening.count("Who is it?") == 1
@@ -83,4 +83,4 @@ def test_a_real_template_is_handled(name: str, thinking: bool) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_real_template_that_cannot_be_handled_is_refused_with_the_reason(name: str) -> None:
     with pytest.raises(ConfigError, match=REFUSED[name]):
-        ChatFormat(tokenizer_of(name), setting("tags"))
+        ChatFormat(tokenizer_of(name), agent_context("tags"))

@@ -75,7 +75,7 @@ def replay(env: SearchEnv, task_id: str, parts: list[Part]) -> dict[str, Any]:
 
 def test_perfect_demonstrations_replay_in_the_environment_and_are_right():
     env = SearchEnv(corpus={**WORLD, "train": 150, "dev": 0, "test": 0})
-    assert env.rules.corpus.hash == library().world.hash
+    assert env.config.corpus.hash == library().world.hash
     assert len(library().questions) >= 60
     for question, parts in demos(Habits()):
         assert replay(env, question.id, parts)["outcome"]["em"] == 1.0

@@ -22,7 +22,7 @@ from searchgym.agents.policy import Sample
 from searchgym.env.env import SearchEnv
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import CheckpointError, ConfigError
-from searchgym.rollouts.collection import collect, open_envs, rollout, setting_of
+from searchgym.rollouts.collection import agent_context_of, collect, open_envs, rollout
 
 LORA = {"rank": 4}
 
@@ -38,7 +38,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def play(env: SearchEnv, agent: HFAgent, tasks: int = 3, group: int = 3) -> list[Episode]:
-    ids = [q.id for q in env.rules.tasks("train")[:tasks] for _ in range(group)]
+    ids = [q.id for q in env.config.tasks("train")[:tasks] for _ in range(group)]
     groups = [f"g{i // group}" for i in range(len(ids))]
     return collect(open_envs(env, agent, len(ids)), agent, ids, group_ids=groups, ids=random.Random(0))
 
@@ -124,7 +124,7 @@ def test_a_chat_only_grows_and_acts_end_where_they_close(env: SearchEnv, taught:
 @pytest.mark.parametrize("rounds", [2, 32])
 def test_no_prompt_token_is_computed_twice(env: SearchEnv, taught: str, rounds: int) -> None:
     agent = HFAgent(taught, seed=3, max_new_tokens=6)
-    agent.bind(setting_of(env.rules))
+    agent.bind(agent_context_of(env.config))
     slots = list(range(4))
     agent.begin(slots)
     observations = ["What is the river of Mira?"] * 2 + ["Who is the mentor of Voss?"] * 2
@@ -144,7 +144,7 @@ def test_no_prompt_token_is_computed_twice(env: SearchEnv, taught: str, rounds: 
 
 def test_a_fork_goes_on_like_its_source(env: SearchEnv, taught: str) -> None:
     agent = HFAgent(taught, greedy=True, max_new_tokens=10)
-    agent.bind(setting_of(env.rules))
+    agent.bind(agent_context_of(env.config))
     agent.begin([0])
     agent.act([0], ["What is the river of Mira?"], [{}])
     agent.fork(0, 5)
@@ -165,7 +165,7 @@ def test_an_episode_ends_when_the_context_is_full(env: SearchEnv, taught: str) -
 
 def test_a_recorded_episode_becomes_the_tokens_of_its_acts(env: SearchEnv, taught: str) -> None:
     agent = HFAgent(taught)
-    agent.bind(setting_of(env.rules))
+    agent.bind(agent_context_of(env.config))
     (episode,) = rollout(env, "gold", 1)
     (segment,) = agent.encode(episode)
     assert segment.tokens[: segment.mask.index(1)] == agent.chat.opening(episode.question)

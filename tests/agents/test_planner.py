@@ -23,7 +23,7 @@ from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.retriever import Hit
-from searchgym.rollouts.collection import collect, rollout, setting_of
+from searchgym.rollouts.collection import agent_context_of, collect, rollout
 
 Script = Callable[[Dialect, list[str]], str]
 
@@ -59,7 +59,7 @@ class Speaker(Agent):
         turns: list[str | Turn] = []
         for slot, observation in zip(slots, observations, strict=True):
             self.read[slot].append(observation)
-            text = self.script(self.setting.dialect, self.read[slot])
+            text = self.script(self.agent_context.dialect, self.read[slot])
             ids = list(text.encode())
             prompt = list(observation.encode())
             turns.append(Turn(text, prompt, ids, [-0.5] * len(ids), stop=self.stop, temperature=0.7))
@@ -287,7 +287,7 @@ def test_a_fork_goes_on_as_its_source(rounds: int, toy: str) -> None:
     late = lambda d, read: "hm" if len(read) == 1 else answer(d, "Tarn")  # noqa: E731
     agent = PlannerAgent(Speaker(two_searches), Speaker(late))
     env = searchgym.SearchEnv(corpus=toy)
-    agent.bind(setting_of(env.rules))
+    agent.bind(agent_context_of(env.config))
     agent.begin([0])
     observation, info = env.reset(options={"task_id": "employer-town"})
     for _ in range(rounds):
@@ -498,16 +498,16 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_language_model_that_only_answers_is_told_of_no_search(dialect: str, toy: str) -> None:
     answerer = Speaker(reads_tarn)
     play(PlannerAgent(Speaker(two_searches), answerer), toy, dialect=dialect, feedback={"level": "kind"})
-    setting = answerer.setting
-    assert setting.dialect.name == dialect
-    assert (setting.feedback_calls, setting.max_queries) == (0, 1)
-    assert "You cannot search" in setting.system_prompt
-    assert "answer" in setting.system_prompt
-    assert "<search>" not in setting.system_prompt
-    assert '"search"' not in setting.system_prompt
+    agent_context = answerer.agent_context
+    assert agent_context.dialect.name == dialect
+    assert (agent_context.feedback_calls, agent_context.max_queries) == (0, 1)
+    assert "You cannot search" in agent_context.system_prompt
+    assert "answer" in agent_context.system_prompt
+    assert "<search>" not in agent_context.system_prompt
+    assert '"search"' not in agent_context.system_prompt
     shared = Speaker(reads_tarn)
     play(PlannerAgent(shared), toy, dialect=dialect)
-    assert "by searching" in shared.setting.system_prompt
+    assert "by searching" in shared.agent_context.system_prompt
 
 
 @pytest.mark.parametrize("dialect", ["tags", "tools"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from searchgym.agent import Setting
+from searchgym.agent import AgentContext
 from searchgym.agents.scripted import CopyAgent, GoldAgent, OracleAgent, RandomAgent
 from searchgym.corpora import open_bm25
 from searchgym.corpora.world import World
@@ -176,7 +176,7 @@ class TestOracle:
     def test_forks_with_its_state(self) -> None:
         env = SearchEnv(corpus=ListCorpus(PASSAGES, [self.question]), retriever=ExactTitles())
         agent = OracleAgent()
-        agent.bind(Setting(env.dialect, env.system_prompt, env.corpus, 8))
+        agent.bind(AgentContext(env.dialect, env.system_prompt, env.corpus, 8))
         agent.begin([0, 5])
         gold = {"answers": ["1893"], "chain": [{"query": h.query, "bridge": h.bridge} for h in CHAIN]}
         shown = env.dialect.render_hits([Hit("1", "Mira", PASSAGES[0].text, 1.0)], 999)
@@ -192,7 +192,7 @@ def test_controls_need_revealed_gold() -> None:
     env = SearchEnv(corpus=ListCorpus(PASSAGES, [TestOracle.question]), retriever=ExactTitles())
     observation, info = env.reset()
     agent = GoldAgent()
-    agent.bind(Setting(env.dialect, env.system_prompt, env.corpus, 8))
+    agent.bind(AgentContext(env.dialect, env.system_prompt, env.corpus, 8))
     with pytest.raises(ConfigError, match="reveal_gold=True"):
         agent.act([0], [observation], [info])
 

@@ -27,7 +27,7 @@ def envs() -> SearchVectorEnv:
 
 def play(policy: Policy, envs: SearchVectorEnv, chosen: list[int], slots: int = 6) -> list[Episode]:
     tasks = envs.task_ids()
-    some = SearchVectorEnv.from_rules(envs.rules, slots)
+    some = SearchVectorEnv.from_config(envs.config, slots)
     torch.manual_seed(0)
     return collect(
         some,

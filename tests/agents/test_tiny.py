@@ -79,7 +79,7 @@ def env() -> SearchEnv:
 
 
 def play(env: SearchEnv, agent: TinyAgent, tasks: int = 4, group: int = 3) -> list[Episode]:
-    ids = [q.id for q in env.rules.tasks("train")[:tasks] for _ in range(group)]
+    ids = [q.id for q in env.config.tasks("train")[:tasks] for _ in range(group)]
     groups = [f"g{i // group}" for i in range(len(ids))]
     return collect(open_envs(env, agent, len(ids)), agent, ids, group_ids=groups, ids=random.Random(0))
 

@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 
-from searchgym.env.rules import Rules
+from searchgym.env.config import EnvConfig
 from searchgym.env.vector import SearchVectorEnv, make_vec
 
 OURS = ("searchgym", "searchgym, equal groups skipped")
@@ -68,7 +68,7 @@ UNLISTED = (
 
 def open_envs(options: argparse.Namespace) -> SearchVectorEnv:
     if options.short_prompt:
-        Rules.system_prompt = property(lambda self: "Search, then answer.")
+        EnvConfig.system_prompt = property(lambda self: "Search, then answer.")
     return make_vec(
         "SearchQA-Terse-v0",
         QUESTIONS * GROUP,
@@ -97,13 +97,13 @@ def make_checkpoint(folder: Path, envs: SearchVectorEnv, words: float, template:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-    rules = envs.rules
+    env_config = envs.config
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    passages = random.Random(0).sample(list(rules.corpus.passages), 400)
+    passages = random.Random(0).sample(list(env_config.corpus.passages), 400)
     tokenizer.train_from_iterator(
-        [rules.system_prompt] * 20 + [f"{p.title}\n{p.text}" for p in passages],
+        [env_config.system_prompt] * 20 + [f"{p.title}\n{p.text}" for p in passages],
         trainers.BpeTrainer(
             vocab_size=WORDS,
             special_tokens=["<|im_start|>", "<|im_end|>", "<|endoftext|>"],
@@ -340,7 +340,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.row:
         envs = open_envs(options)
-        ids = [question.id for question in envs.rules.tasks("train")]
+        ids = [question.id for question in envs.config.tasks("train")]
         tasks = (ids * (1 + options.iterations * QUESTIONS // len(ids)))[: options.iterations * QUESTIONS]
         if options.row in OURS:
             run_ours(options, envs, tasks)

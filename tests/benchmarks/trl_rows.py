@@ -54,10 +54,10 @@ class Encyclopedia:
         Args:
             query: what to look for
         """
-        rules = self.envs.rules
-        hits = rules.retriever.search([query], rules.top_k)[0]
+        env_config = self.envs.config
+        hits = env_config.retriever.search([query], env_config.top_k)[0]
         before, after = ToolsDialect.response
-        shown = rules.dialect.render_hits(hits, rules.max_observation_chars)
+        shown = env_config.dialect.render_hits(hits, env_config.max_observation_chars)
         return shown.removeprefix(before).removesuffix(after)
 
     def answer(self, answer: str) -> str:
@@ -184,10 +184,10 @@ def run_trl(
         tokenizer.eos_token_id,
         tokenizer.convert_tokens_to_ids("</tool_call>"),
     ]
-    rules = envs.rules
+    env_config = envs.config
     dialect = ToolsDialect()
-    system = rules.system_prompt.replace(dialect.tool_section(feedback=False, max_queries=1), "")
-    questions = [rules.corpus.question(task).text for task in tasks]
+    system = env_config.system_prompt.replace(dialect.tool_section(feedback=False, max_queries=1), "")
+    questions = [env_config.corpus.question(task).text for task in tasks]
     rows = [
         {
             "prompt": [{"role": "system", "content": system}, {"role": "user", "content": question}],
@@ -223,7 +223,7 @@ def run_trl(
             top_k=0,
             max_completion_length=1500,
             generation_kwargs={"max_new_tokens": options.cap},
-            max_tool_calling_iterations=rules.max_rounds - 1,
+            max_tool_calling_iterations=env_config.max_rounds - 1,
             shuffle_dataset=False,
             bf16=False,
             gradient_checkpointing=False,

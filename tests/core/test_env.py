@@ -71,7 +71,7 @@ def test_make_by_module_and_spec_round_trip(small_world: dict[str, Any]) -> None
     assert env.spec is not None
     again = gym.make(EnvSpec.from_json(env.spec.to_json()))
     assert again.spec == env.spec
-    assert again.unwrapped.rules == env.unwrapped.rules
+    assert again.unwrapped.config == env.unwrapped.config
     assert again.unwrapped.retriever is env.unwrapped.retriever  # one index, however many environments
     pickled = gym.make(pickle.loads(pickle.dumps(env.spec)))
     for other in (again, pickled):

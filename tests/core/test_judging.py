@@ -129,9 +129,9 @@ def test_a_snapshot_carries_the_trace(toy: str) -> None:
 def test_the_arguments_survive_json_and_pickling(toy: str) -> None:
     env = gym.make("SearchQA-v0", corpus=toy, judge={"name": "rules"}, judge_when="step")
     spec = gym.envs.registration.EnvSpec.from_json(env.spec.to_json()) if env.spec else None
-    assert gym.make(spec).unwrapped.rules.judge.name == "rules"  # type: ignore[arg-type,attr-defined]
+    assert gym.make(spec).unwrapped.config.judge.name == "rules"  # type: ignore[arg-type,attr-defined]
     again = pickle.loads(pickle.dumps(env.unwrapped))
-    assert again.rules.judge is env.unwrapped.rules.judge  # type: ignore[attr-defined]  # shared in the process
+    assert again.config.judge is env.unwrapped.config.judge  # type: ignore[attr-defined]  # shared in the process
 
 
 # -- after the episodes ----------------------------------------------------------------------------------

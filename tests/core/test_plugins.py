@@ -64,7 +64,7 @@ def test_environments_share_one_index(toy: str) -> None:
     first, second = (searchgym.SearchEnv(corpus=toy, top_k=k) for k in (1, 2))
     assert first.retriever is second.retriever
     assert first.corpus is second.corpus
-    assert searchgym.SearchVectorEnv(2, corpus=toy).rules.retriever is first.retriever
+    assert searchgym.SearchVectorEnv(2, corpus=toy).config.retriever is first.retriever
 
 
 def test_an_edited_corpus_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

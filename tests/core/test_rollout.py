@@ -254,7 +254,7 @@ def test_gold_is_revealed_only_to_the_controls_that_need_it(toy: str) -> None:
         env = gym.make("SearchQA-v0", corpus=toy)
         rollout(env, agent, 2)
         assert agent.saw_gold is expected
-        assert env.unwrapped.rules.reveal_gold is False
+        assert env.unwrapped.config.reveal_gold is False
 
 
 def test_what_can_stand_for_an_environment(toy: str) -> None:

@@ -179,7 +179,7 @@ def test_with_the_switch_off_feedback_leaves_no_trace(toy: str) -> None:
         plain = play(off, message)[1][0]
         if message != SEARCH:
             assert plain == get_dialect("tags").render_invalid(
-                off.game.rules.dialect.parse(message, feedback=False, max_queries=1).error, feedback=False
+                off.game.config.dialect.parse(message, feedback=False, max_queries=1).error, feedback=False
             )
         else:
             assert plain == play(on, message)[1][0]

@@ -193,7 +193,7 @@ def test_bad_actions_leave_every_slot_as_it_was(actions: Any, envs: SearchVector
 def test_bad_resets_leave_every_slot_as_it_was(
     call: dict[str, Any], message: str, envs: SearchVectorEnv
 ) -> None:
-    twin = SearchVectorEnv.from_rules(envs.rules, 3)
+    twin = SearchVectorEnv.from_config(envs.config, 3)
     for vector in (envs, twin):
         vector.reset(seed=1)
     before = [envs.snapshot(i) for i in range(3)]
@@ -225,7 +225,7 @@ def test_slots_are_numbered_from_zero(envs: SearchVectorEnv) -> None:
     for slot in (3, -1, "0", True, None):
         with pytest.raises(ConfigError, match="from 0 to 2"):
             envs.snapshot(slot)  # type: ignore[arg-type]
-    fresh = SearchVectorEnv.from_rules(envs.rules, 2)
+    fresh = SearchVectorEnv.from_config(envs.config, 2)
     for call in (lambda: fresh.step(["", ""]), lambda: fresh.snapshot(0)):
         with pytest.raises(ResetNeededError):
             call()

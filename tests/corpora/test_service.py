@@ -573,7 +573,7 @@ def test_a_built_index_is_served_and_an_episode_played_against_it(
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         env.reset(seed=0)
-        env.unwrapped.rules.retriever._inner._attempts = 1  # type: ignore[attr-defined]
+        env.unwrapped.config.retriever._inner._attempts = 1  # type: ignore[attr-defined]
         observation, _, terminated, truncated, info = env.step("<search>town 8</search>")
         assert (observation, terminated, truncated, info["valid_for_training"]) == ("", False, True, False)
         assert info["outcome"]["stop_reason"] == "retrieval_failed"

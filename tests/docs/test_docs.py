@@ -16,12 +16,12 @@ from doc_pages import ROOT, pages, read_blocks, run_page, same
 import searchgym
 from searchgym import errors
 from searchgym.dialects import _RETRY
+from searchgym.env.config import JUDGE_WHEN
 from searchgym.env.env import SearchEnv
 from searchgym.env.feedback import FEEDBACK_LEVELS
 from searchgym.env.rewards import REWARD_TERMS
-from searchgym.env.rules import JUDGE_WHEN
-from searchgym.env.setup import make_rules
-from searchgym.rollouts.collection import env_card
+from searchgym.env.setup import make_env_config
+from searchgym.rollouts.collection import env_fingerprint
 from searchgym.rollouts.evaluation import EvalResult
 
 DOCS = ROOT / "docs"
@@ -109,7 +109,7 @@ def keys_of(value: Any) -> set[str]:
 
 def test_the_reference_names_every_argument_with_its_default() -> None:
     text = (DOCS / "environment.md").read_text("utf-8")
-    for name, parameter in inspect.signature(make_rules).parameters.items():
+    for name, parameter in inspect.signature(make_env_config).parameters.items():
         default = f'"{parameter.default}"' if isinstance(parameter.default, str) else str(parameter.default)
         assert f"| `{name}` | `{default}` |" in text, name
 
@@ -125,7 +125,7 @@ def test_the_reference_names_every_key_of_info_and_records(toy: str) -> None:
         *_, info = env.step(message)
         keys |= keys_of(info)
     assert "outcome" in keys
-    keys |= env_card(env.rules).keys()
+    keys |= env_fingerprint(env.config).keys()
     assert keys - named_on("environment.md") == set()
 
 

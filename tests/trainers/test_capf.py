@@ -147,11 +147,15 @@ def test_the_act_is_switched_on_for_collecting_and_off_for_evaluations():
     envs = make_vec("SearchQA-Terse-v0", 3, corpus=WORLD)
     algorithm = CAPF({"level": "hop", "calls": 2})
     training = training_envs(algorithm, envs)
-    assert (training.rules.feedback_level, training.rules.feedback_calls, training.num_envs) == ("hop", 2, 3)
+    assert (training.config.feedback_level, training.config.feedback_calls, training.num_envs) == (
+        "hop",
+        2,
+        3,
+    )
     assert "feedback" in training.system_prompt
     assert training_envs(algorithm, training) is training
-    assert not envs.rules.feedback
-    evaluation = training.rules.for_evaluation()
+    assert not envs.config.feedback
+    evaluation = training.config.for_evaluation()
     assert not evaluation.feedback
     assert "feedback" not in evaluation.system_prompt
 
@@ -207,11 +211,11 @@ def test_a_training_run_with_feedback(tmp_path):
 
 def test_an_evaluation_refuses_the_act():
     envs = make_vec("SearchQA-Terse-v0", 1, corpus=WORLD)
-    rules = training_envs(CAPF(), envs).rules.for_evaluation()
+    env_config = training_envs(CAPF(), envs).config.for_evaluation()
     from searchgym.env.vector import SearchVectorEnv
     from searchgym.rollouts.collection import collect
 
     agent = FunctionAgent(lambda observation, info: "<feedback>a</feedback>")
-    (played,) = collect(SearchVectorEnv.from_rules(rules, 1), agent, envs.task_ids()[:1])
+    (played,) = collect(SearchVectorEnv.from_config(env_config, 1), agent, envs.task_ids()[:1])
     assert {r.action["kind"] for r in played.rounds} == {"invalid"}
     assert {r.action["error"] for r in played.rounds} == {"feedback_off"}

@@ -31,7 +31,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def arguments(model: str, run_dir: Path, iterations: int, *more: str) -> list[str]:
     options = {"model": model, "max_new_tokens": 16, "lora": json.dumps(LORA)}
-    rules = {
+    env_config = {
         "corpus": json.dumps(WORLD),
         "max_rounds": 2,
         "reward": '{"em": 1, "invalid": -0.5, "new_recall": 1}',
@@ -39,7 +39,7 @@ def arguments(model: str, run_dir: Path, iterations: int, *more: str) -> list[st
     return [
         *("train", "--agent", "hf", "--run-dir", str(run_dir), "--iterations", str(iterations)),
         *(part for name, value in options.items() for part in ("--agent-option", f"{name}={value}")),
-        *(part for name, value in rules.items() for part in ("--env-option", f"{name}={value}")),
+        *(part for name, value in env_config.items() for part in ("--env-option", f"{name}={value}")),
         *("--questions", "2", "--group-size", "4", "--eval-episodes", "0", "--checkpoint-every", "1"),
         *("--lr", "1e-2", *more),
     ]

@@ -281,7 +281,7 @@ def test_the_candidate_agent_encodes_acts_among_its_candidates():
     for played in rollout("SearchQA-Terse-v0", agent, episodes=20, seed=0, **OPTIONS):
         (own,), (encoded,) = played.segments, agent.encode(played)
         assert (encoded.mask, encoded.rounds) == (own.mask, own.rounds)
-        again = [agent.setting.dialect.write(a) for a in acts(played, encoded)]
+        again = [agent.agent_context.dialect.write(a) for a in acts(played, encoded)]
         assert again == [r.text for r in played.rounds]
     played.rounds[0].action["queries"] = ["something that stands nowhere"]
     assert 0 not in agent.encode(played)[0].rounds

@@ -34,7 +34,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from searchgym.env.rules import Rules
+from searchgym.env.config import EnvConfig
 from searchgym.errors import ConfigError
 
 from ..config import option
@@ -82,16 +82,16 @@ class CAPF(GRPO):
                 "advantage=grpo or dr-grpo"
             )
 
-    def training_rules(self, rules: Rules) -> Rules:
+    def configure_env(self, env_config: EnvConfig) -> EnvConfig:
         wanted = (self.settings.level, self.settings.calls)
-        if (rules.feedback_level, rules.feedback_calls) == wanted:
-            return rules
-        if rules.feedback:
+        if (env_config.feedback_level, env_config.feedback_calls) == wanted:
+            return env_config
+        if env_config.feedback:
             raise ConfigError(
-                f"the environment's feedback has level {rules.feedback_level!r} and {rules.feedback_calls} calls, capf's "
+                f"the environment's feedback has level {env_config.feedback_level!r} and {env_config.feedback_calls} calls, capf's "
                 f"settings say {wanted[0]!r} and {wanted[1]}: leave out --env-option feedback, capf switches it on"
             )
-        return replace(rules, feedback_level=wanted[0], feedback_calls=wanted[1])
+        return replace(env_config, feedback_level=wanted[0], feedback_calls=wanted[1])
 
     def advantages(self, groups: Groups) -> list[NDArray[np.float64]]:
         if self.settings.baseline == "all":

@@ -48,7 +48,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.env.rules import Rules
+from searchgym.env.config import EnvConfig
 from searchgym.episode import Episode, Round
 from searchgym.errors import ConfigError
 
@@ -84,13 +84,13 @@ class CWGRPO(GRPO):
     settings_class = CWGRPOSettings
     settings: CWGRPOSettings
 
-    def training_rules(self, rules: Rules) -> Rules:
-        if rules.judge is None and self.settings.alpha != 0.0:
+    def configure_env(self, env_config: EnvConfig) -> EnvConfig:
+        if env_config.judge is None and self.settings.alpha != 0.0:
             raise ConfigError(
                 "cw-grpo weighs rounds by a judge's verdicts, and this environment has no judge: add "
                 "--env-option judge=oracle --env-option judge_when=unequal-success, or another judge"
             )
-        return rules
+        return env_config
 
     def credit(self, groups: Groups) -> Credit:
         s = self.settings

@@ -54,7 +54,7 @@ from numpy.typing import NDArray
 from searchgym.agents.policy import Policy, TokenOutputs
 from searchgym.env.vector import SearchVectorEnv
 
-from ..algorithm import Algorithm, Loss, Settings, token_logprobs
+from ..algorithm import Algorithm, AlgorithmConfig, Loss, token_logprobs
 from ..batch import Batch
 from ..config import option
 from ..credit import Credit
@@ -92,7 +92,7 @@ VARIANTS: Mapping[Variant, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class GRPOSettings(Settings):
+class GRPOSettings(AlgorithmConfig):
     """Settings of `GRPO`; the inherited ones first."""
 
     variant: Variant = option("grpo", "defaults of other settings, by name: what each paper changes")
@@ -121,7 +121,7 @@ class GRPOSettings(Settings):
 class GRPO(Algorithm):
     """Group-relative policy optimization; see the head of this file."""
 
-    settings_class: ClassVar[type[Settings]] = GRPOSettings
+    settings_class: ClassVar[type[AlgorithmConfig]] = GRPOSettings
     settings: GRPOSettings
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:

@@ -19,7 +19,7 @@ Departures, besides those of ppo.py:
 
 from __future__ import annotations
 
-from searchgym.env.rules import Rules
+from searchgym.env.config import EnvConfig
 from searchgym.errors import ConfigError
 
 from .ppo import PPO
@@ -30,10 +30,10 @@ __all__ = ["MTPPO"]
 class MTPPO(PPO):
     """PPO on the reward term `mt_ppo`; see the head of this file."""
 
-    def training_rules(self, rules: Rules) -> Rules:
-        if "mt_ppo" not in rules.reward:  # the term itself makes sure of a judge that runs every step
+    def configure_env(self, env_config: EnvConfig) -> EnvConfig:
+        if "mt_ppo" not in env_config.reward:  # the term itself makes sure of a judge that runs every step
             raise ConfigError(
-                f"mt-ppo learns from the reward term 'mt_ppo', and this environment pays {', '.join(rules.reward)}: "
+                f"mt-ppo learns from the reward term 'mt_ppo', and this environment pays {', '.join(env_config.reward)}: "
                 "add --env-option reward=mt_ppo --env-option judge=oracle, or another judge"
             )
-        return rules
+        return env_config

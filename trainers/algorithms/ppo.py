@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, TokenOutputs
 
-from ..algorithm import Algorithm, Loss, Settings, each_token
+from ..algorithm import Algorithm, AlgorithmConfig, Loss, each_token
 from ..batch import Batch
 from ..config import option
 from ..credit import Credit
@@ -49,7 +49,7 @@ __all__ = ["PPO", "PPOSettings", "gae"]
 
 
 @dataclass(frozen=True)
-class PPOSettings(Settings):
+class PPOSettings(AlgorithmConfig):
     """Settings of `PPO`; the inherited ones first."""
 
     group_size: int = option(1, "episodes per question", low=1)

@@ -39,7 +39,7 @@ from searchgym.agents.policy import Policy, Sample, TokenOutputs
 from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.rollouts.collection import collect
 
-from ..algorithm import Algorithm, Loss, Settings
+from ..algorithm import Algorithm, AlgorithmConfig, Loss
 from ..batch import Batch
 from ..config import option
 from ..credit import Credit
@@ -107,7 +107,7 @@ def naked_loop(
 
 
 @dataclass(frozen=True)
-class ReinforceSettings(Settings):
+class ReinforceSettings(AlgorithmConfig):
     """Settings of `Reinforce`; the inherited ones first."""
 
     group_size: int = option(1, "episodes per question", low=1)
@@ -126,7 +126,7 @@ class Reinforce(Algorithm):
         ConfigError: a setting of the clip, which it has not.
     """
 
-    settings_class: ClassVar[type[Settings]] = ReinforceSettings
+    settings_class: ClassVar[type[AlgorithmConfig]] = ReinforceSettings
     settings: ReinforceSettings
     has_ratio = False
 

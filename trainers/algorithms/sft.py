@@ -37,13 +37,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.agents.policy import Policy, TokenOutputs
-from searchgym.env.rules import Rules
+from searchgym.env.config import EnvConfig
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode, Round, load_episodes
 from searchgym.errors import ConfigError
-from searchgym.rollouts.collection import setting_of
+from searchgym.rollouts.collection import agent_context_of
 
-from ..algorithm import Algorithm, Loss, Settings
+from ..algorithm import Algorithm, AlgorithmConfig, Loss
 from ..batch import Batch
 from ..config import option
 from ..credit import Credit
@@ -55,7 +55,7 @@ __all__ = ["SFT", "SFTSettings"]
 
 
 @dataclass(frozen=True)
-class SFTSettings(Settings):
+class SFTSettings(AlgorithmConfig):
     """Settings of `SFT`; the inherited ones first."""
 
     aggregation: Aggregation = option("token-mean", "how token losses become one loss")
@@ -87,24 +87,24 @@ class SFT(Algorithm):
         self._encoded: set[str] = set()
         self.on_policy = not self._recorded
 
-    def training_rules(self, rules: Rules) -> Rules:
-        splits = {episode.split for episode in self._recorded} - {rules.split}
+    def configure_env(self, env_config: EnvConfig) -> EnvConfig:
+        splits = {episode.split for episode in self._recorded} - {env_config.split}
         if splits:
             raise ConfigError(
                 f"{self.settings.episodes} has episodes of split {sorted(splits)[0]!r}, and the run trains on "
-                f"{rules.split!r}: learn from questions that evaluations do not ask, or set split"
+                f"{env_config.split!r}: learn from questions that evaluations do not ask, or set split"
             )
-        if self.settings.rounds == "contributing" and not self._recorded and rules.judge is None:
+        if self.settings.rounds == "contributing" and not self._recorded and env_config.judge is None:
             raise ConfigError(
                 "rounds=contributing needs a judge's verdicts, and this environment has no judge: add --env-option "
                 "judge=oracle --env-option judge_when=success, or another judge"
             )
-        return rules
+        return env_config
 
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
         if not self._recorded:
             return super().collect(policy, envs, tasks)
-        policy.bind(setting_of(envs.rules))
+        policy.bind(agent_context_of(envs.config))
         order = TaskSampler(
             [str(i) for i in range(len(self._recorded))], tasks.count * self.settings.group_size, tasks.seed
         )

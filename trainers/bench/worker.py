@@ -117,8 +117,8 @@ def run_job(job: Job) -> dict[str, Any]:
             "stats": trainer.envs.stats,
             "resumed": interrupted,
             "credit_unit": ", ".join(sorted(units)),
-            "feedback": trainer.envs.rules.feedback,
-            "judge": _judge_name(trainer.envs.rules.judge_spec),
+            "feedback": trainer.envs.config.feedback,
+            "judge": _judge_name(trainer.envs.config.judge_spec),
         }
         if job.test_questions is not None:
             result["test"] = _evaluate(trainer, job.test_questions)

@@ -24,11 +24,11 @@ from searchgym.agents.hf.lora import LoraOptions, adapter_base
 from searchgym.agents.policy import Policy
 from searchgym.corpora.datasets.hub import find_set
 from searchgym.corpora.indexing.disk import free_disk, human
-from searchgym.env.rules import Rules
+from searchgym.env.config import EnvConfig
 from searchgym.env.setup import registered_arguments
 from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.errors import ConfigError, RetrievalError, SearchGymError
-from searchgym.rollouts.collection import setting_of
+from searchgym.rollouts.collection import agent_context_of
 from searchgym.specs import bind_options
 
 from ..algorithm import Algorithm, training_envs
@@ -110,9 +110,9 @@ def dry_run(
     envs = result.add("environment", lambda: _environment(config, algorithm))
     if envs is not None:
         result.add("questions", lambda: _questions(config, envs))
-        result.add("index", lambda: _index(envs.rules))
-        if envs.rules.judge is not None:
-            result.add("judge", lambda: _judge(envs.rules.judge))
+        result.add("index", lambda: _index(envs.config))
+        if envs.config.judge is not None:
+            result.add("judge", lambda: _judge(envs.config.judge))
     architecture = None
     if options is not None:
         result.add("packages", lambda: _packages(config, options, about))
@@ -232,9 +232,12 @@ def _environment(config: TrainConfig, algorithm: Algorithm | None) -> tuple[str,
     envs = make_vec(config.env, 1, **arguments)
     if algorithm is not None:
         envs = training_envs(algorithm, envs)
-    rules = envs.rules
-    passages = len(rules.corpus.passages)
-    return f"{config.env}: {passages:,} passages, {rules.max_rounds} rounds, top {rules.top_k}", envs
+    env_config = envs.config
+    passages = len(env_config.corpus.passages)
+    return (
+        f"{config.env}: {passages:,} passages, {env_config.max_rounds} rounds, top {env_config.top_k}",
+        envs,
+    )
 
 
 def _downloaded(corpus: Any) -> None:
@@ -264,17 +267,17 @@ def _questions(config: TrainConfig, envs: SearchVectorEnv) -> str:
     return ", ".join(f"{split}: {count:,}" for split, count in counts.items())
 
 
-def _index(rules: Rules) -> str:
+def _index(env_config: EnvConfig) -> str:
     started = time.perf_counter()
-    (hits,) = rules.retriever.search([rules.tasks(rules.split)[0].text], rules.top_k)
+    (hits,) = env_config.retriever.search([env_config.tasks(env_config.split)[0].text], env_config.top_k)
     if isinstance(hits, RetrievalError):
         raise hits
     if not hits:
         raise ConfigError(
-            f"retriever {rules.retriever.name!r} found nothing for the first question: is it the index of this corpus?"
+            f"retriever {env_config.retriever.name!r} found nothing for the first question: is it the index of this corpus?"
         )
     milliseconds = (time.perf_counter() - started) * 1e3
-    return f"{rules.retriever.name}: {len(hits)} hits for the first question in {milliseconds:.0f} ms"
+    return f"{env_config.retriever.name}: {len(hits)} hits for the first question in {milliseconds:.0f} ms"
 
 
 def _judge(judge: Any) -> str:
@@ -328,9 +331,9 @@ def _tokenizer(config: TrainConfig, options: dict[str, Any], envs: SearchVectorE
     transformers = importlib.import_module("transformers")
     chat = importlib.import_module("searchgym.agents.hf.chat")
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(options["model"]), local_files_only=True)
-    setting = setting_of(envs.rules)
-    form = chat.ChatFormat(tokenizer, setting, thinking=bool(options.get("thinking")))
-    prompt = len(form.opening(envs.rules.tasks(config.split)[0].text))
+    agent_context = agent_context_of(envs.config)
+    form = chat.ChatFormat(tokenizer, agent_context, thinking=bool(options.get("thinking")))
+    prompt = len(form.opening(envs.config.tasks(config.split)[0].text))
     context = options.get("max_context") or tokenizer.model_max_length
     if prompt + options["max_new_tokens"] > context:
         raise ConfigError(

@@ -45,10 +45,10 @@ def evaluate_on(
         episodes: questions of that split; None: all.
         ids: draws the episodes' ids.
     """
-    fresh = SearchVectorEnv.from_rules(envs.rules.for_evaluation(), envs.num_envs)
+    fresh = SearchVectorEnv.from_config(envs.config.for_evaluation(), envs.num_envs)
     processes = current()
     if processes.count > 1:
-        tasks = choose_tasks(fresh.rules, split, None, _EVAL_SEED)[:episodes]
+        tasks = choose_tasks(fresh.config, split, None, _EVAL_SEED)[:episodes]
         orders = [Order(task, 1, ids.getrandbits(63)) for task in tasks]
         played = processes.merge(play_orders(policy, fresh, processes.share(orders)))
         return summarize([episode for group in played for episode in group])

@@ -92,7 +92,7 @@ class Trainer:
     Args:
         policy: is trained; at its initial weights.
         algorithm: see `Algorithm`.
-        envs: where episodes are played, under `algorithm.training_rules`; handed to `algorithm.collect`.
+        envs: where episodes are played, under `algorithm.configure_env`; handed to `algorithm.collect`.
         tasks: the questions.
         config: iterations, learning rate and so on.
         run: where it is recorded; when it holds checkpoints, the loop continues from the last one.

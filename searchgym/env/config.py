@@ -19,7 +19,7 @@ from .rewards import REWARD_TERMS
 
 __all__ = [
     "JUDGE_WHEN",
-    "Rules",
+    "EnvConfig",
 ]
 
 JUDGE_WHEN = ("step", "end", "success", "unequal", "unequal-success")
@@ -28,7 +28,7 @@ unequal rewards, those answered right in such groups."""
 
 
 @dataclass(frozen=True)
-class Rules:
+class EnvConfig:
     """The arguments of an environment, opened; see `SearchEnv` for the meaning of each.
 
     Raises:
@@ -145,7 +145,7 @@ class Rules:
         """Information gain over the corpus."""
         return InformationGain(self.corpus)
 
-    def for_evaluation(self) -> Rules:
+    def for_evaluation(self) -> EnvConfig:
         """The same questions without what exists for training only: no judge, no feedback, plain EM."""
         return replace(
             self,
