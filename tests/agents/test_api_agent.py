@@ -189,7 +189,7 @@ def test_an_endpoint_that_dies_loses_its_episodes_and_no_others(
     result = play(APIAgent(**options))
     assert result.stop_reasons == {"answered": 4, "agent_failed": 2}
     assert result.failed == 2
-    assert result.metrics["rounds"].mean == 2  # of those that were played
+    assert result.metrics["rounds"].value == 2  # of those that were played
     lost = [e for e in result.episodes if not e.valid_for_training]
     assert all(e.truncated and not e.terminated for e in lost)
     assert "episodes are lost" in caplog.text

@@ -557,6 +557,6 @@ def test_a_model_behind_an_api_answers_for_another_planner(toy: str, tmp_path: A
         api = {"name": "api", "base_url": stub.url, "model": "stub", "api_key_env": None, "cache": False}
         agent = PlannerAgent(Speaker(two_searches), api)
         result = searchgym.evaluate("SearchQA-v0", agent, corpus=toy, top_k=1)
-    assert (result.metrics["em"].mean, result.metrics["searches"].mean) == (1.0, 2.0)
+    assert (result.metrics["em"].value, result.metrics["searches"].value) == (1.0, 2.0)
     assert result.costs["calls"] == result.questions == 4
     assert result.costs == agent.costs()

@@ -665,6 +665,6 @@ def test_failed_episodes_are_counted_by_an_evaluation(make_corpus: Any) -> None:
         )
     assert (result.questions, result.failed) == (2, 1)
     assert result.stop_reasons == {"answered": 2, "retrieval_failed": 1}
-    assert result.metrics["em"].mean == 1.0
+    assert result.metrics["em"].value == 1.0
     assert [e.task_id for e in result.episodes if not e.valid_for_training] == ["q1"]
     assert "SECRET" not in "".join(json.dumps(e.to_json()) for e in result.episodes)
