@@ -68,7 +68,8 @@ class CachedRetriever:
     def __init__(self, retriever: Retriever, size: int = 200_000) -> None:
         self._inner = retriever
         self._size = size
-        self._cache: OrderedDict[tuple[str, int], list[Hit]] = OrderedDict()  # least recently used first
+        # Least recently used first. Plain tuples, because the garbage collector stops tracking those.
+        self._cache: OrderedDict[tuple[str, int], tuple[tuple[Any, ...], ...]] = OrderedDict()
         self.name = retriever.name
         self.index_hash = retriever.index_hash
         self.hits = 0
@@ -84,7 +85,7 @@ class CachedRetriever:
             if found is None:
                 missing.append(query)
             else:
-                known[query] = found
+                known[query] = [Hit._make(fields) for fields in found]
                 with suppress(KeyError):  # another thread may have dropped it since
                     cache.move_to_end((query, k))
         self.misses += len(missing)
@@ -105,7 +106,7 @@ class CachedRetriever:
         for query, result in zip(queries, answers, strict=True):
             known[query] = result
             if not isinstance(result, RetrievalError):
-                cache[(query, k)] = result
+                cache[(query, k)] = tuple(map(tuple, result))
         while len(cache) * k > max(self._size, k):
             with suppress(KeyError):
                 cache.popitem(last=False)

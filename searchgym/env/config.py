@@ -259,16 +259,18 @@ class EnvConfig:
         """
         if not isinstance(split, str):
             raise ConfigError(f"split is {split!r}: give one of {', '.join(self.corpus.splits)}")
-        cache: dict[str, Sequence[Question]] = self.__dict__.setdefault("_tasks", {})
+        if self.types is None and self.hops is None:
+            questions = self.corpus.questions(split)
+            if questions:
+                return questions
+        cache: dict[str, list[Question]] = self.__dict__.setdefault("_filtered", {})
         if split not in cache:
-            questions = kept = self.corpus.questions(split)
-            if self.types is not None or self.hops is not None:
-                kept = [
-                    q
-                    for q in questions
-                    if (self.types is None or q.type in self.types)
-                    and (self.hops is None or q.hops in self.hops)
-                ]
+            questions = self.corpus.questions(split)
+            kept = [
+                q
+                for q in questions
+                if (self.types is None or q.type in self.types) and (self.hops is None or q.hops in self.hops)
+            ]
             if not kept:
                 raise ConfigError(
                     f"no question of split {split!r} of corpus {self.corpus.name!r} has types={self.types} and "

@@ -111,7 +111,7 @@ def test_records_hold_what_happened(toy: str) -> None:
     assert (episode.parent_id, episode.fork_round) == (None, None)
     assert [r.uid for r in episode.rounds] == [f"{episode.episode_id}/0", f"{episode.episode_id}/1"]
     assert [r.text for r in episode.rounds] == [SEARCH, RIGHT]
-    assert [r.action["kind"] for r in episode.rounds] == ["search", "answer"]
+    assert [r.action.kind for r in episode.rounds] == ["search", "answer"]
     # Each round carries the state its act was chosen in.
     env = searchgym.SearchEnv(corpus=toy, top_k=1)
     _, info = env.reset(options={"task_id": "employer-town"})
@@ -174,7 +174,7 @@ def test_an_agent_that_stops_keeps_its_tokens(toy: str) -> None:
     assert stopped.outcome.stop_reason is StopReason.TOKEN_BUDGET
     assert (stopped.terminated, stopped.truncated, stopped.valid_for_training) == (False, True, True)
     assert stopped.outcome.rounds == 1  # the second act was never played ...
-    assert [r.action["kind"] for r in stopped.rounds] == ["search", "none"]
+    assert [r.action.kind for r in stopped.rounds] == ["search", "none"]
     assert stopped.segments[0].tokens == [
         100,
         101,
@@ -357,7 +357,7 @@ def test_numbers_worked_out_by_hand(toy: str) -> None:
 
 
 def test_bootstrap_resamples_questions() -> None:
-    assert bootstrap([0.5, 0.5, 0.5]) == dataclasses.replace(bootstrap([0.5]), mean=0.5, low=0.5, high=0.5)
+    assert bootstrap([0.5, 0.5, 0.5]) == dataclasses.replace(bootstrap([0.5]), value=0.5, low=0.5, high=0.5)
     values = [0.0] * 60 + [1.0] * 40
     found = bootstrap(values)
     assert found == bootstrap(values)

@@ -612,8 +612,8 @@ def test_in_a_vector_environment_only_the_slot_that_got_no_answer_ends(
         assert observations[1] == ""
         assert (terminations.tolist(), truncations.tolist()) == ([False] * 3, [False, True, False])
         assert rewards.tolist() == [0.0] * 3
-        assert infos["valid_for_training"][1] is False
-        assert infos["outcome"][1]["stop_reason"] == "retrieval_failed"
+        assert not infos["valid_for_training"][1]
+        assert infos["outcome"]["stop_reason"][1] == "retrieval_failed"
         *_, infos = envs.step(["<answer>x</answer>", "", "<answer>x</answer>"])
         assert [infos["valid_for_training"][n] for n in (0, 2)] == [True, True]
 

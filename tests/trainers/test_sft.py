@@ -283,7 +283,7 @@ def test_the_candidate_agent_encodes_acts_among_its_candidates():
         assert (encoded.mask, encoded.rounds) == (own.mask, own.rounds)
         again = [agent.agent_context.dialect.write(a) for a in acts(played, encoded)]
         assert again == [r.text for r in played.rounds]
-    played.rounds[0].action["queries"] = ["something that stands nowhere"]
+    played.rounds[0].action.queries = ["something that stands nowhere"]
     assert 0 not in agent.encode(played)[0].rounds
 
 
@@ -293,4 +293,4 @@ def acts(played, segment):
     queries, observations = (), ()
     for token, round_ in zip(segment.tokens, played.rounds, strict=True):
         yield list_candidates(played.question, queries, observations).act(token)
-        queries, observations = (*queries, *round_.action["queries"]), (*observations, round_.observation)
+        queries, observations = (*queries, *round_.action.queries), (*observations, round_.observation)
