@@ -107,8 +107,16 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, as in `info["outcome"]`."""
-        return {name: getattr(self, name) for name in self.__slots__} | {
-            "stop_reason": self.stop_reason.value
+        return {
+            "answer": self.answer,
+            "em": self.em,
+            "f1": self.f1,
+            "sub_em": self.sub_em,
+            "recall": self.recall,
+            "rounds": self.rounds,
+            "searches": self.searches,
+            "assisted": self.assisted,
+            "stop_reason": self.stop_reason.value,
         }
 
 
@@ -239,6 +247,8 @@ class RoundRecord:
 
     def to_info(self) -> dict[str, Any]:
         """The info of this step: a fresh JSON value at each call."""
+        status, backend, index_hash = self.retrieval
+        level, text, calls_left = self.feedback
         info: dict[str, Any] = {
             "schema": INFO_SCHEMA,
             "round": self.round,
@@ -247,18 +257,18 @@ class RoundRecord:
                 {
                     "id": id_,
                     "title": title,
-                    "text": text,
+                    "text": passage,
                     "score": float(score),  # a retriever may return its array's scalar, which is not JSON
                     "rank": rank,
                     "query_index": query_index,
                 }
                 for query_index, result in enumerate(self.results)
-                for rank, (id_, title, text, score) in enumerate(result, 1)
+                for rank, (id_, title, passage, score) in enumerate(result, 1)
             ],
-            "retrieval": self.retrieval._asdict(),
+            "retrieval": {"status": status, "backend": backend, "index_hash": index_hash},
             "judge": self.judge.to_info(),
-            "feedback": self.feedback._asdict(),
-            "reward_terms": dict(self.reward_terms),
+            "feedback": {"level": level, "text": text, "calls_left": calls_left},
+            "reward_terms": self.reward_terms.copy(),
             "anchor": anchor_of(self.observation) if self.outcome is None else "",
         }
         if self.gold is not None:

@@ -90,26 +90,28 @@ class CachedRetriever:
                     cache.move_to_end((query, k))
         self.misses += len(missing)
         self.hits += len(queries) - len(missing)
-        if missing:
-            self._search_missing(missing, k, known)
-        # Copies: a caller that changes its result must not change the cache.
+        answers = self._search_missing(missing, k) if missing else []
+        if len(missing) == len(queries):
+            return answers
+        known.update(zip(missing, answers, strict=True))
+        # Copies: the results of equal queries must not share a list.
         return [r.copy() if isinstance(r := known[query], list) else r for query in queries]
 
-    def _search_missing(self, queries: list[str], k: int, known: dict[str, SearchResult]) -> None:
+    def _search_missing(self, queries: list[str], k: int) -> list[SearchResult]:
         """Ask the retriever, and keep what it found."""
         cache = self._cache
-        answers = self._inner.search(queries, k)
+        answers = list(self._inner.search(queries, k))
         if len(answers) != len(queries):
             raise RetrievalError(
                 f"retriever {self.name!r} gave {len(answers)} results for {len(queries)} queries"
             )
         for query, result in zip(queries, answers, strict=True):
-            known[query] = result
             if not isinstance(result, RetrievalError):
                 cache[(query, k)] = tuple(map(tuple, result))
         while len(cache) * k > max(self._size, k):
             with suppress(KeyError):
                 cache.popitem(last=False)
+        return answers
 
     def __reduce__(self) -> tuple[Any, ...]:  # cached results can be found again; a worker starts empty
         return (CachedRetriever, (self._inner, self._size))

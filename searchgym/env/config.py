@@ -10,7 +10,7 @@ from typing import Any
 
 from ..checks import check_count
 from ..dialects import Dialect, get_dialect
-from ..episode import Retrieval
+from ..episode import Feedback, Retrieval
 from ..errors import ConfigError, UnknownIdError
 from ..judges.gain import InformationGain
 from ..judges.protocol import Grader, Judge
@@ -148,6 +148,8 @@ class EnvConfig:
     """The reward terms that are computed from the rounds."""
     round_terms: tuple[str, ...] = derived()
     """Those of `other_terms` that are paid in every step."""
+    unused_feedback: Feedback = derived()
+    """The feedback record of the rounds before the first feedback act."""
     zero_terms: dict[str, float] = derived()
     """The reward terms of a step that pays nothing; copy it."""
     no_retrieval: Retrieval = derived()
@@ -208,6 +210,7 @@ class EnvConfig:
             "metric_terms": tuple(name for name, term in terms.items() if term.value is None),
             "other_terms": other_terms,
             "round_terms": tuple(name for name in other_terms if not terms[name].last),
+            "unused_feedback": Feedback(feedback["level"] or "off", "", feedback["calls"]),
             "zero_terms": dict.fromkeys(terms, 0.0),
             "no_retrieval": retrieval,
             "ok_retrieval": retrieval._replace(status="ok"),

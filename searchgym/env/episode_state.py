@@ -127,7 +127,7 @@ class EpisodeState:
         self.round = self.searches = self.chars = self.invalid = 0
         self.rounds: list[RoundRecord] = []
         self.unjudged = False
-        self._allow_feedback(config.feedback_calls)
+        self.feedback_left, self._feedback = config.feedback_calls, config.unused_feedback
         self.found: set[str] = set()  # other passages never matter again
         self.answer, self.assisted = "", False
         self._act = self._record = None
@@ -320,7 +320,7 @@ class EpisodeState:
 
     def _allow_feedback(self, calls: int) -> None:
         self.feedback_left = calls
-        self._feedback = Feedback(self.config.feedback_level or "off", "", calls)
+        self._feedback = self.config.unused_feedback._replace(calls_left=calls)
 
     def _make_record(
         self,
