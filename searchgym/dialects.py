@@ -1,17 +1,20 @@
 """Dialects: how an act is written, parsed and answered. Scoring is the same in all of them.
 
-A dialect is one object: system prompt, parser, writer, renderer of observations, stop strings. It never sees
-gold data and never decides anything about the episode.
+A dialect is one object: system prompt, parser, writer, renderer of observations and stop strings. It never sees
+gold data and decides nothing about the episode.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from .errors import UnknownIdError
+from .question import PLAIN_DESCRIPTION
 from .retriever import Hit
 
 __all__ = ["DIALECTS", "Act", "Dialect", "TagsDialect", "ToolsDialect", "get_dialect"]
@@ -21,9 +24,9 @@ class Act(NamedTuple):
     """A parsed message.
 
     Attributes:
-        kind: "search", "answer", "feedback" or "invalid".
+        kind: "search", "answer", "feedback" or "invalid"; "none" in the record of an episode that was ended from outside.
         queries: the search queries (kind "search").
-        draft: the draft answer put up for feedback (kind "feedback").
+        draft: the draft answer to get feedback on (kind "feedback").
         answer: the final answer (kind "answer").
         error: why the message is invalid (kind "invalid"): one of "no_act", "several_acts", "empty_act",
             "nested_act", "too_many_queries", "unknown_tool", "malformed_call", "feedback_off",
@@ -36,13 +39,23 @@ class Act(NamedTuple):
     answer: str = ""
     error: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data, as in `info["action"]`."""
+        return {
+            "kind": self.kind,
+            "queries": list(self.queries),
+            "draft": self.draft,
+            "answer": self.answer,
+            "error": self.error,
+        }
+
 
 def _invalid(error: str) -> Act:
     return Act("invalid", error=error)
 
 
 def _without_thoughts(text: str) -> str:
-    """Drop complete think blocks. `str.find` and not a lazy regex: that is quadratic in unclosed tags."""
+    """Drop complete think blocks. Uses `str.find` because a lazy regex is quadratic in unclosed tags."""
     kept, position = [], 0
     while (start := text.find("<think>", position)) >= 0 and (end := text.find("</think>", start)) >= 0:
         kept.append(text[position:start])
@@ -54,7 +67,9 @@ def _without_thoughts(text: str) -> str:
 def _blocks(text: str, opening: re.Pattern[str]) -> list[tuple[str, str]]:
     """(name, body) of the first two `<name>body</name>` (two are already too many), in linear time.
 
-    `opening` matches an opening tag with its name as group 1. A tag that is never closed is plain text.
+    Args:
+        text: where to look. A tag that is never closed is plain text.
+        opening: matches an opening tag with its name as group 1.
     """
     blocks: list[tuple[str, str]] = []
     unclosed: set[str] = set()
@@ -72,26 +87,35 @@ def _blocks(text: str, opening: re.Pattern[str]) -> list[tuple[str, str]]:
     return blocks
 
 
+def _list_hits(hits: Sequence[Hit]) -> str:
+    """Numbered passages, each with its title in a line of its own."""
+    return "\n".join([f"[{rank}] {title}\n{text}" for rank, (_, title, text, _) in enumerate(hits, 1)])
+
+
 @runtime_checkable
 class Dialect(Protocol):
-    """One way of writing acts. `feedback` and `max_queries` say which acts the environment allows now."""
+    """One way of writing acts.
+
+    In all methods `feedback` says whether the environment offers the feedback act, and `max_queries` how many queries it
+    allows in one search act.
+    """
 
     @property
     def name(self) -> str:
-        """The name `get_dialect` finds it by."""
+        """The name that `get_dialect` takes."""
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """Generation ends after any of these: the closings of an act."""
+        """Generation ends after any of these: the closing tags of an act."""
 
     def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
-        """Instructions for a language model. Mentions feedback only when it is on."""
+        """Instructions for a language model. They mention feedback only if it is enabled."""
 
     def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
-        """Read one message. Never raises; whatever is not exactly one allowed act is "invalid"."""
+        """Parse one message. Never raises; a message that is not exactly one allowed act is "invalid"."""
 
     def write(self, act: Act, thought: str = "") -> str:
-        """The message a scripted agent sends for an act; `parse(write(act))` gives the act back."""
+        """The message that a scripted agent sends for an act; `parse(write(act))` returns the act."""
 
     def render_hits(self, hits: Sequence[Hit], max_chars: int) -> str:
         """The observation after a search, cut to `max_chars` at a passage's end or inside the last one."""
@@ -115,26 +139,39 @@ _RETRY = {
     "feedback_spent": "no more feedback is given",
     "too_long": "it was too long",
 }
-_ROLE = (
-    "You answer questions by searching an encyclopedia. Work in rounds. In each round first think, then do "
-    "exactly one act and stop. "
-)
 
 
+def _role(corpus_description: str) -> str:
+    return (
+        f"You answer questions by searching {corpus_description}. Work in rounds. In each round first think, then do "
+        "exactly one act and stop. "
+    )
+
+
+@dataclass(frozen=True)
 class TagsDialect:
     """XML-like tags, as Search-R1 writes them.
 
     Acts are looked for outside complete `<think>…</think>` blocks. Text after the act is ignored. With
-    `max_queries` > 1, the lines of a search act are its queries. There is no escape: an act cannot hold this
-    dialect's own tags (with them it is "nested_act"), which no query or answer needs.
+    `max_queries` > 1, the lines of a search act are its queries. Tags cannot be escaped: an act that contains one of this
+    dialect's own tags is a "nested_act"; no query or answer needs them.
+
+    Args:
+        corpus_description: how the system prompt names the corpus, a noun phrase.
     """
 
-    name = "tags"
-    stop_strings = ("</search>", "</answer>", "</feedback>")
+    corpus_description: str = PLAIN_DESCRIPTION
 
-    _ACT = re.compile(r"<(search|answer|feedback)>")
-    _ANY_TAG = re.compile(r"</?(?:search|answer|feedback)>")
-    _OWN_TAG = re.compile(r"<(?=/?(?:information|search|answer|feedback|think)>)")
+    name: ClassVar[str] = "tags"
+    stop_strings: ClassVar[tuple[str, ...]] = ("</search>", "</answer>", "</feedback>")
+
+    # The usual message, read in one go: at most one think block, one act, and no other tag anywhere.
+    _PLAIN: ClassVar[re.Pattern[str]] = re.compile(
+        r"[^<]*(?:<think>[^<]*</think>[^<]*)?<(search|answer|feedback)>([^<]*)</\1>[^<]*"
+    )
+    _ACT: ClassVar[re.Pattern[str]] = re.compile(r"<(search|answer|feedback)>")
+    _ANY_TAG: ClassVar[re.Pattern[str]] = re.compile(r"</?(?:search|answer|feedback)>")
+    _OWN_TAG: ClassVar[re.Pattern[str]] = re.compile(r"<(?=/?(?:information|search|answer|feedback|think)>)")
 
     def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
         queries = "your query" if max_queries == 1 else f"up to {max_queries} queries, one per line"
@@ -144,7 +181,7 @@ class TagsDialect:
             else ""
         )
         return (
-            f"{_ROLE}Write your thoughts as <think>…</think>.\n"
+            f"{_role(self.corpus_description)}Write your thoughts as <think>…</think>.\n"
             f"- <search>{queries}</search> returns passages as <information>…</information>.\n"
             f"{ask}"
             "- <answer>the answer</answer> ends the episode. Give only the answer, a few words, no sentence."
@@ -152,25 +189,31 @@ class TagsDialect:
         )
 
     def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
-        acts = _blocks(_without_thoughts(text), self._ACT)
-        if not feedback and "feedback" in [kind for kind, _ in acts]:
-            return _invalid("feedback_off")
-        if not acts:
-            return _invalid("no_act")
-        if len(acts) > 1:
-            return _invalid("several_acts")
-        kind, body = acts[0]
+        plain = self._PLAIN.fullmatch(text)
+        if plain is not None:
+            kind, body = plain.groups()
+            if kind == "feedback" and not feedback:
+                return _invalid("feedback_off")
+        else:
+            acts = _blocks(_without_thoughts(text), self._ACT)
+            if not feedback and "feedback" in [kind for kind, _ in acts]:
+                return _invalid("feedback_off")
+            if not acts:
+                return _invalid("no_act")
+            if len(acts) > 1:
+                return _invalid("several_acts")
+            kind, body = acts[0]
+            if self._ANY_TAG.search(body):
+                return _invalid("nested_act")
         body = body.strip()
         if not body:
             return _invalid("empty_act")
-        if "<" in body and self._ANY_TAG.search(body):
-            return _invalid("nested_act")
         if kind == "answer":
-            return Act("answer", answer=body)
+            return Act("answer", (), "", body)
         if kind == "feedback":
-            return Act("feedback", draft=body)
+            return Act("feedback", (), body)
         if max_queries == 1:
-            return Act("search", queries=(body,))
+            return Act("search", (body,))
         queries = tuple(line.strip() for line in body.splitlines() if line.strip())
         return Act("search", queries=queries) if len(queries) <= max_queries else _invalid("too_many_queries")
 
@@ -182,8 +225,7 @@ class TagsDialect:
     def render_hits(self, hits: Sequence[Hit], max_chars: int) -> str:
         if not hits:
             return "<information>\nNothing was found.\n</information>"
-        block = "\n".join([f"[{rank}] {hit.title}\n{hit.text}" for rank, hit in enumerate(hits, 1)])
-        return f"<information>\n{self._quote(block)[:max_chars]}\n</information>"
+        return f"<information>\n{self._quote(_list_hits(hits))[:max_chars]}\n</information>"
 
     def render_feedback(self, text: str) -> str:
         return f"<information>\n{self._quote(text)}\n</information>"
@@ -197,20 +239,26 @@ class TagsDialect:
         return self._OWN_TAG.sub("< ", text) if "<" in text else text
 
 
+@dataclass(frozen=True)
 class ToolsDialect:
     """Hermes tool calls, the format of Qwen's chat template.
 
     One `<tool_call>{"name": …, "arguments": {…}}</tool_call>` per message, outside complete think blocks.
     `search` takes {"query": string}, or a list of strings under "query" when `max_queries` > 1.
+
+    Args:
+        corpus_description: how the system prompt and the search tool name the corpus, a noun phrase.
     """
 
-    name = "tools"
-    stop_strings = ("</tool_call>",)
-    response = ("<tool_response>\n", "\n</tool_response>")
-    """What stands around every observation."""
+    corpus_description: str = PLAIN_DESCRIPTION
 
-    _CALL = re.compile(r"<(tool_call)>")
-    _OWN_TAG = re.compile(r"<(?=/?(?:tool_response|tool_call|tools|think)>)")
+    name: ClassVar[str] = "tools"
+    stop_strings: ClassVar[tuple[str, ...]] = ("</tool_call>",)
+    response: ClassVar[tuple[str, str]] = ("<tool_response>\n", "\n</tool_response>")
+    """The text around every observation."""
+
+    _CALL: ClassVar[re.Pattern[str]] = re.compile(r"<(tool_call)>")
+    _OWN_TAG: ClassVar[re.Pattern[str]] = re.compile(r"<(?=/?(?:tool_response|tool_call|tools|think)>)")
     _ARGUMENT: ClassVar[dict[str, str]] = {"search": "query", "answer": "answer", "feedback": "draft"}
 
     def tools(self, *, feedback: bool, max_queries: int) -> list[dict[str, Any]]:
@@ -219,7 +267,7 @@ class ToolsDialect:
         if max_queries > 1:
             query = {"type": "array", "items": query, "maxItems": max_queries}
         described = {
-            "search": ("Search the encyclopedia for passages.", query),
+            "search": (f"Search {_the(self.corpus_description)} for passages.", query),
             "answer": (
                 "Give the final answer and end.",
                 {"type": "string", "description": "only the answer, a few words"},
@@ -248,13 +296,13 @@ class ToolsDialect:
 
     def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
         return (
-            f"{_ROLE}Each act is one tool call. Ask about one fact at a time, do not repeat a query, and "
+            f"{_role(self.corpus_description)}Each act is one tool call. Ask about one fact at a time, do not repeat a query, and "
             "rephrase a query that found nothing. End with the answer tool."
             + self.tool_section(feedback=feedback, max_queries=max_queries)
         )
 
     def tool_section(self, *, feedback: bool, max_queries: int) -> str:
-        """The part of `system_prompt` that a chat template with tools of its own writes itself."""
+        """The part of `system_prompt` that chat templates with native tools write themselves."""
         tools = "\n".join(json.dumps(t) for t in self.tools(feedback=feedback, max_queries=max_queries))
         return (
             f"\n\n# Tools\n\n<tools>\n{tools}\n</tools>\n\n"
@@ -304,8 +352,7 @@ class ToolsDialect:
         return f"{think}<tool_call>\n{call}\n</tool_call>"
 
     def render_hits(self, hits: Sequence[Hit], max_chars: int) -> str:
-        block = "\n".join([f"[{rank}] {hit.title}\n{hit.text}" for rank, hit in enumerate(hits, 1)])
-        return self._answer(self._quote(block)[:max_chars] if hits else "Nothing was found.")
+        return self._answer(self._quote(_list_hits(hits))[:max_chars] if hits else "Nothing was found.")
 
     def render_feedback(self, text: str) -> str:
         return self._answer(self._quote(text))
@@ -324,12 +371,31 @@ class ToolsDialect:
         return self._OWN_TAG.sub("< ", text) if "<" in text else text
 
 
-DIALECTS: dict[str, Dialect] = {"tags": TagsDialect(), "tools": ToolsDialect()}
-"""The dialects by name, as `gym.make(..., dialect=…)` takes them."""
+def _the(noun_phrase: str) -> str:
+    """The definite form of a noun phrase: "an encyclopedia" becomes "the encyclopedia"."""
+    article, _, noun = noun_phrase.partition(" ")
+    return f"the {noun}" if article.lower() in ("a", "an") else noun_phrase
 
 
-def get_dialect(name: str) -> Dialect:
-    """The dialect of that name; raises `UnknownIdError`."""
+DIALECTS: dict[str, Callable[[str], Dialect]] = {"tags": TagsDialect, "tools": ToolsDialect}
+"""The dialects by name, as `gym.make(..., dialect=…)` takes them; each is called with a description of the corpus."""
+
+
+@lru_cache(maxsize=256)
+def _open_dialect(name: str, corpus_description: str) -> Dialect:
+    return DIALECTS[name](corpus_description)
+
+
+def get_dialect(name: str, corpus_description: str = PLAIN_DESCRIPTION) -> Dialect:
+    """A dialect by name.
+
+    Args:
+        name: "tags" or "tools".
+        corpus_description: how the system prompt names the corpus, a noun phrase.
+
+    Raises:
+        UnknownIdError: an unknown dialect.
+    """
     if not isinstance(name, str) or name not in DIALECTS:
         raise UnknownIdError("dialect", name, DIALECTS)
-    return DIALECTS[name]
+    return _open_dialect(name, corpus_description)

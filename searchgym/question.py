@@ -9,7 +9,19 @@ from typing import Any, Protocol, runtime_checkable
 
 from .errors import UnknownIdError
 
-__all__ = ["Corpus", "Hop", "Passage", "Question", "find_passage"]
+__all__ = [
+    "PLAIN_DESCRIPTION",
+    "Corpus",
+    "Hop",
+    "Passage",
+    "Question",
+    "describe_corpus",
+    "find_passage",
+    "gold_record",
+]
+
+PLAIN_DESCRIPTION = "a collection of texts"
+"""How the system prompt names a corpus that does not describe itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +60,11 @@ class Question:
         text: the question as the agent sees it.
         answers: accepted answers, the canonical one first, then aliases. Never empty.
         split: "train", "dev" or "test".
-        type: e.g. "chain", "comparison", "intersection", "obscured", or whatever a data set calls it.
+        type: e.g. "chain", "comparison", "intersection", "obscured", or the data set's own name for it.
         hops: number of passages needed in sequence; 0 when unknown.
         supporting_ids: gold passages, in the order of the derivation; empty when unknown.
         chain: the gold derivation, one `Hop` each; empty when unknown.
-        metadata: whatever else the data set says; JSON values only.
+        metadata: further fields of the data set; JSON values only.
     """
 
     id: str
@@ -72,6 +84,9 @@ class Corpus(Protocol):
 
     A factory registered under the entry-point group `searchgym.corpora` returns one of these. Passages are
     ordered by id, so that position order is id order (ties in retrieval are broken by it).
+
+    A corpus may also have a string attribute `description`, a noun phrase such as "an encyclopedia", which the system
+    prompt uses; see `describe_corpus`.
     """
 
     name: str
@@ -84,7 +99,7 @@ class Corpus(Protocol):
         """All passages, ordered by id. Random access; may be read from disk on demand."""
 
     def questions(self, split: str) -> Sequence[Question]:
-        """The questions of one split, in a fixed order; raises `UnknownIdError` for a split there is not."""
+        """The questions of one split, in a fixed order; raises `UnknownIdError` for an unknown split."""
 
     def question(self, task_id: str) -> Question:
         """One question of any split; raises `UnknownIdError`."""
@@ -94,8 +109,34 @@ class Corpus(Protocol):
         """The splits that have questions."""
 
 
+def describe_corpus(corpus: Corpus) -> str:
+    """The noun phrase by which the system prompt names a corpus: its own `description`, or a neutral one."""
+    return str(getattr(corpus, "description", "") or PLAIN_DESCRIPTION)
+
+
+def gold_record(question: Question) -> dict[str, Any]:
+    """The value of `info["gold"]` and `Episode.gold`: a fresh JSON value."""
+    return {
+        "answers": list(question.answers),
+        "supporting_ids": list(question.supporting_ids),
+        "chain": [
+            {
+                "query": hop.query,
+                "relation": hop.relation,
+                "passage_ids": list(hop.passage_ids),
+                "bridge": hop.bridge,
+            }
+            for hop in question.chain
+        ],
+    }
+
+
 def find_passage(corpus: Corpus, passage_id: str) -> Passage:
     """A passage by its id, by bisection (passages are ordered by id).
+
+    Args:
+        corpus: where to look.
+        passage_id: the id.
 
     Raises:
         UnknownIdError: no passage has the id.

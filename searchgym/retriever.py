@@ -22,7 +22,7 @@ class Hit(NamedTuple):
 
 
 SearchResult = list[Hit] | RetrievalError
-"""What one query got: hits, best first, or the failure that kept it from an answer."""
+"""The result of one query: hits, best first, or the failure."""
 
 
 @runtime_checkable
@@ -50,59 +50,68 @@ class Retriever(Protocol):
 
         Raises:
             ConfigError: k < 1.
-            RetrievalError: the whole batch failed. Nothing else may escape for infrastructure reasons.
+            RetrievalError: the whole batch failed. An infrastructure failure raises no other exception.
         """
 
 
 class CachedRetriever:
     """An LRU cache on (query, k). Transparent: same name, same hash, same results.
 
-    Failures are never cached. `hits` and `misses` count queries. Threads may share one; there is no lock, which
+    Failures are never cached. `hits` and `misses` count queries. Threads may share one cache; it has no lock, which
     a forked worker could inherit held.
 
     Args:
-        retriever: what answers a query that is not cached.
+        retriever: answers the queries that are not cached.
         size: passages kept, so `size // k` queries (about a kilobyte each).
     """
 
     def __init__(self, retriever: Retriever, size: int = 200_000) -> None:
         self._inner = retriever
         self._size = size
-        self._cache: OrderedDict[tuple[str, int], list[Hit]] = OrderedDict()
+        # Least recently used first. Plain tuples, because the garbage collector stops tracking those.
+        self._cache: OrderedDict[tuple[str, int], tuple[tuple[Any, ...], ...]] = OrderedDict()
         self.name = retriever.name
         self.index_hash = retriever.index_hash
         self.hits = 0
         self.misses = 0
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+        """Search a batch; see `Retriever.search`."""
         cache = self._cache
-        results: dict[str, SearchResult] = {}
+        known: dict[str, SearchResult] = {}
         missing: list[str] = []
         for query in dict.fromkeys(queries):
             found = cache.get((query, k))
             if found is None:
                 missing.append(query)
             else:
-                results[query] = found
+                known[query] = [Hit._make(fields) for fields in found]
                 with suppress(KeyError):  # another thread may have dropped it since
                     cache.move_to_end((query, k))
         self.misses += len(missing)
         self.hits += len(queries) - len(missing)
-        if missing:
-            answers = self._inner.search(missing, k)
-            if len(answers) != len(missing):
-                raise RetrievalError(
-                    f"retriever {self.name!r} gave {len(answers)} results for {len(missing)} queries"
-                )
-            for query, result in zip(missing, answers, strict=True):
-                results[query] = result
-                if not isinstance(result, RetrievalError):
-                    cache[(query, k)] = result
-            while len(cache) * k > max(self._size, k):
-                with suppress(KeyError):
-                    cache.popitem(last=False)
-        # Copies: a caller that changes its result must not change the cache.
-        return [r.copy() if isinstance(r := results[query], list) else r for query in queries]
+        answers = self._search_missing(missing, k) if missing else []
+        if len(missing) == len(queries):
+            return answers
+        known.update(zip(missing, answers, strict=True))
+        # Copies: the results of equal queries must not share a list.
+        return [r.copy() if isinstance(r := known[query], list) else r for query in queries]
 
-    def __reduce__(self) -> tuple[Any, ...]:  # what is cached is found again; a worker starts empty
+    def _search_missing(self, queries: list[str], k: int) -> list[SearchResult]:
+        """Ask the retriever, and keep what it found."""
+        cache = self._cache
+        answers = list(self._inner.search(queries, k))
+        if len(answers) != len(queries):
+            raise RetrievalError(
+                f"retriever {self.name!r} gave {len(answers)} results for {len(queries)} queries"
+            )
+        for query, result in zip(queries, answers, strict=True):
+            if not isinstance(result, RetrievalError):
+                cache[(query, k)] = tuple(map(tuple, result))
+        while len(cache) * k > max(self._size, k):
+            with suppress(KeyError):
+                cache.popitem(last=False)
+        return answers
+
+    def __reduce__(self) -> tuple[Any, ...]:  # cached results can be found again; a worker starts empty
         return (CachedRetriever, (self._inner, self._size))

@@ -18,7 +18,7 @@ from .errors import ConfigError, PluginError, UnknownIdError
 from .question import Corpus
 from .retriever import CachedRetriever, Retriever
 
-__all__ = ["Spec", "open_corpus", "open_retriever"]
+__all__ = ["ByIdentity", "Spec", "open_corpus", "open_retriever"]
 
 Spec = str | dict[str, Any]
 
@@ -107,11 +107,15 @@ def open_shared(kind: str, name: str, options: dict[str, Any], corpus: Corpus | 
     """What a registered factory of retrievers or judges gives for a corpus; the same object for the same call."""
     # Keyed by the corpus object's identity: the entry holds a reference, so the identity cannot be reused.
     canonical, stamp = _canonical(kind, name, options), _stamp(options)
-    return _open_shared(kind, name, canonical, _ByIdentity(corpus), stamp)
+    return _open_shared(kind, name, canonical, ByIdentity(corpus), stamp)
 
 
-class _ByIdentity:
-    """Makes an unhashable corpus a cache key."""
+class ByIdentity:
+    """A corpus as a cache key: corpora need not be hashable.
+
+    Args:
+        corpus: the corpus, or None.
+    """
 
     def __init__(self, corpus: Corpus | None) -> None:
         self.corpus = corpus
@@ -120,11 +124,11 @@ class _ByIdentity:
         return id(self.corpus)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and other.corpus is self.corpus
+        return isinstance(other, ByIdentity) and other.corpus is self.corpus
 
 
 @lru_cache(maxsize=16)
-def _open_shared(kind: str, name: str, options: str, key: _ByIdentity, stamp: tuple[Any, ...]) -> Any:
+def _open_shared(kind: str, name: str, options: str, key: ByIdentity, stamp: tuple[Any, ...]) -> Any:
     made = call_factory(kind, name, plugins.load(f"{kind}s", name), (key.corpus,), json.loads(options))
     return CachedRetriever(made) if kind == "retriever" and isinstance(made, Retriever) else made
 

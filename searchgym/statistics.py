@@ -2,48 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Estimate", "Interval", "bootstrap"]
+__all__ = ["Interval", "bootstrap", "percentile_interval", "resamples"]
 
 _RESAMPLES = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean with its 95 % percentile bootstrap interval over questions."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
-    """Mean of per-question values with its percentile bootstrap interval (2,000 resamples, 95 %)."""
-    array = np.asarray(values, dtype=np.float64)
-    generator = np.random.default_rng(seed)
-    # A block of resamples at a time: all at once takes gigabytes for a large split.
-    block = max(1, 1_000_000 // len(array))
-    sizes = [min(block, _RESAMPLES - done) for done in range(0, _RESAMPLES, block)]
-    draws = (array[generator.integers(len(array), size=(rows, len(array)))] for rows in sizes)
-    means = np.concatenate([drawn.mean(axis=1) for drawn in draws])
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(float(array.mean()), float(low), float(high))
+_BLOCK = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure with its 95 % bootstrap interval."""
+    """A figure with its 95 % bootstrap interval.
+
+    Attributes:
+        value: the figure.
+        low: 2.5 % quantile.
+        high: 97.5 % quantile.
+    """
 
     value: float
     low: float
     high: float
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, float]) -> Interval:
+        """Rebuild an interval from its JSON form, in which the value of a mean is called "mean".
+
+        Args:
+            data: {"mean" or "value", "low", "high"}.
+        """
+        return cls(data["mean"] if "mean" in data else data["value"], data["low"], data["high"])
+
+    def to_json(self) -> dict[str, float]:
+        """The JSON form of a mean."""
+        return {"mean": self.value, "low": self.low, "high": self.high}
+
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def resamples(size: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """The rows of 2,000 bootstrap resamples, in blocks: all at once take gigabytes for a large split.
+
+    Args:
+        size: rows to draw from, and rows per resample.
+        seed: of the generator.
+
+    Yields:
+        Row indices, [resamples of the block, size].
+    """
+    generator = np.random.default_rng(seed)
+    rows = max(1, min(_RESAMPLES, _BLOCK // size))
+    for done in range(0, _RESAMPLES, rows):
+        yield generator.integers(size, size=(min(rows, _RESAMPLES - done), size))
+
+
+def percentile_interval(value: float, resampled: NDArray[np.float64]) -> Interval:
+    """A figure with the 95 % percentile interval of its resampled values.
+
+    Args:
+        value: the figure.
+        resampled: its value in each resample.
+    """
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Interval(float(value), float(low), float(high))
+
+
+def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
+    """Mean of per-question values with its percentile bootstrap interval (2,000 resamples, 95 %).
+
+    Args:
+        values: one per question.
+        seed: of the resampling.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    means = np.concatenate([array[rows].mean(axis=1) for rows in resamples(len(array), seed)])
+    return percentile_interval(float(array.mean()), means)

@@ -20,9 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
-from searchgym.episode import Episode, Outcome, Round, Segment, StopReason
+from searchgym.dialects import Act
+from searchgym.episode import Episode, Outcome, Retrieval, Round, Segment, StopReason
 from searchgym.errors import CheckpointError, TrainingError
-from searchgym.judges.protocol import Verdict, no_verdict
+from searchgym.retriever import Hit
+from searchgym.verdict import Verdict
 
 from .algorithm import Algorithm
 from .batch import Batch, micro_batches, pack
@@ -293,48 +295,35 @@ def _play_round(segment: Segment, policy: TabularPolicy, index: int, rng: np.ran
 
 
 def _make_round(uid: str, index: int, final: bool, reward: float) -> Round:
-    hit = {
-        "id": f"p{index}",
-        "title": f"title {index}",
-        "text": "text",
-        "score": 1.0,
-        "rank": 0,
-        "query_index": 0,
-    }
-    return Round(
-        uid=uid,
-        anchor=f"anchor {index}",
+    hit = Hit(f"p{index}", f"title {index}", "text", 1.0)
+    made = Round(
         text="text",
-        action={
-            "kind": "answer" if final else "search",
-            "queries": [] if final else [f"query {index}"],
-            "draft": "",
-            "answer": "yes" if final else None,
-            "error": None,
-        },
-        hits=[] if final else [hit],
-        retrieval={"status": "none" if final else "ok", "backend": "synthetic", "index_hash": ""},
+        action=Act("answer", answer="yes") if final else Act("search", (f"query {index}",)),
+        results=[] if final else [[hit]],
         observation="" if final else "text",
+        round=index + 1,
+        retrieval=Retrieval("none" if final else "ok", "synthetic"),
         reward=reward if final else 0.0,
         reward_terms={"em": reward} if final else {},
-        judge=no_verdict("off"),
-        feedback={},
+        uid=uid,
         policy_version=0,
         temperature=1.0,
         top_p=1.0,
     )
+    made.anchor = f"anchor {index}"
+    return made
 
 
 def _judge(episode: Episode, rng: np.random.Generator) -> None:
     for round_ in episode.rounds:
-        if round_.action["kind"] == "search" and rng.random() < 0.2:
-            round_.action.update(kind="feedback", queries=[], draft="no")
-            round_.hits, round_.retrieval["status"] = [], "none"
+        if round_.action.kind == "search" and rng.random() < 0.2:
+            round_.action = Act("feedback", draft="no")
+            round_.results, round_.retrieval = [], round_.retrieval._replace(status="none")
             episode.outcome.assisted = True
             episode.outcome.searches -= 1
         else:
             utility, reasoning = rng.integers(2, size=2).tolist()
-            round_.judge = Verdict.ok(utility, reasoning, "synthetic").to_info()
+            round_.judge = Verdict.ok(utility, reasoning, "synthetic")
 
 
 def _observe(episode: Episode, rng: np.random.Generator) -> None:

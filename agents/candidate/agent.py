@@ -16,7 +16,7 @@ The shipped demonstration is `SearchQA-Terse-v0` with chains of 1-3 hops; see do
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from searchgym.agent import Turn
+from searchgym.dialects import Act
 from searchgym.episode import Episode, Segment
 from searchgym.errors import CheckpointError, ConfigError
 
@@ -54,10 +55,10 @@ class _State:
     observations: tuple[str, ...] = ()
     heard: tuple[tuple[str, str], ...] = ()
 
-    def after(self, action: Mapping[str, Any], observation: str) -> _State:
-        if action["kind"] == "feedback":
-            return replace(self, heard=(*self.heard, (action["draft"], observation)))
-        queries = (*self.queries, *action["queries"])
+    def after(self, action: Act, observation: str) -> _State:
+        if action.kind == "feedback":
+            return replace(self, heard=(*self.heard, (action.draft, observation)))
+        queries = (*self.queries, *action.queries)
         return replace(self, queries=queries, observations=(*self.observations, observation))
 
     def choice(self) -> Choice:
@@ -130,7 +131,7 @@ class CandidateAgent(Policy):
             if state is None:
                 self._states[slot] = _State(observation, self.agent_context.feedback_calls)
             else:
-                self._states[slot] = state.after(info["action"], observation)
+                self._states[slot] = state.after(Act(**info["action"]), observation)
         choices = [self._states[slot].choice() for slot in slots]
         logprobs_BC = self._logprobs(choices)[0]
         if self.greedy:
@@ -191,10 +192,8 @@ class CandidateAgent(Policy):
         segment, state = Segment(), _start(episode)
         for index, round_ in enumerate(episode.rounds):
             choice, action = state.choice(), round_.action
-            kind = action["kind"]
-            phrases = {"answer": [action["answer"]], "feedback": [action["draft"]]}.get(
-                kind, action["queries"]
-            )
+            kind = action.kind
+            phrases = {"answer": [action.answer], "feedback": [action.draft]}.get(kind, list(action.queries))
             if kind in KINDS[: choice.kinds] and len(phrases) == 1 and phrases[0] in choice.phrases:
                 segment.tokens.append(
                     choice.phrases.index(phrases[0]) + KINDS.index(kind) * len(choice.phrases)

@@ -77,6 +77,8 @@ class World:
         ConfigError: an argument out of range, or more questions than so small a world has.
     """
 
+    description = "an encyclopedia"
+
     def __init__(
         self,
         size: int = 5_000,

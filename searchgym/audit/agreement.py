@@ -19,12 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..statistics import Interval
+from ..statistics import Interval, percentile_interval, resamples
 
 __all__ = ["Agreement", "agreement", "cohen_kappa"]
-
-_RESAMPLES = 2_000
-_BLOCK = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +81,8 @@ def agreement(
     total = counts.sum(axis=0)
     if total.sum() == 0:
         return Agreement(0, 0, 0, 0, None, None)
-    resampled = _resample(counts, seed)
+    drawn = [counts[rows].sum(axis=1) for rows in resamples(size, seed)]
+    resampled = np.concatenate(drawn).astype(np.float64)  # confusion matrices, [resamples, 4]
     point = total[None].astype(np.float64)
     true_positive, false_positive, false_negative, true_negative = map(int, total)
     return Agreement(
@@ -95,18 +93,6 @@ def agreement(
         _interval(_accuracies(point), _accuracies(resampled)),
         _interval(_kappas(point), _kappas(resampled)),
     )
-
-
-def _resample(counts: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """Confusion matrices of resampled clusters, shape (resamples, 4)."""
-    generator = np.random.default_rng(seed)
-    size = len(counts)
-    rows = max(1, min(_RESAMPLES, _BLOCK // size))
-    drawn = []
-    for done in range(0, _RESAMPLES, rows):
-        picks = generator.integers(size, size=(min(rows, _RESAMPLES - done), size))
-        drawn.append(counts[picks].sum(axis=1))
-    return np.concatenate(drawn).astype(np.float64)
 
 
 def _accuracies(counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -129,5 +115,4 @@ def _interval(point: NDArray[np.float64], resampled: NDArray[np.float64]) -> Int
     defined = resampled[~np.isnan(resampled)]
     if np.isnan(point[0]) or not len(defined):
         return None
-    low, high = np.quantile(defined, [0.025, 0.975])
-    return Interval(float(point[0]), float(low), float(high))
+    return percentile_interval(float(point[0]), defined)

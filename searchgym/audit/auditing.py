@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..episode import Episode, Round
+from ..episode import Episode, RoundRecord
 from ..errors import ConfigError
 from ..judges.protocol import Judge, Trace, Verdict, check_judge, open_judge, traces_of
 from ..question import Corpus
@@ -108,7 +108,7 @@ class AuditResult:
         for episode, judged, known in zip(episodes, self.verdicts, self.reference_verdicts, strict=True):
             for round_, verdict, truth in zip(episode.rounds, judged, known, strict=True):
                 if verdict is not None and truth is not None:
-                    round_.judge = verdict.to_info()
+                    round_.judge = verdict.without_cost()
                     round_.extra["reference_judge"] = {"name": self.reference, **truth.to_info()}
 
 
@@ -176,7 +176,7 @@ def audit(
         _Pair(
             task_id=episodes[index].task_id,
             type=str(episodes[index].extra.get("type", "unknown")),
-            act=episodes[index].rounds[position].action["kind"],
+            act=episodes[index].rounds[position].action.kind,
             successful=episodes[index].outcome.em == 1.0,
             judged=_labels(verdict, threshold),
             known=_labels(truth, 0.5),
@@ -251,17 +251,15 @@ def _judge(
     return verdicts, Latency(batch_size, float(median), float(p99), len(traces) / total)
 
 
-def _is_judged(round_: Round, recorded: bool) -> bool:
+def _is_judged(round_: RoundRecord, recorded: bool) -> bool:
     if recorded:
-        return round_.judge["status"] in ("ok", "error")
-    return round_.action["kind"] in _JUDGED and round_.retrieval.get("status") != "error"
+        return round_.judge.status in ("ok", "error")
+    return round_.action.kind in _JUDGED and round_.retrieval.status != "error"
 
 
-def _recorded(round_: Round) -> Verdict:
+def _recorded(round_: RoundRecord) -> Verdict:
     judge = round_.judge
-    if judge["status"] == "ok":
-        return Verdict.ok(judge["utility"], judge["reasoning"], judge["reason"])
-    return Verdict.error(judge["reason"] or "recorded as an error")
+    return judge if judge.status == "ok" else Verdict.error(judge.reason or "recorded as an error")
 
 
 def _reasons(verdicts: Sequence[Verdict]) -> dict[str, int]:

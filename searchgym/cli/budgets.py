@@ -33,13 +33,13 @@ def curve_table(curve: BudgetCurve, title: str) -> Table:
         em, spent = point.result.metrics["em"], point.result.metrics
         cells = [
             str(point.budget),
-            f"{em.mean:.3f}",
+            f"{em.value:.3f}",
             f"{em.low:.3f} – {em.high:.3f}",
-            f"{spent['searches'].mean:.2f}",
+            f"{spent['searches'].value:.2f}",
         ]
         if with_tokens:
             cells.append("–" if point.tokens is None else f"{point.tokens:.1f}")
-        table.add_row(*cells, f"{spent['rounds'].mean:.2f}", f"{point.on_budget:.1%}")
+        table.add_row(*cells, f"{spent['rounds'].value:.2f}", f"{point.on_budget:.1%}")
     return table
 
 

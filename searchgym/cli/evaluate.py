@@ -41,10 +41,10 @@ def result_table(result: EvalResult, title: str) -> Table:
     table.add_column("mean", justify="right")
     table.add_column("95 % interval", justify="right")
     for name, value in result.metrics.items():
-        table.add_row(name, f"{value.mean:.3f}", f"{value.low:.3f} – {value.high:.3f}")
+        table.add_row(name, f"{value.value:.3f}", f"{value.low:.3f} – {value.high:.3f}")
     table.add_section()
     for name, value in result.by_group.items():
-        table.add_row(f"em, {name} hops", f"{value.mean:.3f}", f"{value.low:.3f} – {value.high:.3f}")
+        table.add_row(f"em, {name} hops", f"{value.value:.3f}", f"{value.low:.3f} – {value.high:.3f}")
     return table
 
 

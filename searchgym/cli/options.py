@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ..env.setup import check_names
+from ..env.config import check_names
 from ..errors import ConfigError, UnknownIdError
 from ..specs import Spec
 

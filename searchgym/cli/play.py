@@ -67,7 +67,7 @@ def play(
     console.print(Panel(shown(observation), title=f"question {info['task_id']}", border_style="cyan"))
     console.print(_HELP)
     while True:
-        budget = env.game.budget()
+        budget = env.episode.budget()
         searches = "" if budget["searches"] < 0 else f", {budget['searches']} searches"
         console.print(f"[dim]{budget['rounds']} rounds{searches} left[/]", end=" ")
         line = _read_line(console)
@@ -83,7 +83,7 @@ def play(
             break
         console.print(Panel(shown(observation), border_style="green"))
     outcome = info["outcome"]
-    gold = env.game.question
+    gold = env.episode.question
     console.print(
         Panel(
             f"your answer: {shown(outcome['answer']) or '(none)'}\n"

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, ConformanceError
-from ..judges.protocol import Grade, Grader, Judge, Trace, Verdict
+from ..judges.protocol import Grader, Judge, Trace
 from ..question import Question
+from ..verdict import Grade, Verdict
 from .promise import require
 from .traces import GOLD, HALF, HUGE, PLAIN, continuations, odd_traces, ordinary_traces, prefixes
 
@@ -235,9 +236,7 @@ def _shown(result: Verdict | Grade) -> str:
 
 
 def _about(trace: Trace) -> str:
-    return (
-        f"for round {len(trace.rounds)} of question {trace.question.id!r} ({trace.rounds[-1].action['kind']})"
-    )
+    return f"for round {len(trace.rounds)} of question {trace.question.id!r} ({trace.rounds[-1].action.kind})"
 
 
 def _short(text: str) -> str:

@@ -1,12 +1,14 @@
-"""Rounds to try a judge on: ordinary ones, and ones that no judge likes. No corpus is needed."""
+"""Rounds to try a judge on: ordinary and odd ones. They need no corpus."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from ..judges.protocol import Trace, TraceRound
+from ..dialects import Act
+from ..episode import RoundRecord
+from ..judges.protocol import Trace
 from ..question import Hop, Question
+from ..retriever import Hit
 
 __all__ = ["GOLD", "HALF", "HUGE", "PLAIN", "continuations", "odd_traces", "ordinary_traces", "prefixes"]
 
@@ -44,7 +46,7 @@ def ordinary_traces() -> list[Trace]:
     ]
 
 
-def continuations() -> tuple[TraceRound, tuple[TraceRound, ...], tuple[TraceRound, ...]]:
+def continuations() -> tuple[RoundRecord, tuple[RoundRecord, ...], tuple[RoundRecord, ...]]:
     """A round, and two ways in which an episode went on after it."""
     shared = _search("Anna Reed employer", "p0", "p1")
     return (
@@ -84,37 +86,30 @@ def odd_traces() -> dict[str, Trace]:
     }
 
 
-def prefixes(question: Question, rounds: tuple[TraceRound, ...]) -> list[Trace]:
+def prefixes(question: Question, rounds: tuple[RoundRecord, ...]) -> list[Trace]:
     """One trace per round of an episode."""
     return [Trace(question, rounds[: i + 1]) for i in range(len(rounds))]
 
 
-def _search(query: str, *ids: str, text: str = "") -> TraceRound:
+def _search(query: str, *ids: str, text: str = "") -> RoundRecord:
     """A search whose hits carry `text` in place of their own, if it is given."""
     return _round(f"<think>Next.</think><search>{query}</search>", _act("search", queries=[query]), ids, text)
 
 
-def _answer(text: str) -> TraceRound:
+def _answer(text: str) -> RoundRecord:
     return _round(f"<think>Done.</think><answer>{text}</answer>", _act("answer", answer=text))
 
 
-def _round(
-    message: str, action: dict[str, Any], ids: Sequence[str] = (), text: str = "", seen: str = ""
-) -> TraceRound:
+def _round(message: str, action: Act, ids: Sequence[str] = (), text: str = "", seen: str = "") -> RoundRecord:
     hits = [
-        {
-            "id": id,
-            "title": _PASSAGES[id][0],
-            "text": text or _PASSAGES[id][1],
-            "score": 4.0 - rank,
-            "rank": rank,
-            "query_index": 0,
-        }
-        for rank, id in enumerate(ids, 1)
+        Hit(id_, _PASSAGES[id_][0], text or _PASSAGES[id_][1], 4.0 - rank) for rank, id_ in enumerate(ids, 1)
     ]
-    shown = "\n".join(f"[{hit['rank']}] {hit['title']}: {hit['text']}" for hit in hits)
-    return TraceRound(message, action, hits, f"<information>{shown}</information>" if hits else seen)
+    shown = "\n".join(f"[{rank}] {hit.title}: {hit.text}" for rank, hit in enumerate(hits, 1))
+    observation = f"<information>{shown}</information>" if hits else seen
+    return RoundRecord(message, action, [hits] if action.queries else [], observation)
 
 
-def _act(kind: str, **values: Any) -> dict[str, Any]:
-    return {"kind": kind, "queries": [], "draft": "", "answer": "", "error": "", **values}
+def _act(
+    kind: str, *, queries: Sequence[str] = (), draft: str = "", answer: str = "", error: str = ""
+) -> Act:
+    return Act(kind, tuple(queries), draft, answer, error)

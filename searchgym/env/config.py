@@ -1,88 +1,226 @@
-"""Everything about an environment that does not change between episodes, checked once."""
+"""The arguments of an environment, declared once: type, default, help text and what each one is for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
 from functools import cached_property
 from math import isfinite
 from typing import Any
 
 from ..checks import check_count
 from ..dialects import Dialect, get_dialect
+from ..episode import Feedback, Retrieval
 from ..errors import ConfigError, UnknownIdError
 from ..judges.gain import InformationGain
 from ..judges.protocol import Grader, Judge
-from ..question import Corpus, Question
+from ..question import Corpus, Question, describe_corpus
 from ..retriever import Retriever
 from .feedback import check_level
 from .rewards import REWARD_TERMS
 
-__all__ = [
-    "JUDGE_WHEN",
-    "EnvConfig",
-]
+__all__ = ["ARGUMENTS", "JUDGE_WHEN", "EnvConfig", "argument_table", "check_names", "env_fingerprint"]
 
 JUDGE_WHEN = ("step", "end", "success", "unequal", "unequal-success")
-"""When rounds are judged: each in its step; or after the episodes: all, those answered right, those in groups of
-unequal rewards, those answered right in such groups."""
+"""When rounds are judged: in their own step; or after the episodes: all rounds, those of episodes answered correctly,
+those of groups with unequal rewards, and those of episodes answered correctly in such groups."""
+
+Comparable = bool | Callable[["EnvConfig"], dict[str, Any]]
+
+
+def argument(default: Any, text: str, *, comparable: Comparable = False, training_only: bool = False) -> Any:
+    """A field of `EnvConfig` that is an argument of the environment.
+
+    Args:
+        default: its default, a JSON value.
+        text: its meaning, for the reference (Markdown).
+        comparable: True if the value must match for two episodes to be comparable; or a function that gives the entries
+            of `Episode.env`.
+        training_only: evaluations use the default instead.
+    """
+    metadata = {"text": text, "comparable": comparable, "training_only": training_only}
+    return field(default=default, metadata=metadata)
+
+
+def derived() -> Any:
+    """A field of `EnvConfig` that follows from the arguments."""
+    return field(init=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """The arguments of an environment, opened; see `SearchEnv` for the meaning of each.
+    """The arguments of an environment, checked, with corpus, retriever and judge opened.
+
+    `make_env_config` makes one from JSON values. docs/environment.md lists the arguments; each is declared here and nowhere
+    else. `dataclasses.replace` gives a changed copy that shares what is open.
 
     Raises:
         ConfigError: an argument that cannot be used.
     """
 
-    corpus: Corpus
-    retriever: Retriever
-    split: str = "train"
-    types: tuple[str, ...] | None = None
-    hops: tuple[int, ...] | None = None
-    dialect_name: str = "tags"
-    top_k: int = 3
-    max_rounds: int = 8
-    max_searches: int | None = None
-    max_chars: int | None = 200_000
-    max_action_chars: int = 16_384
-    max_observation_chars: int = 16_384
-    max_queries: int = 1
-    reward: dict[str, float] = field(default_factory=lambda: {"em": 1.0})
-    judge: Judge | None = None
+    corpus: Corpus = argument(
+        "country",
+        "registered name (a generated world, or `hub` with options), directory with `passages.jsonl`, "
+        'or `{"name": …, **options}`',
+        comparable=lambda c: {"corpus": c.corpus.name, "corpus_hash": c.corpus.hash},
+    )
+    corpus_description: str = argument(
+        None,
+        'how the system prompt names the corpus, e.g. `"English Wikipedia"`; `None`: the corpus\'s own description',
+        comparable=True,
+    )
+    retriever: Retriever = argument(
+        "bm25",
+        'registered name, or `{"name": …, **options}`; see [retrievers.md](retrievers.md)',
+        comparable=lambda c: {"retriever": c.retriever.name, "index_hash": c.retriever.index_hash},
+    )
+    split: str = argument("train", "which questions `reset` draws from: `train`, `dev` or `test`")
+    types: tuple[str, ...] | None = argument(
+        None, 'only questions of these types, e.g. `["chain", "comparison"]`'
+    )
+    hops: tuple[int, ...] | None = argument(None, "only questions with these numbers of hops, e.g. `[2, 3]`")
+    dialect: Dialect = argument("tags", "`tags` or `tools`", comparable=lambda c: {"dialect": c.dialect.name})
+    top_k: int = argument(3, "passages per query", comparable=True)
+    max_rounds: int = argument(8, "rounds of an episode; the last one can still answer", comparable=True)
+    max_searches: int | None = argument(
+        None, "queries of an episode; `None`: no limit; `0`: closed book", comparable=True
+    )
+    max_chars: int | None = argument(
+        200_000, "characters of all actions and observations together; `None`: no limit", comparable=True
+    )
+    max_action_chars: int = argument(16_384, "a longer message is an invalid round", comparable=True)
+    max_observation_chars: int = argument(16_384, "a longer search result is cut", comparable=True)
+    max_queries: int = argument(1, "queries allowed in one search act", comparable=True)
+    reward: dict[str, float] = argument(
+        "em",
+        'a [reward term](rewards.md), or weights such as `{"em": 1.0, "recall": 0.2}`',
+        comparable=lambda c: {"reward": dict(c.reward)},
+        training_only=True,
+    )
+    judge: Judge | None = argument(
+        None,
+        'a [judge](judges.md) of rounds: a name, or `{"name": …, **options}`',
+        comparable=lambda c: {"judge": "off" if c.judge is None else c.judge_spec},
+        training_only=True,
+    )
+    judge_when: str = argument(
+        "step",
+        "`step`, or after the episodes: `end`, `success`, `unequal`, `unequal-success`",
+        comparable=True,
+        training_only=True,
+    )
+    feedback: dict[str, Any] | None = argument(
+        None,
+        '`{"level": …, "calls": n}` enables [the feedback act](#the-feedback-act)',
+        comparable=lambda c: {"feedback": c.feedback_level or "off", "feedback_calls": c.feedback_calls},
+        training_only=True,
+    )
+    reveal_gold: bool = argument(
+        False, 'adds `info["gold"]`: for controls and analysis, never for agents under test'
+    )
+    record: str | None = argument(
+        None, "path of a [tape](tapes.md) to which every retrieval and judge call is written"
+    )
+    replay: str | None = argument(
+        None, "path of a tape that answers these calls; neither index nor judge is opened"
+    )
     judge_spec: Any = None
-    judge_when: str = "step"
-    feedback_level: str | None = None
-    feedback_calls: int = 0
-    reveal_gold: bool = False
+    """The judge as a JSON value, as far as there is one."""
+
+    # Derived from the arguments once, because every step reads them.
+    has_feedback: bool = derived()
+    """Whether the feedback act is enabled."""
+    feedback_level: str | None = derived()
+    """The level of the feedback; None without the act."""
+    feedback_calls: int = derived()
+    """Feedback acts per episode."""
+    judges_steps: bool = derived()
+    """Whether each round is judged in its own step."""
+    grades: bool = derived()
+    """Whether answers are graded by the judge."""
+    keeps_trace: bool = derived()
+    """Whether an episode remembers its rounds: for the judge, or for a reward term."""
+    verdict_pays: bool = derived()
+    """Whether the judge's verdict is part of the reward."""
+    metric_terms: tuple[str, ...] = derived()
+    """The reward terms that are a metric of the outcome."""
+    other_terms: tuple[str, ...] = derived()
+    """The reward terms that are computed from the rounds."""
+    round_terms: tuple[str, ...] = derived()
+    """Those of `other_terms` that are paid in every step."""
+    unused_feedback: Feedback = derived()
+    """The feedback record of the rounds before the first feedback act."""
+    zero_terms: dict[str, float] = derived()
+    """The reward terms of a step that pays nothing; copy it."""
+    no_retrieval: Retrieval = derived()
+    """The retrieval record of a round that did not search."""
+    ok_retrieval: Retrieval = derived()
+    """The retrieval record of a search that was answered."""
+    failed_retrieval: Retrieval = derived()
+    """The retrieval record of a search that failed."""
 
     def __post_init__(self) -> None:
-        get_dialect(self.dialect_name)
+        set_field = object.__setattr__
+        description: Any = self.corpus_description
+        if description is None:
+            description = describe_corpus(self.corpus)
+        if not isinstance(description, str) or not description.strip():
+            raise ConfigError(
+                f'corpus_description is {description!r}: give a noun phrase such as "English Wikipedia"'
+            )
+        set_field(self, "corpus_description", description)
+        dialect: Any = self.dialect
+        name = dialect.name if isinstance(dialect, Dialect) else dialect
+        set_field(self, "dialect", get_dialect(name, description))
+        if self.types is not None:
+            set_field(self, "types", _list_of("types", self.types, str))
+        if self.hops is not None:
+            set_field(self, "hops", _list_of("hops", self.hops, int))
         for name in ("top_k", "max_rounds", "max_action_chars", "max_observation_chars", "max_queries"):
             check_count(name, getattr(self, name), 1)
         for name, least in (("max_searches", 0), ("max_chars", 1)):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), least)
-        if not isinstance(self.reward, dict) or not self.reward:
-            raise ConfigError(f"reward is {self.reward!r}: give a term, or weights like {{'em': 1.0}}")
+        set_field(self, "reward", _weights(self.reward))
         if not isinstance(self.reveal_gold, bool):
             raise ConfigError(f"reveal_gold is {self.reveal_gold!r}: give True or False")
-        for term, weight in self.reward.items():
-            if term not in REWARD_TERMS:
-                raise UnknownIdError("reward term", term, REWARD_TERMS)
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight):
-                raise ConfigError(f"the weight of reward term {term!r} is {weight!r}: give a finite number")
         if self.judge_when not in JUDGE_WHEN:
             raise UnknownIdError("judge_when", self.judge_when, JUDGE_WHEN)
         for term in self.reward:
             self._check_needs(term)
-        if self.feedback_level is not None:
-            check_level(self.feedback_level)
-            check_count("feedback calls", self.feedback_calls, 1)
+        if self.feedback is not None:
+            set_field(self, "feedback", _feedback(self.feedback))
+        self._derive()
         self.tasks(self.split)
 
+    def _derive(self) -> None:
+        feedback = self.feedback or {"level": None, "calls": 0}
+        terms = {name: REWARD_TERMS[name] for name in self.reward}
+        judges_steps = self.judge is not None and self.judge_when == "step"
+        other_terms = tuple(name for name, term in terms.items() if term.value is not None)
+        retrieval = Retrieval("none", self.retriever.name, self.retriever.index_hash)
+        values = {
+            "has_feedback": self.feedback is not None,
+            "feedback_level": feedback["level"],
+            "feedback_calls": feedback["calls"],
+            "judges_steps": judges_steps,
+            "grades": any(term.needs_grade for term in terms.values()),
+            "keeps_trace": judges_steps or any(term.needs_trace for term in terms.values()),
+            "verdict_pays": any(term.needs_verdict for term in terms.values()),
+            "metric_terms": tuple(name for name, term in terms.items() if term.value is None),
+            "other_terms": other_terms,
+            "round_terms": tuple(name for name in other_terms if not terms[name].last),
+            "unused_feedback": Feedback(feedback["level"] or "off", "", feedback["calls"]),
+            "zero_terms": dict.fromkeys(terms, 0.0),
+            "no_retrieval": retrieval,
+            "ok_retrieval": retrieval._replace(status="ok"),
+            "failed_retrieval": retrieval._replace(status="error"),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
     def _check_needs(self, term: str) -> None:
-        """Refuse a reward term whose judge is missing, late or no grader."""
+        """Refuse a reward term whose judge is missing, runs too late or does not grade."""
         needs = REWARD_TERMS[term]
         if needs.needs_verdict and self.judge is None:
             raise ConfigError(f'reward term {term!r} needs a judge: give judge="oracle", or another one')
@@ -95,51 +233,6 @@ class EnvConfig:
             have = "there is no judge" if self.judge is None else f"judge {self.judge.name!r} does not"
             raise ConfigError(f'reward term {term!r} needs a judge that grades answers, e.g. "llm"; {have}')
 
-    @property
-    def dialect(self) -> Dialect:
-        """The dialect object (kept out of the fields, so that rules pickle)."""
-        return get_dialect(self.dialect_name)
-
-    @property
-    def feedback(self) -> bool:
-        """Whether the feedback act exists."""
-        return self.feedback_level is not None
-
-    @cached_property
-    def judges_steps(self) -> bool:
-        """Whether each round is judged in its step."""
-        return self.judge is not None and self.judge_when == "step"
-
-    @cached_property
-    def grades(self) -> bool:
-        """Whether answers are graded by the judge."""
-        return any(REWARD_TERMS[term].needs_grade for term in self.reward)
-
-    @cached_property
-    def keeps_trace(self) -> bool:
-        """Whether a game remembers its rounds: for the judge, or for a reward term."""
-        return self.judges_steps or any(REWARD_TERMS[term].needs_trace for term in self.reward)
-
-    @cached_property
-    def metric_terms(self) -> tuple[str, ...]:
-        """The reward terms that are a metric of the outcome."""
-        return tuple(term for term in self.reward if REWARD_TERMS[term].value is None)
-
-    @cached_property
-    def other_terms(self) -> tuple[str, ...]:
-        """The reward terms that are computed from what was played."""
-        return tuple(term for term in self.reward if REWARD_TERMS[term].value is not None)
-
-    @cached_property
-    def round_terms(self) -> tuple[str, ...]:
-        """Those of them that are paid in every step."""
-        return tuple(term for term in self.other_terms if not REWARD_TERMS[term].last)
-
-    @cached_property
-    def verdict_pays(self) -> bool:
-        """Whether the judge's verdict is part of the reward."""
-        return any(REWARD_TERMS[term].needs_verdict for term in self.reward)
-
     @cached_property
     def gain(self) -> InformationGain:
         """Information gain over the corpus."""
@@ -147,23 +240,21 @@ class EnvConfig:
 
     def for_evaluation(self) -> EnvConfig:
         """The same questions without what exists for training only: no judge, no feedback, plain EM."""
-        return replace(
-            self,
-            judge=None,
-            judge_spec=None,
-            judge_when="step",
-            feedback_level=None,
-            feedback_calls=0,
-            reward={"em": 1.0},
-        )
+        defaults: dict[str, Any] = {
+            name: f.default for name, f in ARGUMENTS.items() if f.metadata["training_only"]
+        }
+        return replace(self, judge_spec=None, **defaults)
 
     @property
     def system_prompt(self) -> str:
         """The instructions for a language model."""
-        return self.dialect.system_prompt(feedback=self.feedback, max_queries=self.max_queries)
+        return self.dialect.system_prompt(feedback=self.has_feedback, max_queries=self.max_queries)
 
-    def tasks(self, split: str) -> list[Question]:
+    def tasks(self, split: str) -> Sequence[Question]:
         """The questions of a split that pass the `types` and `hops` filters, in corpus order.
+
+        Args:
+            split: name of the split.
 
         Raises:
             UnknownIdError: no such split.
@@ -171,7 +262,11 @@ class EnvConfig:
         """
         if not isinstance(split, str):
             raise ConfigError(f"split is {split!r}: give one of {', '.join(self.corpus.splits)}")
-        cache: dict[str, list[Question]] = self.__dict__.setdefault("_tasks", {})
+        if self.types is None and self.hops is None:
+            questions = self.corpus.questions(split)
+            if questions:
+                return questions
+        cache: dict[str, list[Question]] = self.__dict__.setdefault("_filtered", {})
         if split not in cache:
             questions = self.corpus.questions(split)
             kept = [
@@ -187,3 +282,67 @@ class EnvConfig:
                 )
             cache[split] = kept
         return cache[split]
+
+
+ARGUMENTS: dict[str, Field[Any]] = {f.name: f for f in fields(EnvConfig) if f.metadata}
+"""The arguments of the environment by name."""
+
+
+def check_names(arguments: dict[str, Any]) -> None:
+    """Refuse unknown arguments, with the nearest known name."""
+    for name in arguments:
+        if name not in ARGUMENTS:
+            raise UnknownIdError("environment argument", name, ARGUMENTS)
+
+
+def env_fingerprint(config: EnvConfig) -> dict[str, Any]:
+    """What must match for two episodes to be comparable; the value of `Episode.env`."""
+    fingerprint: dict[str, Any] = {}
+    for name, declared in ARGUMENTS.items():
+        comparable = declared.metadata["comparable"]
+        if callable(comparable):
+            fingerprint |= comparable(config)
+        elif comparable:
+            fingerprint[name] = getattr(config, name)
+    return fingerprint
+
+
+def argument_table() -> str:
+    """The arguments as the Markdown table of docs/environment.md."""
+    rows = ["| argument | default | meaning |", "|---|---|---|"]
+    for name, declared in ARGUMENTS.items():
+        default = f'"{declared.default}"' if isinstance(declared.default, str) else str(declared.default)
+        rows.append(f"| `{name}` | `{default}` | {declared.metadata['text']} |")
+    return "\n".join(rows)
+
+
+def _list_of(argument: str, values: Any, kind: type) -> tuple[Any, ...]:
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        example = "['chain']" if kind is str else "[2, 3]"
+        raise ConfigError(f"{argument} is {values!r}: give a list, e.g. {argument}={example}")
+    if not all(type(v) is kind for v in values):
+        raise ConfigError(f"{argument} is {values!r}: every entry must be a {kind.__name__}")
+    return tuple(values)
+
+
+def _weights(reward: Any) -> dict[str, float]:
+    """The weight of each reward term."""
+    if not isinstance(reward, str | dict) or not reward:
+        raise ConfigError(f'reward is {reward!r}: give a term like "em", or {{"em": 1.0, "recall": 0.2}}')
+    weights = {reward: 1.0} if isinstance(reward, str) else dict(reward)
+    for term, weight in weights.items():
+        if term not in REWARD_TERMS:
+            raise UnknownIdError("reward term", term, REWARD_TERMS)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight):
+            raise ConfigError(f"the weight of reward term {term!r} is {weight!r}: give a finite number")
+    return weights
+
+
+def _feedback(feedback: Any) -> dict[str, Any]:
+    """Level and calls of the feedback act."""
+    if not isinstance(feedback, dict) or set(feedback) - {"level", "calls"} or "level" not in feedback:
+        raise ConfigError(f'feedback is {feedback!r}: give {{"level": "kind", "calls": 1}} or None')
+    level, calls = feedback["level"], feedback.get("calls", 1)
+    check_level(level)
+    check_count("feedback calls", calls, 1)
+    return {"level": level, "calls": calls}

@@ -1,8 +1,6 @@
-"""Runs a judge for environments: every step, or after the episodes.
+"""Runs a judge for environments: in every step, or after the episodes. `judges.protocol` defines what a judge is.
 
-Here stands what a judgement means for an episode; what a judge is stands in `judges.protocol`.
-
-- Judged are searches, answers and invalid acts. A `feedback` act, an end from outside and a round whose retrieval
+- Searches, answers and invalid acts are judged. A `feedback` act, an end from outside and a round whose retrieval
   failed have status "off".
 - A failed judgement has status "error" and no number. It never ends an episode; if the reward needs it, the episode
   is not valid for training.
@@ -14,18 +12,19 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..episode import Episode
+from ..episode import Episode, RoundRecord
 from ..errors import PluginError, UnknownIdError
-from ..judges.protocol import Grade, Judge, Trace, Verdict, no_verdict, traces_of
+from ..judges.protocol import Judge, Trace, traces_of
 from ..question import Question
+from ..verdict import Grade, Verdict, no_verdict
 from .config import JUDGE_WHEN, EnvConfig
-from .game import Game, Step
+from .episode_state import EpisodeState
 
-__all__ = ["Costs", "judge_episodes"]
+__all__ = ["Costs", "finish_steps", "judge_episodes"]
 
 
 class Costs:
-    """What judging took so far: counts, seconds, and the costs the verdicts name (calls, tokens, usd)."""
+    """What judging cost so far: counts, seconds, and the costs that the verdicts report (calls, tokens, usd)."""
 
     def __init__(self) -> None:
         self.judgements = self.errors = 0
@@ -47,22 +46,28 @@ class Costs:
         return own | {f"judge_{name}": value for name, value in self.named.items()}
 
 
-def judge_games(config: EnvConfig, games: Sequence[Game], costs: Costs) -> list[Step]:
-    """Finish the step of each game with the verdict it waits for; one call of the judge for all of them."""
+def finish_steps(config: EnvConfig, states: Sequence[EpisodeState], costs: Costs) -> list[RoundRecord]:
+    """Finish the step of each episode with the verdict it waits for; one call of the judge for all of them.
+
+    Args:
+        config: its judge is called.
+        states: episodes whose results have been applied.
+        costs: counts what the judge cost.
+    """
     assert config.judge is not None
-    traces = [game.to_judge() for game in games]
+    traces = [state.to_judge() for state in states]
     verdicts = iter(_ask(config.judge, [trace for trace in traces if trace is not None], costs))
-    answers = [game.to_grade() for game in games]
+    answers = [state.to_grade() for state in states]
     graded = [
-        (game.question, answer) for game, answer in zip(games, answers, strict=True) if answer is not None
+        (state.question, answer) for state, answer in zip(states, answers, strict=True) if answer is not None
     ]
     grades = iter(_grade(config.judge, graded, costs))
     return [
-        game.end_step(
+        state.finish_step(
             None if trace is None else next(verdicts),
             None if answer is None else next(grades),
         )
-        for game, trace, answer in zip(games, traces, answers, strict=True)
+        for state, trace, answer in zip(states, traces, answers, strict=True)
     ]
 
 
@@ -72,36 +77,37 @@ def judge_episodes(
     """Fill `episode.rounds[t].judge` of the rounds that a verdict is pending for; one call of the judge.
 
     Args:
-        judge: gives the verdicts.
+        judge: returns the verdicts.
         episodes: all episodes of the groups they belong to: "unequal" compares rewards within `group_id`.
-        when: "end": all; "success": episodes answered right (EM); "unequal": episodes of groups whose valid
+        when: "end": all episodes; "success": episodes with an exact match; "unequal": episodes of groups whose valid
             episodes have unequal rewards; "unequal-success": both. Rounds of other episodes, and of episodes that
             are not valid for training, get status "off" and the reason.
-        costs: counts what it took.
+        costs: counts what the judge cost.
 
     Raises:
-        UnknownIdError: no such `when`, or "step", which only an environment can do.
+        UnknownIdError: an unknown `when`, or "step", which only an environment can do.
+        PluginError: the judge did not return one verdict per trace.
     """
     if when not in JUDGE_WHEN[1:]:
         raise UnknownIdError("judge_when", when, JUDGE_WHEN[1:])
-    waiting: list[tuple[dict[str, Any], Trace]] = []
+    waiting: list[tuple[RoundRecord, Trace]] = []
     unequal = _unequal_groups(episodes)
     for episode in episodes:
         reason = _not_judged(episode, when, unequal)
-        pending = [t for t, r in enumerate(episode.rounds) if r.judge["status"] == "pending"]
+        pending = [t for t, r in enumerate(episode.rounds) if r.judge.status == "pending"]
         traces = traces_of(episode) if pending and not reason else []
         for t in pending:
             if reason:
                 episode.rounds[t].judge = no_verdict("off", reason)
             else:
-                waiting.append((episode.rounds[t].judge, traces[t]))
+                waiting.append((episode.rounds[t], traces[t]))
     verdicts = _ask(judge, [trace for _, trace in waiting], costs or Costs())
-    for (place, _), verdict in zip(waiting, verdicts, strict=True):
-        place.update(verdict.to_info())
+    for (record, _), verdict in zip(waiting, verdicts, strict=True):
+        record.judge = verdict.without_cost()
 
 
 def _not_judged(episode: Episode, when: str, unequal: set[str]) -> str:
-    """Why an episode is not judged; "" if it is."""
+    """Why an episode is not judged; "" if it is judged."""
     if not episode.valid_for_training:
         return "not judged: the episode is not valid"
     if when in ("success", "unequal-success") and not episode.outcome.em:
@@ -121,7 +127,7 @@ def _unequal_groups(episodes: Sequence[Episode]) -> set[str]:
 
 
 def _ask(judge: Judge, traces: list[Trace], costs: Costs) -> list[Verdict]:
-    """One call of the judge, timed and counted; its answer is checked."""
+    """One call of the judge, timed, counted and checked."""
     if not traces:
         return []
     started = time.perf_counter()

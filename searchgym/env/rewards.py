@@ -1,9 +1,9 @@
-"""Reward terms: what the argument `reward` of an environment is composed of.
+"""Reward terms, of which the argument `reward` of an environment is composed.
 
     reward of a step = Σ over the terms of  weight · term
 
-Terms of the outcome are paid in the last step only, terms of a round in every step; each stands by itself, weighted,
-in `info["reward_terms"]`. Sources: Search-R1 (arXiv 2503.09516: em), its follow-up (arXiv 2505.15117: format),
+Terms of the outcome are paid in the last step only, terms of a round in every step; `info["reward_terms"]` lists each
+of them, weighted. Sources: Search-R1 (arXiv 2503.09516: em), its follow-up (arXiv 2505.15117: format),
 StepSearch (arXiv 2505.15107: stepsearch, search_key), MT-PPO as CW-GRPO's authors run it (arXiv 2604.14267: mt_ppo),
 Rec-R1 (arXiv 2503.24289: ndcg, recall).
 
@@ -16,49 +16,41 @@ binary, over the `top_k` hits; Rec-R1 has one search and ranks to 1000.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from ..episode import RoundRecord
 from ..judges.gain import InformationGain, redundancy
-from ..judges.protocol import Grade, TraceRound, Verdict
 from ..question import Question
 from ..scoring import f1
+from ..verdict import Grade, Verdict
 
-__all__ = ["REWARD_TERMS", "Played", "RewardTerm"]
+__all__ = ["REWARD_TERMS", "RewardContext", "RewardTerm"]
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
-    """What a term is computed from: the round just played, and the outcome if it was the last.
+class RewardContext:
+    """What a reward term is computed from.
 
     Attributes:
-        question: with its gold data.
-        action: {kind, queries, draft, answer, error}.
-        hits: records of this round's hits.
-        round: number of this round, from 1.
-        invalid: invalid rounds so far, this one included.
-        earlier: the rounds before this one; empty unless a term needs the trace.
-        verdict: of this round, where a judge gave one without error.
-        grade: of the answer, where a grader gave one without error.
-        top_k: passages a query returns at most.
-        gain: of the corpus.
-        outcome: {answer, em, f1, sub_em, recall, …} in the last step, else None.
-        answered: whether the episode ended with an answer.
+        question: the task, with its gold data.
+        record: the round just played; `record.outcome` is set in the last step.
+        earlier: the rounds before it; empty unless a term needs the trace.
+        invalid: invalid rounds so far, including this one.
+        verdict: on this round, if a judge gave one without an error.
+        grade: of the answer, if a grader gave one without an error.
+        top_k: the largest number of passages that a query returns.
+        gain: information gain over the corpus.
     """
 
     question: Question
-    action: Mapping[str, Any]
-    hits: Sequence[Mapping[str, Any]]
-    round: int
+    record: RoundRecord
+    earlier: Sequence[RoundRecord]
     invalid: int
-    earlier: Sequence[TraceRound]
     verdict: Verdict | None
     grade: Grade | None
     top_k: int
     gain: InformationGain
-    outcome: Mapping[str, Any] | None
-    answered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +58,15 @@ class RewardTerm:
     """One term.
 
     Attributes:
-        value: computes it; None: it is the metric of the outcome that has its name.
+        value: computes the term; None: the term is the metric of the outcome that has its name.
+        text: what the term is, for the docs.
         last: paid in the last step only (a term of the outcome).
-        needs_verdict: needs a judge that runs every step.
+        needs_verdict: needs a judge that runs in every step.
         needs_grade: needs a judge that grades answers.
         needs_trace: needs the earlier rounds.
-        text: what it is, for the docs.
     """
 
-    value: Callable[[Played], float] | None
+    value: Callable[[RewardContext], float] | None
     text: str
     last: bool = False
     needs_verdict: bool = False
@@ -82,67 +74,67 @@ class RewardTerm:
     needs_trace: bool = False
 
 
-def _format(p: Played) -> float:
-    """What the table of arXiv 2505.15117 adds to EM: their sum is the table."""
-    assert p.outcome is not None
-    valid = p.invalid == 0
-    if p.outcome["em"]:
+def _format(c: RewardContext) -> float:
+    """What the reward table of arXiv 2505.15117 adds to EM: EM plus this term is the table."""
+    assert c.record.outcome is not None
+    valid = c.invalid == 0
+    if c.record.outcome.em:
         return 0.0 if valid else -0.2
-    if p.answered:
+    if c.record.terminated:
         return 0.2 if valid else 0.1
     return 0.2 if valid else 0.0
 
 
-def _search_key(p: Played) -> float:
-    queries = [q for r in p.earlier for q in r.action["queries"]] + list(p.action["queries"])
-    keys = [hop.query for hop in p.question.chain]
+def _search_key(c: RewardContext) -> float:
+    queries = [q for r in c.earlier for q in r.action.queries] + list(c.record.action.queries)
+    keys = [hop.query for hop in c.question.chain]
     return sum(max((f1(q, [key]) for q in queries), default=0.0) for key in keys) / len(keys) if keys else 0.0
 
 
-def _ndcg(p: Played) -> float:
-    gold = set(p.question.supporting_ids)
-    ranked = list(dict.fromkeys(hit["id"] for hit in p.hits))
+def _ndcg(c: RewardContext) -> float:
+    gold = set(c.question.supporting_ids)
+    ranked = list(dict.fromkeys(hit.id for hit in c.record.hits))
     if not gold:
         return 0.0
-    ideal = sum(1 / math.log2(i + 2) for i in range(min(len(gold), max(p.top_k, len(ranked)))))
+    ideal = sum(1 / math.log2(i + 2) for i in range(min(len(gold), max(c.top_k, len(ranked)))))
     return sum(1 / math.log2(i + 2) for i, id_ in enumerate(ranked) if id_ in gold) / ideal
 
 
-def _new_recall(p: Played) -> float:
-    gold = set(p.question.supporting_ids)
-    before = {hit["id"] for r in p.earlier for hit in r.hits}
-    return len((gold & {hit["id"] for hit in p.hits}) - before) / len(gold) if gold else 0.0
+def _new_recall(c: RewardContext) -> float:
+    gold = set(c.question.supporting_ids)
+    before = {hit.id for r in c.earlier for hit in r.hits}
+    return len((gold & {hit.id for hit in c.record.hits}) - before) / len(gold) if gold else 0.0
 
 
-def _stepsearch(p: Played) -> float:
-    if p.action["kind"] != "search":
+def _stepsearch(c: RewardContext) -> float:
+    if c.record.action.kind != "search":
         return 0.0
-    old = [hit for r in p.earlier for hit in r.hits]
-    return p.gain.gain(p.question.supporting_ids, p.hits, old) - redundancy(p.hits, old)
+    old = [hit for r in c.earlier for hit in r.hits]
+    return c.gain.gain(c.question.supporting_ids, c.record.hits, old) - redundancy(c.record.hits, old)
 
 
-def _utility(p: Played) -> float:
-    return p.verdict.utility or 0.0 if p.verdict else 0.0
+def _utility(c: RewardContext) -> float:
+    return c.verdict.utility or 0.0 if c.verdict else 0.0
 
 
-def _reasoning(p: Played) -> float:
-    return p.verdict.reasoning or 0.0 if p.verdict else 0.0
+def _reasoning(c: RewardContext) -> float:
+    return c.verdict.reasoning or 0.0 if c.verdict else 0.0
 
 
-def _mt_ppo(p: Played) -> float:
-    if p.outcome is not None:
-        return 1.0 if p.outcome["em"] else 0.2 if p.answered else -1.0
-    one_call = 0.1 if p.action["kind"] != "invalid" else -0.2
-    return 0.3 * _utility(p) + one_call - 0.1 * p.round
+def _mt_ppo(c: RewardContext) -> float:
+    if c.record.outcome is not None:
+        return 1.0 if c.record.outcome.em else 0.2 if c.record.terminated else -1.0
+    one_call = 0.1 if c.record.action.kind != "invalid" else -0.2
+    return 0.3 * _utility(c) + one_call - 0.1 * c.record.round
 
 
 REWARD_TERMS: dict[str, RewardTerm] = {
     "em": RewardTerm(None, "exact match of the answer", last=True),
     "f1": RewardTerm(None, "token F1 of the answer", last=True),
-    "sub_em": RewardTerm(None, "a gold answer stands in the answer", last=True),
+    "sub_em": RewardTerm(None, "1 if the answer contains a gold answer", last=True),
     "recall": RewardTerm(None, "share of the gold passages retrieved", last=True),
     "correct": RewardTerm(
-        lambda p: p.grade.score or 0.0 if p.grade else 0.0,
+        lambda c: c.grade.score or 0.0 if c.grade else 0.0,
         "the judge's grade of the answer against the gold answers",
         last=True,
         needs_grade=True,
@@ -153,7 +145,7 @@ REWARD_TERMS: dict[str, RewardTerm] = {
         last=True,
     ),
     "unanswered": RewardTerm(
-        lambda p: float(not p.answered), "1 if the episode ended without an answer", last=True
+        lambda c: float(not c.record.terminated), "1 if the episode ended without an answer", last=True
     ),
     "search_key": RewardTerm(
         _search_key,
@@ -173,7 +165,7 @@ REWARD_TERMS: dict[str, RewardTerm] = {
     "utility": RewardTerm(_utility, "the judge's u of this round", needs_verdict=True),
     "reasoning": RewardTerm(_reasoning, "the judge's v of this round", needs_verdict=True),
     "contribution": RewardTerm(
-        lambda p: _utility(p) * _reasoning(p), "the judge's u · v of this round", needs_verdict=True
+        lambda c: _utility(c) * _reasoning(c), "the judge's u · v of this round", needs_verdict=True
     ),
     "mt_ppo": RewardTerm(
         _mt_ppo,
@@ -181,10 +173,10 @@ REWARD_TERMS: dict[str, RewardTerm] = {
         needs_verdict=True,
     ),
     "search": RewardTerm(
-        lambda p: float(len(p.action["queries"])), "queries of this round; weight it below 0 for a cost"
+        lambda c: float(len(c.record.action.queries)), "queries of this round; weight it below 0 for a cost"
     ),
     "invalid": RewardTerm(
-        lambda p: float(p.action["kind"] == "invalid"), "1 if the act was invalid; weight it below 0"
+        lambda c: float(c.record.action.kind == "invalid"), "1 if the act was invalid; weight it below 0"
     ),
 }
-"""Every term by name."""
+"""All terms by name."""

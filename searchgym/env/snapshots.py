@@ -1,56 +1,61 @@
 """A running episode as plain JSON, and back.
 
-A snapshot holds what a `Game` needs to continue, no transcript; only where a judge in each step or a reward term looks
-back, it holds the rounds too. Branching algorithms stand on this.
+A snapshot holds what an `EpisodeState` needs to continue and no transcript. It holds the rounds only if a judge that
+runs in every step, or a reward term, looks back at them. Branching algorithms build on snapshots.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..dialects import Dialect
+from ..dialects import Act
+from ..episode import RoundRecord
 from ..errors import ResetNeededError, SnapshotError
-from ..judges.protocol import TraceRound
 from ..retriever import Hit
-from .game import Game
+from .config import EnvConfig
+from .episode_state import EpisodeState
 
 __all__ = ["SNAPSHOT_SCHEMA", "restore", "snapshot"]
 
 SNAPSHOT_SCHEMA = 2
 
 
-def snapshot(game: Game) -> dict[str, Any]:
-    """The running episode of a game; see `SearchEnv.snapshot`.
+def snapshot(episode: EpisodeState) -> dict[str, Any]:
+    """The running episode as plain JSON; see `SearchEnv.snapshot`.
 
     Raises:
         ResetNeededError: no episode is running.
     """
-    if not game.running:
+    if not episode.running:
         raise ResetNeededError("no episode is running: there is nothing to snapshot; call reset() first")
     return {
         "schema": SNAPSHOT_SCHEMA,
-        "index_hash": game.config.retriever.index_hash,
-        "task_id": game.question.id,
-        "round": game.round,
-        "searches": game.searches,
-        "chars": game.chars,
-        "feedback_left": game.feedback_left,
-        "assisted": game.assisted,
-        "invalid": game.invalid,
-        "unjudged": game.unjudged,
-        "found": sorted(game.found),
-        "anchor": game.anchor,
-        "trace": _pack(game.rounds),
+        "index_hash": episode.config.retriever.index_hash,
+        "task_id": episode.question.id,
+        "round": episode.round,
+        "searches": episode.searches,
+        "chars": episode.chars,
+        "feedback_left": episode.feedback_left,
+        "assisted": episode.assisted,
+        "invalid": episode.invalid,
+        "unjudged": episode.unjudged,
+        "found": sorted(episode.found),
+        "anchor": episode.anchor,
+        "trace": _pack(episode.rounds),
     }
 
 
-def restore(game: Game, state: dict[str, Any]) -> None:
+def restore(episode: EpisodeState, state: dict[str, Any]) -> None:
     """Continue from a snapshot; see `SearchEnv.restore`.
 
+    Args:
+        episode: is replaced by the snapshot's episode.
+        state: what `snapshot` returned.
+
     Raises:
-        SnapshotError: damaged, of another schema, or of another index; the game is then as it was.
+        SnapshotError: damaged, of another schema, or of another index; `episode` is then as it was.
     """
-    config = game.config
+    config = episode.config
     schema, index_hash = _field(state, "schema", int), _field(state, "index_hash", str)
     if schema != SNAPSHOT_SCHEMA:
         raise SnapshotError(f"the snapshot's schema is {schema!r}, this version reads {SNAPSHOT_SCHEMA}")
@@ -69,37 +74,37 @@ def restore(game: Game, state: dict[str, Any]) -> None:
     sound = all(i in question.supporting_ids for i in found) and set(packed) == {"passages", "rounds"}
     if min(counts) < 0 or not sound:
         raise SnapshotError(f"the snapshot of {question.id!r} is damaged: take it again with snapshot()")
-    rounds = []
-    if config.keeps_trace:
-        rounds = _unpack(packed, counts[0], config.dialect, config.max_observation_chars)
-    # Everything has been checked: from here on nothing fails.
-    game.resume(question, set(found), rounds)
-    game.round, game.searches, game.chars, game.feedback_left, game.invalid = counts
-    game.anchor, game.assisted, game.unjudged = anchor, assisted, unjudged
+    rounds = _unpack(packed, counts[0], config) if config.keeps_trace else []
+    # Everything has been checked: nothing below can fail.
+    round_, searches, chars, feedback_left, invalid = counts
+    episode.resume(question, set(found), rounds, anchor, feedback_left)
+    episode.round, episode.searches, episode.chars, episode.invalid = round_, searches, chars, invalid
+    episode.assisted, episode.unjudged = assisted, unjudged
 
 
-def _pack(rounds: list[TraceRound]) -> dict[str, Any]:
-    """Rounds as JSON, each passage once; observations of searches are rendered again."""
+def _pack(rounds: list[RoundRecord]) -> dict[str, Any]:
+    """What judges and reward terms read of rounds, as JSON. Each passage is stored once, and observations of searches are
+    rendered again."""
     passages: dict[str, list[str]] = {}
     packed = []
-    for played in rounds:
+    for record in rounds:
         hits = []
-        for hit in played.hits:
-            passages[hit["id"]] = [hit["title"], hit["text"]]
-            hits.append([hit["id"], hit["score"], hit["rank"], hit["query_index"]])
-        said = "" if played.hits else played.observation
-        packed.append([played.text, dict(played.action), hits, said])
+        for query_index, result in enumerate(record.results):
+            for rank, hit in enumerate(result, 1):
+                passages[hit.id] = [hit.title, hit.text]
+                hits.append([hit.id, float(hit.score), rank, query_index])
+        packed.append([record.text, record.action.to_json(), hits, "" if hits else record.observation])
     return {"passages": passages, "rounds": packed}
 
 
-def _unpack(packed: dict[str, Any], count: int, dialect: Dialect, max_chars: int) -> list[TraceRound]:
+def _unpack(packed: dict[str, Any], count: int, config: EnvConfig) -> list[RoundRecord]:
     try:
         passages = packed["passages"]
         rounds = [
-            _unpack_round(text, action, hits, said, passages, dialect, max_chars)
-            for text, action, hits, said in packed["rounds"]
+            _unpack_round(number, round_, passages, config)
+            for number, round_ in enumerate(packed["rounds"], 1)
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise SnapshotError(
             f"the snapshot's trace is damaged ({error!r}): take it again with snapshot()"
         ) from error
@@ -112,30 +117,20 @@ def _unpack(packed: dict[str, Any], count: int, dialect: Dialect, max_chars: int
 
 
 def _unpack_round(
-    text: str,
-    action: dict[str, Any],
-    hits: list[Any],
-    said: str,
-    passages: dict[str, list[str]],
-    dialect: Dialect,
-    max_chars: int,
-) -> TraceRound:
-    records: list[dict[str, Any]] = [
-        {
-            "id": id_,
-            "title": passages[id_][0],
-            "text": passages[id_][1],
-            "score": score,
-            "rank": rank,
-            "query_index": query_index,
-        }
-        for id_, score, rank, query_index in hits
-    ]
-    if records:
-        shown = {r["id"]: Hit(r["id"], r["title"], r["text"], r["score"]) for r in reversed(records)}
-        ordered = [shown[id_] for id_ in dict.fromkeys(r["id"] for r in records)]
-        said = dialect.render_hits(ordered, max_chars)
-    return TraceRound(text, dict(action), records, said)
+    number: int, packed: list[Any], passages: dict[str, list[str]], config: EnvConfig
+) -> RoundRecord:
+    text, action, hits, observation = packed
+    act = Act(**{**action, "queries": tuple(action["queries"])})
+    results: list[list[Hit]] = [[] for _ in act.queries]
+    for id_, score, _, query_index in hits:
+        title, passage = passages[id_]
+        results[query_index].append(Hit(id_, title, passage, score))
+    if hits:
+        shown = {hit.id: hit for result in reversed(results) for hit in reversed(result)}
+        ordered = [shown[id_] for id_ in dict.fromkeys(hit.id for result in results for hit in result)]
+        observation = config.dialect.render_hits(ordered, config.max_observation_chars)
+    retrieval = config.ok_retrieval if act.kind == "search" else config.no_retrieval
+    return RoundRecord(text, act, results, observation, number, retrieval)
 
 
 def _field(state: dict[str, Any], name: str, kind: type) -> Any:

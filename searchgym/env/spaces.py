@@ -1,15 +1,16 @@
 """The space of messages.
 
-`gymnasium.spaces.Text` cannot serve: its default character set rejects "Paris, France.", and through shared
-memory it hands back fill characters. A `MessageSpace` holds any string up to a length, registers its own
-shared-memory transport (UTF-32 with a length header) for the stock vector environments, and, on the action
-side, draws valid acts, so that random play and `check_env` really search.
+`gymnasium.spaces.Text` does not fit: its default character set rejects "Paris, France.", and through shared
+memory it returns fill characters. A `MessageSpace` holds any string up to a length, registers its own
+shared-memory transport (UTF-32 with a length header) for the stock vector environments, and samples valid acts
+as actions, so that random play and `check_env` really search.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, overload
 
 import numpy as np
@@ -17,8 +18,58 @@ from gymnasium import Space
 from gymnasium.vector.utils import shared_memory as _shm
 
 from ..dialects import Act, get_dialect
+from ..question import Corpus
+from ..specs import ByIdentity
 
-__all__ = ["MessageSpace"]
+__all__ = ["MessageSpace", "SampleTitles"]
+
+_SAMPLE_TITLES = 64
+
+
+class SampleTitles(Sequence[str]):
+    """The subjects of sampled messages: titles from all over a corpus, or the first words of passages without a title.
+
+    Reading passages takes time, so the titles are read at the first sample, once per corpus. A pickle of this sequence
+    is a tuple: it does not hold the corpus.
+
+    Args:
+        corpus: where the titles come from.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = ByIdentity(corpus)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        return _titles(self._corpus)[index]
+
+    def __len__(self) -> int:
+        return len(_titles(self._corpus))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, SampleTitles) and other._corpus == self._corpus:
+            return True
+        return isinstance(other, SampleTitles | tuple) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SampleTitles:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (tuple, (list(self),))
+
+
+@lru_cache(maxsize=16)
+def _titles(key: ByIdentity) -> tuple[str, ...]:
+    passages = key.corpus.passages if key.corpus is not None else ()
+    step = max(1, -(-len(passages) // _SAMPLE_TITLES))
+    picked = [passages[i] for i in range(0, len(passages), step)]
+    return tuple(" ".join((p.title.split() or p.text.split())[:8])[:80] or "encyclopedia" for p in picked)
 
 
 class MessageSpace(Space[str]):
@@ -26,8 +77,8 @@ class MessageSpace(Space[str]):
 
     Args:
         max_length: characters.
-        dialect: name of the dialect `sample` writes acts in; None (observations) samples bare words.
-        words: what sampled acts are about, e.g. some titles of the corpus.
+        dialect: name of the dialect in which `sample` writes acts; None (observations) samples bare words.
+        words: the subjects of sampled acts, e.g. titles of the corpus.
         seed: seed of `sample`.
     """
 
@@ -40,7 +91,7 @@ class MessageSpace(Space[str]):
     ) -> None:
         self.max_length = max_length
         self.dialect = dialect
-        self.words = tuple(words)
+        self.words = words if isinstance(words, SampleTitles) else tuple(words)
         super().__init__(dtype=str, seed=seed)
 
     @property
@@ -51,7 +102,11 @@ class MessageSpace(Space[str]):
     def sample(self, mask: Any = None, probability: Any = None) -> str:
         """A random message: three searches to one answer, about random words.
 
-        Cut to `max_length`; only where that is a few dozen characters is the act then incomplete.
+        It is cut to `max_length`, which leaves an incomplete act only if `max_length` is a few dozen characters.
+
+        Args:
+            mask: ignored.
+            probability: ignored.
         """
         words = self.words[int(self.np_random.integers(len(self.words)))]
         if self.dialect is None:
@@ -107,10 +162,10 @@ def _read(space: MessageSpace, shared_memory: Any, n: int = 1) -> _SharedMessage
 
 
 class _SharedMessages(Sequence[str]):
-    """The messages that lie in shared memory now.
+    """The messages that are in shared memory now.
 
-    `AsyncVectorEnv` reads its memory once, before the first episode, and expects a view from then on; what it
-    returns is a deep copy of it. So this reads at each access, and its copy is a plain tuple.
+    `AsyncVectorEnv` reads its memory once, before the first episode, expects a view from then on, and returns deep
+    copies of it. Hence this sequence reads at each access, and its copy is a plain tuple.
     """
 
     def __init__(self, shared_memory: Any, max_length: int, count: int) -> None:

@@ -1,14 +1,13 @@
 """Many episodes at once, with ONE retriever call per step.
 
 The stock vector environments cannot step groups whose episodes end at different times, and give every
-sub-environment the same reset options. `SearchVectorEnv` can: `autoreset_mode` is DISABLED, a finished slot
-waits quietly until it is reset by mask.
+sub-environment the same reset options. `SearchVectorEnv` can do both, and also offers Gymnasium's autoreset modes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -18,19 +17,21 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ..checks import check_count
-from ..episode import StopReason
-from ..errors import ConfigError, ResetNeededError
+from ..episode import RoundRecord, StopReason
+from ..errors import ConfigError, ResetNeededError, UnknownIdError
 from ..judges.protocol import check_judge
+from ..question import Question
 from ..retriever import SearchResult
 from .config import EnvConfig
-from .game import Game, Step, truncating
-from .judging import Costs, judge_games
+from .episode_state import EpisodeStart, EpisodeState, check_stop
+from .infos import InfoSource, VectorInfos
+from .judging import Costs, finish_steps
 from .setup import (
     action_space,
     cache_stats,
     check_options,
-    checked_env_config,
     choose_question,
+    make_env_config,
     observation_space,
     registered_arguments,
     search,
@@ -41,34 +42,43 @@ __all__ = ["SearchVectorEnv", "make_vec"]
 
 MAX_ENVS = 65_536
 
-VectorStep = tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
+VectorStep = tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], VectorInfos]
 
 
 class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
-    """`num_envs` games under the same rules.
+    """`num_envs` episodes under the same rules.
 
-    Episodes are ragged. In the step in which slot i ends, its end flag is True, once. From then on its reward is
-    0, its observation "", its flags False, and `info["active"][i]` is False; its action is ignored. Loop until
-    `envs.all_done`, or refill slots with `reset(options={"reset_mask": mask, "task_ids": [...]})`.
+    Episodes end at different times. In the step in which slot i ends, its end flag is True, once. `autoreset_mode` says
+    what happens then:
 
-    `infos` holds, per key of the single environment's info, an object array with one entry per slot and a mask
-    `_key` of the slots that have one; nested values stay plain dicts: `infos["outcome"][i]["em"]`.
-    `infos["active"][i]` says whether slot i took part in this call.
+    - NEXT_STEP: the next step ignores the slot's action and starts a new episode in it (reward 0, flags False).
+    - SAME_STEP: the same step starts a new episode; `infos["final_obs"][i]` and `infos["final_info"]` hold the last
+      observation and info of the old one.
+    - DISABLED: the slot stays idle (reward 0, observation "", flags False, action ignored) until it is reset. Loop until
+      `envs.all_done`, or refill slots with `reset(options={"reset_mask": mask, "task_ids": [...]})`.
+
+    New episodes draw their question from `split` with the slot's own generator.
+
+    `infos` is laid out as Gymnasium's own vector environments stack infos; see `VectorInfos`.
 
     Args:
         num_envs: number of slots.
+        autoreset_mode: a `gymnasium.vector.AutoresetMode` or its value: "NextStep", "SameStep" or "Disabled".
+        max_episode_steps: must be None: the round budget is the argument `max_rounds`.
+        render_mode: must be None: a vector environment does not render.
         **arguments: as for `SearchEnv`.
 
     Raises:
-        ConfigError: an argument that cannot be used, `max_episode_steps` among them (the budget is `max_rounds`).
+        ConfigError: an argument that cannot be used.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}  # noqa: RUF012
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
 
     def __init__(
         self,
         num_envs: int = 1,
         *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
         render_mode: None = None,
         **arguments: Any,
@@ -80,46 +90,59 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
             )
         if render_mode is not None:
             raise ConfigError(f"render_mode is {render_mode!r}: a vector environment does not render")
-        self._set_up(num_envs, checked_env_config(arguments))
+        self._set_up(num_envs, make_env_config(**arguments), autoreset_mode)
 
     @classmethod
-    def from_config(cls, config: EnvConfig, num_envs: int) -> SearchVectorEnv:
-        """A vector environment under rules already made, e.g. those of a `SearchEnv`."""
+    def from_config(
+        cls,
+        config: EnvConfig,
+        num_envs: int,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
+    ) -> SearchVectorEnv:
+        """A vector environment with checked arguments, e.g. those of a `SearchEnv`.
+
+        Args:
+            config: the environment's arguments.
+            num_envs: number of slots.
+            autoreset_mode: see the class.
+        """
         envs = cls.__new__(cls)
-        envs._set_up(num_envs, config)
+        envs._set_up(num_envs, config, autoreset_mode)
         return envs
 
-    def _set_up(self, num_envs: int, config: EnvConfig) -> None:
+    def _set_up(self, num_envs: int, config: EnvConfig, autoreset_mode: AutoresetMode | str) -> None:
         check_count("num_envs", num_envs, 1)
         if num_envs > MAX_ENVS:
             raise ConfigError(
                 f"num_envs is {num_envs}: at most {MAX_ENVS}; more episodes take turns in the slots"
             )
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.num_envs = num_envs
         self.render_mode = None
         self.config = config
-        self.single_observation_space = observation_space(self.config)
-        self.single_action_space = action_space(self.config)
+        self.single_observation_space = observation_space(config)
+        self.single_action_space = action_space(config)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.games = [Game(self.config) for _ in range(num_envs)]
+        self.episodes = [EpisodeState(config) for _ in range(num_envs)]
         self._generators: dict[int, np.random.Generator] = {}
         self._observations = [""] * num_envs
         self._stats = {"episodes": 0, "steps": 0, "queries": 0, "batches": 0, "retrieval_seconds": 0.0}
         self.judge_costs = Costs()
-        check_judge(self.config.judge)
+        check_judge(config.judge)
 
     # -- Gymnasium -------------------------------------------------------------------------------------
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+    ) -> tuple[tuple[str, ...], VectorInfos]:
         """Start episodes.
 
         Args:
             seed: slot i is seeded with seed + i; or one seed per slot.
-            options: "reset_mask" (bool array: which slots; default all), "task_ids" (one id or None per slot,
-                or one per masked slot), "split".
+            options: "reset_mask" (bool array: which slots; default: all), "task_ids" (one id or None per slot,
+                or one per slot of the mask), "split".
 
         Returns:
             Observations of all slots (those not reset keep theirs) and infos.
@@ -133,81 +156,173 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         task_ids = self._per_slot(options.pop("task_ids", None), mask)
         slots = np.flatnonzero(mask).tolist()
         fresh = self._seeded(seed, slots)
-        named = {i: {**options, "task_id": task_ids[i]} for i in slots}
-        for choice in named.values():  # a dry run: what is wrong is found before any generator moves
+        choices = {slot: {**options, "task_id": task_ids[slot]} for slot in slots}
+        for choice in choices.values():  # a dry run: errors come before any generator advances
             choose_question(self.config, choice, lambda n: 0)
         self._generators.update(fresh)
-        records: list[dict[str, Any] | None] = [None] * self.num_envs
-        for i, choice in named.items():
-            question = choose_question(self.config, choice, self._draw(i))
-            self._observations[i], records[i] = self.games[i].start(question)
-        self._stats["episodes"] += len(slots)
-        return tuple(self._observations), self._infos(records, mask)
+        starts = self._start(
+            {slot: choose_question(self.config, choice, self._draw(slot)) for slot, choice in choices.items()}
+        )
+        return tuple(self._observations), VectorInfos(self.num_envs, starts)
 
     def step(self, actions: Sequence[str]) -> VectorStep:
-        """Step every running slot; actions of the others are ignored (pass "")."""
+        """Step all slots; see the class for slots whose episode has ended.
+
+        Args:
+            actions: one message per slot; pass "" where the action is ignored.
+
+        Raises:
+            ResetNeededError: no episode was started; or, with autoreset_mode DISABLED, all episodes have ended.
+            ConfigError: not one message per slot.
+        """
         self._check_length("actions", actions)
-        active = self.running
-        if not self._stats["episodes"] and not active.any():
+        playing = {slot: actions[slot] for slot, episode in enumerate(self.episodes) if episode.running}
+        mode = self.autoreset_mode
+        if not playing and not self._stats["episodes"]:
             raise ResetNeededError("no episode was ever started: call reset() first")
+        if not playing and mode is AutoresetMode.DISABLED:
+            raise ResetNeededError(
+                "all episodes have ended: start new ones with reset(options={'reset_mask': mask}), or create the "
+                "environment with autoreset_mode='NextStep' or 'SameStep'"
+            )
+        ended = []
+        if mode is AutoresetMode.NEXT_STEP and len(playing) < self.num_envs:
+            ended = [slot for slot in range(self.num_envs) if slot not in playing]
+        records = self.play(playing)
+        sources: dict[int, InfoSource] = {**records}
+        if mode is AutoresetMode.SAME_STEP:
+            over = [slot for slot, record in records.items() if record.outcome is not None]
+            for slot, start in self._restart(over).items():
+                sources[slot] = _Restarted(records[slot], start)
+        elif ended:
+            sources |= self._restart(ended)
+        return self._result(records, sources)
+
+    def truncate(self, stops: Mapping[int, StopReason]) -> VectorStep:
+        """End running episodes from outside; returns a step's five values in which only these slots are active.
+
+        No slot is reset here, whatever the `autoreset_mode`: reset the slots yourself, or let the next step do it
+        (NEXT_STEP).
+
+        Args:
+            stops: the reason of each slot.
+
+        Raises:
+            ResetNeededError: a slot has no episode in progress.
+            ConfigError: not a slot, or not a reason to truncate. No episode was ended.
+        """
+        records = self.end(stops)
+        return self._result(records, records)
+
+    # -- beyond Gymnasium --------------------------------------------------------------------------------
+
+    def start(self, task_ids: Mapping[int, str]) -> dict[int, EpisodeStart]:
+        """Start an episode of a given task in each of some slots.
+
+        Args:
+            task_ids: slot -> id of a question.
+
+        Raises:
+            UnknownIdError: an unknown task; every slot is as it was.
+        """
+        return self._start({slot: self.config.corpus.question(id_) for slot, id_ in task_ids.items()})
+
+    def play(self, actions: Mapping[int, str]) -> dict[int, RoundRecord]:
+        """Play a round in each of some running slots, with one retriever call for all of them.
+
+        This is `step` without arrays and without autoreset.
+
+        Args:
+            actions: slot -> message.
+
+        Returns:
+            The record of the round, by slot.
+
+        Raises:
+            ResetNeededError: a slot has no episode in progress.
+            ConfigError: a message is not a string. Every slot is as it was.
+        """
+        episodes = self.episodes
         queries: list[str] = []
-        spans: list[tuple[int, int, int]] = []
-        for i, game in enumerate(self.games):
-            if game.running:
-                asked = game.begin_step(actions[i])
-                spans.append((i, len(queries), len(queries) + len(asked)))
-                queries.extend(asked)
+        waiting: list[tuple[int, EpisodeState, int, int]] = []
+        for slot, action in actions.items():
+            episode = episodes[slot]
+            begin = len(queries)
+            queries += episode.begin_step(action)
+            waiting.append((slot, episode, begin, len(queries)))
         results: list[SearchResult] = []
+        stats = self._stats
         if queries:
             started = time.perf_counter()
             results = search(self.config, queries)
-            self._stats["retrieval_seconds"] += time.perf_counter() - started
-            self._stats["batches"] += 1
-            self._stats["queries"] += len(queries)
-        self._stats["steps"] += len(spans)
-        for i, a, b in spans:
-            self.games[i].take_results(results[a:b])
-        if self.config.judge is None:
-            return self._collect([(i, self.games[i].end_step()) for i, _, _ in spans], active)
-        slots = [i for i, _, _ in spans]
-        steps = judge_games(self.config, [self.games[i] for i in slots], self.judge_costs)
-        return self._collect(list(zip(slots, steps, strict=True)), active)
+            stats["retrieval_seconds"] += time.perf_counter() - started
+            stats["batches"] += 1
+            stats["queries"] += len(queries)
+        stats["steps"] += len(waiting)
+        judged = self.config.judge is not None
+        records: dict[int, RoundRecord] = {}
+        for slot, episode, begin, end in waiting:
+            episode.apply_results(results[begin:end])
+            if not judged:
+                records[slot] = episode.finish_step()
+        if judged:
+            finished = finish_steps(self.config, [episode for _, episode, _, _ in waiting], self.judge_costs)
+            records = {slot: record for (slot, *_), record in zip(waiting, finished, strict=True)}
+        return records
 
-    def truncate(self, stops: dict[int, StopReason]) -> VectorStep:
-        """End running slots from outside; returns a step's five values with only those slots active."""
-        active = np.zeros(self.num_envs, dtype=np.bool_)
+    def end(self, stops: Mapping[int, StopReason]) -> dict[int, RoundRecord]:
+        """End running episodes from outside; `truncate` without arrays.
+
+        Args:
+            stops: the reason of each slot.
+
+        Returns:
+            The last record of each episode, by slot.
+
+        Raises:
+            ResetNeededError: a slot has no episode in progress.
+            ConfigError: not a slot, or not a reason to truncate. No episode was ended.
+        """
         for slot, stop in stops.items():
-            truncating(stop)
-            if not self._game(slot).running:
+            check_stop(stop)
+            if not self._episode(slot).running:
                 raise ResetNeededError(f"slot {slot} has no episode in progress: nothing was truncated")
-            active[slot] = True
-        return self._collect([(i, self.games[i].truncate(stop)) for i, stop in stops.items()], active)
-
-    # -- beyond Gymnasium --------------------------------------------------------------------------------
+        return {slot: self.episodes[slot].truncate(stop) for slot, stop in stops.items()}
 
     @property
     def running(self) -> NDArray[np.bool_]:
         """Which slots have an episode in progress, [num_envs]."""
-        return np.fromiter((g.running for g in self.games), dtype=np.bool_, count=self.num_envs)
+        return np.array([episode.running for episode in self.episodes], dtype=np.bool_)
 
     @property
     def all_done(self) -> bool:
-        """True when no slot has an episode in progress."""
-        return not any(g.running for g in self.games)
+        """True if no slot has an episode in progress."""
+        return not any(episode.running for episode in self.episodes)
 
     def snapshot(self, slot: int) -> dict[str, Any]:
-        """The running episode of a slot as plain JSON (without a generator: forks share their question)."""
-        return snapshot(self._game(slot))
+        """The running episode of a slot as plain JSON, without a generator: forks share their question.
+
+        Args:
+            slot: number of the slot.
+
+        Raises:
+            ResetNeededError: no episode is running in the slot.
+        """
+        return snapshot(self._episode(slot))
 
     def restore(self, slot: int, state: dict[str, Any]) -> None:
-        """Continue a snapshot of any slot, or of a `SearchEnv`, in this one.
+        """Continue a snapshot of any slot, or of a `SearchEnv`, in this slot.
 
-        Its last observation is not part of a snapshot; until the next step the slot's is "".
+        A snapshot does not hold the last observation; until the next step the slot's observation is "".
+
+        Args:
+            slot: number of the slot.
+            state: what `snapshot` returned.
 
         Raises:
             SnapshotError: damaged, of another schema, or of another index. The slot is then as it was.
         """
-        restore(self._game(slot), state)
+        restore(self._episode(slot), state)
         self._observations[slot] = ""
 
     @property
@@ -216,48 +331,44 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         return self.config.system_prompt
 
     def task_ids(self, split: str | None = None) -> list[str]:
-        """Ids of the questions that `split` (default: the environment's) offers after filtering."""
+        """Ids of the questions that a split offers after filtering.
+
+        Args:
+            split: default: the environment's.
+        """
         return [q.id for q in self.config.tasks(split or self.config.split)]
 
     @property
     def stats(self) -> dict[str, float]:
-        """What is not deterministic and so not in `infos`: counts, seconds, cache hits, the judge's costs."""
+        """What is not deterministic and therefore not in `infos`: counts, seconds, cache hits, the judge's costs."""
         return {**self._stats, **cache_stats(self.config), **self.judge_costs.to_stats()}
 
     # -- parts -----------------------------------------------------------------------------------------
 
-    def _collect(self, steps: list[tuple[int, Step]], active: NDArray[np.bool_]) -> VectorStep:
+    def _start(self, questions: Mapping[int, Question]) -> dict[int, EpisodeStart]:
+        starts = {slot: self.episodes[slot].start(question) for slot, question in questions.items()}
+        for slot, start in starts.items():
+            self._observations[slot] = start.observation
+        self._stats["episodes"] += len(starts)
+        return starts
+
+    def _restart(self, slots: Sequence[int]) -> dict[int, EpisodeStart]:
+        """Start new episodes by autoreset: each draws its question from the environment's split."""
+        return self._start({slot: choose_question(self.config, None, self._draw(slot)) for slot in slots})
+
+    def _result(self, records: Mapping[int, RoundRecord], sources: Mapping[int, InfoSource]) -> VectorStep:
+        """A step's five values. A slot that took no part keeps its observation, which is "" once it has ended."""
         n = self.num_envs
         rewards, terminations, truncations = [0.0] * n, [False] * n, [False] * n
-        records: list[dict[str, Any] | None] = [None] * n
-        observations = (
-            self._observations.copy()
-        )  # of a slot that takes no part: unchanged, "" once it has ended
-        for i, (observation, reward, terminated, truncated, info) in steps:
-            observations[i] = observation
-            rewards[i], terminations[i], truncations[i], records[i] = reward, terminated, truncated, info
-        self._observations = observations
-        flags = np.array(terminations), np.array(truncations)
-        return tuple(observations), np.array(rewards), *flags, self._infos(records, active)
-
-    def _infos(self, records: list[dict[str, Any] | None], active: NDArray[np.bool_]) -> dict[str, Any]:
-        """One column per key; records of a kind (first, middle, last of an episode) are spread together."""
-        infos: dict[str, Any] = {"active": active}
-        kinds: dict[tuple[str, ...], list[int]] = {}
-        for i, record in enumerate(records):
-            if record is not None:
-                kinds.setdefault(tuple(record), []).append(i)
-        for keys, members in kinds.items():
-            slots = np.array(members)
-            rows = [record.values() for i in members if (record := records[i]) is not None]
-            for key, values in zip(keys, zip(*rows, strict=True), strict=True):
-                if key not in infos:
-                    infos[key] = np.full(self.num_envs, None, dtype=object)
-                    infos[f"_{key}"] = np.zeros(self.num_envs, dtype=np.bool_)
-                # fromiter: numpy would make an array of arrays of values that are lists
-                infos[key][slots] = np.fromiter(values, dtype=object, count=len(members))
-                infos[f"_{key}"][slots] = True
-        return infos
+        observations = self._observations
+        for slot, record in records.items():
+            rewards[slot] = record.reward
+            if record.outcome is not None:
+                terminations[slot], truncations[slot] = record.terminated, record.truncated
+            if sources[slot] is record:
+                observations[slot] = record.observation
+        flags = np.array(terminations, dtype=np.bool_), np.array(truncations, dtype=np.bool_)
+        return tuple(observations), np.array(rewards), *flags, VectorInfos(n, sources)
 
     def _draw(self, slot: int) -> Any:
         def draw(n: int) -> int:
@@ -281,10 +392,10 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
             raise ConfigError(f"{len(seeds)} seeds for {self.num_envs} slots: give one per slot")
         return {i: gym.utils.seeding.np_random(seeds[i])[0] for i in slots if seeds[i] is not None}
 
-    def _game(self, slot: int) -> Game:
+    def _episode(self, slot: int) -> EpisodeState:
         if isinstance(slot, bool) or not isinstance(slot, int | np.integer) or not 0 <= slot < self.num_envs:
             raise ConfigError(f"slot {slot!r}: give a number from 0 to {self.num_envs - 1}")
-        return self.games[int(slot)]
+        return self.episodes[int(slot)]
 
     def _check_length(self, name: str, values: Any) -> None:
         if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != self.num_envs:
@@ -319,15 +430,42 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         return spread
 
 
-def make_vec(env_id: str, num_envs: int, **arguments: Any) -> SearchVectorEnv:
-    """A `SearchVectorEnv` with the arguments of a registered id.
+class _Restarted:
+    """The info of a slot whose episode ended and was replaced in the same step."""
+
+    __slots__ = ("last", "start")
+
+    def __init__(self, last: RoundRecord, start: EpisodeStart) -> None:
+        self.last, self.start = last, start
+
+    def to_info(self) -> dict[str, Any]:
+        final = {"final_obs": self.last.observation, "final_info": self.last.to_info()}
+        return final | self.start.to_info()
+
+
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        raise UnknownIdError("autoreset_mode", mode, [m.value for m in AutoresetMode]) from None
+
+
+def make_vec(
+    env_id: str,
+    num_envs: int,
+    *,
+    autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
+    **arguments: Any,
+) -> SearchVectorEnv:
+    """A `SearchVectorEnv` with the arguments of a registered id, as `collect` and the trainers use it.
 
     Args:
         env_id: e.g. "SearchQA-v0", or "module:SearchQA-v0".
         num_envs: number of slots.
+        autoreset_mode: see `SearchVectorEnv`; unlike `gym.make_vec`, slots are not reset by themselves.
         **arguments: override the id's.
 
     Raises:
         UnknownIdError: not a registered search environment.
     """
-    return SearchVectorEnv(num_envs, **registered_arguments(env_id, arguments))
+    return SearchVectorEnv(num_envs, autoreset_mode=autoreset_mode, **registered_arguments(env_id, arguments))

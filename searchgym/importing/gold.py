@@ -1,13 +1,14 @@
 """Gold for recorded rollouts: which question of a corpus a rollout played, and which hits are its gold passages.
 
-The passages of a recorded rollout come from another dump of the encyclopedia than the corpus, cut elsewhere. Hence:
+The passages of a recorded rollout come from another dump of the encyclopedia than the corpus and are cut at other
+places. Hence:
 
-- a question matches by its words, case and punctuation aside; two questions of the corpus with the same words
-  match nothing.
-- a hit is a gold passage of its question if their titles agree in the same sense ("Creed" and "Creed (band)" do
-  not), so every piece of a gold article counts as it, as in CW-GRPO, whose judge takes documents of one title for
-  one source; or if more than half of the word trigrams of the shorter text are in the longer one, at least ten of
-  them. The text decides where a page was asked for under an older name, and for snippets, which have no title.
+- A question matches by its words, ignoring case and punctuation. If two questions of the corpus have the same words,
+  neither matches.
+- A hit is a gold passage of its question if their titles match in the same way ("Creed" and "Creed (band)" do
+  not), so every part of a gold article counts, as in CW-GRPO, whose judge treats documents of one title as
+  one source; or if more than half of the word trigrams of the shorter text, and at least ten, are in the longer
+  one. The text decides for pages that were requested under an older name, and for snippets, which have no title.
 
 A hit that matches takes the id of the gold passage, so that judges see it as that passage.
 """
@@ -17,9 +18,9 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from typing import Any
 
 from ..question import Corpus, Passage, Question, find_passage
+from ..retriever import Hit
 
 __all__ = ["GoldPassages"]
 
@@ -40,25 +41,28 @@ class GoldPassages:
                 self._questions[key] = None if key in self._questions else question
 
     def question(self, text: str) -> Question | None:
-        """The question with these words; None if there is none, or more than one."""
+        """The question with these words; None if no question has them, or several do."""
         return self._questions.get(_key(text))
 
-    def mark(self, question: Question, hits: list[dict[str, Any]]) -> int:
-        """Give the hits that are gold passages of the question the ids of these; returns how many."""
+    def mark(self, question: Question, hits: list[Hit]) -> list[Hit]:
+        """The hits, in which gold passages of the question have the ids of these passages.
+
+        Args:
+            question: a question of the corpus.
+            hits: of a recorded search.
+        """
         passages = [find_passage(self.corpus, i) for i in question.supporting_ids]
-        marked = 0
+        marked = []
         for hit in hits:
             gold = next((p for p in passages if _same(hit, p)), None)
-            if gold is not None:
-                hit["id"] = gold.id
-                marked += 1
+            marked.append(hit if gold is None else hit._replace(id=gold.id))
         return marked
 
 
-def _same(hit: dict[str, Any], passage: Passage) -> bool:
-    if hit["title"] and _key(hit["title"]) == _key(passage.title):
+def _same(hit: Hit, passage: Passage) -> bool:
+    if hit.title and _key(hit.title) == _key(passage.title):
         return True
-    ours, theirs = _trigrams(passage.text), _trigrams(hit["text"])
+    ours, theirs = _trigrams(passage.text), _trigrams(hit.text)
     least = min(len(ours), len(theirs))
     return least >= _LEAST_TRIGRAMS and len(ours & theirs) > _SHARED * least
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .parsed import Parsed, ParsedRound, RolloutTextError, act, hit
+from ..episode import RoundRecord
+from ..retriever import Hit
+from .parsed import Parsed, RolloutTextError, act, hit
 
 __all__ = ["parse_r1_searcher"]
 
@@ -32,28 +34,28 @@ def parse_r1_searcher(text: Any) -> Parsed:
     """
     if not isinstance(text, str):
         raise RolloutTextError(f"the text is a {type(text).__name__}, not a string")
-    rounds: list[ParsedRound] = []
+    rounds: list[RoundRecord] = []
     position = 0
     while (start := text.find(_QUERY, position)) >= 0:
         if 0 <= text.find(_DOCUMENTS, position) < start:
             raise RolloutTextError("a block of documents has no query before it")
         end = text.find(_END_QUERY, start)
         if end < 0:
-            rounds.append(ParsedRound(text[position:], act("invalid", error="malformed_call")))
+            rounds.append(RoundRecord(text[position:], act("invalid", error="malformed_call")))
             return Parsed(rounds, cut=True)
         query = text[start:end].rpartition(_QUERY)[2]
         end += len(_END_QUERY)
         documents, following = text.find(_DOCUMENTS, end), text.find(_QUERY, end)
         if documents < 0 or 0 <= following < documents:
-            rounds.append(ParsedRound(text[position:end], act("search", queries=[query])))
+            rounds.append(RoundRecord(text[position:end], act("search", queries=[query])))
             position = end
             continue
         close = text.find(_END_DOCUMENTS, documents)
         stop = len(text) if close < 0 else close + len(_END_DOCUMENTS)
         inner = text[documents + len(_DOCUMENTS) : len(text) if close < 0 else close]
         rounds.append(
-            ParsedRound(
-                text[position:documents], act("search", queries=[query]), _hits(inner), text[documents:stop]
+            RoundRecord(
+                text[position:documents], act("search", queries=[query]), [_hits(inner)], text[documents:stop]
             )
         )
         if close < 0:
@@ -69,15 +71,15 @@ def parse_r1_searcher(text: Any) -> Parsed:
     _, opening, answer = rest.rpartition("<answer>")
     answer, closing, _ = answer.partition("</answer>")
     if not opening:
-        rounds.append(ParsedRound(rest, act("invalid", error="no_act")))
+        rounds.append(RoundRecord(rest, act("invalid", error="no_act")))
     elif not closing:
-        rounds.append(ParsedRound(rest, act("invalid", error="malformed_call")))
+        rounds.append(RoundRecord(rest, act("invalid", error="malformed_call")))
     else:
-        rounds.append(ParsedRound(rest, act("answer", answer=answer)))
+        rounds.append(RoundRecord(rest, act("answer", answer=answer)))
     return Parsed(rounds, cut=bool(opening) and not closing)
 
 
-def _hits(block: str) -> list[dict[str, Any]]:
+def _hits(block: str) -> list[Hit]:
     """The documents (1), (2), … of a block. Only the next number in turn opens one: a text may hold "(7)"."""
     spans: list[tuple[int, int]] = []
     position = 0

@@ -18,7 +18,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .parsed import Parsed, ParsedRound, RolloutTextError, act, hit
+from ..dialects import Act
+from ..episode import RoundRecord
+from ..retriever import Hit
+from .parsed import Parsed, RolloutTextError, act, hit
 
 __all__ = ["parse_react", "parse_react_numbered"]
 
@@ -104,32 +107,32 @@ def _message_turns(messages: list[Any]) -> tuple[str, list[tuple[str, str | None
 
 
 def _parse(question: str, turns: list[tuple[str, str | None]], pages: bool) -> Parsed:
-    rounds: list[ParsedRound] = []
+    rounds: list[RoundRecord] = []
     page = ""
     for message, seen in turns:
         if not message.strip() and rounds:  # two observations in a row: the second belongs to the same act
             rounds[-1].observation += seen or ""
             continue
         name, argument, action = _action(message)
-        if action["kind"] == "answer":
-            rounds.append(ParsedRound(message, action))
+        if action.kind == "answer":
+            rounds.append(RoundRecord(message, action))
             closing = (seen or "").strip()
             said = _VERDICT.search(closing)
             correct = None if said is None else any(said.groups())
             return Parsed(rounds, question, closing=closing, correct=correct)
         found = _LABEL.sub("", seen or "").strip()
-        hits: list[dict[str, Any]] = []
-        if action["kind"] == "search" and found and not found.startswith("Could not find ["):
+        results: list[list[Hit]] = []
+        if action.kind == "search" and found and not found.startswith("Could not find ["):
             page = argument.strip(' "') if pages and name == "search" else page
-            hits = [hit(page if pages else "", found, 1)]
-        rounds.append(ParsedRound(message, action, hits, seen or ""))
+            results = [[hit(page if pages else "", found, 1)]]
+        rounds.append(RoundRecord(message, action, results, seen or ""))
     if not rounds or not rounds[0].text.strip():
         raise RolloutTextError("no thought and no action in it")
     last = rounds[-1]
-    return Parsed(rounds, question, cut=last.action["kind"] == "invalid" and last.observation == "")
+    return Parsed(rounds, question, cut=last.action.kind == "invalid" and last.observation == "")
 
 
-def _action(message: str) -> tuple[str, str, dict[str, Any]]:
+def _action(message: str) -> tuple[str, str, Act]:
     """(name, argument, action) of the agent's message."""
     lines = list(_ACTION_LINE.finditer(message)) or list(_ACTION_ANYWHERE.finditer(message))[-1:]
     if not lines:

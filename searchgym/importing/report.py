@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..episode import Episode
+from ..retriever import Hit
 from ..scoring import normalize_answer
 from .rollouts import Imported
 
@@ -94,7 +95,7 @@ def _count(one: SourceReport, episode: Episode, recorded: dict[str, Any]) -> Non
     if recorded["correct"] is not None:
         one.em_agree_of += 1
         one.em_agree += recorded["correct"] == bool(episode.outcome.em)
-    asked = sum(r.action["kind"] == "search" for r in episode.rounds)
+    asked = sum(r.action.kind == "search" for r in episode.rounds)
     if episode.gold["supporting_ids"]:
         one.matched += 1
         one.matched_searches += asked
@@ -110,13 +111,13 @@ def new_gold_rounds(episode: Episode) -> list[int]:
     """The rounds (from 0) that returned a gold passage which no earlier round had returned."""
     gold, seen, found = set(episode.gold["supporting_ids"]), set[str](), []
     for index, round_ in enumerate(episode.rounds):
-        new = gold.intersection(hit["id"] for hit in round_.hits) - seen
+        new = gold.intersection(hit.id for hit in round_.hits) - seen
         seen |= new
         if new:
             found.append(index)
     return found
 
 
-def _holds(hits: Iterable[dict[str, Any]], keys: list[str]) -> bool:
-    texts = [f" {normalize_answer(h['title'])} {normalize_answer(h['text'])} " for h in hits]
+def _holds(hits: Iterable[Hit], keys: list[str]) -> bool:
+    texts = [f" {normalize_answer(h.title)} {normalize_answer(h.text)} " for h in hits]
     return any(f" {key} " in text for text in texts for key in keys)

@@ -19,7 +19,9 @@ import json
 import re
 from typing import Any
 
-from .parsed import Parsed, ParsedRound, RolloutTextError, act, hit
+from ..episode import RoundRecord
+from ..retriever import Hit
+from .parsed import Parsed, RolloutTextError, act, hit
 
 __all__ = ["parse_responses"]
 
@@ -59,12 +61,12 @@ def parse_responses(text: Any) -> Parsed:
             turns[-1].append(item)
         else:
             raise RolloutTextError(f"an item has the type {kind!r}, which this importer does not know")
-    rounds: list[ParsedRound] = []
+    rounds: list[RoundRecord] = []
     for turn in turns:
         if not turn:
             continue
         rounds.append(_round(turn, outputs))
-        if rounds[-1].action["kind"] == "answer":
+        if rounds[-1].action.kind == "answer":
             closing = "\n".join(outputs[c] for i in turn if (c := str(i.get("call_id"))) in outputs)
             return Parsed(rounds, question, closing=closing)
     if not rounds:
@@ -72,7 +74,7 @@ def parse_responses(text: Any) -> Parsed:
     return Parsed(rounds, question)
 
 
-def _round(turn: list[dict[str, Any]], outputs: dict[str, str]) -> ParsedRound:
+def _round(turn: list[dict[str, Any]], outputs: dict[str, str]) -> RoundRecord:
     said: list[str] = []
     calls: list[tuple[str, Any, str]] = []
     for item in turn:
@@ -88,18 +90,20 @@ def _round(turn: list[dict[str, Any]], outputs: dict[str, str]) -> ParsedRound:
     message = "\n".join(part for part in said if part)
     for name, arguments, _ in calls:
         if _ANSWER_CALL.search(name):
-            return ParsedRound(message, act("answer", answer=_argument(arguments, _ANSWER_KEYS)[0]))
+            return RoundRecord(message, act("answer", answer=_argument(arguments, _ANSWER_KEYS)[0]))
     if not calls:
         last = next((_message(i) for i in reversed(turn) if i["type"] == "message"), "")
         answer = act("answer", answer=_final(last)) if last else act("invalid", error="no_act")
-        return ParsedRound(message, answer)
+        return RoundRecord(message, answer)
     queries: list[str] = []
-    hits: list[dict[str, Any]] = []
+    results: list[list[Hit]] = []
     for _, arguments, call_id in calls:
-        hits += _hits(outputs.get(call_id, ""), arguments, len(queries))
-        queries += _argument(arguments, _QUERY_KEYS)
+        asked = _argument(arguments, _QUERY_KEYS)
+        # The hits of a call with several queries count as those of its first one.
+        results += [_hits(outputs.get(call_id, ""), arguments), *([] for _ in asked[1:])]
+        queries += asked
     seen = "\n".join(outputs[call_id] for *_, call_id in calls if call_id in outputs)
-    return ParsedRound(message, act("search", queries=queries), hits, seen)
+    return RoundRecord(message, act("search", queries=queries), results, seen)
 
 
 def _argument(arguments: Any, keys: tuple[str, ...]) -> list[str]:
@@ -114,7 +118,7 @@ def _argument(arguments: Any, keys: tuple[str, ...]) -> list[str]:
     return [_written(arguments)]
 
 
-def _hits(output: str, arguments: Any, query_index: int) -> list[dict[str, Any]]:
+def _hits(output: str, arguments: Any) -> list[Hit]:
     content: Any = output
     for _ in range(_NESTING):
         content = _json(content)
@@ -132,12 +136,12 @@ def _hits(output: str, arguments: Any, query_index: int) -> list[dict[str, Any]]
     if isinstance(content, list):
         records = [r if isinstance(r, dict) else {"text": _written(r)} for r in content]
         return [
-            hit(_field(r, _TITLE_KEYS), _field(r, _TEXT_KEYS) or _written(r), rank, query_index)
+            hit(_field(r, _TITLE_KEYS), _field(r, _TEXT_KEYS) or _written(r), rank)
             for rank, r in enumerate(records, 1)
         ]
     shown = _written(content).strip()
     url = str(arguments.get("url", "")) if isinstance(arguments, dict) else ""
-    return [hit(url, shown, 1, query_index)] if shown else []
+    return [hit(url, shown, 1)] if shown else []
 
 
 def _field(record: dict[str, Any], keys: tuple[str, ...]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..episode import Episode, Outcome, Round, StopReason
+from ..episode import Episode, Outcome, Retrieval, RoundRecord, StopReason
 from ..errors import EpisodeFileError, UnknownIdError
 from ..question import Corpus
 from ..scoring import exact_match, f1, recall, sub_exact_match
@@ -34,12 +34,14 @@ FORMATS: Mapping[str, Callable[[Any], Parsed]] = {
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A row that gave no episode.
+    """A row that could not be imported.
 
     Attributes:
-        line: in the file, counted from 1.
-        source, row, format: as the row says.
-        reason: why.
+        line: number of the line, from 1.
+        source: as in the row.
+        row: as in the row.
+        format: as in the row.
+        reason: why it was skipped.
     """
 
     line: int
@@ -54,11 +56,11 @@ class Skipped:
 
 @dataclass(slots=True)
 class Imported:
-    """What a file of recorded rollouts gave: every row is either an episode or skipped.
+    """The contents of a file of recorded rollouts: every row is either an episode or skipped.
 
     Attributes:
         episodes: in the order of the file.
-        skipped: the rows that could not be used, with reasons.
+        skipped: the rows that could not be imported, with reasons.
     """
 
     episodes: list[Episode] = field(default_factory=list)
@@ -66,10 +68,14 @@ class Imported:
 
 
 def parse_rollout(text: Any, format: str) -> Parsed:
-    """Take a rollout apart, without scoring it.
+    """Parse a rollout without scoring it.
+
+    Args:
+        text: the rollout.
+        format: one of `FORMATS`.
 
     Raises:
-        UnknownIdError: there is no such format.
+        UnknownIdError: an unknown format.
         EpisodeFileError: the text is not in this format.
     """
     if format not in FORMATS:
@@ -95,22 +101,23 @@ def import_rollout(
     """Make an episode of a recorded rollout.
 
     The outcome is that of this package's scorer: the agent's own final answer against the recorded gold answer.
-    What the record says of itself goes to `extra["recorded"]`. There are no tokens, so the episode is never valid
-    for training. An episode without an answer is truncated: by its token budget where the text breaks off in the
-    middle of an act, else by its round budget; the records do not say.
+    The record's own claims go to `extra["recorded"]`. Without tokens the episode is never valid for training. An
+    episode without an answer is truncated: by its token budget if the text breaks off in the middle of an act,
+    otherwise by its round budget; the records do not say which.
 
     Args:
-        text: the rollout, a string or a list, as its format has it.
+        text: the rollout, a string or a list, depending on the format.
         format: one of `FORMATS`.
-        question: what was asked; None to read it from the text.
+        question: the question; None to read it from the text.
         gold: the accepted answers.
         agent: the model that wrote it.
-        source, row: where it comes from; with the text they make the episode's id.
+        source: the file or project it comes from; part of the episode's id.
+        row: its row there; part of the episode's id.
         corpus: where to look for the question and its gold passages; see `searchgym.importing.gold`.
-        recorded: more to keep in `extra["recorded"]`.
+        recorded: further values for `extra["recorded"]`.
 
     Raises:
-        UnknownIdError: there is no such format.
+        UnknownIdError: an unknown format.
         EpisodeFileError: the text is not in this format, or there is no question or no gold answer.
     """
     parsed = parse_rollout(text, format)
@@ -124,12 +131,12 @@ def import_rollout(
     matched = golds.question(asked) if golds else None
     if golds is not None and matched is not None:
         for round_ in parsed.rounds:
-            golds.mark(matched, round_.hits)
+            round_.results = [golds.mark(matched, hits) for hits in round_.results]
     supporting = list(matched.supporting_ids) if matched else []
     identity = json.dumps([source, row, format, text], sort_keys=True)
     episode_id = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     last = parsed.rounds[-1]
-    answered = last.action["kind"] == "answer"
+    answered = last.action.kind == "answer"
     outcome = _outcome(parsed, answers, supporting)
     extra: dict[str, Any] = {
         "type": matched.type if matched else "unknown",
@@ -161,7 +168,7 @@ def import_rollout(
         split=matched.split if matched else "unknown",
         question=asked,
         gold={"answers": answers, "supporting_ids": supporting, "chain": []},
-        rounds=_rounds(parsed, episode_id, outcome.em),
+        rounds=_complete(parsed.rounds, episode_id, outcome.em),
         outcome=outcome,
         terminated=answered,
         truncated=not answered,
@@ -172,8 +179,8 @@ def import_rollout(
 
 def _outcome(parsed: Parsed, answers: Sequence[str], supporting: Sequence[str]) -> Outcome:
     last = parsed.rounds[-1].action
-    answer = last["answer"] if last["kind"] == "answer" else ""
-    if last["kind"] == "answer":
+    answer = last.answer if last.kind == "answer" else ""
+    if last.kind == "answer":
         stop = StopReason.ANSWERED
     else:
         stop = StopReason.TOKEN_BUDGET if parsed.cut else StopReason.ROUND_BUDGET
@@ -182,47 +189,37 @@ def _outcome(parsed: Parsed, answers: Sequence[str], supporting: Sequence[str]) 
         em=exact_match(answer, answers),
         f1=f1(answer, answers),
         sub_em=sub_exact_match(answer, answers),
-        recall=recall([hit["id"] for r in parsed.rounds for hit in r.hits], supporting),
+        recall=recall([hit.id for r in parsed.rounds for hit in r.hits], supporting),
         rounds=len(parsed.rounds),
-        searches=sum(len(r.action["queries"]) for r in parsed.rounds),
+        searches=sum(len(r.action.queries) for r in parsed.rounds),
         assisted=False,
         stop_reason=stop,
     )
 
 
-def _rounds(parsed: Parsed, episode_id: str, em: float) -> list[Round]:
-    final = len(parsed.rounds) - 1
-    return [
-        Round(
-            uid=f"{episode_id}/{index}",
-            anchor=f"{episode_id}/{index}",
-            text=round_.text,
-            action=round_.action,
-            hits=round_.hits,
-            retrieval={"status": "ok", "backend": "recorded", "index_hash": ""},
-            observation=round_.observation,
-            reward=em if index == final else 0.0,
-            reward_terms={"em": em} if index == final else {},
-            judge={"status": "off", "utility": None, "reasoning": None, "reason": ""},
-            feedback={"level": "off", "text": "", "calls_left": 0},
-        )
-        for index, round_ in enumerate(parsed.rounds)
-    ]
+def _complete(rounds: list[RoundRecord], episode_id: str, em: float) -> list[RoundRecord]:
+    """The records with what a parser does not know: identity, retrieval and reward."""
+    for index, record in enumerate(rounds):
+        record.uid = record.anchor = f"{episode_id}/{index}"
+        record.round = index + 1
+        record.retrieval = Retrieval("ok", "recorded")
+    rounds[-1].reward, rounds[-1].reward_terms = em, {"em": em}
+    return rounds
 
 
 def import_rollouts(path: str | os.PathLike[str], corpus: Corpus | None = None) -> Imported:
-    """Import a file of recorded rollouts: JSONL, compressed or not, with one rollout a line.
+    """Import a file of recorded rollouts: JSONL with one rollout per line, optionally compressed.
 
-    A row holds `format`, `text`, `gold` and, where known, `question`, `source`, `row`, `model`, `predicted` (the
+    A row holds `format`, `text`, `gold` and, if known, `question`, `source`, `row`, `model`, `predicted` (the
     answer as the authors read it), `judged_correct` or `reward` (their verdict) and `searches` (their count).
 
     Args:
-        path: the file; a name that ends in ".gz" is decompressed.
+        path: the file; it is decompressed if its name ends in ".gz".
         corpus: where to look for questions and gold passages.
 
     Raises:
-        EpisodeFileError: the file cannot be read, or a line is no JSON object with `format`, `text` and `gold`.
-        UnknownIdError: a row's format is none of `FORMATS`.
+        EpisodeFileError: the file cannot be read, or a line is not a JSON object with `format`, `text` and `gold`.
+        UnknownIdError: a row's format is not one of `FORMATS`.
     """
     golds = GoldPassages(corpus) if corpus is not None else None
     imported = Imported()
@@ -254,7 +251,7 @@ def import_rollouts(path: str | os.PathLike[str], corpus: Corpus | None = None) 
 
 
 def _judged(row: Mapping[str, Any]) -> bool | None:
-    """Whether the authors took the answer for right; None where they do not say."""
+    """Whether the authors judged the answer correct; None if the row does not say."""
     if row.get("judged_correct") is not None:
         return str(row["judged_correct"]).lower() == "true"
     return None if row.get("reward") is None else float(row["reward"]) >= 1.0

@@ -4,6 +4,7 @@ A judge sees the question and the trace up to and including one round and gives 
 (arXiv 2604.14267): the retrieval utility u and the reasoning correctness v of that round, each in [0, 1].
 """
 
-from .protocol import Grade, Grader, Judge, Trace, TraceRound, Verdict, open_judge, traces_of
+from ..episode import RoundRecord
+from .protocol import Grade, Grader, Judge, Trace, Verdict, open_judge, traces_of
 
-__all__ = ["Grade", "Grader", "Judge", "Trace", "TraceRound", "Verdict", "open_judge", "traces_of"]
+__all__ = ["Grade", "Grader", "Judge", "RoundRecord", "Trace", "Verdict", "open_judge", "traces_of"]

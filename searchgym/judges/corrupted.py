@@ -79,5 +79,5 @@ class CorruptedJudge:
 
 def _shown(trace: Trace) -> bytes:
     """What a judge is shown of a trace, without the key."""
-    rounds = [[r.text, dict(r.action), [hit["id"] for hit in r.hits], r.observation] for r in trace.rounds]
+    rounds = [[r.text, r.action.to_json(), [hit.id for hit in r.hits], r.observation] for r in trace.rounds]
     return json.dumps([trace.question.id, trace.question.text, rounds], sort_keys=True).encode()

@@ -16,9 +16,9 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 from ..question import Corpus, find_passage
+from ..retriever import Hit
 
 __all__ = ["InformationGain", "redundancy"]
 
@@ -41,12 +41,12 @@ class InformationGain:
     def gain(
         self,
         gold_ids: Sequence[str],
-        new_hits: Iterable[Mapping[str, Any]],
-        old_hits: Iterable[Mapping[str, Any]],
+        new_hits: Iterable[Hit],
+        old_hits: Iterable[Hit],
     ) -> float:
         """How much closer the new passages came to the gold ones than the old had, in [0, 1]."""
-        new = [self._vector(f"{h['title']}\n{h['text']}") for h in new_hits]
-        old = [self._vector(f"{h['title']}\n{h['text']}") for h in old_hits]
+        new = [self._vector(f"{h.title}\n{h.text}") for h in new_hits]
+        old = [self._vector(f"{h.title}\n{h.text}") for h in old_hits]
         total = 0.0
         for gold_id in gold_ids:
             passage = find_passage(self._corpus, gold_id)
@@ -70,10 +70,10 @@ class InformationGain:
         return {w: x / norm for w, x in weights.items()}
 
 
-def redundancy(new_hits: Collection[Mapping[str, Any]], old_hits: Iterable[Mapping[str, Any]]) -> float:
+def redundancy(new_hits: Collection[Hit], old_hits: Iterable[Hit]) -> float:
     """Share of the new hits that are among the old ones, in [0, 1]; 0 without hits."""
-    before = {hit["id"] for hit in old_hits}
-    return sum(hit["id"] in before for hit in new_hits) / len(new_hits) if new_hits else 0.0
+    before = {hit.id for hit in old_hits}
+    return sum(hit.id in before for hit in new_hits) / len(new_hits) if new_hits else 0.0
 
 
 def _words(text: str) -> list[str]:

@@ -13,9 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ..episode import RoundRecord
 from ..question import Corpus
 from ..scoring import normalize_answer
-from .protocol import Trace, TraceRound, Verdict
+from .protocol import Trace, Verdict
 
 __all__ = ["OracleJudge"]
 
@@ -46,22 +47,22 @@ class OracleJudge:
         question = trace.question
         if not question.supporting_ids:
             return Verdict.error("the question has no gold passages")
-        kind = last.action["kind"]
+        kind = last.action.kind
         if kind == "search":
             gold = set(question.supporting_ids)
-            before = {hit["id"] for round_ in earlier for hit in round_.hits}
-            new = [hit["title"] for hit in last.hits if hit["id"] in gold and hit["id"] not in before]
-            unseen = self._unseen(trace, earlier, " ".join(last.action["queries"]))
+            before = {hit.id for round_ in earlier for hit in round_.hits}
+            new = [hit.title for hit in last.hits if hit.id in gold and hit.id not in before]
+            unseen = self._unseen(trace, earlier, " ".join(last.action.queries))
             reason = f"new gold: {', '.join(new)}" if new else "no new gold passage"
             if unseen:
                 reason += f"; not seen before: {unseen}"
             return Verdict.ok(float(bool(new)), float(not unseen), reason)
         if kind == "answer":
-            supported = self._supported(trace, earlier, last.action["answer"])
+            supported = self._supported(trace, earlier, last.action.answer)
             return Verdict.ok(0.0, float(supported), "supported" if supported else "not supported")
         return Verdict.ok(0.0, 0.0, "no search and no answer")
 
-    def _unseen(self, trace: Trace, earlier: Sequence[TraceRound], query: str) -> str:
+    def _unseen(self, trace: Trace, earlier: Sequence[RoundRecord], query: str) -> str:
         """The first entity of the query that neither the question nor retrieved text contains; "" if none."""
         entities = [e for e in _ENTITY.findall(query) if e.lower() not in _OPENERS]
         folded = query.casefold()
@@ -69,19 +70,19 @@ class OracleJudge:
         known = trace.question.text.casefold()
         missing = [e for e in entities if not _contains(known, e)]
         if missing:
-            known = "\n".join(f"{h['title']}\n{h['text']}" for r in earlier for h in r.hits).casefold()
+            known = "\n".join(f"{h.title}\n{h.text}" for r in earlier for h in r.hits).casefold()
             missing = [e for e in missing if not _contains(known, e)]
         return missing[0] if missing else ""
 
-    def _supported(self, trace: Trace, earlier: Sequence[TraceRound], answer: str) -> bool:
+    def _supported(self, trace: Trace, earlier: Sequence[RoundRecord], answer: str) -> bool:
         """The answer's words stand in retrieved text; one named in the question itself (a comparison), or a
         yes/no, is supported when every gold passage was retrieved."""
         key = f" {normalize_answer(answer)} "
         if key.strip() in ("", "yes", "no") or key in f" {normalize_answer(trace.question.text)} ":
-            found = {hit["id"] for round_ in earlier for hit in round_.hits}
+            found = {hit.id for round_ in earlier for hit in round_.hits}
             return bool(key.strip()) and found.issuperset(trace.question.supporting_ids)
         return any(
-            key in f" {normalize_answer(h['title'])} {normalize_answer(h['text'])} "
+            key in f" {normalize_answer(h.title)} {normalize_answer(h.text)} "
             for r in earlier
             for h in r.hits
         )

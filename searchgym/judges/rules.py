@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..episode import RoundRecord
 from ..errors import ConfigError, UnknownIdError
 from ..question import Corpus
 from ..scoring import normalize_answer
 from .gain import InformationGain, redundancy
-from .protocol import Trace, TraceRound, Verdict
+from .protocol import Trace, Verdict
 
 __all__ = ["RulesJudge"]
 
@@ -46,9 +47,9 @@ class RulesJudge:
 
     def _verdict(self, trace: Trace) -> Verdict:
         *earlier, last = trace.rounds
-        kind = last.action["kind"]
+        kind = last.action.kind
         if kind == "answer":
-            held = _contains_answer(earlier, [last.action["answer"]])
+            held = _contains_answer(earlier, [last.action.answer])
             return Verdict.ok(
                 0.0, float(held), "answer stands in the passages" if held else "answer not found"
             )
@@ -65,16 +66,16 @@ class RulesJudge:
         else:
             answers = question.answers
             gain = float(_contains_answer([last], answers) and not _contains_answer(earlier, answers))
-        queries = {normalize_answer(q) for round_ in earlier for q in round_.action["queries"]}
-        asked_again = any(normalize_answer(q) in queries for q in last.action["queries"])
+        queries = {normalize_answer(q) for round_ in earlier for q in round_.action.queries}
+        asked_again = any(normalize_answer(q) in queries for q in last.action.queries)
         reason = f"gain {gain:.3f}, redundancy {repeated:.3f}" + ("; repeated query" if asked_again else "")
         return Verdict.ok(min(1.0, max(0.0, gain - repeated)), float(not asked_again), reason)
 
 
-def _contains_answer(rounds: Sequence[TraceRound], answers: Sequence[str]) -> bool:
+def _contains_answer(rounds: Sequence[RoundRecord], answers: Sequence[str]) -> bool:
     keys = [key for answer in answers if (key := normalize_answer(answer))]
     return any(
-        f" {key} " in f" {normalize_answer(hit['title'])} {normalize_answer(hit['text'])} "
+        f" {key} " in f" {normalize_answer(hit.title)} {normalize_answer(hit.text)} "
         for round_ in rounds
         for hit in round_.hits
         for key in keys

@@ -90,7 +90,7 @@ class BudgetCurve:
     def __str__(self) -> str:
         return "\n".join(
             f"{self.agent}, budget {p.budget}: EM {p.result.metrics['em']}, searches "
-            f"{p.result.metrics['searches'].mean:.2f}"
+            f"{p.result.metrics['searches'].value:.2f}"
             + ("" if p.tokens is None else f", sampled tokens {p.tokens:.1f}")
             + f", ended on the budget {p.on_budget:.1%}"
             for p in self.points

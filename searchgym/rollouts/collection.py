@@ -1,7 +1,7 @@
 """The rollout loop: plays episodes with any agent, text or tokens, and records them.
 
 There is one loop. A text agent returns strings; a token agent returns `Turn`s whose ids and log-probabilities
-are stored as they are, so nothing is ever decoded and tokenised again.
+are stored as they are, so that no text is ever tokenised again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import gymnasium as gym
 import numpy as np
@@ -21,12 +21,13 @@ from ..agent import Agent, AgentContext, FunctionAgent, Turn
 from ..checks import check_count
 from ..env.config import EnvConfig
 from ..env.env import SearchEnv
-from ..env.game import gold_record
+from ..env.infos import InfoSource
 from ..env.judging import judge_episodes
 from ..env.vector import SearchVectorEnv, make_vec
-from ..episode import Episode, Outcome, Round, Segment, StopReason
+from ..episode import Episode, RoundRecord
 from ..errors import ConfigError
 from ..judges.protocol import check_judge
+from .recorder import EpisodeRecorder
 
 __all__ = [
     "AgentLike",
@@ -36,7 +37,6 @@ __all__ = [
     "open_agent",
     "open_envs",
     "rollout",
-    "slot_info",
 ]
 
 AgentLike = Agent | str | dict[str, Any] | Callable[[str, dict[str, Any]], str]
@@ -45,114 +45,31 @@ EnvLike = str | gym.Env[str, str] | SearchVectorEnv
 """A registered id, a search environment, or a vector of them."""
 
 
-def slot_info(infos: dict[str, Any], slot: int) -> dict[str, Any]:
-    """The single-environment info of one slot of `SearchVectorEnv`'s infos."""
-    return {k: v[slot] for k, v in infos.items() if k[0] != "_" and k != "active" and infos[f"_{k}"][slot]}
+class _Infos(Sequence[dict[str, Any]]):
+    """The infos of some slots, each built when the agent reads it."""
 
+    def __init__(self, sources: Sequence[InfoSource]) -> None:
+        self._sources = sources
+        self._built: dict[int, dict[str, Any]] = {}
 
-class _Record:
-    """An episode while it is being played."""
+    def __len__(self) -> int:
+        return len(self._sources)
 
-    def __init__(self, episode_id: str, group_id: str, info: dict[str, Any]) -> None:
-        self.episode_id, self.group_id, self.reset_info = episode_id, group_id, info
-        self.anchor = info["anchor"]
-        self.rounds: list[Round] = []
-        self.segments: list[Segment] = []
-
-    def add(self, turn: Turn, observation: str, reward: float, info: dict[str, Any]) -> None:
-        index = len(self.rounds)
-        self.rounds.append(
-            Round(
-                uid=f"{self.episode_id}/{index}",
-                anchor=self.anchor,
-                text=turn.text,
-                action=info["action"],
-                hits=info["hits"],
-                retrieval=info["retrieval"],
-                observation=observation,
-                reward=reward,
-                reward_terms=info["reward_terms"],
-                judge=info["judge"],
-                feedback=info["feedback"],
-                policy_version=turn.policy_version,
-                temperature=turn.temperature,
-                top_p=turn.top_p,
-            )
-        )
-        self.anchor = info["anchor"]
-        self._add_tokens(turn, index)
-
-    def _add_tokens(self, turn: Turn, index: int) -> None:
-        for earlier in turn.earlier:
-            self._add_tokens(earlier, index)
-        if len(turn.logprobs) != len(turn.token_ids):
-            raise ConfigError(
-                f"the agent gave {len(turn.logprobs)} log-probabilities for {len(turn.token_ids)} sampled tokens: "
-                "give one per token"
-            )
-        if not turn.prompt_ids and not turn.token_ids:
-            return
-        if turn.new_segment or not self.segments:
-            self.segments.append(Segment())
-        segment = self.segments[-1]
-        given, sampled = len(turn.prompt_ids), len(turn.token_ids)
-        segment.tokens += turn.prompt_ids
-        segment.tokens += turn.token_ids
-        segment.mask += [0] * given + [1] * sampled
-        segment.logprobs += [0.0] * given
-        segment.logprobs += turn.logprobs
-        segment.rounds += [index] * (given + sampled)
-
-    def finish(self, env_config: EnvConfig, agent: str, terminated: bool, info: dict[str, Any]) -> Episode:
-        outcome = info["outcome"]
-        question = env_config.corpus.question(self.reset_info["task_id"])
-        return Episode(
-            episode_id=self.episode_id,
-            group_id=self.group_id,
-            tree_id=self.episode_id,
-            parent_id=None,
-            fork_round=None,
-            agent=agent,
-            env=env_fingerprint(env_config),
-            task_id=question.id,
-            split=question.split,
-            question=question.text,
-            gold=gold_record(question),
-            rounds=self.rounds,
-            outcome=Outcome(**{**outcome, "stop_reason": StopReason(outcome["stop_reason"])}),
-            terminated=terminated,
-            truncated=not terminated,
-            valid_for_training=info["valid_for_training"],
-            segments=self.segments,
-            extra={"type": question.type, "hops": question.hops},
-        )
-
-
-def env_fingerprint(env_config: EnvConfig) -> dict[str, Any]:
-    """What must match for two episodes to be comparable."""
-    return {
-        "corpus": env_config.corpus.name,
-        "corpus_hash": env_config.corpus.hash,
-        "retriever": env_config.retriever.name,
-        "index_hash": env_config.retriever.index_hash,
-        "dialect": env_config.dialect_name,
-        "top_k": env_config.top_k,
-        "max_rounds": env_config.max_rounds,
-        "max_searches": env_config.max_searches,
-        "max_chars": env_config.max_chars,
-        "max_action_chars": env_config.max_action_chars,
-        "max_observation_chars": env_config.max_observation_chars,
-        "max_queries": env_config.max_queries,
-        "reward": dict(env_config.reward),
-        "judge": env_config.judge_spec if env_config.judge is not None else "off",
-        "judge_when": env_config.judge_when,
-        "feedback": env_config.feedback_level or "off",
-        "feedback_calls": env_config.feedback_calls,
-    }
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        positions = range(len(self._sources))[index]
+        if isinstance(positions, range):
+            return [self[position] for position in positions]
+        if positions not in self._built:
+            self._built[positions] = self._sources[positions].to_info()
+        return self._built[positions]
 
 
 def agent_context_of(env_config: EnvConfig) -> AgentContext:
-    """What agents may know of an environment with these rules."""
+    """What agents may know of an environment with these arguments."""
     return AgentContext(
         dialect=env_config.dialect,
         system_prompt=env_config.system_prompt,
@@ -176,91 +93,78 @@ def collect(
     """Play one episode per task, refilling slots as they become free.
 
     Args:
-        envs: its slots are reset as needed.
+        envs: its slots are started as needed, whatever its `autoreset_mode`.
         agent: answers all running slots in one call per step.
-        task_ids: the questions, repeats allowed.
+        task_ids: the questions; repeats are allowed.
         group_ids: one per task; episodes of a group share it. Default: every episode is its own group.
         ids: source of episode ids; pass a seeded one for reproducible records.
-        seeds: one per task, below 2**64: what an episode samples then depends on its seed alone, not on the episodes
-            that run beside it (but for rounding in batched arithmetic). The seeds are the episodes' ids, too.
-        on_episode: called with each episode as it ends, before any verdict that is given after the episodes.
+        seeds: one per task, below 2**64: an episode's samples then depend on its seed alone, not on the episodes that
+            run at the same time (except for rounding in batched arithmetic). The seeds are also the episodes' ids.
+        on_episode: called with each episode as it ends, before verdicts of judges that run after the episodes.
 
     Returns:
         Episodes in the order of `task_ids`, judged.
 
     Raises:
-        ConfigError: an unknown task, or a judge that cannot work, before any episode is played.
+        ConfigError: an unknown task, or a judge that cannot work; no episode was played.
     """
     if group_ids is not None and len(group_ids) != len(task_ids):
         raise ConfigError(f"{len(group_ids)} group ids for {len(task_ids)} tasks: give one per task")
     if seeds is not None and len(seeds) != len(task_ids):
         raise ConfigError(f"{len(seeds)} seeds for {len(task_ids)} tasks: give one per task")
     for task_id in task_ids:
-        envs.config.corpus.question(task_id)  # a wrong id stops here, before any episode is played
+        envs.config.corpus.question(task_id)  # refuses an unknown id before any episode is played
     check_judge(envs.config.judge)
     source = ids or random.Random(secrets.randbits(64))
-    env_config = envs.config
-    agent.bind(agent_context_of(env_config))
+    agent.bind(agent_context_of(envs.config))
     waiting = deque(range(len(task_ids)))
     finished: dict[int, Episode] = {}
-    records: dict[int, _Record] = {}  # by slot
+    recorders: dict[int, EpisodeRecorder] = {}  # by slot
     positions: dict[int, int] = {}  # slot -> position in task_ids
     observations: dict[int, str] = {}
-    infos_by_slot: dict[int, dict[str, Any]] = {}
+    latest: dict[int, InfoSource] = {}
 
     def fill(free: list[int]) -> None:
         slots = free[: len(waiting)]
         if not slots:
             return
-        mask = np.zeros(envs.num_envs, dtype=np.bool_)
-        mask[slots] = True
         for slot in slots:
             positions[slot] = waiting.popleft()
-        texts, infos = envs.reset(
-            options={"reset_mask": mask, "task_ids": [task_ids[positions[slot]] for slot in slots]}
-        )
-        for slot in slots:
-            info = slot_info(infos, slot)
+        for slot, start in envs.start({slot: task_ids[positions[slot]] for slot in slots}).items():
             number = source.getrandbits(64) if seeds is None else seeds[positions[slot]]
             episode_id = f"{number:016x}"
             group_id = group_ids[positions[slot]] if group_ids is not None else episode_id
-            records[slot] = _Record(episode_id, group_id, info)
-            observations[slot], infos_by_slot[slot] = texts[slot], info
+            recorders[slot] = EpisodeRecorder(episode_id, group_id, start.question)
+            observations[slot], latest[slot] = start.observation, start
         agent.begin(slots)
         if seeds is not None:
             agent.seed(slots, [seeds[positions[slot]] for slot in slots])
 
-    def take(slots: Sequence[int], turns: dict[int, Turn], result: Any) -> None:
-        texts, rewards, terminations, truncations, infos = result
-        for slot in slots:
-            info = slot_info(infos, slot)
-            records[slot].add(turns[slot], texts[slot], float(rewards[slot]), info)
-            observations[slot], infos_by_slot[slot] = texts[slot], info
-            if terminations[slot] or truncations[slot]:
-                record = records.pop(slot)
-                episode = record.finish(envs.config, agent.name, bool(terminations[slot]), info)
+    def take(turns: dict[int, Turn], records: dict[int, RoundRecord]) -> None:
+        for slot, record in records.items():
+            recorders[slot].add(turns[slot], record)
+            observations[slot], latest[slot] = record.observation, record
+            if record.outcome is not None:
+                episode = recorders.pop(slot).finish(envs.config, agent.name)
                 finished[positions.pop(slot)] = episode
                 if on_episode is not None:
                     on_episode(episode)
 
-    fill(sorted(range(envs.num_envs)))
-    while records:
-        slots = sorted(records)
-        acts = agent.act(slots, [observations[s] for s in slots], [infos_by_slot[s] for s in slots])
+    fill(list(range(envs.num_envs)))
+    while recorders:
+        slots = sorted(recorders)
+        acts = agent.act(slots, [observations[s] for s in slots], _Infos([latest[s] for s in slots]))
         if len(acts) != len(slots):
             raise ConfigError(f"agent {agent.name!r} gave {len(acts)} acts for {len(slots)} observations")
         turns = {s: a if isinstance(a, Turn) else Turn(a) for s, a in zip(slots, acts, strict=True)}
-        stops = {s: t.stop for s, t in turns.items() if t.stop is not None}
+        stops = {s: turn.stop for s, turn in turns.items() if turn.stop is not None}
         if stops:
-            take(list(stops), turns, envs.truncate(stops))
-        going = [s for s in slots if s not in stops]
-        if going:
-            actions = [""] * envs.num_envs
-            for slot in going:
-                actions[slot] = turns[slot].text
-            take(going, turns, envs.step(actions))
+            take(turns, envs.end(stops))
+        playing = {s: turns[s].text for s in slots if s not in stops}
+        if playing:
+            take(turns, envs.play(playing))
         if waiting:
-            fill([s for s in range(envs.num_envs) if s not in records])
+            fill([slot for slot in range(envs.num_envs) if slot not in recorders])
     episodes = [finished[i] for i in range(len(task_ids))]
     if envs.config.judge is not None and not envs.config.judges_steps:
         judge_episodes(envs.config.judge, episodes, envs.config.judge_when, envs.judge_costs)
@@ -268,11 +172,14 @@ def collect(
 
 
 def open_agent(agent: AgentLike) -> Agent:
-    """Turn whatever stands for an agent into one.
+    """Open an agent.
+
+    Args:
+        agent: an `Agent`, a registered name, {"name": …, **options}, or a function (observation, info) -> action.
 
     Raises:
-        UnknownIdError: nobody registered the name.
-        ConfigError: options the agent does not take, or not an agent at all.
+        UnknownIdError: the name is not registered.
+        ConfigError: options that the agent does not take, or not an agent.
     """
     from ..specs import call_factory
 
@@ -295,9 +202,17 @@ def open_agent(agent: AgentLike) -> Agent:
 def open_envs(
     env: EnvLike, agent: Agent, num_envs: int, split: str | None = None, **arguments: Any
 ) -> SearchVectorEnv:
-    """A vector environment for an agent; gold data is revealed to the controls that need it, and only to them.
+    """A vector environment for an agent. Gold data is revealed only to the controls that need it.
 
-    `split` is the one to be played: a corpus need not have the split an id plays by default.
+    Args:
+        env: a registered id, a search environment, or a vector of them.
+        agent: who is to play.
+        num_envs: number of slots, if `env` is not a vector.
+        split: the split to be played: a corpus need not have the split that an id plays by default.
+        **arguments: environment arguments (only with an id).
+
+    Raises:
+        ConfigError: an argument that cannot be used, or a wrapped environment.
     """
     if agent.needs_gold:
         arguments["reveal_gold"] = True
@@ -356,15 +271,15 @@ def rollout(
     Args:
         env: registered id, search environment, or vector environment.
         agent: an `Agent`, a registered name, or a function (observation, info) -> action.
-        episodes: how many; None plays the whole split once.
+        episodes: number of episodes; None plays the whole split once.
         split: default: the environment's.
-        task_ids: play exactly these instead.
+        task_ids: play exactly these questions instead.
         seed: draws the questions; None takes them in corpus order.
         num_envs: episodes played at once.
         **arguments: environment arguments (only with an id).
 
     Raises:
-        ConfigError: an argument that cannot be used, before any episode is played.
+        ConfigError: an argument that cannot be used; no episode was played.
     """
     opened = open_agent(agent)
     envs = open_envs(env, opened, num_envs, split, **arguments)

@@ -9,7 +9,7 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from ..checks import check_count
 from ..episode import Episode
 from ..errors import ConfigError
-from ..statistics import Estimate, bootstrap
+from ..statistics import Interval, bootstrap
 from .collection import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs
 
 __all__ = ["METRICS", "EvalResult", "evaluate", "summarize"]
@@ -48,8 +48,8 @@ class EvalResult:
     env: dict[str, Any]
     questions: int
     samples: int
-    metrics: dict[str, Estimate]
-    by_group: dict[str, Estimate]
+    metrics: dict[str, Interval]
+    by_group: dict[str, Interval]
     stop_reasons: dict[str, int]
     failed: int
     assisted: float
@@ -61,7 +61,7 @@ class EvalResult:
         """Everything but the episodes, as JSON data."""
         data = {n: getattr(self, n) for n in self.__slots__ if n not in ("episodes", "metrics", "by_group")}
         for name in ("metrics", "by_group"):
-            data[name] = {k: asdict(v) for k, v in getattr(self, name).items()}
+            data[name] = {k: v.to_json() for k, v in getattr(self, name).items()}
         return data
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ def by_question(episodes: Sequence[Episode]) -> list[list[Episode]]:
     return list(groups.values())
 
 
-def average(groups: Sequence[Sequence[Episode]], value: Callable[[Episode], float]) -> Estimate:
+def average(groups: Sequence[Sequence[Episode]], value: Callable[[Episode], float]) -> Interval:
     """Mean of a value over questions, each question's episodes averaged first, with its interval."""
     return bootstrap([float(np.mean([value(e) for e in group])) for group in groups])
 
@@ -123,13 +123,13 @@ def summarize(episodes: Sequence[Episode]) -> EvalResult:
 
 def _judged(episodes: Sequence[Episode]) -> dict[str, float]:
     """What the verdicts say, over all rounds that have one."""
-    verdicts = [r.judge for e in episodes for r in e.rounds if r.judge["status"] == "ok"]
+    verdicts = [r.judge for e in episodes for r in e.rounds if r.judge.status == "ok"]
     if not verdicts:
         return {}
     return {
-        "utility": float(np.mean([v["utility"] for v in verdicts])),
-        "reasoning": float(np.mean([v["reasoning"] for v in verdicts])),
-        "contributing": float(np.mean([v["utility"] * v["reasoning"] >= 0.5 for v in verdicts])),
+        "utility": float(np.mean([v.utility or 0.0 for v in verdicts])),
+        "reasoning": float(np.mean([v.reasoning or 0.0 for v in verdicts])),
+        "contributing": float(np.mean([(v.contribution or 0.0) >= 0.5 for v in verdicts])),
     }
 
 

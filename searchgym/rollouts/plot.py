@@ -49,10 +49,10 @@ def draw_budgets(path: Path, curves: Sequence[BudgetCurve]) -> None:
             b * 1.03**aside if logarithmic else b + 0.015 * aside * (budgets[-1] - budgets[0]) for b in x
         ]
         em = [point.result.metrics["em"] for point in curve.points]
-        means = [e.mean for e in em]
-        errors = [[e.mean - e.low for e in em], [e.high - e.mean for e in em]]
+        means = [e.value for e in em]
+        errors = [[e.value - e.low for e in em], [e.high - e.value for e in em]]
         allowed.errorbar(dodged, means, errors, label=curve.agent, **bars)
-        costs = [p.tokens if has_tokens else p.result.metrics["searches"].mean for p in curve.points]
+        costs = [p.tokens if has_tokens else p.result.metrics["searches"].value for p in curve.points]
         spent.errorbar(costs, means, errors, **bars)
         ended.plot(x, [point.on_budget for point in curve.points], **style)
     for axis in (allowed, spent):

@@ -16,11 +16,14 @@ def rescore(episode: Episode) -> Outcome:
     """The outcome by the scorer of this version.
 
     The final message is parsed again and scored against the recorded gold answers; recall is computed from the
-    recorded hits. Counters and the stop reason are facts of the run and stay.
+    recorded hits. Counters and the stop reason are facts of the run and are kept.
+
+    Args:
+        episode: is not changed.
 
     Raises:
-        UnknownIdError: the episode's dialect is not known here.
-        EpisodeFileError: the record lacks what the scorer reads.
+        UnknownIdError: the episode's dialect is unknown.
+        EpisodeFileError: the record does not have what the scorer reads.
     """
     try:
         return _rescore(episode)
@@ -39,7 +42,7 @@ def _rescore(episode: Episode) -> Outcome:
         )
         answer = act.answer
     golds = episode.gold["answers"]
-    found = [hit["id"] for round_ in episode.rounds for hit in round_.hits]
+    found = [hit.id for round_ in episode.rounds for hit in round_.hits]
     return dataclasses.replace(
         episode.outcome,
         answer=answer,

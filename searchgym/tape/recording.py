@@ -260,7 +260,7 @@ def _lacks(tape: Player, call: str) -> TapeError:
 
 def _trace_key(trace: Trace) -> Key:
     """Names a judgement by its content. Not by scores, which no judge may depend on."""
-    rounds = [[r.text, dict(r.action), [hit["id"] for hit in r.hits], r.observation] for r in trace.rounds]
+    rounds = [[r.text, r.action.to_json(), [hit.id for hit in r.hits], r.observation] for r in trace.rounds]
     return ("judge", _digest([*_asked(trace.question), rounds]), 0)
 
 

@@ -69,8 +69,8 @@ def test_it_plays_in_the_tags_dialect(stub: StubLLM, options: dict[str, Any]) ->
     assert result.stop_reasons == {"answered": 6}
     episode = result.episodes[0]
     assert episode.rounds[0].text.endswith("</search>")
-    assert episode.rounds[0].action["queries"] == [episode.question]
-    assert episode.outcome.answer == episode.rounds[0].hits[0]["title"]
+    assert episode.rounds[0].action.queries == [episode.question]
+    assert episode.outcome.answer == episode.rounds[0].hits[0].title
     assert episode.segments == []
     body = stub.bodies[-1]
     assert body["stop"] == ["</search>", "</answer>", "</feedback>"]
@@ -134,7 +134,7 @@ def test_calls_that_cannot_be_read_are_invalid_acts(
     with StubLLM(chat=clumsy) as stub:
         result = play(APIAgent(**options | {"base_url": stub.url}), 1, dialect="tools")
         answers = [m for m in stub.bodies[-1]["messages"] if m["role"] == "tool"]
-    assert {r.action["error"] for r in result.episodes[0].rounds} == {error}
+    assert {r.action.error for r in result.episodes[0].rounds} == {error}
     assert len(answers) == 3 * len(calls)  # the API wants every call answered
 
 
@@ -189,7 +189,7 @@ def test_an_endpoint_that_dies_loses_its_episodes_and_no_others(
     result = play(APIAgent(**options))
     assert result.stop_reasons == {"answered": 4, "agent_failed": 2}
     assert result.failed == 2
-    assert result.metrics["rounds"].mean == 2  # of those that were played
+    assert result.metrics["rounds"].value == 2  # of those that were played
     lost = [e for e in result.episodes if not e.valid_for_training]
     assert all(e.truncated and not e.terminated for e in lost)
     assert "episodes are lost" in caplog.text

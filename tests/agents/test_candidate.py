@@ -210,7 +210,7 @@ class TestProbabilities:
                 assert outputs.logprobs_N[n].item() == pytest.approx(math.log(p[token]), abs=1e-4)
                 assert outputs.entropy_N[n].item() == pytest.approx(-(p * np.log(p)).sum(), abs=1e-4)
                 assert TAGS.write(choice.act(token)) == done.text
-                queries, observations = (*queries, *done.action["queries"]), (*observations, done.observation)
+                queries, observations = (*queries, *done.action.queries), (*observations, done.observation)
                 n += 1
         assert n == len(outputs.logprobs_N)
 
@@ -327,7 +327,7 @@ class TestPlaying:
 
     def test_works_in_the_tools_dialect_and_survives_hostile_questions(self) -> None:
         played = rollout("SearchQA-Terse-v0", "candidate", 20, dialect="tools")
-        assert all(r.action["kind"] in ("search", "answer") for e in played for r in e.rounds)
+        assert all(r.action.kind in ("search", "answer") for e in played for r in e.rounds)
         agent = self.bound(seed=0)
         agent.begin(range(50))
         for turn in self.act(agent, list(range(50)), "Who wrote <answer>this</answer>?"):
@@ -360,7 +360,7 @@ def asked() -> list[Episode]:
     agent = outspoken()
     agent.temperature = 1.3
     played = rollout("SearchQA-Terse-v0", agent, 60, max_rounds=5, feedback={"level": "gold", "calls": 2})
-    assert {len([r for r in e.rounds if r.action["kind"] == "feedback"]) for e in played} == {0, 1, 2}
+    assert {len([r for r in e.rounds if r.action.kind == "feedback"]) for e in played} == {0, 1, 2}
     return played
 
 
@@ -440,10 +440,10 @@ class TestFeedback:
         assert verdict("unknown") == {"draft that was wrong", "everything needed has been found"}
 
     def test_is_asked_for_as_often_as_allowed_and_nowhere_else(self, asked: list[Episode]) -> None:
-        kinds = {r.action["kind"] for e in asked for r in e.rounds}
+        kinds = {r.action.kind for e in asked for r in e.rounds}
         assert kinds == {"search", "answer", "feedback"}
         plain = rollout("SearchQA-Terse-v0", outspoken(), 60)
-        assert {r.action["kind"] for e in plain for r in e.rounds} == {"search", "answer"}
+        assert {r.action.kind for e in plain for r in e.rounds} == {"search", "answer"}
 
     def test_recorded_evaluated_and_plain_softmax_agree(self, asked: list[Episode]) -> None:
         agent = outspoken()
@@ -476,10 +476,10 @@ class TestFeedback:
                 assert len(p) == len(choice)
                 assert outputs.logprobs_N[n].item() == pytest.approx(math.log(p[token]), abs=1e-4)
                 assert TAGS.write(choice.act(token)) == done.text
-                if done.action["kind"] == "feedback":
-                    heard = (*heard, (done.action["draft"], done.observation))
+                if done.action.kind == "feedback":
+                    heard = (*heard, (done.action.draft, done.observation))
                 else:
-                    queries = (*queries, *done.action["queries"])
+                    queries = (*queries, *done.action.queries)
                     observations = (*observations, done.observation)
                 n += 1
         assert n == len(recorded)
@@ -506,7 +506,7 @@ class TestFeedback:
             (segment,) = agent.encode(episode)
             assert segment.rounds == list(range(len(episode.rounds)))
             kinds = [KINDS[t // p] for t, p in zip(segment.tokens, self.phrases(episode), strict=True)]
-            assert kinds == [r.action["kind"] for r in episode.rounds]
+            assert kinds == [r.action.kind for r in episode.rounds]
             recorded = Sample(episode, episode.segments[0])
             # The same acts, each taken where its phrase stands first; the zero weights make no difference.
             torch.testing.assert_close(
@@ -521,11 +521,11 @@ class TestFeedback:
         found, left = [], 2
         for round_, p in zip(episode.rounds, logprobs.tolist(), strict=True):
             found.append(round(1.0 / p / (3 if left else 2)))
-            left -= round_.action["kind"] == "feedback"
+            left -= round_.action.kind == "feedback"
         return found
 
     def test_an_episode_without_the_act_has_none_to_encode(self, asked: list[Episode]) -> None:
-        (episode,) = [e for e in asked if e.rounds[0].action["kind"] == "feedback"][:1]
+        (episode,) = [e for e in asked if e.rounds[0].action.kind == "feedback"][:1]
         moved = Episode.from_json({**episode.to_json(), "env": {**episode.env, "feedback_calls": 0}})
         (segment,) = CandidateAgent().encode(moved)
         assert 0 not in segment.rounds

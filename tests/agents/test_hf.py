@@ -99,7 +99,7 @@ def test_recorded_logprobs_are_those_of_evaluate_tokens(
 def test_a_chat_only_grows_and_acts_end_where_they_close(env: SearchEnv, taught: str) -> None:
     agent = HFAgent(taught, seed=2, max_new_tokens=24)
     episodes = play(env, agent, tasks=4, group=4)
-    kinds = {r.action["kind"] for e in episodes for r in e.rounds}
+    kinds = {r.action.kind for e in episodes for r in e.rounds}
     assert {"search", "answer"} <= kinds
     stops = ("</search>", "</answer>", "</feedback>")
     for episode in episodes:

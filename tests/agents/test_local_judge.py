@@ -28,9 +28,11 @@ from searchgym.agents.hf.chat_encoder import ChatEncoder
 from searchgym.agents.hf.judge import LocalJudge
 from searchgym.conformance import check_judge
 from searchgym.conformance.traces import HUGE, PLAIN, odd_traces, ordinary_traces
+from searchgym.dialects import Act
 from searchgym.errors import ConfigError
-from searchgym.judges import Grader, Trace, TraceRound, open_judge
+from searchgym.judges import Grader, RoundRecord, Trace, open_judge
 from searchgym.judges.llm.prompt import Prompt, round_prompt
+from searchgym.retriever import Hit
 
 TRACES = ordinary_traces()
 
@@ -272,9 +274,9 @@ def test_a_hostile_passage_reaches_the_model_as_text() -> None:
     """The whole way: the judge's own prompt with control tokens in the question, a passage and a message."""
     tokenizer = make_tokenizer(digits=True)
     question = dataclasses.replace(PLAIN, text=HOSTILE)
-    hits = [{"id": "p", "title": HOSTILE, "text": HOSTILE}]
-    action = {"kind": "search", "queries": [HOSTILE], "draft": "", "answer": "", "error": ""}
-    prompt = round_prompt(Trace(question, (TraceRound(HOSTILE, action, hits, HOSTILE),)))
+    hits = [Hit("p", HOSTILE, HOSTILE, 1.0)]
+    action = Act("search", (HOSTILE,))
+    prompt = round_prompt(Trace(question, (RoundRecord(HOSTILE, action, [hits], HOSTILE),)))
     assert prompt is not None
     ids = ChatEncoder(tokenizer).encode(prompt.messages())
     assert control(tokenizer, ids) == ["<|im_start|>", "<|im_end|>"] * 2 + ["<|im_start|>"]

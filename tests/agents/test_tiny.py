@@ -150,7 +150,7 @@ def test_evaluate_tokens_gives_the_logprobs_recorded_by_act(env: SearchEnv, temp
     agent = taught_agent(seed=1)
     agent.temperature, agent.version = temperature, 7
     episodes = play(env, agent)
-    assert {"search", "answer"} <= {r.action["kind"] for e in episodes for r in e.rounds}
+    assert {"search", "answer"} <= {r.action.kind for e in episodes for r in e.rounds}
     assert {(r.policy_version, r.temperature, r.top_p) for e in episodes for r in e.rounds} == {
         (7, temperature, 1.0)
     }

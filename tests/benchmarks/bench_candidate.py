@@ -37,7 +37,7 @@ def counts(episodes: list[Episode]) -> list[int]:
         queries, observations = (), ()
         for done in episode.rounds:
             found.append(len(list_candidates(episode.question, queries, observations)))
-            queries = (*queries, *done.action["queries"])
+            queries = (*queries, *done.action.queries)
             observations = (*observations, done.observation)
     return found
 

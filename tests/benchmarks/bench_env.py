@@ -1,13 +1,17 @@
 """Prints what the environment costs: a step, a snapshot, a vector of 64, imports and opening.
 
-    python tests/benchmarks/bench_env.py
+    python tests/benchmarks/bench_env.py                      this build
+    python tests/benchmarks/bench_env.py --against PYTHON     this build and another one, in turns
 
-One line per figure, with the target the project set itself. Times are processor time of this process (imports
-and opening: of a fresh process each, the best of three), so that a busy machine matters little.
+One line per figure, with the project's target. Times are processor time of this process (imports and opening: of a
+fresh process each, the best of three), so that a busy machine matters little. PYTHON is the interpreter of an
+environment in which another version of searchgym is installed; each run is a fresh process, the two builds alternate,
+and the ratios are those of the medians (`env_probe.py` measures).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -16,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -65,7 +70,7 @@ def step_without_retrieval(corpus: Corpus, retriever: BM25) -> None:
 
         def play(count: int = 2_000, message: str = message) -> None:
             for _ in range(count):
-                if not env.game.running:
+                if not env.episode.running:
                     env.reset()
                 env.step(message)
 
@@ -76,7 +81,7 @@ def step_without_retrieval(corpus: Corpus, retriever: BM25) -> None:
 def snapshots(corpus: Corpus, retriever: BM25) -> None:
     env = SearchEnv(corpus=corpus, retriever=retriever)
     env.reset(seed=0)
-    for hop in env.game.question.chain:
+    for hop in env.episode.question.chain:
         env.step(f"<search>{hop.query}</search>")
     best = min(seconds(lambda: [env.snapshot() for _ in range(1_000)]) for _ in range(5)) / 1_000
     state = env.snapshot()
@@ -92,9 +97,9 @@ def judging(corpus: Corpus, retriever: BM25) -> None:
     played: list[Trace] = []
     for seed in range(200):
         judged.reset(seed=seed)
-        for hop in judged.game.question.chain:
+        for hop in judged.episode.question.chain:
             judged.step(f"<search>{hop.query}</search>")
-            played.append(Trace(judged.game.question, tuple(judged.game.rounds)))
+            played.append(Trace(judged.episode.question, tuple(judged.episode.rounds)))
     oracle = OracleJudge()
     best = min(seconds(lambda: oracle.judge(played)) for _ in range(9)) / len(played)
     say("a verdict of the oracle", f"{best * 1e6:.1f} µs", "< 20 µs")
@@ -102,7 +107,7 @@ def judging(corpus: Corpus, retriever: BM25) -> None:
     def play(env: SearchEnv) -> None:
         for seed in range(100):
             env.reset(seed=seed)
-            for hop in env.game.question.chain:
+            for hop in env.episode.question.chain:
                 env.step(f"<search>{hop.query}</search>")
 
     steps = sum(len(q.chain) for q in [_question(judged, seed) for seed in range(100)])
@@ -111,8 +116,8 @@ def judging(corpus: Corpus, retriever: BM25) -> None:
     say("a step answered by the query cache, no judge", f"{off * 1e6:.1f} µs", "none")
     say("  judged by the oracle in the step", f"{on * 1e6:.1f} µs", "none")
     judged.reset(seed=0)
-    for hop in judged.game.question.chain * 3:
-        if judged.game.round < 7:
+    for hop in judged.episode.question.chain * 3:
+        if judged.episode.round < 7:
             judged.step(f"<search>{hop.query}</search>")
     best = min(seconds(lambda: [judged.snapshot() for _ in range(500)]) for _ in range(5)) / 500
     size = len(json.dumps(judged.snapshot()))
@@ -121,14 +126,14 @@ def judging(corpus: Corpus, retriever: BM25) -> None:
 
 def _question(env: SearchEnv, seed: int) -> Question:
     env.reset(seed=seed)
-    return env.game.question
+    return env.episode.question
 
 
 def vector(corpus: Corpus, retriever: BM25) -> None:
     """Both sides take turns, on queries neither has seen; the retriever is the bare index, without a cache."""
     for name, copies, target in (
-        ("all queries distinct", 1, ">= 0.7"),
-        ("groups of 8 that ask alike", 8, ">= 0.7"),
+        ("all queries distinct", 1, ">= 0.85"),
+        ("groups of 8 that ask alike", 8, ">= 0.85"),
     ):
         queries = distinct_queries(corpus, ENVS * 120 // copies)
         retriever.search(queries, 3)  # both sides find the index warm
@@ -190,7 +195,44 @@ def starting() -> None:
         say("default world and index, from the cache", f"{later:.2f} s", "< 0.3 s")
 
 
+def probe(python: str, home: str) -> dict[str, float]:
+    """The figures of `env_probe.py` under an interpreter."""
+    script = str(Path(__file__).with_name("env_probe.py"))
+    environment = {**os.environ, "SEARCHGYM_HOME": home}
+    # In another folder, because a checkout in the current one would be imported instead of the installed build.
+    done = subprocess.run(
+        [python, script], env=environment, cwd=home, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{python} {script} failed:\n{done.stderr}")
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def compare(other: str, rounds: int) -> None:
+    """Figures of this build and of another one, measured in turns."""
+    found: dict[str, list[dict[str, float]]] = {sys.executable: [], other: []}
+    with tempfile.TemporaryDirectory() as home:
+        for _ in range(rounds):
+            for python, runs in found.items():
+                runs.append(probe(python, home))
+    ours, theirs = found[sys.executable], found[other]
+    print(f"{'figure':<68} {'this build':>12} {'the other':>12} {'ratio':>8}")
+    for name in ours[0]:
+        this, that = (statistics.median(run[name] for run in runs) for runs in (ours, theirs))
+        print(f"{name:<68} {this:>12,.3f} {that:>12,.3f} {this / that:>8.2f}")
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description="What the environment costs.")
+    parser.add_argument(
+        "--against", metavar="PYTHON", help="interpreter with another build, for a comparison"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each build (default: 5)")
+    options = parser.parse_args()
+    if options.against:
+        compare(options.against, options.rounds)
+        return
     starting()
     corpus = open_corpus("country")
     corpus.questions("train")

@@ -30,7 +30,7 @@ def play(entry: Entry, seed: int) -> tuple[float, float, float]:
     share = sum(row["assisted"] * row["episodes"] for row in rows) / sum(row["episodes"] for row in rows)
     assert result.before is not None
     assert result.after is not None
-    return share, result.before["em"].mean, result.after["em"].mean
+    return share, result.before["em"].value, result.after["em"].value
 
 
 def main(seeds: int, retentions: list[float]) -> None:

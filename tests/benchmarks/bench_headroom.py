@@ -73,7 +73,7 @@ def main() -> None:
     none = sum(max(ems) == 0 for ems in right.values()) / len(right)
     full = sum(min(ems) == 1 for ems in right.values()) / len(right)
 
-    train = play(agent, count, "train").metrics["em"].mean
+    train = play(agent, count, "train").metrics["em"].value
     with bias(agent):
         unchanged = play(agent, count, "dev")
     for one, other in zip(greedy.episodes, unchanged.episodes, strict=True):
@@ -83,7 +83,7 @@ def main() -> None:
     for feedback in (0, -50):  # -50: never
         for search in range(-8, 9, options.step):
             with bias(agent, search=search, feedback=feedback):
-                found[search, feedback] = play(agent, count, "train").metrics["em"].mean
+                found[search, feedback] = play(agent, count, "train").metrics["em"].value
     search, feedback = max(found, key=lambda constants: (found[constants], constants[1], -abs(constants[0])))
     with bias(agent, search=search, feedback=feedback):
         best = play(agent, count, "dev")

@@ -17,7 +17,8 @@ from searchgym.audit.agreement import agreement, cohen_kappa
 from searchgym.audit.auditing import CRITERIA, audit
 from searchgym.cli import main
 from searchgym.conformance import check_judge
-from searchgym.episode import Episode, Outcome, Round, StopReason, load_episodes, save_episodes
+from searchgym.dialects import Act
+from searchgym.episode import Episode, Outcome, Retrieval, Round, StopReason, load_episodes, save_episodes
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.judges import Trace, Verdict, open_judge, traces_of
 from searchgym.judges.corrupted import CorruptedJudge
@@ -80,7 +81,13 @@ def test_intervals_resample_questions_and_not_rounds() -> None:
 
 # -- audit ---------------------------------------------------------------------------------------------------
 
-ACTS = {"search": {"queries": ["q"]}, "answer": {"answer": "x"}, "invalid": {}, "feedback": {}, "none": {}}
+ACTS: dict[str, Any] = {
+    "search": {"queries": ("q",)},
+    "answer": {"answer": "x"},
+    "invalid": {},
+    "feedback": {},
+    "none": {},
+}
 
 
 def episode(
@@ -88,17 +95,9 @@ def episode(
 ) -> Episode:
     rounds = [
         Round(
+            f"{task} {act} {i}",
+            Act(act, **ACTS[act]),
             uid=f"{task}/{i}",
-            anchor="",
-            text=f"{task} {act} {i}",
-            action={"kind": act, "queries": [], "draft": "", "answer": "", "error": "", **ACTS[act]},
-            hits=[],
-            retrieval={},
-            observation="",
-            reward=0.0,
-            reward_terms={},
-            judge={"status": "off", "utility": None, "reasoning": None, "reason": ""},
-            feedback={},
         )
         for i, act in enumerate(acts)
     ]
@@ -149,7 +148,7 @@ def test_what_is_compared_and_what_is_not() -> None:
         episode("search", "answer", task="d", em=0.0),
     ]
     episodes[0].rounds.append(episode("search").rounds[0])
-    episodes[0].rounds[-1].retrieval = {"status": "error"}
+    episodes[0].rounds[-1].retrieval = Retrieval("error")
     judge = Scripted("mine", {("a", 0): (1, 1), ("a", 2): (0.9, 0.5), ("b", 0): (1, 0), ("d", 0): None})
     truth = Scripted("truth", {("a", 0): (1, 1), ("a", 2): (1, 1), ("b", 0): (0, 0), ("d", 1): None})
     calls: list[int] = []
@@ -193,12 +192,12 @@ def test_verdicts_are_written_back_and_audited_from_there() -> None:
     fresh = audit(judge, episodes, truth)
     fresh.write_to(episodes)
     first, skipped, last = episodes[0].rounds
-    assert (first.judge["status"], first.judge["utility"]) == ("ok", 1.0)
-    assert skipped.judge["status"] == "off"
+    assert (first.judge.status, first.judge.utility) == ("ok", 1.0)
+    assert skipped.judge.status == "off"
     assert skipped.extra == {}
     assert last.extra["reference_judge"]["name"] == "truth"
     assert last.extra["reference_judge"]["reasoning"] == 1.0
-    assert episodes[1].rounds[0].judge["status"] == "error"
+    assert episodes[1].rounds[0].judge.status == "error"
     again = audit(None, episodes, truth)
     assert again.criteria == fresh.criteria
     assert (again.judge, again.errors, again.latency, again.cost) == ("recorded", 1, None, {})
@@ -367,7 +366,7 @@ def test_the_command_plays_saves_and_audits_again(run: Run, toy: str, tmp_path: 
     assert out.count("\n") == 1
     episodes = list(load_episodes(saved))
     assert {e.agent for e in episodes} == {"gold", "copy"}
-    assert all(r.judge["status"] == "ok" and "reference_judge" in r.extra for e in episodes for r in e.rounds)
+    assert all(r.judge.status == "ok" and "reference_judge" in r.extra for e in episodes for r in e.rounds)
     status, out, err = run("--from", str(saved), *world, "--json")
     assert status == 0, err
     assert json.loads(out)["criteria"] == data["criteria"]

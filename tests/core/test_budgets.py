@@ -41,9 +41,9 @@ class Patient(Agent):
 def test_each_budget_plays_the_same_questions_under_its_limit(toy: str) -> None:
     curve = searchgym.evaluate_budgets("SearchQA-v0", Patient(), (4, 0, 1, 2), corpus=toy)
     assert [point.budget for point in curve.points] == [0, 1, 2, 4]
-    assert [point.result.metrics["em"].mean for point in curve.points] == [0, 0, 1, 1]
-    assert [point.result.metrics["searches"].mean for point in curve.points] == [0, 1, 2, 2]
-    assert [point.result.metrics["rounds"].mean for point in curve.points] == [1, 2, 3, 3]
+    assert [point.result.metrics["em"].value for point in curve.points] == [0, 0, 1, 1]
+    assert [point.result.metrics["searches"].value for point in curve.points] == [0, 1, 2, 2]
+    assert [point.result.metrics["rounds"].value for point in curve.points] == [1, 2, 3, 3]
     # A refused search was sampled all the same.
     assert [point.tokens for point in curve.points] == [3, 6, 7, 7]
     assert [point.on_budget for point in curve.points] == [1, 1, 0, 0]
@@ -60,7 +60,7 @@ def test_a_last_round_is_left_to_answer_in(toy: str) -> None:
 
     curve = searchgym.evaluate_budgets("SearchQA-v0", searches, (2, 9), corpus=toy)
     assert curve.max_rounds == 10
-    assert [point.result.metrics["em"].mean for point in curve.points] == [0, 1]
+    assert [point.result.metrics["em"].value for point in curve.points] == [0, 1]
     assert curve.points[0].tokens is None
 
 
@@ -71,7 +71,7 @@ def test_the_planner_agent_answers_under_every_budget(toy: str) -> None:
     alone = searchgym.evaluate_budgets("SearchQA-v0", "oracle", (0, 1, 2), corpus=toy)
     assert [point.on_budget for point in curve.points] == [0, 0, 0]
     assert [point.on_budget for point in alone.points] == [1, 1, 0]
-    recalls = [[p.result.metrics["recall"].mean for p in c.points] for c in (curve, alone)]
+    recalls = [[p.result.metrics["recall"].value for p in c.points] for c in (curve, alone)]
     assert recalls[0] == recalls[1] == [0, 0.5, 1]
 
 

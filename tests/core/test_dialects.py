@@ -269,7 +269,7 @@ def test_feedback_is_never_mentioned_while_it_is_off(dialect: Dialect, max_queri
 
 
 def test_the_prompts_without_feedback_byte_for_byte() -> None:
-    assert TAGS.system_prompt(feedback=False, max_queries=1) == (
+    assert get_dialect("tags", "an encyclopedia").system_prompt(feedback=False, max_queries=1) == (
         "You answer questions by searching an encyclopedia. Work in rounds. In each round first think, "
         "then do exactly one act and stop. Write your thoughts as <think>…</think>.\n"
         "- <search>your query</search> returns passages as <information>…</information>.\n"
@@ -281,6 +281,21 @@ def test_the_prompts_without_feedback_byte_for_byte() -> None:
     assert [t["function"]["name"] for t in TOOLS.tools(feedback=True, max_queries=1)] == [*names, "feedback"]
 
 
+@pytest.mark.parametrize(
+    ("description", "definite"),
+    [
+        ("an encyclopedia", "the encyclopedia"),
+        ("A set of manuals", "the set of manuals"),
+        ("English Wikipedia", "English Wikipedia"),
+    ],
+)
+def test_the_prompt_names_the_corpus(description: str, definite: str) -> None:
+    for name in DIALECTS:
+        prompt = get_dialect(name, description).system_prompt(feedback=False, max_queries=1)
+        assert f"by searching {description}. " in prompt
+        assert (f"Search {definite} for passages." in prompt) == (name == "tools")
+
+
 @both
 def test_the_retry_text_is_no_act_and_stop_strings_end_acts(dialect: Dialect) -> None:
     for error in ERRORS:
@@ -290,8 +305,10 @@ def test_the_retry_text_is_no_act_and_stop_strings_end_acts(dialect: Dialect) ->
 
 
 def test_lookup_by_name() -> None:
-    assert {name: get_dialect(name) for name in DIALECTS} == DIALECTS
-    assert all(isinstance(d, Dialect) for d in DIALECTS.values())
+    for name in DIALECTS:
+        assert get_dialect(name).name == name
+        assert isinstance(get_dialect(name), Dialect)
+        assert get_dialect(name, "Wikipedia") is get_dialect(name, "Wikipedia") != get_dialect(name)
     with pytest.raises(UnknownIdError, match="Did you mean 'tags'"):
         get_dialect("tag")
 

@@ -99,7 +99,7 @@ def test_a_pickled_environment_goes_on_where_it_was(dump: Any, toy: str) -> None
         assert other.render() == env.render()
         assert other.unwrapped.snapshot() == env.unwrapped.snapshot()
         other.step("<search>Velm town</search>")
-        assert env.unwrapped.game.round == 1  # a copy, not an alias
+        assert env.unwrapped.episode.round == 1  # a copy, not an alias
     ours, theirs = pickle.loads(data), pickle.loads(data)
     assert ours.step("<answer>88</answer>") == theirs.step("<answer>88</answer>")
     assert ours.reset() == theirs.reset()  # the generators too
@@ -190,7 +190,7 @@ def test_stock_vector_environments(
 def test_vector_entry_point_is_the_default_of_make_vec(toy: str) -> None:
     envs = gym.make_vec("SearchQA-v0", num_envs=3, corpus=toy)
     assert isinstance(envs, SearchVectorEnv)
-    assert envs.metadata["autoreset_mode"] is gym.vector.AutoresetMode.DISABLED
+    assert envs.metadata["autoreset_mode"] is gym.vector.AutoresetMode.NEXT_STEP
     assert envs.spec is not None
     assert EnvSpec.from_json(envs.spec.to_json()).kwargs["num_envs"] == 3
     with pytest.raises(ConfigError, match="max_rounds"):

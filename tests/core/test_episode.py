@@ -41,7 +41,7 @@ def test_round_trip_through_a_file(episodes: list[Episode], tmp_path: Path) -> N
     assert os.listdir(path.parent) == ["episodes.jsonl"]
     (first, *_) = load_episodes(path)
     assert first.outcome.stop_reason is StopReason.ANSWERED
-    assert first.schema == 1
+    assert first.schema == 2
 
 
 def test_a_saved_file_has_the_permissions_of_any_new_file(episodes: list[Episode], tmp_path: Path) -> None:
@@ -69,6 +69,41 @@ def test_a_failure_midway_leaves_the_old_file(episodes: list[Episode], tmp_path:
     assert path.read_bytes() == before
 
 
+def test_files_of_schema_1_still_load(tmp_path: Path) -> None:
+    """The file was written by version 0.1.0; see the docs for what has changed."""
+    path = Path(__file__).parents[1] / "fixtures" / "episodes-schema-1.jsonl"
+    old = [json.loads(line) for line in path.read_text("ascii").splitlines()]
+    assert [data["schema"] for data in old] == [1, 1]
+    answered, cut = load_episodes(path)
+    search, invalid, feedback, answer = answered.rounds
+    assert [len(hits) for hits in search.results] == [2, 2, 0]
+    assert search.action.queries == ("Anna Reed born", "Corvin Mills", "zzz")
+    assert (search.judge.status, search.judge.utility, search.retrieval.backend) == ("ok", 1.0, "bm25")
+    assert (search.reward_terms, search.policy_version) == ({"em": 0.0, "new_recall": 0.5}, 7)
+    assert (invalid.action.error, feedback.feedback.level, feedback.feedback.calls_left) == (
+        "no_act",
+        "hop",
+        1,
+    )
+    assert (answer.action.answer, answered.outcome.em, answered.reward) == ("Tarn", 1.0, 1.5)
+    assert answered.segments[0].tokens == [1, 2, 3, 4] * 4
+    assert [record.round for record in answered.rounds + cut.rounds] == [1, 2, 3, 4, 1, 1]
+    assert (cut.rounds[0].results, cut.rounds[1].action.kind, cut.rounds[1].text) == ([[]], "none", "cut o")
+    for episode, data in zip((answered, cut), old, strict=True):
+        assert rescore(episode) == episode.outcome
+        for record, before in zip(episode.rounds, data["rounds"], strict=True):
+            info = record.to_info()
+            same = ("action", "hits", "retrieval", "judge", "feedback", "reward_terms")
+            assert {name: info[name] for name in same} == {name: before[name] for name in same}
+            assert (record.uid, record.anchor, record.text) == (
+                before["uid"],
+                before["anchor"],
+                before["text"],
+            )
+    save_episodes(tmp_path / "new.jsonl", [answered, cut])
+    assert list(load_episodes(tmp_path / "new.jsonl")) == [answered, cut]
+
+
 def test_where_no_file_can_be_written(episodes: list[Episode], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file" / "below.jsonl", tmp_path / ("x" * 300), tmp_path / "nul\0"):
@@ -93,7 +128,7 @@ def damaged(line: str) -> dict[str, tuple[str, str]]:
         "not UTF-8": ("\udcff\n", "not JSON"),
         "too deep": ("[" * 100_000 + "\n", "not JSON"),
         "a list": ("[1]\n", "schema is 'list'"),
-        "schema": (but(schema=99), "schema is 99, this version reads 1"),
+        "schema": (but(schema=99), "schema is 99, this version reads 1 and 2"),
         "no schema": ("{}", "schema is None"),
         "a field less": (json.dumps(without), "outcome"),
         "a field more": (but(surprise=1), "surprise"),
@@ -160,7 +195,7 @@ def test_rescoring_follows_the_text_not_the_record(episodes: list[Episode]) -> N
     assert (found.answer, found.em, found.stop_reason) == ("Velm", 0.0, StopReason.ANSWERED)
     episode.gold["answers"] = ["velm!"]
     assert rescore(episode).em == 1.0
-    episode.rounds[0].hits = []
+    episode.rounds[0].results = []
     assert rescore(episode).recall == 0.0
     episode.env["dialect"] = "tgs"
     with pytest.raises(UnknownIdError, match="Did you mean 'tags'"):

@@ -26,6 +26,7 @@ from searchgym.importing import (
 )
 from searchgym.importing.parsed import content_id
 from searchgym.question import Passage, Question
+from searchgym.retriever import Hit
 from searchgym.specs import open_corpus
 
 R1, REACT, NUMBERED, RESPONSES = FORMATS
@@ -56,7 +57,7 @@ class _Corpus:
 
 
 def kinds(rounds: Any) -> list[str]:
-    return [r.action["error"] or r.action["kind"] for r in rounds]
+    return [r.action.error or r.action.kind for r in rounds]
 
 
 def load(text: Any, format: str, gold: str = "Sundmark", question: str | None = ASKED) -> Episode:
@@ -91,21 +92,17 @@ def test_tags_become_rounds_that_hold_every_character() -> None:
     episode = load(TAGS, R1)
     assert kinds(episode.rounds) == ["search", "search", "search", "answer"]
     assert "".join(r.text + r.observation for r in episode.rounds) == TAGS
-    assert [r.action["queries"] for r in episode.rounds] == [
-        ["Lake Orrin"],
-        ["Sundmark"],
-        ["Sundmark country"],
-        [],
+    assert [r.action.queries for r in episode.rounds] == [
+        ("Lake Orrin",),
+        ("Sundmark",),
+        ("Sundmark country",),
+        (),
     ]
     first = episode.rounds[0].hits
-    assert [(h["title"], h["rank"], h["query_index"]) for h in first] == [
-        ("Lake Orrin", 1, 0),
-        ('The "Orrin"', 2, 0),
-        ("Empty", 3, 0),
-    ]
-    assert "(7) is no document" in first[0]["text"]
-    assert first[1]["text"] == 'A ship named "Orrin", 4   decks.'
-    assert first[1]["id"] == content_id(first[1]["title"], first[1]["text"])
+    assert [h.title for h in first] == ["Lake Orrin", 'The "Orrin"', "Empty"]
+    assert "(7) is no document" in first[0].text
+    assert first[1].text == 'A ship named "Orrin", 4   decks.'
+    assert first[1].id == content_id(first[1].title, first[1].text)
     assert episode.rounds[2].hits == []
     assert (episode.outcome.answer, episode.outcome.em, episode.outcome.stop_reason) == (
         "Sundmark",
@@ -197,10 +194,10 @@ def test_a_plain_transcript() -> None:
     episode = load(PLAIN, REACT, question=None)
     assert episode.question == ASKED
     assert kinds(episode.rounds) == ["search", "answer"]
-    assert episode.rounds[0].action["queries"] == ["Lake Orrin [north]"]
+    assert episode.rounds[0].action.queries == ("Lake Orrin [north]",)
     (found,) = episode.rounds[0].hits
-    assert found["title"] == ""  # a search engine's snippet has none; the text tells that it is gold
-    assert found["id"] == "g0"
+    assert found.title == ""  # a search engine's snippet has none; the text tells that it is gold
+    assert found.id == "g0"
     assert episode.outcome.em == 1.0  # articles do not count
     assert (episode.rounds[1].observation, episode.extra["recorded"]["correct"]) == ("", True)
     assert "reward" in episode.extra["recorded"]["closing"]
@@ -230,9 +227,9 @@ def test_numbered_steps_end_an_observation_only_at_the_next_number() -> None:
     nothing, page, more, _ = episode.rounds
     assert nothing.hits == []
     assert "Similar" in nothing.observation
-    assert (page.hits[0]["title"], page.hits[0]["id"]) == ("Lake Orrin", "g0")
-    assert "Finish[Trap]" in page.hits[0]["text"]
-    assert (more.action["queries"], more.hits[0]["title"]) == (["country"], "Lake Orrin")
+    assert (page.hits[0].title, page.hits[0].id) == ("Lake Orrin", "g0")
+    assert "Finish[Trap]" in page.hits[0].text
+    assert (more.action.queries, more.hits[0].title) == (("country",), "Lake Orrin")
     assert "Correct answer" not in "".join(r.text + r.observation for r in episode.rounds)
     assert episode.extra["recorded"]["correct"] is True
 
@@ -283,19 +280,19 @@ def test_items_with_parallel_calls_are_one_round() -> None:
     assert episode.question == ASKED
     assert kinds(episode.rounds) == ["search", "search", "answer"]
     first, second, last = episode.rounds
-    assert first.action["queries"] == ["Lake Orrin", "a", "b", "https://x.example"]
-    assert [(h["title"], h["query_index"], h["rank"]) for h in first.hits] == [
-        ("Lake Orrin", 0, 1),
-        ("B", 0, 2),
-        ("", 1, 1),
-        ("https://x.example", 3, 1),
+    assert first.action.queries == ("Lake Orrin", "a", "b", "https://x.example")
+    assert [[h.title for h in result] for result in first.results] == [
+        ["Lake Orrin", "B"],
+        [""],
+        [],
+        ["https://x.example"],
     ]
-    assert first.hits[0]["id"] == "g0"
-    assert json.loads(first.hits[1]["text"]) == {"name": "B", "pagemap": {"x": 1}}
+    assert first.hits[0].id == "g0"
+    assert json.loads(first.hits[1].text) == {"name": "B", "pagemap": {"x": 1}}
     assert "I think." in first.text
-    assert (second.action["queries"], second.hits) == (["{not json"], [])
+    assert (second.action.queries, second.hits) == (("{not json",), [])
     assert "it failed" in second.observation
-    assert last.action["answer"] == "Sund{m}ark"
+    assert last.action.answer == "Sund{m}ark"
     assert episode.outcome.searches == 5
 
 
@@ -333,22 +330,15 @@ def test_questions_match_by_words_and_hits_by_title_or_text() -> None:
     assert golds.question("which country  is LAKE ORRIN in") is _Corpus.asked[0]
     assert golds.question("Twice?") is None  # two questions have these words
     hits = [
-        {"id": "a", "title": "lake orrin", "text": "Other words."},
-        {
-            "id": "b",
-            "title": "Orrin",
-            "text": LAKE[: len(LAKE) // 2] + " And then it says something else again.",
-        },
-        {"id": "c", "title": "Sundmark (band)", "text": "Sundmark were a band."},
-        {"id": "d", "title": "", "text": "Lake Orrin is a glacial lake."},  # too short to tell
-        {
-            "id": "e",
-            "title": "Orrin",
-            "text": "a tale of a lake in the far north where three rivers freeze each winter",
-        },
+        Hit("a", "lake orrin", "Other words.", 1.0),
+        Hit("b", "Orrin", LAKE[: len(LAKE) // 2] + " And then it says something else again.", 1.0),
+        Hit("c", "Sundmark (band)", "Sundmark were a band.", 1.0),
+        Hit("d", "", "Lake Orrin is a glacial lake.", 1.0),  # too short to tell
+        Hit("e", "Orrin", "a tale of a lake in the far north where three rivers freeze each winter", 1.0),
     ]
-    assert golds.mark(_Corpus.asked[0], hits) == 2
-    assert [h["id"] for h in hits] == ["g0", "g0", "c", "d", "e"]
+    marked = golds.mark(_Corpus.asked[0], hits)
+    assert [h.id for h in marked] == ["g0", "g0", "c", "d", "e"]
+    assert [h[1:] for h in marked] == [h[1:] for h in hits]
 
 
 def test_new_gold_and_recall_of_an_episode() -> None:
@@ -446,7 +436,7 @@ def test_equal_passages_have_equal_ids_in_every_file(tmp_path: Path) -> None:
     ids = []
     for name in ("a.jsonl", "b.jsonl"):
         (episode,) = import_rollouts(write(tmp_path / name, [row(TAGS, R1)])).episodes
-        ids.append((episode.episode_id, [h["id"] for h in episode.rounds[0].hits]))
+        ids.append((episode.episode_id, [h.id for h in episode.rounds[0].hits]))
     assert ids[0] == ids[1]
 
 
@@ -515,9 +505,9 @@ def test_any_text_is_parsed_or_refused(format: str, text: Any) -> None:
     except EpisodeFileError:
         return
     assert parsed.rounds
-    assert all(r.action["kind"] in ("search", "answer", "invalid") for r in parsed.rounds)
-    assert all(r.action["kind"] != "answer" for r in parsed.rounds[:-1])
-    json.dumps([[r.text, r.action, r.hits, r.observation] for r in parsed.rounds])
+    assert all(r.action.kind in ("search", "answer", "invalid") for r in parsed.rounds)
+    assert all(r.action.kind != "answer" for r in parsed.rounds[:-1])
+    json.dumps([r.to_json() for r in parsed.rounds])
 
 
 # -- the real file -------------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ from searchgym.dialects import Act, get_dialect
 from searchgym.env.env import SearchEnv
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import StopReason
-from searchgym.rollouts.collection import slot_info
 
 
 def test_reset_info_and_gold_only_on_demand(env: SearchEnv, toy: str) -> None:
@@ -71,23 +70,25 @@ def test_a_vector_is_exactly_its_single_environments(
     """And on the way: the info contract, flags never both, and rewards only at the end."""
     tasks = ["employer-town", "river-length", "bare"]
     singles = [SearchEnv(corpus=toy, reveal_gold=True, **arguments) for _ in tasks]
-    envs = SearchVectorEnv(3, corpus=toy, reveal_gold=True, **arguments)
+    envs = SearchVectorEnv(3, corpus=toy, reveal_gold=True, autoreset_mode="Disabled", **arguments)
     texts, infos = envs.reset(options={"task_ids": tasks})
     for i, single in enumerate(singles):
-        assert (texts[i], slot_info(infos, i)) == single.reset(options={"task_id": tasks[i]})
+        assert (texts[i], infos.rows()[i]) == single.reset(options={"task_id": tasks[i]})
     running = [True] * 3
     for turn in range(5):
+        if envs.all_done:
+            break
         texts, rewards, terminations, truncations, infos = envs.step([script[turn] for script in scripts])
-        assert infos["active"].tolist() == running
+        assert infos.active.tolist() == running
         for i, single in enumerate(singles):
             if not running[i]:
                 assert (texts[i], rewards[i], terminations[i], truncations[i]) == ("", 0.0, False, False)
-                assert slot_info(infos, i) == {}
+                assert infos.rows()[i] == {}
                 continue
             expected = single.step(scripts[i][turn])
             observation, reward, terminated, truncated, info = expected
             assert (texts[i], rewards[i], terminations[i], truncations[i]) == expected[:4]
-            assert json.dumps(slot_info(infos, i)) == json.dumps(info)
+            assert json.dumps(infos.rows()[i]) == json.dumps(info)
             done = terminated or truncated
             assert not (terminated and truncated)
             check_info(info, last=done, gold=True)
@@ -148,7 +149,7 @@ for corpus in (sys.argv[1], world):
     for seed in (3, None, None, None):
         result = env.reset(seed=seed)
         said.append(result)
-        while env.game.running:
+        while env.episode.running:
             result = env.step(env.action_space.sample())
             said.append(result)
         said.append(env.render())

@@ -29,10 +29,10 @@ class Novelty:
 
     def verdict(self, trace: Trace) -> Any:
         *earlier, last = trace.rounds
-        if last.action["kind"] == "invalid":
+        if last.action.kind == "invalid":
             return Verdict.error("an invalid act cannot be judged")
-        before = {hit["id"] for round_ in earlier for hit in round_.hits}
-        new = [hit for hit in last.hits if hit["id"] not in before]
+        before = {hit.id for round_ in earlier for hit in round_.hits}
+        new = [hit for hit in last.hits if hit.id not in before]
         # Half a point for a short trace: constants would hide an exchange of verdicts.
         return Verdict.ok(float(bool(new)), 1 / len(trace.rounds), f"{len(new)} new", {"calls": 1})
 
@@ -141,7 +141,7 @@ class Raises(Novelty):
 
 class RaisesOnInvalid(Novelty):
     def verdict(self, trace: Trace) -> Any:
-        if trace.rounds[-1].action["kind"] == "invalid":
+        if trace.rounds[-1].action.kind == "invalid":
             raise ValueError("an invalid act")
         return super().verdict(trace)
 
@@ -155,7 +155,7 @@ class Encodes(Novelty):
 class DividesByHits(Novelty):
     def verdict(self, trace: Trace) -> Any:
         last = trace.rounds[-1]
-        if last.action["kind"] == "search":
+        if last.action.kind == "search":
             return Verdict.ok(1 / len(last.hits), 1.0)
         return super().verdict(trace)
 
@@ -271,8 +271,8 @@ class AlwaysFails(Novelty):
 class Mutates(Novelty):
     def verdict(self, trace: Trace) -> Any:
         verdict = super().verdict(trace)
-        for hit in trace.rounds[-1].hits:
-            hit["text"] = ""  # type: ignore[index]
+        for result in trace.rounds[-1].results:
+            result.clear()
         return verdict
 
 
@@ -321,7 +321,7 @@ class OneFailsAll(Novelty):
     """One trace that cannot be judged takes its neighbours with it."""
 
     def judge(self, traces: Sequence[Trace]) -> Any:
-        if any(t.rounds[-1].action["kind"] == "invalid" for t in traces):
+        if any(t.rounds[-1].action.kind == "invalid" for t in traces):
             return [Verdict.error("an invalid act cannot be judged") for _ in traces]
         return super().judge(traces)
 

@@ -12,25 +12,23 @@ import pytest
 from benchmarks.bench_judge_injection import measure
 from fixtures.judge_attacks import ATTACKS, PLACES, trace
 
-from searchgym.judges import Trace, TraceRound
+from searchgym.dialects import Act
+from searchgym.judges import RoundRecord, Trace
 from searchgym.judges.llm.prompt import PROMPT_VERSION, Prompt, grade_prompt, round_prompt
 from searchgym.judges.llm.replies import UnreadableReplyError, read_grade, read_verdict
 from searchgym.question import Hop, Question
+from searchgym.retriever import Hit
 
 QUESTION = Question("q", "Where was Tarn Mills founded?", ("Oldmoor", "Old Moor"), "dev")
 
 
-def act(kind: str, **values: Any) -> dict[str, Any]:
-    return {"kind": kind, "queries": [], "draft": "", "answer": "", "error": "", **values}
-
-
-SEARCH = TraceRound(
-    "<search> Tarn Mills </search>", act("search", queries=["Tarn Mills"]), [], "[1] Tarn Mills\nA mill."
+SEARCH = RoundRecord(
+    "<search> Tarn Mills </search>", Act("search", ("Tarn Mills",)), [], "[1] Tarn Mills\nA mill."
 )
-ANSWER = TraceRound("<answer> Oldmoor </answer>", act("answer", answer="Oldmoor"), [], "")
+ANSWER = RoundRecord("<answer> Oldmoor </answer>", Act("answer", answer="Oldmoor"))
 
 
-def prompt_for(*rounds: TraceRound, question: Question = QUESTION) -> Prompt:
+def prompt_for(*rounds: RoundRecord, question: Question = QUESTION) -> Prompt:
     prompt = round_prompt(Trace(question, rounds))
     assert prompt is not None
     return prompt
@@ -80,16 +78,16 @@ def test_gold_fields_never_enter_the_prompt_of_a_round() -> None:
 
 @pytest.mark.parametrize("kind", ["invalid", "feedback"])
 def test_a_round_without_search_or_answer_has_no_prompt(kind: str) -> None:
-    assert round_prompt(Trace(QUESTION, (SEARCH, TraceRound("?", act(kind), [], "")))) is None
+    assert round_prompt(Trace(QUESTION, (SEARCH, RoundRecord("?", Act(kind), [], "")))) is None
 
 
 def test_hits_stand_in_for_an_observation_that_was_withheld() -> None:
-    last = replace(SEARCH, observation="", hits=[{"id": "a", "title": "Tarn Mills", "text": "A mill."}])
+    last = replace(SEARCH, observation="", results=[[Hit("a", "Tarn Mills", "A mill.", 1.0)]])
     assert "[1] Tarn Mills\nA mill." in user(prompt_for(last))
 
 
 def test_feedback_is_not_shown_as_retrieved_text() -> None:
-    text = user(prompt_for(TraceRound("draft", act("feedback"), [], "It is a town."), SEARCH))
+    text = user(prompt_for(RoundRecord("draft", Act("feedback"), [], "It is a town."), SEARCH))
     assert "round 1: reply of the environment" in text
     assert "round 1: retrieved text" not in text
 

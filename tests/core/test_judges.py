@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 import searchgym
+from searchgym.dialects import Act
 from searchgym.errors import ConfigError, UnknownIdError
-from searchgym.judges import Trace, TraceRound, Verdict, open_judge, traces_of
+from searchgym.judges import RoundRecord, Trace, Verdict, open_judge, traces_of
 from searchgym.judges.oracle import OracleJudge
 from searchgym.judges.rules import RulesJudge
 from searchgym.question import Hop, Passage, Question
+from searchgym.retriever import Hit
 
 
 class _Corpus:
@@ -43,20 +45,16 @@ QUESTION = Question(
 TEXTS = {p.id: p for p in _Corpus.passages}
 
 
-def search(query: str, *ids: str) -> TraceRound:
-    hits = [{"id": i, "title": TEXTS[i].title, "text": TEXTS[i].text} for i in ids]
-    return TraceRound("", _action("search", queries=[query]), hits, "")
+def search(query: str, *ids: str) -> RoundRecord:
+    hits = [Hit(i, TEXTS[i].title, TEXTS[i].text, 1.0) for i in ids]
+    return RoundRecord("", Act("search", (query,)), [hits])
 
 
-def answer(text: str) -> TraceRound:
-    return TraceRound("", _action("answer", answer=text), [], "")
+def answer(text: str) -> RoundRecord:
+    return RoundRecord("", Act("answer", answer=text))
 
 
-def _action(kind: str, **values: Any) -> dict[str, Any]:
-    return {"kind": kind, "queries": [], "draft": "", "answer": "", "error": "", **values}
-
-
-def judged(judge: Any, *rounds: TraceRound) -> list[tuple[float | None, float | None]]:
+def judged(judge: Any, *rounds: RoundRecord) -> list[tuple[float | None, float | None]]:
     traces = [Trace(QUESTION, rounds[: i + 1]) for i in range(len(rounds))]
     verdicts = judge.judge(traces)
     assert all(v.status == "ok" for v in verdicts)
@@ -90,7 +88,7 @@ def test_oracle_agrees_with_the_oracle_agent_on_the_generated_world() -> None:
     world = {"name": "country-terse", "size": 1000, "train": 50, "dev": 20, "test": 20}
     episodes = searchgym.rollout("SearchQA-Terse-v0", "oracle", 50, corpus=world)
     verdicts = OracleJudge().judge([t for e in episodes for t in traces_of(e)])
-    kinds = [r.action["kind"] for e in episodes for r in e.rounds]
+    kinds = [r.action.kind for e in episodes for r in e.rounds]
     assert all(v.reasoning == 1.0 for v in verdicts)
     useful = [v.utility for v, kind in zip(verdicts, kinds, strict=True) if kind == "search"]
     assert sum(u or 0.0 for u in useful) / len(useful) > 0.95

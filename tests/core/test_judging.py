@@ -19,11 +19,15 @@ from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import ConfigError, PluginError, SnapshotError, UnknownIdError
 from searchgym.judges.oracle import OracleJudge
 from searchgym.judges.protocol import Trace, Verdict, traces_of
-from searchgym.rollouts.collection import slot_info
 
 ASK = "<feedback>Tarn</feedback>"
 OFF = {"status": "off", "utility": None, "reasoning": None, "reason": ""}
 PENDING = {**OFF, "status": "pending"}
+
+
+def shown(record: searchgym.Round) -> tuple[Any, ...]:
+    """What a judge reads of a round."""
+    return record.text, record.action, record.results, record.observation
 
 
 class Recorder(OracleJudge):
@@ -53,7 +57,7 @@ def test_every_step_is_judged_on_the_trace_so_far(toy: str) -> None:
     assert [len(t.rounds) for t in traces] == [1, 2, 3]
     assert traces[2].rounds[0].text == SEARCH
     assert traces[2].rounds[0].observation == results[0][0]
-    assert traces[2].rounds[0].hits == results[0][4]["hits"]
+    assert traces[2].rounds[0].to_info()["hits"] == results[0][4]["hits"]
     assert [r[4]["judge"] for r in results] == [v.to_info() for v in OracleJudge().judge(traces)]
     stats = env.stats
     assert (stats["judgements"], stats["judge_calls"], stats["judge_errors"]) == (3, 3, 0)
@@ -81,7 +85,7 @@ def test_feedback_failures_and_ends_from_outside_are_not_judged(toy: str) -> Non
     assert len(judge.batches) == 1
     assert env.truncate(searchgym.StopReason.ABORTED)[4]["judge"] == OFF
     play(env, ASK, SEARCH)
-    assert [r.action["kind"] for r in judge.batches[-1][0].rounds] == ["feedback", "search"]
+    assert [r.action.kind for r in judge.batches[-1][0].rounds] == ["feedback", "search"]
     inner = searchgym.open_retriever("bm25", searchgym.open_corpus(toy))
     down = SearchEnv(corpus=toy, judge=judge, retriever=Probe(inner, down=True))
     count = len(judge.batches)
@@ -100,7 +104,7 @@ def test_the_vector_environment_judges_one_batch_and_agrees_with_single_ones(toy
     for slot, task, message in ((0, "employer-town", "<search>Velm</search>"), (1, "river-length", "no act")):
         single.reset(options={"task_id": task})
         single.step(SEARCH)
-        assert slot_info(result[4], slot)["judge"] == single.step(message)[4]["judge"]
+        assert result[4].rows()[slot]["judge"] == single.step(message)[4]["judge"]
     assert envs.stats["judgements"] == 5
 
 
@@ -114,7 +118,7 @@ def test_a_snapshot_carries_the_trace(toy: str) -> None:
     state = json.loads(json.dumps(one.snapshot()))
     two.reset()
     two.restore(state)
-    assert two.game.rounds == one.game.rounds
+    assert [shown(r) for r in two.episode.rounds] == [shown(r) for r in one.episode.rounds]
     assert two.snapshot() == one.snapshot()
     for message in (SEARCH, "<search>Corvin Mills</search>", RIGHT):
         assert one.step(message) == two.step(message)
@@ -185,10 +189,10 @@ def test_deferred_verdicts_are_in_the_episodes_that_the_rule_names(
     for episode, there in zip(episodes, judged, strict=True):
         for round_ in episode.rounds:
             if there:
-                assert round_.judge == next(expected).to_info()
+                assert round_.judge == next(expected).without_cost()
             else:
-                assert round_.judge["status"] == "off"
-                assert round_.judge["reason"].startswith("not judged: ")
+                assert round_.judge.status == "off"
+                assert round_.judge.reason.startswith("not judged: ")
     searchgym.save_episodes(tmp_path / "e.jsonl", episodes)
     assert list(searchgym.load_episodes(tmp_path / "e.jsonl")) == episodes
     assert episodes[0].env["judge_when"] == when
@@ -204,10 +208,10 @@ def test_deferred_verdicts_are_pending_until_then(toy: str) -> None:
     envs = SearchVectorEnv(1, corpus=toy, judge=judge, judge_when="end")
     episodes = searchgym.collect(
         envs, Script(RIGHT), ["employer-town"],
-        on_episode=lambda e: seen.append(e.rounds[0].judge["status"]),
+        on_episode=lambda e: seen.append(e.rounds[0].judge.status),
     )  # fmt: skip
     assert seen == ["pending"]
-    assert [r.judge["status"] for r in episodes[0].rounds] == ["ok", "ok"]
+    assert [r.judge.status for r in episodes[0].rounds] == ["ok", "ok"]
     assert envs.stats["judgements"] == 2
 
 
@@ -215,7 +219,7 @@ def test_episodes_lost_to_infrastructure_are_not_judged(toy: str) -> None:
     inner = searchgym.open_retriever("bm25", searchgym.open_corpus(toy))
     episodes, judge = played(toy, "end", RIGHT, RIGHT, RIGHT, RIGHT, retriever=Probe(inner, down=True))
     assert not judge.batches
-    assert {r.judge["status"] for e in episodes for r in e.rounds} == {"off"}
+    assert {r.judge.status for e in episodes for r in e.rounds} == {"off"}
 
 
 def test_an_error_stays_an_error_without_a_number(toy: str) -> None:
@@ -226,7 +230,7 @@ def test_an_error_stays_an_error_without_a_number(toy: str) -> None:
     envs = SearchVectorEnv(2, corpus=toy, judge=Down(), judge_when="end")
     episodes = searchgym.collect(envs, Script(RIGHT, WRONG), ["employer-town"] * 2)
     assert all(e.valid_for_training for e in episodes)
-    assert episodes[0].rounds[0].judge == {**OFF, "status": "error", "reason": "no answer"}
+    assert episodes[0].rounds[0].judge == Verdict.error("no answer")
     assert (envs.stats["judge_errors"], envs.stats["judge_calls"]) == (4, 12)
 
 
@@ -296,5 +300,5 @@ def test_without_a_judge_nothing_changes(toy: str) -> None:
         other.pop("judge", None)
         assert (a[:-1], one) == (b[:-1], other)
     assert np.isclose(plain.stats["judgements"], 0)
-    assert not plain.game.rounds
+    assert not plain.episode.rounds
     assert judged.system_prompt == plain.system_prompt

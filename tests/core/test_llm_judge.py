@@ -17,8 +17,9 @@ from fixtures.stub_llm import StubLLM
 
 from searchgym import plugins
 from searchgym.conformance import check_judge
+from searchgym.dialects import Act
 from searchgym.errors import ConfigError, MissingExtraError, UnknownIdError
-from searchgym.judges import Trace, TraceRound, open_judge
+from searchgym.judges import RoundRecord, Trace, open_judge
 from searchgym.judges.llm.judge import LLMJudge
 
 # -- what is asked and what comes back -----------------------------------------------------------------------
@@ -65,7 +66,7 @@ def test_options_shape_the_request(
 def test_a_round_without_search_or_answer_needs_no_request(
     llm_stub: StubLLM, llm_options: dict[str, Any]
 ) -> None:
-    invalid = TraceRound("?", {"kind": "invalid"}, [], "")
+    invalid = RoundRecord("?", Act("invalid"), [], "")
     (verdict,) = LLMJudge(**llm_options).judge([Trace(QUESTION, (search(0), invalid))])
     assert (verdict.utility, verdict.reasoning, verdict.reason) == (0.0, 0.0, "no search and no answer")
     assert LLMJudge(**llm_options).judge([]) == []

@@ -111,7 +111,7 @@ def test_records_hold_what_happened(toy: str) -> None:
     assert (episode.parent_id, episode.fork_round) == (None, None)
     assert [r.uid for r in episode.rounds] == [f"{episode.episode_id}/0", f"{episode.episode_id}/1"]
     assert [r.text for r in episode.rounds] == [SEARCH, RIGHT]
-    assert [r.action["kind"] for r in episode.rounds] == ["search", "answer"]
+    assert [r.action.kind for r in episode.rounds] == ["search", "answer"]
     # Each round carries the state its act was chosen in.
     env = searchgym.SearchEnv(corpus=toy, top_k=1)
     _, info = env.reset(options={"task_id": "employer-town"})
@@ -174,7 +174,7 @@ def test_an_agent_that_stops_keeps_its_tokens(toy: str) -> None:
     assert stopped.outcome.stop_reason is StopReason.TOKEN_BUDGET
     assert (stopped.terminated, stopped.truncated, stopped.valid_for_training) == (False, True, True)
     assert stopped.outcome.rounds == 1  # the second act was never played ...
-    assert [r.action["kind"] for r in stopped.rounds] == ["search", "none"]
+    assert [r.action.kind for r in stopped.rounds] == ["search", "none"]
     assert stopped.segments[0].tokens == [
         100,
         101,
@@ -342,12 +342,12 @@ def test_numbers_worked_out_by_hand(toy: str) -> None:
     result = evaluate("SearchQA-v0", Alternating(), None, samples=2, num_envs=1, corpus=toy, top_k=1)
     # em per question over two samples: dev-0 1, 1; dev-1 1, 0; dev-2 1, 0; dev-3 1, 0
     assert (result.questions, result.samples) == (4, 2)
-    assert result.metrics["em"].mean == pytest.approx((1 + 0.5 * 3) / 4)
-    assert result.metrics["pass@2"].mean == 1.0
-    assert result.metrics["searches"].mean == pytest.approx(0.25)
-    assert result.metrics["rounds"].mean == pytest.approx(1.25)
-    assert result.metrics["recall"].mean == pytest.approx(0.125)
-    assert result.by_group["chain/2"].mean == result.metrics["em"].mean
+    assert result.metrics["em"].value == pytest.approx((1 + 0.5 * 3) / 4)
+    assert result.metrics["pass@2"].value == 1.0
+    assert result.metrics["searches"].value == pytest.approx(0.25)
+    assert result.metrics["rounds"].value == pytest.approx(1.25)
+    assert result.metrics["recall"].value == pytest.approx(0.125)
+    assert result.by_group["chain/2"].value == result.metrics["em"].value
     assert result.stop_reasons == {"answered": 8}
     assert (result.failed, result.assisted) == (0, 0.0)
     assert result.metrics["em"].low >= 0.5  # questions are resampled, not episodes
@@ -357,11 +357,11 @@ def test_numbers_worked_out_by_hand(toy: str) -> None:
 
 
 def test_bootstrap_resamples_questions() -> None:
-    assert bootstrap([0.5, 0.5, 0.5]) == dataclasses.replace(bootstrap([0.5]), mean=0.5, low=0.5, high=0.5)
+    assert bootstrap([0.5, 0.5, 0.5]) == dataclasses.replace(bootstrap([0.5]), value=0.5, low=0.5, high=0.5)
     values = [0.0] * 60 + [1.0] * 40
     found = bootstrap(values)
     assert found == bootstrap(values)
-    assert found.mean == pytest.approx(0.4)
+    assert found.value == pytest.approx(0.4)
     half_width = 1.96 * np.sqrt(0.4 * 0.6 / 100)  # what theory says
     assert found.low == pytest.approx(0.4 - half_width, abs=0.015)
     assert found.high == pytest.approx(0.4 + half_width, abs=0.015)
@@ -374,7 +374,7 @@ def test_lost_episodes_are_counted_and_not_scored(toy: str) -> None:
     result = evaluate(env, Alternating(), None, samples=2, split=None, num_envs=4)
     assert result.failed == 2  # both samples of dev-1 searched
     assert result.questions == 3
-    assert result.metrics["em"].mean == pytest.approx((1 + 0.5 + 0.5) / 3)
+    assert result.metrics["em"].value == pytest.approx((1 + 0.5 + 0.5) / 3)
     assert result.stop_reasons == {"answered": 6, "retrieval_failed": 2}
     assert "2 episodes lost" in str(result)
     assert len(result.episodes) == 8
@@ -403,7 +403,7 @@ def test_evaluate_never_repeats_a_question(toy: str) -> None:
 def test_gold_scores_one_on_real_questions(hotpotqa: str) -> None:
     (split, *_) = searchgym.open_corpus(hotpotqa).splits
     result = evaluate("SearchQA-v0", "gold", None, split=split, corpus=hotpotqa)
-    assert result.metrics["em"].mean == 1.0
+    assert result.metrics["em"].value == 1.0
     assert result.questions >= 100
 
 
@@ -412,7 +412,7 @@ def test_a_corpus_without_train_questions_can_be_evaluated(tmp_path: Path) -> No
     questions = Path(folder) / "questions.jsonl"
     kept = [line for line in questions.read_text("utf-8").splitlines() if '"split": "test"' in line]
     questions.write_text("\n".join(kept) + "\n", "utf-8")
-    assert evaluate("SearchQA-v0", "gold", None, split="test", corpus=folder).metrics["em"].mean == 1.0
+    assert evaluate("SearchQA-v0", "gold", None, split="test", corpus=folder).metrics["em"].value == 1.0
     assert len(rollout("SearchQA-v0", "gold", None, split="test", corpus=folder)) == 1
     with pytest.raises(UnknownIdError, match="unknown split 'dev'"):
         evaluate("SearchQA-v0", "gold", corpus=folder)
@@ -420,5 +420,5 @@ def test_a_corpus_without_train_questions_can_be_evaluated(tmp_path: Path) -> No
 
 def test_the_oracle_solves_the_toy_corpus(toy: str) -> None:
     result = evaluate("SearchQA-v0", "oracle", None, split="dev", corpus=toy, top_k=2)
-    assert result.metrics["em"].mean == 1.0
-    assert result.metrics["recall"].mean == 1.0
+    assert result.metrics["em"].value == 1.0
+    assert result.metrics["recall"].value == 1.0

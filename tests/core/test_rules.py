@@ -76,7 +76,7 @@ def test_budgets_are_exact(toy: str) -> None:
     env = SearchEnv(corpus=toy)
     observation = play(env, message)[1][0]
     used = len(message) + len(observation)
-    assert env.game.budget() == {"rounds": 7, "searches": -1, "chars": 200_000 - used}
+    assert env.episode.budget() == {"rounds": 7, "searches": -1, "chars": 200_000 - used}
     assert not play(SearchEnv(corpus=toy, max_chars=used), message)[1][3]
     assert ending(SearchEnv(corpus=toy, max_chars=used - 1), message)[0] is StopReason.CHARACTER_BUDGET
     last = ending(SearchEnv(corpus=toy, max_searches=0), message)
@@ -89,7 +89,7 @@ def test_budgets_are_exact(toy: str) -> None:
     assert ending(several, "<search>a\nb\nc</search>")[0] is StopReason.SEARCH_BUDGET
     two = play(several, "<search>Velm town\nCorvin Mills</search>")[1]
     assert [h["query_index"] for h in two[4]["hits"]] == sorted(h["query_index"] for h in two[4]["hits"])
-    assert several.game.budget()["searches"] == 0
+    assert several.episode.budget()["searches"] == 0
 
 
 def test_outcome_and_reward_terms(toy: str) -> None:
@@ -153,7 +153,7 @@ def test_an_interrupted_step_can_be_played_again(toy: str) -> None:
         env.step(SEARCH)
     probe.search = search  # type: ignore[method-assign]
     assert env.step(SEARCH) == twin.step(SEARCH)
-    assert env.game.budget() == twin.game.budget()
+    assert env.episode.budget() == twin.episode.budget()
 
 
 # -- the feedback act ------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_with_the_switch_off_feedback_leaves_no_trace(toy: str) -> None:
         plain = play(off, message)[1][0]
         if message != SEARCH:
             assert plain == get_dialect("tags").render_invalid(
-                off.game.config.dialect.parse(message, feedback=False, max_queries=1).error, feedback=False
+                off.episode.config.dialect.parse(message, feedback=False, max_queries=1).error, feedback=False
             )
         else:
             assert plain == play(on, message)[1][0]
@@ -282,7 +282,7 @@ def test_an_action_that_is_no_string_is_a_typed_error_and_costs_nothing(action: 
     play(env)
     with pytest.raises(ConfigError, match="not a string"):
         env.step(action)
-    assert env.game.budget()["rounds"] == 8
+    assert env.episode.budget()["rounds"] == 8
     assert env.step(RIGHT)[1] == 1.0
 
 

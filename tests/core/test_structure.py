@@ -119,7 +119,7 @@ def test_no_import_circles_between_files_or_packages() -> None:
 def test_the_circle_check_can_fail() -> None:
     sources, packages = our_sources()
     for module, line in (
-        ("searchgym.env.game", "def f():\n    from .env import SearchEnv"),
+        ("searchgym.env.episode_state", "def f():\n    from .env import SearchEnv"),
         ("searchgym.errors", "def f():\n    from .env import rules"),
         ("searchgym.judges.protocol", "from ..rollouts.evaluation import evaluate"),
     ):
@@ -176,7 +176,11 @@ def test_the_direction_check_can_fail() -> None:
     ):
         assert len(direction_errors(path, wing, text)) == 1, text
     for path, wing, text in (
-        (core, "searchgym", "from .game import Game\nfrom searchgym.errors import ConfigError\nimport torch"),
+        (
+            core,
+            "searchgym",
+            "from .episode_state import EpisodeState\nfrom searchgym.errors import ConfigError\nimport torch",
+        ),
         (
             agents,
             "agents",

@@ -12,9 +12,10 @@ from tape_parts import QUESTION, Pages, Scripted, ScriptedGrader, record, replay
 from toys import RIGHT, SEARCH, FixedRetriever, Probe, play
 
 from searchgym.conformance import check_retriever
+from searchgym.dialects import Act
 from searchgym.env.env import SearchEnv
 from searchgym.errors import ConfigError, RetrievalError, TapeError
-from searchgym.judges import Grade, Grader, Judge, Trace, TraceRound, Verdict
+from searchgym.judges import Grade, Grader, Judge, RoundRecord, Trace, Verdict
 from searchgym.question import Question
 from searchgym.retriever import Hit, SearchResult
 from searchgym.specs import open_corpus, open_retriever
@@ -22,9 +23,9 @@ from searchgym.tape.recording import recording, replaying, tape_of
 
 
 def trace(*texts: str, hits: Sequence[str] = (), observation: str = "", score: float = 1.0) -> Trace:
-    records = [{"id": i, "title": "", "text": "", "score": score} for i in hits]
-    action = {"kind": "search", "queries": [texts[-1]], "draft": "", "answer": "", "error": ""}
-    return Trace(QUESTION, tuple(TraceRound(text, action, records, observation) for text in texts))
+    found = [Hit(i, "", "", score) for i in hits]
+    act = Act("search", (texts[-1],))
+    return Trace(QUESTION, tuple(RoundRecord(text, act, [found], observation) for text in texts))
 
 
 # -- what comes back -----------------------------------------------------------------------------------

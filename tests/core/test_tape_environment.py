@@ -96,7 +96,7 @@ def test_a_vector_replays_a_vector_and_its_snapshots(
     toy: str, tmp_path: Path, no_parts: Callable[[], None]
 ) -> None:
     def course(**tape: str) -> list[Any]:
-        envs = SearchVectorEnv(2, corpus=toy, **ARGUMENTS, **tape)
+        envs = SearchVectorEnv(2, corpus=toy, autoreset_mode="Disabled", **ARGUMENTS, **tape)
         envs.reset(options={"task_ids": ["employer-town", "river-length"]})
         seen = [envs.step([SEARCH, "<search>Velm town</search>"])]
         envs.restore(1, envs.snapshot(0))
@@ -154,7 +154,7 @@ def test_a_run_judged_by_a_language_model_replays_without_it(
         tape = str(tmp_path / "t")
         recorded = searchgym.rollout("SearchQA-v0", "copy", 6, record=tape, **arguments)
         asked = len(server.bodies)
-    assert {r.judge["status"] for e in recorded for r in e.rounds} == {"ok"}
+    assert {r.judge.status for e in recorded for r in e.rounds} == {"ok"}
     envs = searchgym.make_vec("SearchQA-v0", 6, replay=tape, **arguments)
     replayed = searchgym.collect(envs, open_agent("copy"), [e.task_id for e in recorded])
     assert same(replayed) == same(recorded)

@@ -26,7 +26,7 @@ def probe(toy: str) -> Probe:
 @pytest.fixture
 def envs(toy: str, probe: Probe) -> SearchVectorEnv:
     """Three slots on the three train questions, searching through a counting retriever."""
-    vector = SearchVectorEnv(3, corpus=searchgym.open_corpus(toy), retriever=probe, top_k=2)
+    vector = make_vec("SearchQA-v0", 3, corpus=searchgym.open_corpus(toy), retriever=probe, top_k=2)
     vector.reset(options={"task_ids": TASKS})
     return vector
 
@@ -47,16 +47,15 @@ def test_ends_are_ragged_and_flagged_once(envs: SearchVectorEnv) -> None:
         texts, rewards, terminations, truncations, infos = envs.step(actions)
         flags.append(terminations | truncations)
         rewards_seen += rewards
-        assert infos["active"].tolist() == active_before.tolist()
+        assert infos.active.tolist() == active_before.tolist()
         for i in range(3):
             assert (texts[i] == "") == (not envs.running[i])
             assert infos["_outcome"][i] == terminations[i] if "_outcome" in infos else not terminations[i]
     assert np.array(flags).sum(axis=0).tolist() == [1, 1, 1]
     assert rewards_seen.tolist() == [1.0, 0.0, 1.0]
     assert envs.all_done
-    texts, rewards, terminations, truncations, infos = envs.step(["", "", ""])
-    assert (texts, rewards.tolist()) == (("", "", ""), [0.0] * 3)
-    assert not (terminations | truncations | infos["active"]).any()
+    with pytest.raises(ResetNeededError, match=r"reset_mask.*autoreset_mode"):
+        envs.step(["", "", ""])
 
 
 def test_one_retriever_call_per_step(envs: SearchVectorEnv, probe: Probe) -> None:
@@ -86,20 +85,20 @@ def test_one_failed_query_ends_one_episode(envs: SearchVectorEnv, probe: Probe) 
     texts, _, terminations, truncations, infos = envs.step([SEARCH, "<search>Velm town</search>", SEARCH])
     assert not terminations.any()
     assert truncations.tolist() == [False, True, False]
-    assert infos["valid_for_training"][1] is False
-    assert [r["status"] for r in infos["retrieval"]] == ["ok", "error", "ok"]
+    assert not infos["valid_for_training"][1]
+    assert infos["retrieval"]["status"].tolist() == ["ok", "error", "ok"]
     assert not any("SECRET" in text for text in texts)
     probe.down = True
     _, _, _, truncations, infos = envs.step([SEARCH, "", RIGHT])
     assert truncations.tolist() == [True, False, False]  # the answer needs no retriever
-    assert infos["outcome"][2]["stop_reason"] == "answered"
+    assert infos["outcome"]["stop_reason"][2] == "answered"
 
 
 def test_freed_slots_are_refilled_by_mask(envs: SearchVectorEnv) -> None:
     texts, *_ = envs.step([RIGHT, SEARCH, RIGHT])
     before = envs.snapshot(1)
     again, infos = envs.reset(options={"reset_mask": mask(0, 2), "task_ids": ["dev-1", "dev-2"]})
-    assert infos["active"].tolist() == [True, False, True]
+    assert infos.active.tolist() == [True, False, True]
     assert infos["task_id"].tolist() == ["dev-1", None, "dev-2"]
     assert infos["_task_id"].tolist() == [True, False, True]
     assert again[1] == texts[1]
@@ -110,7 +109,7 @@ def test_freed_slots_are_refilled_by_mask(envs: SearchVectorEnv) -> None:
         seed=3, options={"reset_mask": mask(2), "task_ids": ["bare", None, None], "split": "dev"}
     )
     assert infos["split"][2] == "dev"
-    assert envs.games[0].question.id == "dev-1"
+    assert envs.episodes[0].question.id == "dev-1"
 
 
 def test_seeds_draw_what_single_environments_draw(toy: str) -> None:
@@ -137,18 +136,18 @@ def test_forks_between_slots(envs: SearchVectorEnv) -> None:
     assert len({json.dumps(i) for i in infos["hits"]}) == 1
     _, rewards, _, _, infos = envs.step([RIGHT, WRONG, RIGHT])
     assert rewards.tolist() == [1.0, 0.0, 1.0]
-    assert [o["recall"] for o in infos["outcome"]] == [1.0, 1.0, 1.0]
-    assert [o["rounds"] for o in infos["outcome"]] == [3, 3, 3]
+    assert infos["outcome"]["recall"].tolist() == [1.0, 1.0, 1.0]
+    assert infos["outcome"]["rounds"].tolist() == [3, 3, 3]
 
 
 def test_truncate_from_outside(envs: SearchVectorEnv) -> None:
     texts, rewards, terminations, truncations, infos = envs.truncate({1: StopReason.TOKEN_BUDGET})
-    assert truncations.tolist() == infos["active"].tolist() == [False, True, False]
+    assert truncations.tolist() == infos.active.tolist() == [False, True, False]
     assert not terminations.any()
     assert texts[1] == ""
     assert texts[0]
     assert rewards.sum() == 0
-    assert infos["outcome"][1]["stop_reason"] == "token_budget"
+    assert infos["outcome"]["stop_reason"][1] == "token_budget"
     for stops, error in (
         ({0: StopReason.ABORTED, 1: StopReason.ABORTED}, ResetNeededError),
         ({0: StopReason.ABORTED, 2: StopReason.ANSWERED}, ConfigError),
@@ -169,7 +168,7 @@ def test_bad_actions_leave_every_slot_as_it_was(actions: Any, envs: SearchVector
         envs.step(actions)
     assert [envs.snapshot(i) for i in range(3)] == before
     envs.step([SEARCH] * 3)
-    assert envs.games[0].budget() == envs.games[2].budget()
+    assert envs.episodes[0].budget() == envs.episodes[2].budget()
 
 
 @pytest.mark.parametrize(

@@ -612,8 +612,8 @@ def test_in_a_vector_environment_only_the_slot_that_got_no_answer_ends(
         assert observations[1] == ""
         assert (terminations.tolist(), truncations.tolist()) == ([False] * 3, [False, True, False])
         assert rewards.tolist() == [0.0] * 3
-        assert infos["valid_for_training"][1] is False
-        assert infos["outcome"][1]["stop_reason"] == "retrieval_failed"
+        assert not infos["valid_for_training"][1]
+        assert infos["outcome"]["stop_reason"][1] == "retrieval_failed"
         *_, infos = envs.step(["<answer>x</answer>", "", "<answer>x</answer>"])
         assert [infos["valid_for_training"][n] for n in (0, 2)] == [True, True]
 
@@ -665,6 +665,6 @@ def test_failed_episodes_are_counted_by_an_evaluation(make_corpus: Any) -> None:
         )
     assert (result.questions, result.failed) == (2, 1)
     assert result.stop_reasons == {"answered": 2, "retrieval_failed": 1}
-    assert result.metrics["em"].mean == 1.0
+    assert result.metrics["em"].value == 1.0
     assert [e.task_id for e in result.episodes if not e.valid_for_training] == ["q1"]
     assert "SECRET" not in "".join(json.dumps(e.to_json()) for e in result.episodes)

@@ -32,7 +32,7 @@ def episode(p, reward, kinds=None, name="e", tokens=1, em=None):
     segment = Segment([1] * len(mask), mask, [-0.5 * m for m in mask], rounds)
     made = make_episode([segment], float(reward), episode_id=name, group_id="g")
     for round_, kind, value in zip(made.rounds, kinds, p, strict=True):
-        round_.action["kind"] = kind
+        round_.action.kind = kind
         round_.judge = verdict(value)
     made.terminated = kinds[-1] == "answer"
     made.truncated = not made.terminated

@@ -85,7 +85,7 @@ def test_only_positive_advantages():
 
 def test_retention_one_is_grpo():
     groups = Groups(synthetic_groups(TabularPolicy(), groups=6))
-    assert any(r.action["kind"] == F for e in groups.episodes for r in e.rounds)
+    assert any(r.action.kind == F for e in groups.episodes for r in e.rounds)
     assert_allclose(
         CAPF({"retention": 1.0}).credit(groups).to_tokens(groups), GRPO().credit(groups).to_tokens(groups)
     )
@@ -174,7 +174,7 @@ def test_a_training_run_with_feedback(tmp_path):
         """Of every episode with feedback and an advantage: what rounds up to it got of what the others got."""
         for group, values in zip(groups, credit.values, strict=True):
             for played, credit_R in zip(group, values, strict=True):
-                asked = [i for i, r in enumerate(played.rounds) if r.action["kind"] == "feedback"]
+                asked = [i for i, r in enumerate(played.rounds) if r.action.kind == "feedback"]
                 if asked and asked[0] + 1 < len(credit_R) and credit_R[-1]:
                     assert_allclose(credit_R[asked[0] + 1 :], credit_R[-1])
                     attenuated.append(credit_R[: asked[0] + 1] / credit_R[-1])
@@ -217,5 +217,5 @@ def test_an_evaluation_refuses_the_act():
 
     agent = FunctionAgent(lambda observation, info: "<feedback>a</feedback>")
     (played,) = collect(SearchVectorEnv.from_config(env_config, 1), agent, envs.task_ids()[:1])
-    assert {r.action["kind"] for r in played.rounds} == {"invalid"}
-    assert {r.action["error"] for r in played.rounds} == {"feedback_off"}
+    assert {r.action.kind for r in played.rounds} == {"invalid"}
+    assert {r.action.error for r in played.rounds} == {"feedback_off"}

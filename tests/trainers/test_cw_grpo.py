@@ -83,13 +83,13 @@ def plainly(groups, alpha, no_contribution, weigh, count_answer):
             credit = [advantage] * len(one.rounds)
             p = []
             for round_ in one.rounds:
-                if round_.action["kind"] == "feedback":
+                if round_.action.kind == "feedback":
                     p.append(0.0)
-                elif round_.judge["status"] == "ok":
-                    p.append(round_.judge["utility"] * round_.judge["reasoning"])
+                elif round_.judge.status == "ok":
+                    p.append(round_.judge.utility * round_.judge.reasoning)
                 else:
                     p.append(None)
-            search = [t for t, r in enumerate(one.rounds) if r.action["kind"] != "answer"]
+            search = [t for t, r in enumerate(one.rounds) if r.action.kind != "answer"]
             needed = range(len(p)) if count_answer else search
             chosen = advantage > 0 if weigh == "positive" else one.outcome.em > 0
             if chosen and search and all(p[t] is not None for t in needed):

@@ -413,5 +413,5 @@ def test_it_learns(settings, tmp_path):
         },
         tmp_path / "run",
     )  # fmt: skip
-    assert result.before["em"].mean <= 0.1
-    assert result.after["em"].mean >= 0.9
+    assert result.before["em"].value <= 0.1
+    assert result.after["em"].value >= 0.9

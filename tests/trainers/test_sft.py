@@ -135,8 +135,8 @@ class ToySFT(SFT):
 def test_rejection_fine_tuning_learns(tmp_path):
     with RunDirectory.create(tmp_path / "run", {}) as run:
         result = make_trainer(run, ToySFT({"group_size": 8}), iterations=40).run_to_end()
-    assert result.before["em"].mean <= 0.2
-    assert result.after["em"].mean == 1.0
+    assert result.before["em"].value <= 0.2
+    assert result.after["em"].value == 1.0
 
 
 @pytest.mark.usefixtures("no_curve")
@@ -180,8 +180,8 @@ def taught(path, demonstrations, **changes):
 @pytest.mark.parametrize("rounds", ["all", "contributing"])
 def test_a_blank_policy_learns_from_records(tmp_path, demonstrations, rounds):
     result = taught(tmp_path / "run", demonstrations, settings={"rounds": rounds})
-    assert result.before["em"].mean <= 0.1
-    assert result.after["em"].mean >= 0.9
+    assert result.before["em"].value <= 0.1
+    assert result.after["em"].value >= 0.9
     first, last = result.metrics[1], result.metrics[-1]
     assert last["loss"] < 0.2 * first["loss"]
     assert first["surprisal"] is None  # nobody sampled these tokens, so there is nothing to compare with
@@ -283,7 +283,7 @@ def test_the_candidate_agent_encodes_acts_among_its_candidates():
         assert (encoded.mask, encoded.rounds) == (own.mask, own.rounds)
         again = [agent.agent_context.dialect.write(a) for a in acts(played, encoded)]
         assert again == [r.text for r in played.rounds]
-    played.rounds[0].action["queries"] = ["something that stands nowhere"]
+    played.rounds[0].action.queries = ["something that stands nowhere"]
     assert 0 not in agent.encode(played)[0].rounds
 
 
@@ -293,4 +293,4 @@ def acts(played, segment):
     queries, observations = (), ()
     for token, round_ in zip(segment.tokens, played.rounds, strict=True):
         yield list_candidates(played.question, queries, observations).act(token)
-        queries, observations = (*queries, *round_.action["queries"]), (*observations, round_.observation)
+        queries, observations = (*queries, *round_.action.queries), (*observations, round_.observation)

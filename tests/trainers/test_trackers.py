@@ -95,7 +95,7 @@ def test_what_a_tracker_is_given(tmp_path, monkeypatch, name):
     assert arguments["config"]["iterations"] == 2
     assert [step for step, _ in logged] == [0, 1, 2]
     before, values, _ = (values for _, values in logged)
-    assert before["eval/em"] == result.before["em"].mean
+    assert before["eval/em"] == result.before["em"].value
     assert {k: v for k, v in values.items() if not k.startswith("seconds/")} == {
         k: v for k, v in result.metrics[1].items() if isinstance(v, (int, float)) and k != "iteration"
     }

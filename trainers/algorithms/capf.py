@@ -86,12 +86,12 @@ class CAPF(GRPO):
         wanted = (self.settings.level, self.settings.calls)
         if (env_config.feedback_level, env_config.feedback_calls) == wanted:
             return env_config
-        if env_config.feedback:
+        if env_config.has_feedback:
             raise ConfigError(
                 f"the environment's feedback has level {env_config.feedback_level!r} and {env_config.feedback_calls} calls, capf's "
                 f"settings say {wanted[0]!r} and {wanted[1]}: leave out --env-option feedback, capf switches it on"
             )
-        return replace(env_config, feedback_level=wanted[0], feedback_calls=wanted[1])
+        return replace(env_config, feedback={"level": wanted[0], "calls": wanted[1]})
 
     def advantages(self, groups: Groups) -> list[NDArray[np.float64]]:
         if self.settings.baseline == "all":
@@ -108,7 +108,7 @@ class CAPF(GRPO):
             values.append([])
             for episode, a in zip(group, a_G, strict=True):
                 asked_R = np.array(
-                    [round_.action["kind"] == "feedback" for round_ in episode.rounds], dtype=bool
+                    [round_.action.kind == "feedback" for round_ in episode.rounds], dtype=bool
                 )
                 weights_R = retention_weights(asked_R, s.retention)
                 attenuated = a > 0.0 or s.attenuate == "both"

@@ -162,16 +162,16 @@ def _read_verdicts(
     rounds = [round_ for episode in episodes for round_ in episode.rounds]
     p_R = np.array([_contribution(round_) for round_ in rounds], dtype=np.float64)
     known_R = ~np.isnan(p_R)
-    search_R = np.array([round_.action["kind"] != "answer" for round_ in rounds], dtype=bool)
+    search_R = np.array([round_.action.kind != "answer" for round_ in rounds], dtype=bool)
     return np.where(known_R, p_R, 0.0), known_R, search_R
 
 
 def _contribution(round_: Round) -> float:
     """p = u · v; 0 for acts that no judge is asked about, NaN where a verdict is missing."""
-    if round_.action["kind"] in ("feedback", "none"):
+    if round_.action.kind in ("feedback", "none"):
         return 0.0
-    verdict = round_.judge
-    return verdict["utility"] * verdict["reasoning"] if verdict["status"] == "ok" else math.nan
+    contribution = round_.judge.contribution
+    return math.nan if contribution is None else contribution
 
 
 def _concentration(

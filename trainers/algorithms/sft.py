@@ -156,12 +156,12 @@ class SFT(Algorithm):
         return kept_N
 
     def _worth_learning(self, round_: Round) -> bool:
-        kind, verdict = round_.action["kind"], round_.judge
+        kind, contribution = round_.action.kind, round_.judge.contribution
         if kind in ("invalid", "none"):
             return False
         if self.settings.rounds == "all" or kind == "answer":
             return True
-        return bool(verdict["status"] == "ok" and verdict["utility"] * verdict["reasoning"] > 0.0)
+        return contribution is not None and contribution > 0.0
 
     def _read(self, path: Path) -> list[Episode]:
         """The records that pass the filters, in order.
@@ -184,7 +184,7 @@ class SFT(Algorithm):
                 "lower min_reward, or record better ones"
             )
         if self.settings.rounds == "contributing" and not any(
-            r.judge["status"] == "ok" for e in good for r in e.rounds
+            r.judge.status == "ok" for e in good for r in e.rounds
         ):
             raise ConfigError(
                 f"rounds=contributing, and no round in {path} has a verdict: record it with --judge"
@@ -207,4 +207,4 @@ def _distinct(episodes: Sequence[Episode]) -> list[Episode]:
 
 
 def _unjudged(round_: Round) -> bool:
-    return bool(round_.action["kind"] == "search" and round_.judge["status"] != "ok")
+    return bool(round_.action.kind == "search" and round_.judge.status != "ok")

@@ -39,7 +39,7 @@ def measure_credit(groups: Groups, credit: Credit) -> dict[str, float]:
     for start, episode in zip(starts_E.tolist(), groups.episodes, strict=True):
         if not mean_R[start : start + len(episode.rounds)].any():
             continue
-        searched = [r.action["kind"] == "search" for r in episode.rounds]
+        searched = [r.action.kind == "search" for r in episode.rounds]
         asked = [trace for trace, is_search in zip(traces_of(episode), searched, strict=True) if is_search]
         verdicts = iter(_ORACLE.judge(asked))
         for offset, is_search in enumerate(searched):

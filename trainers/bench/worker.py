@@ -117,7 +117,7 @@ def run_job(job: Job) -> dict[str, Any]:
             "stats": trainer.envs.stats,
             "resumed": interrupted,
             "credit_unit": ", ".join(sorted(units)),
-            "feedback": trainer.envs.config.feedback,
+            "feedback": trainer.envs.config.has_feedback,
             "judge": _judge_name(trainer.envs.config.judge_spec),
         }
         if job.test_questions is not None:
@@ -167,8 +167,8 @@ def _evaluate(trainer: Any, questions: int) -> dict[str, Any]:
     found = trainer.evaluate("test", questions)
     episodes = sorted(found.episodes, key=lambda episode: str(episode.task_id))
     return {
-        "metrics": {name: value.mean for name, value in found.metrics.items()},
-        "by_group": {name: value.mean for name, value in found.by_group.items()},
+        "metrics": {name: value.value for name, value in found.metrics.items()},
+        "by_group": {name: value.value for name, value in found.by_group.items()},
         "questions": found.questions,
         "right": "".join(str(int(episode.outcome.em)) for episode in episodes),
         "rounds": dict(sorted(Counter(len(episode.rounds) for episode in episodes).items())),

@@ -24,7 +24,7 @@ from rich.table import Table
 from searchgym.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
-    from searchgym.statistics import Estimate
+    from searchgym.statistics import Interval
 
 __all__ = [
     "Display",
@@ -175,7 +175,7 @@ def make_display(console: Console | None = None) -> Display:
     return LiveDisplay(console) if console.is_terminal else PlainDisplay()
 
 
-def result_table(before: Mapping[str, Estimate], after: Mapping[str, Estimate], title: str) -> Table:
+def result_table(before: Mapping[str, Interval], after: Mapping[str, Interval], title: str) -> Table:
     """Greedy evaluation before and after training, with 95 % bootstrap intervals over questions."""
     table = Table(title=title, caption="mean [95 % bootstrap interval over questions]")
     table.add_column("metric")

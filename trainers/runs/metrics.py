@@ -9,7 +9,7 @@ import numpy as np
 
 from searchgym.episode import Episode, StopReason
 from searchgym.rollouts.evaluation import EvalResult
-from searchgym.statistics import Estimate
+from searchgym.statistics import Interval
 
 from ..groups import Group, sampled_tokens
 
@@ -27,7 +27,7 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
     played = [episode for group in groups for episode in group]
     episodes = [episode for episode in played if episode.valid_for_training]
     rounds = [round_ for episode in episodes for round_ in episode.rounds]
-    judged = [round_.judge for round_ in rounds if round_.judge["status"] == "ok"]
+    contributions = [p for round_ in rounds if (p := round_.judge.contribution) is not None]
 
     def mean(values: Sequence[float]) -> float | None:
         return float(np.mean(values)) if values else None
@@ -43,16 +43,16 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "searches": mean([e.outcome.searches for e in episodes]),
         "tokens": mean([sampled_tokens(e) for e in episodes]),
         "surprisal": _surprisal(episodes),
-        "invalid_rounds": mean([r.action.get("kind") == "invalid" for r in rounds]),
+        "invalid_rounds": mean([r.action.kind == "invalid" for r in rounds]),
         "repeated_searches": mean([again for e in episodes for again in _searched_before(e)]),
         "repetition": mean([share for r in rounds if (share := _repetition(r.text)) is not None]),
         "truncated": mean([e.truncated for e in episodes]),
         "assisted": mean([e.outcome.assisted for e in episodes]),
         "assisted_em": mean([e.outcome.em for e in episodes if e.outcome.assisted]),
         "unassisted_em": mean([e.outcome.em for e in episodes if not e.outcome.assisted]),
-        "judged": mean([r.judge["status"] == "ok" for r in rounds]),
-        "judge_errors": sum(r.judge["status"] == "error" for e in played for r in e.rounds),
-        "contributing": mean([verdict["utility"] * verdict["reasoning"] >= 0.5 for verdict in judged]),
+        "judged": mean([r.judge.status == "ok" for r in rounds]),
+        "judge_errors": sum(r.judge.status == "error" for e in played for r in e.rounds),
+        "contributing": mean([p >= 0.5 for p in contributions]),
         **({"context_full": full} if full else {}),  # tokens that the agent has no room for: a rare thing
     }
 
@@ -86,7 +86,7 @@ def _searched_before(episode: Episode) -> list[bool]:
     asked: set[str] = set()
     again: list[bool] = []
     for round_ in episode.rounds:
-        queries = {" ".join(query.lower().split()) for query in round_.action.get("queries", ())}
+        queries = {" ".join(query.lower().split()) for query in round_.action.queries}
         if queries:
             again.append(queries <= asked)
             asked |= queries
@@ -116,6 +116,6 @@ def best_evaluation(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str,
     return {"iteration": best["iteration"], "metric": metric, "value": value}
 
 
-def estimates(row: Mapping[str, Any]) -> dict[str, Estimate]:
+def estimates(row: Mapping[str, Any]) -> dict[str, Interval]:
     """The metrics of `evaluation_row` as estimates again."""
-    return {name: Estimate(**value) for name, value in row["metrics"].items()}
+    return {name: Interval.from_json(value) for name, value in row["metrics"].items()}

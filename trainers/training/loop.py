@@ -23,7 +23,7 @@ from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import ConfigError, RunDirectoryError, TrainingError
 from searchgym.rollouts.evaluation import EvalResult
-from searchgym.statistics import Estimate
+from searchgym.statistics import Interval
 from searchgym.tape.recording import tape_of
 
 from ..algorithm import Algorithm, token_logprobs, training_envs
@@ -66,8 +66,8 @@ class Result:
 
     run_dir: Path
     policy: Policy
-    before: dict[str, Estimate] | None
-    after: dict[str, Estimate] | None
+    before: dict[str, Interval] | None
+    after: dict[str, Interval] | None
     metrics: list[dict[str, Any]]
     seconds: float
     trainer: Trainer

@@ -21,13 +21,15 @@ machine, so that a judgement can be cached and repeated.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal
 
+from ...episode import RoundRecord
 from ...question import Question
-from ..protocol import Trace, TraceRound
+from ...retriever import Hit
+from ..protocol import Trace
 
 __all__ = ["PROMPT_VERSION", "Message", "Prompt", "Task", "grade_prompt", "round_prompt"]
 
@@ -154,7 +156,7 @@ def round_prompt(trace: Trace) -> Prompt | None:
     What the agent read is its observation; the hits stand in where the environment withheld that because the
     episode ended with a search.
     """
-    task = trace.rounds[-1].action["kind"]
+    task: Any = trace.rounds[-1].action.kind
     if task not in ("search", "answer"):
         return None
     parts = [("question", trace.question.text)]
@@ -172,15 +174,15 @@ def grade_prompt(question: Question, answer: str) -> Prompt:
     return _prompt("grade", [("question", question.text), ("accepted answers", accepted), ("answer", answer)])
 
 
-def _came_back(round_: TraceRound) -> tuple[str, str]:
-    kind = round_.action["kind"]
+def _came_back(round_: RoundRecord) -> tuple[str, str]:
+    kind = round_.action.kind
     if kind == "search":
         return "retrieved text", round_.observation or _listing(round_.hits)
     return "reply of the environment", round_.observation
 
 
-def _listing(hits: Sequence[Mapping[str, Any]]) -> str:
-    return "\n".join(f"[{rank}] {hit['title']}\n{hit['text']}" for rank, hit in enumerate(hits, 1))
+def _listing(hits: Sequence[Hit]) -> str:
+    return "\n".join(f"[{rank}] {hit.title}\n{hit.text}" for rank, hit in enumerate(hits, 1))
 
 
 def _prompt(task: Task, parts: list[tuple[str, str]]) -> Prompt:

@@ -32,7 +32,7 @@ class FoundGold(GRPO):
     def _weights_R(self, a, episode):
         missing, found_R = set(episode.gold["supporting_ids"]), []
         for round_ in episode.rounds:
-            new = missing & {hit["id"] for hit in round_.hits}
+            new = missing & {hit.id for hit in round_.hits}
             found_R.append(len(new))
             missing -= new
         return 1.0 + self.settings.bonus * np.array(found_R) if a > 0 else np.ones(len(found_R))
