@@ -35,7 +35,7 @@ from .config import option, parse_settings
 from .credit import Credit
 from .groups import Group, Groups
 from .objective import Aggregation, clipped_surrogate, group_advantages
-from .processes import current
+from .processes import world
 from .rollouts import Play
 from .tasks import TaskSampler
 
@@ -109,8 +109,8 @@ class Algorithm:
         on_policy: whether the policy sampled the tokens itself; if not, there are no log-probabilities to compare with
             (no step KL).
         play: plays tasks in groups; the loop puts another in its place where several processes or workers play.
-        has_ratio: whether its loss has a ratio to clip; if not, `clip_low` and `clip_high` are refused.
-        weighs_advantages: whether each token's policy gradient is proportional to its advantage, so that `tis_cap` can
+        uses_ratio: whether its loss has a ratio to clip; if not, `clip_low` and `clip_high` are refused.
+        supports_tis: whether each token's policy gradient is proportional to its advantage, so that `tis_cap` can
             weigh that; if not, it is refused.
     """
 
@@ -121,17 +121,17 @@ class Algorithm:
     group_relative: bool = False
     module_lr: Mapping[str, float] = {}
     on_policy: bool = True
-    has_ratio: bool = True
-    weighs_advantages: bool = True
+    uses_ratio: bool = True
+    supports_tis: bool = True
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         given = settings or {}
-        for name in () if self.has_ratio else ("clip_low", "clip_high"):
+        for name in () if self.uses_ratio else ("clip_low", "clip_high"):
             if name in given:
                 raise ConfigError(
                     f"{type(self).__name__.lower()} has no ratio to clip: leave {name} out, or use grpo or ppo"
                 )
-        if given.get("tis_cap") and not self.weighs_advantages:
+        if given.get("tis_cap") and not self.supports_tis:
             raise ConfigError(
                 f"{type(self).__name__.lower()} has no advantages that importance weights could correct: leave tis_cap out"
             )
@@ -244,18 +244,19 @@ def each_token(
     """
     if not samples:
         return torch.empty(0)
-    processes = current()
-    mine = processes.own(policy, samples)
+    mine = world().assign(policy, samples)
     passes = (
-        [[mine[j] for j in part] for part in policy.cut([samples[i] for i in mine], budget)] if mine else []
+        [[mine[j] for j in part] for part in policy.micro_batches([samples[i] for i in mine], budget)]
+        if mine
+        else []
     )
     parts: dict[int, Tensor] = {}
-    for indices, counts in processes.level(passes, [0]):
+    for indices, counts in world().pad_passes(passes, [0]):
         values = value(policy.evaluate_tokens([samples[i] for i in indices])).cpu()
         lengths = [sum(samples[i].segment.mask) for i in indices]
         if counts:
             parts.update(zip(indices, torch.split(values, lengths), strict=True))
     everybodys: dict[int, Tensor] = {}
-    for others in processes.gather(parts):
+    for others in world().gather(parts):
         everybodys |= others
     return torch.cat([everybodys[i] for i in range(len(samples))])

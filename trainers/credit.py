@@ -26,13 +26,13 @@ class Credit:
         values: nested lists, group by group and episode by episode, of one array per episode: [1], [R] or the
             episode's sampled tokens.
         metrics: numbers for the log, e.g. the spread of round weights.
-        counted_N: False for sampled tokens that shall not enter the loss at all, [N]; None: all enter it.
+        loss_mask_N: False for sampled tokens that shall not enter the loss at all, [N]; None: all enter it.
     """
 
     unit: Literal["episode", "round", "token"]
     values: list[list[NDArray[np.float64]]]
     metrics: dict[str, float] = field(default_factory=dict)
-    counted_N: NDArray[np.bool_] | None = None
+    loss_mask_N: NDArray[np.bool_] | None = None
 
     @classmethod
     def per_episode(cls, values: Sequence[ArrayLike], metrics: dict[str, float] | None = None) -> Credit:
@@ -61,7 +61,7 @@ class Credit:
         values: NDArray[np.float64],
         groups: Groups,
         metrics: dict[str, float] | None = None,
-        counted_N: NDArray[np.bool_] | None = None,
+        loss_mask_N: NDArray[np.bool_] | None = None,
     ) -> Credit:
         """The same from one array: all rounds of `groups.episodes` in order, or all N sampled tokens."""
         if unit == "round":
@@ -69,7 +69,7 @@ class Credit:
         else:
             counts = np.bincount(groups.tokens.episode_N, minlength=len(groups.episodes)).tolist()
         arrays = iter(np.split(values, np.cumsum(counts)[:-1]) if counts else [])
-        return cls(unit, [[next(arrays) for _ in group] for group in groups], metrics or {}, counted_N)
+        return cls(unit, [[next(arrays) for _ in group] for group in groups], metrics or {}, loss_mask_N)
 
     def to_tokens(self, groups: Groups) -> NDArray[np.float64]:
         """The advantage of every sampled token of `groups`, shape [N].

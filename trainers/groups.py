@@ -149,17 +149,17 @@ def drop_invalid(groups: Sequence[Group]) -> tuple[list[Group], dict[str, int]]:
     nothing to compare it with); so does a group left with none.
 
     Returns:
-        The groups kept, and counts: "invalid_episodes", "left_alone_groups", "lost_groups".
+        The groups kept, and counts: "invalid_episodes", "singleton_groups", "empty_groups".
     """
     kept: list[Group] = []
-    counts = {"invalid_episodes": 0, "left_alone_groups": 0, "lost_groups": 0}
+    counts = {"invalid_episodes": 0, "singleton_groups": 0, "empty_groups": 0}
     for group in groups:
         valid = [episode for episode in group if episode.valid_for_training]
         counts["invalid_episodes"] += len(group) - len(valid)
         if len(valid) == 1 and len(group) > 1:
-            counts["left_alone_groups"] += 1
+            counts["singleton_groups"] += 1
         elif not valid:
-            counts["lost_groups"] += 1
+            counts["empty_groups"] += 1
         else:
             kept.append(valid)
     return kept, counts

@@ -194,7 +194,7 @@ def kl_estimate(logprobs_N: Tensor, ref_logprobs_N: Tensor, estimator: KLEstimat
 
 
 def token_weights(
-    sequence_N: NDArray[np.int64], counted_N: NDArray[np.bool_], mode: Aggregation, length: int
+    sequence_N: NDArray[np.int64], loss_mask_N: NDArray[np.bool_], mode: Aggregation, length: int
 ) -> NDArray[np.float32]:
     """Weights that turn per-token losses into the minibatch's loss: loss = Σ_N weight · loss_N.
 
@@ -207,11 +207,11 @@ def token_weights(
 
     Args:
         sequence_N: which sequence each token belongs to (any integers).
-        counted_N: False for tokens that do not enter the loss.
+        loss_mask_N: False for tokens that do not enter the loss.
         mode: one of the three.
         length: the constant of the third mode.
     """
-    weights_N: NDArray[np.float64] = counted_N.astype(np.float64)
+    weights_N: NDArray[np.float64] = loss_mask_N.astype(np.float64)
     if mode == "token-mean":
         weights_N /= max(weights_N.sum(), 1.0)
         return weights_N.astype(np.float32)

@@ -1,8 +1,8 @@
 """Who plays an iteration's groups: this process, all processes, or workers; now, or while the last update runs.
 
 `Algorithm.play` is what an algorithm's `collect` calls. As it stands it is `play_groups`: the policy plays everything
-with one random generator. With `streams=episode` it is `Seeded`: a seed is drawn for every group, and whoever gets
-the order (task, size, seed) plays the same episodes. `PlayAhead` collects the next iteration in a thread.
+with one random generator. With `streams=episode` it is `SeededRollouts`: a seed is drawn for every group, and whoever gets
+the order (task, size, seed) plays the same episodes. `PrefetchCollector` collects the next iteration in a thread.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from searchgym.errors import TrainingError
 from searchgym.rollouts.collection import collect
 
 from .groups import Group
-from .processes import current
+from .processes import world
 
 __all__ = [
-    "Order",
     "Play",
-    "PlayAhead",
-    "PlayOrders",
-    "Seeded",
+    "PrefetchCollector",
+    "RolloutRequest",
+    "RunRequests",
+    "SeededRollouts",
     "Workers",
     "check_same",
     "copy_weights",
     "load_groups",
-    "play_orders",
+    "run_requests",
     "save_groups",
 ]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RolloutRequest:
     """A group to be played.
 
     Attributes:
@@ -71,12 +71,12 @@ class Play(Protocol):
     ) -> list[Group]: ...
 
 
-PlayOrders = Callable[[Policy, SearchVectorEnv, Sequence[Order]], list[Group]]
-"""Plays groups that are ordered; the groups come in the order of the orders."""
+RunRequests = Callable[[Policy, SearchVectorEnv, Sequence[RolloutRequest]], list[Group]]
+"""Plays groups that are ordered; the groups come in the order of the requests."""
 
 
 class Workers(Protocol):
-    """`PlayOrders` by other processes.
+    """`RunRequests` by other processes.
 
     Attributes:
         lost: how many of them died so far.
@@ -84,36 +84,38 @@ class Workers(Protocol):
 
     lost: int
 
-    def __call__(self, policy: Policy, envs: SearchVectorEnv, orders: Sequence[Order]) -> list[Group]: ...
+    def __call__(
+        self, policy: Policy, envs: SearchVectorEnv, requests: Sequence[RolloutRequest]
+    ) -> list[Group]: ...
 
 
-def play_orders(policy: Policy, envs: SearchVectorEnv, orders: Sequence[Order]) -> list[Group]:
+def run_requests(policy: Policy, envs: SearchVectorEnv, requests: Sequence[RolloutRequest]) -> list[Group]:
     """Play them here, all together."""
-    if not orders:
+    if not requests:
         return []
-    sources = [random.Random(order.seed) for order in orders]
+    sources = [random.Random(request.seed) for request in requests]
     groups = [f"g{source.getrandbits(64):016x}" for source in sources]
     episodes = iter(
         collect(
             envs,
             policy,
-            [order.task_id for order in orders for _ in range(order.size)],
-            group_ids=[g for g, order in zip(groups, orders, strict=True) for _ in range(order.size)],
-            seeds=[s.getrandbits(64) for s, o in zip(sources, orders, strict=True) for _ in range(o.size)],
+            [request.task_id for request in requests for _ in range(request.size)],
+            group_ids=[g for g, request in zip(groups, requests, strict=True) for _ in range(request.size)],
+            seeds=[s.getrandbits(64) for s, o in zip(sources, requests, strict=True) for _ in range(o.size)],
         )
     )
-    return [[next(episodes) for _ in range(order.size)] for order in orders]
+    return [[next(episodes) for _ in range(request.size)] for request in requests]
 
 
-class Seeded:
+class SeededRollouts:
     """A `Play` whose groups have seeds: the processes share them out, and each plays its own with `play`.
 
     Args:
         generator: draws the seeds; the same in all processes.
-        play: plays the orders of this process.
+        play: plays the requests of this process.
     """
 
-    def __init__(self, generator: np.random.Generator, play: PlayOrders = play_orders) -> None:
+    def __init__(self, generator: np.random.Generator, play: RunRequests = run_requests) -> None:
         self._generator, self._play = generator, play
 
     def __call__(
@@ -124,24 +126,25 @@ class Seeded:
         group_size: int,
         rng: np.random.Generator,
     ) -> list[Group]:
-        orders = [Order(task, group_size, int(self._generator.integers(2**63))) for task in task_ids]
-        processes = current()
-        return processes.merge(self._play(policy, envs, processes.share(orders)))
+        requests = [
+            RolloutRequest(task, group_size, int(self._generator.integers(2**63))) for task in task_ids
+        ]
+        return world().all_gather_ordered(self._play(policy, envs, world().shard(requests)))
 
 
-class PlayAhead:
+class PrefetchCollector:
     """Collects in a thread with a copy of the policy, while the policy itself is updated.
 
     Args:
-        twin: another agent of the policy's kind; gets its weights whenever a collection starts.
+        rollout_policy: another agent of the policy's kind; gets its weights whenever a collection starts.
         collect: plays an iteration with the policy it is given.
 
     Attributes:
         running: whether it was started and not waited for.
     """
 
-    def __init__(self, twin: Policy, collect: Callable[[Policy], list[Group]]) -> None:
-        self._twin, self._collect = twin, collect
+    def __init__(self, rollout_policy: Policy, collect: Callable[[Policy], list[Group]]) -> None:
+        self._rollout_policy, self._collect = rollout_policy, collect
         self._thread: threading.Thread | None = None
         self._groups: list[Group] = []
         self._error: BaseException | None = None
@@ -149,7 +152,7 @@ class PlayAhead:
 
     def start(self, policy: Policy) -> None:
         """Begin to collect with the weights the policy has now."""
-        copy_weights(policy, self._twin)
+        copy_weights(policy, self._rollout_policy)
         self.running = True
         # A daemon: an interrupted run does not wait for episodes nobody will learn from.
         self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
@@ -166,24 +169,24 @@ class PlayAhead:
 
     def _run(self) -> None:
         try:
-            self._groups = self._collect(self._twin)
+            self._groups = self._collect(self._rollout_policy)
         except BaseException as error:
             self._error = error
 
 
 @torch.no_grad()
-def copy_weights(policy: Policy, twin: Policy) -> None:
+def copy_weights(policy: Policy, rollout_policy: Policy) -> None:
     """Make another agent of the same kind play as the policy does now."""
-    full = current().full
+    full = world().full
     for source, target in zip(
         chain(policy.module.parameters(), policy.module.buffers()),
-        chain(twin.module.parameters(), twin.module.buffers()),
+        chain(rollout_policy.module.parameters(), rollout_policy.module.buffers()),
         strict=True,
     ):
         target.copy_(full(source))
     settings: dict[str, Any] = {n: getattr(policy, n) for n in ("version", "temperature", "top_p", "greedy")}
     for name, value in settings.items():
-        setattr(twin, name, value)
+        setattr(rollout_policy, name, value)
 
 
 def check_same(groups: Sequence[Group]) -> None:
@@ -192,12 +195,12 @@ def check_same(groups: Sequence[Group]) -> None:
     Raises:
         TrainingError: they differ: an algorithm's `collect` played them without `self.play`.
     """
-    if current().count == 1:
+    if world().count == 1:
         return
     digest = hashlib.sha256()
     for episode in chain.from_iterable(groups):
         digest.update(repr((episode.episode_id, [segment.tokens for segment in episode.segments])).encode())
-    if len(set(current().gather(digest.hexdigest()))) > 1:
+    if len(set(world().gather(digest.hexdigest()))) > 1:
         raise TrainingError(
             "the processes of this run hold different episodes: the trainer's collect() must play through self.play, "
             "which shares them out, and draw from nothing that differs between processes"

@@ -109,7 +109,7 @@ def test_minibatches_cover_every_episode_once_and_keep_its_segments_together(gro
     batch = pack(groups, Credit.per_episode([[1.0] * 4] * 3))
     seen = []
     for part in minibatches(batch, 3, "token-mean", 1, np.random.default_rng(0)):
-        assert part.weight_N.sum().item() == pytest.approx(1.0)
+        assert part.loss_weight_N.sum().item() == pytest.approx(1.0)
         seen.append({s.episode.episode_id for s in part.samples})
     assert sorted(len(s) for s in seen) == [4, 4, 4]
     assert len(set().union(*seen)) == 12
@@ -157,9 +157,9 @@ def branches(rewards):
 def test_a_round_shared_by_branches_enters_the_loss_once_with_the_mean_of_its_credit():
     groups = Groups([branches([1.0, 0.0, 0.0])])
     batch = pack(groups, Credit.per_round([[[0.9, 0.1], [0.3, 0.2], [0.0, 0.3]]]))
-    counted = batch.advantages_N[batch.counted_N]
+    counted = batch.advantages_N[batch.loss_mask_N]
     assert counted.tolist() == pytest.approx([0.4, 0.4, 0.1, 0.2, 0.3])
-    assert batch.weighted("token-mean", 1).weight_N[~batch.counted_N].tolist() == [0.0] * 4
+    assert batch.weighted("token-mean", 1).loss_weight_N[~batch.loss_mask_N].tolist() == [0.0] * 4
 
 
 def test_a_sample_whose_tokens_all_stand_elsewhere_is_dropped():
@@ -242,14 +242,14 @@ def test_invalid_episodes_are_dropped_and_counted():
 
     kept, counts = drop_invalid([group(1, 1, 0), group(1, 0, 0), group(0, 0), group(1), group(1, 1)])
     assert [len(g) for g in kept] == [2, 1, 2]
-    assert counts == {"invalid_episodes": 5, "left_alone_groups": 1, "lost_groups": 1}
+    assert counts == {"invalid_episodes": 5, "singleton_groups": 1, "empty_groups": 1}
 
 
 def test_parts_stay_within_the_budget(policy):
     segments = [Segment([1] * n, [0] + [1] * (n - 1), [0.0] * n, [0] * n) for n in (5, 9, 2, 30, 4)]
     samples = [Sample(make_episode([s], 0.0, episode_id="e", group_id="g"), s) for s in segments]
-    assert policy.cut(samples, 12) == [[3], [1], [0, 4, 2]]
-    assert policy.cut([], 12) == []
+    assert policy.micro_batches(samples, 12) == [[3], [1], [0, 4, 2]]
+    assert policy.micro_batches([], 12) == []
 
 
 def test_sample_without_sampled_tokens_is_no_sample():

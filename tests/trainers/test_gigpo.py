@@ -298,7 +298,7 @@ def test_groups_without_any_valid_episode_leave_nothing_to_credit():
         episode.valid_for_training = False
     kept, counts = drop_invalid([episodes])
     groups = Groups(kept)
-    assert counts["lost_groups"] == 1
+    assert counts["empty_groups"] == 1
     assert GiGPO().select(groups) == []
     assert len(pack(groups, GiGPO().credit(groups)).samples) == 0
     assert len(pack(groups, GiGPO({"similarity": 0.5, "statistics": "rounds"}).credit(groups)).samples) == 0

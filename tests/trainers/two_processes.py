@@ -11,7 +11,7 @@ import sys
 
 from searchgym.errors import SearchGymError, TrainingError
 from searchgym.trainers.algorithms.grpo import GRPO
-from searchgym.trainers.processes import current
+from searchgym.trainers.processes import world
 from searchgym.trainers.training import loop
 from searchgym.trainers.training.api import resume, train
 
@@ -21,7 +21,7 @@ def fail_in_process_1(how: str) -> None:
 
     def failing(self, groups):
         calls.append(1)
-        if current().rank == 1 and len(calls) == 2:
+        if world().rank == 1 and len(calls) == 2:
             if how == "exit":
                 os._exit(3)
             raise TrainingError("process 1 has had enough")

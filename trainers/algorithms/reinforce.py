@@ -128,7 +128,7 @@ class Reinforce(Algorithm):
 
     settings_class: ClassVar[type[AlgorithmConfig]] = ReinforceSettings
     settings: ReinforceSettings
-    has_ratio = False
+    uses_ratio = False
 
     def select(self, groups: Groups) -> list[bool]:
         return [True] * len(groups)

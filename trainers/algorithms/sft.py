@@ -78,8 +78,8 @@ class SFT(Algorithm):
 
     settings_class = SFTSettings
     settings: SFTSettings
-    has_ratio = False
-    weighs_advantages = False
+    uses_ratio = False
+    supports_tis = False
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(settings)
@@ -130,7 +130,7 @@ class SFT(Algorithm):
         if self.settings.rounds == "contributing":
             kept = [groups.episodes[e] for e in kept_E]
             metrics["unjudged"] = float(sum(_unjudged(r) for episode in kept for r in episode.rounds))
-        return Credit.flat("token", keep_N.astype(np.float64), groups, metrics, counted_N=keep_N)
+        return Credit.flat("token", keep_N.astype(np.float64), groups, metrics, loss_mask_N=keep_N)
 
     def loss(self, batch: Batch, outputs: TokenOutputs) -> Loss:
         return Loss(batch.total(-outputs.logprobs_N))

@@ -247,12 +247,12 @@ def final_dev(result: Mapping[str, Any]) -> float:
 def _is_stale(job: Job) -> bool:
     path = Path(job.path)
     try:
-        card = json.loads((path / "card.json").read_text("utf-8"))
+        metadata = json.loads((path / "card.json").read_text("utf-8"))
     except FileNotFoundError:
         return False
     except ValueError:  # a kill before the first byte was synced
         return True
-    return bool(card != json.loads(json.dumps(job.card)))
+    return bool(metadata != json.loads(json.dumps(job.metadata)))
 
 
 def _sealed(job: Job) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from searchgym.errors import ConfigError, TrainingError
 
 from ..config import TrainConfig, parse_settings
-from ..runs.directory import read_card, write_json
+from ..runs.directory import read_run_metadata, write_json
 from .code import fingerprint, versions
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Job:
     test_questions: int | None
 
     @property
-    def card(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What must be the same for a result to be this job's."""
         return {
             "run": self.run, "code": self.code, "config": self.config, "test_questions": self.test_questions,
@@ -90,9 +90,9 @@ def run_job(job: Job) -> dict[str, Any]:
             "--rerun, or install the package as a copy first"
         )
     path, run_dir = Path(job.path), Path(job.path) / "run"
-    write_json_new(path / "card.json", job.card)
+    write_json_new(path / "card.json", job.metadata)
     started, busy = time.perf_counter(), time.process_time()
-    result: dict[str, Any] = {**job.card, "versions": versions(), "failed": ""}
+    result: dict[str, Any] = {**job.metadata, "versions": versions(), "failed": ""}
     interrupted = (run_dir / "config.json").exists()
     units: set[str] = set()
 
@@ -101,7 +101,7 @@ def run_job(job: Job) -> dict[str, Any]:
         return measure_credit(groups, credit)
 
     try:
-        if interrupted and read_card(run_dir)["config"] == asdict(config):
+        if interrupted and read_run_metadata(run_dir)["config"] == asdict(config):
             trained = resume(run_dir, probe=probe)
         else:
             shutil.rmtree(run_dir, ignore_errors=True)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from searchgym.agents.policy import Policy, Sample
 from searchgym.errors import SearchGymError
 
-from ..processes import Processes
+from ..processes import World
 
 __all__ = [
     "Distributed",
@@ -43,7 +43,7 @@ class LostProcessError(SearchGymError):
     """Another process of the run has ended or does not answer."""
 
 
-class Distributed(Processes):
+class Distributed(World):
     """One of several processes.
 
     Args:
@@ -65,7 +65,7 @@ class Distributed(Processes):
     def gather(self, value: T) -> list[T]:
         return self._gather(value, self._control)
 
-    def main_says(self, value: Callable[[], T]) -> T:
+    def from_main(self, value: Callable[[], T]) -> T:
         said: tuple[T | None, SearchGymError | None] = (None, None)
         if self.main:
             try:
@@ -77,10 +77,10 @@ class Distributed(Processes):
             raise refusal
         return result  # type: ignore[return-value]
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
         return items[self.rank :: self.count]
 
-    def merge(self, mine: Sequence[T]) -> list[T]:
+    def all_gather_ordered(self, mine: Sequence[T]) -> list[T]:
         parts = self._gather(list(mine), self._playing)
         return [parts[i % self.count][i // self.count] for i in range(sum(map(len, parts)))]
 
@@ -98,7 +98,7 @@ class Distributed(Processes):
 
     # -- learning ----------------------------------------------------------------------------------------------
 
-    def own(self, policy: Policy, samples: Sequence[Sample]) -> list[int]:
+    def assign(self, policy: Policy, samples: Sequence[Sample]) -> list[int]:
         costs = [policy.cost(sample) for sample in samples]
         groups = [sample.episode.group_id for sample in samples]
         by_group = len(set(groups)) >= self.count  # what begins alike costs less together
@@ -139,7 +139,7 @@ class Distributed(Processes):
 
     # -- weights -----------------------------------------------------------------------------------------------
 
-    def spread(self, policy: Policy) -> None:
+    def broadcast_weights(self, policy: Policy) -> None:
         with self._others(), torch.no_grad():
             for tensor in (*policy.module.parameters(), *policy.module.buffers()):
                 dist.broadcast(tensor.data, 0)

@@ -56,11 +56,11 @@ class Sharded(Distributed):
         plugin.reshard_after_forward = True
         self._plugin = state.fsdp_plugin = plugin
 
-    def spread(self, policy: Policy) -> None:
-        super().spread(policy)
+    def broadcast_weights(self, policy: Policy) -> None:
+        super().broadcast_weights(policy)
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
-        decoder: Any = policy.shardable()
+        decoder: Any = policy.fsdp_module()
         if decoder is None:
             raise ConfigError(
                 f"agent {policy.name!r} as it is cannot be cut into shards: FSDP needs passes through the model's own "
@@ -75,11 +75,11 @@ class Sharded(Distributed):
 
     # -- learning ----------------------------------------------------------------------------------------------
 
-    def level(self, parts: list[T], spare: T) -> list[tuple[T, bool]]:
+    def pad_passes(self, parts: list[T], spare: T) -> list[tuple[T, bool]]:
         passes = max(self.gather(len(parts)))
         return [(part, True) for part in parts] + [(spare, False)] * (passes - len(parts))
 
-    def alike(self, parameters: dict[str, nn.Parameter]) -> list[dict[str, nn.Parameter]]:
+    def by_mesh(self, parameters: dict[str, nn.Parameter]) -> list[dict[str, nn.Parameter]]:
         kinds: tuple[dict[str, nn.Parameter], ...] = ({}, {})
         for name, parameter in parameters.items():
             kinds[isinstance(parameter, DTensor)][name] = parameter
@@ -123,7 +123,7 @@ class Sharded(Distributed):
                 module.reshard()
 
     @contextmanager
-    def in_one_piece(self, policy: Policy, *, load: bool = False) -> Iterator[None]:
+    def unsharded(self, policy: Policy, *, load: bool = False) -> Iterator[None]:
         whole: dict[nn.Parameter, nn.Parameter] = {}  # on the CPU: all weights need not fit one device
         places: list[tuple[nn.Module, str, nn.Parameter]] = [
             (module, name, parameter)
@@ -144,7 +144,7 @@ class Sharded(Distributed):
         if load:
             with torch.no_grad():
                 for parameter, full in whole.items():
-                    parameter.copy_(self.cut_like(full.detach(), parameter))
+                    parameter.copy_(self.reshard_like(full.detach(), parameter))
 
     def full(self, tensor: Tensor) -> Tensor:
         if not isinstance(tensor, DTensor):
@@ -152,7 +152,7 @@ class Sharded(Distributed):
         with self._others():
             return tensor.full_tensor()
 
-    def cut_like(self, tensor: Tensor, like: Tensor) -> Tensor:
+    def reshard_like(self, tensor: Tensor, like: Tensor) -> Tensor:
         if not isinstance(like, DTensor) or tensor.shape != like.shape:
             return tensor
         with self._others():

@@ -24,8 +24,8 @@ from searchgym.errors import ConfigError, MissingExtraError, SearchGymError, Tra
 
 from ..config import TrainConfig, parse_settings
 from ..groups import Group
-from ..processes import current
-from ..rollouts import Order, play_orders
+from ..processes import world
+from ..rollouts import RolloutRequest, run_requests
 
 __all__ = ["RayWorkers", "Worker", "WorkersLostError", "start_ray"]
 
@@ -63,7 +63,7 @@ class Worker:
         self.policy, self.envs = parts.policy, parts.envs
 
     def play(
-        self, orders: Sequence[Order], weights: dict[str, Tensor], sampling: dict[str, Any]
+        self, requests: Sequence[RolloutRequest], weights: dict[str, Tensor], sampling: dict[str, Any]
     ) -> list[Group]:
         """Play groups with these weights."""
         with torch.no_grad():
@@ -71,7 +71,7 @@ class Worker:
                 parameter.copy_(weights[name])
         for name, value in sampling.items():
             setattr(self.policy, name, value)
-        return play_orders(self.policy, self.envs, orders)
+        return run_requests(self.policy, self.envs, requests)
 
     def process(self) -> int:
         """The id of this process on its machine."""
@@ -79,7 +79,7 @@ class Worker:
 
 
 class RayWorkers:
-    """Calls like `rollouts.play_orders`; use it as a context, which stops what it started.
+    """Calls like `rollouts.run_requests`; use it as a context, which stops what it started.
 
     Args:
         config: of the run: `rollout_workers`, `worker_options`, `ray_address`, `process_timeout`, and what the workers
@@ -120,8 +120,10 @@ class RayWorkers:
         if self._started:
             self._ray.shutdown()
 
-    def __call__(self, policy: Policy, envs: SearchVectorEnv, orders: Sequence[Order]) -> list[Group]:
-        """Play the orders with the policy's weights; see `rollouts.PlayOrders`. `envs` are the workers' own.
+    def __call__(
+        self, policy: Policy, envs: SearchVectorEnv, requests: Sequence[RolloutRequest]
+    ) -> list[Group]:
+        """Play the requests with the policy's weights; see `rollouts.RunRequests`. `envs` are the workers' own.
 
         Raises:
             WorkersLostError: all workers died, or none answered in time.
@@ -132,20 +134,20 @@ class RayWorkers:
             self._workers.append(
                 ray.remote(Worker).options(**self._options).remote(self._config, self._open_parts)
             )
-        full = current().full
+        full = world().full
         weights = ray.put({name: full(p).detach().cpu() for name, p in _trained(policy)})
         sampling = {name: getattr(policy, name) for name in _SAMPLING}
         groups: dict[int, Group] = {}
         running: dict[Any, tuple[Any, list[int]]] = {}
 
         def send(numbers: Sequence[int]) -> None:
-            """Share out orders among the workers there are."""
+            """Share out requests among the workers there are."""
             for i, worker in enumerate(self._workers):
                 mine = list(numbers[i :: len(self._workers)])
                 if mine:
-                    running[worker.play.remote([orders[n] for n in mine], weights, sampling)] = worker, mine
+                    running[worker.play.remote([requests[n] for n in mine], weights, sampling)] = worker, mine
 
-        send(range(len(orders)))
+        send(range(len(requests)))
         while running:
             done, _ = ray.wait(list(running), timeout=self._timeout)
             if not done:
@@ -170,7 +172,7 @@ class RayWorkers:
                         "complete, continue with --resume; where memory ran out, with fewer rollout_workers"
                     ) from error
                 send(numbers)
-        return [groups[n] for n in range(len(orders))]
+        return [groups[n] for n in range(len(requests))]
 
     def processes(self) -> list[int]:
         """The workers' process ids, for looking after them."""

@@ -30,13 +30,13 @@ from searchgym.errors import CheckpointError, EpisodeFileError, TrainingError
 
 from ..batch import Batch
 
-__all__ = ["ADVICE", "Failure", "NotFinite", "are_finite", "load_failure", "save_failure"]
+__all__ = ["ADVICE", "Failure", "NonFiniteError", "are_finite", "load_failure", "save_failure"]
 
 ADVICE = "look at it with trainers.failures.load_failure, or start again with a lower learning rate"
 _BATCH, _COLUMN, _MODULE = "batch/", "column/", "module/"
 
 
-class NotFinite(TrainingError):
+class NonFiniteError(TrainingError):
     """A loss, gradient, weight or metric is not a finite number.
 
     Attributes:
@@ -81,7 +81,7 @@ def save_failure(
         policy: its weights are saved.
         modules: the algorithm's.
     """
-    batch = error.batch if isinstance(error, NotFinite) else None
+    batch = error.batch if isinstance(error, NonFiniteError) else None
     tensors: dict[str, Tensor] = {}
     places: list[tuple[int, int]] = []
     if batch is not None:
@@ -103,8 +103,8 @@ def save_failure(
         save_file(
             {k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary / "batch.safetensors"
         )
-        card = {"message": str(error), "samples": places}
-        (temporary / "failure.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
+        metadata = {"message": str(error), "samples": places}
+        (temporary / "failure.json").write_text(json.dumps(metadata, indent=1) + "\n", "utf-8")
         os.replace(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -122,11 +122,11 @@ def load_failure(directory: str | Path, policy: Policy | None = None) -> Failure
     """
     path = Path(directory)
     try:
-        card = json.loads((path / "failure.json").read_text("utf-8"))
+        metadata = json.loads((path / "failure.json").read_text("utf-8"))
         episodes = list(load_episodes(path / "episodes.jsonl"))
         tensors = load_file(path / "batch.safetensors")
-        samples = [Sample(episodes[e], episodes[e].segments[s]) for e, s in card["samples"]]
-        message = str(card["message"])
+        samples = [Sample(episodes[e], episodes[e].segments[s]) for e, s in metadata["samples"]]
+        message = str(metadata["message"])
     except (OSError, ValueError, KeyError, IndexError, SafetensorError, EpisodeFileError) as error:
         raise CheckpointError(
             f"{path} holds no failure of a training run, or a damaged one ({error}): give the failed-… directory "

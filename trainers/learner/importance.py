@@ -25,9 +25,9 @@ from torch import Tensor
 from ..batch import Batch
 from ..objective import kl_estimate
 
-__all__ = ["TRAINER", "correct", "ratio_statistics"]
+__all__ = ["TRAINER_LOGPROBS", "ratio_statistics", "truncated_importance_sampling"]
 
-TRAINER = "trainer_logprobs"
+TRAINER_LOGPROBS = "trainer_logprobs"
 """The column with log π_trainer."""
 
 _SAME = 1e-3  # nats; two passes of the same weights in float32 stay well below it
@@ -60,18 +60,18 @@ def ratio_statistics(engine_N: Tensor, trainer_N: Tensor) -> dict[str, float]:
     return result
 
 
-def correct(batch: Batch, cap: float) -> tuple[Batch, dict[str, float]]:
+def truncated_importance_sampling(batch: Batch, cap: float) -> tuple[Batch, dict[str, float]]:
     """Truncated importance sampling.
 
     Args:
-        batch: has the column `TRAINER`.
+        batch: has the column `TRAINER_LOGPROBS`.
         cap: C.
 
     Returns:
         the batch with weighed advantages, whose old log-probabilities are the trainer's; and "tis_weight" (the mean w)
         and "tis_capped" (the share of tokens whose ratio was cut).
     """
-    trainer_N = batch.columns[TRAINER]
+    trainer_N = batch.columns[TRAINER_LOGPROBS]
     log_ratio_N = (trainer_N - batch.old_logprobs_N).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     ratio_N = log_ratio_N.exp()
     weight_N = ratio_N.clamp(max=cap)

@@ -15,10 +15,10 @@ from ..algorithm import Algorithm, Loss
 from ..batch import Batch, micro_batches, minibatches
 from ..config import TrainConfig
 from ..objective import kl_estimate
-from ..processes import current
-from .failures import ADVICE, NotFinite, are_finite
-from .importance import TRAINER
-from .master_weights import Masters
+from ..processes import world
+from .failures import ADVICE, NonFiniteError, are_finite
+from .importance import TRAINER_LOGPROBS
+from .master_weights import MasterWeights
 from .metrics import UpdateMetrics
 from .optimizers import lr_factor, make_optimizer
 
@@ -48,7 +48,7 @@ class Learner:
         self.policy, self.algorithm, self.config = policy, algorithm, config
         self.extra: dict[str, nn.Module] = algorithm.extra_modules()
         parts = {
-            name: current().alike({f"{name}.{n}": p for n, p in module.named_parameters() if p.requires_grad})
+            name: world().by_mesh({f"{name}.{n}": p for n, p in module.named_parameters() if p.requires_grad})
             for name, module in {"policy": policy.module, **self.extra}.items()
         }
         if not parts["policy"]:
@@ -56,8 +56,10 @@ class Learner:
                 f"agent {policy.name!r} has no weights that require gradients: nothing to train"
             )
         self.names = [name for part in parts.values() for alike in part for name in alike]
-        self.masters = Masters([p for part in parts.values() for alike in part for p in alike.values()])
-        self.parameters = self.masters.parameters
+        self.master_weights = MasterWeights(
+            [p for part in parts.values() for alike in part for p in alike.values()]
+        )
+        self.parameters = self.master_weights.parameters
         stepped = dict(zip(self.names, self.parameters, strict=True))
         self.optimizer = make_optimizer(
             config.optimizer,
@@ -101,50 +103,50 @@ class Learner:
             shuffle: draws the minibatches.
 
         Raises:
-            NotFinite: a loss, gradient or weight; the weights are those before the step, or (weight) after it.
+            NonFiniteError: a loss, gradient or weight; the weights are those before the step, or (weight) after it.
         """
-        with self.masters.gathering():
+        with self.master_weights.accumulating_grads():
             self._update(batch, metrics, iteration, shuffle)
 
     def _update(
         self, batch: Batch, metrics: UpdateMetrics, iteration: int, shuffle: np.random.Generator
     ) -> None:
         config, settings = self.config, self.algorithm.settings
-        device, processes = self.parameters[0].device, current()
+        device = self.parameters[0].device
         for _ in range(config.epochs):
             for minibatch in minibatches(
                 batch, config.minibatches, settings.aggregation, settings.loss_length, shuffle
             ):
                 self.optimizer.zero_grad(set_to_none=True)
                 bad: Batch | None = None
-                for part, counts in processes.level(self._micro_batches(minibatch), minibatch.take([0])):
+                for part, counts in world().pad_passes(self._micro_batches(minibatch), minibatch.take([0])):
                     micro = part.to(device)
                     outputs = self.policy.evaluate_tokens(micro.samples)
                     loss = self.algorithm.loss(micro, outputs)
                     if bad is None and not torch.isfinite(loss.total):
                         bad = part
-                    scale = processes.gradient_scale if counts else 0.0
+                    scale = world().gradient_scale if counts else 0.0
                     (scale * loss.total).backward()  # type: ignore[no-untyped-call]
                     if counts:
                         self._measure(metrics, micro, outputs, loss)
-                if processes.any(bad is not None):  # in any: the others would wait for it
+                if world().any(bad is not None):  # in any: the others would wait for it
                     raise self._not_finite("loss", iteration, bad or minibatch)
-                processes.sum_gradients(self.parameters)
+                world().sum_gradients(self.parameters)
                 norms = self._clip_gradients()
                 if not all(torch.isfinite(norm) for norm in norms):
                     raise self._not_finite("gradient", iteration, minibatch)
                 self.optimizer.step()
-                self.masters.write_back()
-                if processes.any(not are_finite([processes.local(p) for p in self.parameters])):
+                self.master_weights.copy_to_model()
+                if world().any(not are_finite([world().local(p) for p in self.parameters])):
                     raise self._not_finite("update", iteration, minibatch)
                 self.policy.version += 1
                 metrics.updates += 1
-                if processes.main:  # it is that of the whole minibatch
+                if world().main:  # it is that of the whole minibatch
                     metrics.add({"grad_norm": norms[0]})
 
     def _micro_batches(self, minibatch: Batch) -> list[Batch]:
         """What this process takes through the model, pass by pass."""
-        mine = current().own(self.policy, minibatch.samples)
+        mine = world().assign(self.policy, minibatch.samples)
         if not mine:
             return []
         share = minibatch if len(mine) == len(minibatch.samples) else minibatch.take(mine)
@@ -152,7 +154,7 @@ class Learner:
 
     def _clip_gradients(self) -> Sequence[Tensor]:
         """Each module's own norm is clipped: a critic's error must not shorten the policy's step."""
-        return [current().clip(weights, self.config.grad_clip) for weights in self._modules]
+        return [world().clip(weights, self.config.grad_clip) for weights in self._modules]
 
     @torch.no_grad()
     def _measure(self, metrics: UpdateMetrics, batch: Batch, outputs: TokenOutputs, loss: Loss) -> None:
@@ -162,10 +164,12 @@ class Learner:
         old_N, new_N = batch.old_logprobs_N, outputs.logprobs_N
         metrics.add({"step_kl": batch.mean(kl_estimate(old_N, new_N, "k3"))})
         metrics.largest("log_ratio_max", (new_N - old_N).abs().max())
-        if metrics.updates == 0 and TRAINER not in batch.columns:  # still the weights of before the update
+        if (
+            metrics.updates == 0 and TRAINER_LOGPROBS not in batch.columns
+        ):  # still the weights of before the update
             metrics.compare(old_N, new_N)
 
-    def _not_finite(self, what: str, iteration: int, batch: Batch) -> NotFinite:
-        return NotFinite(
+    def _not_finite(self, what: str, iteration: int, batch: Batch) -> NonFiniteError:
+        return NonFiniteError(
             f"the {what} of iteration {iteration} is not finite with lr={self.config.lr}: {ADVICE}", batch
         )

@@ -14,10 +14,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Masters"]
+__all__ = ["MasterWeights"]
 
 
-class Masters:
+class MasterWeights:
     """The copies of those weights that need one.
 
     Args:
@@ -40,7 +40,7 @@ class Masters:
         return {names[i]: master.detach() for i, (_, master) in self._pairs.items()}
 
     @contextmanager
-    def gathering(self) -> Iterator[None]:
+    def accumulating_grads(self) -> Iterator[None]:
         """While gradients are computed each goes to its copy at once: two of all weights would take too much memory."""
         handles = [
             weight.register_post_accumulate_grad_hook(partial(_move_gradient, master))  # type: ignore[no-untyped-call]
@@ -53,7 +53,7 @@ class Masters:
                 handle.remove()
 
     @torch.no_grad()
-    def write_back(self) -> None:
+    def copy_to_model(self) -> None:
         """Give the model the copies, rounded."""
         for weight, master in self._pairs.values():
             weight.copy_(master)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..processes import current
+from ..processes import world
 from .importance import ratio_statistics
 
 __all__ = ["UpdateMetrics"]
@@ -42,12 +42,11 @@ class UpdateMetrics:
 
     def result(self) -> dict[str, float]:
         """Plain numbers; over all processes, where there are several."""
-        processes = current()
-        sums, maxima = processes.sum_metrics(self._sums, self._largest)
+        sums, maxima = world().sum_metrics(self._sums, self._largest)
         means = {name: float(value) / max(self.updates, 1) for name, value in sums.items()}
         largest = {name: float(value) for name, value in maxima.items()}
         mine = [(engine_N.cpu(), trainer_N.cpu()) for engine_N, trainer_N in self._pairs]
-        pairs = [pair for part in processes.gather(mine) for pair in part]
+        pairs = [pair for part in world().gather(mine) for pair in part]
         if not pairs:
             return means | largest
         engine_N, trainer_N = (torch.cat(parts) for parts in zip(*pairs, strict=True))

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from searchgym.episode import Episode, save_episodes
 from searchgym.errors import EpisodeFileError, RunDirectoryError
 
-__all__ = ["RunDirectory", "check_free", "default_run_directory", "read_card", "write_json"]
+__all__ = ["RunDirectory", "check_free", "default_run_directory", "read_run_metadata", "write_json"]
 
 _SCHEMA = 1
 _STEP = re.compile(r"step-(\d{6,})")
@@ -41,14 +41,14 @@ class RunDirectory:
 
     Attributes:
         path: the directory.
-        card: the content of config.json.
+        metadata: the content of config.json.
     """
 
-    def __init__(self, path: Path, card: dict[str, Any], lock: filelock.BaseFileLock) -> None:
-        self.path, self.card, self._lock = path, card, lock
+    def __init__(self, path: Path, metadata: dict[str, Any], lock: filelock.BaseFileLock) -> None:
+        self.path, self.metadata, self._lock = path, metadata, lock
 
     @classmethod
-    def create(cls, path: Path, card: dict[str, Any]) -> RunDirectory:
+    def create(cls, path: Path, metadata: dict[str, Any]) -> RunDirectory:
         """Start a run in a directory that is missing or empty.
 
         Raises:
@@ -58,7 +58,7 @@ class RunDirectory:
         try:
             check_free(path)
             run = cls(path, {}, lock)
-            run.update_card(schema=_SCHEMA, **card)
+            run.update_metadata(schema=_SCHEMA, **metadata)
         except BaseException:
             lock.release()
             raise
@@ -71,7 +71,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: not a run directory, in use, of another version, or it cannot be written.
         """
-        card = read_card(path)
+        metadata = read_run_metadata(path)
         lock = _lock(path)
         try:
             for place in (path, path / "checkpoints"):
@@ -80,7 +80,7 @@ class RunDirectory:
         except BaseException:
             lock.release()
             raise
-        return cls(path, card, lock)
+        return cls(path, metadata, lock)
 
     def __enter__(self) -> RunDirectory:
         return self
@@ -109,10 +109,10 @@ class RunDirectory:
                 f"{left}: free some space, then {'continue with --resume' if started else 'start the run again'}"
             ) from error
 
-    def update_card(self, **values: Any) -> None:
+    def update_metadata(self, **values: Any) -> None:
         """Change values of config.json."""
-        self.card |= values
-        self.write_json("config.json", self.card)
+        self.metadata |= values
+        self.write_json("config.json", self.metadata)
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file of the run, atomically."""
@@ -200,7 +200,7 @@ class RunDirectory:
                     _remove(self.step_path(step))
 
 
-def read_card(path: Path) -> dict[str, Any]:
+def read_run_metadata(path: Path) -> dict[str, Any]:
     """The content of a run directory's config.json.
 
     Raises:
@@ -212,8 +212,8 @@ def read_card(path: Path) -> dict[str, Any]:
             f"{str(path)!r} holds no run to resume (no config.json): start one without --resume"
         )
     try:
-        card: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        schema = card["schema"]
+        metadata: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        schema = metadata["schema"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunDirectoryError(f"{file} is damaged ({error}): start a new run") from error
     if schema != _SCHEMA:
@@ -221,7 +221,7 @@ def read_card(path: Path) -> dict[str, Any]:
             f"{file} has schema {schema!r}, this version reads {_SCHEMA}: resume it with the version of searchgym "
             "that started it"
         )
-    return card
+    return metadata
 
 
 def check_free(path: Path) -> None:

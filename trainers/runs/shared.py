@@ -9,7 +9,7 @@ from typing import Any
 
 from searchgym.episode import Episode
 
-from ..processes import current
+from ..processes import world
 from .directory import RunDirectory
 
 __all__ = ["open_run"]
@@ -28,9 +28,9 @@ def open_run(open_directory: Callable[[], RunDirectory]) -> Iterator[RunDirector
         run = open_directory()
         opened.append(run)
         rows = {name: run.rows(name) for name in ("metrics.jsonl", "timings.jsonl")}
-        return run.path, run.card, run.steps(), rows
+        return run.path, run.metadata, run.steps(), rows
 
-    seen = current().main_says(said)
+    seen = world().from_main(said)
     with opened[0] if opened else _SeenRun(*seen) as run:
         yield run
 
@@ -39,9 +39,13 @@ class _SeenRun(RunDirectory):
     """A run directory as the main process found it; whatever would write to it does nothing."""
 
     def __init__(
-        self, path: Path, card: dict[str, Any], steps: list[int], rows: dict[str, list[dict[str, Any]]]
+        self,
+        path: Path,
+        metadata: dict[str, Any],
+        steps: list[int],
+        rows: dict[str, list[dict[str, Any]]],
     ) -> None:
-        self.path, self.card, self._steps, self._rows = path, card, steps, rows
+        self.path, self.metadata, self._steps, self._rows = path, metadata, steps, rows
 
     def __exit__(self, *_: object) -> None: ...
 
@@ -56,7 +60,7 @@ class _SeenRun(RunDirectory):
             name: [row for row in rows if row["iteration"] <= iteration] for name, rows in self._rows.items()
         }
 
-    def update_card(self, **values: Any) -> None: ...
+    def update_metadata(self, **values: Any) -> None: ...
 
     def write_json(self, name: str, data: Any) -> None: ...
 

@@ -24,8 +24,8 @@ from ..config import TrainConfig, make_config, parse_settings
 from ..credit import Credit
 from ..distributed.launch import connect
 from ..groups import Groups
-from ..processes import current
-from ..runs.directory import RunDirectory, check_free, default_run_directory, read_card
+from ..processes import world
+from ..runs.directory import RunDirectory, check_free, default_run_directory, read_run_metadata
 from ..runs.display import Display
 from ..runs.shared import open_run
 from ..runs.trackers import Displays, TrackerDisplay, check_trackers
@@ -58,23 +58,23 @@ def train(
     """
     if not isinstance(config, TrainConfig):
         config = make_config(config or {})
-    processes = connect(config.process_timeout)
-    config = _checked_streams(config, processes.count)
+    connect(config.process_timeout)
+    config = _checked_streams(config, world().count)
     for name, tape in _tapes(config).items():  # a resumed run may start in another directory
         config = replace(config, **{name: os.path.abspath(tape)})
-    path = processes.main_says(  # the name that the main process finds free is everybody's
+    path = world().from_main(  # the name that the main process finds free is everybody's
         lambda: Path(run_dir) if run_dir is not None else default_run_directory(config.trainer, config.env)
     )
-    processes.main_says(lambda: check_free(path))  # before the seconds that opening an agent takes
+    world().from_main(lambda: check_free(path))  # before the seconds that opening an agent takes
     parts = open_parts(config)
-    card = {
+    metadata = {
         "config": asdict(config),
         "settings": asdict(parts.algorithm.settings),
         "policy": parts.policy.describe(),
         "versions": {"searchgym": __version__, "torch": torch.__version__, "numpy": np.__version__},
     }
     # The run directory comes last: workers that cannot start leave none behind.
-    with _players(config) as players, open_run(lambda: RunDirectory.create(path, card)) as run:
+    with _players(config) as players, open_run(lambda: RunDirectory.create(path, metadata)) as run:
         display = _with_trackers(config, display)
         trainer = Trainer(**vars(parts), **players, config=config, run=run, display=display, probe=probe)
         return trainer.run_to_end()
@@ -100,11 +100,13 @@ def resume(
         ConfigError: fewer iterations than the run already has.
     """
     path = Path(run_dir)
-    config = parse_settings(TrainConfig, read_card(path)["config"], f"option in {path / 'config.json'}:")
-    processes = connect(config.process_timeout)
+    config = parse_settings(
+        TrainConfig, read_run_metadata(path)["config"], f"option in {path / 'config.json'}:"
+    )
+    connect(config.process_timeout)
     if iterations is not None:
         config = replace(config, iterations=iterations)
-    if _checked_streams(config, processes.count) != config:
+    if _checked_streams(config, world().count) != config:
         raise ConfigError(
             f"run {str(path)!r} was started by one process and draws from one random stream: resume it with one process"
         )
@@ -112,7 +114,7 @@ def resume(
         parts = open_parts(config)
         display = _with_trackers(config, display)
         trainer = Trainer(**vars(parts), **players, config=config, run=run, display=display, probe=probe)
-        run.update_card(config=asdict(config))
+        run.update_metadata(config=asdict(config))
         return trainer.run_to_end()
 
 
@@ -133,11 +135,11 @@ def _checked_streams(config: TrainConfig, processes: int) -> TrainConfig:
 
 @contextmanager
 def _players(config: TrainConfig) -> Iterator[dict[str, Any]]:
-    """Who plays beside the policy itself: the arguments `workers` and `twin` of `Trainer`."""
+    """Who plays beside the policy itself: the arguments `workers` and `rollout_policy` of `Trainer`."""
     players: dict[str, Any] = {}
     if config.rollout_lag:
         torch.manual_seed(config.seed)
-        players["twin"] = open_agent({**config.agent_options, "name": config.agent})
+        players["rollout_policy"] = open_agent({**config.agent_options, "name": config.agent})
     if not config.rollout_workers:
         yield players
         return
@@ -148,7 +150,7 @@ def _players(config: TrainConfig) -> Iterator[dict[str, Any]]:
 
 
 def _with_trackers(config: TrainConfig, display: Display | None) -> Display | None:
-    if not current().main:
+    if not world().main:
         return None
     trackers = check_trackers(config.tracker, config.tracker_options)
     opened = [TrackerDisplay(name, options) for name, options in trackers.items()]

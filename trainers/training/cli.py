@@ -128,7 +128,7 @@ def train(
         if resume:
             raise ConfigError("--dry-run looks at a run that is to begin: leave out --resume")
         ctx.exit(_dry_run(console, given, run_dir, recipe))
-    from ..processes import current
+    from ..processes import world
     from ..runs.display import make_display, result_table
     from . import api
 
@@ -151,7 +151,7 @@ def train(
         else:
             click.echo("\ninterrupted before the run began; nothing was written", err=True)
         ctx.exit(130)
-    if not current().main:
+    if not world().main:
         return
     if result.before is not None and result.after is not None:
         console.print(result_table(result.before, result.after, "greedy evaluation on held-out questions"))
@@ -204,9 +204,9 @@ def _resumable(run_dir: Path | None) -> Path:
 
 def _changed_iterations(run_dir: Path, given: dict[str, Any]) -> int | None:
     """A resumed run keeps its configuration; only its length may change."""
-    from ..runs.directory import read_card
+    from ..runs.directory import read_run_metadata
 
-    config = read_card(run_dir)["config"]
+    config = read_run_metadata(run_dir)["config"]
     for name, value in given.items():
         if name in ("record", "replay"):
             value = os.path.abspath(value)

@@ -32,12 +32,20 @@ from ..config import TrainConfig
 from ..credit import Credit
 from ..groups import Group, Groups, drop_invalid
 from ..learner.checkpoint import load_checkpoint, load_policy, save_checkpoint
-from ..learner.failures import ADVICE, NotFinite, save_failure
-from ..learner.importance import TRAINER, correct
+from ..learner.failures import ADVICE, NonFiniteError, save_failure
+from ..learner.importance import TRAINER_LOGPROBS, truncated_importance_sampling
 from ..learner.learner import Learner
 from ..learner.metrics import UpdateMetrics
-from ..processes import current
-from ..rollouts import PlayAhead, Seeded, Workers, check_same, load_groups, play_orders, save_groups
+from ..processes import world
+from ..rollouts import (
+    PrefetchCollector,
+    SeededRollouts,
+    Workers,
+    check_same,
+    load_groups,
+    run_requests,
+    save_groups,
+)
 from ..runs.alarms import Alarms, parse_stops, raised
 from ..runs.directory import RunDirectory
 from ..runs.display import Display, draw_curve
@@ -101,7 +109,7 @@ class Trainer:
             without judge and feedback act and with plain EM as the reward.
         probe: measures the credit of an iteration; its numbers are added to the iteration's metrics.
         workers: plays episodes in other processes; default: this one plays.
-        twin: another agent of the policy's kind, which plays ahead where `config.rollout_lag` says so.
+        rollout_policy: another agent of the policy's kind, which plays ahead where `config.rollout_lag` says so.
 
     Attributes:
         spent: "episodes", sampled "tokens" and "seconds" of collecting and learning so far.
@@ -119,7 +127,7 @@ class Trainer:
         evaluator: Callable[[Policy], EvalResult] | None = None,
         probe: Callable[[Groups, Credit], dict[str, float]] | None = None,
         workers: Workers | None = None,
-        twin: Policy | None = None,
+        rollout_policy: Policy | None = None,
     ) -> None:
         self.policy, self.algorithm, self.tasks = policy, algorithm, tasks
         self.envs = training_envs(algorithm, envs)
@@ -133,7 +141,7 @@ class Trainer:
         }
         if run.steps():  # what an algorithm keeps of the initial policy must not be that of another file
             load_policy(run.step_path(0), policy)
-        current().spread(policy)
+        world().broadcast_weights(policy)
         policy.generator.manual_seed(config.seed)
         policy.temperature, policy.top_p, policy.greedy = config.temperature, 1.0, False
         torch.manual_seed(config.seed)  # dropout, and modules an algorithm creates
@@ -141,9 +149,9 @@ class Trainer:
         algorithm.setup(policy, self._generators["algorithm"])
         if config.streams == "episode":
             self._generators["rollouts"] = np.random.default_rng([config.seed, 3])
-            algorithm.play = Seeded(self._generators["rollouts"], workers or play_orders)
+            algorithm.play = SeededRollouts(self._generators["rollouts"], workers or run_requests)
         self._workers = workers
-        self._ahead = None if twin is None else PlayAhead(twin, self._collect)
+        self._ahead = None if rollout_policy is None else PrefetchCollector(rollout_policy, self._collect)
         self._collected: list[Group] | None = None  # ahead, and not learned from yet
         self._learner = Learner(policy, algorithm, config)
         self._tape = tape_of(envs)
@@ -224,13 +232,13 @@ class Trainer:
         self.display.iteration(row, seconds)
 
     def _finish(self) -> Result:
-        rows, timings = current().main_says(
+        rows, timings = world().from_main(
             lambda: (self.run.rows("metrics.jsonl"), self.run.rows("timings.jsonl"))
         )
         seconds = sum(sum(v for k, v in r.items() if k != "iteration") for r in timings)
         evaluations = [r["eval"] for r in rows if "eval" in r]
         before, after = (estimates(evaluations[i]) if evaluations else None for i in (0, -1))
-        if current().main:
+        if world().main:
             with self.run.writing():
                 draw_curve(self.run.path / "curve.png", rows)
         summary = {
@@ -258,8 +266,8 @@ class Trainer:
         except TrainingError as error:
             path = self.run.path / f"failed-{self.iteration:06d}"
             try:
-                with current().in_one_piece(self.policy), self.run.writing():
-                    if current().main:
+                with world().unsharded(self.policy), self.run.writing():
+                    if world().main:
                         save_failure(
                             path, error, chain.from_iterable(played), self.policy, self._learner.extra
                         )
@@ -275,7 +283,7 @@ class Trainer:
         """The groups to learn from, and how many tasks were drawn with them; may begin to collect the next ones."""
         played, drawn = self._collected, self.tasks.drawn
         if played is None:
-            with current().playing(self.policy):
+            with world().playing(self.policy):
                 played = self._collect(self.policy)
             drawn = self.tasks.drawn
         check_same(played)
@@ -307,7 +315,7 @@ class Trainer:
             cap = algorithm.settings.tis_cap
             with watch("prepare"):
                 if cap:
-                    groups.columns[TRAINER] = token_logprobs(
+                    groups.columns[TRAINER_LOGPROBS] = token_logprobs(
                         self.policy, groups.samples, self.config.token_budget
                     )
                 algorithm.prepare(self.policy, groups)
@@ -315,8 +323,8 @@ class Trainer:
                 credit = algorithm.credit(groups)
                 batch = pack(groups, credit, algorithm.settings.sequence)
             if cap:
-                update.compare(batch.old_logprobs_N, batch.columns[TRAINER])
-                batch, weights = correct(batch, cap)
+                update.compare(batch.old_logprobs_N, batch.columns[TRAINER_LOGPROBS])
+                batch, weights = truncated_importance_sampling(batch, cap)
                 row |= weights
             row |= credit.metrics | (self._probe(groups, credit) if self._probe else {})
             with watch("update"):
@@ -324,7 +332,7 @@ class Trainer:
         row |= {"updates": update.updates, "policy_version": self.policy.version, **update.result()}
         for name, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise NotFinite(f"metric {name!r} of iteration {self.iteration} is {value}: {ADVICE}")
+                raise NonFiniteError(f"metric {name!r} of iteration {self.iteration} is {value}: {ADVICE}")
         return row
 
     def _select(self, valid: Sequence[Group]) -> tuple[Groups, dict[str, int]]:
@@ -351,7 +359,7 @@ class Trainer:
             split: default: the configuration's, or whatever `evaluator` plays.
             episodes: questions of that split; None: all.
         """
-        with greedy(self.policy), current().playing(self.policy):
+        with greedy(self.policy), world().playing(self.policy):
             if split is None and self._evaluator is not None:
                 return self._evaluator(self.policy)
             if split is None:
@@ -369,7 +377,7 @@ class Trainer:
         }
         with self.run.checkpoint(self.iteration) as directory:
             save_checkpoint(directory, self._learner, counters)
-            if self._collected is not None and current().main:
+            if self._collected is not None and world().main:
                 save_groups(directory / "ahead.jsonl", self._collected)
         if self._best is not None:
             self.run.write_json("best.json", self._best)
