@@ -1,8 +1,9 @@
 """Groups and credit become flat arrays, minibatches and micro-batches.
 
-A `Batch` holds samples and, for their N sampled tokens, what a loss needs. Minibatches are cut by sequence
-(one optimizer step each; a sequence is an episode, unless the settings say otherwise), micro-batches by token budget (one forward and backward pass each). Every token
-carries its weight in the minibatch's loss, so how a minibatch is cut into micro-batches changes nothing.
+A `Batch` holds samples and, for their N sampled tokens, what a loss needs. Minibatches consist of whole sequences (one
+optimizer step each; a sequence is an episode, unless the settings say otherwise), micro-batches of as many tokens as the
+budget allows (one forward and backward pass each). Every token carries its weight in the minibatch's loss, so the
+division into micro-batches changes the result by rounding only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .objective import Aggregation, token_weights
 __all__ = ["Batch", "Sequences", "micro_batches", "minibatches", "pack"]
 
 Sequences = Literal["episode", "segment"]
-"""What one sequence is, in a loss's mean over sequences and when minibatches are cut: an episode, or each segment."""
+"""The unit of a loss's mean over sequences and of minibatches: an episode, or each of its segments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +37,15 @@ class Batch:
     Attributes:
         samples: the sequences, as `Policy.evaluate_tokens` takes them.
         sample_N: index into `samples`, non-decreasing.
-        sequence_N: the sequence (a number unique in the iteration) of each token, see `Sequences`.
-        round_N: its round.
-        loss_mask_N: False for a token that another sample already brings into the loss (a round that branches
-            share); its weight is 0.
+        sequence_N: the sequence of each token (a number unique in the iteration), see `Sequences`.
+        round_N: the round of each token inside its episode.
+        loss_mask_N: False for a token that does not enter the loss: its credit excludes it, or another sample already
+            contributes it (a round that branches share). Its weight is 0.
         old_logprobs_N: log-probability recorded when the token was sampled.
         advantages_N: the credit.
         loss_weight_N: weight of each token in the minibatch's loss (see `objective.token_weights`).
-        mean_weight_N: 1 / (counted tokens of the minibatch), 0 where not counted.
-        columns: what `Algorithm.prepare` added, per token.
+        mean_weight_N: weight of each token in a mean over the minibatch: 1 / (number of tokens in the loss), or 0.
+        columns: what `Algorithm.prepare` added, [N] each.
     """
 
     samples: list[Sample]
@@ -67,7 +68,7 @@ class Batch:
         return (self.mean_weight_N * values_N.detach()).sum()
 
     def take(self, indices: Sequence[int]) -> Batch:
-        """The batch of some of the samples, in the order given; weights are kept as they are."""
+        """The batch of some of the samples, in the given order; weights stay unchanged."""
         at_S = np.asarray(indices, dtype=np.int64)
         counts_S = np.bincount(self.sample_N.numpy(), minlength=len(self.samples))
         first_S, counts = (np.cumsum(counts_S) - counts_S)[at_S], counts_S[at_S]
@@ -88,7 +89,12 @@ class Batch:
         )
 
     def weighted(self, aggregation: Aggregation, length: int) -> Batch:
-        """This batch as a minibatch of its own: its tokens' weights add up to one aggregated loss."""
+        """This batch as a minibatch: the weights of its tokens make up one aggregated loss.
+
+        Args:
+            aggregation: see `objective.token_weights`.
+            length: see there.
+        """
         loss_mask_N = self.loss_mask_N.numpy()
         weights_N = token_weights(self.sequence_N.numpy(), loss_mask_N, aggregation, length)
         mean_weight_N = loss_mask_N.astype(np.float32) / max(int(loss_mask_N.sum()), 1)
@@ -97,7 +103,7 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> Batch:
-        """The tensors on another device; `samples` stay."""
+        """The batch with its tensors on another device."""
         if self.sample_N.device == device:
             return self
         moved = {
@@ -111,9 +117,13 @@ class Batch:
 def pack(groups: Groups, credit: Credit, sequences: Sequences = "episode") -> Batch:
     """All tokens of an iteration with their advantages; weights are set later, minibatch by minibatch.
 
-    A round that several branches share (same `Round.uid`) enters the loss once, with the mean of the
-    advantages its copies were given: which branch comes first makes no difference. A sample left without
-    counted tokens is dropped.
+    A round that several branches share (same `Round.uid`) enters the loss once, with the mean of the advantages of its
+    copies, so the order of the branches has no effect. A sample without tokens in the loss is dropped.
+
+    Args:
+        groups: the episodes, with the columns that `prepare` added.
+        credit: their advantages.
+        sequences: the unit of `sequence_N`.
 
     Raises:
         TrainingError: the credit does not fit, a column has the wrong length, or copies of a shared round
@@ -152,7 +162,15 @@ def pack(groups: Groups, credit: Credit, sequences: Sequences = "episode") -> Ba
 def minibatches(
     batch: Batch, count: int, aggregation: Aggregation, length: int, rng: np.random.Generator
 ) -> Iterator[Batch]:
-    """One epoch: sequences in random order, in `count` nearly equal parts (fewer if there are fewer sequences)."""
+    """One epoch: sequences in random order, in nearly equal parts.
+
+    Args:
+        batch: the tokens of an iteration.
+        count: number of parts; fewer if there are fewer sequences.
+        aggregation: see `objective.token_weights`.
+        length: see there.
+        rng: draws the order.
+    """
     if not batch.samples:
         return
     owner_S = np.zeros(len(batch.samples), dtype=np.int64)
@@ -167,7 +185,7 @@ def minibatches(
 
 
 def micro_batches(batch: Batch, policy: Policy, budget: int) -> Iterator[Batch]:
-    """Cut a minibatch so that the policy computes at most `budget` tokens for each part (one sample at least)."""
+    """Split a minibatch so that the policy computes at most `budget` tokens for each part (at least one sample)."""
     parts = policy.micro_batches(batch.samples, budget)
     if len(parts) <= 1:
         yield batch
@@ -179,7 +197,7 @@ def micro_batches(batch: Batch, policy: Policy, budget: int) -> Iterator[Batch]:
 def _merge_shared_rounds(
     groups: Groups, advantages_N: NDArray[np.float64], loss_mask_N: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which tokens count, and the advantages with those of shared rounds averaged over the copies that do."""
+    """The loss mask and the advantages, with each shared round kept in one copy that has the mean of all copies."""
     uids = [round_.uid for episode in groups.episodes for round_ in episode.rounds]
     if len(set(uids)) == len(uids):
         return loss_mask_N, advantages_N

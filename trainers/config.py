@@ -31,7 +31,7 @@ def option(default: Any, text: str, *, low: float | None = None, high: float | N
 class TrainConfig:
     """Everything a training run is made from. The defaults are the README's demo."""
 
-    trainer: str = option("grpo", "registered trainer")
+    trainer: str = option("grpo", "registered trainer, or FILE.py:CLASS")
     settings: dict[str, Any] = option({}, "the trainer's own settings (--set KEY=VALUE, --list-settings)")
     agent: str = option("tiny", "registered trainable agent")
     agent_options: dict[str, Any] = option({}, "arguments of the agent's constructor")

@@ -16,6 +16,7 @@ from searchgym.trainers.algorithms.sft import SFT
 from searchgym.trainers.batch import Batch
 from searchgym.trainers.conformance import TabularPolicy
 from searchgym.trainers.learner.importance import (
+    TRAINER_LOGPROBS,
     ratio_statistics,
     truncated_importance_sampling,
 )

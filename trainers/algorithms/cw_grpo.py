@@ -97,8 +97,7 @@ class CWGRPO(GRPO):
         if s.alpha == 0.0:
             return super().credit(groups)
         advantages_E = np.concatenate(self.advantages(groups))
-        rounds_E = [len(episode.rounds) for episode in groups.episodes]
-        episode_R = np.repeat(np.arange(len(rounds_E)), rounds_E)
+        episode_R, count = groups.episode_R, len(groups.episodes)
         p_R, known_R, search_R = _read_verdicts(groups.episodes)
 
         if s.weigh == "positive":
@@ -106,9 +105,9 @@ class CWGRPO(GRPO):
         else:
             right_E = np.array([episode.outcome.em > 0.0 for episode in groups.episodes], dtype=bool)
             chosen_E = right_E & (advantages_E != 0.0)
-        chosen_E &= np.bincount(episode_R, search_R, len(rounds_E)) > 0
+        chosen_E &= np.bincount(episode_R, search_R, count) > 0
         needed_R = np.ones_like(known_R) if s.count_answer else search_R
-        missing_E = chosen_E & (np.bincount(episode_R, needed_R & ~known_R, len(rounds_E)) > 0)
+        missing_E = chosen_E & (np.bincount(episode_R, needed_R & ~known_R, count) > 0)
         weighed_E = chosen_E & ~missing_E
 
         weights_R = round_weights(

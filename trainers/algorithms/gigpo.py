@@ -42,11 +42,11 @@ Departures from the paper and its code:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import compress
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,11 +87,9 @@ class GiGPO(GRPO):
     settings_class = GiGPOSettings
     settings: GiGPOSettings
 
-    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__(settings)
-        self.group_relative = (
-            self.settings.omega == 0.0
-        )  # equal rewards may come after unequal numbers of rounds
+    @property
+    def group_relative(self) -> bool:
+        return self.settings.omega == 0.0  # equal rewards may come after different numbers of rounds
 
     def select(self, groups: Groups) -> list[bool]:
         if not self.settings.skip_equal or self.settings.omega == 0.0:
@@ -112,8 +110,6 @@ class GiGPO(GRPO):
         s = self.settings
         if not len(groups):
             return Credit.per_round([])
-        rounds_E = [len(episode.rounds) for episode in groups.episodes]
-        episode_R = np.repeat(np.arange(len(rounds_E)), rounds_E)
         state_R = anchor_states(groups, s.similarity)
         step_R = state_advantages(self._returns(groups), state_R, scaled=s.advantage == "grpo")
         advantages_E = np.concatenate(self.advantages(groups))
@@ -123,13 +119,12 @@ class GiGPO(GRPO):
             "shared_states": float((size_S[state_R] > 1).mean()),
             "state_credit": float((step_R != 0.0).mean()),
         }
-        return Credit.flat("round", advantages_E[episode_R] + s.omega * step_R, groups, metrics)
+        return Credit.flat("round", advantages_E[groups.episode_R] + s.omega * step_R, groups, metrics)
 
     def _returns(self, groups: Groups) -> NDArray[np.float64]:
         """R_t of every round, in order."""
-        rounds_E = [len(episode.rounds) for episode in groups.episodes]
         paid_R = groups.round_rewards(at_end=self.settings.permute_rewards)
-        return discounted_sums(paid_R, np.repeat(np.arange(len(rounds_E)), rounds_E), self.settings.gamma)
+        return discounted_sums(paid_R, groups.episode_R, self.settings.gamma)
 
 
 def anchor_states(groups: Groups, similarity: float = 1.0) -> NDArray[np.int64]:

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, TokenOutputs
 
-from ..algorithm import Algorithm, AlgorithmConfig, Loss, each_token
+from ..algorithm import Algorithm, AlgorithmConfig, Loss, TrainContext, each_token
 from ..batch import Batch
 from ..config import option
 from ..credit import Credit
@@ -70,28 +70,28 @@ class PPO(Algorithm):
     settings_class = PPOSettings
     settings: PPOSettings
 
-    def setup(self, policy: Policy, rng: np.random.Generator) -> None:
-        super().setup(policy, rng)
-        width = policy.evaluate_tokens([]).hidden_N.shape[1]
-        device = next(policy.module.parameters()).device
+    @property
+    def module_lr(self) -> dict[str, float]:
+        return {"value_head": self.settings.value_lr}
+
+    def setup(self, context: TrainContext) -> None:
+        super().setup(context)
+        width = context.policy.evaluate_tokens([]).hidden_N.shape[1]
+        device = next(context.policy.module.parameters()).device
         self.head = nn.Linear(width, 1, device=device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.module_lr = {"value_head": self.settings.value_lr}
 
     def extra_modules(self) -> dict[str, nn.Module]:
         return {"value_head": self.head}
 
-    def select(self, groups: Groups) -> list[bool]:
-        return [True] * len(groups)
-
     def prepare(self, policy: Policy, groups: Groups) -> None:
-        groups.columns["values"] = each_token(policy, groups.samples, self.token_budget, self._values)
+        groups.columns["values"] = each_token(policy, groups.samples, self.context.token_budget, self._values)
 
     def credit(self, groups: Groups) -> Credit:
         s = self.settings
         values_N = groups.columns["values"].double().numpy()
-        rewards_N = self._token_rewards(groups)
+        rewards_N = groups.token_rewards(at_end=s.permute_rewards)
         advantages_N = gae(rewards_N, values_N, groups.tokens.episode_N, s.gamma, s.gae_lambda)
         returns_N = advantages_N + values_N
         groups.columns["returns"] = torch.from_numpy(returns_N).float()
@@ -122,21 +122,6 @@ class PPO(Algorithm):
         """The head's estimate before each token; the policy gets no gradient from it."""
         values_N: Tensor = self.head(outputs.hidden_N.detach().to(self.head.weight.dtype))[:, 0]
         return values_N
-
-    def _token_rewards(self, groups: Groups) -> NDArray[np.float64]:
-        """The reward of each round at its last sampled token, [N]; what `groups.rewards` says beyond that at the end."""
-        tokens = groups.tokens
-        counts_E = np.array([len(episode.rounds) for episode in groups.episodes], dtype=np.int64)
-        owner_R = np.repeat(np.arange(len(counts_E)), counts_E)
-        bounds = np.searchsorted(tokens.episode_N, np.arange(len(counts_E) + 1))
-        first_E, acted_E = bounds[:-1], bounds[:-1] < bounds[1:]
-        number_N = (np.cumsum(counts_E) - counts_E)[tokens.episode_N] + tokens.round_N  # over all episodes
-        last_R = np.searchsorted(number_N, np.arange(len(owner_R)), "right") - 1
-        place_R, acted_R = np.maximum(last_R, first_E[owner_R]), acted_E[owner_R]
-        paid_R = groups.round_rewards(at_end=self.settings.permute_rewards)
-        rewards_N = np.zeros(len(tokens.episode_N))
-        np.add.at(rewards_N, place_R[acted_R], paid_R[acted_R])
-        return rewards_N
 
 
 def gae(

@@ -31,7 +31,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 
 from searchgym.agents.candidate.agent import CandidateAgent
@@ -130,14 +129,9 @@ class Reinforce(Algorithm):
     settings: ReinforceSettings
     uses_ratio = False
 
-    def select(self, groups: Groups) -> list[bool]:
-        return [True] * len(groups)
-
     def credit(self, groups: Groups) -> Credit:
-        rounds_E = [len(episode.rounds) for episode in groups.episodes]
-        episode_R = np.repeat(np.arange(len(rounds_E)), rounds_E)
         paid_R = groups.round_rewards(at_end=self.settings.permute_rewards)
-        returns_R = discounted_sums(paid_R, episode_R, self.settings.gamma)
+        returns_R = discounted_sums(paid_R, groups.episode_R, self.settings.gamma)
         credit = Credit.flat("round", returns_R, groups)
         if self.settings.baseline == "none" or not len(groups):
             return credit

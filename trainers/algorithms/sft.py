@@ -85,7 +85,10 @@ class SFT(Algorithm):
         super().__init__(settings)
         self._recorded = self._read(Path(self.settings.episodes)) if self.settings.episodes else []
         self._encoded: set[str] = set()
-        self.on_policy = not self._recorded
+
+    @property
+    def on_policy(self) -> bool:
+        return not self._recorded
 
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
         splits = {episode.split for episode in self._recorded} - {env_config.split}
@@ -150,9 +153,7 @@ class SFT(Algorithm):
             ],
             dtype=bool,
         )
-        rounds_E = np.array([len(episode.rounds) for episode in groups.episodes], dtype=np.int64)
-        starts_E = np.cumsum(rounds_E) - rounds_E
-        kept_N: NDArray[np.bool_] = round_R[starts_E[groups.tokens.episode_N] + groups.tokens.round_N]
+        kept_N: NDArray[np.bool_] = round_R[groups.round_of_token_N]
         return kept_N
 
     def _worth_learning(self, round_: Round) -> bool:

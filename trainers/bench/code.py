@@ -16,6 +16,8 @@ from pathlib import Path
 from searchgym import plugins
 from searchgym.errors import MissingExtraError, PluginError
 
+from ..registry import load_trainer
+
 __all__ = ["fingerprint", "versions"]
 
 _PACKAGES = ("corpora", "agents", "trainers")
@@ -162,8 +164,8 @@ def _own_files() -> dict[str, Path]:
 def _plugin_files(trainer: str, agent: str) -> dict[str, Path]:
     """The top-level modules, as files or whole folders, of classes that are not ours."""
     files: dict[str, Path] = {}
-    for group, name in (("trainers", trainer), ("agents", agent)):
-        for base in getattr(plugins.load(group, name), "__mro__", ()):
+    for kind in (load_trainer(trainer), plugins.load("agents", agent)):
+        for base in getattr(kind, "__mro__", ()):
             top = base.__module__.partition(".")[0]
             if top in ("searchgym", "builtins", "abc", "typing", "torch", "gymnasium"):
                 continue

@@ -27,11 +27,9 @@ _ORACLE = OracleJudge()
 
 def measure_credit(groups: Groups, credit: Credit) -> dict[str, float]:
     """The four sums of an iteration, `probe_<name>` for each of `PROBED`."""
-    tokens = groups.tokens
-    rounds_E = np.array([len(episode.rounds) for episode in groups.episodes], dtype=np.int64)
-    starts_E = np.cumsum(rounds_E) - rounds_E
-    total = int(rounds_E.sum())
-    place_N = starts_E[tokens.episode_N] + tokens.round_N
+    starts_E = np.cumsum(groups.round_counts_E) - groups.round_counts_E
+    total = int(groups.round_counts_E.sum())
+    place_N = groups.round_of_token_N
     counts_R = np.bincount(place_N, minlength=total)
     sums_R = np.bincount(place_N, credit.to_tokens(groups), minlength=total)
     mean_R = sums_R / np.maximum(counts_R, 1)

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym import plugins
 from searchgym.errors import ConfigError
 
+from ..registry import load_trainer
 from .campaign import chosen_rates, final_dev
 from .spec import Entry, Run, Spec
 from .statistics import Comparison, bootstrap, compare, holm, iqm
@@ -299,7 +299,7 @@ def _differences(spec: Spec, entry: Entry) -> list[str]:
 
 def _head_line(trainer: str) -> str:
     """The first line of the file a trainer stands in, which says what it is."""
-    module = inspect.getmodule(plugins.load("trainers", trainer))
+    module = inspect.getmodule(load_trainer(trainer))
     return ((module.__doc__ if module else "") or "not stated").strip().splitlines()[0]
 
 

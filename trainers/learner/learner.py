@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, TokenOutputs
-from searchgym.errors import ConfigError
+from searchgym.errors import ConfigError, TrainingError
 
 from ..algorithm import Algorithm, Loss
 from ..batch import Batch, micro_batches, minibatches
@@ -123,6 +123,11 @@ class Learner:
                     micro = part.to(device)
                     outputs = self.policy.evaluate_tokens(micro.samples)
                     loss = self.algorithm.loss(micro, outputs)
+                    if not isinstance(loss, Loss):
+                        raise TrainingError(
+                            f"{type(self.algorithm).__name__}.loss() returned {loss!r:.60}: return a Loss, e.g. "
+                            "Loss(batch.total(loss_N))"
+                        )
                     if bad is None and not torch.isfinite(loss.total):
                         bad = part
                     scale = world().gradient_scale if counts else 0.0

@@ -35,6 +35,7 @@ from ..algorithm import Algorithm, training_envs
 from ..config import TrainConfig
 from ..learner.optimizers import check_optimizer
 from ..recipes import About, Expected
+from ..registry import load_trainer, trainer_label
 from ..runs.alarms import Alarms, parse_stops
 from ..runs.directory import check_free
 from ..runs.trackers import check_trackers
@@ -196,18 +197,13 @@ def _lora(options: dict[str, Any]) -> LoraOptions | None:
 
 
 def _trainer(config: TrainConfig) -> tuple[str, Algorithm]:
-    kind = plugins.load("trainers", config.trainer)
-    if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
-        raise ConfigError(f"trainer {config.trainer!r} is {kind!r}: register a subclass of Algorithm")
-    algorithm = kind(config.settings)
+    algorithm = load_trainer(config.trainer)(config.settings)
     Alarms(config.alarms)
     parse_stops(config.stop_on_alarm)
     check_optimizer(config.optimizer, config.optimizer_options)
     check_trackers(config.tracker, config.tracker_options)
     size = algorithm.settings.group_size
-    text = (
-        f"{config.trainer}: {config.iterations} iterations of {config.questions} questions x {size} episodes"
-    )
+    text = f"{trainer_label(config.trainer)}: {config.iterations} iterations of {config.questions} questions x {size} episodes"
     return text, algorithm
 
 

@@ -1,9 +1,10 @@
 """A run directory: everything a training run leaves behind, safe against kills and against itself.
 
-    config.json              what the run was started with
+    config.json              metadata: what the run was started with
     metrics.jsonl            one line per iteration, deterministic (line 0: the evaluation before training)
     timings.jsonl            seconds per iteration, which are not
-    episodes/*.jsonl         the last training episodes saved and every evaluation's
+    episodes/*.jsonl         the newest training episodes saved and every evaluation's; next to training episodes the
+                             credit they received, as *.credit.safetensors
     checkpoints/step-000010/ policy, optimizer, generators, counters
     curve.png, summary.json  written at the end
 
@@ -28,6 +29,8 @@ from safetensors import SafetensorError
 
 from searchgym.episode import Episode, save_episodes
 from searchgym.errors import EpisodeFileError, RunDirectoryError
+
+from .credit_record import CreditRecord, credit_path, save_credit
 
 __all__ = ["RunDirectory", "check_free", "default_run_directory", "read_run_metadata", "write_json"]
 
@@ -144,22 +147,41 @@ class RunDirectory:
         return [json.loads(line) for line in lines]
 
     def truncate(self, iteration: int) -> None:
-        """Forget the lines after `iteration`: the run continues from there."""
+        """Forget what was recorded after `iteration`, from where the run continues: lines and training episodes."""
         for name in ("metrics.jsonl", "timings.jsonl"):
             if not (self.path / name).exists():
                 continue
             kept = [json.dumps(r) + "\n" for r in self.rows(name) if r["iteration"] <= iteration]
             with self.writing(), _replacing(self.path / name) as temporary:
                 temporary.write_text("".join(kept), "utf-8")
+        with self.writing():
+            for path in (self.path / "episodes").glob("train-*.jsonl"):
+                if int(path.stem.removeprefix("train-")) > iteration:
+                    _remove_episodes(path)
 
-    def save_episodes(self, name: str, episodes: Iterable[Episode], keep: int | None = None) -> Path:
-        """Write `episodes/<name>.jsonl`; with `keep`, only so many files with the same first word remain."""
+    def save_episodes(
+        self,
+        name: str,
+        episodes: Iterable[Episode],
+        credit: CreditRecord | None = None,
+        keep: int | None = None,
+    ) -> Path:
+        """Write `episodes/<name>.jsonl`.
+
+        Args:
+            name: a word, a hyphen and the iteration.
+            episodes: the episodes.
+            credit: what they received; written next to them.
+            keep: number of files with the same first word that remain, the newest; None: all.
+        """
         path = self.path / "episodes" / f"{name}.jsonl"
         with self.writing():
             save_episodes(path, episodes)
+            if credit is not None:
+                save_credit(credit_path(path), credit)
             if keep is not None:
                 for old in sorted(path.parent.glob(f"{name.split('-')[0]}-*.jsonl"))[:-keep]:
-                    old.unlink()
+                    _remove_episodes(old)
         return path
 
     @contextmanager
@@ -269,6 +291,12 @@ def _replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_episodes(path: Path) -> None:
+    """Remove an episode file, and the credit next to it."""
+    credit_path(path).unlink(missing_ok=True)
+    path.unlink()
 
 
 def _remove(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""One run directory for several processes: the main process writes it, the others read it."""
+"""One run directory for several processes: the main process writes it, the others only read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from searchgym.episode import Episode
 
 from ..processes import world
+from .credit_record import CreditRecord
 from .directory import RunDirectory
 
 __all__ = ["open_run"]
@@ -17,7 +18,7 @@ __all__ = ["open_run"]
 
 @contextmanager
 def open_run(open_directory: Callable[[], RunDirectory]) -> Iterator[RunDirectory]:
-    """Open or create a run directory in the main process; the others read it as it is then, and write nothing.
+    """Open or create a run directory in the main process; the others see it as it is then and write nothing.
 
     Raises:
         SearchGymError: what `open_directory` raises, in all processes.
@@ -36,7 +37,7 @@ def open_run(open_directory: Callable[[], RunDirectory]) -> Iterator[RunDirector
 
 
 class _SeenRun(RunDirectory):
-    """A run directory as the main process found it; whatever would write to it does nothing."""
+    """A run directory as the main process found it; methods that would write do nothing."""
 
     def __init__(
         self,
@@ -66,7 +67,13 @@ class _SeenRun(RunDirectory):
 
     def append(self, name: str, row: dict[str, Any]) -> None: ...
 
-    def save_episodes(self, name: str, episodes: Iterable[Episode], keep: int | None = None) -> Path:
+    def save_episodes(
+        self,
+        name: str,
+        episodes: Iterable[Episode],
+        credit: CreditRecord | None = None,
+        keep: int | None = None,
+    ) -> Path:
         return self.path / "episodes" / f"{name}.jsonl"
 
     @contextmanager
