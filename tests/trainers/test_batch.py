@@ -10,6 +10,7 @@ import torch
 from searchgym.agents.policy import Sample
 from searchgym.episode import Segment
 from searchgym.errors import TrainingError
+from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.batch import micro_batches, minibatches, pack
 from searchgym.trainers.conformance import TabularPolicy, make_episode, synthetic_groups
@@ -60,7 +61,7 @@ def loss_of(algorithm, policy, batch):
 @pytest.mark.parametrize("aggregation", ["seq-mean-token-mean", "token-mean", "seq-mean-token-sum-norm"])
 def test_loss_equals_the_slow_version(policy, groups, aggregation):
     algorithm = GRPO({"aggregation": aggregation, "loss_length": 20})
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     with torch.no_grad():  # move away from the weights that sampled, so that ratios differ from 1 and clip
         policy.module.weight += torch.randn(8, 8, generator=torch.Generator().manual_seed(0)) * 0.5
     batch = pack(groups, algorithm.credit(groups)).weighted(aggregation, 20)
@@ -70,7 +71,7 @@ def test_loss_equals_the_slow_version(policy, groups, aggregation):
 
 def test_micro_batches_change_nothing(policy, groups):
     algorithm = GRPO()
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     batch = pack(groups, algorithm.credit(groups)).weighted("seq-mean-token-mean", 1)
     parts = list(micro_batches(batch, policy, 30))
     assert len(parts) > 3
@@ -95,7 +96,7 @@ def test_gradient_is_zero_on_tokens_that_were_not_sampled():
         make_episode([segment], reward, episode_id=f"e{reward}", group_id="g") for reward in (1.0, 0.0, 0.0)
     ]
     algorithm = GRPO()
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     groups = Groups([group])
     batch = pack(groups, algorithm.credit(groups)).weighted("token-mean", 1)
     # Advantages of a group add up to zero and the three episodes are alike: weigh one, or all gradients vanish.
@@ -131,7 +132,7 @@ def test_cutting_an_episode_into_segments_does_not_change_the_loss(policy):
     joined = Segment([1, 2, 3, 4, 5], [0, 1, 1, 0, 1], [0.0, -1.5, -2.0, 0.0, -1.0], [0, 0, 0, 1, 1])
     other = Segment([1, 3], [0, 1], [0.0, -2.0], [0, 0])
     algorithm = GRPO()
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     losses = []
     for segments in ([first, second], [joined]):
         groups = Groups([[
@@ -228,7 +229,7 @@ def test_tokens_of_a_round_that_is_missing_are_refused(groups):
     episode = replace(groups[0][0])
     episode.rounds = episode.rounds[:-1]
     with pytest.raises(TrainingError, match="tokens of a round it does not have"):
-        Groups([[episode]])
+        Groups([[episode]]).tokens  # noqa: B018
 
 
 def test_invalid_episodes_are_dropped_and_counted():

@@ -182,10 +182,10 @@ def test_processes_with_other_episodes_are_found_out(envs, monkeypatch):
         def gather(self, value):
             return [value, self.others or value]
 
-    monkeypatch.setattr(rollouts, "current", lambda: Two(None))
+    monkeypatch.setattr(rollouts, "world", lambda: Two(None))
     check_same(groups)
-    monkeypatch.setattr(rollouts, "current", lambda: Two("something else"))
-    with pytest.raises(TrainingError, match=r"play through self\.play"):
+    monkeypatch.setattr(rollouts, "world", lambda: Two("something else"))
+    with pytest.raises(TrainingError, match=r"self\.context\.play"):
         check_same(groups)
 
 

@@ -10,6 +10,7 @@ from toy_bandit import VOCABULARY, ToyGRPO, make_trainer, run_toy
 from searchgym import plugins
 from searchgym.agents.policy import TokenOutputs
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.ppo import PPO
 from searchgym.trainers.algorithms.reinforce import Reinforce
 from searchgym.trainers.algorithms.sft import SFT
@@ -88,7 +89,7 @@ CORRECTED = sorted(set(plugins.names("trainers")) - {"sft"})
 def test_every_loss_is_linear_in_the_advantage(name):
     """What makes weighing advantages the same as weighing each token's policy gradient."""
     algorithm = plugins.load("trainers", name)({})
-    algorithm.setup(TabularPolicy(VOCABULARY), np.random.default_rng(0))
+    algorithm.setup(TrainContext(TabularPolicy(VOCABULARY), np.random.default_rng(0)))
     random = torch.Generator().manual_seed(0)
     old_N, advantages_N, weight_N = (torch.randn(40, generator=random) for _ in range(3))
     weight_N = weight_N.exp()

@@ -144,7 +144,7 @@ def test_nothing_to_keep_is_no_update(tmp_path):
     policy = TabularPolicy(VOCABULARY)
     before = policy.module.weight.detach().clone()
     with RunDirectory.create(tmp_path / "run", {}) as run:
-        _, row = make_trainer(run, ToySFT({"group_size": 2, "min_reward": 9.0}), policy).iterate()
+        row = make_trainer(run, ToySFT({"group_size": 2, "min_reward": 9.0}), policy).loop.iterate().metrics
     assert (row["updates"], row["skipped_groups"]) == (0, 6)
     assert torch.equal(before, policy.module.weight)
 

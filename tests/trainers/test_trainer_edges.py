@@ -32,7 +32,7 @@ def iterate(path, name, *groups):
     policy = TabularPolicy()
     before = policy.module.weight.detach().clone()
     with RunDirectory.create(path, {}) as run:
-        _, row = make_trainer(run, kind(), policy).iterate()
+        row = make_trainer(run, kind(), policy).loop.iterate().metrics
     assert all(math.isfinite(value) for value in row.values() if isinstance(value, float))
     return row, bool((policy.module.weight != before).any())
 

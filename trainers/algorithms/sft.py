@@ -124,7 +124,7 @@ class SFT(Algorithm):
     def select(self, groups: Groups) -> list[bool]:
         keep_E = np.bincount(groups.tokens.episode_N, self._kept(groups), len(groups.episodes)) > 0
         ends = np.cumsum([len(group) for group in groups])
-        return [bool(part.any()) for part in np.split(keep_E, ends[:-1])]
+        return [bool(part.any()) for part in np.split(keep_E, ends[:-1])] if len(groups) else []
 
     def credit(self, groups: Groups) -> Credit:
         keep_N = self._kept(groups)

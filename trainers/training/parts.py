@@ -78,6 +78,6 @@ def open_parts(config: TrainConfig, kind: type[Algorithm] | None = None) -> Part
     policy = open_agent({**config.agent_options, "name": config.agent})
     if not isinstance(policy, Policy):
         raise ConfigError(
-            f"agent {config.agent!r} has no weights to train: choose a trainable agent, e.g. 'tiny' or 'candidate'"
+            f"agent {config.agent!r} cannot be trained: it has no weights (choose another, e.g. 'tiny' or 'candidate')"
         )
     return Parts(policy, algorithm, envs, TaskSampler(envs.task_ids(), config.questions, config.seed))
