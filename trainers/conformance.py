@@ -176,7 +176,7 @@ def check_trainer(algorithm: Algorithm, seed: int = 0, env_options: Mapping[str,
 
     Args:
         algorithm: as constructed.
-        seed: of everything random.
+        seed: random seed.
         env_options: arguments of the environment that `configure_env` needs, e.g. a reward term; by default an
             environment without judge, and two with the judge `oracle`, are tried.
 

@@ -91,7 +91,7 @@ def check_collect(algorithm: Algorithm, env_options: Mapping[str, Any] | None, s
     Args:
         algorithm: as constructed; it is copied.
         env_options: arguments of the environment the algorithm needs; None: several are tried.
-        seed: of everything random.
+        seed: random seed.
 
     Raises:
         TrainingError: names the check that failed.

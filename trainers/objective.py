@@ -88,7 +88,7 @@ def whiten(
 def discounted_sums(
     values_N: NDArray[np.float64], owner_N: NDArray[np.int64], discount: float
 ) -> NDArray[np.float64]:
-    """Σ_{j≥k} discount^{j−k} x_j, to the end of the values of the same owner; of many owners in one go.
+    """Σ_{j≥k} discount^{j−k} x_j over the values of the same owner, for many owners at once.
 
     Args:
         values_N: x, the values of one owner in order, then those of the next.
@@ -198,7 +198,7 @@ def token_weights(
 ) -> NDArray[np.float32]:
     """Weights that turn per-token losses into the minibatch's loss: loss = Σ_N weight · loss_N.
 
-    Every aggregation is linear, so a weight per token says it all, and cutting a minibatch into micro-batches
+    Every aggregation is linear, so a weight per token is sufficient, and the division of a minibatch into micro-batches
     changes nothing.
 
     - "seq-mean-token-mean" (GRPO): mean over a sequence's tokens, then over sequences.

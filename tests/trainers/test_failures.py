@@ -118,5 +118,5 @@ def test_the_algorithms_modules_are_saved(tmp_path):
 
 
 def test_no_failure_there(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no failure of a training run"):
+    with pytest.raises(CheckpointError, match="does not hold a complete failure"):
         load_failure(tmp_path)

@@ -16,14 +16,14 @@ __all__ = ["connect"]
 
 
 def connect(timeout: float) -> World:
-    """Join the processes that a launcher started with this one; without a launcher this one stays alone.
+    """Join the processes that a launcher started with this one; without a launcher, this process stays alone.
 
     Args:
-        timeout: seconds after which a process that does not answer is given up.
+        timeout: seconds to wait for other processes.
 
     Raises:
         MissingExtraError: accelerate is not installed.
-        LostProcessError: the others do not come.
+        LostProcessError: the other processes did not join in time.
     """
     if world().count > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return world()

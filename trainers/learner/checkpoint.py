@@ -1,8 +1,8 @@
-"""The state of a training run as safetensors and JSON; nothing is pickled.
+"""The state of a training run as safetensors and JSON, without pickle.
 
 policy/               what `Policy.save` writes
 tensors.safetensors   the optimizer's state, float32 copies of bfloat16 weights, extra modules, generator states
-trainer.json          counters, the policy's description, NumPy generator states, the optimizer's plain numbers
+trainer.json          counters, the policy's description, NumPy generator states, the optimizer's other values
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any])
     Args:
         directory: see `RunDirectory.checkpoint`.
         learner: its policy, extra modules and optimizer are saved.
-        counters: JSON values given back by `load_checkpoint`.
+        counters: JSON values that `load_checkpoint` returns.
     """
     policy = learner.policy
     with world().unsharded(policy):
@@ -53,7 +53,7 @@ def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any])
                 tensors["/".join(("optimizer", name, *path))] = world().full(value)
             else:
                 values.append([name, path, value])
-    if not world().main:  # it has taken part in gathering what is in shards
+    if not world().main:  # it was needed to gather sharded tensors
         return
     save_file(_apart(tensors), directory / "tensors.safetensors")
     metadata = {
@@ -68,7 +68,14 @@ def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any])
 
 
 def load_policy(directory: Path, policy: Policy) -> dict[str, Any]:
-    """Load a checkpoint's weights into a policy; returns the content of trainer.json.
+    """Load a checkpoint's weights into a policy.
+
+    Args:
+        directory: the checkpoint.
+        policy: of the architecture that was saved.
+
+    Returns:
+        The content of trainer.json.
 
     Raises:
         CheckpointError: damaged, or of another architecture or version.
@@ -92,7 +99,14 @@ def load_policy(directory: Path, policy: Policy) -> dict[str, Any]:
 
 
 def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
-    """Put a saved state back; returns the counters.
+    """Restore a saved state.
+
+    Args:
+        directory: the checkpoint.
+        learner: its policy, extra modules and optimizer are restored.
+
+    Returns:
+        The counters.
 
     Raises:
         CheckpointError: damaged, or of another architecture.
@@ -103,7 +117,7 @@ def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
     if sorted(metadata["parameters"]) != sorted(names):
         odd = sorted({*metadata["parameters"]} ^ {*names}) or names
         raise CheckpointError(
-            f"checkpoint {directory} optimises other parameters (first difference: {odd[0]!r}): resume with the "
+            f"checkpoint {directory} optimizes other parameters (first difference: {odd[0]!r}): resume with the "
             "trainer and settings it was saved with"
         )
     try:
@@ -145,7 +159,7 @@ def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
 
 
 def _leaves(state: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The values of an optimizer's state, and where they stand in it: bitsandbytes has dicts in dicts."""
+    """The values of an optimizer's state with their paths in it: bitsandbytes nests dicts."""
     for key, value in state.items():
         if isinstance(value, dict):
             yield from _leaves(value, (*path, key))
@@ -162,7 +176,7 @@ def _plant(state: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 def _generators(policy: Policy) -> dict[str, Tensor]:
-    """States of everything random that tensors come from, by name."""
+    """The states of torch's random generators, by name."""
     states = {"policy": policy.generator.get_state(), "torch": torch.get_rng_state()}
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -173,12 +187,12 @@ def _set_generators(policy: Policy, states: dict[str, Tensor]) -> None:
     policy.generator.set_state(states["policy"])
     torch.set_rng_state(states["torch"])
     for i in range(torch.cuda.device_count()):
-        if f"cuda:{i}" in states:  # a run may go on with fewer devices, or on the CPU
+        if f"cuda:{i}" in states:  # a run may continue with fewer devices, or on the CPU
             torch.cuda.set_rng_state(states[f"cuda:{i}"], i)
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same values on the CPU, none sharing memory with another: safetensors refuses that."""
+    """Copies on the CPU that share no memory, which safetensors requires."""
     apart: dict[str, Tensor] = {}
     places: set[int] = set()
     for name, tensor in tensors.items():

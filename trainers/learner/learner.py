@@ -1,4 +1,4 @@
-"""The update: from an iteration's batch to new weights. What is learned from what is the algorithm's to say."""
+"""The update: from an iteration's batch to new weights."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ __all__ = ["Learner"]
 
 
 class Learner:
-    """Owns what an optimizer step needs.
+    """Owns weights, optimizer and learning rate, and makes the optimizer steps.
 
     Args:
         policy: its weights that require gradients are trained.
-        algorithm: has been set up; its extra modules are trained along.
+        algorithm: has been set up; its extra modules are trained together with the policy.
         config: learning rate, minibatches and so on.
 
     Attributes:
-        extra: the algorithm's modules.
-        names: of all weights trained, the policy's first.
-        parameters: what the optimizer steps on, in the same order: the weights, or their copies in `masters`.
-        masters: float32 copies of weights of a lower precision.
-        optimizer: one parameter group per module, or two where some of its weights are cut into shards.
+        extra: the algorithm's extra modules.
+        names: names of all trained weights, the policy's first.
+        parameters: what the optimizer steps on, in the same order: the weights, or their float32 copies.
+        master_weights: float32 copies of weights of lower precision.
+        optimizer: one parameter group per module, or two if only some of its weights are sharded.
 
     Raises:
         ConfigError: the policy has nothing to train.
@@ -81,7 +81,7 @@ class Learner:
         return self.config.lr_schedule != "constant" or self.config.lr_warmup > 0
 
     def set_lr(self, iteration: int) -> float:
-        """Set the learning rates of an iteration; returns the policy's. The schedule has no state but this number."""
+        """Set the learning rates of an iteration, which depend on its number alone; returns the policy's."""
         c = self.config
         factor = lr_factor(c.lr_schedule, iteration, c.iterations, c.lr_warmup, c.lr_floor)
         for group, full in zip(self.optimizer.param_groups, self._full_lr, strict=True):
@@ -91,19 +91,20 @@ class Learner:
     def update(
         self, batch: Batch, metrics: UpdateMetrics, iteration: int, shuffle: np.random.Generator
     ) -> None:
-        """Epochs of minibatches; one optimizer step each.
+        """Make the optimizer steps of an iteration: `epochs` times all minibatches.
 
-        Where there are several processes, each takes its share of a minibatch through the model; token weights are
-        those of the whole, so gradients and metrics add up.
+        Each of several processes evaluates its share of a minibatch; token weights are those of the whole minibatch, so
+        that gradients and metrics add up.
 
         Args:
-            batch: everything there is to learn from in this iteration; the same in all processes.
+            batch: all tokens to learn from in this iteration; the same in all processes.
             metrics: is filled.
-            iteration: from 1.
+            iteration: number of the iteration, from 1.
             shuffle: draws the minibatches.
 
         Raises:
-            NonFiniteError: a loss, gradient or weight; the weights are those before the step, or (weight) after it.
+            NonFiniteError: a loss or gradient (the weights are those before the step) or a weight (those after it).
+            TrainingError: the algorithm's `loss` did not return a `Loss`.
         """
         with self.master_weights.accumulating_grads():
             self._update(batch, metrics, iteration, shuffle)
@@ -134,7 +135,7 @@ class Learner:
                     (scale * loss.total).backward()  # type: ignore[no-untyped-call]
                     if counts:
                         self._measure(metrics, micro, outputs, loss)
-                if world().any(bad is not None):  # in any: the others would wait for it
+                if world().any(bad is not None):  # in any process: the others would wait for it
                     raise self._not_finite("loss", iteration, bad or minibatch)
                 world().sum_gradients(self.parameters)
                 norms = self._clip_gradients()
@@ -146,11 +147,11 @@ class Learner:
                     raise self._not_finite("update", iteration, minibatch)
                 self.policy.version += 1
                 metrics.updates += 1
-                if world().main:  # it is that of the whole minibatch
+                if world().main:  # the norm of the whole minibatch, equal in all processes
                     metrics.add({"grad_norm": norms[0]})
 
     def _micro_batches(self, minibatch: Batch) -> list[Batch]:
-        """What this process takes through the model, pass by pass."""
+        """The forward passes of this process."""
         mine = world().assign(self.policy, minibatch.samples)
         if not mine:
             return []
@@ -158,7 +159,7 @@ class Learner:
         return list(micro_batches(share, self.policy, self.config.token_budget))
 
     def _clip_gradients(self) -> Sequence[Tensor]:
-        """Each module's own norm is clipped: a critic's error must not shorten the policy's step."""
+        """Clip each module's gradient norm separately: a critic's error must not shorten the policy's step."""
         return [world().clip(weights, self.config.grad_clip) for weights in self._modules]
 
     @torch.no_grad()
@@ -171,7 +172,7 @@ class Learner:
         metrics.largest("log_ratio_max", (new_N - old_N).abs().max())
         if (
             metrics.updates == 0 and TRAINER_LOGPROBS not in batch.columns
-        ):  # still the weights of before the update
+        ):  # the weights are still those before the update
             metrics.compare(old_N, new_N)
 
     def _not_finite(self, what: str, iteration: int, batch: Batch) -> NonFiniteError:

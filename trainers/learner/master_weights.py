@@ -1,8 +1,8 @@
 """Float32 copies of weights of a lower precision.
 
-A step of 1e-6 is far below what bfloat16 can add to a weight near 1 (its next number is 0.8 % away): most steps would
-round to nothing. So the optimizer steps on float32 copies, gradients are added up in float32, and the model gets the
-copies rounded.
+A step of 1e-6 is far below the resolution of bfloat16 for a weight near 1 (the next number is 0.8 % away), so most steps
+would be rounded away. The optimizer therefore steps on float32 copies, gradients are accumulated in float32, and the
+model gets the rounded copies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["MasterWeights"]
 
 
 class MasterWeights:
-    """The copies of those weights that need one.
+    """Float32 copies of the weights that need one.
 
     Args:
         weights: all weights that are trained.
@@ -41,7 +41,7 @@ class MasterWeights:
 
     @contextmanager
     def accumulating_grads(self) -> Iterator[None]:
-        """While gradients are computed each goes to its copy at once: two of all weights would take too much memory."""
+        """Inside the context each gradient is moved to its copy as soon as it is complete, so that no two sets are in memory."""
         handles = [
             weight.register_post_accumulate_grad_hook(partial(_move_gradient, master))  # type: ignore[no-untyped-call]
             for weight, master in self._pairs.values()
@@ -54,7 +54,7 @@ class MasterWeights:
 
     @torch.no_grad()
     def copy_to_model(self) -> None:
-        """Give the model the copies, rounded."""
+        """Round the copies into the model's weights."""
         for weight, master in self._pairs.values():
             weight.copy_(master)
 
