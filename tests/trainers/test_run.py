@@ -142,7 +142,7 @@ def test_a_run_is_not_overwritten(tmp_path):
 
 
 def test_nothing_to_resume(tmp_path):
-    with pytest.raises(RunDirectoryError, match="holds no run to resume"):
+    with pytest.raises(RunDirectoryError, match="does not hold a run to resume"):
         RunDirectory.open(tmp_path / "missing")
     assert not (tmp_path / "missing").exists()
 

@@ -1,7 +1,7 @@
-"""Where a trainer's credit goes, by the oracle's verdicts: measured on what it learns from, in every iteration.
+"""Where a trainer's credit goes according to the oracle's verdicts, measured on what it learns from in every iteration.
 
-A search round contributed if the oracle gives it u · v = 1: it retrieved a gold passage nobody had retrieved before in
-the episode, with a query that follows from what had been read. With A the mean credit of a round's tokens:
+A search round contributed if the oracle gives it u · v = 1: it was the first of the episode to retrieve a gold passage,
+with a query that follows from what had been read. With A the mean credit of a round's tokens:
 
     credit on contributing rounds = Σ max(A, 0) over contributing search rounds / Σ max(A, 0) over search rounds
     blame on contributing rounds  = the same with max(−A, 0)
@@ -38,8 +38,8 @@ def measure_credit(groups: Groups, credit: Credit) -> dict[str, float]:
         if not mean_R[start : start + len(episode.rounds)].any():
             continue
         searched = [r.action["kind"] == "search" for r in episode.rounds]
-        asked = [trace for trace, is_search in zip(traces_of(episode), searched, strict=True) if is_search]
-        verdicts = iter(_ORACLE.judge(asked))
+        judged = [trace for trace, is_search in zip(traces_of(episode), searched, strict=True) if is_search]
+        verdicts = iter(_ORACLE.judge(judged))
         for offset, is_search in enumerate(searched):
             verdict = next(verdicts) if is_search else None
             if verdict is None or verdict.status != "ok":

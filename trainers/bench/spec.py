@@ -1,4 +1,4 @@
-"""What a benchmark compares, from one TOML or JSON file. No torch in here.
+"""What a benchmark compares, from one TOML or JSON file. This file does not import torch.
 
 A file has the keys of `Spec`; `[train]` holds fields of `TrainConfig` that all runs share, `[environments.NAME]` an
 `env` and its `env_options`, each `[[entries]]` the keys of `Entry`. `extends = "NAME or path"` starts from another
@@ -25,7 +25,7 @@ from ..registry import absolute_name, load_trainer, trainer_label
 __all__ = ["BUDGETS", "SHIPPED", "Entry", "Run", "Spec", "load_spec", "parse_spec", "restrict"]
 
 BUDGETS = ("episodes", "tokens", "seconds")
-"""What runs can be given equally much of; tokens are sampled ones, seconds those of collecting and learning."""
+"""The units of a budget that all runs get; tokens are sampled ones, seconds those of collecting and learning."""
 
 _FOLDER = Path(__file__).parent / "specs"
 SHIPPED = tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
@@ -175,10 +175,11 @@ def load_spec(source: str | Path, **changes: Any) -> Spec:
 
 
 def parse_spec(values: Mapping[str, Any]) -> Spec:
-    """Check the values of a spec; every run it asks for is known to be well-formed afterwards.
+    """Check the values of a spec, so that every run it requests is well-formed.
 
     Raises:
-        ConfigError: a value that cannot be used. UnknownIdError: a trainer nobody registered.
+        ConfigError: a value that cannot be used.
+        UnknownIdError: an unknown trainer.
     """
     spec = parse_settings(Spec, values, "key of the benchmark")
     _check_budget(spec.budget)
@@ -199,7 +200,7 @@ def parse_spec(values: Mapping[str, Any]) -> Spec:
             raise ConfigError(f"entry {label!r}: every entry needs a label of its own, without a slash")
     if spec.baseline not in labels:
         near = did_you_mean(spec.baseline, labels)
-        raise ConfigError(f"the baseline {spec.baseline!r} is no entry.{near}")
+        raise ConfigError(f"the baseline {spec.baseline!r} is not an entry.{near}")
     for key in {*spec.train}.union(*(row.train for row in spec.rows)):
         if key in _OWN:
             raise ConfigError(f"train.{key}: a benchmark sets {key} for each run itself; leave it out")

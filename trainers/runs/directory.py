@@ -1,15 +1,15 @@
-"""A run directory: everything a training run leaves behind, safe against kills and against itself.
+"""A run directory: everything a training run leaves behind, safe against kills and concurrent use.
 
     config.json              metadata: what the run was started with
     metrics.jsonl            one line per iteration, deterministic (line 0: the evaluation before training)
-    timings.jsonl            seconds per iteration, which are not
+    timings.jsonl            seconds per iteration (not deterministic)
     episodes/*.jsonl         the newest training episodes saved and every evaluation's; next to training episodes the
                              credit they received, as *.credit.safetensors
     checkpoints/step-000010/ policy, optimizer, generators, counters
     curve.png, summary.json  written at the end
 
-Files are written beside their place, synced and renamed; a checkpoint directory is complete before it has its
-name. One process at a time holds `.lock`. No torch in here.
+Files are written under a temporary name, synced and renamed; a checkpoint directory is complete before it gets its
+name. One process at a time holds `.lock`. This file does not import torch.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ class RunDirectory:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Around everything that writes: a full disk is one error, and what was complete before stays usable.
+        """Wraps everything that writes: a full disk becomes one error, and complete files stay usable.
 
         Raises:
-            RunDirectoryError: in place of the operating system's error.
+            RunDirectoryError: in place of an operating system error.
         """
         try:
             yield
@@ -105,7 +105,7 @@ class RunDirectory:
             left = (
                 f"the checkpoint of iteration {steps[-1]} is complete"
                 if steps
-                else "there is no checkpoint yet"
+                else "no checkpoint has been written yet"
             )
             raise RunDirectoryError(
                 f"run directory {str(self.path)!r} cannot be written ({getattr(error, 'strerror', None) or error}); "
@@ -123,14 +123,14 @@ class RunDirectory:
             write_json(self.path / name, data)
 
     def append(self, name: str, row: dict[str, Any]) -> None:
-        """Add one line to `metrics.jsonl` or `timings.jsonl`: all of it, or nothing."""
+        """Append one line to `metrics.jsonl` or `timings.jsonl`, completely or not at all."""
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
         with self.writing():
             handle = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
                 size = os.fstat(handle).st_size
                 try:
-                    while line:  # a disk that is nearly full takes the first part only
+                    while line:  # a nearly full disk may take only the first part
                         line = line[os.write(handle, line) :]
                 except OSError:
                     os.ftruncate(handle, size)
@@ -139,7 +139,7 @@ class RunDirectory:
                 os.close(handle)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The complete lines of a JSONL file; a line that a kill cut off is left out."""
+        """The complete lines of a JSONL file; an incomplete last line (a kill) is skipped."""
         path = self.path / name
         if not path.exists():
             return []
@@ -186,7 +186,7 @@ class RunDirectory:
 
     @contextmanager
     def checkpoint(self, iteration: int) -> Iterator[Path]:
-        """A directory to fill; it becomes `checkpoints/step-<iteration>` when the block ends without error."""
+        """A directory to fill, which becomes `checkpoints/step-<iteration>` when the block ends without an error."""
         parent = self.path / "checkpoints"
         temporary = parent / f"{_TEMPORARY}{iteration}"
         with self.writing():
@@ -205,7 +205,7 @@ class RunDirectory:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def step_path(self, iteration: int) -> Path:
-        """Where the checkpoint of an iteration is, or would be."""
+        """The path of an iteration's checkpoint, whether it exists or not."""
         return self.path / "checkpoints" / f"step-{iteration:06d}"
 
     def steps(self) -> list[int]:
@@ -215,7 +215,12 @@ class RunDirectory:
         return sorted(int(m[1]) for m in names if m)
 
     def prune(self, keep: int, spare: Collection[int] = ()) -> None:
-        """Remove all checkpoints but the initial one, the newest `keep` and those of the iterations `spare`."""
+        """Remove old checkpoints.
+
+        Args:
+            keep: number of newest checkpoints that remain; so does the initial one.
+            spare: iterations whose checkpoints remain too.
+        """
         with self.writing():
             for step in [s for s in self.steps() if s > 0][:-keep]:
                 if step not in spare:
@@ -231,7 +236,7 @@ def read_run_metadata(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     if not file.is_file():
         raise RunDirectoryError(
-            f"{str(path)!r} holds no run to resume (no config.json): start one without --resume"
+            f"{str(path)!r} does not hold a run to resume (no config.json): start one without --resume"
         )
     try:
         metadata: dict[str, Any] = json.loads(file.read_text("utf-8"))
@@ -247,7 +252,7 @@ def read_run_metadata(path: Path) -> dict[str, Any]:
 
 
 def check_free(path: Path) -> None:
-    """Refuse a directory in which a run cannot start.
+    """Refuse a directory that is not free for a new run.
 
     Raises:
         RunDirectoryError: it holds a run, or anything else.
@@ -267,7 +272,7 @@ def check_free(path: Path) -> None:
 
 
 def default_run_directory(trainer: str, env: str, parent: Path = Path("runs")) -> Path:
-    """`runs/<trainer>-<env>-<time>`, a name nobody has."""
+    """A directory name that is not in use: `runs/<trainer>-<env>-<time>`."""
     stem = f"{trainer}-{re.sub(r'[^A-Za-z0-9._-]', '-', env)}-{datetime.now():%Y%m%d-%H%M%S}"
     path, number = parent / stem, 1
     while path.exists():
@@ -300,7 +305,7 @@ def _remove_episodes(path: Path) -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Take a directory's name away first: a half-deleted checkpoint must not look like one."""
+    """Remove a directory, renaming it first: a half-deleted checkpoint must not look complete."""
     hidden = directory.parent / f"{_TEMPORARY}removed-{directory.name}"
     if hidden.exists():
         shutil.rmtree(hidden)
@@ -327,7 +332,7 @@ def _lock(path: Path) -> filelock.BaseFileLock:
 def _sync(path: Path) -> None:
     try:
         handle = os.open(path, os.O_RDONLY)
-    except OSError:  # Windows opens no directories
+    except OSError:  # Windows cannot open directories
         return
     try:
         os.fsync(handle)
