@@ -108,7 +108,7 @@ class Policy(Agent):
 
         return reference
 
-    def shardable(self) -> nn.Module | None:
+    def fsdp_module(self) -> nn.Module | None:
         """The part of `module` that may be cut into shards (FSDP): every pass over its weights goes through its
         `forward`, and it has `get_input_embeddings`. None where there is no such part."""
         return None
@@ -129,7 +129,7 @@ class Policy(Agent):
         """Number of tokens `evaluate_tokens` must compute for a sample alone."""
         return len(sample.segment.tokens)
 
-    def cut(self, samples: Sequence[Sample], budget: int) -> list[list[int]]:
+    def micro_batches(self, samples: Sequence[Sample], budget: int) -> list[list[int]]:
         """Which samples go through `evaluate_tokens` together, where all at once would take too much memory.
 
         Here in order of falling cost (little padding), in parts whose costs add up to at most `budget` tokens; a

@@ -49,7 +49,10 @@ _EXPORTS = {
     "rollout": "rollouts.collection",
     "save_episodes": "episode",
 }
-__all__ = ["__version__", *_EXPORTS]
+_FUNCTIONS = ("resume", "train")
+"""Functions of the higher packages, found through the entry-point group `searchgym.functions`."""
+
+__all__ = ["__version__", *_EXPORTS, *_FUNCTIONS]
 
 if TYPE_CHECKING:
     from .agent import Agent as Agent
@@ -86,7 +89,20 @@ if TYPE_CHECKING:
     from .specs import open_retriever as open_retriever
 
 
-__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)
+_get, _names = lazy_exports(__name__, _EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        from . import plugins
+
+        return plugins.load("functions", name)
+    return _get(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*_names(), *_FUNCTIONS})
+
 
 _ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "SearchQA-v0": {"corpus": "country"},

@@ -21,6 +21,7 @@ _SINGULAR = {
     "agents": "agent",
     "trainers": "trainer",
     "commands": "command",
+    "functions": "function",
 }
 _EXTRAS = {
     "train": {"torch", "transformers", "peft", "accelerate", "safetensors", "matplotlib"},
@@ -40,7 +41,7 @@ def _entry_points(group: str) -> dict[str, list[importlib.metadata.EntryPoint]]:
 
 
 def names(group: str) -> list[str]:
-    """The registered names of a group ("corpora", "retrievers", "judges", "agents", "trainers", "commands")."""
+    """The registered names of a group ("corpora", "retrievers", "judges", "agents", "trainers", "commands", "functions")."""
     return sorted(_entry_points(group))
 
 

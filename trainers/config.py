@@ -1,4 +1,4 @@
-"""Configuration: dataclasses whose fields carry their explanation, checked in one place. No torch in here."""
+"""Configuration: dataclasses whose fields carry their explanation, checked in one place. This file does not import torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 
 def option(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A dataclass field with its explanation and, for numbers, the range it must lie in (bounds included)."""
+    """A dataclass field with its explanation.
+
+    Args:
+        default: its default value.
+        text: the explanation, without a capital letter and a full stop.
+        low: smallest number allowed.
+        high: largest number allowed.
+    """
     metadata = {"help": text, "low": low, "high": high}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
@@ -29,9 +36,9 @@ def option(default: Any, text: str, *, low: float | None = None, high: float | N
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything a training run is made from. The defaults are the README's demo."""
+    """Everything that defines a training run. The defaults are the README's demo."""
 
-    trainer: str = option("grpo", "registered trainer")
+    trainer: str = option("grpo", "registered trainer, or FILE.py:CLASS")
     settings: dict[str, Any] = option({}, "the trainer's own settings (--set KEY=VALUE, --list-settings)")
     agent: str = option("tiny", "registered trainable agent")
     agent_options: dict[str, Any] = option({}, "arguments of the agent's constructor")
@@ -42,22 +49,20 @@ class TrainConfig:
     num_envs: int = option(0, "environments stepped together; 0: one per episode of an iteration", low=0)
     iterations: int = option(50, "collect-and-update rounds", low=0)
     questions: int = option(16, "questions per iteration", low=1)
-    max_episodes: int = option(0, "end after the iteration that reaches so many episodes; 0: never", low=0)
-    max_tokens: int = option(
-        0, "end after the iteration that reaches so many sampled tokens; 0: never", low=0
-    )
+    max_episodes: int = option(0, "stop after this many episodes (0: no limit)", low=0)
+    max_tokens: int = option(0, "stop after this many sampled tokens (0: no limit)", low=0)
     max_seconds: float = option(
         0.0,
-        "end after the iteration that reaches so many seconds, evaluations not counted; 0: never",
+        "stop after this many seconds of collecting and learning (0: no limit)",
         low=0.0,
     )
     lr: float = option(5e-4, "learning rate", low=0.0)
-    lr_schedule: Schedule = option(
-        "constant", "how the learning rate goes over the iterations: constant, linear or cosine"
+    lr_schedule: Schedule = option("constant", "learning rate schedule: constant, linear or cosine")
+    lr_warmup: int = option(0, "iterations over which the learning rate rises at the start", low=0)
+    lr_floor: float = option(0.0, "final learning rate of a schedule, as a fraction of lr", low=0.0, high=1.0)
+    optimizer: str = option(
+        "adamw", "optimizer of torch (adamw, sgd, adafactor, …) or bitsandbytes (adamw8bit, …)"
     )
-    lr_warmup: int = option(0, "iterations over which it rises at the start", low=0)
-    lr_floor: float = option(0.0, "where a schedule ends, as a share of lr", low=0.0, high=1.0)
-    optimizer: str = option("adamw", "of torch (adamw, sgd, adafactor, …) or bitsandbytes (adamw8bit, …)")
     optimizer_options: dict[str, Any] = option({}, "arguments of the optimizer's constructor")
     weight_decay: float = option(0.0, "weight decay of the optimizer", low=0.0)
     epochs: int = option(1, "passes over an iteration's episodes", low=1)
@@ -65,53 +70,56 @@ class TrainConfig:
     grad_clip: float = option(1.0, "largest gradient norm", low=1e-9)
     token_budget: int = option(16384, "tokens per forward and backward pass (memory)", low=1)
     temperature: float = option(1.0, "sampling temperature while collecting", low=1e-3)
-    seed: int = option(0, "of everything random", low=0)
+    seed: int = option(0, "random seed", low=0)
     streams: Literal["run", "episode"] = option(
         "run",
-        "random streams of sampling: one of the run, or one per episode, so that who plays it changes nothing "
-        "(always so with several processes, rollout workers or rollout_lag)",
+        "random streams of sampling: one per run, or one per episode, so that the result does not depend on where an "
+        "episode is played (implied by several processes, rollout workers and rollout_lag)",
     )
-    rollout_workers: int = option(0, "processes that play, on Ray; 0: this one plays", low=0)
-    worker_options: dict[str, Any] = option({}, "what Ray gives each worker, e.g. num_gpus")
-    ray_address: str = option(
-        "", "of a Ray cluster, or auto; default: a Ray of this run's own, on this machine"
-    )
+    rollout_workers: int = option(0, "number of Ray rollout workers (0: roll out in this process)", low=0)
+    worker_options: dict[str, Any] = option({}, "Ray resources of each rollout worker, e.g. num_gpus")
+    ray_address: str = option("", "address of a Ray cluster, or auto; default: start Ray on this machine")
     rollout_lag: int = option(
         0,
-        "1: collect each iteration while the one before is learned from, with weights one update old",
+        "1: collect each iteration during the previous update, with weights one update old",
         low=0,
         high=1,
     )
-    process_timeout: float = option(
-        1800.0, "seconds after which another process or worker that does not answer is given up", low=1.0
-    )
+    process_timeout: float = option(1800.0, "timeout in seconds for other processes and workers", low=1.0)
     threads: int = option(
-        1, "CPU threads of torch (the tiny models gain little from more); 0: torch's own choice", low=0
+        1, "CPU threads of torch (more gain little with the tiny models); 0: torch's default", low=0
     )
     split: str = option("train", "questions to train on")
     eval_split: str = option("dev", "questions to evaluate on")
-    eval_episodes: int = option(200, "greedy evaluation before and after; 0: none", low=0)
-    eval_every: int = option(0, "also evaluate every so many iterations; 0: never", low=0)
-    checkpoint_every: int = option(5, "iterations between checkpoints (and saved episodes)", low=1)
-    keep_checkpoints: int = option(2, "newest checkpoints kept, besides the initial one", low=1)
+    eval_episodes: int = option(
+        200, "questions of the greedy evaluations before and after training; 0: no evaluation", low=0
+    )
+    eval_every: int = option(0, "iterations between evaluations during training; 0: none", low=0)
+    checkpoint_every: int = option(5, "iterations between checkpoints (and saved episodes and credit)", low=1)
+    keep_checkpoints: int = option(
+        2, "number of newest checkpoints to keep, in addition to the initial one", low=1
+    )
     keep_best: Literal["", "em", "f1", "sub_em", "recall"] = option(
         "", "also keep the checkpoint of the best evaluation by this metric: em, f1, sub_em or recall"
     )
-    tracker: str = option("", "also log to: tensorboard, wandb, trackio; names with commas")
+    tracker: str = option("", "also log to tensorboard, wandb or trackio; comma-separated names")
     tracker_options: dict[str, Any] = option({}, "arguments of a tracker, as NAME.KEY=VALUE")
     alarms: dict[str, Any] = option({}, "limits of the alarms; null switches one off")
     stop_on_alarm: str = option(
-        "", "end the run when one of these alarms is raised: names with commas, or all"
+        "", "stop the run when one of these alarms is raised: comma-separated names, or all"
     )
-    record: str = option("", "write every retrieval and judge call to this tape")
-    replay: str = option("", "take them from this tape; neither index nor judge is opened")
+    record: str = option("", "record every retrieval and judge call on this tape")
+    replay: str = option("", "replay retrieval and judge calls from this tape, without index and judge")
 
 
 def make_config(values: Mapping[str, Any]) -> TrainConfig:
     """A checked `TrainConfig` from some of its fields.
 
-    The default question filter belongs to the default questions: naming an environment, a corpus, types or hops
-    drops it; other arguments of the environment leave it.
+    The default question filter belongs to the default environment: giving an environment, a corpus, types or hops
+    drops it; other environment arguments keep it.
+
+    Args:
+        values: fields of `TrainConfig` by name.
 
     Raises:
         ConfigError: see `parse_settings`.
@@ -128,8 +136,13 @@ def make_config(values: Mapping[str, Any]) -> TrainConfig:
 def parse_settings(cls: type[T], values: Mapping[str, Any], what: str = "trainer setting") -> T:
     """Build a settings dataclass from plain values.
 
+    Args:
+        cls: the dataclass; its fields are made with `option`.
+        values: fields by name.
+        what: what a field is called in messages.
+
     Raises:
-        ConfigError: a key nobody declared (with near names), a value of the wrong type or out of range.
+        ConfigError: an unknown key (with near names), or a value of the wrong type or out of range.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)

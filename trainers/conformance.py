@@ -1,16 +1,17 @@
 """Checks every trainer must pass; run them on your own: `check_trainer(MyAlgorithm())`.
 
-They need no environment: a tabular policy samples synthetic episodes in which every token's probability is
-known exactly.
+Credit and loss are checked on synthetic episodes of a tabular policy, in which every token's probability is known
+exactly; `configure_env` and `collect` in a small environment (conformance_rollouts.py).
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -26,8 +27,9 @@ from searchgym.errors import CheckpointError, TrainingError
 from searchgym.retriever import Hit
 from searchgym.verdict import Verdict
 
-from .algorithm import Algorithm
+from .algorithm import Algorithm, Loss, TrainContext
 from .batch import Batch, micro_batches, pack
+from .conformance_rollouts import check_collect
 from .credit import Credit
 from .groups import Group, Groups, drop_invalid
 
@@ -93,7 +95,16 @@ def make_episode(
     task_id: str = "task",
     valid: bool = True,
 ) -> Episode:
-    """An episode around given tokens: searches in every round but the last, which answers and is rewarded."""
+    """An episode around given tokens: searches in every round but the last, which answers and is rewarded.
+
+    Args:
+        segments: the tokens.
+        reward: of the last round.
+        episode_id: the episode's id.
+        group_id: its group's id.
+        task_id: its question.
+        valid: False: a retrieval failure cut it short.
+    """
     count = 1 + max(max(s.rounds) for s in segments)
     reason = StopReason.ANSWERED if valid else StopReason.RETRIEVAL_FAILED
     rounds = [_make_round(f"{episode_id}/{r}", r, final=r == count - 1, reward=reward) for r in range(count)]
@@ -133,8 +144,8 @@ def synthetic_groups(
 ) -> list[Group]:
     """Groups of episodes of one to four rounds with unequal rewards; every third has a segment per round.
 
-    All rounds are judged; some searches are feedback acts instead, which nobody judges. What came back is one of
-    four texts, some of them alike: clusters of them depend on the order unless somebody sorts them.
+    All rounds are judged; some searches are feedback acts instead, which are not. Observations are one of four
+    texts, some of them alike, so that clusters of them depend on their order unless they are sorted.
     """
     rng, verdicts = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     made: list[Group] = []
@@ -155,20 +166,28 @@ def synthetic_groups(
     return made
 
 
-def check_trainer(algorithm: Algorithm, seed: int = 0) -> None:
+def check_trainer(algorithm: Algorithm, seed: int = 0, env_options: Mapping[str, Any] | None = None) -> None:
     """Check that an algorithm keeps the contract of `Algorithm`.
 
-    It runs select, prepare, credit and loss on synthetic groups, and checks that credit has the right shape and
-    is finite, does not depend on the order inside a group, survives dropped episodes, and is zero in groups of equal
-    rewards if the algorithm declares itself `group_relative`; that `prepare` leaves the
-    weights alone and fills its columns; and that the loss is a finite scalar with finite gradients that adds up
-    over micro-batches. `collect` needs an environment and is not checked.
+    - `configure_env` returns a configuration; `collect` returns groups of one question and one group id each, with
+      distinct episodes and the log-probabilities of the policy that played, and leaves the weights alone.
+    - `credit` has the right shape and is finite, does not depend on the order inside a group, survives dropped
+      episodes, and is zero in groups of equal rewards if the algorithm declares itself `group_relative`.
+    - `prepare` leaves the weights alone and fills its columns.
+    - The loss is a finite scalar with finite gradients that add up over micro-batches.
+
+    Args:
+        algorithm: as constructed.
+        seed: random seed.
+        env_options: arguments of the environment that `configure_env` needs, e.g. a reward term; by default an
+            environment without judge, and two with the judge `oracle`, are tried.
 
     Raises:
         TrainingError: names the check that failed.
     """
+    untouched = copy.deepcopy(algorithm)
     policy = TabularPolicy(seed=seed)
-    algorithm.setup(policy, np.random.default_rng(seed))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(seed)))
     extra = algorithm.extra_modules()
     if not all(isinstance(module, nn.Module) for module in extra.values()):
         _fail("extra_modules() must return a dict of torch modules")
@@ -181,6 +200,7 @@ def check_trainer(algorithm: Algorithm, seed: int = 0) -> None:
     if algorithm.group_relative:
         _check_equal(algorithm, policy, played)
     _check_loss(algorithm, policy, pack(groups, credit, algorithm.settings.sequence), extra)
+    check_collect(untouched, env_options, seed)
 
 
 def _credit(algorithm: Algorithm, policy: TabularPolicy, played: Sequence[Group]) -> tuple[Groups, Credit]:
@@ -202,7 +222,9 @@ def _credit(algorithm: Algorithm, policy: TabularPolicy, played: Sequence[Group]
     for name, column in groups.columns.items():
         if not torch.isfinite(column).all():
             _fail(f"prepare() left a value that is not finite in column {name!r}")
-    credit = algorithm.credit(groups)
+    credit: object = algorithm.credit(groups)
+    if not isinstance(credit, Credit):
+        _fail(f"credit() returned {credit!r:.60}: return a Credit, e.g. Credit.per_episode(values)")
     pack(groups, credit)  # checks shapes and finiteness
     return groups, credit
 
@@ -253,7 +275,9 @@ def _check_loss(
             p.grad = None
         total = 0.0
         for micro in micro_batches(batch, policy, budget):
-            loss = algorithm.loss(micro, policy.evaluate_tokens(micro.samples))
+            loss: object = algorithm.loss(micro, policy.evaluate_tokens(micro.samples))
+            if not isinstance(loss, Loss):
+                _fail(f"loss() returned {loss!r:.60}: return a Loss, e.g. Loss(batch.total(loss_N))")
             if loss.total.ndim != 0 or not torch.isfinite(loss.total):
                 _fail(f"loss() gave {loss.total!r}: it must be one finite number")
             loss.total.backward()  # type: ignore[no-untyped-call]
@@ -332,5 +356,5 @@ def _observe(episode: Episode, rng: np.random.Generator) -> None:
         round_.observation = after.anchor = f"{first} bbbb cccc {last}"
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     raise TrainingError(f"trainer check failed: {message}")

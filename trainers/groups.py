@@ -1,13 +1,15 @@
-"""What one iteration collected, and the credit it was given.
+"""The episodes an algorithm learns from in one iteration.
 
-Axis suffixes: _G episodes of one group; _R rounds of one episode; _N sampled tokens, flattened over the
-samples of all groups in order (group by group, episode by episode, segment by segment).
+Axis suffixes: _G episodes of one group; _E episodes of all groups, in order; _R rounds of one episode or, in flat
+arrays, of all episodes in order; _N sampled tokens, flattened over the samples of all groups in order (group by group,
+episode by episode, segment by segment).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import overload
 
@@ -45,16 +47,18 @@ class Tokens:
 class Groups(Sequence[Group]):
     """The groups an algorithm learns from in one iteration: a sequence of lists of episodes.
 
-    Raises:
-        TrainingError: rewards that are not one finite number per episode, or tokens of a round that is not there.
+    Args:
+        groups: lists of episodes.
+        rewards: one array per group, the reward of each episode; by default `episode.reward`.
 
     Attributes:
-        rewards: one float64 array per group, the reward of each episode. Read this rather than
-            `episode.reward`: it includes an algorithm's own reward terms and the permuted control.
+        rewards: one float64 array per group. Read this rather than `episode.reward`: it includes an algorithm's own
+            reward terms and the permuted control.
         episodes: all episodes in order.
-        samples: their segments that hold sampled tokens, in order.
         columns: named per-token values that `Algorithm.prepare` adds, each of shape [N].
-        tokens: where each of the N tokens belongs.
+
+    Raises:
+        TrainingError: rewards that are not one finite number per episode.
     """
 
     def __init__(self, groups: Sequence[Group], rewards: Sequence[ArrayLike] | None = None) -> None:
@@ -63,14 +67,7 @@ class Groups(Sequence[Group]):
             rewards = [[episode.reward for episode in group] for group in self._groups]
         self.rewards = [_checked_rewards(r, group) for r, group in zip(rewards, self._groups, strict=True)]
         self.episodes: list[Episode] = list(chain.from_iterable(self._groups))
-        self.samples = [
-            Sample(episode, segment)
-            for episode in self.episodes
-            for segment in episode.segments
-            if 1 in segment.mask
-        ]
         self.columns: dict[str, Tensor] = {}
-        self.tokens = self._locate()
 
     @overload
     def __getitem__(self, index: int) -> Group: ...
@@ -82,27 +79,23 @@ class Groups(Sequence[Group]):
     def __len__(self) -> int:
         return len(self._groups)
 
-    def round_rewards(self, at_end: bool = False) -> NDArray[np.float64]:
-        """What each round paid, all rounds of `episodes` in order: an episode's add up to its entry in `rewards`.
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """The segments of the episodes that hold sampled tokens, in order."""
+        return [
+            Sample(episode, segment)
+            for episode in self.episodes
+            for segment in episode.segments
+            if 1 in segment.mask
+        ]
 
-        The last round pays what `rewards` says beyond the rounds' own (an algorithm's terms, the permuted control).
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Where each of the N sampled tokens belongs.
 
-        Args:
-            at_end: the last round pays everything. The permuted control needs it: what the rounds were paid would
-                still tell the episodes apart.
+        Raises:
+            TrainingError: a token of a round that its episode does not have.
         """
-        counts_E = np.array([len(episode.rounds) for episode in self.episodes], dtype=np.int64)
-        paid_R = np.array([r.reward for episode in self.episodes for r in episode.rounds], dtype=np.float64)
-        if at_end:
-            paid_R = np.zeros_like(paid_R)
-        owner_R = np.repeat(np.arange(len(counts_E)), counts_E)
-        own_E = np.bincount(owner_R, paid_R, len(counts_E))
-        wanted_E = np.array(list(chain.from_iterable(self.rewards)), dtype=np.float64)
-        played_E = counts_E > 0
-        paid_R[(np.cumsum(counts_E) - 1)[played_E]] += (wanted_E - own_E)[played_E]
-        return paid_R
-
-    def _locate(self) -> Tokens:
         number = {id(episode): i for i, episode in enumerate(self.episodes)}
         segments = [sample.segment for sample in self.samples]
         lengths = np.array([len(s.tokens) for s in segments], dtype=np.int64)
@@ -110,16 +103,70 @@ class Groups(Sequence[Group]):
         rounds = np.array(list(chain.from_iterable(s.rounds for s in segments)), dtype=np.int64)
         logprobs = np.array(list(chain.from_iterable(s.logprobs for s in segments)), dtype=np.float32)
         owner = np.array([number[id(sample.episode)] for sample in self.samples], dtype=np.int64)
-        rounds_E = np.array([len(episode.rounds) for episode in self.episodes], dtype=np.int64)
         sample_N = np.repeat(np.arange(len(segments), dtype=np.int64), lengths)[sampled]
         episode_N, round_N = owner[sample_N], rounds[sampled]
-        if (round_N >= rounds_E[episode_N]).any():
-            episode = self.episodes[episode_N[round_N >= rounds_E[episode_N]][0]]
+        outside_N = round_N >= self.round_counts_E[episode_N]
+        if outside_N.any():
+            episode = self.episodes[episode_N[outside_N][0]]
             raise TrainingError(
                 f"episode {episode.episode_id!r} has tokens of a round it does not have (it has "
                 f"{len(episode.rounds)}): segment.rounds must index episode.rounds"
             )
         return Tokens(sample_N, episode_N, round_N, logprobs[sampled])
+
+    @cached_property
+    def round_counts_E(self) -> NDArray[np.int64]:
+        """Number of rounds of each episode."""
+        return np.array([len(episode.rounds) for episode in self.episodes], dtype=np.int64)
+
+    @property
+    def episode_R(self) -> NDArray[np.int64]:
+        """The episode of each round, all rounds of `episodes` in order."""
+        return np.repeat(np.arange(len(self.episodes)), self.round_counts_E)
+
+    @property
+    def round_of_token_N(self) -> NDArray[np.int64]:
+        """The round of each sampled token, counted over all episodes in order."""
+        first_E = np.cumsum(self.round_counts_E) - self.round_counts_E
+        place_N: NDArray[np.int64] = first_E[self.tokens.episode_N] + self.tokens.round_N
+        return place_N
+
+    def round_rewards(self, at_end: bool = False) -> NDArray[np.float64]:
+        """The reward of each round, all rounds of `episodes` in order; an episode's add up to its entry in `rewards`.
+
+        The last round gets what `rewards` holds beyond the rounds' own (an algorithm's terms, the permuted control).
+
+        Args:
+            at_end: the last round gets everything. The permuted control needs this: the rewards of single rounds
+                would still tell the episodes apart.
+        """
+        paid_R = np.array([r.reward for episode in self.episodes for r in episode.rounds], dtype=np.float64)
+        if at_end:
+            paid_R = np.zeros_like(paid_R)
+        own_E = np.bincount(self.episode_R, paid_R, len(self.episodes))
+        wanted_E = np.array(list(chain.from_iterable(self.rewards)), dtype=np.float64)
+        played_E = self.round_counts_E > 0
+        paid_R[(np.cumsum(self.round_counts_E) - 1)[played_E]] += (wanted_E - own_E)[played_E]
+        return paid_R
+
+    def token_rewards(self, at_end: bool = False) -> NDArray[np.float64]:
+        """The reward of each round at its last sampled token, [N], for methods whose time steps are tokens.
+
+        A round without sampled tokens pays at the last token before it, or, where there is none, at the episode's
+        first token. Rewards of episodes without any sampled token are left out.
+
+        Args:
+            at_end: see `round_rewards`.
+        """
+        tokens_E = np.bincount(self.tokens.episode_N, minlength=len(self.episodes))
+        first_E = np.cumsum(tokens_E) - tokens_E
+        # Tokens are in order of their rounds, so a round's last token stands before the first of the next round.
+        last_R = np.searchsorted(self.round_of_token_N, np.arange(len(self.episode_R)), "right") - 1
+        place_R = np.maximum(last_R, first_E[self.episode_R])
+        acted_R = tokens_E[self.episode_R] > 0
+        rewards_N = np.zeros(len(self.tokens.episode_N))
+        np.add.at(rewards_N, place_R[acted_R], self.round_rewards(at_end)[acted_R])
+        return rewards_N
 
 
 def _checked_rewards(rewards: ArrayLike, group: Group) -> NDArray[np.float64]:
@@ -132,7 +179,7 @@ def _checked_rewards(rewards: ArrayLike, group: Group) -> NDArray[np.float64]:
         at = int(np.flatnonzero(~np.isfinite(r_G))[0])
         raise TrainingError(
             f"the reward of episode {group[at].episode_id!r} (task {group[at].task_id!r}) is {r_G[at]}: rewards must "
-            "be finite; look at the reward term or the trainer's rewards() that made it"
+            "be finite; check the reward term or the trainer's rewards() that computed it"
         )
     return r_G
 
@@ -143,23 +190,23 @@ def sampled_tokens(episode: Episode) -> int:
 
 
 def drop_invalid(groups: Sequence[Group]) -> tuple[list[Group], dict[str, int]]:
-    """Leave out what says nothing about the policy.
+    """Drop what carries no information about the policy.
 
-    Episodes with `valid_for_training` False go; a group of several that is left with one goes too (there is
-    nothing to compare it with); so does a group left with none.
+    Episodes with `valid_for_training` False are dropped. So is a group that they leave with one of several episodes
+    (there is nothing to compare it with), and a group that they leave empty.
 
     Returns:
-        The groups kept, and counts: "invalid_episodes", "left_alone_groups", "lost_groups".
+        The groups kept, and counts: "invalid_episodes", "singleton_groups", "empty_groups".
     """
     kept: list[Group] = []
-    counts = {"invalid_episodes": 0, "left_alone_groups": 0, "lost_groups": 0}
+    counts = {"invalid_episodes": 0, "singleton_groups": 0, "empty_groups": 0}
     for group in groups:
         valid = [episode for episode in group if episode.valid_for_training]
         counts["invalid_episodes"] += len(group) - len(valid)
         if len(valid) == 1 and len(group) > 1:
-            counts["left_alone_groups"] += 1
+            counts["singleton_groups"] += 1
         elif not valid:
-            counts["lost_groups"] += 1
+            counts["empty_groups"] += 1
         else:
             kept.append(valid)
     return kept, counts

@@ -88,7 +88,7 @@ def whiten(
 def discounted_sums(
     values_N: NDArray[np.float64], owner_N: NDArray[np.int64], discount: float
 ) -> NDArray[np.float64]:
-    """Σ_{j≥k} discount^{j−k} x_j, to the end of the values of the same owner; of many owners in one go.
+    """Σ_{j≥k} discount^{j−k} x_j over the values of the same owner, for many owners at once.
 
     Args:
         values_N: x, the values of one owner in order, then those of the next.
@@ -194,11 +194,11 @@ def kl_estimate(logprobs_N: Tensor, ref_logprobs_N: Tensor, estimator: KLEstimat
 
 
 def token_weights(
-    sequence_N: NDArray[np.int64], counted_N: NDArray[np.bool_], mode: Aggregation, length: int
+    sequence_N: NDArray[np.int64], loss_mask_N: NDArray[np.bool_], mode: Aggregation, length: int
 ) -> NDArray[np.float32]:
     """Weights that turn per-token losses into the minibatch's loss: loss = Σ_N weight · loss_N.
 
-    Every aggregation is linear, so a weight per token says it all, and cutting a minibatch into micro-batches
+    Every aggregation is linear, so a weight per token is sufficient, and the division of a minibatch into micro-batches
     changes nothing.
 
     - "seq-mean-token-mean" (GRPO): mean over a sequence's tokens, then over sequences.
@@ -207,11 +207,11 @@ def token_weights(
 
     Args:
         sequence_N: which sequence each token belongs to (any integers).
-        counted_N: False for tokens that do not enter the loss.
+        loss_mask_N: False for tokens that do not enter the loss.
         mode: one of the three.
         length: the constant of the third mode.
     """
-    weights_N: NDArray[np.float64] = counted_N.astype(np.float64)
+    weights_N: NDArray[np.float64] = loss_mask_N.astype(np.float64)
     if mode == "token-mean":
         weights_N /= max(weights_N.sum(), 1.0)
         return weights_N.astype(np.float32)

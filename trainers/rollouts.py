@@ -1,8 +1,9 @@
-"""Who plays an iteration's groups: this process, all processes, or workers; now, or while the last update runs.
+"""How an iteration's groups are played: in this process, in all processes or by workers; now, or during an update.
 
-`Algorithm.play` is what an algorithm's `collect` calls. As it stands it is `play_groups`: the policy plays everything
-with one random generator. With `streams=episode` it is `Seeded`: a seed is drawn for every group, and whoever gets
-the order (task, size, seed) plays the same episodes. `PlayAhead` collects the next iteration in a thread.
+An algorithm's `collect` plays through `TrainContext.play`. With `streams=run` that is `play_groups`: the policy plays
+everything with one random generator. With `streams=episode` it is `SeededRollouts`, which draws a seed for every group:
+a request (task, size, seed) gives the same episodes in every process. `PrefetchCollector` collects the next iteration
+in a thread while the current one is learned from.
 """
 
 from __future__ import annotations
@@ -21,36 +22,37 @@ import torch
 
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import load_episodes, save_episodes
+from searchgym.episode import Episode, load_episodes, save_episodes
 from searchgym.errors import TrainingError
 from searchgym.rollouts.collection import collect
 
 from .groups import Group
-from .processes import current
+from .processes import world
 
 __all__ = [
-    "Order",
     "Play",
-    "PlayAhead",
-    "PlayOrders",
-    "Seeded",
+    "PrefetchCollector",
+    "RolloutRequest",
+    "RunRequests",
+    "SeededRollouts",
     "Workers",
     "check_same",
     "copy_weights",
     "load_groups",
-    "play_orders",
+    "play_groups",
+    "run_requests",
     "save_groups",
 ]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """A group to be played.
+class RolloutRequest:
+    """A group to play.
 
     Attributes:
         task_id: the question.
-        size: how many episodes.
-        seed: of everything random in it.
+        size: number of episodes.
+        seed: seeds all randomness of the group.
     """
 
     task_id: str
@@ -59,7 +61,7 @@ class Order:
 
 
 class Play(Protocol):
-    """Plays every task `group_size` times; one group each."""
+    """Plays every task `group_size` times; returns one group per task."""
 
     def __call__(
         self,
@@ -71,49 +73,82 @@ class Play(Protocol):
     ) -> list[Group]: ...
 
 
-PlayOrders = Callable[[Policy, SearchVectorEnv, Sequence[Order]], list[Group]]
-"""Plays groups that are ordered; the groups come in the order of the orders."""
+RunRequests = Callable[[Policy, SearchVectorEnv, Sequence[RolloutRequest]], list[Group]]
+"""Plays requested groups; returns them in the order of the requests."""
 
 
 class Workers(Protocol):
-    """`PlayOrders` by other processes.
+    """`RunRequests` in other processes.
 
     Attributes:
-        lost: how many of them died so far.
+        lost: number of workers that have died so far.
     """
 
     lost: int
 
-    def __call__(self, policy: Policy, envs: SearchVectorEnv, orders: Sequence[Order]) -> list[Group]: ...
+    def __call__(
+        self, policy: Policy, envs: SearchVectorEnv, requests: Sequence[RolloutRequest]
+    ) -> list[Group]: ...
 
 
-def play_orders(policy: Policy, envs: SearchVectorEnv, orders: Sequence[Order]) -> list[Group]:
-    """Play them here, all together."""
-    if not orders:
-        return []
-    sources = [random.Random(order.seed) for order in orders]
-    groups = [f"g{source.getrandbits(64):016x}" for source in sources]
-    episodes = iter(
-        collect(
-            envs,
-            policy,
-            [order.task_id for order in orders for _ in range(order.size)],
-            group_ids=[g for g, order in zip(groups, orders, strict=True) for _ in range(order.size)],
-            seeds=[s.getrandbits(64) for s, o in zip(sources, orders, strict=True) for _ in range(o.size)],
-        )
+def play_groups(
+    policy: Policy, envs: SearchVectorEnv, task_ids: Sequence[str], group_size: int, rng: np.random.Generator
+) -> list[Group]:
+    """Play every task `group_size` times in this process.
+
+    Args:
+        policy: plays, sampling from its own generator.
+        envs: the environments.
+        task_ids: the questions.
+        group_size: episodes per question.
+        rng: draws group and episode ids.
+
+    Returns:
+        One group per task, each with a newly drawn group id.
+    """
+    group_ids = [f"g{rng.integers(2**63):016x}" for _ in task_ids]
+    episodes = collect(
+        envs,
+        policy,
+        [task for task in task_ids for _ in range(group_size)],
+        group_ids=[group for group in group_ids for _ in range(group_size)],
+        ids=random.Random(int(rng.integers(2**63))),
     )
-    return [[next(episodes) for _ in range(order.size)] for order in orders]
+    return [episodes[i : i + group_size] for i in range(0, len(episodes), group_size)]
 
 
-class Seeded:
-    """A `Play` whose groups have seeds: the processes share them out, and each plays its own with `play`.
+def run_requests(policy: Policy, envs: SearchVectorEnv, requests: Sequence[RolloutRequest]) -> list[Group]:
+    """Play requested groups in this process, all together."""
+    if not requests:
+        return []
+    sources = [random.Random(request.seed) for request in requests]
+    groups = [f"g{source.getrandbits(64):016x}" for source in sources]
+    played: Sequence[Episode] = collect(
+        envs,
+        policy,
+        [request.task_id for request in requests for _ in range(request.size)],
+        group_ids=[
+            group for group, request in zip(groups, requests, strict=True) for _ in range(request.size)
+        ],
+        seeds=[
+            s.getrandbits(64)
+            for s, request in zip(sources, requests, strict=True)
+            for _ in range(request.size)
+        ],
+    )
+    episodes = iter(played)
+    return [[next(episodes) for _ in range(request.size)] for request in requests]
+
+
+class SeededRollouts:
+    """A `Play` whose groups have seeds, so that the processes of a run can divide them.
 
     Args:
         generator: draws the seeds; the same in all processes.
-        play: plays the orders of this process.
+        play: plays the requests of this process.
     """
 
-    def __init__(self, generator: np.random.Generator, play: PlayOrders = play_orders) -> None:
+    def __init__(self, generator: np.random.Generator, play: RunRequests = run_requests) -> None:
         self._generator, self._play = generator, play
 
     def __call__(
@@ -124,34 +159,35 @@ class Seeded:
         group_size: int,
         rng: np.random.Generator,
     ) -> list[Group]:
-        orders = [Order(task, group_size, int(self._generator.integers(2**63))) for task in task_ids]
-        processes = current()
-        return processes.merge(self._play(policy, envs, processes.share(orders)))
+        requests = [
+            RolloutRequest(task, group_size, int(self._generator.integers(2**63))) for task in task_ids
+        ]
+        return world().all_gather_ordered(self._play(policy, envs, world().shard(requests)))
 
 
-class PlayAhead:
-    """Collects in a thread with a copy of the policy, while the policy itself is updated.
+class PrefetchCollector:
+    """Collects in a thread with a copy of the policy while the policy itself is updated.
 
     Args:
-        twin: another agent of the policy's kind; gets its weights whenever a collection starts.
+        rollout_policy: another agent of the policy's kind; gets the policy's weights at each `start`.
         collect: plays an iteration with the policy it is given.
 
     Attributes:
-        running: whether it was started and not waited for.
+        running: whether a collection was started and not yet waited for.
     """
 
-    def __init__(self, twin: Policy, collect: Callable[[Policy], list[Group]]) -> None:
-        self._twin, self._collect = twin, collect
+    def __init__(self, rollout_policy: Policy, collect: Callable[[Policy], list[Group]]) -> None:
+        self._rollout_policy, self._collect = rollout_policy, collect
         self._thread: threading.Thread | None = None
         self._groups: list[Group] = []
         self._error: BaseException | None = None
         self.running = False
 
     def start(self, policy: Policy) -> None:
-        """Begin to collect with the weights the policy has now."""
-        copy_weights(policy, self._twin)
+        """Start collecting with the policy's current weights."""
+        copy_weights(policy, self._rollout_policy)
         self.running = True
-        # A daemon: an interrupted run does not wait for episodes nobody will learn from.
+        # A daemon thread, so that an interrupted run does not wait for episodes it will not learn from.
         self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
         self._thread.start()
 
@@ -166,41 +202,41 @@ class PlayAhead:
 
     def _run(self) -> None:
         try:
-            self._groups = self._collect(self._twin)
+            self._groups = self._collect(self._rollout_policy)
         except BaseException as error:
             self._error = error
 
 
 @torch.no_grad()
-def copy_weights(policy: Policy, twin: Policy) -> None:
-    """Make another agent of the same kind play as the policy does now."""
-    full = current().full
+def copy_weights(policy: Policy, rollout_policy: Policy) -> None:
+    """Copy weights, version and sampling settings into another agent of the same kind."""
+    full = world().full
     for source, target in zip(
         chain(policy.module.parameters(), policy.module.buffers()),
-        chain(twin.module.parameters(), twin.module.buffers()),
+        chain(rollout_policy.module.parameters(), rollout_policy.module.buffers()),
         strict=True,
     ):
         target.copy_(full(source))
     settings: dict[str, Any] = {n: getattr(policy, n) for n in ("version", "temperature", "top_p", "greedy")}
     for name, value in settings.items():
-        setattr(twin, name, value)
+        setattr(rollout_policy, name, value)
 
 
 def check_same(groups: Sequence[Group]) -> None:
-    """Hold the episodes of all processes together.
+    """Verify that all processes hold the same episodes.
 
     Raises:
-        TrainingError: they differ: an algorithm's `collect` played them without `self.play`.
+        TrainingError: they differ: an algorithm's `collect` did not play through `context.play`.
     """
-    if current().count == 1:
+    if world().count == 1:
         return
     digest = hashlib.sha256()
     for episode in chain.from_iterable(groups):
         digest.update(repr((episode.episode_id, [segment.tokens for segment in episode.segments])).encode())
-    if len(set(current().gather(digest.hexdigest()))) > 1:
+    if len(set(world().gather(digest.hexdigest()))) > 1:
         raise TrainingError(
-            "the processes of this run hold different episodes: the trainer's collect() must play through self.play, "
-            "which shares them out, and draw from nothing that differs between processes"
+            "the processes of this run hold different episodes: the trainer's collect() must play through "
+            "self.context.play, which divides the work, and must not use randomness that differs between processes"
         )
 
 
@@ -210,7 +246,7 @@ def save_groups(path: Path, groups: Sequence[Group]) -> None:
 
 
 def load_groups(path: Path) -> list[Group]:
-    """Read what `save_groups` wrote; an empty group is not found again.
+    """Read what `save_groups` wrote, without empty groups.
 
     Raises:
         EpisodeFileError: the file is damaged.

@@ -1,4 +1,4 @@
-"""Which questions come next: a seeded permutation of the split, epoch after epoch."""
+"""The order of the training questions: a seeded permutation of the split, epoch after epoch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["TaskSampler"]
 
 
 class TaskSampler:
-    """Gives the task ids of each iteration; every question once before any comes a second time.
+    """Gives the task ids of each iteration; every question occurs once before any occurs a second time.
 
-    The order depends on (seed, epoch) alone, so `drawn`, the number of tasks given so far, is the whole state.
+    The order depends on (seed, epoch) alone, so `drawn`, the number of tasks given so far, is the entire state.
 
     Args:
         task_ids: the questions to draw from.
@@ -33,7 +33,11 @@ class TaskSampler:
         self._order = np.arange(0)
 
     def draw(self, count: int | None = None) -> list[str]:
-        """The next task ids: an iteration's `count`, or as many as asked for."""
+        """The next task ids.
+
+        Args:
+            count: how many; default: those of an iteration.
+        """
         drawn = [self._task(self.drawn + i) for i in range(self.count if count is None else count)]
         self.drawn += len(drawn)
         return drawn

@@ -264,7 +264,7 @@ class HFAgent(TokenPolicy):
             return self.adapter.disabled
         return super().freeze_reference()
 
-    def shardable(self) -> nn.Module | None:
+    def fsdp_module(self) -> nn.Module | None:
         """See `Policy`. Only where passes go through the model's own forward (`attention`)."""
         decoder: nn.Module | None = (
             self.model.get_decoder() if isinstance(self.network, ModelNetwork) else None

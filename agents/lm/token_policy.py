@@ -48,7 +48,7 @@ class TokenPolicy(Policy):
         mask = sample.segment.mask
         return max((i for i in range(len(mask) - 1, 0, -1) if mask[i]), default=0)
 
-    def cut(self, samples: Sequence[Sample], budget: int) -> list[list[int]]:
+    def micro_batches(self, samples: Sequence[Sample], budget: int) -> list[list[int]]:
         """See `Policy`. Samples that begin alike stay together, and what they share costs once."""
         paths = [tuple(sample.segment.tokens[: self.cost(sample)]) for sample in samples]
         if 0 < sum(map(len, paths)) <= budget:

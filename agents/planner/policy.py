@@ -88,8 +88,8 @@ class PlannerPolicy(Policy):
     def freeze_reference(self) -> Callable[[], AbstractContextManager[None]]:
         return self.policy.freeze_reference()
 
-    def shardable(self) -> nn.Module | None:
-        return self.policy.shardable()
+    def fsdp_module(self) -> nn.Module | None:
+        return self.policy.fsdp_module()
 
     def costs(self) -> dict[str, float]:
         return self.agent.costs()
@@ -97,8 +97,8 @@ class PlannerPolicy(Policy):
     def cost(self, sample: Sample) -> int:
         return self.policy.cost(sample)
 
-    def cut(self, samples: Sequence[Sample], budget: int) -> list[list[int]]:
-        return self.policy.cut(samples, budget)
+    def micro_batches(self, samples: Sequence[Sample], budget: int) -> list[list[int]]:
+        return self.policy.micro_batches(samples, budget)
 
     def save(self, directory: Path) -> None:
         """The trained part's weights, as it saves them itself."""

@@ -197,12 +197,12 @@ def test_a_cut_keeps_rollouts_of_a_question_together_and_changes_nothing(env: Se
     agent = taught_agent(seed=3)
     given = samples(play(env, agent))
     given = [given[i] for i in torch.randperm(len(given), generator=torch.Generator().manual_seed(0))]
-    (whole,) = agent.cut(given, 10**9)
-    parts = agent.cut(given, 600)
+    (whole,) = agent.micro_batches(given, 10**9)
+    parts = agent.micro_batches(given, 600)
     assert sorted(i for part in parts for i in part) == whole == list(range(len(given)))
     groups = {given[i].episode.group_id for i in whole}
     assert sum(len({given[i].episode.group_id for i in part}) for part in parts) < len(groups) + len(parts)
-    assert agent.cut([], 600) == []
+    assert agent.micro_batches([], 600) == []
     gradients = []
     for cut in ([whole], parts):
         agent.module.zero_grad()

@@ -1,19 +1,17 @@
-"""What credit and packing take of a training iteration, for every trainer, with both small policies.
+"""The share of credit and packing in a training iteration, for every trainer, with both small policies.
 
 python tests/benchmarks/bench_credit.py [ITERATIONS]
 
-Credit and packing: dropping and selecting groups, credit, packing, cutting minibatches and micro-batches. The iteration:
-these, and playing, forward passes before credit, and the update. Seconds are of one core (CPU time of the process,
-torch on one thread), so that other work on the machine changes little.
+Credit and packing: dropping and selecting groups, credit, packing, dividing into minibatches and micro-batches. The
+iteration: these, and rollouts, forward passes before credit, and the update. Seconds are CPU time of the process with
+torch on one thread, so that other work on the machine has little influence.
 """
 
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from unittest.mock import patch
 
 from searchgym import plugins
@@ -22,9 +20,10 @@ from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.env.vector import make_vec
 from searchgym.trainers.algorithm import training_envs
 from searchgym.trainers.config import make_config
-from searchgym.trainers.runs.directory import RunDirectory
+from searchgym.trainers.learner import learner
 from searchgym.trainers.tasks import TaskSampler
 from searchgym.trainers.training import loop
+from searchgym.trainers.training.parts import Parts
 
 JUDGED = {"judge": "oracle", "judge_when": "unequal-success"}
 RUNS = [  # trainer, its settings, arguments of the environment
@@ -39,7 +38,7 @@ RUNS = [  # trainer, its settings, arguments of the environment
 
 
 @dataclass
-class CPUWatch(loop._Stopwatch):
+class CPUWatch(loop.Stopwatch):
     """Seconds of this process per part of an iteration."""
 
     @contextmanager
@@ -69,17 +68,16 @@ def measure(agent: str, trainer: str, settings: dict, env_options: dict, iterati
         return cut
 
     with (
-        tempfile.TemporaryDirectory() as directory,
-        RunDirectory.create(Path(directory) / "run", {}) as run,
-        patch.object(loop, "minibatches", timed(loop.minibatches)),
-        patch.object(loop, "micro_batches", timed(loop.micro_batches)),
+        patch.object(learner, "minibatches", timed(learner.minibatches)),
+        patch.object(learner, "micro_batches", timed(learner.micro_batches)),
     ):
-        trainer_loop = loop.Trainer(policy, algorithm, training_envs(algorithm, envs), tasks, config, run)
+        parts = Parts(policy, algorithm, training_envs(algorithm, envs), tasks)
+        training = loop.Loop(parts, config)
         for iteration in range(iterations + 1):
             if iteration == 1:
                 watch.seconds.clear()
                 cutting.seconds.clear()
-            trainer_loop.iterate(watch)
+            training.iterate(watch)
     return {"iteration": sum(watch.seconds.values()), "credit": watch.seconds["credit"], **cutting.seconds}
 
 

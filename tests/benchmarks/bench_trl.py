@@ -32,6 +32,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -190,7 +191,9 @@ def run_ours(options: argparse.Namespace, envs: SearchVectorEnv, tasks: list[str
     from searchgym.trainers.groups import sampled_tokens
     from searchgym.trainers.runs.directory import RunDirectory
     from searchgym.trainers.tasks import TaskSampler
-    from searchgym.trainers.training.loop import Trainer
+    from searchgym.trainers.training.loop import Iteration, Loop
+    from searchgym.trainers.training.parts import Parts
+    from searchgym.trainers.training.trainer import Trainer
 
     rng = np.random.default_rng(0)
     number = {task: n for n, task in enumerate(tasks)}
@@ -209,21 +212,20 @@ def run_ours(options: argparse.Namespace, envs: SearchVectorEnv, tasks: list[str
             self.spent = end[0] - start[0], end[1] - start[1]
             return groups
 
-    class InTurns(Trainer):
-        def iterate(self, watch: Any = None) -> Any:
+    class InTurns(Loop):
+        def iterate(self, watch: Any = None) -> Iteration:
             self.tell()
             go()
             self.started = clock()
-            groups, row = super().iterate(watch)
-            self.played = groups, row
-            return groups, row
+            self.done = super().iterate(watch)
+            return self.done
 
         def tell(self) -> None:
             """Report the iteration before, all that the loop does between two iterations included."""
             if not hasattr(self, "started"):
                 return
             end = clock()
-            groups, row = self.played
+            groups, row = self.done.groups, self.done.metrics
             episodes = [episode for group in groups for episode in group]
             spent = self.algorithm.spent
             lengths = [len(e.segments[0].tokens) for e in episodes]
@@ -265,9 +267,11 @@ def run_ours(options: argparse.Namespace, envs: SearchVectorEnv, tasks: list[str
     )
     algorithm = HalfUnequal({"skip_equal": options.row != OURS[0], "group_size": GROUP})
     with tempfile.TemporaryDirectory() as folder, RunDirectory.create(Path(folder) / "run", {}) as run:
-        trainer = InTurns(agent, algorithm, envs, InOrder(tasks, QUESTIONS, 0), config, run)
+        parts = Parts(agent, algorithm, envs, InOrder(tasks, QUESTIONS, 0))
+        with patch("searchgym.trainers.training.trainer.Loop", InTurns):
+            trainer = Trainer(parts, config, run)
         trainer.run_to_end()
-        trainer.tell()
+        trainer.loop.tell()
 
 
 def clock() -> tuple[float, float]:

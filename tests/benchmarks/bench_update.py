@@ -5,7 +5,7 @@ beginnings that rollouts share.
 
 `searchgym train` with its defaults. After every collection its sequences are evaluated and differentiated in two
 random minibatches, as the update does it, in turns: as the package does it, and with every sequence computed in
-full. `--prompt` puts so many tokens before every sequence, as the system prompt of a larger model would be. Prints
+full. `--prompt` puts this many tokens before every sequence, as the system prompt of a larger model would be. Prints
 one line per way, of medians over the iterations in processor time (other work on the machine does not count), and
 one of the rollouts.
 """
@@ -59,14 +59,14 @@ def main() -> None:
     rollouts: list[tuple[float, int, int]] = []  # seconds, sampled tokens, context tokens
     prompt = tuple(rng.randrange(10, 500) for _ in range(options.prompt))
 
-    collect = loop.Trainer.iterate
-    learn = loop.Trainer._learn
+    collect = loop.Loop.iterate
+    learn = loop.Loop._learn
 
-    def timed(trainer: loop.Trainer, watch: loop._Stopwatch | None = None):
+    def timed(trainer: loop.Loop, watch: loop.Stopwatch | None = None):
         trainer.started = time.process_time()
         return collect(trainer, watch)
 
-    def compare(trainer: loop.Trainer, played, watch):
+    def compare(trainer: loop.Loop, played, drawn, watch):
         seconds = time.process_time() - trainer.started
         agent, samples = trainer.policy, Groups(played).samples
         sampled = sum(sum(s.segment.mask) for s in samples)
@@ -87,13 +87,13 @@ def main() -> None:
             else:
                 seconds, stats = training_pass(agent, halves)
             measured[way].append((seconds, stats.computed_tokens, tokens))
-        return learn(trainer, played, watch)
+        return learn(trainer, played, drawn, watch)
 
     config = make_config({"iterations": options.iterations, "eval_episodes": 0, "checkpoint_every": 1000})
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch.object(loop.Trainer, "iterate", timed),
-        patch.object(loop.Trainer, "_learn", compare),
+        patch.object(loop.Loop, "iterate", timed),
+        patch.object(loop.Loop, "_learn", compare),
     ):
         train(config, Path(folder) / "run")
 

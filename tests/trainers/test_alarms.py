@@ -171,7 +171,7 @@ def test_which_alarms_end_a_run():
     assert parse_stops("") == frozenset()
     assert parse_stops("success, step_kl") == {"success", "step_kl"}
     assert parse_stops("all") == set(ALARMS)
-    with pytest.raises(ConfigError, match=r"names 'sucess', which is no alarm. Did you mean 'success'"):
+    with pytest.raises(ConfigError, match=r"names 'sucess', which is not an alarm. Did you mean 'success'"):
         parse_stops("sucess")
 
 

@@ -10,6 +10,7 @@ import torch
 from searchgym.agents.policy import Sample
 from searchgym.episode import Segment
 from searchgym.errors import TrainingError
+from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.batch import micro_batches, minibatches, pack
 from searchgym.trainers.conformance import TabularPolicy, make_episode, synthetic_groups
@@ -60,7 +61,7 @@ def loss_of(algorithm, policy, batch):
 @pytest.mark.parametrize("aggregation", ["seq-mean-token-mean", "token-mean", "seq-mean-token-sum-norm"])
 def test_loss_equals_the_slow_version(policy, groups, aggregation):
     algorithm = GRPO({"aggregation": aggregation, "loss_length": 20})
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     with torch.no_grad():  # move away from the weights that sampled, so that ratios differ from 1 and clip
         policy.module.weight += torch.randn(8, 8, generator=torch.Generator().manual_seed(0)) * 0.5
     batch = pack(groups, algorithm.credit(groups)).weighted(aggregation, 20)
@@ -70,7 +71,7 @@ def test_loss_equals_the_slow_version(policy, groups, aggregation):
 
 def test_micro_batches_change_nothing(policy, groups):
     algorithm = GRPO()
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     batch = pack(groups, algorithm.credit(groups)).weighted("seq-mean-token-mean", 1)
     parts = list(micro_batches(batch, policy, 30))
     assert len(parts) > 3
@@ -95,7 +96,7 @@ def test_gradient_is_zero_on_tokens_that_were_not_sampled():
         make_episode([segment], reward, episode_id=f"e{reward}", group_id="g") for reward in (1.0, 0.0, 0.0)
     ]
     algorithm = GRPO()
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     groups = Groups([group])
     batch = pack(groups, algorithm.credit(groups)).weighted("token-mean", 1)
     # Advantages of a group add up to zero and the three episodes are alike: weigh one, or all gradients vanish.
@@ -109,7 +110,7 @@ def test_minibatches_cover_every_episode_once_and_keep_its_segments_together(gro
     batch = pack(groups, Credit.per_episode([[1.0] * 4] * 3))
     seen = []
     for part in minibatches(batch, 3, "token-mean", 1, np.random.default_rng(0)):
-        assert part.weight_N.sum().item() == pytest.approx(1.0)
+        assert part.loss_weight_N.sum().item() == pytest.approx(1.0)
         seen.append({s.episode.episode_id for s in part.samples})
     assert sorted(len(s) for s in seen) == [4, 4, 4]
     assert len(set().union(*seen)) == 12
@@ -131,7 +132,7 @@ def test_cutting_an_episode_into_segments_does_not_change_the_loss(policy):
     joined = Segment([1, 2, 3, 4, 5], [0, 1, 1, 0, 1], [0.0, -1.5, -2.0, 0.0, -1.0], [0, 0, 0, 1, 1])
     other = Segment([1, 3], [0, 1], [0.0, -2.0], [0, 0])
     algorithm = GRPO()
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     losses = []
     for segments in ([first, second], [joined]):
         groups = Groups([[
@@ -157,9 +158,9 @@ def branches(rewards):
 def test_a_round_shared_by_branches_enters_the_loss_once_with_the_mean_of_its_credit():
     groups = Groups([branches([1.0, 0.0, 0.0])])
     batch = pack(groups, Credit.per_round([[[0.9, 0.1], [0.3, 0.2], [0.0, 0.3]]]))
-    counted = batch.advantages_N[batch.counted_N]
+    counted = batch.advantages_N[batch.loss_mask_N]
     assert counted.tolist() == pytest.approx([0.4, 0.4, 0.1, 0.2, 0.3])
-    assert batch.weighted("token-mean", 1).weight_N[~batch.counted_N].tolist() == [0.0] * 4
+    assert batch.weighted("token-mean", 1).loss_weight_N[~batch.loss_mask_N].tolist() == [0.0] * 4
 
 
 def test_a_sample_whose_tokens_all_stand_elsewhere_is_dropped():
@@ -228,7 +229,7 @@ def test_tokens_of_a_round_that_is_missing_are_refused(groups):
     episode = replace(groups[0][0])
     episode.rounds = episode.rounds[:-1]
     with pytest.raises(TrainingError, match="tokens of a round it does not have"):
-        Groups([[episode]])
+        Groups([[episode]]).tokens  # noqa: B018
 
 
 def test_invalid_episodes_are_dropped_and_counted():
@@ -242,14 +243,14 @@ def test_invalid_episodes_are_dropped_and_counted():
 
     kept, counts = drop_invalid([group(1, 1, 0), group(1, 0, 0), group(0, 0), group(1), group(1, 1)])
     assert [len(g) for g in kept] == [2, 1, 2]
-    assert counts == {"invalid_episodes": 5, "left_alone_groups": 1, "lost_groups": 1}
+    assert counts == {"invalid_episodes": 5, "singleton_groups": 1, "empty_groups": 1}
 
 
 def test_parts_stay_within_the_budget(policy):
     segments = [Segment([1] * n, [0] + [1] * (n - 1), [0.0] * n, [0] * n) for n in (5, 9, 2, 30, 4)]
     samples = [Sample(make_episode([s], 0.0, episode_id="e", group_id="g"), s) for s in segments]
-    assert policy.cut(samples, 12) == [[3], [1], [0, 4, 2]]
-    assert policy.cut([], 12) == []
+    assert policy.micro_batches(samples, 12) == [[3], [1], [0, 4, 2]]
+    assert policy.micro_batches([], 12) == []
 
 
 def test_sample_without_sampled_tokens_is_no_sample():

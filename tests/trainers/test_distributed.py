@@ -84,7 +84,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
         assert status == 0, f"process {rank}:\n{output}"
     for name, changes in RUNS.items():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("searchgym.trainers.training.loop.draw_curve", lambda path, rows: None)
+            patch.setattr("searchgym.trainers.training.recorder.draw_curve", lambda path, rows: None)
             train({**BASE, **changes, "streams": "episode"}, one / name)
     return one, two
 
@@ -105,6 +105,11 @@ def close(one: object, two: object, where: str) -> None:
         assert one.keys() == two.keys(), where
         for key in one:
             close(one[key], two[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert isinstance(two, list)
+        assert len(one) == len(two), where
+        for i, (a, b) in enumerate(zip(one, two, strict=True)):
+            close(a, b, f"{where}[{i}]")
     elif isinstance(one, float):
         assert math.isclose(one, two, rel_tol=1e-3, abs_tol=2e-5), (where, one, two)  # type: ignore[arg-type]
     else:
@@ -168,7 +173,7 @@ def shares(count: int, groups: list[str], costs: list[int]) -> list[list[int]]:
     for rank in range(count):
         process = Distributed.__new__(Distributed)
         process.rank, process.count = rank, count
-        owned.append(process.own(policy, samples))
+        owned.append(process.assign(policy, samples))
     return owned
 
 
@@ -188,5 +193,5 @@ def test_shares_are_put_together_in_order():
 
     process = Told.__new__(Told)
     process.rank, process.count, process._playing = 1, 3, None
-    assert list(process.share(range(10))) == [1, 4, 7]
-    assert process.merge([1, 4, 7]) == list(range(10))
+    assert list(process.shard(range(10))) == [1, 4, 7]
+    assert process.all_gather_ordered([1, 4, 7]) == list(range(10))

@@ -8,7 +8,7 @@ import torch
 from toy_bandit import VOCABULARY, ToyGRPO, make_trainer
 
 from searchgym.errors import CheckpointError, TrainingError
-from searchgym.trainers.algorithm import Loss
+from searchgym.trainers.algorithm import Loss, TrainContext
 from searchgym.trainers.algorithms.ppo import PPO
 from searchgym.trainers.conformance import TabularPolicy
 from searchgym.trainers.credit import Credit
@@ -60,7 +60,7 @@ def test_the_minibatch_gives_the_same_loss_again(tmp_path):
     torch.testing.assert_close(outputs.logprobs_N.detach(), batch.old_logprobs_N, atol=0.5, rtol=0.0)
     assert not torch.isfinite(algorithm.loss(batch, outputs).total)
     healthy = ToyGRPO({"group_size": 8})
-    healthy.setup(again, np.random.default_rng(0))
+    healthy.setup(TrainContext(again, np.random.default_rng(0)))
     assert torch.isfinite(healthy.loss(batch, outputs).total)
 
 
@@ -118,5 +118,5 @@ def test_the_algorithms_modules_are_saved(tmp_path):
 
 
 def test_no_failure_there(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no failure of a training run"):
+    with pytest.raises(CheckpointError, match="does not hold a complete failure"):
         load_failure(tmp_path)

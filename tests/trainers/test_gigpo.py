@@ -18,6 +18,7 @@ from searchgym.agents.tiny.tokenizer import Tokenizer
 from searchgym.env.vector import make_vec
 from searchgym.episode import Segment, load_episodes
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.gigpo import GiGPO, anchor_states, cluster_texts, state_advantages
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.batch import pack
@@ -28,7 +29,8 @@ from searchgym.trainers.objective import group_advantages
 from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.tasks import TaskSampler
 from searchgym.trainers.training.api import train
-from searchgym.trainers.training.loop import Trainer
+from searchgym.trainers.training.parts import Parts
+from searchgym.trainers.training.trainer import Trainer
 
 
 def walk(states, rewards, name="e", apart=False):
@@ -246,7 +248,7 @@ def test_vectorised_credit_equals_the_plain_one(drawn, gamma, omega, scaled, sta
 
 def test_both_layouts_get_the_same_credit_and_the_same_loss():
     policy, algorithm = TabularPolicy(), GiGPO()
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     losses = []
     for apart in (False, True):
         groups = Groups([[
@@ -298,7 +300,7 @@ def test_groups_without_any_valid_episode_leave_nothing_to_credit():
         episode.valid_for_training = False
     kept, counts = drop_invalid([episodes])
     groups = Groups(kept)
-    assert counts["lost_groups"] == 1
+    assert counts["empty_groups"] == 1
     assert GiGPO().select(groups) == []
     assert len(pack(groups, GiGPO().credit(groups)).samples) == 0
     assert len(pack(groups, GiGPO({"similarity": 0.5, "statistics": "rounds"}).credit(groups)).samples) == 0
@@ -374,7 +376,7 @@ def test_a_language_model_learns_round_by_round_from_rebuilt_contexts(toy, tmp_p
     algorithm = EvenIds({"group_size": 8, "sequence": "segment"})
     with RunDirectory.create(tmp_path / "run", {}) as run:
         result = Trainer(
-            policy, algorithm, envs, TaskSampler(envs.task_ids(), 2, 0), options, run
+            Parts(policy, algorithm, envs, TaskSampler(envs.task_ids(), 2, 0)), options, run
         ).run_to_end()
     assert all(row["sampling_gap"] < 1e-4 for row in result.metrics[1:])
     assert all(row["shared_states"] > 0 for row in result.metrics[1:])

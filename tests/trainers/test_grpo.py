@@ -1,5 +1,6 @@
 """GRPO's variants: each against a slow plain version of its paper's formula, DAPO's four pieces, and learning."""
 
+import inspect
 import math
 
 import numpy as np
@@ -10,8 +11,12 @@ from hypothesis import strategies as st
 from judged_episodes import episode, group_of
 from numpy.testing import assert_allclose
 
+from searchgym.agents.candidate.agent import CandidateAgent
+from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError, TrainingError
-from searchgym.trainers.algorithms.grpo import GRPO, VARIANTS
+from searchgym.trainers.algorithm import TrainContext
+from searchgym.trainers.algorithms.grpo import GRPO, naked_grpo
+from searchgym.trainers.algorithms.variants import VARIANTS
 from searchgym.trainers.batch import pack
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, synthetic_groups
 from searchgym.trainers.credit import Credit
@@ -140,7 +145,7 @@ def test_gspos_loss_and_gradient_are_those_of_the_paper():
     policy = TabularPolicy(seed=3)
     groups = Groups(synthetic_groups(policy, groups=3, seed=5))
     algorithm = GRPO({"variant": "gspo", "clip_low": 0.1, "clip_high": 0.15, "sequence": "segment"})
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     with torch.no_grad():  # away from the weights that sampled
         policy.module.weight += torch.randn(8, 8, generator=torch.Generator().manual_seed(0)) * 0.5
     batch = pack(groups, algorithm.credit(groups), "segment").weighted("seq-mean-token-mean", 1)
@@ -166,7 +171,7 @@ def test_gspos_loss_and_gradient_are_those_of_the_paper():
 
 def test_dapo_clips_higher_above_than_below():
     policy, algorithm = TabularPolicy(), GRPO({"variant": "dapo"})
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     groups = group_of(ended(1.0), ended(1.0), ended(1.0), ended(1.0))
     batch = pack(groups, Credit.per_episode([[1.0, 1.0, -1.0, -1.0]])).weighted("token-mean", 1)
     outputs = policy.evaluate_tokens(batch.samples)
@@ -178,11 +183,11 @@ def test_dapo_clips_higher_above_than_below():
 
 def test_dapo_counts_tokens_and_not_episodes():
     policy, algorithm = TabularPolicy(), GRPO({"variant": "dapo"})
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     groups = group_of(ended(1.0, tokens=1), ended(0.0, tokens=3))
     settings = algorithm.settings
     batch = pack(groups, algorithm.credit(groups)).weighted(settings.aggregation, settings.loss_length)
-    assert_allclose(batch.weight_N, [0.25] * 4)
+    assert_allclose(batch.loss_weight_N, [0.25] * 4)
     assert_allclose(GRPO().credit(groups).to_tokens(groups), algorithm.credit(groups).to_tokens(groups))
 
 
@@ -271,3 +276,34 @@ def test_dapo_learns(tmp_path):
     )  # fmt: skip
     assert result.before["em"].value <= 0.1
     assert result.after["em"].value >= 0.8
+
+
+ENVIRONMENT = {"corpus": WORLD, "types": ["chain"], "hops": [1], "reward": {"em": 1.0, "recall": 0.5}}
+
+
+@pytest.mark.usefixtures("no_curve")
+def test_the_naked_loop_and_the_trainer_make_the_same_weights(tmp_path):
+    envs = make_vec("SearchQA-Terse-v0", 16, **ENVIRONMENT)
+    naked = CandidateAgent()
+    rewards = naked_grpo(naked, envs, iterations=4, questions=12, group_size=4, lr=0.15, epsilon=0.1, seed=3)
+    result = train(
+        trainer="grpo", agent="candidate", iterations=4, questions=12, lr=0.15, seed=3, num_envs=16, eval_episodes=0,
+        env_options=ENVIRONMENT, settings={"group_size": 4, "clip_low": 0.1, "clip_high": 0.1}, run_dir=tmp_path / "run",
+    )  # fmt: skip
+    assert rewards == pytest.approx([row["reward"] for row in result.metrics[1:]])
+    assert naked.version == result.policy.version == 8
+    assert any(row["clip_fraction"] > 0.05 for row in result.metrics[1:])
+    assert any(row["skipped_groups"] > 0 for row in result.metrics[1:])
+    assert naked.module.weight.abs().max() > 0.1
+    torch.testing.assert_close(naked.module.weight, result.policy.module.weight, atol=1e-4, rtol=1e-3)
+
+
+def test_the_naked_loop_is_short():
+    assert len(inspect.getsource(naked_grpo).splitlines()) <= 90
+
+
+def test_the_naked_loop_learns():
+    envs = make_vec("SearchQA-Terse-v0", 64, corpus=WORLD, types=["chain"], hops=[1])
+    rewards = naked_grpo(CandidateAgent(), envs, iterations=16, questions=48, group_size=4)
+    assert np.mean(rewards[:2]) < 0.15
+    assert np.mean(rewards[-2:]) > 0.6

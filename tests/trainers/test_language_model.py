@@ -12,7 +12,8 @@ from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.config import make_config
 from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.tasks import TaskSampler
-from searchgym.trainers.training.loop import Trainer
+from searchgym.trainers.training.parts import Parts
+from searchgym.trainers.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 
@@ -47,7 +48,7 @@ def train(path, corpus, iterations, context=None, **changes):
     algorithm = EvenIds({"group_size": 8, "kl_coef": 0.01})
     opener = RunDirectory.open if path.exists() else lambda p: RunDirectory.create(p, {})
     with opener(path) as run:
-        trainer = Trainer(policy, algorithm, envs, TaskSampler(envs.task_ids(), 2, 0), options, run)
+        trainer = Trainer(Parts(policy, algorithm, envs, TaskSampler(envs.task_ids(), 2, 0)), options, run)
         return trainer.run_to_end()
 
 

@@ -9,7 +9,7 @@ from toy_bandit import TASKS, VOCABULARY, ToyGRPO, make_trainer, play, run_toy
 
 from searchgym.episode import load_episodes
 from searchgym.errors import TrainingError
-from searchgym.trainers.algorithm import Algorithm, Loss
+from searchgym.trainers.algorithm import Algorithm, Loss, TrainContext
 from searchgym.trainers.conformance import TabularPolicy
 from searchgym.trainers.credit import Credit
 from searchgym.trainers.runs.directory import RunDirectory
@@ -43,10 +43,20 @@ def test_rewards_permuted_inside_groups_teach_nothing(tmp_path):
     assert result.after["em"].value <= 0.5
 
 
-def test_plain_algorithm_learns_too(tmp_path):
-    class Plain(Algorithm):
-        collect = ToyGRPO.collect
+class Plain(Algorithm):
+    """The two abstract methods and nothing else: rewards minus their group's mean, and the policy gradient."""
 
+    collect = ToyGRPO.collect
+    uses_ratio = False
+
+    def credit(self, groups):
+        return Credit.per_episode([r_G - r_G.mean() for r_G in groups.rewards])
+
+    def loss(self, batch, outputs):
+        return Loss(batch.total(-batch.advantages_N * outputs.logprobs_N))
+
+
+def test_plain_algorithm_learns_too(tmp_path):
     with RunDirectory.create(tmp_path, {}) as run:
         result = make_trainer(run, Plain({"group_size": 8}), iterations=40).run_to_end()
     assert result.after["em"].value == 1.0
@@ -118,7 +128,7 @@ def test_invalid_episodes_are_dropped_and_counted(tmp_path):
     with RunDirectory.create(tmp_path, {}) as run:
         row = make_trainer(run, Flaky({"group_size": 4}), iterations=1).run_to_end().metrics[-1]
     assert row["invalid_episodes"] == 4
-    assert row["left_alone_groups"] == 1
+    assert row["singleton_groups"] == 1
 
 
 class ExplodingLoss(ToyGRPO):
@@ -156,8 +166,8 @@ def test_credit_of_the_wrong_shape_stops_the_run(tmp_path):
 
 def test_extra_modules_are_optimised_saved_and_resumed(tmp_path):
     class WithCritic(ToyGRPO):
-        def setup(self, policy, rng):
-            super().setup(policy, rng)
+        def setup(self, context):
+            super().setup(context)
             self.critic = torch.nn.Linear(VOCABULARY, 1, bias=False)
             torch.nn.init.zeros_(self.critic.weight)
 
@@ -191,14 +201,13 @@ def test_resample_draws_until_enough_groups_differ():
 
     policy, tasks = TabularPolicy(VOCABULARY), TaskSampler(TASKS, 6, 0)
     algorithm = Counting({"group_size": 4, "resample": 9})
-    algorithm.setup(policy, np.random.default_rng(0))
     drawn = []
 
     def play_groups(policy, envs, task_ids, size, rng):
         drawn.append(list(task_ids))
         return [[play(policy, t, f"{i}", t) for i in range(size)] for t in task_ids]
 
-    algorithm.play = play_groups
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0), play=play_groups))
     groups = algorithm.collect(policy, None, tasks)
     unequal = [g for g in groups if len({e.reward for e in g}) > 1]
     assert len(drawn) > 1

@@ -13,10 +13,10 @@ from toy_bandit import VOCABULARY, make_trainer, run_toy
 
 from searchgym.errors import ConfigError, MissingExtraError
 from searchgym.trainers.conformance import TabularPolicy
-from searchgym.trainers.learner.master_weights import Masters
+from searchgym.trainers.learner.master_weights import MasterWeights
 from searchgym.trainers.learner.optimizers import OPTIMIZERS, check_optimizer, lr_factor, make_optimizer
 from searchgym.trainers.runs.directory import RunDirectory
-from searchgym.trainers.training.loop import Trainer
+from searchgym.trainers.training.loop import Loop
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 
@@ -25,17 +25,17 @@ TORCH = [name for name, (module, _) in OPTIMIZERS.items() if module == "torch.op
 
 def stop_and_resume(path, monkeypatch, at=4, **changes):
     """A run that is interrupted after collecting in iteration `at`, continued to its end."""
-    real = Trainer.iterate
+    real = Loop.iterate
 
     def interrupt(self, watch=None):
-        if self.iteration == at:
+        if self.iteration == at - 1:
             raise KeyboardInterrupt
         return real(self, watch)
 
-    monkeypatch.setattr(Trainer, "iterate", interrupt)
+    monkeypatch.setattr(Loop, "iterate", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_toy(path, **changes)
-    monkeypatch.setattr(Trainer, "iterate", real)
+    monkeypatch.setattr(Loop, "iterate", real)
     return run_toy(path, **changes)
 
 
@@ -216,7 +216,7 @@ def test_steps_too_small_for_bfloat16_add_up(tmp_path):
     with torch.no_grad():
         before = Half().module.weight.clone()
     trainer = run_half(tmp_path, iterations=1, lr=1e-5, settings={"group_size": 8, "skip_equal": False})
-    (master,) = trainer._learner.masters.named(["weight"]).values()
+    (master,) = trainer.loop.learner.master_weights.named(["weight"]).values()
     moved = (master - before.float()).abs()
     assert 0 < moved.max() < 1e-4  # two steps of 1e-5, which bfloat16 cannot show where weights are near 0.1
     assert (trainer.policy.module.weight == before).float().mean() > 0.5
@@ -241,8 +241,8 @@ def test_float32_copies_learn_and_resume_bit_for_bit(tmp_path):
 
 def test_gradients_of_micro_batches_add_up_in_float32():
     weight = torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
-    masters = Masters([weight])
-    with masters.gathering():
+    masters = MasterWeights([weight])
+    with masters.accumulating_grads():
         for part in (1.0, 2.0**-9):  # their sum is no bfloat16 number
             (part * weight).sum().backward()
     assert weight.grad is None

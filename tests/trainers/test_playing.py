@@ -13,7 +13,14 @@ from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError, SearchGymError, TrainingError
 from searchgym.trainers import rollouts
 from searchgym.trainers.algorithms.grpo import GRPO
-from searchgym.trainers.rollouts import Order, PlayAhead, Seeded, check_same, copy_weights, play_orders
+from searchgym.trainers.rollouts import (
+    PrefetchCollector,
+    RolloutRequest,
+    SeededRollouts,
+    check_same,
+    copy_weights,
+    run_requests,
+)
 from searchgym.trainers.training.api import resume, train
 
 pytestmark = pytest.mark.usefixtures("no_curve")
@@ -45,30 +52,30 @@ def weight(result):
 
 def test_a_group_is_its_order(envs):
     tasks = envs.task_ids()
-    orders = [Order(tasks[i], 2, i) for i in range(3)]
+    requests = [RolloutRequest(tasks[i], 2, i) for i in range(3)]
     policy = CandidateAgent(init_std=0.5)
-    together = play_orders(policy, envs, orders)
-    for order, group in zip(orders, together, strict=True):
-        (alone,) = play_orders(policy, envs, [order])
+    together = run_requests(policy, envs, requests)
+    for request, group in zip(requests, together, strict=True):
+        (alone,) = run_requests(policy, envs, [request])
         assert [e.episode_id for e in alone] == [e.episode_id for e in group]
         assert [e.rounds[0].text for e in alone] == [e.rounds[0].text for e in group]
         assert {e.group_id for e in alone} == {e.group_id for e in group}
     assert len({e.group_id for group in together for e in group}) == 3
     assert len({e.episode_id for group in together for e in group}) == 6
-    assert play_orders(policy, envs, []) == []
+    assert run_requests(policy, envs, []) == []
 
 
 def test_orders_come_from_a_generator_of_their_own(envs):
     seen = []
 
-    def play(policy, envs, orders):
-        seen.append(orders)
-        return [[] for _ in orders]
+    def play(policy, envs, requests):
+        seen.append(requests)
+        return [[] for _ in requests]
 
     rng = np.random.default_rng(0)
     before = rng.bit_generator.state
     for _ in range(2):
-        Seeded(np.random.default_rng(5), play)(None, envs, ["a", "b"], 3, rng)
+        SeededRollouts(np.random.default_rng(5), play)(None, envs, ["a", "b"], 3, rng)
     assert rng.bit_generator.state == before
     assert seen[0] == seen[1]
     assert [(o.task_id, o.size) for o in seen[0]] == [("a", 3), ("b", 3)]
@@ -76,14 +83,14 @@ def test_orders_come_from_a_generator_of_their_own(envs):
 
 
 def test_playing_ahead_uses_the_weights_of_its_start(envs):
-    policy, twin = CandidateAgent(init_std=0.5), CandidateAgent()
+    policy, rollout_policy = CandidateAgent(init_std=0.5), CandidateAgent()
     going = threading.Event()
 
     def collect(player):
         going.wait(30)
         return [[float(player.module.weight.detach().sum())]]
 
-    ahead = PlayAhead(twin, collect)
+    ahead = PrefetchCollector(rollout_policy, collect)
     policy.version = 7
     expected = float(policy.module.weight.detach().sum())
     ahead.start(policy)
@@ -92,16 +99,16 @@ def test_playing_ahead_uses_the_weights_of_its_start(envs):
     assert ahead.running
     assert ahead.wait() == [[expected]]
     assert not ahead.running
-    assert twin.version == 7
-    copy_weights(policy, twin)
-    assert float(twin.module.weight.detach().abs().sum()) == 0.0
+    assert rollout_policy.version == 7
+    copy_weights(policy, rollout_policy)
+    assert float(rollout_policy.module.weight.detach().abs().sum()) == 0.0
 
 
 def test_what_goes_wrong_ahead_is_raised_where_it_is_waited_for():
     def collect(player):
         raise TrainingError("the index is gone")
 
-    ahead = PlayAhead(CandidateAgent(), collect)
+    ahead = PrefetchCollector(CandidateAgent(), collect)
     ahead.start(CandidateAgent())
     with pytest.raises(TrainingError, match="the index is gone"):
         ahead.wait()
@@ -153,18 +160,18 @@ def test_a_lagging_run_is_deterministic_and_resumes(tmp_path, monkeypatch):
 def test_nothing_is_collected_after_the_last_iteration(tmp_path, monkeypatch):
     collected = []
 
-    def counting(policy, envs, orders):
-        collected.append(len(orders))
-        return play_orders(policy, envs, orders)
+    def counting(policy, envs, requests):
+        collected.append(len(requests))
+        return run_requests(policy, envs, requests)
 
-    monkeypatch.setattr("searchgym.trainers.training.loop.play_orders", counting)
+    monkeypatch.setattr("searchgym.trainers.training.loop.run_requests", counting)
     train({**CONFIG, "iterations": 2, "rollout_lag": 1}, tmp_path / "run")
     assert collected == [4, 4]
     assert not (tmp_path / "run" / "checkpoints" / "step-000002" / "ahead.jsonl").exists()
 
 
 def test_processes_with_other_episodes_are_found_out(envs, monkeypatch):
-    groups = play_orders(CandidateAgent(), envs, [Order(envs.task_ids()[0], 2, 1)])
+    groups = run_requests(CandidateAgent(), envs, [RolloutRequest(envs.task_ids()[0], 2, 1)])
 
     class Two:
         count = 2
@@ -175,10 +182,10 @@ def test_processes_with_other_episodes_are_found_out(envs, monkeypatch):
         def gather(self, value):
             return [value, self.others or value]
 
-    monkeypatch.setattr(rollouts, "current", lambda: Two(None))
+    monkeypatch.setattr(rollouts, "world", lambda: Two(None))
     check_same(groups)
-    monkeypatch.setattr(rollouts, "current", lambda: Two("something else"))
-    with pytest.raises(TrainingError, match=r"play through self\.play"):
+    monkeypatch.setattr(rollouts, "world", lambda: Two("something else"))
+    with pytest.raises(TrainingError, match=r"self\.context\.play"):
         check_same(groups)
 
 

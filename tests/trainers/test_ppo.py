@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from toy_bandit import VOCABULARY, ToyGRPO, make_trainer
 
 from searchgym.errors import ConfigError
+from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.mt_ppo import MTPPO
 from searchgym.trainers.algorithms.ppo import PPO, gae
 from searchgym.trainers.batch import pack
@@ -24,7 +25,7 @@ WORLD = {"name": "country-terse", "size": 1000, "train": 100, "dev": 20, "test":
 
 def ready(settings=None, kind=PPO):
     algorithm, policy = kind(settings), TabularPolicy(VOCABULARY)
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     return algorithm, policy
 
 

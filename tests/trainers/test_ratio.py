@@ -10,12 +10,17 @@ from toy_bandit import VOCABULARY, ToyGRPO, make_trainer, run_toy
 from searchgym import plugins
 from searchgym.agents.policy import TokenOutputs
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.ppo import PPO
 from searchgym.trainers.algorithms.reinforce import Reinforce
 from searchgym.trainers.algorithms.sft import SFT
 from searchgym.trainers.batch import Batch
 from searchgym.trainers.conformance import TabularPolicy
-from searchgym.trainers.learner.importance import TRAINER, correct, ratio_statistics
+from searchgym.trainers.learner.importance import (
+    TRAINER_LOGPROBS,
+    ratio_statistics,
+    truncated_importance_sampling,
+)
 from searchgym.trainers.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("no_curve")
@@ -26,10 +31,10 @@ ENGINE, TRAINED = torch.tensor([0.5, 0.25, 0.8]).log(), torch.tensor([0.25, 0.5,
 def make_batch(old_N, advantages_N, **columns):
     count = len(old_N)
     index_N = torch.arange(count)
-    share_N = torch.full((count,), 1.0 / count)
+    mean_weight_N = torch.full((count,), 1.0 / count)
     return Batch(
         [], index_N, index_N, torch.zeros_like(index_N), torch.ones(count, dtype=torch.bool),
-        old_N, advantages_N, share_N, share_N, columns,
+        old_N, advantages_N, mean_weight_N, mean_weight_N, columns,
     )  # fmt: skip
 
 
@@ -52,8 +57,8 @@ def test_rounding_is_not_reported():
 
 
 def test_weights_by_hand():
-    batch = make_batch(ENGINE, torch.tensor([1.0, 1.0, -2.0]), **{TRAINER: TRAINED})
-    corrected, metrics = correct(batch, 1.5)
+    batch = make_batch(ENGINE, torch.tensor([1.0, 1.0, -2.0]), **{TRAINER_LOGPROBS: TRAINED})
+    corrected, metrics = truncated_importance_sampling(batch, 1.5)
     torch.testing.assert_close(corrected.advantages_N, torch.tensor([0.5, 1.5, -2.0]))
     assert torch.equal(corrected.old_logprobs_N, TRAINED)
     assert metrics == pytest.approx({"tis_weight": 1.0, "tis_capped": 1 / 3})
@@ -66,15 +71,15 @@ def test_without_a_cap_that_bites_the_gradient_is_the_trainers_own():
     engine_V = torch.tensor([0.7, 0.1, 0.1, 0.1])
     logprobs_V = logits_V.log_softmax(0)
     (exact,) = torch.autograd.grad(-(logprobs_V.exp() * advantages_V).sum(), logits_V, retain_graph=True)
-    batch = make_batch(engine_V.log(), advantages_V, **{TRAINER: logprobs_V.detach()})
+    batch = make_batch(engine_V.log(), advantages_V, **{TRAINER_LOGPROBS: logprobs_V.detach()})
 
     def gradient(batch):
         ratio_V = (logprobs_V - batch.old_logprobs_N).exp()
         loss = -(engine_V * batch.advantages_N * ratio_V).sum()  # at ratio 1 the clip is off
         return torch.autograd.grad(loss, logits_V, retain_graph=True)[0]
 
-    torch.testing.assert_close(gradient(correct(batch, 100.0)[0]), exact)
-    assert (gradient(correct(batch, 1.0)[0]) - exact).abs().max() > 0.05
+    torch.testing.assert_close(gradient(truncated_importance_sampling(batch, 100.0)[0]), exact)
+    assert (gradient(truncated_importance_sampling(batch, 1.0)[0]) - exact).abs().max() > 0.05
 
 
 CORRECTED = sorted(set(plugins.names("trainers")) - {"sft"})
@@ -84,7 +89,7 @@ CORRECTED = sorted(set(plugins.names("trainers")) - {"sft"})
 def test_every_loss_is_linear_in_the_advantage(name):
     """What makes weighing advantages the same as weighing each token's policy gradient."""
     algorithm = plugins.load("trainers", name)({})
-    algorithm.setup(TabularPolicy(VOCABULARY), np.random.default_rng(0))
+    algorithm.setup(TrainContext(TabularPolicy(VOCABULARY), np.random.default_rng(0)))
     random = torch.Generator().manual_seed(0)
     old_N, advantages_N, weight_N = (torch.randn(40, generator=random) for _ in range(3))
     weight_N = weight_N.exp()

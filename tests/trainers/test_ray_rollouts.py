@@ -11,7 +11,7 @@ import pytest
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.errors import ConfigError
 from searchgym.trainers.config import make_config
-from searchgym.trainers.rollouts import Order, play_orders
+from searchgym.trainers.rollouts import RolloutRequest, run_requests
 from searchgym.trainers.training.api import train
 from searchgym.trainers.training.parts import open_parts
 
@@ -69,16 +69,16 @@ def test_what_a_dead_worker_was_to_play_others_play(ray):
     config = make_config({**CONFIG, "rollout_workers": 2})
     parts = open_parts(config)
     policy = CandidateAgent(init_std=0.3)
-    orders = [Order(task, 2, seed) for seed, task in enumerate(parts.envs.task_ids()[:5])]
-    expected = play_orders(policy, parts.envs, orders)
+    requests = [RolloutRequest(task, 2, seed) for seed, task in enumerate(parts.envs.task_ids()[:5])]
+    expected = run_requests(policy, parts.envs, requests)
     with RayWorkers(config, open_parts) as workers:
-        first = workers(policy, parts.envs, orders)
+        first = workers(policy, parts.envs, requests)
         victims = workers.processes()
         os.kill(victims[0], signal.SIGKILL)
-        second = workers(policy, parts.envs, orders)
+        second = workers(policy, parts.envs, requests)
         assert workers.lost == 1
         assert len(workers.processes()) == 1
-        third = workers(policy, parts.envs, orders[:1])  # the dead one is replaced
+        third = workers(policy, parts.envs, requests[:1])  # the dead one is replaced
         assert len(workers.processes()) == 2
         for groups in (first, second):
             assert ids(groups) == ids(expected)
@@ -87,7 +87,7 @@ def test_what_a_dead_worker_was_to_play_others_play(ray):
         for process in workers.processes():
             os.kill(process, signal.SIGKILL)
         with pytest.raises(WorkersLostError, match="all 2 rollout workers have died"):
-            workers(policy, parts.envs, orders)
+            workers(policy, parts.envs, requests)
 
 
 def test_what_a_worker_cannot_open_is_said(ray):
@@ -98,7 +98,7 @@ def test_what_a_worker_cannot_open_is_said(ray):
         RayWorkers(config, open_parts) as workers,
         pytest.raises(WorkersLostError, match=r"init_std is -1\.0"),
     ):
-        workers(CandidateAgent(), None, [Order("x", 1, 1)])
+        workers(CandidateAgent(), None, [RolloutRequest("x", 1, 1)])
 
 
 def test_an_unknown_task_is_the_users_error(ray):
@@ -106,4 +106,4 @@ def test_an_unknown_task_is_the_users_error(ray):
 
     config = make_config({**CONFIG, "rollout_workers": 1})
     with RayWorkers(config, open_parts) as workers, pytest.raises(ConfigError, match="no-such-task"):
-        workers(CandidateAgent(), None, [Order("no-such-task", 1, 1)])
+        workers(CandidateAgent(), None, [RolloutRequest("no-such-task", 1, 1)])

@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.reinforce import Reinforce, naked_loop
 from searchgym.trainers.batch import pack
 from searchgym.trainers.conformance import TabularPolicy, check_trainer
@@ -90,7 +91,7 @@ def test_credit_equals_a_loop_over_tokens(drawn, gamma, baseline):
 
 def test_the_loss_is_the_mean_of_credit_times_log_probability():
     policy, algorithm = TabularPolicy(), Reinforce({"entropy_coef": 0.5})
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     groups = group_of(paid([0.0, 1.0]), paid([0.0], tokens=3))
     batch = pack(groups, algorithm.credit(groups)).weighted("token-mean", 1)
     outputs = policy.evaluate_tokens(batch.samples)

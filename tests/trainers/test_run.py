@@ -39,7 +39,9 @@ def test_what_a_run_leaves_behind(tmp_path):
         "step-000000", "step-000008", "step-000009",
     ]  # fmt: skip
     assert sorted(p.name for p in (run / "episodes").iterdir()) == [
-        "eval-000000.jsonl", "eval-000009.jsonl", "train-000006.jsonl", "train-000008.jsonl", "train-000009.jsonl",
+        "eval-000000.jsonl", "eval-000009.jsonl",
+        "train-000006.credit.safetensors", "train-000006.jsonl", "train-000008.credit.safetensors", "train-000008.jsonl",
+        "train-000009.credit.safetensors", "train-000009.jsonl",
     ]  # fmt: skip
     assert [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").open()] == list(range(10))
     assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -140,7 +142,7 @@ def test_a_run_is_not_overwritten(tmp_path):
 
 
 def test_nothing_to_resume(tmp_path):
-    with pytest.raises(RunDirectoryError, match="holds no run to resume"):
+    with pytest.raises(RunDirectoryError, match="does not hold a run to resume"):
         RunDirectory.open(tmp_path / "missing")
     assert not (tmp_path / "missing").exists()
 

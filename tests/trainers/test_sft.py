@@ -35,7 +35,7 @@ def kept(groups, **settings):
     algorithm = SFT(settings)
     credit = algorithm.credit(groups)
     values = [[int(v) for v in array] for group in credit.values for array in group]
-    assert credit.counted_N.tolist() == [bool(v) for array in values for v in array]
+    assert credit.loss_mask_N.tolist() == [bool(v) for array in values for v in array]
     return values, credit.metrics, algorithm.select(groups)
 
 
@@ -113,17 +113,17 @@ def test_conformance(settings):
 
 def test_counted_tokens_of_the_wrong_shape_and_of_shared_rounds():
     groups = group_of(episode([None] * 2, 1.0), episode([None] * 2, 0.0))
-    with pytest.raises(TrainingError, match=r"counted_N has shape \(3,\), not \(4,\)"):
-        pack(groups, Credit("token", [[np.ones(2)] * 2], counted_N=np.ones(3, dtype=bool)))
+    with pytest.raises(TrainingError, match=r"loss_mask_N has shape \(3,\), not \(4,\)"):
+        pack(groups, Credit("token", [[np.ones(2)] * 2], loss_mask_N=np.ones(3, dtype=bool)))
     for one in groups.episodes:
         one.rounds[0].uid = "shared"
     values = [[np.array([1.0, 1.0]), np.array([3.0, 3.0])]]
     both = pack(groups, Credit("token", values))
-    assert (both.advantages_N[0].item(), both.counted_N.tolist()) == (2.0, [True, True, False, True])
-    second = pack(groups, Credit("token", values, counted_N=np.array([False, False, True, True])))
+    assert (both.advantages_N[0].item(), both.loss_mask_N.tolist()) == (2.0, [True, True, False, True])
+    second = pack(groups, Credit("token", values, loss_mask_N=np.array([False, False, True, True])))
     assert [s.episode for s in second.samples] == [groups.episodes[1]]
     assert second.advantages_N.tolist() == [3.0, 3.0]
-    none = pack(groups, Credit("token", values, counted_N=np.zeros(4, dtype=bool)))
+    none = pack(groups, Credit("token", values, loss_mask_N=np.zeros(4, dtype=bool)))
     assert none.samples == []
 
 
@@ -144,7 +144,7 @@ def test_nothing_to_keep_is_no_update(tmp_path):
     policy = TabularPolicy(VOCABULARY)
     before = policy.module.weight.detach().clone()
     with RunDirectory.create(tmp_path / "run", {}) as run:
-        _, row = make_trainer(run, ToySFT({"group_size": 2, "min_reward": 9.0}), policy).iterate()
+        row = make_trainer(run, ToySFT({"group_size": 2, "min_reward": 9.0}), policy).loop.iterate().metrics
     assert (row["updates"], row["skipped_groups"]) == (0, 6)
     assert torch.equal(before, policy.module.weight)
 

@@ -109,7 +109,7 @@ def test_failures_are_replayed_where_they_happened_also_after_a_kill(tmp_path, n
 
 
 def test_an_interrupted_recording_and_an_interrupted_replay(tmp_path, no_parts, monkeypatch):
-    real = searchgym.trainers.training.loop.Trainer.iterate
+    real = searchgym.trainers.training.loop.Loop.iterate
 
     def interrupt(self, watch):
         result = real(self, watch)
@@ -119,7 +119,7 @@ def test_an_interrupted_recording_and_an_interrupted_replay(tmp_path, no_parts, 
 
     def in_two_parts(config, run_dir):
         with monkeypatch.context() as patch:
-            patch.setattr(searchgym.trainers.training.loop.Trainer, "iterate", interrupt)
+            patch.setattr(searchgym.trainers.training.loop.Loop, "iterate", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 train(config, run_dir)
         resume(run_dir)

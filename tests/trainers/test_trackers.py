@@ -38,7 +38,7 @@ def test_names_and_options_that_there_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     for key in ("mode", "trackio.project"):
         with pytest.raises(
-            ConfigError, match=rf"tracker option '{key}' belongs to no tracker of this run \(wandb\)"
+            ConfigError, match=rf"tracker option '{key}' does not belong to a tracker of this run \(wandb\)"
         ):
             check_trackers("wandb", {key: "offline"})
     with pytest.raises(ConfigError, match=r"\(it has none\): write NAME.KEY=VALUE"):
@@ -114,7 +114,7 @@ def test_a_tracker_that_does_not_open_is_one_error(tmp_path, monkeypatch):
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Recorder)
-    with pytest.raises(ConfigError, match=r"tracker 'wandb' does not open \(api_key not configured\)"):
+    with pytest.raises(ConfigError, match=r"tracker 'wandb' cannot be opened \(api_key not configured\)"):
         track(tmp_path, "wandb", {"mode": "broken"})
     assert not (tmp_path / "metrics.jsonl").exists()
 

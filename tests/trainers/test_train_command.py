@@ -124,7 +124,7 @@ def test_an_existing_run_is_not_touched(tmp_path, capsys):
 
 
 def test_interrupted_in_the_middle_of_an_iteration(tmp_path, capsys, monkeypatch):
-    real = searchgym.trainers.training.loop.Trainer.iterate
+    real = searchgym.trainers.training.loop.Loop.iterate
 
     def interrupt(self, watch):
         result = real(self, watch)
@@ -135,7 +135,7 @@ def test_interrupted_in_the_middle_of_an_iteration(tmp_path, capsys, monkeypatch
     # Recall is paid, so that an untrained policy's episodes differ and there is something to learn from.
     arguments = [*SMALL, "--env-option", 'reward={"recall": 1.0}', "--checkpoint-every", "1"]
     run(capsys, *arguments, "--iterations", "3", "--run-dir", str(tmp_path / "straight"))
-    monkeypatch.setattr(searchgym.trainers.training.loop.Trainer, "iterate", interrupt)
+    monkeypatch.setattr(searchgym.trainers.training.loop.Loop, "iterate", interrupt)
     code, _, err = run(capsys, *arguments, "--iterations", "3", "--run-dir", str(tmp_path / "stopped"))
     assert code == 130
     assert f"searchgym train --resume --run-dir {tmp_path / 'stopped'}" in err

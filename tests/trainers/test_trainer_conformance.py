@@ -6,7 +6,7 @@ import torch
 
 from searchgym import plugins
 from searchgym.errors import TrainingError
-from searchgym.trainers.algorithm import Algorithm, Loss
+from searchgym.trainers.algorithm import Algorithm, Loss, TrainContext
 from searchgym.trainers.algorithms.gigpo import GiGPO
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.conformance import check_trainer
@@ -26,8 +26,25 @@ def test_who_declares_to_be_relative_to_the_group():
     assert not GRPO({"variant": "reinforce++"}).group_relative
 
 
+class Plain(Algorithm):
+    """The two abstract methods and nothing else."""
+
+    uses_ratio = False
+
+    def credit(self, groups):
+        return Credit.per_episode([r_G - r_G.mean() for r_G in groups.rewards])
+
+    def loss(self, batch, outputs):
+        return Loss(batch.total(-batch.advantages_N * outputs.logprobs_N))
+
+
 def test_the_plain_algorithm():
-    check_trainer(Algorithm())
+    check_trainer(Plain())
+
+
+def test_credit_and_loss_are_abstract():
+    with pytest.raises(TypeError, match=r"abstract methods.*credit.*loss"):
+        Algorithm()
 
 
 @pytest.mark.parametrize(
@@ -43,43 +60,43 @@ def test_settings_of_grpo(settings):
     check_trainer(GRPO(settings))
 
 
-class Uneven(Algorithm):
+class Uneven(GRPO):
     def credit(self, groups):
         return Credit.per_episode([[1.0] * (len(g) - 1) for g in groups])
 
 
-class Infinite(Algorithm):
+class Infinite(GRPO):
     def credit(self, groups):
         return Credit.per_episode([np.log(r_G) for r_G in groups.rewards])
 
 
-class FirstIsBest(Algorithm):
+class FirstIsBest(GRPO):
     def credit(self, groups):
         return Credit.per_episode([np.arange(len(g), dtype=float) for g in groups])
 
 
-class MeanOfTheMicroBatch(Algorithm):
+class MeanOfTheMicroBatch(GRPO):
     def loss(self, batch, outputs):
         return Loss(-(batch.advantages_N * outputs.logprobs_N).mean())
 
 
-class NotAScalar(Algorithm):
+class NotAScalar(GRPO):
     def loss(self, batch, outputs):
         return Loss(-batch.advantages_N * outputs.logprobs_N)
 
 
-class Detached(Algorithm):
+class Detached(GRPO):
     def loss(self, batch, outputs):
         return Loss(batch.total(outputs.logprobs_N) * 0.0)
 
 
-class Meddling(Algorithm):
+class Meddling(GRPO):
     def prepare(self, policy, groups):
         with torch.no_grad():
             next(iter(policy.module.parameters())).add_(1.0)
 
 
-class ShortColumn(Algorithm):
+class ShortColumn(GRPO):
     def prepare(self, policy, groups):
         groups.columns["x"] = torch.zeros(2)
 
@@ -106,19 +123,19 @@ class FirstComeFirstServed(GiGPO):
             return super().credit(groups)
 
 
-class ClaimsToBeRelative(Algorithm):
+class ClaimsToBeRelative(GRPO):
     group_relative = True
 
     def credit(self, groups):
         return Credit.per_episode(groups.rewards)
 
 
-class PicksNothing(Algorithm):
+class PicksNothing(GRPO):
     def select(self, groups):
         return [False] * len(groups)
 
 
-class RewardPerGroup(Algorithm):
+class RewardPerGroup(GRPO):
     def rewards(self, group):
         return np.array([1.0])
 
@@ -152,7 +169,7 @@ def test_the_reference_is_the_initial_policy_and_leaves_the_weights_alone():
 
     policy = TabularPolicy()
     algorithm = GRPO({"kl_coef": 0.1})
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     groups = Groups(synthetic_groups(policy))
     with torch.no_grad():
         initial = policy.evaluate_tokens(groups.samples).logprobs_N
@@ -171,7 +188,7 @@ def test_the_kl_term_pulls_towards_the_reference():
 
     policy = TabularPolicy()
     algorithm = GRPO({"kl_coef": 1.0, "kl_estimator": "k2"})
-    algorithm.setup(policy, np.random.default_rng(0))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
     with torch.no_grad():
         policy.module.weight += torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     groups = Groups(synthetic_groups(policy))

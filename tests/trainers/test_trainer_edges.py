@@ -32,7 +32,7 @@ def iterate(path, name, *groups):
     policy = TabularPolicy()
     before = policy.module.weight.detach().clone()
     with RunDirectory.create(path, {}) as run:
-        _, row = make_trainer(run, kind(), policy).iterate()
+        row = make_trainer(run, kind(), policy).loop.iterate().metrics
     assert all(math.isfinite(value) for value in row.values() if isinstance(value, float))
     return row, bool((policy.module.weight != before).any())
 
@@ -48,7 +48,7 @@ def test_all_invalid_groups_are_counted_and_nothing_is_learned(tmp_path, name):
         for one in group:
             one.valid_for_training = False
     row, changed = iterate(tmp_path, name, *groups)
-    assert (row["lost_groups"], row["invalid_episodes"], row["updates"]) == (3, 6, 0)
+    assert (row["empty_groups"], row["invalid_episodes"], row["updates"]) == (3, 6, 0)
     assert row["reward"] is row["em"] is row["repetition"] is None
     assert not changed
 

@@ -20,7 +20,8 @@ from searchgym.trainers.config import TrainConfig, parse_settings
 from searchgym.trainers.conformance import TabularPolicy, make_episode
 from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.tasks import TaskSampler
-from searchgym.trainers.training.loop import Trainer
+from searchgym.trainers.training.parts import Parts
+from searchgym.trainers.training.trainer import Trainer
 
 VOCABULARY = 6
 TASKS = [str(t) for t in range(VOCABULARY)]
@@ -57,7 +58,7 @@ def make_trainer(run, algorithm=None, policy=None, **changes):
     algorithm = algorithm or ToyGRPO(config.settings)
     policy = policy or TabularPolicy(VOCABULARY, seed=config.seed)
     tasks = TaskSampler(TASKS, config.questions, config.seed)
-    return Trainer(policy, algorithm, None, tasks, config, run, evaluator=evaluator)
+    return Trainer(Parts(policy, algorithm, None, tasks), config, run, evaluator=evaluator)
 
 
 def run_toy(path, **changes):

@@ -11,8 +11,8 @@ import sys
 
 from searchgym.errors import SearchGymError, TrainingError
 from searchgym.trainers.algorithms.grpo import GRPO
-from searchgym.trainers.processes import current
-from searchgym.trainers.training import loop
+from searchgym.trainers.processes import world
+from searchgym.trainers.training import recorder
 from searchgym.trainers.training.api import resume, train
 
 
@@ -21,7 +21,7 @@ def fail_in_process_1(how: str) -> None:
 
     def failing(self, groups):
         calls.append(1)
-        if current().rank == 1 and len(calls) == 2:
+        if world().rank == 1 and len(calls) == 2:
             if how == "exit":
                 os._exit(3)
             raise TrainingError("process 1 has had enough")
@@ -31,7 +31,7 @@ def fail_in_process_1(how: str) -> None:
 
 
 def main() -> None:
-    loop.draw_curve = lambda path, rows: None  # drawing takes longer than these runs
+    recorder.draw_curve = lambda path, rows: None  # drawing takes longer than these runs
     for path, config in json.loads(sys.argv[1]):
         how = config.pop("fail", None)
         if how:

@@ -1,28 +1,28 @@
-"""CAPF: credit-attenuated privileged feedback. While training, a verifier may be asked; what it helped with counts less.
+"""CAPF: credit-attenuated privileged feedback. In training a verifier gives feedback; what it helped with counts less.
 
-Source: arXiv 2606.01830, of which only the abstract and the first figure could be read. From there: while training,
-and only then, there is a feedback act; it uses what the verifier knows to say what is wrong with a draft answer, and
-the policy revises in the same episode; the credit of the feedback act and of the actions before it is attenuated,
-because there is no such act at deployment. A third party mentions a retention factor that acts as credit passes
-back across feedback acts.
+Source: arXiv 2606.01830, of which only the abstract and the first figure were available to us. According to them, training
+(and only training) offers a feedback act, which uses privileged knowledge to describe what is wrong with a draft answer;
+the policy revises the draft in the same episode; the credit of the feedback act and of the acts before it is attenuated,
+because the act does not exist at deployment. A third party mentions a retention factor that applies when credit passes
+back across a feedback act.
 
 The formula is ours. In episode i with feedback acts in rounds f_1 < … < f_K and retention ρ in [0, 1]:
 
-    w_i^t = ρ^#{k : f_k ≥ t}          rounds up to and including a feedback act lose once for each such act
+    w_i^t = ρ^#{k : f_k ≥ t}          one factor ρ for each feedback act in this round or a later one
     A_i^t = w_i^t · A_i               A_i: GRPO's advantage; rounds after the last feedback act keep all of it
 
 ρ = 1 makes feedback an ordinary tool; with ρ = 0 only what follows the last feedback act is trained.
 
 Also ours, and therefore settings: ρ itself (`retention`), whether negative advantages are attenuated too
-(`attenuate`), which episodes the baseline is taken from (`baseline`), how often feedback may be asked for in an
-episode (`calls`) and how much it says (`level`; the texts are searchgym/env/feedback.py's). The paper's own choices, its
-learning rate and group size included, are not known to us.
+(`attenuate`), which episodes the baseline is computed from (`baseline`), the number of feedback acts per episode (`calls`)
+and how much the feedback reveals (`level`; its texts are in searchgym/env/feedback.py). The paper's own choices, including
+its learning rate and group size, are not known to us.
 
 Departures from what is known of the paper:
-1. Who writes the feedback: rules here, from the gold derivation (exact, free). The paper's author is not known.
+1. The feedback is written by rules, from the gold derivation (exact, without cost). What writes the paper's is not known.
 2. The training loop is GRPO's; the author's public scaffold uses REINFORCE with 8 samples per question.
-3. The act exists while collecting only. The loop's evaluations know neither the act nor its prompt
-   (`Rules.for_evaluation`), and `unassisted_em` reports the success of training episodes that did without it.
+3. The act exists in collected episodes only. Evaluations during training have neither the act nor its prompt
+   (`EnvConfig.for_evaluation`), and `unassisted_em` reports the success of training episodes that did not use it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class CAPFSettings(GRPOSettings):
     """Settings of `CAPF`; those of GRPO first."""
 
     retention: float = option(
-        0.5, "rho: what each later feedback act leaves of a round's credit", low=0.0, high=1.0
+        0.5, "rho: share of a round's credit that each later feedback act leaves", low=0.0, high=1.0
     )
     attenuate: Literal["both", "positive"] = option(
         "both", "attenuate all advantages, or positive ones only (failures with feedback then count in full)"
@@ -59,7 +59,7 @@ class CAPFSettings(GRPOSettings):
     baseline: Literal["all", "unassisted"] = option(
         "all", "the group's mean is taken over all episodes, or over those that used no feedback"
     )
-    level: Literal["kind", "hop", "revealing", "gold"] = option("kind", "how much the feedback says")
+    level: Literal["kind", "hop", "revealing", "gold"] = option("kind", "how much the feedback reveals")
     calls: int = option(1, "feedback acts per episode", low=1)
 
 
@@ -67,7 +67,7 @@ class CAPF(GRPO):
     """GRPO with a training-only feedback act and attenuated credit; see the head of this file.
 
     Raises:
-        ConfigError: baseline=unassisted with an advantage that has no common baseline to replace.
+        ConfigError: baseline=unassisted with an advantage that does not subtract the group's mean.
     """
 
     settings_class = CAPFSettings
@@ -78,7 +78,7 @@ class CAPF(GRPO):
         s = self.settings
         if s.baseline == "unassisted" and s.advantage not in ("grpo", "dr-grpo"):
             raise ConfigError(
-                f"baseline=unassisted replaces the mean of the group, and advantage={s.advantage} has none: use "
+                f"baseline=unassisted replaces the mean of the group, which advantage={s.advantage} does not subtract: use "
                 "advantage=grpo or dr-grpo"
             )
 
@@ -107,13 +107,13 @@ class CAPF(GRPO):
         for group, a_G in zip(groups, self.advantages(groups), strict=True):
             values.append([])
             for episode, a in zip(group, a_G, strict=True):
-                asked_R = np.array(
+                feedback_R = np.array(
                     [round_.action.kind == "feedback" for round_ in episode.rounds], dtype=bool
                 )
-                weights_R = retention_weights(asked_R, s.retention)
+                weights_R = retention_weights(feedback_R, s.retention)
                 attenuated = a > 0.0 or s.attenuate == "both"
-                values[-1].append(a * weights_R if attenuated else np.full(len(asked_R), a))
-                calls.append(int(asked_R.sum()))
+                values[-1].append(a * weights_R if attenuated else np.full(len(feedback_R), a))
+                calls.append(int(feedback_R.sum()))
                 retained += weights_R.tolist() if calls[-1] and attenuated else []
         metrics = {"feedback_calls": float(np.mean(calls))} if calls else {}
         if retained:
@@ -121,14 +121,14 @@ class CAPF(GRPO):
         return Credit.per_round(values, metrics)
 
 
-def retention_weights(asked_R: ArrayLike, retention: float) -> NDArray[np.float64]:
+def retention_weights(feedback_R: ArrayLike, retention: float) -> NDArray[np.float64]:
     """w^t = ρ^#{k : f_k ≥ t} of each round of an episode.
 
     Args:
-        asked_R: True where the round is a feedback act.
+        feedback_R: True where the round is a feedback act.
         retention: ρ.
     """
-    later_R = np.cumsum(np.asarray(asked_R, dtype=np.int64)[::-1])[::-1]
+    later_R = np.cumsum(np.asarray(feedback_R, dtype=np.int64)[::-1])[::-1]
     return np.asarray(retention**later_R, dtype=np.float64)
 
 

@@ -1,4 +1,4 @@
-"""CW-GRPO: contribution-weighted GRPO. A judge says which rounds contributed, and they get the credit.
+"""CW-GRPO: contribution-weighted GRPO. Credit goes to the rounds that, according to a judge, contributed.
 
 Source: arXiv 2604.14267 (ACL 2026) and its code, zsxmwjz/CW-GRPO at 11508ad. In episode i the rounds t = 1..T_i − 1
 search and round T_i answers; a judge gave round t a retrieval utility u and a reasoning correctness v:
@@ -9,7 +9,7 @@ search and round T_i answers; a judge gave round t a retrieval utility u and a r
     A_i^t = A_i^O · c_i^t · (T_i − 1)                  for t < T_i;    A_i^{T_i} = A_i^O
 
 Every token of a round gets its round's value; then GRPO's clipped surrogate. The mean of A_i^t over the search
-rounds is A_i^O: weights move credit, they add none. α = 0 is GRPO.
+rounds is A_i^O: weights redistribute credit and add none. α = 0 is GRPO.
 
 α = ∞, the released setting and the default here, is c_i^t = p_i^t / max(Σ_s p_i^s, 1e-6). If no round
 contributed (all p = 0), that gives the search rounds nothing and only the answer round is trained, while any finite α
@@ -17,25 +17,26 @@ gives them equal shares. `no_contribution=zero` keeps this, because it is what t
 `no_contribution=uniform` gives such an episode GRPO's credit.
 
 Departures from the paper and its code:
-1. α = ∞ is said as alpha=inf, and alpha=10 is 10. The released code treats α ≥ 10 as ∞ (its script says 100).
-2. Whose rounds are weighed: episodes with A_i^O > 0, as in the code (`weigh=positive`), or those answered right, as in
+1. α = ∞ is written alpha=inf, and alpha=10 means 10. The released code treats α ≥ 10 as ∞ (its script says 100).
+2. Rounds are weighted in episodes with A_i^O > 0, as in the code (`weigh=positive`), or in those answered right, as in
    the paper's formula (`weigh=success`). With EM as the reward both are the same.
 3. The answer round does not enter the denominator. In the released code it does at α = ∞, because the judge sees it
    too and the sum runs over all rounds; `count_answer=true` does the same.
-4. A verdict that is missing (the judge failed, or was not asked) is no zero: the episode keeps GRPO's credit and is
+4. A missing verdict (the judge failed, or was not called) is not a zero: the episode keeps GRPO's credit and is
    counted (`unjudged`). The released judge gives u = v = 0 after three tries.
 5. The answer round is the round that answers. An episode that ran out of a budget has none, so all its rounds share;
-   the released code takes the last round, whatever it is.
-6. Feedback acts and acts cut off by a token limit are rounds without contribution: no judge is asked about them.
+   the released code always takes the last round.
+6. Feedback acts and acts truncated by a token limit are rounds without contribution: they are not judged.
    An invalid act is judged like a search.
-7. Only episodes that will be weighed need verdicts. With EM as the reward judge_when=unequal-success asks for no
-   others; with another reward a wrong answer can have A > 0, and judge_when=unequal asks for those too.
+7. Only weighted episodes need verdicts. With EM as the reward, judge_when=unequal-success requests no others; with
+   another reward a wrong answer can have A > 0, and judge_when=unequal requests those verdicts too.
 8. u and v may lie between 0 and 1. At α = ∞ shares are then proportional to p, as the code's formula says; the
    softmax's limit would be the largest p alone.
 9. The loss is grpo.py's by default: no KL term, the mean over an episode's tokens first, no dual clip. The released
    runs: group_size=4 kl_coef=0.001 aggregation=token-mean dual_clip=3 (the last two are verl's defaults).
 10. The control `permute_rewards` permutes rewards and leaves the verdicts as they are. Weights apply to positive
-   advantages only, so under the control contributing rounds still gain a little: what it learns then, the judge taught.
+   advantages only, so under the control contributing rounds still gain a little: anything it learns then comes from the
+   judge.
 """
 
 from __future__ import annotations
@@ -65,13 +66,13 @@ class CWGRPOSettings(GRPOSettings):
     """Settings of `CWGRPO`; those of GRPO first."""
 
     alpha: float | Literal["inf"] = option(
-        "inf", "how far contributions decide; 0: plain GRPO, inf: shares in proportion to them", low=0.0
+        "inf", "how strongly contributions decide; 0: plain GRPO, inf: shares in proportion to them", low=0.0
     )
     no_contribution: Literal["zero", "uniform"] = option(
         "zero", "alpha=inf and no round contributed: no credit for search rounds (as released), or GRPO's"
     )
     weigh: Literal["positive", "success"] = option(
-        "positive", "whose rounds are weighed: episodes with A > 0 (code), or answered right (paper)"
+        "positive", "weight the rounds of episodes with A > 0 (code), or of those answered right (paper)"
     )
     count_answer: bool = option(
         False, "alpha=inf: the answer round's contribution enters the denominator (as released)"
@@ -87,7 +88,7 @@ class CWGRPO(GRPO):
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
         if env_config.judge is None and self.settings.alpha != 0.0:
             raise ConfigError(
-                "cw-grpo weighs rounds by a judge's verdicts, and this environment has no judge: add "
+                "cw-grpo weights rounds by a judge's verdicts, and this environment has no judge: add "
                 "--env-option judge=oracle --env-option judge_when=unequal-success, or another judge"
             )
         return env_config
@@ -97,8 +98,7 @@ class CWGRPO(GRPO):
         if s.alpha == 0.0:
             return super().credit(groups)
         advantages_E = np.concatenate(self.advantages(groups))
-        rounds_E = [len(episode.rounds) for episode in groups.episodes]
-        episode_R = np.repeat(np.arange(len(rounds_E)), rounds_E)
+        episode_R, count = groups.episode_R, len(groups.episodes)
         p_R, known_R, search_R = _read_verdicts(groups.episodes)
 
         if s.weigh == "positive":
@@ -106,9 +106,9 @@ class CWGRPO(GRPO):
         else:
             right_E = np.array([episode.outcome.em > 0.0 for episode in groups.episodes], dtype=bool)
             chosen_E = right_E & (advantages_E != 0.0)
-        chosen_E &= np.bincount(episode_R, search_R, len(rounds_E)) > 0
+        chosen_E &= np.bincount(episode_R, search_R, count) > 0
         needed_R = np.ones_like(known_R) if s.count_answer else search_R
-        missing_E = chosen_E & (np.bincount(episode_R, needed_R & ~known_R, len(rounds_E)) > 0)
+        missing_E = chosen_E & (np.bincount(episode_R, needed_R & ~known_R, count) > 0)
         weighed_E = chosen_E & ~missing_E
 
         weights_R = round_weights(
@@ -128,7 +128,7 @@ def round_weights(
     uniform: bool = False,
     count_answer: bool = False,
 ) -> NDArray[np.float64]:
-    """c_i^t · (T_i − 1) for search rounds, 1 for answer rounds, of any number of episodes in one go.
+    """c_i^t · (T_i − 1) for search rounds, 1 for answer rounds, of any number of episodes at once.
 
     Args:
         p_R: contribution of each round, in [0, 1].
@@ -158,7 +158,7 @@ def round_weights(
 def _read_verdicts(
     episodes: Sequence[Episode],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Of all rounds in order: contribution, whether it is known, and whether the round is no answer."""
+    """For all rounds in order: the contribution, whether it is known, and whether the round is not an answer."""
     rounds = [round_ for episode in episodes for round_ in episode.rounds]
     p_R = np.array([_contribution(round_) for round_ in rounds], dtype=np.float64)
     known_R = ~np.isnan(p_R)
@@ -167,7 +167,7 @@ def _read_verdicts(
 
 
 def _contribution(round_: Round) -> float:
-    """p = u · v; 0 for acts that no judge is asked about, NaN where a verdict is missing."""
+    """p = u · v; 0 for acts that are not judged, NaN if a verdict is missing."""
     if round_.action.kind in ("feedback", "none"):
         return 0.0
     contribution = round_.judge.contribution
@@ -180,7 +180,7 @@ def _concentration(
     episode_R: NDArray[np.int64],
     weights_R: NDArray[np.float64],
 ) -> dict[str, float]:
-    """How far the weights gather the credit of the weighed episodes' search rounds; {} if there are none."""
+    """How strongly the weights concentrate the credit of search rounds in weighted episodes; {} if there are none."""
     p_W, weight_W, episode_W = p_R[weighed_R], weights_R[weighed_R], episode_R[weighed_R]
     if not len(p_W):
         return {}

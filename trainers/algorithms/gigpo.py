@@ -1,40 +1,40 @@
-"""GiGPO: group-in-group policy optimization. Rounds that began in the same state are compared with each other, too.
+"""GiGPO: group-in-group policy optimization. Rounds that start in the same state are compared with each other, too.
 
 Source: Feng et al., arXiv 2505.10978 (NeurIPS 2025), and its code, langfengQ/verl-agent, read in a fork (xlan156 at
-8ca3a46). Of a question the policy plays episodes τ_i with rewards R(τ_i); round t of episode i began in state s_t^(i)
-and paid r_t^(i):
+8ca3a46). For a question the policy plays episodes τ_i with rewards R(τ_i); round t of episode i starts in state s_t^(i)
+and pays r_t^(i):
 
     A^E(τ_i)  = (R(τ_i) − mean_G R) / F_norm                              over the group, as in GRPO
     R_t^(i)   = Σ_{k≥t} γ^{k−t} r_k^(i)                                   discounted return of round t
     G^S(s)    = { R_t^(i) : s_t^(i) = s }                                 anchor group: one question, one state
-    A^S_t     = (R_t^(i) − mean_{G^S(s)} R) / F_norm                      0 where nobody else was in s
+    A^S_t     = (R_t^(i) − mean_{G^S(s)} R) / F_norm                      0 if only one round starts in s
     A_t       = A^E(τ_i) + ω A^S_t                                        for every token of round t
 
 F_norm is the standard deviation + 1e-6 (advantage=grpo, "mean_std_norm", as the released search script sets it) or
 1 (advantage=dr-grpo, "mean_norm"), for both parts. Then the clipped surrogate, with verl's dual clip of 3 and the mean
 over tokens.
 
-The state is the newest observation alone, without history: the question at first, what came back later. So all
-first rounds of a question share one, and so do rounds that were shown the same passages, whatever they asked for.
-With similarity=θ below 1, observations of a question whose difflib ratio is at least θ are one state too.
+The state is the newest observation alone, without history: first the question, later the search results. So all first
+rounds of a question share a state, and so do rounds that saw the same passages, whatever the query was. With
+similarity=θ below 1, observations of a question whose difflib ratio is at least θ are one state too.
 
 Both layouts of an episode work: rounds concatenated in one context, or one training sequence per round with a
-context rebuilt from the last few rounds, which is the original. The agent decides (agent option `history` of the tiny
-agent; the candidate policy reads its texts anew in every round anyway), and sequence=segment makes minibatches and
-means over sequences count rounds instead of episodes.
+context rebuilt from the last few rounds, which is the original. The agent decides (option `history` of the tiny
+agent; the candidate policy rebuilds its input in every round), and sequence=segment makes minibatches and means over
+sequences count rounds instead of episodes.
 
 Departures from the paper and its code:
 1. Mean and std of A^E count every episode once, as in the paper. The released code lets an episode count once per
    round, so that long ones weigh more; `statistics=rounds` does the same.
-2. Observations are sorted before they are clustered. The released code goes by order of arrival, so that
-   shuffling a group changes its credit. Its cluster is otherwise the same: the first whose representative is near.
-3. difflib's heuristic for long texts is off: above 200 characters it ignores every frequent letter, and a change in the
-   first characters makes texts that are otherwise equal dissimilar.
-4. The penalty for invalid acts is the environment's to pay: reward={"em": 1, "invalid": -0.01}. The released code
+2. Observations are sorted before they are clustered. The released code clusters in order of arrival, so that
+   shuffling a group changes its credit. The rule is otherwise the same: the first cluster with a similar representative.
+3. difflib's heuristic for long texts is off: above 200 characters it ignores frequent letters, so that a change in the
+   first characters makes otherwise equal texts dissimilar.
+4. The environment pays the penalty for invalid acts: reward={"em": 1, "invalid": -0.01}. The released code
    subtracts it inside the trainer.
-5. A group without any difference between its returns is skipped and counted (`skip_equal`). Equal rewards alone are no
-   reason: with γ < 1 the shorter of two successes has the larger return.
-6. A group of one by choice has mean 0 and std 1 in A^E, as in the code; a state met once has A^S = 0.
+5. A group whose returns are all equal is skipped and counted (`skip_equal`). Equal rewards alone are not sufficient: with
+   γ < 1 the shorter of two successes has the larger return.
+6. A group of one by choice has mean 0 and std 1 in A^E, as in the code; a state that occurs once has A^S = 0.
 7. The control `permute_rewards` pays the permuted reward in the last round; rewards of rounds would still tell
    episodes apart.
 8. No KL term by default; the released search script has kl_coef=0.001 with k3.
@@ -42,11 +42,11 @@ Departures from the paper and its code:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import compress
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,13 +68,16 @@ class GiGPOSettings(GRPOSettings):
 
     aggregation: Aggregation = option("token-mean", "how token losses become one loss")
     advantage: Literal["grpo", "dr-grpo"] = option(
-        "grpo", "F_norm of both parts: grpo divides by the standard deviation, dr-grpo by nothing"
+        "grpo", "F_norm of both parts: grpo divides by the standard deviation, dr-grpo does not"
     )
     dual_clip: float = option(3.0, "cap the loss of tokens with A < 0 at -A * dual_clip; 0: no cap", low=0.0)
     omega: float = option(1.0, "weight of the comparison inside states; 0: GRPO", low=0.0)
     gamma: float = option(0.95, "discount of returns, per round", low=0.0, high=1.0)
     similarity: float = option(
-        1.0, "observations this alike (difflib ratio) are one state; 1: equal ones only", low=0.0, high=1.0
+        1.0,
+        "observations with at least this difflib ratio are one state; 1: equal ones only",
+        low=0.0,
+        high=1.0,
     )
     statistics: Literal["episodes", "rounds"] = option(
         "episodes", "the group's mean and std count every episode once, or once per round (as released)"
@@ -87,11 +90,9 @@ class GiGPO(GRPO):
     settings_class = GiGPOSettings
     settings: GiGPOSettings
 
-    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__(settings)
-        self.group_relative = (
-            self.settings.omega == 0.0
-        )  # equal rewards may come after unequal numbers of rounds
+    @property
+    def group_relative(self) -> bool:
+        return self.settings.omega == 0.0  # equal rewards may come after different numbers of rounds
 
     def select(self, groups: Groups) -> list[bool]:
         if not self.settings.skip_equal or self.settings.omega == 0.0:
@@ -112,8 +113,6 @@ class GiGPO(GRPO):
         s = self.settings
         if not len(groups):
             return Credit.per_round([])
-        rounds_E = [len(episode.rounds) for episode in groups.episodes]
-        episode_R = np.repeat(np.arange(len(rounds_E)), rounds_E)
         state_R = anchor_states(groups, s.similarity)
         step_R = state_advantages(self._returns(groups), state_R, scaled=s.advantage == "grpo")
         advantages_E = np.concatenate(self.advantages(groups))
@@ -123,13 +122,12 @@ class GiGPO(GRPO):
             "shared_states": float((size_S[state_R] > 1).mean()),
             "state_credit": float((step_R != 0.0).mean()),
         }
-        return Credit.flat("round", advantages_E[episode_R] + s.omega * step_R, groups, metrics)
+        return Credit.flat("round", advantages_E[groups.episode_R] + s.omega * step_R, groups, metrics)
 
     def _returns(self, groups: Groups) -> NDArray[np.float64]:
-        """R_t of every round, in order."""
-        rounds_E = [len(episode.rounds) for episode in groups.episodes]
+        """R_t of all rounds, in order."""
         paid_R = groups.round_rewards(at_end=self.settings.permute_rewards)
-        return discounted_sums(paid_R, np.repeat(np.arange(len(rounds_E)), rounds_E), self.settings.gamma)
+        return discounted_sums(paid_R, groups.episode_R, self.settings.gamma)
 
 
 def anchor_states(groups: Groups, similarity: float = 1.0) -> NDArray[np.int64]:
@@ -153,7 +151,12 @@ def anchor_states(groups: Groups, similarity: float = 1.0) -> NDArray[np.int64]:
 
 
 def cluster_texts(texts: Sequence[str], similarity: float) -> dict[str, str]:
-    """Each text's representative: in sorted order, the first one it is alike enough to, or itself."""
+    """The representative of each text: in sorted order, the first that is similar enough, or the text itself.
+
+    Args:
+        texts: the texts; duplicates count once.
+        similarity: smallest difflib ratio inside a cluster.
+    """
     unique = sorted(set(texts))
     length_U = np.array([len(text) for text in unique])
     letters_UB = np.array([_letters(text) for text in unique])
@@ -161,10 +164,11 @@ def cluster_texts(texts: Sequence[str], similarity: float) -> dict[str, str]:
     leader_of: dict[str, str] = {}
     matcher = SequenceMatcher(autojunk=False)
     for i, text in enumerate(unique):
-        # The ratio is 2 · matching letters / both lengths, and no letter matches more often than both texts have it.
+        # The ratio is 2 · matching letters / both lengths, and a letter cannot match more often than it occurs in both
+        # texts: a cheap bound that avoids most calls of the quadratic ratio().
         most_L = np.minimum(letters_UB[leaders], letters_UB[i]).sum(axis=1)
         possible_L = 2.0 * most_L >= similarity * (length_U[leaders] + length_U[i])
-        matcher.set_seq2(text)  # the side that is indexed once
+        matcher.set_seq2(text)  # difflib indexes this side once
         for leader in compress(leaders, possible_L):
             matcher.set_seq1(unique[leader])
             if matcher.ratio() >= similarity:
@@ -177,7 +181,7 @@ def cluster_texts(texts: Sequence[str], similarity: float) -> dict[str, str]:
 
 
 def _letters(text: str) -> NDArray[np.int64]:
-    """How often each letter occurs, [128]; letters that share a place only make texts seem more alike."""
+    """How often each letter occurs, [128]; letters that share a place can only raise the bound on similarity."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     return np.bincount(codes % 128, minlength=128)
 
@@ -185,13 +189,13 @@ def _letters(text: str) -> NDArray[np.int64]:
 def state_advantages(
     returns_R: NDArray[np.float64], state_R: NDArray[np.int64], scaled: bool, eps: float = 1e-6
 ) -> NDArray[np.float64]:
-    """A^S: each return against the others of its state; exact zeros where they are equal or there is one only.
+    """A^S: each return compared with the others of its state; exact zeros if they are equal or there is only one.
 
     Args:
-        returns_R: R_t.
-        state_R: numbers from 0.
+        returns_R: R_t of each round.
+        state_R: the state of each round; numbers from 0.
         scaled: divide by the unbiased standard deviation + eps.
-        eps: see there.
+        eps: added to the standard deviation.
     """
     count_S = np.bincount(state_R)
     low_S, high_S = np.full(len(count_S), np.inf), np.full(len(count_S), -np.inf)
@@ -208,7 +212,7 @@ def state_advantages(
 
 
 def _observations(episode: Episode) -> list[str]:
-    """The text each round's act answered to."""
+    """The observation that each round's act responded to."""
     return [episode.question, *(round_.observation for round_ in episode.rounds[:-1])][: len(episode.rounds)]
 
 

@@ -1,4 +1,4 @@
-"""GRPO: group-relative policy optimization; Dr.GRPO, DAPO, RLOO, REINFORCE++ and GSPO as named variants.
+"""GRPO: group-relative policy optimization.
 
 Source: Shao et al., DeepSeekMath, arXiv 2402.03300. Of a question q the policy plays G episodes o_1..o_G with
 rewards r_1..r_G:
@@ -8,37 +8,23 @@ rewards r_1..r_G:
     L = − 1/G Σ_i 1/|o_i| Σ_t [ min(ρ Â, clip(ρ, 1−ε, 1+ε) Â) − β KL_i,t ]
     KL_i,t = π_ref/π_θ − log(π_ref/π_θ) − 1                                  (the estimator k3)
 
-|o_i| counts sampled tokens only: what was retrieved, and the template around it, is never trained on
-(Search-R1, arXiv 2503.09516). The mean over i runs over all episodes of a minibatch.
+|o_i| counts sampled tokens only: retrieved passages and the template around them are never trained on (Search-R1,
+arXiv 2503.09516). The mean over i runs over all episodes of a minibatch. `naked_grpo` is the whole algorithm in one
+function; `GRPO` is the same in the shared loop, with the variants of variants.py, and a test holds the two to the same
+weights.
 
-Variants, named by the setting `variant`, which gives other settings other defaults (`VARIANTS` below):
-- dr-grpo (arXiv 2503.20783): Â = r − mean(r); the sum over tokens divided by a constant, not by |o_i|.
-- dapo (arXiv 2503.14476): clip-higher, ε_high = 0.28; the mean over all tokens; groups of equal accuracy are dropped
-  and further questions played in their place, 10 batches at most. Its penalty for long episodes is on once
-  `overlong_length` says what long means to the policy (the paper: 20480 tokens, buffer 4096).
-- rloo (arXiv 2402.14740): Â = r minus the mean of the others' rewards.
-- reinforce++ (arXiv 2501.03262): no group; Â = (r − mean) / (std + 1e-8) over all tokens of the iteration.
-- reinforce++-baseline (same paper): r minus its group's mean, then the same normalisation.
-- gspo (arXiv 2507.18071): one ratio per sequence, exp(mean_t log ρ_i,t), clipped at 3e-4 and 4e-4. These widths are
-  the paper's, for answers of thousands of tokens; the mean over few tokens varies more, and needs wider ones.
-
-Departures from the papers:
+Departures from the paper:
 1. β = 0 by default, and then no reference forward pass is made. The paper uses 0.04.
-2. A group whose rewards are all equal has no advantage; it is skipped and counted (`skip_equal`), and with it
-   its KL term. skip_equal=false keeps it. The reinforce++ variants keep it: their advantages are not the group's.
-3. Episodes that infrastructure failures cut short are dropped; a group left with one of several is skipped.
-   A group of size one by choice has mean 0 and std 1, as in verl.
+2. A group whose rewards are all equal has no advantage; it is skipped and counted (`skip_equal`), and with it its KL
+   term. skip_equal=false keeps it.
+3. Episodes that infrastructure failures cut short are dropped; a group that this leaves with one of several episodes is
+   skipped. A group of size one by choice has mean 0 and std 1, as in verl.
 4. The standard deviation is the unbiased one (n − 1), as in verl; the paper does not say.
 5. π_old's log-probabilities are those recorded while sampling; they are not computed a second time, unless `tis_cap`
-   corrects an engine that differs (importance.py).
-6. An episode is one sequence of the mean over i, also when its context was cut into several segments;
-   sequence=segment counts segments. GSPO's ratio is always a segment's: that is what the model saw as one sequence.
-7. seq-mean-token-sum-norm divides by the number of episodes as well; verl's leaves that factor out.
-8. DAPO's resampling uses every group with unequal rewards; verl throws the surplus of the last batch away. Where ten
-   batches hold too few, it goes on with those there are; verl stops.
-9. The reference is the initial policy and stays it (the paper refreshes it between outer iterations).
-10. REINFORCE++ credits an episode with its whole reward (γ = 1, rewards at the end); reinforce.py has rewards to go. Its
-   KL penalty inside the reward is left out; kl_coef is the one in the loss.
+   corrects an engine that differs (learner/importance.py).
+6. An episode is one sequence of the mean over i, also when its context was divided into several segments;
+   sequence=segment counts segments.
+7. The reference is the initial policy throughout (the paper refreshes it between outer iterations).
 """
 
 from __future__ import annotations
@@ -51,10 +37,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from searchgym.agents.policy import Policy, TokenOutputs
+from searchgym.agents.policy import Policy, Sample, TokenOutputs
 from searchgym.env.vector import SearchVectorEnv
+from searchgym.rollouts.collection import collect
 
-from ..algorithm import Algorithm, AlgorithmConfig, Loss, token_logprobs
+from ..algorithm import Algorithm, AlgorithmConfig, Loss, TrainContext, token_logprobs
 from ..batch import Batch
 from ..config import option
 from ..credit import Credit
@@ -67,28 +54,83 @@ from ..objective import (
     kl_estimate,
     overlong_penalty,
     sequence_log_ratio,
-    whiten,
 )
 from ..tasks import TaskSampler
+from .variants import VARIANTS, Variant, normalized_over_tokens, rewards_differ
 
-__all__ = ["GRPO", "VARIANTS", "GRPOSettings"]
+__all__ = ["GRPO", "GRPOSettings", "naked_grpo"]
 
-Variant = Literal["grpo", "dr-grpo", "dapo", "rloo", "reinforce++", "reinforce++-baseline", "gspo"]
 
-VARIANTS: Mapping[Variant, Mapping[str, Any]] = {
-    "grpo": {},
-    "dr-grpo": {"advantage": "dr-grpo", "aggregation": "seq-mean-token-sum-norm"},
-    "dapo": {"clip_high": 0.28, "aggregation": "token-mean", "resample": 9},
-    "rloo": {"advantage": "rloo"},
-    "reinforce++": {"advantage": "reinforce++", "aggregation": "token-mean", "skip_equal": False},
-    "reinforce++-baseline": {
-        "advantage": "reinforce++-baseline",
-        "aggregation": "token-mean",
-        "skip_equal": False,
-    },
-    "gspo": {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
-}
-"""What each variant sets. A setting that is given wins over its variant's."""
+def naked_grpo(
+    policy: Policy,
+    envs: SearchVectorEnv,
+    iterations: int,
+    questions: int = 16,
+    group_size: int = 8,
+    lr: float = 0.15,
+    epsilon: float = 0.2,
+    seed: int = 0,
+) -> list[float]:
+    """Train a policy with nothing but this function: two optimizer steps per iteration, no KL term.
+
+    Args:
+        policy: is trained.
+        envs: where it plays.
+        iterations: number of times to play and learn.
+        questions: questions per iteration.
+        group_size: G, episodes per question.
+        lr: learning rate.
+        epsilon: ε, the width of the clip.
+        seed: of the order of questions, of sampling and of the minibatches.
+
+    Returns:
+        The mean reward of each iteration's valid episodes.
+    """
+    policy.generator.manual_seed(seed)
+    tasks = TaskSampler(envs.task_ids(), questions, seed)
+    shuffle = np.random.default_rng([seed, 2])
+    optimizer = torch.optim.AdamW(policy.module.parameters(), lr=lr, weight_decay=0.0)
+    mean_rewards = []
+    for _ in range(iterations):
+        # Play every question G times. An episode that the infrastructure cut short says nothing about the policy.
+        played = collect(envs, policy, [task for task in tasks.draw() for _ in range(group_size)])
+        groups = [played[i : i + group_size] for i in range(0, len(played), group_size)]
+        groups = [[e for e in group if e.valid_for_training] for group in groups]
+        rewards = [episode.reward for group in groups for episode in group]
+        mean_rewards.append(sum(rewards) / max(len(rewards), 1))
+
+        # Compare each episode with its group. Equal rewards teach nothing.
+        episodes, advantages = [], []
+        for group in groups:
+            r_G = np.array([episode.reward for episode in group])
+            if len(group) > 1 and r_G.min() < r_G.max():
+                episodes += group
+                advantages += ((r_G - r_G.mean()) / (r_G.std(ddof=1) + 1e-6)).tolist()
+
+        # Two optimizer steps, on half of the episodes each.
+        order = shuffle.permutation(len(episodes))
+        for half in np.array_split(order, min(2, len(order))) if episodes else []:
+            samples = [Sample(episodes[i], segment) for i in half for segment in episodes[i].segments]
+            old, advantage, weight = [], [], []
+            for i in half:
+                segments = episodes[i].segments
+                sampled = [p for s in segments for p, m in zip(s.logprobs, s.mask, strict=True) if m]
+                old += sampled
+                advantage += [advantages[i]] * len(sampled)
+                share = 1.0 / (len(half) * max(len(sampled), 1))  # the mean over tokens, then over episodes
+                weight += [share] * len(sampled)
+            advantages_N, weights_N = torch.tensor(advantage), torch.tensor(weight)
+
+            # Raise the probability of what did better than its group, as long as the ratio stays near 1.
+            ratio_N = (policy.evaluate_tokens(samples).logprobs_N - torch.tensor(old)).exp()
+            clipped_N = ratio_N.clamp(1.0 - epsilon, 1.0 + epsilon)
+            loss = -(weights_N * torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)).sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(policy.module.parameters(), 1.0)
+            optimizer.step()
+            policy.version += 1
+    return mean_rewards
 
 
 @dataclass(frozen=True)
@@ -98,7 +140,7 @@ class GRPOSettings(AlgorithmConfig):
     variant: Variant = option("grpo", "defaults of other settings, by name: what each paper changes")
     advantage: AdvantageEstimator | Literal["reinforce++", "reinforce++-baseline"] = option(
         "grpo",
-        "(r-mean)/std of the group, r-mean, r minus the mean of the others; or normalised over all tokens: r, r-mean",
+        "(r-mean)/std of the group, r-mean, r minus the mean of the others; or normalized over all tokens: r, r-mean",
     )
     ratio: Literal["token", "sequence"] = option(
         "token", "importance ratio of each token, or GSPO's of each sequence"
@@ -109,7 +151,7 @@ class GRPOSettings(AlgorithmConfig):
     entropy_coef: float = option(0.0, "weight of the entropy bonus", low=0.0)
     skip_equal: bool = option(True, "skip groups whose rewards are all equal")
     resample: int = option(
-        0, "DAPO: draw up to so many further batches until `questions` groups have unequal rewards", low=0
+        0, "DAPO: draw up to this many further batches until `questions` groups have unequal rewards", low=0
     )
     overlong_length: int = option(
         0, "DAPO: episode length in sampled tokens with the full penalty; 0: off", low=0
@@ -119,7 +161,10 @@ class GRPOSettings(AlgorithmConfig):
 
 
 class GRPO(Algorithm):
-    """Group-relative policy optimization; see the head of this file."""
+    """Group-relative policy optimization in the shared loop; see the head of this file.
+
+    The base of methods that change one part of it, most often `credit` or `advantages`.
+    """
 
     settings_class: ClassVar[type[AlgorithmConfig]] = GRPOSettings
     settings: GRPOSettings
@@ -128,18 +173,21 @@ class GRPO(Algorithm):
         given = settings or {}
         named = [defaults for name, defaults in VARIANTS.items() if name == given.get("variant")]
         super().__init__({**(named[0] if named else {}), **given})
-        self.group_relative = not self.settings.advantage.startswith("reinforce++")
 
-    def setup(self, policy: Policy, rng: np.random.Generator) -> None:
-        super().setup(policy, rng)
-        self._reference = policy.freeze_reference() if self.settings.kl_coef > 0.0 else None
+    @property
+    def group_relative(self) -> bool:
+        return not self.settings.advantage.startswith("reinforce++")
+
+    def setup(self, context: TrainContext) -> None:
+        super().setup(context)
+        self._reference = context.policy.freeze_reference() if self.settings.kl_coef > 0.0 else None
 
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
         groups = list(super().collect(policy, envs, tasks))
         for _ in range(self.settings.resample):
-            if sum(_unequal(group) for group in groups) >= tasks.count:
+            if sum(rewards_differ(group) for group in groups) >= tasks.count:
                 break
-            groups += self.play(policy, envs, tasks.draw(), self.settings.group_size, self.rng)
+            groups += super().collect(policy, envs, tasks)
         return groups
 
     def rewards(self, group: Group) -> NDArray[np.float64]:
@@ -154,21 +202,21 @@ class GRPO(Algorithm):
         if not self.settings.skip_equal:
             return [True] * len(groups)
         if self.settings.overlong_length:  # the penalty alone makes no group worth learning from
-            return [len(group) == 1 or _unequal(group) for group in groups]
-        return super().select(groups)
+            return [len(group) == 1 or rewards_differ(group) for group in groups]
+        return [len(r_G) == 1 or bool(r_G.min() < r_G.max()) for r_G in groups.rewards]
 
     def prepare(self, policy: Policy, groups: Groups) -> None:
         if self._reference is not None:
             with self._reference():
-                groups.columns["ref_logprobs"] = token_logprobs(policy, groups.samples, self.token_budget)
+                groups.columns["ref_logprobs"] = token_logprobs(
+                    policy, groups.samples, self.context.token_budget
+                )
 
     def advantages(self, groups: Groups) -> list[NDArray[np.float64]]:
-        """The advantage of each episode over its group, one array per group: what other rules redistribute."""
+        """The advantage of each episode over its group, one array per group; subclasses redistribute it."""
         estimator = self.settings.advantage
-        if estimator == "reinforce++":
-            return _over_all_tokens(groups, groups.rewards)
-        if estimator == "reinforce++-baseline":
-            return _over_all_tokens(groups, [group_advantages(r_G, "dr-grpo") for r_G in groups.rewards])
+        if estimator == "reinforce++" or estimator == "reinforce++-baseline":
+            return normalized_over_tokens(groups, baseline=estimator == "reinforce++-baseline")
         return [group_advantages(r_G, estimator) for r_G in groups.rewards]
 
     def credit(self, groups: Groups) -> Credit:
@@ -191,15 +239,3 @@ class GRPO(Algorithm):
         if s.entropy_coef > 0.0:
             loss_N = loss_N - s.entropy_coef * outputs.entropy_N
         return Loss(batch.total(loss_N), metrics)
-
-
-def _over_all_tokens(groups: Groups, values: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """One value per episode, normalised with every sampled token of the iteration counting once."""
-    counts_E = np.bincount(groups.tokens.episode_N, minlength=len(groups.episodes))
-    normalised_E = whiten(np.concatenate([np.zeros(0), *values]), counts_E)
-    return np.split(normalised_E, np.cumsum([len(group) for group in groups])[:-1]) if len(groups) else []
-
-
-def _unequal(group: Group) -> bool:
-    rewards = [episode.reward for episode in group if episode.valid_for_training]
-    return bool(rewards) and min(rewards) < max(rewards)

@@ -9,11 +9,11 @@ judge's retrieval utility of round t, the rounds counted from 1:
 The environment pays it (`reward=mt_ppo`, see docs/rewards.md); credit and loss are `ppo.py`'s with γ = λ = 1 and one
 episode per question.
 
-Departures, besides those of ppo.py:
+Departures, in addition to those of ppo.py:
 1. Scaled down: the released runs have 128 questions per iteration in 4 minibatches, learning rates of 1e-6 for the
    policy and 1e-5 for the critic, and a critic warm-up over 1.5 % of the run. Here questions, minibatches and lr are
-   the run's to say, `value_lr` is 1, and there is no warm-up.
-2. An episode that answers without any search is paid like others; the released code pays it 0.
+   options of the run, `value_lr` is 1, and there is no warm-up.
+2. An episode that answers without any search is paid like any other; the released code pays it 0.
 3. A verdict that failed makes the episode invalid for training; the released judge gives 0 after three tries.
 """
 
@@ -31,7 +31,7 @@ class MTPPO(PPO):
     """PPO on the reward term `mt_ppo`; see the head of this file."""
 
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
-        if "mt_ppo" not in env_config.reward:  # the term itself makes sure of a judge that runs every step
+        if "mt_ppo" not in env_config.reward:  # the term itself requires a judge that runs in every step
             raise ConfigError(
                 f"mt-ppo learns from the reward term 'mt_ppo', and this environment pays {', '.join(env_config.reward)}: "
                 "add --env-option reward=mt_ppo --env-option judge=oracle, or another judge"

@@ -7,7 +7,7 @@ state. With V_k the value head's estimate before token k and V_K = 0:
     r_k = the reward of the round whose last token k is, else 0
     δ_k = r_k + γ V_{k+1} − V_k
     Â_k = δ_k + γ λ Â_{k+1}                       then over all tokens of the iteration: (Â − mean) / (std + 1e-8)
-    R_k = Â_k + V_k                               with Â before that normalisation
+    R_k = Â_k + V_k                               with Â before that normalization
     L   = mean_k max(−ρ Â, −clip(ρ, 1 − ε, 1 + ε) Â) + mean_k ½ max((V_θ − R)², (V_clip − R)²)
     V_clip = V + clip(V_θ − V, −ε_V, ε_V)         ρ = π_θ / π_old
 
@@ -16,10 +16,10 @@ state. With V_k the value head's estimate before token k and V_K = 0:
 Departures:
 1. The critic is a linear head on the policy's last hidden states, which it cannot change; verl's is a second language
    model. It starts at zero, and its learning rate is `value_lr` times the policy's (CW-GRPO's PPO: 10).
-2. Rewards stand at the last token of their round, and so in the middle of an episode where a round is paid. A round
+2. A round's reward is given at its last token, and so in the middle of an episode if rounds are paid. A round
    without sampled tokens pays at the last token before it.
-3. An episode that ran out of a budget ended there: the value after its last token is 0, not an estimate.
-4. Episodes that infrastructure failures cut short are dropped; groups play no part otherwise (`group_size` 1).
+3. An episode that exhausted a budget ends there: the value after its last token is 0, not an estimate.
+4. Episodes that infrastructure failures cut short are dropped; groups have no other function (`group_size` 1).
 5. No KL term, and no adaptive one; the learning rate is constant. No dual clip (verl caps the loss at -3 Â).
 6. The value loss has no coefficient: the head has a learning rate and a gradient clip of its own, and Adam's steps do
    not depend on the scale of a loss.
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, TokenOutputs
 
-from ..algorithm import Algorithm, AlgorithmConfig, Loss, each_token
+from ..algorithm import Algorithm, AlgorithmConfig, Loss, TrainContext, each_token
 from ..batch import Batch
 from ..config import option
 from ..credit import Credit
@@ -57,10 +57,10 @@ class PPOSettings(AlgorithmConfig):
     gamma: float = option(1.0, "discount per token", low=0.0, high=1.0)
     gae_lambda: float = option(1.0, "lambda of generalized advantage estimation", low=0.0, high=1.0)
     value_clip: float = option(
-        0.5, "values move at most this far from those collected with; 0: no limit", low=0.0
+        0.5, "values move at most this far from those before the update; 0: no limit", low=0.0
     )
     value_lr: float = option(1.0, "learning rate of the value head, as a multiple of the policy's", low=0.0)
-    whiten: bool = option(True, "normalise advantages over all tokens of the iteration")
+    whiten: bool = option(True, "normalize advantages over all tokens of the iteration")
     entropy_coef: float = option(0.0, "weight of the entropy bonus", low=0.0)
 
 
@@ -70,28 +70,28 @@ class PPO(Algorithm):
     settings_class = PPOSettings
     settings: PPOSettings
 
-    def setup(self, policy: Policy, rng: np.random.Generator) -> None:
-        super().setup(policy, rng)
-        width = policy.evaluate_tokens([]).hidden_N.shape[1]
-        device = next(policy.module.parameters()).device
+    @property
+    def module_lr(self) -> dict[str, float]:
+        return {"value_head": self.settings.value_lr}
+
+    def setup(self, context: TrainContext) -> None:
+        super().setup(context)
+        width = context.policy.evaluate_tokens([]).hidden_N.shape[1]
+        device = next(context.policy.module.parameters()).device
         self.head = nn.Linear(width, 1, device=device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.module_lr = {"value_head": self.settings.value_lr}
 
     def extra_modules(self) -> dict[str, nn.Module]:
         return {"value_head": self.head}
 
-    def select(self, groups: Groups) -> list[bool]:
-        return [True] * len(groups)
-
     def prepare(self, policy: Policy, groups: Groups) -> None:
-        groups.columns["values"] = each_token(policy, groups.samples, self.token_budget, self._values)
+        groups.columns["values"] = each_token(policy, groups.samples, self.context.token_budget, self._values)
 
     def credit(self, groups: Groups) -> Credit:
         s = self.settings
         values_N = groups.columns["values"].double().numpy()
-        rewards_N = self._token_rewards(groups)
+        rewards_N = groups.token_rewards(at_end=s.permute_rewards)
         advantages_N = gae(rewards_N, values_N, groups.tokens.episode_N, s.gamma, s.gae_lambda)
         returns_N = advantages_N + values_N
         groups.columns["returns"] = torch.from_numpy(returns_N).float()
@@ -119,24 +119,9 @@ class PPO(Algorithm):
         return Loss(batch.total(loss_N + 0.5 * error_N), metrics)
 
     def _values(self, outputs: TokenOutputs) -> Tensor:
-        """The head's estimate before each token; the policy gets no gradient from it."""
+        """The head's estimate before each token; it sends no gradient into the policy."""
         values_N: Tensor = self.head(outputs.hidden_N.detach().to(self.head.weight.dtype))[:, 0]
         return values_N
-
-    def _token_rewards(self, groups: Groups) -> NDArray[np.float64]:
-        """The reward of each round at its last sampled token, [N]; what `groups.rewards` says beyond that at the end."""
-        tokens = groups.tokens
-        counts_E = np.array([len(episode.rounds) for episode in groups.episodes], dtype=np.int64)
-        owner_R = np.repeat(np.arange(len(counts_E)), counts_E)
-        bounds = np.searchsorted(tokens.episode_N, np.arange(len(counts_E) + 1))
-        first_E, acted_E = bounds[:-1], bounds[:-1] < bounds[1:]
-        number_N = (np.cumsum(counts_E) - counts_E)[tokens.episode_N] + tokens.round_N  # over all episodes
-        last_R = np.searchsorted(number_N, np.arange(len(owner_R)), "right") - 1
-        place_R, acted_R = np.maximum(last_R, first_E[owner_R]), acted_E[owner_R]
-        paid_R = groups.round_rewards(at_end=self.settings.permute_rewards)
-        rewards_N = np.zeros(len(tokens.episode_N))
-        np.add.at(rewards_N, place_R[acted_R], paid_R[acted_R])
-        return rewards_N
 
 
 def gae(
@@ -152,10 +137,11 @@ def gae(
         rewards_N: reward after each token.
         values_N: value before each token; after an episode's last token it is 0.
         episode_N: which episode each token belongs to; non-decreasing.
-        gamma, lam: γ and λ.
+        gamma: γ.
+        lam: λ.
 
     Returns:
-        Â before any normalisation, [N].
+        Â before any normalization, [N].
     """
     same_N = np.append(episode_N[1:] == episode_N[:-1], False)[: len(episode_N)]
     after_N = np.where(same_N, np.append(values_N[1:], 0.0)[: len(values_N)], 0.0)

@@ -7,8 +7,8 @@ Round t of an episode is paid r_t. Every token sampled in round t gets
     A_t = R_t − b                                    b: the mean of R_t over all tokens of the iteration
     L   = − mean over all tokens of A_t · log π_θ(token | everything before it)
 
-and the weights take a step down the gradient of L: what came with more reward than usual becomes likelier. `naked_loop`
-is all there is to it, in one function; run it with
+and the weights take a step down the gradient of L: tokens followed by more reward than usual become more likely.
+`naked_loop` is the whole algorithm in one function; run it with
 
     python -m searchgym.trainers.algorithms.reinforce
 
@@ -16,12 +16,12 @@ is all there is to it, in one function; run it with
 test holds the two to the same weights.
 
 Departures:
-1. The baseline contains the episode itself, and tokens count, not episodes: a bias that falls with the number of
-   episodes. `baseline=none` has none of it, and more variance.
-2. The mean over tokens is the sum over an episode's tokens and mean over episodes of the theorem, but for a factor
-   that is the same for all tokens of an iteration.
+1. The baseline includes the episode itself and averages over tokens, not episodes: a bias that decreases with the number
+   of episodes. `baseline=none` avoids it, at the price of more variance.
+2. The mean over tokens equals the theorem's sum over tokens and mean over episodes up to a factor that is the same for
+   all tokens of an iteration.
 3. There is no importance ratio. With more than one minibatch or epoch the later steps of an iteration learn
-   from tokens that slightly older weights sampled; use grpo or ppo then. Hence nothing to clip, either.
+   from tokens that slightly older weights sampled; use grpo or ppo then. There is nothing to clip, either.
 4. The control `permute_rewards` pays the permuted reward in the last round; rewards of rounds would still tell
    episodes apart.
 """
@@ -31,7 +31,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 
 from searchgym.agents.candidate.agent import CandidateAgent
@@ -64,14 +63,14 @@ def naked_loop(
     Args:
         policy: is trained.
         envs: where it plays.
-        iterations: how often to play and learn.
-        questions: played each time, once each.
+        iterations: number of times to play and learn.
+        questions: questions per iteration, played once each.
         lr: learning rate.
         gamma: γ, per round.
-        seed: of the order of questions and of sampling.
+        seed: random seed of the order of questions and of sampling.
 
     Returns:
-        The mean reward of each iteration's episodes; iterations in which all of them were cut short are left out.
+        The mean reward of each iteration's valid episodes; iterations without any are left out.
     """
     policy.generator.manual_seed(seed)
     tasks = TaskSampler(envs.task_ids(), questions, seed)
@@ -84,7 +83,7 @@ def naked_loop(
             continue
         mean_rewards.append(sum(e.reward for e in episodes) / len(episodes))
 
-        # The reward still to come, for every token the policy sampled; mask 0 is what it was shown.
+        # The reward still to come, for every token the policy sampled; mask 0 marks what it was shown.
         samples, returns = [], []
         for episode in episodes:
             to_come, returns_R = 0.0, [0.0] * len(episode.rounds)
@@ -96,7 +95,7 @@ def naked_loop(
                 returns += [returns_R[t] for t, m in zip(segment.rounds, segment.mask, strict=True) if m]
         returns_N = torch.tensor(returns)
 
-        # Make likelier what came with more than usual.
+        # Make tokens followed by more reward than usual more likely.
         logprobs_N = policy.evaluate_tokens(samples).logprobs_N
         loss = -((returns_N - returns_N.mean()) * logprobs_N).mean()
         optimizer.zero_grad()
@@ -113,9 +112,7 @@ class ReinforceSettings(AlgorithmConfig):
     group_size: int = option(1, "episodes per question", low=1)
     aggregation: Aggregation = option("token-mean", "how token losses become one loss")
     gamma: float = option(1.0, "discount of returns, per round", low=0.0, high=1.0)
-    baseline: Literal["mean", "none"] = option(
-        "mean", "what is subtracted: the mean return of all tokens, or 0"
-    )
+    baseline: Literal["mean", "none"] = option("mean", "baseline: the mean return of all tokens, or 0")
     entropy_coef: float = option(0.0, "weight of the entropy bonus", low=0.0)
 
 
@@ -123,21 +120,16 @@ class Reinforce(Algorithm):
     """REINFORCE in the shared loop; see the head of this file.
 
     Raises:
-        ConfigError: a setting of the clip, which it has not.
+        ConfigError: a setting of the clip, which REINFORCE does not have.
     """
 
     settings_class: ClassVar[type[AlgorithmConfig]] = ReinforceSettings
     settings: ReinforceSettings
-    has_ratio = False
-
-    def select(self, groups: Groups) -> list[bool]:
-        return [True] * len(groups)
+    uses_ratio = False
 
     def credit(self, groups: Groups) -> Credit:
-        rounds_E = [len(episode.rounds) for episode in groups.episodes]
-        episode_R = np.repeat(np.arange(len(rounds_E)), rounds_E)
         paid_R = groups.round_rewards(at_end=self.settings.permute_rewards)
-        returns_R = discounted_sums(paid_R, episode_R, self.settings.gamma)
+        returns_R = discounted_sums(paid_R, groups.episode_R, self.settings.gamma)
         credit = Credit.flat("round", returns_R, groups)
         if self.settings.baseline == "none" or not len(groups):
             return credit
@@ -150,7 +142,7 @@ class Reinforce(Algorithm):
 
 
 def main() -> None:
-    """Teach the candidate policy to look up one fact."""
+    """Train the candidate policy to look up one fact."""
     torch.set_num_threads(1)
     envs = make_vec("SearchQA-Terse-v0", 128, types=["chain"], hops=[1])
     for i, reward in enumerate(naked_loop(CandidateAgent(), envs, iterations=30), 1):

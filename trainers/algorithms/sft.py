@@ -1,29 +1,29 @@
-"""SFT: supervised fine-tuning on episodes: rejection fine-tuning on the policy's own, warm-up on recorded ones.
+"""SFT: supervised fine-tuning: rejection fine-tuning on the policy's own episodes, or warm-up on recorded ones.
 
-    L = − 1/|K| Σ_{k in K} log π_θ(token k | what stood before it)
+    L = − 1/|K| Σ_{k in K} log π_θ(token k | everything before it)
 
-K are the tokens that the agent wrote (never a prompt or a retrieved passage) in the rounds that pass these filters:
+K is the set of tokens that the agent wrote (never a prompt or a retrieved passage) in rounds that pass these filters:
 
-    valid          the episode counts (`valid_for_training`), and the round is a valid act
-    successful     its reward is at least `min_reward`
-    deduplicated   of a question's episodes with the same messages, one
-    contributing   (an option) the round answers, or the judge gave its search u · v > 0
+    valid          the episode is valid for training, and the round is a valid act
+    successful     the episode's reward is at least `min_reward`
+    deduplicated   of a question's episodes with the same messages, one is used
+    contributing   (optional) the round answers, or the judge gave its search u · v > 0
 
 Without `episodes` it is rejection fine-tuning: each iteration plays `questions` × `group_size` episodes and learns from
 the good ones. With `episodes`, a JSONL file of records (`searchgym eval --out`), nothing is played: each iteration takes
-as many records, every one once before any a second time. Their texts are encoded by the policy itself.
+that many records, every one once before any a second time. The policy encodes their texts itself.
 
 Sources: rejection-sampled fine-tuning with deduplication, arXiv 2308.01825; the same with the current policy in a
 loop, arXiv 2304.06767 (RAFT). Learning only from steps a judge likes: WebSTAR, arXiv 2512.10962, grades steps 1-10.
 
 Departures:
-1. The first samples once and trains the base model anew on what it kept; here each iteration goes on from the last.
-2. RAFT keeps the best of each question; here every episode with enough reward, so easy questions weigh more.
+1. The first source samples once and trains the base model on what it kept; here each iteration continues from the last.
+2. RAFT keeps the best episode of each question; here every episode with enough reward, so easy questions weigh more.
 3. WebSTAR's threshold is not known to us; ours is u · v > 0. A round without a verdict is left out and counted.
 4. Log-probabilities are of the tempered distribution (`temperature`), as everywhere in this package.
 
-`searchgym warmup` is something else: it makes the packaged weights of the tiny model from nothing, with drills that are
-no episodes, renamed worlds and a learning-rate schedule (agents/tiny/warmup.py).
+`searchgym warmup` is different: it trains the packaged weights of the tiny model from scratch, with drills that are not
+episodes, renamed worlds and a learning rate schedule (agents/tiny/warmup.py).
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class SFTSettings(AlgorithmConfig):
 
     aggregation: Aggregation = option("token-mean", "how token losses become one loss")
     episodes: str = option(
-        "", "JSONL file of episodes to learn from; empty: play them (rejection fine-tuning)"
+        "", "JSONL file of episodes to learn from; default: play them (rejection fine-tuning)"
     )
     min_reward: float = option(1.0, "learn from episodes with at least this reward")
-    deduplicate: bool = option(True, "of a question's episodes with the same messages, learn from one")
+    deduplicate: bool = option(True, "learn from one of a question's episodes with the same messages")
     rounds: Literal["all", "contributing"] = option(
         "all", "learn from all valid acts, or only from answers and searches the judge found contributing"
     )
@@ -73,26 +73,29 @@ class SFT(Algorithm):
     """Supervised fine-tuning on episodes; see the head of this file.
 
     Raises:
-        ConfigError: the file of episodes cannot be used, or a setting of the clip, which it has not.
+        ConfigError: the file of episodes cannot be used, or a setting of the clip, which SFT does not have.
     """
 
     settings_class = SFTSettings
     settings: SFTSettings
-    has_ratio = False
-    weighs_advantages = False
+    uses_ratio = False
+    supports_tis = False
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(settings)
         self._recorded = self._read(Path(self.settings.episodes)) if self.settings.episodes else []
         self._encoded: set[str] = set()
-        self.on_policy = not self._recorded
+
+    @property
+    def on_policy(self) -> bool:
+        return not self._recorded
 
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
         splits = {episode.split for episode in self._recorded} - {env_config.split}
         if splits:
             raise ConfigError(
                 f"{self.settings.episodes} has episodes of split {sorted(splits)[0]!r}, and the run trains on "
-                f"{env_config.split!r}: learn from questions that evaluations do not ask, or set split"
+                f"{env_config.split!r}: learn from questions that are not evaluated on, or set split"
             )
         if self.settings.rounds == "contributing" and not self._recorded and env_config.judge is None:
             raise ConfigError(
@@ -108,7 +111,7 @@ class SFT(Algorithm):
         order = TaskSampler(
             [str(i) for i in range(len(self._recorded))], tasks.count * self.settings.group_size, tasks.seed
         )
-        order.drawn = tasks.drawn  # which checkpoints keep
+        order.drawn = tasks.drawn  # saved in checkpoints
         drawn = dict.fromkeys(int(i) for i in order.draw(min(order.count, len(self._recorded))))
         tasks.drawn = order.drawn
         episodes = [self._recorded[i] for i in drawn]
@@ -121,7 +124,7 @@ class SFT(Algorithm):
     def select(self, groups: Groups) -> list[bool]:
         keep_E = np.bincount(groups.tokens.episode_N, self._kept(groups), len(groups.episodes)) > 0
         ends = np.cumsum([len(group) for group in groups])
-        return [bool(part.any()) for part in np.split(keep_E, ends[:-1])]
+        return [bool(part.any()) for part in np.split(keep_E, ends[:-1])] if len(groups) else []
 
     def credit(self, groups: Groups) -> Credit:
         keep_N = self._kept(groups)
@@ -130,7 +133,7 @@ class SFT(Algorithm):
         if self.settings.rounds == "contributing":
             kept = [groups.episodes[e] for e in kept_E]
             metrics["unjudged"] = float(sum(_unjudged(r) for episode in kept for r in episode.rounds))
-        return Credit.flat("token", keep_N.astype(np.float64), groups, metrics, counted_N=keep_N)
+        return Credit.flat("token", keep_N.astype(np.float64), groups, metrics, loss_mask_N=keep_N)
 
     def loss(self, batch: Batch, outputs: TokenOutputs) -> Loss:
         return Loss(batch.total(-outputs.logprobs_N))
@@ -150,9 +153,7 @@ class SFT(Algorithm):
             ],
             dtype=bool,
         )
-        rounds_E = np.array([len(episode.rounds) for episode in groups.episodes], dtype=np.int64)
-        starts_E = np.cumsum(rounds_E) - rounds_E
-        kept_N: NDArray[np.bool_] = round_R[starts_E[groups.tokens.episode_N] + groups.tokens.round_N]
+        kept_N: NDArray[np.bool_] = round_R[groups.round_of_token_N]
         return kept_N
 
     def _worth_learning(self, round_: Round) -> bool:
@@ -164,11 +165,11 @@ class SFT(Algorithm):
         return contribution is not None and contribution > 0.0
 
     def _read(self, path: Path) -> list[Episode]:
-        """The records that pass the filters, in order.
+        """The recorded episodes that pass the filters, in order.
 
         Raises:
-            ConfigError: there is no such file, or none passes.
-            EpisodeFileError: it holds no records.
+            ConfigError: the file does not exist, or no episode passes.
+            EpisodeFileError: the file is damaged.
         """
         if not path.is_file():
             raise ConfigError(
@@ -180,8 +181,8 @@ class SFT(Algorithm):
             good = _distinct(good)
         if not good:
             raise ConfigError(
-                f"of {len(read)} episodes in {path} none is valid with a reward of at least {self.settings.min_reward}: "
-                "lower min_reward, or record better ones"
+                f"none of {len(read)} episodes in {path} is valid with a reward of at least {self.settings.min_reward}: "
+                "lower min_reward, or record better episodes"
             )
         if self.settings.rounds == "contributing" and not any(
             r.judge.status == "ok" for e in good for r in e.rounds
@@ -190,15 +191,19 @@ class SFT(Algorithm):
                 f"rounds=contributing, and no round in {path} has a verdict: record it with --judge"
             )
         for number, episode in enumerate(good):
-            episode.episode_id = f"{number}-{episode.episode_id}"  # records of several runs may share ids
+            episode.episode_id = (
+                f"{number}-{episode.episode_id}"  # records of several runs may have the same ids
+            )
             for index, round_ in enumerate(episode.rounds):
                 round_.uid = f"{episode.episode_id}/{index}"
-                round_.temperature = None  # nobody sampled these tokens; the policy takes its own
+                round_.temperature = (
+                    None  # these tokens were not sampled; the policy uses its own temperature
+                )
         return good
 
 
 def _distinct(episodes: Sequence[Episode]) -> list[Episode]:
-    """One of those with the same question and messages: the first by id, in whatever order they come."""
+    """One of the episodes with the same question and messages: the first by id, independent of their order."""
     first: dict[tuple[str, ...], Episode] = {}
     for episode in sorted(episodes, key=lambda e: e.episode_id):
         first.setdefault((episode.task_id, *(r.text for r in episode.rounds)), episode)

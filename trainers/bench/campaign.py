@@ -1,4 +1,4 @@
-"""A whole benchmark: estimate, selection of learning rates, final runs. All of it can be cut off and started again."""
+"""A whole benchmark: estimate, selection of learning rates, final runs. All of it can be interrupted and continued."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Campaign:
         spec: what is compared.
         out: the benchmark's directory; made if it is missing.
         processes: runs at a time.
-        say: prints a line.
+        say: prints a line of progress.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Campaign:
         """Play everything that is not sealed yet.
 
         Args:
-            minutes: begin no run after so many; None: go on to the end.
+            minutes: start no run after this many minutes; None: run to the end.
             rerun: make runs of other code or another spec again.
             select_only: end after the selection of learning rates; the test split is not touched.
 
@@ -247,12 +247,12 @@ def final_dev(result: Mapping[str, Any]) -> float:
 def _is_stale(job: Job) -> bool:
     path = Path(job.path)
     try:
-        card = json.loads((path / "card.json").read_text("utf-8"))
+        metadata = json.loads((path / "card.json").read_text("utf-8"))
     except FileNotFoundError:
         return False
     except ValueError:  # a kill before the first byte was synced
         return True
-    return bool(card != json.loads(json.dumps(job.card)))
+    return bool(metadata != json.loads(json.dumps(job.metadata)))
 
 
 def _sealed(job: Job) -> dict[str, Any] | None:

@@ -16,6 +16,8 @@ from pathlib import Path
 from searchgym import plugins
 from searchgym.errors import MissingExtraError, PluginError
 
+from ..registry import load_trainer
+
 __all__ = ["fingerprint", "versions"]
 
 _PACKAGES = ("corpora", "agents", "trainers")
@@ -38,11 +40,11 @@ def versions() -> dict[str, str]:
 
 @cache
 def fingerprint(trainer: str, agent: str) -> str:
-    """Hash of everything a run of this trainer and agent can depend on: any change of it is another version.
+    """Hash of everything a run of this trainer and agent can depend on: any change of it gives another version.
 
     Covers the package's sources and data (of the benchmark only what runs and measures), the packages of plug-ins
-    that trainer and agent come from, and `versions`. Where a file lies is no part of it, nor are docstrings and
-    comments: a module that moves, with the imports that follow it, is no new version. It is of the code this process
+    that trainer and agent come from, and `versions`. The location of a file is not part of it, nor are docstrings and
+    comments: a module that moves, with the imports that follow it, is not a new version. It is of the code this process
     has loaded: what runs need is imported first, and what is edited afterwards does not reach it.
     """
     plugin = _digest(_plugin_files(trainer, agent).values())
@@ -63,7 +65,7 @@ def _own_code() -> str:
 
 
 def _digest(files: Iterable[Path]) -> str:
-    """Of the contents of files, whatever they are called."""
+    """Hash of the contents of files, independent of their names."""
     contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
     return hashlib.sha256(" ".join(contents).encode()).hexdigest()
 
@@ -162,8 +164,8 @@ def _own_files() -> dict[str, Path]:
 def _plugin_files(trainer: str, agent: str) -> dict[str, Path]:
     """The top-level modules, as files or whole folders, of classes that are not ours."""
     files: dict[str, Path] = {}
-    for group, name in (("trainers", trainer), ("agents", agent)):
-        for base in getattr(plugins.load(group, name), "__mro__", ()):
+    for kind in (load_trainer(trainer), plugins.load("agents", agent)):
+        for base in getattr(kind, "__mro__", ()):
             top = base.__module__.partition(".")[0]
             if top in ("searchgym", "builtins", "abc", "typing", "torch", "gymnasium"):
                 continue

@@ -1,7 +1,7 @@
-"""Where a trainer's credit goes, by the oracle's verdicts: measured on what it learns from, in every iteration.
+"""Where a trainer's credit goes according to the oracle's verdicts, measured on what it learns from in every iteration.
 
-A search round contributed if the oracle gives it u · v = 1: it retrieved a gold passage nobody had retrieved before in
-the episode, with a query that follows from what had been read. With A the mean credit of a round's tokens:
+A search round contributed if the oracle gives it u · v = 1: it was the first of the episode to retrieve a gold passage,
+with a query that follows from what had been read. With A the mean credit of a round's tokens:
 
     credit on contributing rounds = Σ max(A, 0) over contributing search rounds / Σ max(A, 0) over search rounds
     blame on contributing rounds  = the same with max(−A, 0)
@@ -27,11 +27,9 @@ _ORACLE = OracleJudge()
 
 def measure_credit(groups: Groups, credit: Credit) -> dict[str, float]:
     """The four sums of an iteration, `probe_<name>` for each of `PROBED`."""
-    tokens = groups.tokens
-    rounds_E = np.array([len(episode.rounds) for episode in groups.episodes], dtype=np.int64)
-    starts_E = np.cumsum(rounds_E) - rounds_E
-    total = int(rounds_E.sum())
-    place_N = starts_E[tokens.episode_N] + tokens.round_N
+    starts_E = np.cumsum(groups.round_counts_E) - groups.round_counts_E
+    total = int(groups.round_counts_E.sum())
+    place_N = groups.round_of_token_N
     counts_R = np.bincount(place_N, minlength=total)
     sums_R = np.bincount(place_N, credit.to_tokens(groups), minlength=total)
     mean_R = sums_R / np.maximum(counts_R, 1)
@@ -40,8 +38,8 @@ def measure_credit(groups: Groups, credit: Credit) -> dict[str, float]:
         if not mean_R[start : start + len(episode.rounds)].any():
             continue
         searched = [r.action.kind == "search" for r in episode.rounds]
-        asked = [trace for trace, is_search in zip(traces_of(episode), searched, strict=True) if is_search]
-        verdicts = iter(_ORACLE.judge(asked))
+        judged = [trace for trace, is_search in zip(traces_of(episode), searched, strict=True) if is_search]
+        verdicts = iter(_ORACLE.judge(judged))
         for offset, is_search in enumerate(searched):
             verdict = next(verdicts) if is_search else None
             if verdict is None or verdict.status != "ok":

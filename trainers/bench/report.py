@@ -266,7 +266,7 @@ def _with_spread(row: Mapping[str, Any], rate: str) -> str:
 
 
 def _short(policy: Mapping[str, Any] | None) -> str:
-    """What a policy says of itself, without its long lists."""
+    """A policy's description of itself, without long lists."""
     plain = {k: v for k, v in (policy or {}).items() if isinstance(v, str | int | float)}
     return ", ".join(f"{k} {v}" for k, v in plain.items())
 

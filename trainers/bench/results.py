@@ -1,4 +1,4 @@
-"""From sealed runs to everything a report says, as JSON data."""
+"""From sealed runs to the content of a report, as JSON data."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym import plugins
 from searchgym.errors import ConfigError
 
+from ..registry import load_trainer
 from .campaign import chosen_rates, final_dev
 from .spec import Entry, Run, Spec
 from .statistics import Comparison, bootstrap, compare, holm, iqm
@@ -27,7 +27,7 @@ from .worker import read_result
 __all__ = ["FEEDBACK_NEEDED", "analyse", "compare_rows", "selection"]
 
 FEEDBACK_NEEDED = 0.1
-"""A result with the feedback act counts only if so large a share of the training episodes used it."""
+"""A result with the feedback act counts only if at least this share of the training episodes used it."""
 GOAL = 0.8
 _POINTS = 33  # of a learning curve
 _SHARES = (
@@ -55,7 +55,7 @@ def analyse(spec: Spec, out: Path) -> dict[str, Any]:
     runs = {label: found for label, found in runs.items() if found}
     if spec.baseline not in runs:
         raise ConfigError(
-            f"{out} holds no complete seed of the baseline {spec.baseline!r} yet: let the benchmark go on"
+            f"{out} holds no complete seed of the baseline {spec.baseline!r} yet: continue the benchmark"
         )
     pairs = {
         label: _compare(found, runs[spec.baseline]) for label, found in runs.items() if label != spec.baseline
@@ -98,7 +98,7 @@ def compare_rows(spec: Spec, out: Path, label: str, other: str) -> Comparison:
     found = [_read_runs(spec, out, spec.entry(name), rates) if rates else [] for name in (label, other)]
     if not all(found):
         raise ConfigError(
-            f"{out} holds no complete seed of {label!r} and {other!r} yet: let the benchmark go on"
+            f"{out} holds no complete seed of {label!r} and {other!r} yet: continue the benchmark"
         )
     return _compare(*found)
 
@@ -245,7 +245,7 @@ def _median(reached: Sequence[float | None]) -> float | None:
 def _costs(
     results: Sequence[Mapping[str, Any]], ended: Sequence[Mapping[str, Any]]
 ) -> dict[str, float | None]:
-    """Means per run: what was played and asked, and the seconds it took."""
+    """Means per run: episodes, tokens, judge calls and seconds."""
 
     def mean(name: str) -> float:
         return fmean(float(r["sums"].get(name, 0.0)) for r in results)
@@ -298,8 +298,8 @@ def _differences(spec: Spec, entry: Entry) -> list[str]:
 
 
 def _head_line(trainer: str) -> str:
-    """The first line of the file a trainer stands in, which says what it is."""
-    module = inspect.getmodule(plugins.load("trainers", trainer))
+    """The first line of a trainer's file, which describes it."""
+    module = inspect.getmodule(load_trainer(trainer))
     return ((module.__doc__ if module else "") or "not stated").strip().splitlines()[0]
 
 

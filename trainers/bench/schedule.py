@@ -46,11 +46,11 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def execute(self, jobs: Sequence[Job], done: Done, deadline: float | None = None) -> bool:
-        """Run jobs; whatever ends is sealed on disk.
+        """Run jobs; each that ends is sealed on disk.
 
         Args:
             jobs: in the order they are begun.
-            done: told of each result, in the order they come.
+            done: called with each result, in the order of completion.
             deadline: in seconds of `time.monotonic`: none is begun after it.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What a benchmark compares, from one TOML or JSON file. No torch in here.
+"""What a benchmark compares, from one TOML or JSON file. This file does not import torch.
 
 A file has the keys of `Spec`; `[train]` holds fields of `TrainConfig` that all runs share, `[environments.NAME]` an
 `env` and its `env_options`, each `[[entries]]` the keys of `Entry`. `extends = "NAME or path"` starts from another
@@ -20,11 +20,12 @@ from searchgym import plugins
 from searchgym.errors import ConfigError, UnknownIdError, did_you_mean
 
 from ..config import TrainConfig, make_config, option, parse_settings
+from ..registry import absolute_name, load_trainer, trainer_label
 
 __all__ = ["BUDGETS", "SHIPPED", "Entry", "Run", "Spec", "load_spec", "parse_spec", "restrict"]
 
 BUDGETS = ("episodes", "tokens", "seconds")
-"""What runs can be given equally much of; tokens are sampled ones, seconds those of collecting and learning."""
+"""The units of a budget that all runs get; tokens are sampled ones, seconds those of collecting and learning."""
 
 _FOLDER = Path(__file__).parent / "specs"
 SHIPPED = tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
@@ -38,7 +39,7 @@ class Entry:
     """One row of the comparison."""
 
     label: str = option("", "name of the row")
-    trainer: str = option("", "registered trainer; default: the label")
+    trainer: str = option("", "registered trainer, or FILE.py:CLASS; default: the label")
     settings: dict[str, Any] = option({}, "the trainer's settings")
     env_options: dict[str, Any] = option({}, "arguments of the environment, added to those of all rows")
     train: dict[str, Any] = option({}, "training options, added to those of all rows")
@@ -77,7 +78,8 @@ class Spec:
         """The entries, checked."""
         rows = [parse_settings(Entry, values, "key of an entry") for values in self.entries]
         return tuple(
-            replace(row, label=row.label or row.trainer, trainer=row.trainer or row.label) for row in rows
+            replace(row, label=row.label or trainer_label(row.trainer), trainer=row.trainer or row.label)
+            for row in rows
         )
 
     @property
@@ -173,10 +175,11 @@ def load_spec(source: str | Path, **changes: Any) -> Spec:
 
 
 def parse_spec(values: Mapping[str, Any]) -> Spec:
-    """Check the values of a spec; every run it asks for is known to be well-formed afterwards.
+    """Check the values of a spec, so that every run it requests is well-formed.
 
     Raises:
-        ConfigError: a value that cannot be used. UnknownIdError: a trainer nobody registered.
+        ConfigError: a value that cannot be used.
+        UnknownIdError: an unknown trainer.
     """
     spec = parse_settings(Spec, values, "key of the benchmark")
     _check_budget(spec.budget)
@@ -197,13 +200,13 @@ def parse_spec(values: Mapping[str, Any]) -> Spec:
             raise ConfigError(f"entry {label!r}: every entry needs a label of its own, without a slash")
     if spec.baseline not in labels:
         near = did_you_mean(spec.baseline, labels)
-        raise ConfigError(f"the baseline {spec.baseline!r} is no entry.{near}")
+        raise ConfigError(f"the baseline {spec.baseline!r} is not an entry.{near}")
     for key in {*spec.train}.union(*(row.train for row in spec.rows)):
         if key in _OWN:
             raise ConfigError(f"train.{key}: a benchmark sets {key} for each run itself; leave it out")
     spec = replace(spec, rates=sorted(map(float, spec.rates)))
     for row in spec.rows:
-        plugins.load("trainers", row.trainer)(row.settings)  # refuses settings it does not know
+        load_trainer(row.trainer)(row.settings)  # refuses unknown settings
         for place in spec.environments:
             spec.config(row, place, spec.rates[0], 0)
     return spec
@@ -217,12 +220,13 @@ def restrict(spec: Spec, labels: Sequence[str], baseline: str | None = None) -> 
     """
     known = {row.label: row for row in spec.rows}
     rows = []
-    for label in dict.fromkeys([*labels, baseline or spec.baseline]):
-        if label not in known and label not in plugins.names("trainers"):
+    chosen = baseline or spec.baseline
+    for label in dict.fromkeys([*labels, chosen]):
+        if label not in known and ":" not in label and label not in plugins.names("trainers"):
             raise UnknownIdError("row or trainer", label, [*known, *plugins.names("trainers")])
-        rows.append(known.get(label, Entry(label=label, trainer=label)))
+        rows.append(known.get(label, Entry(label=trainer_label(label), trainer=absolute_name(label))))
     entries = [{k: v for k, v in dataclasses.asdict(row).items() if v} for row in rows]
-    return parse_spec({**spec.to_json(), "entries": entries, "baseline": baseline or spec.baseline})
+    return parse_spec({**spec.to_json(), "entries": entries, "baseline": trainer_label(chosen)})
 
 
 def _check_budget(budget: Mapping[str, Any]) -> None:
@@ -252,18 +256,25 @@ def _read(source: str, beside: Path) -> dict[str, Any]:
         raise ConfigError(
             f"benchmark {path} is not {'JSON' if path.suffix == '.json' else 'TOML'}: {error}"
         ) from error
+    for entry in values.get("entries", []):
+        if isinstance(entry, dict) and isinstance(entry.get("trainer"), str):
+            entry["trainer"] = absolute_name(entry["trainer"], path.parent)
     if "extends" not in values:
         return values
     base = _read(values.pop("extends"), path.parent)
     kept = values.pop("keep", None)
-    entries = {e.get("label", e.get("trainer")): e for e in base.get("entries", [])}
+    entries = {_label(e): e for e in base.get("entries", [])}
     if kept is not None:
         unknown = [label for label in kept if label not in entries]
         if unknown:
             raise UnknownIdError(f"row to keep in {path}:", unknown[0], entries)
         entries = {label: entries[label] for label in kept}
-    entries |= {e.get("label", e.get("trainer")): e for e in values.get("entries", [])}
+    entries |= {_label(e): e for e in values.get("entries", [])}
     tables: dict[str, Any] = {
         k: {**base[k], **values[k]} for k in ("train", "environments") if k in base and k in values
     }
     return {**base, **values, **tables, "entries": list(entries.values())}
+
+
+def _label(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("label") or trainer_label(entry.get("trainer", "")))

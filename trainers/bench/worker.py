@@ -1,10 +1,10 @@
 """One run of a benchmark in its own directory, and the process it runs in.
 
-    card.json     what it is: the run, its whole configuration, the code; written first
+    card.json     metadata: the run, its whole configuration, the code; written first
     run/          the run directory of the training loop, from which a killed run continues
     result.json   sealed: everything the report needs; written last, in one rename
 
-Of a sealed run's `run/` only metrics, timings and the final policy are kept.
+Of `run/` only metrics, timings and the final policy are kept once the run is sealed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from searchgym.errors import ConfigError, TrainingError
 
 from ..config import TrainConfig, parse_settings
-from ..runs.directory import read_card, write_json
+from ..runs.directory import read_run_metadata, write_json
 from .code import fingerprint, versions
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ __all__ = ["Job", "read_result", "run_job", "start_process"]
 
 @dataclass(frozen=True)
 class Job:
-    """What a process is asked to do; plain values, so that it can be sent.
+    """A run for a worker process; plain values, so that it can be sent.
 
     Attributes:
         path: directory of the run.
-        run: what run it is, for the result.
+        run: identifies the run in its result.
         config: the fields of its `TrainConfig`.
         code: the fingerprint that its trainer and agent must have.
-        test_questions: of the evaluation on the test split; None: it is not played.
+        test_questions: number of questions of the evaluation on the test split; None: no such evaluation.
     """
 
     path: str
@@ -54,8 +54,8 @@ class Job:
     test_questions: int | None
 
     @property
-    def card(self) -> dict[str, Any]:
-        """What must be the same for a result to be this job's."""
+    def metadata(self) -> dict[str, Any]:
+        """What must be equal for a result to belong to this job."""
         return {
             "run": self.run, "code": self.code, "config": self.config, "test_questions": self.test_questions,
         }  # fmt: skip
@@ -75,7 +75,7 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
 
 
 def run_job(job: Job) -> dict[str, Any]:
-    """Play a run to its end, continuing one that was cut off, and seal it; returns the result.
+    """Run a job to its end, continuing an interrupted run, and seal it; returns the result.
 
     Raises:
         ConfigError: the sources have changed since the benchmark was started, or an option cannot be used.
@@ -86,13 +86,13 @@ def run_job(job: Job) -> dict[str, Any]:
     config = parse_settings(TrainConfig, job.config)
     if fingerprint(config.trainer, config.agent) != job.code:
         raise ConfigError(
-            "the sources have changed since the benchmark was started, and versions are never mixed: start it again with "
+            "the sources have changed since the benchmark was started, and a benchmark never mixes versions: start it again with "
             "--rerun, or install the package as a copy first"
         )
     path, run_dir = Path(job.path), Path(job.path) / "run"
-    write_json_new(path / "card.json", job.card)
+    write_json_new(path / "card.json", job.metadata)
     started, busy = time.perf_counter(), time.process_time()
-    result: dict[str, Any] = {**job.card, "versions": versions(), "failed": ""}
+    result: dict[str, Any] = {**job.metadata, "versions": versions(), "failed": ""}
     interrupted = (run_dir / "config.json").exists()
     units: set[str] = set()
 
@@ -101,7 +101,7 @@ def run_job(job: Job) -> dict[str, Any]:
         return measure_credit(groups, credit)
 
     try:
-        if interrupted and read_card(run_dir)["config"] == asdict(config):
+        if interrupted and read_run_metadata(run_dir)["config"] == asdict(config):
             trained = resume(run_dir, probe=probe)
         else:
             shutil.rmtree(run_dir, ignore_errors=True)
@@ -131,10 +131,10 @@ def run_job(job: Job) -> dict[str, Any]:
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
-    """A sealed result; None where there is none.
+    """A sealed result; None if there is none.
 
     Raises:
-        ConfigError: it is not what was sealed.
+        ConfigError: the result was changed after it was sealed.
     """
     try:
         result: dict[str, Any] = json.loads((path / "result.json").read_text("utf-8"))
@@ -222,7 +222,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _judge_name(spec: Any) -> str:
-    """The judge training used, with the options that name another inside: "corrupted(oracle, 0.1)"."""
+    """The judge that training used, with its options: "corrupted(oracle, 0.1)"."""
     if spec is None:
         return ""
     if isinstance(spec, str):
@@ -233,7 +233,7 @@ def _judge_name(spec: Any) -> str:
 
 
 def _tidy(run_dir: Path) -> None:
-    """Keep of a finished run what is small: hundreds of them lie side by side."""
+    """Remove large files of a finished run: a benchmark has hundreds of runs."""
     shutil.rmtree(run_dir / "episodes", ignore_errors=True)
     steps: Sequence[Path] = sorted((run_dir / "checkpoints").glob("step-*"))
     for step in steps[:-1]:

@@ -1,16 +1,16 @@
-"""Many processes train one policy: `torchrun` or `accelerate launch` start them, accelerate connects them.
+"""Several processes train one policy: `torchrun` or `accelerate launch` start them, accelerate connects them.
 
     accelerate launch --num_processes 4 -m searchgym train …
 
-Each process plays its share of the questions (a group stays whole), then all exchange their episodes: everybody holds
-the whole iteration and computes the same credit, minibatches and token weights from it, so an algorithm is written
-as if there were one process. Of each minibatch a process takes its share of the samples through the model. Token
-weights are those of the whole minibatch, so the gradients of the processes add up to the gradient one process would
-have computed; they are summed once per optimizer step. (A wrapper that averages gradients by process, like
-`DistributedDataParallel`, would weight a token by how many others its process happens to hold.)
+Each process plays its share of the questions (groups stay whole), then all processes exchange their episodes. Every
+process thus holds the whole iteration and computes the same credit, minibatches and token weights from it, and an
+algorithm is written as if there were one process. Of each minibatch a process evaluates its share of the samples. Token
+weights are those of the whole minibatch, so the gradients of the processes add up to the gradient that one process would
+have computed; they are summed once per optimizer step. (A wrapper that averages gradients over processes, like
+`DistributedDataParallel`, would make a token's weight depend on the number of other tokens in its process.)
 
-Every episode draws from a random stream of its own (`streams=episode`), so who plays it changes nothing. The main
-process alone writes the run directory.
+Every episode draws from its own random stream (`streams=episode`), so the result does not depend on the process that
+plays it. Only the main process writes the run directory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from searchgym.agents.policy import Policy, Sample
 from searchgym.errors import SearchGymError
 
-from ..processes import Processes
+from ..processes import World
 
 __all__ = [
     "Distributed",
@@ -36,26 +36,28 @@ __all__ = [
 
 T = TypeVar("T")
 
-_BUCKET = 64 * 1024 * 1024  # numbers summed in one call: a copy of a large model's gradients would not fit
+_BUCKET = (
+    64 * 1024 * 1024
+)  # elements summed in one call: a second copy of a large model's gradients would not fit
 
 
 class LostProcessError(SearchGymError):
     """Another process of the run has ended or does not answer."""
 
 
-class Distributed(Processes):
+class Distributed(World):
     """One of several processes.
 
     Args:
-        accelerator: accelerate's, which holds the default process group.
-        timeout: see `connect`.
+        accelerator: an `accelerate.Accelerator`, which holds the default process group.
+        timeout: seconds to wait for other processes.
     """
 
     def __init__(self, accelerator: Any, timeout: float) -> None:
         self.accelerator = accelerator
         self.rank, self.count = accelerator.process_index, accelerator.num_processes
         self._timeout = timeout
-        # Objects travel on the CPU; episodes on a group of their own, because a thread may be playing ahead.
+        # Objects are exchanged on the CPU; episodes in a separate group, because a thread may be collecting ahead.
         group_timeout = timedelta(seconds=timeout)
         self._control = dist.new_group(backend="gloo", timeout=group_timeout)
         self._playing = dist.new_group(backend="gloo", timeout=group_timeout)
@@ -65,7 +67,7 @@ class Distributed(Processes):
     def gather(self, value: T) -> list[T]:
         return self._gather(value, self._control)
 
-    def main_says(self, value: Callable[[], T]) -> T:
+    def from_main(self, value: Callable[[], T]) -> T:
         said: tuple[T | None, SearchGymError | None] = (None, None)
         if self.main:
             try:
@@ -77,10 +79,10 @@ class Distributed(Processes):
             raise refusal
         return result  # type: ignore[return-value]
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
         return items[self.rank :: self.count]
 
-    def merge(self, mine: Sequence[T]) -> list[T]:
+    def all_gather_ordered(self, mine: Sequence[T]) -> list[T]:
         parts = self._gather(list(mine), self._playing)
         return [parts[i % self.count][i // self.count] for i in range(sum(map(len, parts)))]
 
@@ -98,10 +100,12 @@ class Distributed(Processes):
 
     # -- learning ----------------------------------------------------------------------------------------------
 
-    def own(self, policy: Policy, samples: Sequence[Sample]) -> list[int]:
+    def assign(self, policy: Policy, samples: Sequence[Sample]) -> list[int]:
         costs = [policy.cost(sample) for sample in samples]
         groups = [sample.episode.group_id for sample in samples]
-        by_group = len(set(groups)) >= self.count  # what begins alike costs less together
+        by_group = (
+            len(set(groups)) >= self.count
+        )  # common prefixes cost less when they are evaluated together
         units: dict[Any, list[int]] = {}
         for i, group in enumerate(groups):
             units.setdefault(group if by_group else i, []).append(i)
@@ -118,7 +122,7 @@ class Distributed(Processes):
             dist.all_reduce(present, group=self._control)
             used = [p for p, processes in zip(parameters, present.tolist(), strict=True) if processes]
             for p in used:
-                if p.grad is None:  # no sample of this process reached it
+                if p.grad is None:  # no sample of this process has a gradient for it
                     p.grad = torch.zeros_like(p)
             for bucket in _buckets([self.local(p.grad) for p in used if p.grad is not None]):
                 flat = torch.cat([gradient.flatten() for gradient in bucket])
@@ -130,23 +134,23 @@ class Distributed(Processes):
     def sum_metrics(
         self, sums: Mapping[str, Tensor], largest: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        def everybodys(values: Mapping[str, Tensor], join: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        def reduce(values: Mapping[str, Tensor], join: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
             parts = self.gather({name: value.cpu() for name, value in values.items()})
             names = dict.fromkeys(name for part in parts for name in part)
             return {n: join(torch.stack([part[n] for part in parts if n in part])) for n in names}
 
-        return everybodys(sums, lambda v: v.sum(0)), everybodys(largest, lambda v: v.amax(0))
+        return reduce(sums, lambda v: v.sum(0)), reduce(largest, lambda v: v.amax(0))
 
     # -- weights -----------------------------------------------------------------------------------------------
 
-    def spread(self, policy: Policy) -> None:
+    def broadcast_weights(self, policy: Policy) -> None:
         with self._others(), torch.no_grad():
             for tensor in (*policy.module.parameters(), *policy.module.buffers()):
                 dist.broadcast(tensor.data, 0)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Parts of one type and device each, of limited size; equally cut in every process."""
+    """Divide tensors into parts of one type and device each, of limited size; the same way in every process."""
     kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
         kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
@@ -162,13 +166,21 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def lost_process(who: str, timeout: float) -> Iterator[None]:
-    """Says what it means when an exchange with the other processes fails."""
+    """Turn failures of communication into an error that explains them.
+
+    Args:
+        who: this process, for the message.
+        timeout: seconds to wait for others, for the message.
+
+    Raises:
+        LostProcessError: in place of torch's error.
+    """
     try:
         yield
     except RuntimeError as error:  # also torch's DistError
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise LostProcessError(
-            f"{who} of this run has lost another one, which has ended (its own message says why) or did not answer "
-            f"within {timeout:g} s: {reason}. Nothing is lost up to the last checkpoint: start the processes again "
+            f"{who} of this run has lost another one, which has ended (see its own message) or did not answer "
+            f"within {timeout:g} s: {reason}. The last checkpoint is complete: start the processes again "
             "with --resume"
         ) from error

@@ -1,16 +1,17 @@
-"""FSDP: the layers' weights, gradients and optimizer state are cut into shards, one per process.
+"""FSDP: the layers' weights, gradients and optimizer states are sharded over the processes.
 
     accelerate launch --use_fsdp --fsdp_version 2 --num_processes 4 -m searchgym train --agent hf …
 
-This is torch's `fully_shard` as accelerate's plugin sets it up. What is special to reinforcement learning:
+This is torch's `fully_shard` as accelerate's plugin sets it up. Specific to reinforcement learning:
 
-- The decoder is what is cut: embeddings and output head stay whole on every process (log-probabilities are computed
-  from the head's weight in blocks, outside any forward that FSDP could see).
-- While processes play, weights are gathered once and stay whole: processes make different numbers of forward passes
-  then, and a pass that gathers would wait for the others'.
-- In an update all make equally many passes; a process with fewer micro-batches adds some of weight 0.
-- FSDP averages gradients over processes. Token weights are those of the whole minibatch, so the sum is wanted: losses
-  are multiplied with the number of processes, and gradients of what is not cut divided by it.
+- The decoder is sharded; embeddings and output head stay whole on every process (log-probabilities are computed from
+  the head's weight in blocks, outside any forward pass that FSDP could see).
+- During rollouts, weights are gathered once and stay whole: processes make different numbers of forward passes then, and
+  a pass that gathers weights would wait for the others.
+- During an update all processes make the same number of passes; a process with fewer micro-batches adds passes of
+  weight 0.
+- FSDP averages gradients over processes. Token weights are those of the whole minibatch, so the sum is needed: losses are
+  multiplied by the number of processes, and gradients of weights that are not sharded are divided by it.
 """
 
 from __future__ import annotations
@@ -44,42 +45,40 @@ class Sharded(Distributed):
 
         self.gradient_scale = float(self.count)
         state = accelerator.state
-        # On a CPU accelerate leaves the plugin out, though torch can cut weights there.
+        # On a CPU accelerate omits the plugin, although torch can shard weights there.
         plugin = getattr(state, "fsdp_plugin", None) or FullyShardedDataParallelPlugin(
             fsdp_version=2, auto_wrap_policy="transformer_based_wrap"
         )
         if plugin.fsdp_version != 2:
-            raise ConfigError(
-                "FSDP version 1 cuts modules in a way that cannot play: launch with --fsdp_version 2"
-            )
+            raise ConfigError("FSDP version 1 does not support rollouts: launch with --fsdp_version 2")
         plugin.cpu_ram_efficient_loading = False  # every process has opened the model
         plugin.reshard_after_forward = True
         self._plugin = state.fsdp_plugin = plugin
 
-    def spread(self, policy: Policy) -> None:
-        super().spread(policy)
+    def broadcast_weights(self, policy: Policy) -> None:
+        super().broadcast_weights(policy)
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
-        decoder: Any = policy.shardable()
+        decoder: Any = policy.fsdp_module()
         if decoder is None:
             raise ConfigError(
-                f"agent {policy.name!r} as it is cannot be cut into shards: FSDP needs passes through the model's own "
-                'forward; for agent "hf" give --agent-option attention=sdpa, or train without --use_fsdp'
+                f"agent {policy.name!r} cannot be sharded with these options: FSDP needs passes through the model's own "
+                'forward(); for agent "hf" give --agent-option attention=sdpa, or train without --use_fsdp'
             )
         self._plugin.ignored_modules = [decoder.get_input_embeddings()]
         fsdp2_prepare_model(self.accelerator, decoder)
-        for module in _cut(
+        for module in _sharded(
             policy
-        ):  # what stayed gathered after a pass of the reference would be the reference's
+        ):  # weights that stay gathered after a reference pass would be the reference's
             module.set_reshard_after_forward(True, recurse=False)
 
     # -- learning ----------------------------------------------------------------------------------------------
 
-    def level(self, parts: list[T], spare: T) -> list[tuple[T, bool]]:
+    def pad_passes(self, parts: list[T], spare: T) -> list[tuple[T, bool]]:
         passes = max(self.gather(len(parts)))
         return [(part, True) for part in parts] + [(spare, False)] * (passes - len(parts))
 
-    def alike(self, parameters: dict[str, nn.Parameter]) -> list[dict[str, nn.Parameter]]:
+    def by_mesh(self, parameters: dict[str, nn.Parameter]) -> list[dict[str, nn.Parameter]]:
         kinds: tuple[dict[str, nn.Parameter], ...] = ({}, {})
         for name, parameter in parameters.items():
             kinds[isinstance(parameter, DTensor)][name] = parameter
@@ -95,10 +94,10 @@ class Sharded(Distributed):
     @torch.no_grad()
     def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
         gradients = [p.grad for p in parameters if p.grad is not None]
-        squares = [torch.zeros((), device=g.device) for g in gradients[:1]] * 2  # in shards, whole
+        squares = [torch.zeros((), device=g.device) for g in gradients[:1]] * 2  # sharded, whole
         for gradient in gradients:
-            cut = isinstance(gradient, DTensor)
-            squares[1 - cut] = squares[1 - cut] + self.local(gradient).float().square().sum()
+            whole = not isinstance(gradient, DTensor)
+            squares[whole] = squares[whole] + self.local(gradient).float().square().sum()
         if not squares:
             return torch.zeros(())
         with self._others():
@@ -112,19 +111,19 @@ class Sharded(Distributed):
 
     @contextmanager
     def playing(self, policy: Policy) -> Iterator[None]:
-        for module in _cut(policy):
+        for module in _sharded(policy):
             module.unshard()
             module.set_reshard_after_forward(False, recurse=False)
         try:
             yield
         finally:
-            for module in _cut(policy):
+            for module in _sharded(policy):
                 module.set_reshard_after_forward(True, recurse=False)
                 module.reshard()
 
     @contextmanager
-    def in_one_piece(self, policy: Policy, *, load: bool = False) -> Iterator[None]:
-        whole: dict[nn.Parameter, nn.Parameter] = {}  # on the CPU: all weights need not fit one device
+    def unsharded(self, policy: Policy, *, load: bool = False) -> Iterator[None]:
+        whole: dict[nn.Parameter, nn.Parameter] = {}  # on the CPU: all weights may not fit on one device
         places: list[tuple[nn.Module, str, nn.Parameter]] = [
             (module, name, parameter)
             for module in policy.module.modules()
@@ -144,7 +143,7 @@ class Sharded(Distributed):
         if load:
             with torch.no_grad():
                 for parameter, full in whole.items():
-                    parameter.copy_(self.cut_like(full.detach(), parameter))
+                    parameter.copy_(self.reshard_like(full.detach(), parameter))
 
     def full(self, tensor: Tensor) -> Tensor:
         if not isinstance(tensor, DTensor):
@@ -152,7 +151,7 @@ class Sharded(Distributed):
         with self._others():
             return tensor.full_tensor()
 
-    def cut_like(self, tensor: Tensor, like: Tensor) -> Tensor:
+    def reshard_like(self, tensor: Tensor, like: Tensor) -> Tensor:
         if not isinstance(like, DTensor) or tensor.shape != like.shape:
             return tensor
         with self._others():
@@ -162,5 +161,5 @@ class Sharded(Distributed):
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _cut(policy: Policy) -> list[FSDPModule]:
+def _sharded(policy: Policy) -> list[FSDPModule]:
     return [module for module in policy.module.modules() if isinstance(module, FSDPModule)]

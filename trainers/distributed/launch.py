@@ -9,24 +9,24 @@ import torch
 
 from searchgym.errors import MissingExtraError
 
-from ..processes import Processes, current, use
+from ..processes import World, set_world, world
 from .data_parallel import Distributed, lost_process
 
 __all__ = ["connect"]
 
 
-def connect(timeout: float) -> Processes:
-    """Join the processes that a launcher started with this one; without a launcher this one stays alone.
+def connect(timeout: float) -> World:
+    """Join the processes that a launcher started with this one; without a launcher, this process stays alone.
 
     Args:
-        timeout: seconds after which a process that does not answer is given up.
+        timeout: seconds to wait for other processes.
 
     Raises:
         MissingExtraError: accelerate is not installed.
-        LostProcessError: the others do not come.
+        LostProcessError: the other processes did not join in time.
     """
-    if current().count > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return current()
+    if world().count > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return world()
     try:
         from accelerate import Accelerator
         from accelerate.utils import InitProcessGroupKwargs
@@ -40,8 +40,8 @@ def connect(timeout: float) -> Processes:
         if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes"):
             from .fsdp import Sharded
 
-            processes: Distributed = Sharded(accelerator, timeout)
+            joined: Distributed = Sharded(accelerator, timeout)
         else:
-            processes = Distributed(accelerator, timeout)
-    use(processes)
-    return processes
+            joined = Distributed(accelerator, timeout)
+    set_world(joined)
+    return joined

@@ -1,9 +1,9 @@
 """Rollout workers on Ray: each has an environment and a copy of the policy, and plays the groups it is sent.
 
-Weights go through Ray's object store once per collection, episodes come back. Whoever plays a group plays the same
-episodes (`streams=episode`), so neither the number of workers nor the death of one changes what is learned from: a
-dead worker's groups are played by the others, and it is replaced before the next collection. On one machine Ray
-runs inside this program; with `ray_address` the same code uses a cluster.
+Weights go through Ray's object store once per collection; episodes are sent back. A group has the same episodes wherever
+it is played (`streams=episode`), so neither the number of workers nor the death of one changes the result: the groups of
+a worker that died are played by the others, and it is replaced before the next collection. On one machine Ray runs
+inside this program; with `ray_address` the same code uses a cluster.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from searchgym.errors import ConfigError, MissingExtraError, SearchGymError, Tra
 
 from ..config import TrainConfig, parse_settings
 from ..groups import Group
-from ..processes import current
-from ..rollouts import Order, play_orders
+from ..processes import world
+from ..rollouts import RolloutRequest, run_requests
 
 __all__ = ["RayWorkers", "Worker", "WorkersLostError", "start_ray"]
 
-_STARTS = 3  # on a busy machine the first processes may come too late
+_STARTS = 3  # on a busy machine the first processes may start too late
 _SAMPLING = ("version", "temperature", "top_p", "greedy")
 
 
 class WorkerParts(Protocol):
-    """What a worker needs of a run's parts."""
+    """The parts of a run that a worker needs."""
 
     @property
     def policy(self) -> Policy: ...
@@ -46,16 +46,16 @@ OpenParts = Callable[[TrainConfig], WorkerParts]
 
 
 class WorkersLostError(TrainingError):
-    """No rollout worker is left, or one does not answer."""
+    """No rollout worker is left, or none answers."""
 
 
 class Worker:
-    """What runs in a worker process.
+    """The actor of a worker process.
 
     Args:
-        config: of the run.
-        open_parts: opens policy and environments from the configuration. Handed in, because it stands above this
-            package; it pickles by reference.
+        config: the run's configuration.
+        open_parts: opens policy and environments from the configuration. Passed in, because it is in a package that
+            imports this one.
     """
 
     def __init__(self, config: dict[str, Any], open_parts: OpenParts) -> None:
@@ -63,7 +63,7 @@ class Worker:
         self.policy, self.envs = parts.policy, parts.envs
 
     def play(
-        self, orders: Sequence[Order], weights: dict[str, Tensor], sampling: dict[str, Any]
+        self, requests: Sequence[RolloutRequest], weights: dict[str, Tensor], sampling: dict[str, Any]
     ) -> list[Group]:
         """Play groups with these weights."""
         with torch.no_grad():
@@ -71,7 +71,7 @@ class Worker:
                 parameter.copy_(weights[name])
         for name, value in sampling.items():
             setattr(self.policy, name, value)
-        return play_orders(self.policy, self.envs, orders)
+        return run_requests(self.policy, self.envs, requests)
 
     def process(self) -> int:
         """The id of this process on its machine."""
@@ -79,19 +79,19 @@ class Worker:
 
 
 class RayWorkers:
-    """Calls like `rollouts.play_orders`; use it as a context, which stops what it started.
+    """`rollouts.RunRequests` by workers; a context manager, which stops the workers.
 
     Args:
-        config: of the run: `rollout_workers`, `worker_options`, `ray_address`, `process_timeout`, and what the workers
-            open.
+        config: the run's configuration: `rollout_workers`, `worker_options`, `ray_address`, `process_timeout`, and what
+            the workers open.
         open_parts: `searchgym.trainers.training.parts.open_parts`.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        ConfigError: there is no cluster at the address.
+        ConfigError: no cluster answers at the address.
 
     Attributes:
-        lost: workers that died so far.
+        lost: number of workers that have died so far.
     """
 
     def __init__(self, config: TrainConfig, open_parts: OpenParts) -> None:
@@ -120,8 +120,15 @@ class RayWorkers:
         if self._started:
             self._ray.shutdown()
 
-    def __call__(self, policy: Policy, envs: SearchVectorEnv, orders: Sequence[Order]) -> list[Group]:
-        """Play the orders with the policy's weights; see `rollouts.PlayOrders`. `envs` are the workers' own.
+    def __call__(
+        self, policy: Policy, envs: SearchVectorEnv, requests: Sequence[RolloutRequest]
+    ) -> list[Group]:
+        """Play the requests with the policy's weights.
+
+        Args:
+            policy: its weights and sampling settings are sent to the workers.
+            envs: not used; the workers have their own.
+            requests: the groups to play.
 
         Raises:
             WorkersLostError: all workers died, or none answered in time.
@@ -132,20 +139,20 @@ class RayWorkers:
             self._workers.append(
                 ray.remote(Worker).options(**self._options).remote(self._config, self._open_parts)
             )
-        full = current().full
+        full = world().full
         weights = ray.put({name: full(p).detach().cpu() for name, p in _trained(policy)})
         sampling = {name: getattr(policy, name) for name in _SAMPLING}
         groups: dict[int, Group] = {}
         running: dict[Any, tuple[Any, list[int]]] = {}
 
         def send(numbers: Sequence[int]) -> None:
-            """Share out orders among the workers there are."""
+            """Distribute requests over the remaining workers."""
             for i, worker in enumerate(self._workers):
                 mine = list(numbers[i :: len(self._workers)])
                 if mine:
-                    running[worker.play.remote([orders[n] for n in mine], weights, sampling)] = worker, mine
+                    running[worker.play.remote([requests[n] for n in mine], weights, sampling)] = worker, mine
 
-        send(range(len(orders)))
+        send(range(len(requests)))
         while running:
             done, _ = ray.wait(list(running), timeout=self._timeout)
             if not done:
@@ -167,21 +174,25 @@ class RayWorkers:
                 if not self._workers:
                     raise WorkersLostError(
                         f"all {self._count} rollout workers have died ({_reason(error)}): the last checkpoint is "
-                        "complete, continue with --resume; where memory ran out, with fewer rollout_workers"
+                        "complete, continue with --resume; if memory ran out, with fewer rollout_workers"
                     ) from error
                 send(numbers)
-        return [groups[n] for n in range(len(orders))]
+        return [groups[n] for n in range(len(requests))]
 
     def processes(self) -> list[int]:
-        """The workers' process ids, for looking after them."""
+        """The workers' process ids."""
         return list(self._ray.get([worker.process.remote() for worker in self._workers]))
 
 
 def start_ray(ray: ModuleType, **where: Any) -> None:
-    """`ray.init` for a library: nothing is reported to anybody, workers without a GPU of their own see none.
+    """`ray.init` for a library: no usage reports; workers without a GPU assigned see none.
+
+    Args:
+        ray: the module.
+        **where: arguments of `ray.init`.
 
     Raises:
-        ConfigError: no Ray answers there, or a new one does not get going.
+        ConfigError: no Ray answers there, or a new one does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
@@ -189,21 +200,21 @@ def start_ray(ray: ModuleType, **where: Any) -> None:
         try:
             ray.init(include_dashboard=False, log_to_driver=False, **where)
             return
-        except Exception as error:  # Ray raises a bare one where its processes take longer than its 30 s
+        except Exception as error:  # Ray raises a bare Exception if its processes take longer than 30 s
             ray.shutdown()
             if not left:
                 raise ConfigError(
                     f"Ray cannot be started or reached at {where.get('address', 'this machine')!r} "
-                    f"({_reason(error)}): check ray_address, or that this machine has some processor time to spare"
+                    f"({_reason(error)}): check ray_address, or the load of this machine"
                 ) from error
 
 
 def _trained(policy: Policy) -> list[tuple[str, torch.nn.Parameter]]:
-    """The weights that change; frozen ones a worker has from opening the same agent."""
+    """The trained weights; a worker has the frozen ones from opening the same agent."""
     return [(name, p) for name, p in policy.module.named_parameters() if p.requires_grad]
 
 
 def _reason(error: Exception) -> str:
-    """The last line of Ray's messages is the one that says what happened."""
+    """The last line of Ray's message, which names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

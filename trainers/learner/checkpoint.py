@@ -1,8 +1,8 @@
-"""The state of a training run as safetensors and JSON; nothing is pickled.
+"""The state of a training run as safetensors and JSON, without pickle.
 
 policy/               what `Policy.save` writes
 tensors.safetensors   the optimizer's state, float32 copies of bfloat16 weights, extra modules, generator states
-trainer.json          counters, the policy's description, NumPy generator states, the optimizer's plain numbers
+trainer.json          counters, the policy's description, NumPy generator states, the optimizer's other values
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from searchgym.agents.policy import Policy
 from searchgym.errors import CheckpointError
 
-from ..processes import current
+from ..processes import world
 from .learner import Learner
 
 __all__ = ["load_checkpoint", "load_policy", "save_checkpoint"]
@@ -34,30 +34,29 @@ def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any])
     Args:
         directory: see `RunDirectory.checkpoint`.
         learner: its policy, extra modules and optimizer are saved.
-        counters: JSON values given back by `load_checkpoint`.
+        counters: JSON values that `load_checkpoint` returns.
     """
     policy = learner.policy
-    processes = current()
-    with processes.in_one_piece(policy):
-        if processes.main:
+    with world().unsharded(policy):
+        if world().main:
             policy.save(directory / "policy")
     tensors = {f"generator/{name}": state for name, state in _generators(policy).items()}
     for module, body in learner.extra.items():
         tensors |= {f"module/{module}/{name}": t for name, t in body.state_dict().items()}
-    for name, master in learner.masters.named(learner.names).items():
-        tensors[f"master/{name}"] = processes.full(master)
+    for name, master in learner.master_weights.named(learner.names).items():
+        tensors[f"master/{name}"] = world().full(master)
     values: list[Any] = []
     for index, state in learner.optimizer.state_dict()["state"].items():
         name = learner.names[index]
         for path, value in _leaves(state):
             if isinstance(value, Tensor):
-                tensors["/".join(("optimizer", name, *path))] = processes.full(value)
+                tensors["/".join(("optimizer", name, *path))] = world().full(value)
             else:
                 values.append([name, path, value])
-    if not processes.main:  # it has taken part in gathering what is in shards
+    if not world().main:  # it was needed to gather sharded tensors
         return
     save_file(_apart(tensors), directory / "tensors.safetensors")
-    card = {
+    metadata = {
         "schema": _SCHEMA,
         "policy": policy.describe(),
         "policy_version": policy.version,
@@ -65,18 +64,25 @@ def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any])
         "optimizer_values": values,
         "counters": counters,
     }
-    (directory / "trainer.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
+    (directory / "trainer.json").write_text(json.dumps(metadata, indent=1) + "\n", "utf-8")
 
 
 def load_policy(directory: Path, policy: Policy) -> dict[str, Any]:
-    """Load a checkpoint's weights into a policy; returns the content of trainer.json.
+    """Load a checkpoint's weights into a policy.
+
+    Args:
+        directory: the checkpoint.
+        policy: of the architecture that was saved.
+
+    Returns:
+        The content of trainer.json.
 
     Raises:
         CheckpointError: damaged, or of another architecture or version.
     """
     try:
-        card: dict[str, Any] = json.loads((directory / "trainer.json").read_text("utf-8"))
-        schema, saved = card["schema"], card["policy"]
+        metadata: dict[str, Any] = json.loads((directory / "trainer.json").read_text("utf-8"))
+        schema, saved = metadata["schema"], metadata["policy"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(directory, error) from error
     if schema != _SCHEMA:
@@ -89,22 +95,29 @@ def load_policy(directory: Path, policy: Policy) -> dict[str, Any]:
             f"agent has { {k: here.get(k) for k in keys} }: build the agent with the options it was saved with"
         )
     policy.load_weights(directory / "policy")
-    return card
+    return metadata
 
 
 def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
-    """Put a saved state back; returns the counters.
+    """Restore a saved state.
+
+    Args:
+        directory: the checkpoint.
+        learner: its policy, extra modules and optimizer are restored.
+
+    Returns:
+        The counters.
 
     Raises:
         CheckpointError: damaged, or of another architecture.
     """
     policy, names = learner.policy, learner.names
-    with current().in_one_piece(policy, load=True):
-        card = load_policy(directory, policy)
-    if sorted(card["parameters"]) != sorted(names):
-        odd = sorted({*card["parameters"]} ^ {*names}) or names
+    with world().unsharded(policy, load=True):
+        metadata = load_policy(directory, policy)
+    if sorted(metadata["parameters"]) != sorted(names):
+        odd = sorted({*metadata["parameters"]} ^ {*names}) or names
         raise CheckpointError(
-            f"checkpoint {directory} optimises other parameters (first difference: {odd[0]!r}): resume with the "
+            f"checkpoint {directory} optimizes other parameters (first difference: {odd[0]!r}): resume with the "
             "trainer and settings it was saved with"
         )
     try:
@@ -116,7 +129,7 @@ def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
         generators = {
             k.removeprefix("generator/"): t for k, t in tensors.items() if k.startswith("generator/")
         }
-        version, counters = card["policy_version"], card["counters"]
+        version, counters = metadata["policy_version"], metadata["counters"]
     except (OSError, SafetensorError, KeyError) as error:
         raise _damaged(directory, error) from error
     policy.version = version
@@ -126,18 +139,18 @@ def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint {directory} is of another architecture: {error}") from error
     index = {name: i for i, name in enumerate(names)}
-    for name, master in learner.masters.named(names).items():
+    for name, master in learner.master_weights.named(names).items():
         if f"master/{name}" not in tensors:
             raise _damaged(directory, KeyError(f"master/{name}"))
-        master.copy_(current().cut_like(tensors[f"master/{name}"], master))
+        master.copy_(world().reshard_like(tensors[f"master/{name}"], master))
     state: dict[int, dict[str, Any]] = {}
-    for name, path, value in card.get("optimizer_values", []):
+    for name, path, value in metadata.get("optimizer_values", []):
         _plant(state.setdefault(index[name], {}), path, value)
     for key, tensor in tensors.items():
         kind, *path = key.split("/")
         if kind == "optimizer":
             name = path.pop(0)
-            whole = current().cut_like(tensor, learner.parameters[index[name]])
+            whole = world().reshard_like(tensor, learner.parameters[index[name]])
             _plant(state.setdefault(index[name], {}), path, whole)
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -146,7 +159,7 @@ def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
 
 
 def _leaves(state: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The values of an optimizer's state, and where they stand in it: bitsandbytes has dicts in dicts."""
+    """The values of an optimizer's state with their paths in it: bitsandbytes nests dicts."""
     for key, value in state.items():
         if isinstance(value, dict):
             yield from _leaves(value, (*path, key))
@@ -163,7 +176,7 @@ def _plant(state: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 def _generators(policy: Policy) -> dict[str, Tensor]:
-    """States of everything random that tensors come from, by name."""
+    """The states of torch's random generators, by name."""
     states = {"policy": policy.generator.get_state(), "torch": torch.get_rng_state()}
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -174,12 +187,12 @@ def _set_generators(policy: Policy, states: dict[str, Tensor]) -> None:
     policy.generator.set_state(states["policy"])
     torch.set_rng_state(states["torch"])
     for i in range(torch.cuda.device_count()):
-        if f"cuda:{i}" in states:  # a run may go on with fewer devices, or on the CPU
+        if f"cuda:{i}" in states:  # a run may continue with fewer devices, or on the CPU
             torch.cuda.set_rng_state(states[f"cuda:{i}"], i)
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same values on the CPU, none sharing memory with another: safetensors refuses that."""
+    """Copies on the CPU that share no memory, which safetensors requires."""
     apart: dict[str, Tensor] = {}
     places: set[int] = set()
     for name, tensor in tensors.items():

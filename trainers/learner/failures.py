@@ -1,10 +1,10 @@
-"""What a run leaves when it stops over a number that is not finite, and how to look at it again.
+"""What a run leaves when an iteration fails, e.g. over a number that is not finite, and how to examine it.
 
 failed-000012/
-  episodes.jsonl       the episodes of the failed minibatch; all that were played, where it did not come so far
+  episodes.jsonl       the episodes of the failed minibatch, or all that were played if there was no minibatch yet
   policy/              the weights at that moment
   batch.safetensors    the minibatch token by token (advantages, weights, columns) and the algorithm's modules
-  failure.json         what was not finite, and which segment each sample of the minibatch is
+  failure.json         what failed, and which segment each sample of the minibatch is
 
 failure = load_failure("runs/mine/failed-000012", policy)          # its weights are loaded into `policy`
 loss = algorithm.loss(failure.batch, policy.evaluate_tokens(failure.batch.samples))
@@ -30,17 +30,19 @@ from searchgym.errors import CheckpointError, EpisodeFileError, TrainingError
 
 from ..batch import Batch
 
-__all__ = ["ADVICE", "Failure", "NotFinite", "are_finite", "load_failure", "save_failure"]
+__all__ = ["ADVICE", "Failure", "NonFiniteError", "are_finite", "load_failure", "save_failure"]
 
-ADVICE = "look at it with trainers.failures.load_failure, or start again with a lower learning rate"
+ADVICE = "examine it with trainers.learner.failures.load_failure, or start again with a lower learning rate"
 _BATCH, _COLUMN, _MODULE = "batch/", "column/", "module/"
+_FORMER_NAMES = {"counted_N": "loss_mask_N", "weight_N": "loss_weight_N", "share_N": "mean_weight_N"}
+"""Fields of `Batch` as files of earlier versions name them."""
 
 
-class NotFinite(TrainingError):
+class NonFiniteError(TrainingError):
     """A loss, gradient, weight or metric is not a finite number.
 
     Attributes:
-        batch: the minibatch, where there is one.
+        batch: the minibatch; None if there was none yet.
     """
 
     def __init__(self, message: str, batch: Batch | None = None) -> None:
@@ -55,7 +57,7 @@ class Failure:
     Attributes:
         message: the error.
         episodes: those of the minibatch, or all that were played.
-        batch: the minibatch; None where the run stopped before there was one.
+        batch: the minibatch; None if the run stopped before there was one.
         modules: state dicts of the algorithm's own modules, by name.
     """
 
@@ -72,16 +74,16 @@ def save_failure(
     policy: Policy,
     modules: Mapping[str, nn.Module],
 ) -> None:
-    """Write what is needed to look at a failure again.
+    """Write what is needed to examine a failure.
 
     Args:
-        directory: is replaced.
-        error: its batch is saved, if it has one.
-        played: the iteration's episodes, saved where there is no batch.
+        directory: the directory to write; an existing one is replaced.
+        error: the error; its batch is saved, if it has one.
+        played: the iteration's episodes, saved if there is no batch.
         policy: its weights are saved.
-        modules: the algorithm's.
+        modules: the algorithm's extra modules.
     """
-    batch = error.batch if isinstance(error, NotFinite) else None
+    batch = error.batch if isinstance(error, NonFiniteError) else None
     tensors: dict[str, Tensor] = {}
     places: list[tuple[int, int]] = []
     if batch is not None:
@@ -103,8 +105,8 @@ def save_failure(
         save_file(
             {k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary / "batch.safetensors"
         )
-        card = {"message": str(error), "samples": places}
-        (temporary / "failure.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
+        metadata = {"message": str(error), "samples": places}
+        (temporary / "failure.json").write_text(json.dumps(metadata, indent=1) + "\n", "utf-8")
         os.replace(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -114,27 +116,28 @@ def load_failure(directory: str | Path, policy: Policy | None = None) -> Failure
     """Read what `save_failure` wrote.
 
     Args:
-        directory: `failed-…` of a run directory.
-        policy: gets the weights of that moment.
+        directory: a directory `failed-…` of a run directory.
+        policy: loads the weights of that moment; None: they are not loaded.
 
     Raises:
         CheckpointError: damaged, or the weights are of another architecture.
     """
     path = Path(directory)
     try:
-        card = json.loads((path / "failure.json").read_text("utf-8"))
+        metadata = json.loads((path / "failure.json").read_text("utf-8"))
         episodes = list(load_episodes(path / "episodes.jsonl"))
         tensors = load_file(path / "batch.safetensors")
-        samples = [Sample(episodes[e], episodes[e].segments[s]) for e, s in card["samples"]]
-        message = str(card["message"])
+        samples = [Sample(episodes[e], episodes[e].segments[s]) for e, s in metadata["samples"]]
+        message = str(metadata["message"])
     except (OSError, ValueError, KeyError, IndexError, SafetensorError, EpisodeFileError) as error:
         raise CheckpointError(
-            f"{path} holds no failure of a training run, or a damaged one ({error}): give the failed-… directory "
-            "that the error named"
+            f"{path} does not hold a complete failure of a training run ({error}): give the failed-… directory that the "
+            "error message names"
         ) from error
     if policy is not None:
         policy.load_weights(path / "policy")
-    fields, columns = _under(tensors, _BATCH), _under(tensors, _COLUMN)
+    fields = {_FORMER_NAMES.get(name, name): t for name, t in _under(tensors, _BATCH).items()}
+    columns = _under(tensors, _COLUMN)
     modules: dict[str, dict[str, Tensor]] = {}
     for key, tensor in _under(tensors, _MODULE).items():
         name, _, rest = key.partition("/")
@@ -143,7 +146,7 @@ def load_failure(directory: str | Path, policy: Policy | None = None) -> Failure
 
 
 def are_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no number is infinite or NaN; waits for the device once."""
+    """Whether all numbers are finite; synchronizes with the device once."""
     return bool(torch.stack([t.detach().isfinite().all() for t in tensors]).all())
 
 

@@ -1,14 +1,14 @@
-"""Where tokens were sampled by somebody else than the trainer: how far apart the two are, and what corrects it.
+"""The mismatch between the engine that samples tokens and the trainer: how large it is, and its correction.
 
-An engine with other kernels or in half precision, or one that still has older weights, samples from π_engine, and the
-trainer takes its gradient as if π_trainer, its own weights before the update, had. Truncated importance sampling (TIS)
-weighs each token's policy gradient with
+An engine with other kernels, in half precision or with older weights samples from π_engine, while the trainer computes
+its gradient as if the tokens came from π_trainer, its own weights before the update. Truncated importance sampling (TIS)
+weights each token's policy gradient by
 
     w = min(π_trainer / π_engine, C)                       π_trainer: computed once more before the update
 
-and takes the ratio of the clip against π_trainer: L = − w · min(ρ A, clip(ρ) A), ρ = π_θ / π_trainer. Every loss here is
-linear in A for w ≥ 0, so weighing the advantages is the same for all algorithms, and no other term (KL, entropy, value)
-is weighed.
+and measures the ratio of the clip against π_trainer: L = − w · min(ρ A, clip(ρ) A), ρ = π_θ / π_trainer. Every loss of
+this package is linear in A for w ≥ 0, so weighting the advantages is correct for all algorithms; other terms (KL, entropy,
+value) are not weighted.
 
 Source: Yao et al., On the Rollout-Training Mismatch in Modern RL Systems (NeurIPS 2025 workshop), first the post "Your
 Efficient RL Framework Secretly Brings You Off-Policy RL Training"; the same per token as in TRL's
@@ -25,24 +25,24 @@ from torch import Tensor
 from ..batch import Batch
 from ..objective import kl_estimate
 
-__all__ = ["TRAINER", "correct", "ratio_statistics"]
+__all__ = ["TRAINER_LOGPROBS", "ratio_statistics", "truncated_importance_sampling"]
 
-TRAINER = "trainer_logprobs"
+TRAINER_LOGPROBS = "trainer_logprobs"
 """The column with log π_trainer."""
 
-_SAME = 1e-3  # nats; two passes of the same weights in float32 stay well below it
+_SAME = 1e-3  # nats; two float32 passes of the same weights differ by much less
 _MAX_LOG_RATIO = 20.0
 
 
 def ratio_statistics(engine_N: Tensor, trainer_N: Tensor) -> dict[str, float]:
-    """How log π_engine and log π_trainer of the sampled tokens differ; r is their difference.
+    """Statistics of r = log π_trainer − log π_engine over the sampled tokens.
 
     Args:
-        engine_N: recorded while sampling.
-        trainer_N: the trainer's, before the update.
+        engine_N: log π_engine, recorded while sampling.
+        trainer_N: log π_trainer, before the update.
 
     Returns:
-        "sampling_gap" (the largest |r|); where that is more than rounding also "sampling_gap_mean" and
+        "sampling_gap" (the largest |r|); if that exceeds rounding, also "sampling_gap_mean" and
         "sampling_gap_p95" of |r|, "sampling_kl" (KL(π_engine ‖ π_trainer), nats per token, the estimate k3) and
         "sampling_ess", the effective sample size (Σ e^r)² / (N Σ e^2r) as a share of the tokens.
     """
@@ -60,18 +60,18 @@ def ratio_statistics(engine_N: Tensor, trainer_N: Tensor) -> dict[str, float]:
     return result
 
 
-def correct(batch: Batch, cap: float) -> tuple[Batch, dict[str, float]]:
-    """Truncated importance sampling.
+def truncated_importance_sampling(batch: Batch, cap: float) -> tuple[Batch, dict[str, float]]:
+    """Truncated importance sampling; see the head of this file.
 
     Args:
-        batch: has the column `TRAINER`.
+        batch: has the column `TRAINER_LOGPROBS`.
         cap: C.
 
     Returns:
-        the batch with weighed advantages, whose old log-probabilities are the trainer's; and "tis_weight" (the mean w)
-        and "tis_capped" (the share of tokens whose ratio was cut).
+        The batch with weighted advantages, whose old log-probabilities are the trainer's; and "tis_weight" (the mean w)
+        and "tis_capped" (the share of tokens whose ratio exceeds the cap).
     """
-    trainer_N = batch.columns[TRAINER]
+    trainer_N = batch.columns[TRAINER_LOGPROBS]
     log_ratio_N = (trainer_N - batch.old_logprobs_N).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     ratio_N = log_ratio_N.exp()
     weight_N = ratio_N.clamp(max=cap)
@@ -83,5 +83,5 @@ def correct(batch: Batch, cap: float) -> tuple[Batch, dict[str, float]]:
 
 
 def _percentile(values_N: Tensor, share: float) -> float:
-    """The value that so many are at most as large as; torch.quantile refuses more than 16 million values."""
+    """The quantile at `share`; torch.quantile refuses more than 16 million values."""
     return float(values_N.kthvalue(max(1, math.ceil(share * len(values_N)))).values)

@@ -1,8 +1,8 @@
 """Float32 copies of weights of a lower precision.
 
-A step of 1e-6 is far below what bfloat16 can add to a weight near 1 (its next number is 0.8 % away): most steps would
-round to nothing. So the optimizer steps on float32 copies, gradients are added up in float32, and the model gets the
-copies rounded.
+A step of 1e-6 is far below the resolution of bfloat16 for a weight near 1 (the next number is 0.8 % away), so most steps
+would be rounded away. The optimizer therefore steps on float32 copies, gradients are accumulated in float32, and the
+model gets the rounded copies.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Masters"]
+__all__ = ["MasterWeights"]
 
 
-class Masters:
-    """The copies of those weights that need one.
+class MasterWeights:
+    """Float32 copies of the weights that need one.
 
     Args:
         weights: all weights that are trained.
@@ -40,8 +40,8 @@ class Masters:
         return {names[i]: master.detach() for i, (_, master) in self._pairs.items()}
 
     @contextmanager
-    def gathering(self) -> Iterator[None]:
-        """While gradients are computed each goes to its copy at once: two of all weights would take too much memory."""
+    def accumulating_grads(self) -> Iterator[None]:
+        """Inside the context each gradient is moved to its copy as soon as it is complete, so that no two sets are in memory."""
         handles = [
             weight.register_post_accumulate_grad_hook(partial(_move_gradient, master))  # type: ignore[no-untyped-call]
             for weight, master in self._pairs.values()
@@ -53,8 +53,8 @@ class Masters:
                 handle.remove()
 
     @torch.no_grad()
-    def write_back(self) -> None:
-        """Give the model the copies, rounded."""
+    def copy_to_model(self) -> None:
+        """Round the copies into the model's weights."""
         for weight, master in self._pairs.values():
             weight.copy_(master)
 

@@ -1,4 +1,4 @@
-"""Optimizers by name, from torch and bitsandbytes, and how the learning rate goes over a run."""
+"""Optimizers by name, from torch and bitsandbytes, and learning rate schedules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ OPTIMIZERS: Mapping[str, tuple[str, str]] = {
     "paged-adamw32bit": ("bitsandbytes.optim", "PagedAdamW32bit"),
     "lion8bit": ("bitsandbytes.optim", "Lion8bit"),
 }
-"""Module and class of each. Left out: what needs a closure (L-BFGS), sparse gradients, or 2-D weights only (Muon)."""
+"""Module and class of each optimizer. Not supported: those that need a closure (L-BFGS), sparse gradients or 2-D weights
+only (Muon)."""
 
 _FUSED = (
     "adamw",
@@ -41,14 +42,14 @@ _OURS = {"lr": "lr", "weight_decay": "weight_decay"}  # options of their own
 
 
 def check_optimizer(name: str, options: Mapping[str, Any]) -> type[torch.optim.Optimizer]:
-    """The class behind a name, after a look at the options; nothing is built.
+    """The class of an optimizer, after checking the options; it is not instantiated.
 
     Args:
         name: of `OPTIMIZERS`.
-        options: arguments of its constructor, besides parameters, learning rate and weight decay.
+        options: arguments of its constructor other than parameters, learning rate and weight decay.
 
     Raises:
-        ConfigError: an optimizer or an option that there is not.
+        ConfigError: an unknown optimizer or an unknown option.
         MissingExtraError: its package is not installed.
     """
     if name not in OPTIMIZERS:
@@ -84,13 +85,14 @@ def make_optimizer(
     """Build an optimizer.
 
     Args:
-        name, options: see `check_optimizer`.
+        name: see `check_optimizer`.
+        options: see there.
         groups: parameter groups, each with its own "lr".
         lr: learning rate of groups without one.
-        weight_decay: of all.
+        weight_decay: of all groups.
 
     Raises:
-        ConfigError: an option has a value that the optimizer refuses.
+        ConfigError: the optimizer refuses the value of an option.
     """
     kind: Any = check_optimizer(name, options)
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
@@ -110,7 +112,7 @@ def make_optimizer(
 def lr_factor(
     schedule: Schedule, iteration: int, iterations: int, warmup: int = 0, floor: float = 0.0
 ) -> float:
-    """What the learning rate is multiplied by in an iteration; all its steps have the same.
+    """The factor on the learning rate in an iteration; all optimizer steps of an iteration have the same.
 
     With s = iteration − 1 and W = warmup: (s + 1) / (W + 1) while s < W; after that, with x = (s − W) / (iterations − W),
     1 (constant), floor + (1 − floor) (1 − x) (linear) or floor + (1 − floor) (1 + cos πx) / 2 (cosine). As in
@@ -119,11 +121,11 @@ def lr_factor(
     Args:
         schedule: "constant", "linear" or "cosine".
         iteration: from 1.
-        iterations: of the whole run.
+        iterations: number of iterations of the run.
         warmup: iterations with a smaller learning rate at the start.
         floor: where the schedule ends.
     """
-    step = max(iteration - 1, 0)  # 0: an iteration outside a run
+    step = max(iteration - 1, 0)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if schedule == "constant":

@@ -28,7 +28,7 @@ _QWEN3 = {
 }
 _QWEN3_NAME = re.compile(r"Qwen/Qwen3-([\d.]+B)(-Base|-Instruct-2507|-Thinking-2507)?")
 _QWEN3_POSITIONS = {"": 40_960, "-Base": 32_768, "-Instruct-2507": 262_144, "-Thinking-2507": 262_144}
-# What else an architecture has: biases of q, k and v (None: `attention_bias` says), norms per layer, norms of q and k.
+# Other parameters of an architecture: biases of q, k and v (None: see `attention_bias`), norms per layer, norms of q and k.
 _FAMILIES: dict[str, tuple[bool | None, int, bool]] = {
     "gemma": (None, 2, False),
     "gemma2": (None, 4, False),
@@ -114,7 +114,7 @@ class Architecture:
         """Weights of LoRA matrices.
 
         Raises:
-            ConfigError: a target that is no matrix of a layer.
+            ConfigError: a target that is not a matrix of a layer.
         """
         return sum(rank * sum(self.linears[name]) for name in self.targets(targets)) * self.layers
 
@@ -126,7 +126,7 @@ class Architecture:
         for name in names:
             if name not in ALL_LINEAR:
                 raise ConfigError(
-                    f"LoRA target {name!r} is no matrix of a layer.{did_you_mean(name, ALL_LINEAR)} There are "
+                    f"LoRA target {name!r} is not a matrix of a layer.{did_you_mean(name, ALL_LINEAR)} There are "
                     f"{', '.join(ALL_LINEAR)}, or all-linear for all."
                 )
         return names

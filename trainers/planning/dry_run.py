@@ -1,7 +1,7 @@
 """`searchgym train --dry-run`: looks at everything but the weights before any work, and estimates memory and time.
 
-Nothing is written, downloaded or trained. Corpus and index are opened and searched once; a judge that can say whether
-it answers is asked. Of the model only the configuration is read, and the tokenizer where it is on this machine.
+Nothing is written, downloaded or trained. Corpus and index are opened and searched once; a judge with a readiness check is
+checked. Of the model only the configuration is read, and the tokenizer if it is on this machine.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ..algorithm import Algorithm, training_envs
 from ..config import TrainConfig
 from ..learner.optimizers import check_optimizer
 from ..recipes import About, Expected
+from ..registry import load_trainer, trainer_label
 from ..runs.alarms import Alarms, parse_stops
 from ..runs.directory import check_free
 from ..runs.trackers import check_trackers
@@ -101,7 +102,7 @@ def dry_run(
     Args:
         config: the run.
         run_dir: where it would be recorded.
-        about: what the recipe says of itself.
+        about: the recipe's description of itself.
         expected: what its episodes are expected to be made of.
     """
     result = DryRun()
@@ -181,7 +182,7 @@ def make_plan(
 
 
 def _lora(options: dict[str, Any]) -> LoraOptions | None:
-    """Of a new adapter, or of the one whose directory is the model."""
+    """The options of a new adapter, or of the one whose directory is the model."""
     if options.get("lora") is not None:
         return LoraOptions.read(options["lora"])
     path = Path(str(options.get("model", "")), "adapter_config.json")
@@ -192,22 +193,17 @@ def _lora(options: dict[str, Any]) -> LoraOptions | None:
     return LoraOptions(adapter["r"], targets=targets if isinstance(targets, str) else tuple(targets))
 
 
-# -- the checks: each gives a text, or a text and what later ones need ------------------------------------
+# -- the checks: each returns a text, or a text and what later checks need ------------------------------------
 
 
 def _trainer(config: TrainConfig) -> tuple[str, Algorithm]:
-    kind = plugins.load("trainers", config.trainer)
-    if not (isinstance(kind, type) and issubclass(kind, Algorithm)):
-        raise ConfigError(f"trainer {config.trainer!r} is {kind!r}: register a subclass of Algorithm")
-    algorithm = kind(config.settings)
+    algorithm = load_trainer(config.trainer)(config.settings)
     Alarms(config.alarms)
     parse_stops(config.stop_on_alarm)
     check_optimizer(config.optimizer, config.optimizer_options)
     check_trackers(config.tracker, config.tracker_options)
     size = algorithm.settings.group_size
-    text = (
-        f"{config.trainer}: {config.iterations} iterations of {config.questions} questions x {size} episodes"
-    )
+    text = f"{trainer_label(config.trainer)}: {config.iterations} iterations of {config.questions} questions x {size} episodes"
     return text, algorithm
 
 
@@ -218,7 +214,7 @@ def _agent(config: TrainConfig, about: About | None) -> tuple[str, dict[str, Any
     options = bind_options("agent", config.agent, kind, (), dict(config.agent_options))
     if about is not None and about.fsdp and options.get("attention") is None:
         raise ConfigError(
-            f"agent {config.agent!r} cannot be cut into shards (fsdp) as it is: set attention=sdpa"
+            f"agent {config.agent!r} cannot be sharded (fsdp) with these options: set attention=sdpa"
         )
     return f"{config.agent}: takes these options", options
 
@@ -241,7 +237,7 @@ def _environment(config: TrainConfig, algorithm: Algorithm | None) -> tuple[str,
 
 
 def _downloaded(corpus: Any) -> None:
-    """Refuse what would have to be downloaded now."""
+    """Refuse data that would have to be downloaded."""
     if not isinstance(corpus, dict) or corpus.get("name") != "hub":
         return
     questions = corpus.get("questions") or []
@@ -252,7 +248,7 @@ def _downloaded(corpus: Any) -> None:
         try:
             missing = find_set(name).missing
         except SearchGymError as error:
-            raise ConfigError(f"{error}. Where there is a network: {fetch}") from error
+            raise ConfigError(f"{error}. On a machine with a network: {fetch}") from error
         if missing:
             raise ConfigError(f"{name} is not on this machine ({missing / 1e9:.1f} GB are missing): {fetch}")
 

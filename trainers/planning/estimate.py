@@ -1,9 +1,9 @@
 """How much memory and time a training run takes, before anything is loaded. No torch in here.
 
-Every figure says what it is computed from. Weights, gradients, optimizer states, adapters and cache are exact;
+Every figure states what it is computed from. Weights, gradients, optimizer states, adapters and cache are exact;
 activations count the tensors that the forward pass keeps for the backward pass; tests hold all of these to a real
 model. Times multiply counted operations and bytes with published figures of the hardware and the fractions of them
-in `ASSUMED`, which nobody measured here: they say minutes or days, not minutes or half of them.
+in `ASSUMED`, which were not measured here: good for orders of magnitude, not for factors of two.
 
 With s the bytes of a number of the weights, per token and layer (h width, i intermediate, q = heads x head_dim,
 k = kv_heads x head_dim), when all weights are trained:
@@ -101,7 +101,7 @@ class Plan:
         states: bytes of optimizer state per trained weight, float32 masters not counted.
         checkpointing: whether a layer's activations are computed again in the backward pass.
         reference: whether a KL term compares with the initial policy.
-        engine: who samples: "transformers" in this process, "vllm" beside it, "vllm-server" elsewhere.
+        engine: what samples: "transformers" or "vllm" in this process, "vllm-server" elsewhere.
         token_budget: tokens per forward and backward pass.
         max_context, max_act: longest episode and longest act in tokens; the cache has room for one more act.
         rows: episodes a device plays at the same time.
@@ -159,12 +159,12 @@ class Plan:
 
     @property
     def stepped_element(self) -> int:
-        """Bytes of one of them as the optimizer steps on it: what is less precise has float32 masters."""
+        """Bytes of a trained weight as the optimizer steps on it: weights of lower precision have float32 master copies."""
         return max(4, self.element)
 
     @property
     def masters(self) -> bool:
-        """Whether there are such masters; adapters are float32 themselves."""
+        """Whether there are float32 master copies; adapters are float32 themselves."""
         return not self.rank and self.element < 4
 
     @property
@@ -185,7 +185,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes per device: `held` all the time, beside them either `update` or `rollouts`."""
+    """Bytes per device: `held` all the time, plus either `update` or `rollouts`."""
 
     held: list[Figure]
     update: list[Figure]

@@ -38,7 +38,7 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
     table.add_row("[bold]peak", f"[bold]{human(need.peak)}", "held, and the larger of update and rollouts")
     console.print(table)
     if hardware == "CPU":
-        console.print("No times: published figures say little about CPUs.")
+        console.print("No times: published figures do not apply to CPUs.")
         return
     table = Table(
         "device", "fits", "an iteration", "the run", title=f"time on {plan.gpus} of these, projected"
@@ -67,7 +67,7 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
 
 
 def duration(value: float) -> str:
-    """Seconds as people say them: "40 s", "5.0 min", "3.2 h", "2.1 days"."""
+    """Seconds in a readable unit: "40 s", "5.0 min", "3.2 h", "2.1 days"."""
     for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if value >= 1.5 * size:
             return f"{value / size:.1f} {unit}"

@@ -1,7 +1,7 @@
 """Recipes: whole training runs as files. `searchgym train --recipe NAME`, `searchgym train --list-recipes`.
 
 A recipe is a configuration file of `searchgym train` (its keys are fields of `TrainConfig`) with one more table,
-`[recipe]`, that says what it is: the fields of `About`. It opens with a comment that holds the command, what the run
+`[recipe]`, that describes it: the fields of `About`. It opens with a comment that holds the command, what the run
 needs, and how it departs from the paper it follows. Your own files work like those here.
 """
 
@@ -81,7 +81,7 @@ def find_recipe(source: str | Path) -> Path:
 
 
 def describe_recipe(path: Path) -> tuple[About, Expected]:
-    """What the table `[recipe]` of a file says; the defaults where there is none.
+    """The table `[recipe]` of a file; the defaults if it has none.
 
     Raises:
         ConfigError: not TOML or JSON, or a key or value of the table that cannot be used.

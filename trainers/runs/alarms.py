@@ -1,11 +1,11 @@
-"""Alarms: what a collapsing run looks like in its metrics, why that is likely, and what to try next.
+"""Alarms: symptoms of a failing run in its metrics, their likely cause, and what to try next.
 
     alarms = raised(rows)              of a finished run: the rows of its metrics.jsonl, or `Result.metrics`
-    watch = Alarms(); watch.add(row)   while it runs: the alarms that this iteration raises
+    watch = Alarms(); watch.add(row)   during a run: the alarms that this iteration raises
 
-An alarm is raised in the iteration in which its condition begins to hold, and again only after it has ceased to. The
-conditions are ours, and so are the limits: they were set between what healthy runs of the two small policies show and
-what collapsed ones do (docs/trainers/alarms.md has both). No torch in here.
+An alarm is raised in the iteration in which its condition starts to hold, and again only after it has stopped holding. The
+conditions and the limits are ours: the limits lie between the values of healthy runs of the two small policies and those of
+collapsed ones (docs/trainers/alarms.md lists both). This file does not import torch.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ __all__ = ["ALARMS", "Alarm", "AlarmLimits", "Alarms", "raised"]
 
 Rows = Sequence[Mapping[str, Any]]
 _WINDOW = 3  # iterations a condition must hold for, and over which EM is averaged
-_NO_SIGNAL = 5  # iterations without unequal rewards: a run may well start like that
-_SOLVED = 0.8  # EM from which few new acts and equal groups are what one hopes for
-_WORTH_LOSING = 0.1  # EM whose loss is no accident of sampling
-_STILL = 1e-5  # step KL of a policy that does not move
+_NO_SIGNAL = 5  # iterations without unequal rewards; healthy runs may start like that
+_SOLVED = 0.8  # EM from which low entropy and equal groups are expected
+_WORTH_LOSING = 0.1  # EM whose loss is not explained by sampling
+_STILL = 1e-5  # step KL below which a policy counts as unchanged
 
 
 @dataclass(frozen=True)
 class AlarmLimits:
-    """When each alarm is raised; null switches one off."""
+    """The limit of each alarm; null switches an alarm off."""
 
-    success: float | None = option(0.5, "EM below this share of what it was", low=0.0, high=1.0)
+    success: float | None = option(0.5, "EM below this share of its earlier level", low=0.0, high=1.0)
     entropy: float | None = option(
         0.05, "surprisal below this share of the run's largest, while EM is below 0.8", low=0.0, high=1.0
     )
@@ -41,16 +41,16 @@ class AlarmLimits:
     kl: float | None = option(2.0, "KL to the initial policy, nats per token (where it is measured)", low=0.0)
     clip_fraction: float | None = option(0.3, "share of tokens whose gradient is clipped away", low=0.0)
     grad_norm: float | None = option(10.0, "gradient norm before clipping", low=0.0)
-    invalid_rounds: float | None = option(0.5, "share of rounds that were no valid act", low=0.0)
+    invalid_rounds: float | None = option(0.5, "share of rounds without a valid act", low=0.0)
     truncated: float | None = option(0.8, "share of episodes that ran out of a budget", low=0.0)
     context_full: float | None = option(
-        0.5, "share of episodes that ended because the context has no room for their tokens", low=0.0
+        0.5, "share of episodes that ended because their tokens do not fit into the context", low=0.0
     )
     sampling_kl: float | None = option(
-        0.05, "KL between who sampled and the trainer, nats per token (where they differ)", low=0.0
+        0.05, "KL between sampling engine and trainer, nats per token (if they differ)", low=0.0
     )
     repetition: float | None = option(
-        0.4, "share of repeated searches, or of repeated runs of four words", low=0.0
+        0.4, "share of repeated searches, or of repeated four-word sequences", low=0.0
     )
     equal_groups: float | None = option(
         0.95, "share of groups without unequal rewards, while EM is below 0.8", low=0.0
@@ -59,13 +59,13 @@ class AlarmLimits:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something that needs a look.
+    """An alarm that was raised.
 
     Attributes:
         name: a field of `AlarmLimits`.
         iteration: in which it was raised.
         seen: what the metrics show.
-        cause: why that is likely.
+        cause: the likely cause.
         advice: what to try next.
     """
 
@@ -87,13 +87,13 @@ class Alarms:
 
     Args:
         limits: an `AlarmLimits`, or some of its fields.
-        rows: iterations that came before (a resumed run); their alarms are not raised again.
+        rows: earlier iterations (of a resumed run); their alarms are not raised again.
 
     Attributes:
         active: names of the alarms whose conditions hold now.
 
     Raises:
-        ConfigError: a limit that does not exist or is out of range.
+        ConfigError: an unknown alarm, or a limit out of range.
     """
 
     def __init__(self, limits: AlarmLimits | Mapping[str, Any] | None = None, rows: Rows = ()) -> None:
@@ -106,7 +106,11 @@ class Alarms:
             self.add(row)
 
     def add(self, row: Mapping[str, Any]) -> list[Alarm]:
-        """The alarms that an iteration raises; row 0, before training, raises none."""
+        """The alarms that an iteration raises; row 0, before training, raises none.
+
+        Args:
+            row: its line of metrics.jsonl.
+        """
         if row["iteration"] == 0:
             return []
         self._rows.append(row)
@@ -133,16 +137,19 @@ def raised(rows: Rows, limits: AlarmLimits | Mapping[str, Any] | None = None) ->
 
 
 def parse_stops(text: str) -> frozenset[str]:
-    """The alarms that end a run, from the option `stop_on_alarm`: names with commas between, or "all".
+    """The alarms that stop a run, from the option `stop_on_alarm`.
+
+    Args:
+        text: comma-separated names, or "all".
 
     Raises:
-        ConfigError: no such alarm.
+        ConfigError: an unknown alarm.
     """
     names = [name for part in text.split(",") if (name := part.strip())]
     for name in names:
         if name not in ("all", *ALARMS):
             raise ConfigError(
-                f"stop_on_alarm names {name!r}, which is no alarm.{did_you_mean(name, ALARMS)} Known: "
+                f"stop_on_alarm names {name!r}, which is not an alarm.{did_you_mean(name, ALARMS)} Known: "
                 f"{', '.join(ALARMS)}, or all."
             )
     return frozenset(ALARMS) if "all" in names else frozenset(names)
@@ -164,8 +171,8 @@ def _success(rows: Rows, limit: float) -> _Text | None:
         return None
     cause, advice = _TOO_FAST, _SLOWER
     if not _moved_far(rows):
-        cause = "the reward can be had without right answers"
-        advice = "read the last training episodes, and what `reward` pays; train on em, or add kl_coef"
+        cause = "the reward can be earned without right answers"
+        advice = "read the last training episodes, and check what `reward` pays; train on em, or add kl_coef"
     return (
         f"EM fell from {max(lost):.2f} to {means[-1][0]:.2f} (means of up to {_WINDOW} iterations)",
         cause,
@@ -174,7 +181,7 @@ def _success(rows: Rows, limit: float) -> _Text | None:
 
 
 def _lost(mean: float, now: float, limit: float, iterations: int, questions: int) -> bool:
-    """Whether EM fell from a level worth having, and further than other questions explain (3 standard errors)."""
+    """Whether EM fell from a relevant level by more than different questions explain (3 standard errors)."""
     error = math.sqrt(mean * (1.0 - mean) / (iterations * max(questions, 1)))
     return mean >= _WORTH_LOSING and now < limit * mean and mean - now >= 3.0 * error
 
@@ -184,14 +191,14 @@ def _entropy(rows: Rows, limit: float) -> _Text | None:
     if not values or values[-1] >= limit * max(values) or _recent_em(rows) >= _SOLVED:
         return None
     cause, advice = (
-        "early successes were all alike, and nothing rewards trying",
+        "early successes were all alike, and nothing rewards exploration",
         "set entropy_coef (0.001 to 0.01), a larger group_size or clip_high=0.28",
     )
     if _moved_far(rows):
         cause, advice = _TOO_FAST, _SLOWER
     seen = (
-        f"a sampled token surprises by {values[-1]:.2g} nats, once by {max(values):.2g}: the policy hardly tries "
-        f"anything new, at EM {_recent_em(rows):.2f}"
+        f"the surprisal of a sampled token is {values[-1]:.2g} nats, down from {max(values):.2g}: the policy hardly explores, "
+        f"at EM {_recent_em(rows):.2f}"
     )
     return seen, cause, advice
 
@@ -210,7 +217,7 @@ def _kl(rows: Rows, limit: float) -> _Text | None:
     return (
         f"the policy is {value:.2g} nats per token away from the initial one",
         "kl_coef is too small for this learning rate, or the run is long",
-        "compare EM on held-out questions before and since; raise kl_coef, or lower lr",
+        "compare EM on held-out questions before and after; raise kl_coef, or lower lr",
     )
 
 
@@ -221,7 +228,7 @@ def _clip_fraction(rows: Rows, limit: float) -> _Text | None:
     return (
         f"at least {value:.0%} of the tokens were clipped in each of {_WINDOW} iterations",
         _TOO_FAST,
-        "lower lr, or make fewer epochs and minibatches: what is clipped was computed in vain",
+        "lower lr, or make fewer epochs and minibatches: clipped tokens contribute nothing to the gradient",
     )
 
 
@@ -232,7 +239,7 @@ def _grad_norm(rows: Rows, limit: float) -> _Text | None:
     return (
         f"the gradient's norm is {value:.3g}",
         "a term of the loss is far larger than the others: unscaled rewards, kl_coef, entropy_coef, loss_length",
-        "advantage=grpo scales rewards; lower the coefficient; grad_clip hides it but only the direction is left",
+        "advantage=grpo scales rewards; lower the coefficient; grad_clip only keeps the direction",
     )
 
 
@@ -241,13 +248,13 @@ def _invalid_rounds(rows: Rows, limit: float) -> _Text | None:
     if value is None or value <= limit:
         return None
     if (rows[0].get("invalid_rounds") or 0.0) > limit:
-        cause = "the policy never knew the form of an act"
-        advice = "warm it up (trainer sft), or allow longer messages; docs/environment.md shows the form"
+        cause = "the policy never knew the format of an act"
+        advice = "warm it up (trainer sft), or allow longer messages; docs/environment.md shows the format"
     else:
-        cause = "the form was unlearned: " + (_TOO_FAST if _moved_far(rows) else "no reward depends on it")
+        cause = "the format was unlearned: " + (_TOO_FAST if _moved_far(rows) else "no reward depends on it")
         advice = "lower lr, add reward invalid with a negative weight, or kl_coef"
     return (
-        f"at least {value:.0%} of the rounds were no valid act in each of {_WINDOW} iterations",
+        f"at least {value:.0%} of the rounds had no valid act in each of {_WINDOW} iterations",
         cause,
         advice,
     )
@@ -259,7 +266,7 @@ def _truncated(rows: Rows, limit: float) -> _Text | None:
         return None
     return (
         f"at least {value:.0%} of the episodes ran out of a budget in each of {_WINDOW} iterations",
-        "the policy goes on searching instead of answering, or the budgets are too small",
+        "the policy keeps searching instead of answering, or the budgets are too small",
         "reward unanswered or search with a negative weight, raise max_rounds or the token limit, or lower lr",
     )
 
@@ -269,7 +276,7 @@ def _context_full(rows: Rows, limit: float) -> _Text | None:
     if value is None or value <= limit:
         return None
     return (
-        f"{value:.0%} of the episodes ended because the context has no room for their tokens",
+        f"{value:.0%} of the episodes ended because their tokens did not fit into the context",
         "questions and passages are longer than the agent's context",
         "a larger max_context of the agent, fewer or shorter passages (k, max_chars), or fewer rounds",
     )
@@ -280,20 +287,20 @@ def _sampling_kl(rows: Rows, limit: float) -> _Text | None:
     if value is None or value <= limit:
         return None
     return (
-        f"who sampled and the trainer differ by {value:.2g} nats per token before the update (effective sample size "
+        f"sampling engine and trainer differ by {value:.2g} nats per token before the update (effective sample size "
         f"{rows[-1]['sampling_ess']:.0%})",
         "the engine has other weights, a lower precision or other kernels, or the rollouts are stale",
-        "make sure that the engine gets the weights; the same dtype in both; --set tis_cap=2 corrects what is left",
+        "make sure that the engine gets the weights; use the same dtype in both; --set tis_cap=2 corrects the rest",
     )
 
 
 def _repetition(rows: Rows, limit: float) -> _Text | None:
-    for key, what in (("repeated_searches", "searches"), ("repetition", "runs of four words")):
+    for key, what in (("repeated_searches", "searches"), ("repetition", "four-word sequences")):
         value = _lowest(rows, key)
         if value is not None and value > limit:
             return (
                 f"at least {value:.0%} of the {what} were repetitions in each of {_WINDOW} iterations",
-                _TOO_FAST if _moved_far(rows) else "the policy is stuck in a loop that costs it nothing",
+                _TOO_FAST if _moved_far(rows) else "the policy is stuck in a loop that has no cost",
                 "reward search with a negative weight or stepsearch; lower lr or temperature; set max_searches",
             )
     return None
@@ -305,12 +312,12 @@ def _equal_groups(rows: Rows, limit: float) -> _Text | None:
     if len(shares) < _NO_SIGNAL or min(shares) <= limit or _recent_em(rows) >= _SOLVED:
         return None
     if all((row.get("reward") or 0.0) == 0.0 for row in last):
-        cause = "no episode earns anything: the questions are too hard for this policy"
+        cause = "no episode earns a reward: the questions are too hard for this policy"
         advice = (
             "easier questions (hops, types), a larger group_size, resample, or a warm start (trainer sft)"
         )
     else:
-        cause = "the policy always does the same" + (f"; {_TOO_FAST}" if _moved_far(rows) else "")
+        cause = "the policy always acts the same" + (f"; {_TOO_FAST}" if _moved_far(rows) else "")
         advice = "entropy_coef with skip_equal=false, a higher temperature, or a new run with a lower lr"
     moved = [value for row in last if (value := row.get("step_kl")) is not None]
     if moved and max(moved) < _STILL:
@@ -337,7 +344,7 @@ ALARMS: dict[str, Callable[[Rows, float], _Text | None]] = {
 
 
 def _lowest(rows: Rows, key: str) -> float | None:
-    """The smallest value of the last iterations: all of them are at least so large. None where one is missing."""
+    """The smallest value of the last iterations; None if one is missing."""
     values = [row.get(key) for row in rows[-_WINDOW:]]
     known = [value for value in values if value is not None]
     return min(known) if len(known) == _WINDOW else None
@@ -349,6 +356,6 @@ def _recent_em(rows: Rows) -> float:
 
 
 def _moved_far(rows: Rows) -> bool:
-    """Whether the iterations so far moved the policy further than healthy ones do: one of them far, or several."""
+    """Whether the policy moved further than in healthy runs: very far in one iteration, or far in several."""
     values = [row.get("step_kl") or 0.0 for row in rows]
     return max(values) > 0.2 or sum(value > 0.03 for value in values) > 1

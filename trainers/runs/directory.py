@@ -1,14 +1,15 @@
-"""A run directory: everything a training run leaves behind, safe against kills and against itself.
+"""A run directory: everything a training run leaves behind, safe against kills and concurrent use.
 
-    config.json              what the run was started with
+    config.json              metadata: what the run was started with
     metrics.jsonl            one line per iteration, deterministic (line 0: the evaluation before training)
-    timings.jsonl            seconds per iteration, which are not
-    episodes/*.jsonl         the last training episodes saved and every evaluation's
+    timings.jsonl            seconds per iteration (not deterministic)
+    episodes/*.jsonl         the newest training episodes saved and every evaluation's; next to training episodes the
+                             credit they received, as *.credit.safetensors
     checkpoints/step-000010/ policy, optimizer, generators, counters
     curve.png, summary.json  written at the end
 
-Files are written beside their place, synced and renamed; a checkpoint directory is complete before it has its
-name. One process at a time holds `.lock`. No torch in here.
+Files are written under a temporary name, synced and renamed; a checkpoint directory is complete before it gets its
+name. One process at a time holds `.lock`. This file does not import torch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from safetensors import SafetensorError
 from searchgym.episode import Episode, save_episodes
 from searchgym.errors import EpisodeFileError, RunDirectoryError
 
-__all__ = ["RunDirectory", "check_free", "default_run_directory", "read_card", "write_json"]
+from .credit_record import CreditRecord, credit_path, save_credit
+
+__all__ = ["RunDirectory", "check_free", "default_run_directory", "read_run_metadata", "write_json"]
 
 _SCHEMA = 1
 _STEP = re.compile(r"step-(\d{6,})")
@@ -41,14 +44,14 @@ class RunDirectory:
 
     Attributes:
         path: the directory.
-        card: the content of config.json.
+        metadata: the content of config.json.
     """
 
-    def __init__(self, path: Path, card: dict[str, Any], lock: filelock.BaseFileLock) -> None:
-        self.path, self.card, self._lock = path, card, lock
+    def __init__(self, path: Path, metadata: dict[str, Any], lock: filelock.BaseFileLock) -> None:
+        self.path, self.metadata, self._lock = path, metadata, lock
 
     @classmethod
-    def create(cls, path: Path, card: dict[str, Any]) -> RunDirectory:
+    def create(cls, path: Path, metadata: dict[str, Any]) -> RunDirectory:
         """Start a run in a directory that is missing or empty.
 
         Raises:
@@ -58,7 +61,7 @@ class RunDirectory:
         try:
             check_free(path)
             run = cls(path, {}, lock)
-            run.update_card(schema=_SCHEMA, **card)
+            run.update_metadata(schema=_SCHEMA, **metadata)
         except BaseException:
             lock.release()
             raise
@@ -71,7 +74,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: not a run directory, in use, of another version, or it cannot be written.
         """
-        card = read_card(path)
+        metadata = read_run_metadata(path)
         lock = _lock(path)
         try:
             for place in (path, path / "checkpoints"):
@@ -80,7 +83,7 @@ class RunDirectory:
         except BaseException:
             lock.release()
             raise
-        return cls(path, card, lock)
+        return cls(path, metadata, lock)
 
     def __enter__(self) -> RunDirectory:
         return self
@@ -90,10 +93,10 @@ class RunDirectory:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Around everything that writes: a full disk is one error, and what was complete before stays usable.
+        """Wraps everything that writes: a full disk becomes one error, and complete files stay usable.
 
         Raises:
-            RunDirectoryError: in place of the operating system's error.
+            RunDirectoryError: in place of an operating system error.
         """
         try:
             yield
@@ -102,17 +105,17 @@ class RunDirectory:
             left = (
                 f"the checkpoint of iteration {steps[-1]} is complete"
                 if steps
-                else "there is no checkpoint yet"
+                else "no checkpoint has been written yet"
             )
             raise RunDirectoryError(
                 f"run directory {str(self.path)!r} cannot be written ({getattr(error, 'strerror', None) or error}); "
                 f"{left}: free some space, then {'continue with --resume' if started else 'start the run again'}"
             ) from error
 
-    def update_card(self, **values: Any) -> None:
+    def update_metadata(self, **values: Any) -> None:
         """Change values of config.json."""
-        self.card |= values
-        self.write_json("config.json", self.card)
+        self.metadata |= values
+        self.write_json("config.json", self.metadata)
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file of the run, atomically."""
@@ -120,14 +123,14 @@ class RunDirectory:
             write_json(self.path / name, data)
 
     def append(self, name: str, row: dict[str, Any]) -> None:
-        """Add one line to `metrics.jsonl` or `timings.jsonl`: all of it, or nothing."""
+        """Append one line to `metrics.jsonl` or `timings.jsonl`, completely or not at all."""
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
         with self.writing():
             handle = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
                 size = os.fstat(handle).st_size
                 try:
-                    while line:  # a disk that is nearly full takes the first part only
+                    while line:  # a nearly full disk may take only the first part
                         line = line[os.write(handle, line) :]
                 except OSError:
                     os.ftruncate(handle, size)
@@ -136,7 +139,7 @@ class RunDirectory:
                 os.close(handle)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The complete lines of a JSONL file; a line that a kill cut off is left out."""
+        """The complete lines of a JSONL file; an incomplete last line (a kill) is skipped."""
         path = self.path / name
         if not path.exists():
             return []
@@ -144,27 +147,46 @@ class RunDirectory:
         return [json.loads(line) for line in lines]
 
     def truncate(self, iteration: int) -> None:
-        """Forget the lines after `iteration`: the run continues from there."""
+        """Forget what was recorded after `iteration`, from where the run continues: lines and training episodes."""
         for name in ("metrics.jsonl", "timings.jsonl"):
             if not (self.path / name).exists():
                 continue
             kept = [json.dumps(r) + "\n" for r in self.rows(name) if r["iteration"] <= iteration]
             with self.writing(), _replacing(self.path / name) as temporary:
                 temporary.write_text("".join(kept), "utf-8")
+        with self.writing():
+            for path in (self.path / "episodes").glob("train-*.jsonl"):
+                if int(path.stem.removeprefix("train-")) > iteration:
+                    _remove_episodes(path)
 
-    def save_episodes(self, name: str, episodes: Iterable[Episode], keep: int | None = None) -> Path:
-        """Write `episodes/<name>.jsonl`; with `keep`, only so many files with the same first word remain."""
+    def save_episodes(
+        self,
+        name: str,
+        episodes: Iterable[Episode],
+        credit: CreditRecord | None = None,
+        keep: int | None = None,
+    ) -> Path:
+        """Write `episodes/<name>.jsonl`.
+
+        Args:
+            name: a word, a hyphen and the iteration.
+            episodes: the episodes.
+            credit: what they received; written next to them.
+            keep: number of files with the same first word that remain, the newest; None: all.
+        """
         path = self.path / "episodes" / f"{name}.jsonl"
         with self.writing():
             save_episodes(path, episodes)
+            if credit is not None:
+                save_credit(credit_path(path), credit)
             if keep is not None:
                 for old in sorted(path.parent.glob(f"{name.split('-')[0]}-*.jsonl"))[:-keep]:
-                    old.unlink()
+                    _remove_episodes(old)
         return path
 
     @contextmanager
     def checkpoint(self, iteration: int) -> Iterator[Path]:
-        """A directory to fill; it becomes `checkpoints/step-<iteration>` when the block ends without error."""
+        """A directory to fill, which becomes `checkpoints/step-<iteration>` when the block ends without an error."""
         parent = self.path / "checkpoints"
         temporary = parent / f"{_TEMPORARY}{iteration}"
         with self.writing():
@@ -183,7 +205,7 @@ class RunDirectory:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def step_path(self, iteration: int) -> Path:
-        """Where the checkpoint of an iteration is, or would be."""
+        """The path of an iteration's checkpoint, whether it exists or not."""
         return self.path / "checkpoints" / f"step-{iteration:06d}"
 
     def steps(self) -> list[int]:
@@ -193,14 +215,19 @@ class RunDirectory:
         return sorted(int(m[1]) for m in names if m)
 
     def prune(self, keep: int, spare: Collection[int] = ()) -> None:
-        """Remove all checkpoints but the initial one, the newest `keep` and those of the iterations `spare`."""
+        """Remove old checkpoints.
+
+        Args:
+            keep: number of newest checkpoints that remain; so does the initial one.
+            spare: iterations whose checkpoints remain too.
+        """
         with self.writing():
             for step in [s for s in self.steps() if s > 0][:-keep]:
                 if step not in spare:
                     _remove(self.step_path(step))
 
 
-def read_card(path: Path) -> dict[str, Any]:
+def read_run_metadata(path: Path) -> dict[str, Any]:
     """The content of a run directory's config.json.
 
     Raises:
@@ -209,11 +236,11 @@ def read_card(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     if not file.is_file():
         raise RunDirectoryError(
-            f"{str(path)!r} holds no run to resume (no config.json): start one without --resume"
+            f"{str(path)!r} does not hold a run to resume (no config.json): start one without --resume"
         )
     try:
-        card: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        schema = card["schema"]
+        metadata: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        schema = metadata["schema"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunDirectoryError(f"{file} is damaged ({error}): start a new run") from error
     if schema != _SCHEMA:
@@ -221,11 +248,11 @@ def read_card(path: Path) -> dict[str, Any]:
             f"{file} has schema {schema!r}, this version reads {_SCHEMA}: resume it with the version of searchgym "
             "that started it"
         )
-    return card
+    return metadata
 
 
 def check_free(path: Path) -> None:
-    """Refuse a directory in which a run cannot start.
+    """Refuse a directory that is not free for a new run.
 
     Raises:
         RunDirectoryError: it holds a run, or anything else.
@@ -245,7 +272,7 @@ def check_free(path: Path) -> None:
 
 
 def default_run_directory(trainer: str, env: str, parent: Path = Path("runs")) -> Path:
-    """`runs/<trainer>-<env>-<time>`, a name nobody has."""
+    """A directory name that is not in use: `runs/<trainer>-<env>-<time>`."""
     stem = f"{trainer}-{re.sub(r'[^A-Za-z0-9._-]', '-', env)}-{datetime.now():%Y%m%d-%H%M%S}"
     path, number = parent / stem, 1
     while path.exists():
@@ -271,8 +298,14 @@ def _replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _remove_episodes(path: Path) -> None:
+    """Remove an episode file, and the credit next to it."""
+    credit_path(path).unlink(missing_ok=True)
+    path.unlink()
+
+
 def _remove(directory: Path) -> None:
-    """Take a directory's name away first: a half-deleted checkpoint must not look like one."""
+    """Remove a directory, renaming it first: a half-deleted checkpoint must not look complete."""
     hidden = directory.parent / f"{_TEMPORARY}removed-{directory.name}"
     if hidden.exists():
         shutil.rmtree(hidden)
@@ -299,7 +332,7 @@ def _lock(path: Path) -> filelock.BaseFileLock:
 def _sync(path: Path) -> None:
     try:
         handle = os.open(path, os.O_RDONLY)
-    except OSError:  # Windows opens no directories
+    except OSError:  # Windows cannot open directories
         return
     try:
         os.fsync(handle)

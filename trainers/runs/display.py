@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live table in a terminal, plain lines elsewhere, a curve, a final table."""
+"""Progress and results for people: a live table in a terminal, plain lines elsewhere, a curve, a final table."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _ROWS = 8
 
 
 class Display:
-    """Shows nothing; the base of the others. A context manager around the run."""
+    """Shows nothing; the base class of displays. A context manager around the run."""
 
     def __enter__(self) -> Self:
         return self
@@ -61,16 +61,28 @@ class Display:
     def start(
         self, config: Mapping[str, Any], run_dir: Path, done: int, rows: Sequence[Mapping[str, Any]]
     ) -> None:
-        """The run begins, or continues after `done` iterations whose metrics are `rows`."""
+        """The run starts, or continues after `done` iterations.
+
+        Args:
+            config: of the run.
+            run_dir: its directory.
+            done: number of iterations so far.
+            rows: their metrics.
+        """
 
     def evaluating(self, iteration: int) -> None:
-        """A greedy evaluation begins."""
+        """A greedy evaluation starts."""
 
     def iteration(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
-        """An iteration has ended; `row` is its line of metrics.jsonl (0: only an evaluation)."""
+        """An iteration has ended.
+
+        Args:
+            row: its line of metrics.jsonl (iteration 0: only an evaluation).
+            seconds: by part of the iteration.
+        """
 
     def alarm(self, text: str) -> None:
-        """Something in the metrics needs a look."""
+        """An alarm was raised."""
 
 
 class PlainDisplay(Display):

@@ -1,4 +1,4 @@
-"""The numbers of an iteration. All are deterministic; seconds are kept apart (timings.jsonl)."""
+"""The metrics of an iteration. All are deterministic; seconds are kept separately (timings.jsonl)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
-    """What was collected, over all valid episodes: means per episode, shares of episodes or rounds."""
+    """Metrics of collected episodes, over all valid ones: means per episode, shares of episodes or rounds."""
     played = [episode for group in groups for episode in group]
     episodes = [episode for episode in played if episode.valid_for_training]
     rounds = [round_ for episode in episodes for round_ in episode.rounds]
@@ -58,7 +58,12 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def staleness(groups: Sequence[Group], version: int) -> float | None:
-    """How many updates older than `version` the weights were that sampled: the mean over sampled tokens."""
+    """By how many updates the sampling weights are older than `version`: the mean over sampled tokens.
+
+    Args:
+        groups: what was collected.
+        version: of the policy that learns.
+    """
     ages = [
         version - sampled_by
         for group in groups
@@ -71,9 +76,9 @@ def staleness(groups: Sequence[Group], version: int) -> float | None:
 
 
 def _surprisal(episodes: Sequence[Episode]) -> float | None:
-    """Mean of -log π over the sampled tokens, in nats: an estimate of the entropy over all that was collected.
+    """Mean of −log π over the sampled tokens, in nats: an estimate of the entropy over all collected episodes.
 
-    None where nothing was sampled: records have no temperature.
+    None if nothing was sampled (recorded episodes have no temperature).
     """
     sampled = [episode for episode in episodes if episode.rounds[0].temperature is not None]
     segments = [segment for episode in sampled for segment in episode.segments]
@@ -82,32 +87,40 @@ def _surprisal(episodes: Sequence[Episode]) -> float | None:
 
 
 def _searched_before(episode: Episode) -> list[bool]:
-    """Of each search of an episode, whether it asked nothing that the episode had not asked before."""
-    asked: set[str] = set()
+    """For each search of an episode, whether all its queries occurred earlier in the episode."""
+    earlier: set[str] = set()
     again: list[bool] = []
     for round_ in episode.rounds:
         queries = {" ".join(query.lower().split()) for query in round_.action.queries}
         if queries:
-            again.append(queries <= asked)
-            asked |= queries
+            again.append(queries <= earlier)
+            earlier |= queries
     return again
 
 
 def _repetition(text: str) -> float | None:
-    """Share of a message's runs of four words that stand in it before; None if it has fewer than five words."""
+    """Share of a message's four-word sequences that occur earlier in it; None if it has fewer than five words."""
     words = text.split()
     runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
     return 1.0 - len(set(runs)) / len(runs) if len(runs) > 1 else None
 
 
 def evaluation_row(result: EvalResult) -> dict[str, Any]:
-    """An evaluation as it stands in metrics.jsonl."""
+    """An evaluation as a value of metrics.jsonl."""
     row = result.to_json()
     return {k: row[k] for k in ("questions", "metrics", "by_group", "stop_reasons", "failed")}
 
 
 def best_evaluation(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any] | None:
-    """The first of the best evaluations: "iteration", "metric", "value". None without one, or without a metric."""
+    """The best evaluation, the first of several: "iteration", "metric", "value".
+
+    Args:
+        rows: of metrics.jsonl.
+        metric: by which evaluations are compared; "": none is best.
+
+    Returns:
+        None without an evaluation or a metric.
+    """
     found = [row for row in rows if metric and "eval" in row]
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""One run directory for several processes: the main process writes it, the others read it."""
+"""One run directory for several processes: the main process writes it, the others only read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from searchgym.episode import Episode
 
-from ..processes import current
+from ..processes import world
+from .credit_record import CreditRecord
 from .directory import RunDirectory
 
 __all__ = ["open_run"]
@@ -17,7 +18,7 @@ __all__ = ["open_run"]
 
 @contextmanager
 def open_run(open_directory: Callable[[], RunDirectory]) -> Iterator[RunDirectory]:
-    """Open or create a run directory in the main process; the others read it as it is then, and write nothing.
+    """Open or create a run directory in the main process; the others see it as it is then and write nothing.
 
     Raises:
         SearchGymError: what `open_directory` raises, in all processes.
@@ -28,20 +29,24 @@ def open_run(open_directory: Callable[[], RunDirectory]) -> Iterator[RunDirector
         run = open_directory()
         opened.append(run)
         rows = {name: run.rows(name) for name in ("metrics.jsonl", "timings.jsonl")}
-        return run.path, run.card, run.steps(), rows
+        return run.path, run.metadata, run.steps(), rows
 
-    seen = current().main_says(said)
+    seen = world().from_main(said)
     with opened[0] if opened else _SeenRun(*seen) as run:
         yield run
 
 
 class _SeenRun(RunDirectory):
-    """A run directory as the main process found it; whatever would write to it does nothing."""
+    """A run directory as the main process found it; methods that would write do nothing."""
 
     def __init__(
-        self, path: Path, card: dict[str, Any], steps: list[int], rows: dict[str, list[dict[str, Any]]]
+        self,
+        path: Path,
+        metadata: dict[str, Any],
+        steps: list[int],
+        rows: dict[str, list[dict[str, Any]]],
     ) -> None:
-        self.path, self.card, self._steps, self._rows = path, card, steps, rows
+        self.path, self.metadata, self._steps, self._rows = path, metadata, steps, rows
 
     def __exit__(self, *_: object) -> None: ...
 
@@ -56,13 +61,19 @@ class _SeenRun(RunDirectory):
             name: [row for row in rows if row["iteration"] <= iteration] for name, rows in self._rows.items()
         }
 
-    def update_card(self, **values: Any) -> None: ...
+    def update_metadata(self, **values: Any) -> None: ...
 
     def write_json(self, name: str, data: Any) -> None: ...
 
     def append(self, name: str, row: dict[str, Any]) -> None: ...
 
-    def save_episodes(self, name: str, episodes: Iterable[Episode], keep: int | None = None) -> Path:
+    def save_episodes(
+        self,
+        name: str,
+        episodes: Iterable[Episode],
+        credit: CreditRecord | None = None,
+        keep: int | None = None,
+    ) -> Path:
         return self.path / "episodes" / f"{name}.jsonl"
 
     @contextmanager

@@ -1,7 +1,7 @@
-"""Experiment trackers beside the live view: TensorBoard files, Weights & Biases, trackio, through accelerate's.
+"""Experiment trackers in addition to the live view: TensorBoard, Weights & Biases and trackio, through accelerate.
 
-Everything a tracker keeps locally lies in the run directory. metrics.jsonl stays the record; trackers get a copy of
-its numbers, under the same names, with the seconds of timings.jsonl.
+Everything a tracker stores locally is in the run directory. metrics.jsonl remains the record; trackers get a copy of its
+numbers under the same names, and the seconds of timings.jsonl.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 def check_trackers(names: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The trackers asked for and the arguments of each; nothing is opened.
+    """The requested trackers and the arguments of each; none is opened.
 
     Args:
-        names: with commas between.
-        options: by "NAME.KEY".
+        names: comma-separated names.
+        options: arguments by "NAME.KEY".
 
     Raises:
-        ConfigError: an unknown tracker, or an option of one that is not used.
+        ConfigError: an unknown tracker, or an option of a tracker that is not used.
         MissingExtraError: its package is not installed.
     """
     wanted: dict[str, dict[str, Any]] = {}
@@ -51,7 +51,7 @@ def check_trackers(names: str, options: Mapping[str, Any]) -> dict[str, dict[str
         name, dot, argument = key.partition(".")
         if not dot or name not in wanted:
             raise ConfigError(
-                f"tracker option {key!r} belongs to no tracker of this run ({', '.join(wanted) or 'it has none'}): write "
+                f"tracker option {key!r} does not belong to a tracker of this run ({', '.join(wanted) or 'it has none'}): write "
                 "NAME.KEY=VALUE, e.g. wandb.mode=offline, and name the tracker"
             )
         wanted[name][argument] = value
@@ -62,12 +62,12 @@ class TrackerDisplay(Display):
     """One tracker as a display.
 
     Args:
-        name: of `TRACKERS`.
-        options: arguments of what accelerate's tracker opens: `SummaryWriter`, `wandb.init` or `trackio.init`. The
-            project of the latter two is "searchgym" by default.
+        name: one of `TRACKERS`.
+        options: arguments of `SummaryWriter`, `wandb.init` or `trackio.init`. The project of the latter two is
+            "searchgym" by default.
 
     Raises:
-        ConfigError: when training starts, if the tracker does not open.
+        ConfigError: at the start of training, if the tracker cannot be opened.
     """
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
@@ -80,7 +80,7 @@ class TrackerDisplay(Display):
         from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        PartialState()  # the trackers ask it whether this is the main process
+        PartialState()  # accelerate's trackers read from it whether this is the main process
         project, arguments = "searchgym", {**self._arguments(config, run_dir, done), **self._options}
         if self.name == "tensorboard":
             project, arguments["logging_dir"] = "tensorboard", str(run_dir)
@@ -89,9 +89,9 @@ class TrackerDisplay(Display):
         try:
             tracker = LOGGER_TYPE_TO_CLASS[self.name](project, **arguments)
             tracker.start()
-        except Exception as error:  # whatever a third party's package raises
+        except Exception as error:  # third-party code may raise anything
             raise ConfigError(
-                f"tracker {self.name!r} does not open ({error}): see its --tracker-option settings, or leave it out"
+                f"tracker {self.name!r} cannot be opened ({error}): check its --tracker-option settings, or leave it out"
             ) from error
         self._tracker = tracker
         if self.name == "tensorboard" and not done:
@@ -108,8 +108,8 @@ class TrackerDisplay(Display):
             self._tracker.finish()
 
     def _arguments(self, config: Mapping[str, Any], run_dir: Path, done: int) -> dict[str, Any]:
-        """Where the tracker keeps its files, and how it finds the run again when that is resumed."""
-        if self.name == "tensorboard":  # a killed run may have logged more than it had saved
+        """Where the tracker stores its files, and how it finds a resumed run."""
+        if self.name == "tensorboard":  # a killed run may have logged more than it saved
             return {"purge_step": done + 1} if done else {}
         common = {"name": run_dir.resolve().name, "config": dict(config), "resume": "allow"}
         if self.name == "wandb":
@@ -162,7 +162,7 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _identity(run_dir: Path) -> str:
-    """What Weights & Biases knows the run by: drawn once, kept in the run directory."""
+    """The run's id at Weights & Biases: drawn once, kept in the run directory."""
     path = run_dir / "wandb.json"
     if not path.exists():
         write_json(path, {"id": uuid.uuid4().hex})

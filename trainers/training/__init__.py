@@ -1,4 +1,4 @@
-"""The training loop and what stands on top of it: parts from names, evaluation, the command."""
+"""The training loop and what builds on it: recording, parts opened by name, evaluation, the command."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from searchgym.lazy import lazy_exports
 if TYPE_CHECKING:
     from .api import resume as resume
     from .api import train as train
-    from .loop import Trainer as Trainer
+    from .trainer import Trainer as Trainer
 
 _MODULES = {
-    "Trainer": "loop",
+    "Trainer": "trainer",
     "resume": "api",
     "train": "api",
 }

@@ -1,15 +1,17 @@
 """Training from names and options, in one call: what `searchgym train` does.
 
-result = train({"agent": "tiny", "iterations": 10}, run_dir="runs/mine")
+result = train(agent="tiny", iterations=10, run_dir="runs/mine")
+result = train(trainer=MyRule, agent="candidate")
 result = resume("runs/mine")
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +22,20 @@ from searchgym._version import __version__
 from searchgym.errors import ConfigError
 from searchgym.rollouts.collection import open_agent
 
+from ..algorithm import Algorithm
 from ..config import TrainConfig, make_config, parse_settings
-from ..credit import Credit
 from ..distributed.launch import connect
-from ..groups import Groups
-from ..processes import current
-from ..runs.directory import RunDirectory, check_free, default_run_directory, read_card
+from ..processes import world
+from ..registry import absolute_name, check_trainer_class, trainer_label, trainer_name
+from ..runs.directory import RunDirectory, check_free, default_run_directory, read_run_metadata
 from ..runs.display import Display
 from ..runs.shared import open_run
 from ..runs.trackers import Displays, TrackerDisplay, check_trackers
-from .loop import Result, Trainer
-from .parts import _tapes, open_parts
+from .loop import Players, Probe
+from .parts import open_parts, tape_options
+from .trainer import Result, Trainer
 
 __all__ = ["resume", "train"]
-
-Probe = Callable[[Groups, Credit], dict[str, float]]
 
 
 def train(
@@ -42,6 +43,9 @@ def train(
     run_dir: str | Path | None = None,
     display: Display | None = None,
     probe: Probe | None = None,
+    *,
+    trainer: str | type[Algorithm] | None = None,
+    **options: Any,
 ) -> Result:
     """Train an agent; what `searchgym train` does.
 
@@ -49,35 +53,49 @@ def train(
         config: a `TrainConfig` or some of its fields.
         run_dir: a missing or empty directory; default: a new one under runs/.
         display: shows progress; default: nothing.
-        probe: see `Trainer`.
+        probe: measures the credit of every iteration; see `loop.Probe`.
+        trainer: a registered name, "file.py:Class", "package.module:Class", or the class itself, which needs no package:
+            it may be defined in a notebook.
+        **options: more fields of `TrainConfig`; they win over `config`.
+
+    Returns:
+        The run directory, the trained policy and the metrics.
 
     Raises:
         ConfigError: an option that cannot be used; nothing was written.
         RunDirectoryError: the directory is not empty, or in use.
-        TrainingError: training could not go on.
+        TrainingError: an iteration failed; its episodes and the weights are saved in the run directory.
     """
+    kind = _given_class(trainer)
+    if trainer is not None:
+        options["trainer"] = trainer_name(kind) if kind is not None else trainer
     if not isinstance(config, TrainConfig):
-        config = make_config(config or {})
-    processes = connect(config.process_timeout)
-    config = _checked_streams(config, processes.count)
-    for name, tape in _tapes(config).items():  # a resumed run may start in another directory
+        config = make_config({**(config or {}), **options})
+    elif options:
+        config = make_config({**asdict(config), **options})
+    connect(config.process_timeout)
+    config = _checked_streams(config, world().count)
+    config = replace(
+        config, trainer=absolute_name(config.trainer)
+    )  # a resumed run may start in another directory
+    for name, tape in tape_options(config).items():
         config = replace(config, **{name: os.path.abspath(tape)})
-    path = processes.main_says(  # the name that the main process finds free is everybody's
-        lambda: Path(run_dir) if run_dir is not None else default_run_directory(config.trainer, config.env)
+    label = trainer_label(config.trainer)
+    path = world().from_main(  # the name that the main process finds free is that of all
+        lambda: Path(run_dir) if run_dir is not None else default_run_directory(label, config.env)
     )
-    processes.main_says(lambda: check_free(path))  # before the seconds that opening an agent takes
-    parts = open_parts(config)
-    card = {
+    world().from_main(lambda: check_free(path))  # before the seconds that opening an agent takes
+    parts = open_parts(config, kind)
+    metadata = {
         "config": asdict(config),
         "settings": asdict(parts.algorithm.settings),
         "policy": parts.policy.describe(),
         "versions": {"searchgym": __version__, "torch": torch.__version__, "numpy": np.__version__},
     }
-    # The run directory comes last: workers that cannot start leave none behind.
-    with _players(config) as players, open_run(lambda: RunDirectory.create(path, card)) as run:
+    # The run directory comes last, so that workers that cannot start leave none behind.
+    with _players(config, kind) as players, open_run(lambda: RunDirectory.create(path, metadata)) as run:
         display = _with_trackers(config, display)
-        trainer = Trainer(**vars(parts), **players, config=config, run=run, display=display, probe=probe)
-        return trainer.run_to_end()
+        return Trainer(parts, config, run, display, probe=probe, players=players).run_to_end()
 
 
 def resume(
@@ -85,70 +103,86 @@ def resume(
     iterations: int | None = None,
     display: Display | None = None,
     probe: Probe | None = None,
+    *,
+    trainer: type[Algorithm] | None = None,
 ) -> Result:
     """Continue a run from its last complete checkpoint, bit for bit on a CPU.
 
     Args:
         run_dir: of a run that was interrupted, killed or finished.
-        iterations: a new total; default: what the run was started with.
-        display: shows progress.
-        probe: see `Trainer`.
+        iterations: a new total; default: that of the run's configuration.
+        display: shows progress; default: nothing.
+        probe: measures the credit of every iteration; see `loop.Probe`.
+        trainer: the class of a run that was started with a class of a notebook.
 
     Raises:
         RunDirectoryError: not a run directory, or in use.
         CheckpointError: the checkpoint is damaged or of another architecture.
-        ConfigError: fewer iterations than the run already has.
+        ConfigError: fewer iterations than the run already has, or a class that is needed is missing.
     """
     path = Path(run_dir)
-    config = parse_settings(TrainConfig, read_card(path)["config"], f"option in {path / 'config.json'}:")
-    processes = connect(config.process_timeout)
+    stored = read_run_metadata(path)["config"]
+    config = parse_settings(TrainConfig, stored, f"option in {path / 'config.json'}:")
+    kind = _given_class(trainer)
+    if kind is not None and config.trainer not in (trainer_name(kind), f"<{kind.__name__}>"):
+        raise ConfigError(
+            f"run {str(path)!r} trains with {trainer_label(config.trainer)}, you gave {kind.__name__}: resume it with "
+            "the same trainer, or start a new run"
+        )
+    connect(config.process_timeout)
     if iterations is not None:
         config = replace(config, iterations=iterations)
-    if _checked_streams(config, processes.count) != config:
+    if _checked_streams(config, world().count) != config:
         raise ConfigError(
             f"run {str(path)!r} was started by one process and draws from one random stream: resume it with one process"
         )
-    with open_run(lambda: RunDirectory.open(path)) as run, _players(config) as players:
-        parts = open_parts(config)
+    with open_run(lambda: RunDirectory.open(path)) as run, _players(config, kind) as players:
+        parts = open_parts(config, kind)
         display = _with_trackers(config, display)
-        trainer = Trainer(**vars(parts), **players, config=config, run=run, display=display, probe=probe)
-        run.update_card(config=asdict(config))
-        return trainer.run_to_end()
+        loop = Trainer(parts, config, run, display, probe=probe, players=players)
+        run.update_metadata(config=asdict(config))
+        return loop.run_to_end()
+
+
+def _given_class(trainer: str | type[Algorithm] | None) -> type[Algorithm] | None:
+    if trainer is None or isinstance(trainer, str):
+        return None
+    return check_trainer_class(getattr(trainer, "__name__", str(trainer)), trainer)
 
 
 def _checked_streams(config: TrainConfig, processes: int) -> TrainConfig:
-    """Episodes that others may play have random streams of their own.
+    """Episodes that may be played elsewhere have random streams of their own.
 
     Raises:
         ConfigError: a tape, which is one sequence of calls.
     """
-    others = processes > 1 or config.rollout_workers > 0 or config.rollout_lag > 0
-    if others and _tapes(config):
+    elsewhere = processes > 1 or config.rollout_workers > 0 or config.rollout_lag > 0
+    if elsewhere and tape_options(config):
         raise ConfigError(
             "record and replay need one process that does one thing after the other: leave out rollout_workers and "
             "rollout_lag, and start one process"
         )
-    return replace(config, streams="episode") if others else config
+    return replace(config, streams="episode") if elsewhere else config
 
 
 @contextmanager
-def _players(config: TrainConfig) -> Iterator[dict[str, Any]]:
-    """Who plays beside the policy itself: the arguments `workers` and `twin` of `Trainer`."""
-    players: dict[str, Any] = {}
+def _players(config: TrainConfig, kind: type[Algorithm] | None) -> Iterator[Players]:
+    """Who plays in addition to the policy itself."""
+    rollout_policy: Any = None
     if config.rollout_lag:
         torch.manual_seed(config.seed)
-        players["twin"] = open_agent({**config.agent_options, "name": config.agent})
+        rollout_policy = open_agent({**config.agent_options, "name": config.agent})
     if not config.rollout_workers:
-        yield players
+        yield Players(rollout_policy=rollout_policy)
         return
     from ..distributed.ray_workers import RayWorkers
 
-    with RayWorkers(config, open_parts) as workers:
-        yield {**players, "workers": workers}
+    with RayWorkers(config, partial(open_parts, kind=kind)) as workers:
+        yield Players(workers, rollout_policy)
 
 
 def _with_trackers(config: TrainConfig, display: Display | None) -> Display | None:
-    if not current().main:
+    if not world().main:
         return None
     trackers = check_trackers(config.tracker, config.tracker_options)
     opened = [TrackerDisplay(name, options) for name, options in trackers.items()]

@@ -50,7 +50,7 @@ def _config_options(function: Any) -> Any:
             flag = "--" + field.name.replace("_", "-")
             text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}."
             if field.name == "trainer":
-                text = f"Registered trainer: {', '.join(plugins.names('trainers'))}."
+                text = f"Registered trainer ({', '.join(plugins.names('trainers'))}), or FILE.py:CLASS."
             kind = type(field.default)
             decorate = click.option(
                 flag,
@@ -128,7 +128,7 @@ def train(
         if resume:
             raise ConfigError("--dry-run looks at a run that is to begin: leave out --resume")
         ctx.exit(_dry_run(console, given, run_dir, recipe))
-    from ..processes import current
+    from ..processes import world
     from ..runs.display import make_display, result_table
     from . import api
 
@@ -139,9 +139,10 @@ def train(
         else:
             config = make_config(given)
             if run_dir is None:
+                from ..registry import trainer_label
                 from ..runs.directory import default_run_directory
 
-                run_dir = default_run_directory(config.trainer, config.env)
+                run_dir = default_run_directory(trainer_label(config.trainer), config.env)
             result = api.train(config, run_dir, display)
     except KeyboardInterrupt:
         if run_dir is not None and (run_dir / "config.json").exists():
@@ -151,7 +152,7 @@ def train(
         else:
             click.echo("\ninterrupted before the run began; nothing was written", err=True)
         ctx.exit(130)
-    if not current().main:
+    if not world().main:
         return
     if result.before is not None and result.after is not None:
         console.print(result_table(result.before, result.after, "greedy evaluation on held-out questions"))
@@ -164,13 +165,16 @@ def _dry_run(console: Console, given: dict[str, Any], run_dir: Path | None, reci
     """The exit status: 0 where nothing failed."""
     from ..planning.dry_run import dry_run
     from ..planning.report import print_dry_run
+    from ..registry import trainer_label
     from ..runs.directory import default_run_directory
 
     config = make_config(given)
     about, expected = describe_recipe(recipe) if recipe else (None, None)
     if os.environ.get("RANK", "0") != "0":  # one process of several looks
         return 0
-    result = dry_run(config, run_dir or default_run_directory(config.trainer, config.env), about, expected)
+    result = dry_run(
+        config, run_dir or default_run_directory(trainer_label(config.trainer), config.env), about, expected
+    )
     hardware = "CPU" if config.agent == "tiny" else about.hardware if about else ""
     print_dry_run(console, result, hardware)
     if about is not None and about.needs and not result.passed:
@@ -204,12 +208,15 @@ def _resumable(run_dir: Path | None) -> Path:
 
 def _changed_iterations(run_dir: Path, given: dict[str, Any]) -> int | None:
     """A resumed run keeps its configuration; only its length may change."""
-    from ..runs.directory import read_card
+    from ..registry import absolute_name
+    from ..runs.directory import read_run_metadata
 
-    config = read_card(run_dir)["config"]
+    config = read_run_metadata(run_dir)["config"]
     for name, value in given.items():
         if name in ("record", "replay"):
             value = os.path.abspath(value)
+        if name == "trainer":
+            value = absolute_name(value)
         before = {k: config[name].get(k) for k in value} if name in _PAIRS else config.get(name)
         if name != "iterations" and before != value:
             raise ConfigError(
@@ -228,5 +235,7 @@ def _print_recipes(console: Console) -> None:
 
 
 def _print_settings(console: Console, trainer: str) -> None:
-    for name, kind, default, text in describe_settings(plugins.load("trainers", trainer).settings_class):
+    from ..registry import load_trainer
+
+    for name, kind, default, text in describe_settings(load_trainer(trainer).settings_class):
         console.print(f"{name} = {default}  ({kind})\n    {text}", highlight=False, markup=False)

@@ -11,8 +11,8 @@ from searchgym.env.vector import SearchVectorEnv
 from searchgym.rollouts.collection import choose_tasks
 from searchgym.rollouts.evaluation import EvalResult, evaluate, summarize
 
-from ..processes import current
-from ..rollouts import Order, play_orders
+from ..processes import world
+from ..rollouts import RolloutRequest, run_requests
 
 __all__ = ["evaluate_on", "greedy"]
 
@@ -46,10 +46,9 @@ def evaluate_on(
         ids: draws the episodes' ids.
     """
     fresh = SearchVectorEnv.from_config(envs.config.for_evaluation(), envs.num_envs)
-    processes = current()
-    if processes.count > 1:
+    if world().count > 1:
         tasks = choose_tasks(fresh.config, split, None, _EVAL_SEED)[:episodes]
-        orders = [Order(task, 1, ids.getrandbits(63)) for task in tasks]
-        played = processes.merge(play_orders(policy, fresh, processes.share(orders)))
+        requests = [RolloutRequest(task, 1, ids.getrandbits(63)) for task in tasks]
+        played = world().all_gather_ordered(run_requests(policy, fresh, world().shard(requests)))
         return summarize([episode for group in played for episode in group])
     return evaluate(fresh, policy, episodes, split=split, seed=_EVAL_SEED, ids=ids)

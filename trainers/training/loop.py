@@ -1,18 +1,16 @@
-"""The one training loop: collect, credit, update, record; the same for every algorithm and every policy.
+"""The one training loop: collect, credit, update; the same for every algorithm and every policy.
 
-`training.api` opens policy, environments and run directory by name and starts it; use `Trainer` directly to bring
-your own.
+`Loop` knows nothing of files: `recorder.RunRecorder` writes what a run leaves behind, and `trainer.Trainer` runs the two
+to the end of a training run.
 """
 
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,61 +18,68 @@ import numpy as np
 import torch
 
 from searchgym.agents.policy import Policy
-from searchgym.env.vector import SearchVectorEnv
-from searchgym.errors import ConfigError, RunDirectoryError, TrainingError
-from searchgym.rollouts.evaluation import EvalResult
-from searchgym.statistics import Interval
+from searchgym.errors import TrainingError
 from searchgym.tape.recording import tape_of
 
-from ..algorithm import Algorithm, token_logprobs, training_envs
+from ..algorithm import TrainContext, token_logprobs
 from ..batch import pack
 from ..config import TrainConfig
 from ..credit import Credit
 from ..groups import Group, Groups, drop_invalid
-from ..learner.checkpoint import load_checkpoint, load_policy, save_checkpoint
-from ..learner.failures import ADVICE, NotFinite, save_failure
-from ..learner.importance import TRAINER, correct
+from ..learner.checkpoint import load_policy
+from ..learner.failures import ADVICE, NonFiniteError
+from ..learner.importance import TRAINER_LOGPROBS, truncated_importance_sampling
 from ..learner.learner import Learner
 from ..learner.metrics import UpdateMetrics
-from ..processes import current
-from ..rollouts import PlayAhead, Seeded, Workers, check_same, load_groups, play_orders, save_groups
-from ..runs.alarms import Alarms, parse_stops, raised
-from ..runs.directory import RunDirectory
-from ..runs.display import Display, draw_curve
-from ..runs.metrics import best_evaluation, collection_metrics, estimates, evaluation_row, staleness
-from ..tasks import TaskSampler
-from .evaluation import evaluate_on, greedy
+from ..processes import world
+from ..rollouts import (
+    PrefetchCollector,
+    SeededRollouts,
+    Workers,
+    check_same,
+    play_groups,
+    run_requests,
+)
+from ..runs.credit_record import CreditRecord, credit_metrics, make_record
+from ..runs.metrics import collection_metrics, staleness
+from .parts import Parts
 
-__all__ = ["Result", "Trainer"]
+__all__ = ["Iteration", "Loop", "Players", "Probe", "Stopwatch"]
 
-_KEPT_EPISODE_FILES = 3
-_LEARNING = ("collect", "credit", "prepare", "update")  # the parts of an iteration that a time limit counts
+Probe = Callable[[Groups, Credit], dict[str, float]]
+"""Measures the credit of an iteration; its numbers are added to the iteration's metrics."""
 
 
-@dataclass(slots=True)
-class Result:
-    """What a run gave.
+@dataclass(frozen=True)
+class Players:
+    """Who plays in addition to the policy itself.
 
     Attributes:
-        run_dir: everything on disk.
-        policy: the trained policy.
-        before, after: metrics of the greedy evaluations; None when there was none.
-        metrics: the rows of metrics.jsonl.
-        seconds: time spent, interrupted parts included as far as they were recorded.
-        trainer: the loop itself, for further evaluations.
+        workers: play episodes in other processes.
+        rollout_policy: another agent of the policy's kind, which collects the next iteration during an update.
     """
 
-    run_dir: Path
-    policy: Policy
-    before: dict[str, Interval] | None
-    after: dict[str, Interval] | None
-    metrics: list[dict[str, Any]]
-    seconds: float
-    trainer: Trainer
+    workers: Workers | None = None
+    rollout_policy: Policy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """What an iteration gave.
+
+    Attributes:
+        groups: the groups that were played.
+        metrics: its row of `metrics.jsonl`.
+        credit: what each episode, round and token received.
+    """
+
+    groups: list[Group]
+    metrics: dict[str, Any]
+    credit: CreditRecord
 
 
 @dataclass
-class _Stopwatch:
+class Stopwatch:
     """Seconds per named part of an iteration."""
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -86,314 +91,206 @@ class _Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-class Trainer:
-    """The loop.
+class Loop:
+    """Collects, gives credit, updates.
 
     Args:
-        policy: is trained; at its initial weights.
-        algorithm: see `Algorithm`.
-        envs: where episodes are played, under `algorithm.configure_env`; handed to `algorithm.collect`.
-        tasks: the questions.
-        config: iterations, learning rate and so on.
-        run: where it is recorded; when it holds checkpoints, the loop continues from the last one.
-        display: shows progress.
-        evaluator: greedy evaluation of the policy; default: `searchgym.evaluate` under the rules of `envs`,
-            without judge and feedback act and with plain EM as the reward.
-        probe: measures the credit of an iteration; its numbers are added to the iteration's metrics.
-        workers: plays episodes in other processes; default: this one plays.
-        twin: another agent of the policy's kind, which plays ahead where `config.rollout_lag` says so.
+        parts: policy, algorithm, environments and questions.
+        config: learning rate, minibatches and so on.
+        players: who plays in addition to the policy.
+        probe: measures the credit of every iteration.
+        initial: the checkpoint of the initial weights, when a run is resumed: what an algorithm keeps of the initial
+            policy must be the run's, even if the agent's own file has changed since.
 
     Attributes:
-        spent: "episodes", sampled "tokens" and "seconds" of collecting and learning so far.
+        iteration: number of iterations so far.
+        played: the groups that are being learned from; empty otherwise.
+        prefetched: groups that were collected ahead and not learned from yet.
+        generators: NumPy generators by name; their states belong into checkpoints.
+        learner: owns weights and optimizer.
     """
 
     def __init__(
         self,
-        policy: Policy,
-        algorithm: Algorithm,
-        envs: SearchVectorEnv,
-        tasks: TaskSampler,
+        parts: Parts,
         config: TrainConfig,
-        run: RunDirectory,
-        display: Display | None = None,
-        evaluator: Callable[[Policy], EvalResult] | None = None,
-        probe: Callable[[Groups, Credit], dict[str, float]] | None = None,
-        workers: Workers | None = None,
-        twin: Policy | None = None,
+        players: Players | None = None,
+        probe: Probe | None = None,
+        initial: Path | None = None,
     ) -> None:
-        self.policy, self.algorithm, self.tasks = policy, algorithm, tasks
-        self.envs = training_envs(algorithm, envs)
-        self.config, self.run, self.display = config, run, display or Display()
-        self._evaluator, self._probe = evaluator, probe
+        self.policy, self.algorithm, self.envs, self.tasks = (
+            parts.policy,
+            parts.algorithm,
+            parts.envs,
+            parts.tasks,
+        )
+        self.config, self._probe = config, probe
+        players = players or Players()
         self.iteration = 0
-        self.spent = {"episodes": 0.0, "tokens": 0.0, "seconds": 0.0}
-        self._generators = {
+        self.played: list[Group] = []
+        self.prefetched: list[Group] | None = None
+        self.generators = {
             "algorithm": np.random.default_rng([config.seed, 1]),
             "minibatches": np.random.default_rng([config.seed, 2]),
         }
-        if run.steps():  # what an algorithm keeps of the initial policy must not be that of another file
-            load_policy(run.step_path(0), policy)
-        current().spread(policy)
-        policy.generator.manual_seed(config.seed)
-        policy.temperature, policy.top_p, policy.greedy = config.temperature, 1.0, False
-        torch.manual_seed(config.seed)  # dropout, and modules an algorithm creates
-        algorithm.token_budget = config.token_budget
-        algorithm.setup(policy, self._generators["algorithm"])
+        play = play_groups
         if config.streams == "episode":
-            self._generators["rollouts"] = np.random.default_rng([config.seed, 3])
-            algorithm.play = Seeded(self._generators["rollouts"], workers or play_orders)
-        self._workers = workers
-        self._ahead = None if twin is None else PlayAhead(twin, self._collect)
-        self._collected: list[Group] | None = None  # ahead, and not learned from yet
-        self._learner = Learner(policy, algorithm, config)
-        self._tape = tape_of(envs)
+            self.generators["rollouts"] = np.random.default_rng([config.seed, 3])
+            play = SeededRollouts(self.generators["rollouts"], players.workers or run_requests)
+        if initial is not None:
+            load_policy(initial, self.policy)
+        world().broadcast_weights(self.policy)
+        self.policy.generator.manual_seed(config.seed)
+        self.policy.temperature, self.policy.top_p, self.policy.greedy = config.temperature, 1.0, False
+        torch.manual_seed(config.seed)  # dropout, and modules an algorithm creates
+        self.algorithm.setup(
+            TrainContext(self.policy, self.generators["algorithm"], config.token_budget, play, world())
+        )
+        self._workers = players.workers
+        self._prefetch = (
+            None
+            if players.rollout_policy is None
+            else PrefetchCollector(players.rollout_policy, self._collect)
+        )
+        self.learner = Learner(self.policy, self.algorithm, config)
+        self._tape = tape_of(self.envs)
         if self._tape is not None:
             self._tape.rewind(0)
-        if run.steps():
-            self._restore()
-        run.truncate(self.iteration if run.steps() else -1)
-        rows = run.rows("metrics.jsonl")
-        self._best = best_evaluation(rows, config.keep_best)
-        self._alarms = Alarms(config.alarms, rows)
-        self._stops, self._stopped_by = parse_stops(config.stop_on_alarm), ""
 
-    # -- the run ---------------------------------------------------------------------------------------
+    def iterate(self, watch: Stopwatch | None = None) -> Iteration:
+        """Collect once and learn from it.
 
-    def run_to_end(self) -> Result:
-        """Train until an end that `config` names, evaluating and saving on the way, then write curve and summary."""
-        config, run = self.config, self.run
-        with self.display:
-            self.display.start(asdict(config), run.path, self.iteration, run.rows("metrics.jsonl"))
-            if not run.steps():
-                self._record({"iteration": 0}, [], _Stopwatch())
-            while not self._ended():
-                watch = _Stopwatch()
-                self.iteration += 1
-                groups, row = self.iterate(watch)
-                self._spend(row, watch.seconds)
-                row = {"iteration": self.iteration, **row}
-                self._watch(row)
-                self._record(row, groups, watch)
-        return self._finish()
-
-    def _watch(self, row: dict[str, Any]) -> None:
-        """Raise alarms, and end the run over those that it was told to end for."""
-        for alarm in self._alarms.add(row):
-            self.display.alarm(str(alarm))
-            if alarm.name in self._stops and not self._stopped_by:
-                self._stopped_by = alarm.name
-                self.display.alarm(
-                    f"the run ends here (stop_on_alarm); --resume goes on from iteration {self.iteration}"
-                )
-        row["alarms"] = list(self._alarms.active)
-
-    def _ended(self) -> bool:
-        limits = {kind: getattr(self.config, f"max_{kind}") for kind in self.spent}
-        over = any(limit and self.spent[kind] >= limit for kind, limit in limits.items())
-        return over or self.iteration >= self.config.iterations or bool(self._stopped_by)
-
-    def _spend(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
-        self.spent["episodes"] += row["episodes"]
-        self.spent["tokens"] += round((row["tokens"] or 0.0) * (row["episodes"] - row["invalid_episodes"]))
-        self.spent["seconds"] += sum(seconds.get(part, 0.0) for part in _LEARNING)
-
-    def _record(self, row: dict[str, Any], groups: Sequence[Group], watch: _Stopwatch) -> None:
-        """Evaluate if it is time, write the row, save a checkpoint if it is time; the checkpoint comes last,
-        so that every row up to it is on disk."""
-        config, i = self.config, self.iteration
-        last = self._ended()
-        if config.eval_episodes and (i == 0 or last or (config.eval_every and i % config.eval_every == 0)):
-            with watch("evaluate"):
-                self.display.evaluating(i)
-                result = self.evaluate()
-                self.run.save_episodes(f"eval-{i:06d}", result.episodes)
-                row["eval"] = evaluation_row(result)
-        self.run.append("metrics.jsonl", row)
-        best = best_evaluation([row], config.keep_best)
-        improved = best is not None and (self._best is None or best["value"] > self._best["value"])
-        if improved:
-            self._best = best
-        if i == 0 or last or improved or i % config.checkpoint_every == 0:
-            with watch("checkpoint"):
-                if groups:
-                    episodes = [episode for group in groups for episode in group]
-                    self.run.save_episodes(f"train-{i:06d}", episodes, keep=_KEPT_EPISODE_FILES)
-                self.save()
-        seconds = {name: round(value, 6) for name, value in watch.seconds.items()}
-        self.run.append("timings.jsonl", {"iteration": i, **seconds})
-        self.display.iteration(row, seconds)
-
-    def _finish(self) -> Result:
-        rows, timings = current().main_says(
-            lambda: (self.run.rows("metrics.jsonl"), self.run.rows("timings.jsonl"))
-        )
-        seconds = sum(sum(v for k, v in r.items() if k != "iteration") for r in timings)
-        evaluations = [r["eval"] for r in rows if "eval" in r]
-        before, after = (estimates(evaluations[i]) if evaluations else None for i in (0, -1))
-        if current().main:
-            with self.run.writing():
-                draw_curve(self.run.path / "curve.png", rows)
-        summary = {
-            "iterations": self.iteration,
-            "policy_version": self.policy.version,
-            "seconds": round(seconds, 3),
-            "alarms": [asdict(alarm) for alarm in raised(rows, self._alarms.limits)],
-            "stopped_by": self._stopped_by or None,
-            "before": evaluations[0] if evaluations else None,
-            "after": evaluations[-1] if evaluations else None,
-            **({"best": self._best} if self._best else {}),
-        }
-        self.run.write_json("summary.json", summary)
-        return Result(self.run.path, self.policy, before, after, rows, seconds, self)
-
-    # -- one iteration ---------------------------------------------------------------------------------
-
-    def iterate(self, watch: _Stopwatch | None = None) -> tuple[list[Group], dict[str, Any]]:
-        """Collect once and learn from it; returns the groups played and the iteration's metrics."""
-        watch = watch or _Stopwatch()
+        Raises:
+            TrainingError: the iteration cannot be collected, or not be learned from (`played` then holds its groups).
+        """
+        watch = watch or Stopwatch()
+        self.iteration += 1
         with watch("collect"):
-            played, drawn = self._next()
-        try:
-            row = self._learn(played, drawn, watch)
-        except TrainingError as error:
-            path = self.run.path / f"failed-{self.iteration:06d}"
-            try:
-                with current().in_one_piece(self.policy), self.run.writing():
-                    if current().main:
-                        save_failure(
-                            path, error, chain.from_iterable(played), self.policy, self._learner.extra
-                        )
-            except RunDirectoryError as full:
-                raise TrainingError(f"{error} (and nothing could be saved of it: {full})") from error
-            raise TrainingError(f"{error} (its episodes and the weights are in {path})") from error
-        if self._ahead is not None and self._ahead.running:
+            self.played, drawn = self._next()
+        metrics, credit = self._learn(self.played, drawn, watch)
+        groups, self.played = self.played, []
+        if self._prefetch is not None and self._prefetch.running:
             with watch("collect"):
-                self._collected = self._ahead.wait()
-        return played, row
+                self.prefetched = self._prefetch.wait()
+        return Iteration(groups, metrics, credit)
+
+    def state(self) -> dict[str, Any]:
+        """The counters of a checkpoint, as JSON."""
+        return {
+            "iteration": self.iteration,
+            "tasks_drawn": self.tasks.drawn,
+            "generators": {name: g.bit_generator.state for name, g in self.generators.items()},
+            "tape_position": 0 if self._tape is None else self._tape.position,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Return to what `state` described."""
+        for name, generator in self.generators.items():
+            generator.bit_generator.state = state["generators"][name]
+        self.tasks.drawn = state["tasks_drawn"]
+        self.iteration = state["iteration"]
+        if self._tape is not None:
+            self._tape.rewind(state["tape_position"])
+
+    # -- collect -----------------------------------------------------------------------------------------------
 
     def _next(self) -> tuple[list[Group], int]:
-        """The groups to learn from, and how many tasks were drawn with them; may begin to collect the next ones."""
-        played, drawn = self._collected, self.tasks.drawn
+        """The groups to learn from, and the number of tasks drawn with them; may start collecting the next ones."""
+        played, drawn = self.prefetched, self.tasks.drawn
         if played is None:
-            with current().playing(self.policy):
+            with world().playing(self.policy):
                 played = self._collect(self.policy)
             drawn = self.tasks.drawn
         check_same(played)
-        self._collected = None
-        if self._ahead is not None and self.iteration < self.config.iterations:
-            self._ahead.start(self.policy)
+        self.prefetched = None
+        if self._prefetch is not None and self.iteration < self.config.iterations:
+            self._prefetch.start(self.policy)
         return played, drawn
 
     def _collect(self, policy: Policy) -> list[Group]:
-        return [list(group) for group in self.algorithm.collect(policy, self.envs, self.tasks)]
+        groups = self.algorithm.collect(policy, self.envs, self.tasks)
+        try:
+            return [list(group) for group in groups]
+        except TypeError as error:
+            raise _wrong(
+                self.algorithm, "collect", groups, "a list of groups, each a list of episodes"
+            ) from error
 
-    def _learn(self, played: Sequence[Group], drawn: int, watch: _Stopwatch) -> dict[str, Any]:
-        """Credit and update; the metrics."""
-        algorithm = self.algorithm
+    # -- credit ------------------------------------------------------------------------------------------------
+
+    def _learn(
+        self, played: Sequence[Group], drawn: int, watch: Stopwatch
+    ) -> tuple[dict[str, Any], CreditRecord]:
+        """Credit and update; returns the metrics and the credit."""
         row = collection_metrics(played)
         with watch("credit"):
             valid, counts = drop_invalid(played)
-            groups, skipped = self._select(valid)
+            rewarded, groups, skipped = self._select(valid)
         row |= counts | skipped | {"tasks_drawn": drawn}
-        if self._ahead is not None:
+        if self._prefetch is not None:
             row["staleness"] = staleness(played, self.policy.version)
         if self._workers is not None:
             row["lost_workers"] = self._workers.lost
-        lr = self._learner.set_lr(self.iteration)
-        if self._learner.scheduled:
+        lr = self.learner.set_lr(self.iteration)
+        if self.learner.scheduled:
             row["lr"] = lr
         update = UpdateMetrics()
-        if groups.samples:  # nothing was sampled where no prompt fits into the context
-            cap = algorithm.settings.tis_cap
-            with watch("prepare"):
-                if cap:
-                    groups.columns[TRAINER] = token_logprobs(
-                        self.policy, groups.samples, self.config.token_budget
-                    )
-                algorithm.prepare(self.policy, groups)
-            with watch("credit"):
-                credit = algorithm.credit(groups)
-                batch = pack(groups, credit, algorithm.settings.sequence)
-            if cap:
-                update.compare(batch.old_logprobs_N, batch.columns[TRAINER])
-                batch, weights = correct(batch, cap)
-                row |= weights
-            row |= credit.metrics | (self._probe(groups, credit) if self._probe else {})
-            with watch("update"):
-                self._learner.update(batch, update, self.iteration, self._generators["minibatches"])
+        # Groups without any sampled token occur where no prompt fits into the agent's context.
+        credit = self._update(groups, row, update, watch) if groups.samples else None
         row |= {"updates": update.updates, "policy_version": self.policy.version, **update.result()}
         for name, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise NotFinite(f"metric {name!r} of iteration {self.iteration} is {value}: {ADVICE}")
-        return row
+                raise NonFiniteError(f"metric {name!r} of iteration {self.iteration} is {value}: {ADVICE}")
+        origin = (self.iteration, self.config.trainer, type(self.algorithm).__name__)
+        return row, make_record(origin, played, rewarded, groups, credit)
 
-    def _select(self, valid: Sequence[Group]) -> tuple[Groups, dict[str, int]]:
-        """Rewards (permuted for the control), and the groups the algorithm wants."""
+    def _select(self, valid: Sequence[Group]) -> tuple[Groups, Groups, dict[str, int]]:
+        """All groups with their rewards (permuted for the control), and those the algorithm selects."""
         rewards = [self.algorithm.rewards(group) for group in valid]
         if self.algorithm.settings.permute_rewards:
-            rewards = [self.algorithm.rng.permutation(r_G) for r_G in rewards]
-        groups = Groups(valid, rewards)
-        kept = [i for i, wanted in enumerate(self.algorithm.select(groups)) if wanted]
+            rewards = [self.generators["algorithm"].permutation(r_G) for r_G in rewards]
+        rewarded = Groups(valid, rewards)
+        wanted = self.algorithm.select(rewarded)
+        if not isinstance(wanted, Sequence | np.ndarray) or len(wanted) != len(rewarded):
+            raise _wrong(
+                self.algorithm, "select", wanted, f"one truth value for each of {len(rewarded)} groups"
+            )
+        kept = [i for i, keep in enumerate(wanted) if keep]
         counts = {
-            "equal_groups": sum(len(r_G) > 1 and bool(r_G.min() == r_G.max()) for r_G in rewards),
+            "equal_groups": sum(len(r_G) > 1 and bool(r_G.min() == r_G.max()) for r_G in rewarded.rewards),
             "skipped_groups": len(valid) - len(kept),
         }
-        if counts["skipped_groups"]:
-            groups = Groups([valid[i] for i in kept], [rewards[i] for i in kept])
-        return groups, counts
+        if len(kept) == len(valid):
+            return rewarded, rewarded, counts
+        return rewarded, Groups([valid[i] for i in kept], [rewards[i] for i in kept]), counts
 
-    # -- evaluation and state ----------------------------------------------------------------------------
+    # -- update ------------------------------------------------------------------------------------------------
 
-    def evaluate(self, split: str | None = None, episodes: int | None = None) -> EvalResult:
-        """Greedy evaluation; leaves the sampling settings and the generator as they were.
+    def _update(self, groups: Groups, row: dict[str, Any], update: UpdateMetrics, watch: Stopwatch) -> Credit:
+        """Give credit and make the optimizer steps of an iteration; adds to `row` and `update`."""
+        algorithm, cap = self.algorithm, self.algorithm.settings.tis_cap
+        with watch("prepare"):
+            if cap:
+                groups.columns[TRAINER_LOGPROBS] = token_logprobs(
+                    self.policy, groups.samples, self.config.token_budget
+                )
+            algorithm.prepare(self.policy, groups)
+        with watch("credit"):
+            credit = algorithm.credit(groups)
+            if not isinstance(credit, Credit):
+                raise _wrong(algorithm, "credit", credit, "a Credit, e.g. Credit.per_episode(values)")
+            batch = pack(groups, credit, algorithm.settings.sequence)
+            row |= credit_metrics(groups, credit)
+        if cap:
+            update.compare(batch.old_logprobs_N, batch.columns[TRAINER_LOGPROBS])
+            batch, weights = truncated_importance_sampling(batch, cap)
+            row |= weights
+        row |= credit.metrics | (self._probe(groups, credit) if self._probe else {})
+        with watch("update"):
+            self.learner.update(batch, update, self.iteration, self.generators["minibatches"])
+        return credit
 
-        Args:
-            split: default: the configuration's, or whatever `evaluator` plays.
-            episodes: questions of that split; None: all.
-        """
-        with greedy(self.policy), current().playing(self.policy):
-            if split is None and self._evaluator is not None:
-                return self._evaluator(self.policy)
-            if split is None:
-                split, episodes = self.config.eval_split, self.config.eval_episodes
-            ids = random.Random(f"evaluation {self.config.seed} {self.iteration}")
-            return evaluate_on(self.envs, self.policy, split, episodes, ids)
 
-    def save(self) -> None:
-        """Write a checkpoint of this moment."""
-        counters = {
-            "iteration": self.iteration,
-            "tasks_drawn": self.tasks.drawn,
-            "generators": {name: g.bit_generator.state for name, g in self._generators.items()},
-            "tape_position": 0 if self._tape is None else self._tape.position,
-        }
-        with self.run.checkpoint(self.iteration) as directory:
-            save_checkpoint(directory, self._learner, counters)
-            if self._collected is not None and current().main:
-                save_groups(directory / "ahead.jsonl", self._collected)
-        if self._best is not None:
-            self.run.write_json("best.json", self._best)
-        self.run.prune(self.config.keep_checkpoints, [self._best["iteration"]] if self._best else [])
-
-    def _restore(self) -> None:
-        """Return to the last complete checkpoint."""
-        steps = self.run.steps()
-        if steps[-1] > self.config.iterations:
-            raise ConfigError(
-                f"iterations is {self.config.iterations}, but run {str(self.run.path)!r} already has {steps[-1]}: "
-                "give a larger number"
-            )
-        directory = self.run.step_path(steps[-1])
-        counters = load_checkpoint(directory, self._learner)
-        if (directory / "ahead.jsonl").exists():
-            self._collected = load_groups(directory / "ahead.jsonl")
-        for name, generator in self._generators.items():
-            generator.bit_generator.state = counters["generators"][name]
-        self.tasks.drawn = counters["tasks_drawn"]
-        self.iteration = counters["iteration"]
-        seconds = {row["iteration"]: row for row in self.run.rows("timings.jsonl")}
-        for row in self.run.rows("metrics.jsonl"):
-            if 0 < row["iteration"] <= self.iteration:
-                self._spend(row, seconds.get(row["iteration"], {}))
-        if self._tape is not None:
-            self._tape.rewind(counters["tape_position"])
+def _wrong(algorithm: object, method: str, value: object, wanted: str) -> TrainingError:
+    found = "nothing" if value is None else f"{type(value).__name__} {value!r:.60}"
+    return TrainingError(f"{type(algorithm).__name__}.{method}() returned {found}: return {wanted}")

@@ -1,0 +1,156 @@
+"""What a training run leaves behind: rows, episodes, credit, checkpoints, failures, curve and summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import chain
+from typing import Any
+
+from searchgym.episode import Episode
+from searchgym.errors import ConfigError, RunDirectoryError, TrainingError
+
+from ..config import TrainConfig
+from ..groups import Group
+from ..learner.checkpoint import load_checkpoint, save_checkpoint
+from ..learner.failures import save_failure
+from ..processes import world
+from ..rollouts import load_groups, save_groups
+from ..runs.alarms import AlarmLimits, raised
+from ..runs.credit_record import CreditRecord
+from ..runs.directory import RunDirectory
+from ..runs.display import draw_curve
+from ..runs.metrics import best_evaluation
+from .loop import Loop
+
+__all__ = ["RunRecorder"]
+
+_KEPT_EPISODE_FILES = 3
+
+
+class RunRecorder:
+    """Writes a run directory and continues from what is in it.
+
+    Args:
+        run: the run directory.
+        config: of the run.
+
+    Attributes:
+        best: the best evaluation so far, with `keep_best`; see `runs.metrics.best_evaluation`.
+    """
+
+    def __init__(self, run: RunDirectory, config: TrainConfig) -> None:
+        self.run, self.config = run, config
+        self.best: dict[str, Any] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the run directory holds a checkpoint to continue from."""
+        return bool(self.run.steps())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`."""
+        return self.run.rows("metrics.jsonl")
+
+    def seconds(self) -> dict[int, dict[str, float]]:
+        """The rows of `timings.jsonl`: seconds per part of each iteration."""
+        rows = self.run.rows("timings.jsonl")
+        return {row["iteration"]: {k: v for k, v in row.items() if k != "iteration"} for row in rows}
+
+    def restore(self, loop: Loop) -> None:
+        """Return the loop to the last complete checkpoint, if there is one, and drop what was recorded after it.
+
+        Raises:
+            ConfigError: the run already has more iterations than its configuration says.
+            CheckpointError: the checkpoint is damaged or of another architecture.
+        """
+        steps = self.run.steps()
+        if steps:
+            if steps[-1] > self.config.iterations:
+                raise ConfigError(
+                    f"iterations is {self.config.iterations}, but run {str(self.run.path)!r} already has {steps[-1]}: "
+                    "give a larger number"
+                )
+            directory = self.run.step_path(steps[-1])
+            state = load_checkpoint(directory, loop.learner)
+            if (directory / "ahead.jsonl").exists():
+                loop.prefetched = load_groups(directory / "ahead.jsonl")
+            loop.restore(state)
+        self.run.truncate(loop.iteration if steps else -1)
+        self.best = best_evaluation(self.rows(), self.config.keep_best)
+
+    def evaluation(self, iteration: int, episodes: Sequence[Episode]) -> None:
+        """Write the episodes of an evaluation."""
+        self.run.save_episodes(f"eval-{iteration:06d}", episodes)
+
+    def row(self, row: dict[str, Any]) -> bool:
+        """Write a row of `metrics.jsonl`; returns whether its evaluation is the best so far."""
+        self.run.append("metrics.jsonl", row)
+        best = best_evaluation([row], self.config.keep_best)
+        improved = best is not None and (self.best is None or best["value"] > self.best["value"])
+        if improved:
+            self.best = best
+        return improved
+
+    def checkpoint(
+        self, loop: Loop, groups: Sequence[Group] = (), credit: CreditRecord | None = None
+    ) -> None:
+        """Write a checkpoint of this moment, after the iteration's episodes and their credit."""
+        if groups:
+            self.run.save_episodes(
+                f"train-{loop.iteration:06d}", chain.from_iterable(groups), credit, keep=_KEPT_EPISODE_FILES
+            )
+        with self.run.checkpoint(loop.iteration) as directory:
+            save_checkpoint(directory, loop.learner, loop.state())
+            if loop.prefetched is not None and world().main:
+                save_groups(directory / "ahead.jsonl", loop.prefetched)
+        if self.best is not None:
+            self.run.write_json("best.json", self.best)
+        self.run.prune(self.config.keep_checkpoints, [self.best["iteration"]] if self.best else [])
+
+    def timings(self, iteration: int, seconds: dict[str, float]) -> None:
+        """Write a row of `timings.jsonl`."""
+        self.run.append("timings.jsonl", {"iteration": iteration, **seconds})
+
+    def failure(self, loop: Loop, error: TrainingError) -> TrainingError:
+        """Save what is needed to examine a failed iteration; returns the error to raise, which says where it is."""
+        path = self.run.path / f"failed-{loop.iteration:06d}"
+        try:
+            with world().unsharded(loop.policy), self.run.writing():
+                if world().main:
+                    save_failure(
+                        path, error, chain.from_iterable(loop.played), loop.policy, loop.learner.extra
+                    )
+        except RunDirectoryError as full:
+            return TrainingError(f"{error} (and nothing could be saved of it: {full})")
+        return TrainingError(f"{error} (its episodes and the weights are in {path})")
+
+    def finish(self, loop: Loop, limits: AlarmLimits, stopped_by: str) -> tuple[list[dict[str, Any]], float]:
+        """Write curve and summary.
+
+        Args:
+            loop: has ended.
+            limits: of the alarms.
+            stopped_by: the alarm that ended the run, or "".
+
+        Returns:
+            The rows of `metrics.jsonl`, and the seconds of the whole run.
+        """
+        rows, timings = world().from_main(lambda: (self.rows(), self.seconds()))
+        seconds = sum(sum(parts.values()) for parts in timings.values())
+        evaluations = [row["eval"] for row in rows if "eval" in row]
+        if world().main:
+            with self.run.writing():
+                draw_curve(self.run.path / "curve.png", rows)
+        summary = {
+            "iterations": loop.iteration,
+            "policy_version": loop.policy.version,
+            "seconds": round(seconds, 3),
+            "alarms": [asdict(alarm) for alarm in raised(rows, limits)],
+            "stopped_by": stopped_by or None,
+            "before": evaluations[0] if evaluations else None,
+            "after": evaluations[-1] if evaluations else None,
+            **({"best": self.best} if self.best else {}),
+        }
+        self.run.write_json("summary.json", summary)
+        return rows, seconds
