@@ -15,6 +15,7 @@ from searchgym.errors import ConfigError
 from searchgym.judges.llm.prompt import Message, Prompt
 from searchgym.judges.llm.replies import UnreadableReplyError, read_grade, read_verdict
 
+from ..lm.cached_forward import CachedForward
 from .chat_encoder import ChatEncoder
 
 __all__ = ["JsonReader", "LanguageModel", "ProbabilityReader", "Reading"]
@@ -98,7 +99,8 @@ class ProbabilityReader:
         min_mass: the least P(0) + P(1) that counts as having answered.
 
     Raises:
-        ConfigError: replies begin inside a thought, or 0 and 1 are not one token each.
+        ConfigError: replies begin inside a thought, 0 and 1 are not one token each, or the model does not use a
+            key-value cache.
     """
 
     def __init__(self, model: LanguageModel, min_mass: float) -> None:
@@ -109,7 +111,12 @@ class ProbabilityReader:
             )
         self._lm = model
         self._min_mass = min_mass
-        self._question("0123456789abcdef", "reasoning")
+        question = self._question("0123456789abcdef", "reasoning")
+        try:
+            self._forward = CachedForward(model.model)
+            self._next_tokens([question.tail], [[question, question]])  # a trial: does the model use its cache?
+        except ConfigError as error:
+            raise ConfigError(f"judge 'local': {error}; verdict='json' does without") from error
 
     def read(self, prompts: Sequence[Prompt]) -> list[Reading]:
         """One reading per prompt, in order."""
@@ -157,15 +164,12 @@ class ProbabilityReader:
         self, rows: Sequence[Sequence[int]], asked: Sequence[Sequence[_Question]]
     ) -> list[list[tuple[float, float]]]:
         """(number, P(0) + P(1)) for each question of each row; a row's prompt is read once for all of them."""
-        model = self._lm.model
         ids_BT, mask_BT = self._lm.pad(rows, left=True)
         positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
-        prompt = model(
-            input_ids=ids_BT,
-            attention_mask=mask_BT,
-            position_ids=positions_BT,
-            use_cache=True,
-            logits_to_keep=1,
+        # The prompt's logits are not read: computing only the last saves memory.
+        few = {"logits_to_keep": 1} if self._forward.takes("logits_to_keep") else {}
+        _, cache = self._forward(
+            input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT, **few
         )
         found: list[list[tuple[float, float]]] = [[] for _ in rows]
         most = max(map(len, asked))
@@ -176,14 +180,13 @@ class ProbabilityReader:
             positions_BL = mask_BT.sum(-1, keepdim=True) + torch.arange(
                 tails_BL.shape[1], device=ids_BT.device
             )
-            cache = prompt.past_key_values
-            logits_BLV = model(
+            outputs, _ = self._forward(
+                cache if turn == most - 1 else copy.deepcopy(cache),
                 input_ids=tails_BL,
                 attention_mask=torch.cat([mask_BT, tail_mask_BL], dim=1),
                 position_ids=positions_BL,
-                past_key_values=cache if turn == most - 1 else copy.deepcopy(cache),
-                use_cache=True,
-            ).logits
+            )
+            logits_BLV = outputs.logits
             last_B = tail_mask_BL.sum(-1) - 1
             every_B = torch.arange(len(rows), device=ids_BT.device)
             logprobs_BV = logits_BLV[every_B, last_B].float().log_softmax(-1)

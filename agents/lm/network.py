@@ -22,6 +22,7 @@ from transformers import Cache
 
 from searchgym.errors import ConfigError
 
+from .cached_forward import CachedForward, decoder_of
 from .forward import Branches, KeyValueCache, Network, causal_mask, hidden_states
 from .prefix_tree import PrefixTree
 from .token_logprobs import token_logprobs
@@ -172,7 +173,7 @@ class ModelNetwork(_WithHead):
             config = model.config.get_text_config()
             self._types: list[str] = list(getattr(config, "layer_types", None) or [])
             self._window: int | None = getattr(config, "sliding_window", None)
-            self._decoder = model.get_decoder()
+            self._decoder = CachedForward(decoder_of(model))
             self._layers = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
             if checkpointing:
                 enable = getattr(model, "activation_checkpointing_enable", None)
@@ -234,13 +235,8 @@ class ModelNetwork(_WithHead):
             masks = {"full_attention": masks, "sliding_attention": windowed} if self._types else windowed
         elif self._types:
             masks = {"full_attention": masks}
-        outputs = self._decoder(
-            input_ids=ids_BT,
-            position_ids=positions_BT,
-            attention_mask=masks,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        inputs = {"input_ids": ids_BT, "position_ids": positions_BT, "attention_mask": masks}
+        outputs = self._decoder.uncached(**inputs) if cache is None else self._decoder(cache, **inputs)[0]
         hidden_BTW: Tensor = outputs.last_hidden_state
         return hidden_BTW
 
