@@ -65,7 +65,9 @@ def run(kind: str, tests: list[str]) -> bool:
         python = folder / "venv" / "bin" / "python"
         pins = [f"{library}=={version}" for library, version in lower_bounds().items()]
         versions = install(python, pins if kind == "lowest" else [], folder)
-        print(f"== {kind}: {', '.join(f'{name} {version}' for name, version in versions.items())}", flush=True)
+        print(
+            f"== {kind}: {', '.join(f'{name} {version}' for name, version in versions.items())}", flush=True
+        )
         start = time.monotonic()
         environment = os.environ | {
             "SEARCHGYM_HOME": str(folder / "home"),
@@ -82,7 +84,8 @@ def main() -> int:
     parser.add_argument("tests", nargs="*", help="tests, or options of pytest after --")
     arguments = parser.parse_args()
     kinds = ("newest", "lowest") if arguments.kind == "both" else (arguments.kind,)
-    return 0 if all([run(kind, arguments.tests or QUICK) for kind in kinds]) else 1
+    passed = [run(kind, arguments.tests or QUICK) for kind in kinds]
+    return 0 if all(passed) else 1
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from searchgym.agent import Agent, AgentContext
 from searchgym.episode import Episode, Segment
 from searchgym.errors import ConfigError
 
-from .rng_streams import Streams
+from .rng_streams import RngStreams
 
 __all__ = ["Policy", "Sample", "TokenOutputs"]
 
@@ -60,8 +60,8 @@ class Policy(Agent):
             for evaluation only (a truncated distribution has no importance ratio).
         greedy: take the most likely token (evaluation).
         generator: the one source of randomness of `act`; its state is saved in checkpoints.
-        streams: a source of its own for each running episode instead, while episodes are collected with seeds;
-            `act` draws from it where it is not None.
+        rng_streams: one random stream per running episode, while episodes are collected with seeds; `act` then draws
+            from it in place of `generator`.
     """
 
     module: nn.Module
@@ -70,15 +70,20 @@ class Policy(Agent):
     top_p: float = 1.0
     greedy: bool = False
     generator: torch.Generator
-    streams: Streams | None = None
+    rng_streams: RngStreams | None = None
 
     def bind(self, agent_context: AgentContext) -> None:
         super().bind(agent_context)
-        self.streams = None
+        self.rng_streams = None
 
     def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        self.streams = self.streams or Streams()
-        self.streams.start(slots, seeds)
+        self.rng_streams = self.rng_streams or RngStreams()
+        self.rng_streams.start(slots, seeds)
+
+    def _fork_streams(self, source: int, targets: Sequence[int]) -> None:
+        """Give forked slots random streams of their own, where episodes have them."""
+        if self.rng_streams is not None:
+            self.rng_streams.fork(source, targets)
 
     def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
         """Log-probabilities, entropies and hidden states of all tokens with mask 1, in the order of `samples`.

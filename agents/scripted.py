@@ -51,8 +51,8 @@ class RandomAgent(Agent):
             return self.agent_context.dialect.write(Act("answer", answer=phrase))
         return self.agent_context.dialect.write(Act("search", queries=(phrase,)))
 
-    def fork(self, source: int, target: int) -> None:
-        """Nothing to copy: no act depends on an earlier one."""
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`: there is no state, because no act depends on an earlier one."""
 
 
 class GoldAgent(Agent):
@@ -66,8 +66,8 @@ class GoldAgent(Agent):
     ) -> Sequence[str | Turn]:
         return [self.agent_context.dialect.write(Act("answer", answer=_gold(i)["answers"][0])) for i in infos]
 
-    def fork(self, source: int, target: int) -> None:
-        """Nothing to copy: every info holds the gold answer."""
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`: there is no state, because every info holds the gold answer."""
 
 
 class OracleAgent(Agent):
@@ -121,11 +121,13 @@ class OracleAgent(Agent):
         readable = [a for a in gold["answers"] if any(contains_phrase(text, a) for text in state.shown)]
         return dialect.write(Act("answer", answer=readable[0] if state.derived and readable else "unknown"))
 
-    def fork(self, source: int, target: int) -> None:
-        self._states.pop(target, None)
-        if source in self._states:
-            state = self._states[source]
-            self._states[target] = _OracleState(list(state.shown), state.hop, state.derived)
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`."""
+        state = self._states.get(source)
+        for target in targets:
+            self._states.pop(target, None)
+            if state is not None:
+                self._states[target] = _OracleState(list(state.shown), state.hop, state.derived)
 
 
 class _OracleState:
@@ -197,10 +199,13 @@ class CopyAgent(Agent):
             return str(found[0])
         return passages[0].title if passages else "unknown"
 
-    def fork(self, source: int, target: int) -> None:
-        self._questions.pop(target, None)
-        if source in self._questions:
-            self._questions[target] = self._questions[source]
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`."""
+        question = self._questions.get(source)
+        for target in targets:
+            self._questions.pop(target, None)
+            if question is not None:
+                self._questions[target] = question
 
 
 def _gold(info: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from searchgym.episode import Episode, Segment
 from searchgym.errors import CheckpointError, ConfigError
 
 from ..policy import Policy, Sample, TokenOutputs
-from .features import FEATURES, FEEDBACK_FEATURES, KINDS, WIDTH, Choice, add_feedback, list_candidates
+from .features import FEATURES, FEEDBACK_FEATURES, KINDS, WIDTH, CandidateSet, add_feedback, list_candidates
 
 __all__ = ["CandidateAgent"]
 
@@ -45,26 +45,26 @@ WEIGHTS_FILE = "candidate.safetensors"
 class _State:
     """The texts of an episode so far, which is all the policy acts on.
 
-    `heard` holds the drafts put up for feedback and its texts, `calls` is how many the environment allows.
+    `feedback_history` holds the drafts put up for feedback and its texts, `calls` is how many the environment allows.
     """
 
     question: str
     calls: int
     queries: tuple[str, ...] = ()
     observations: tuple[str, ...] = ()
-    heard: tuple[tuple[str, str], ...] = ()
+    feedback_history: tuple[tuple[str, str], ...] = ()
 
     def after(self, action: Mapping[str, Any], observation: str) -> _State:
         if action["kind"] == "feedback":
-            return replace(self, heard=(*self.heard, (action["draft"], observation)))
+            return replace(self, feedback_history=(*self.feedback_history, (action["draft"], observation)))
         queries = (*self.queries, *action["queries"])
         return replace(self, queries=queries, observations=(*self.observations, observation))
 
-    def choice(self) -> Choice:
+    def choice(self) -> CandidateSet:
         texts = self.question, self.queries, self.observations
         if not self.calls:
             return list_candidates(*texts)
-        return add_feedback(*texts, self.heard, len(self.heard) < self.calls)
+        return add_feedback(*texts, self.feedback_history, len(self.feedback_history) < self.calls)
 
 
 class _Scores(nn.Linear):
@@ -80,9 +80,9 @@ class _Scores(nn.Linear):
         self.ask = nn.Parameter(torch.zeros(1, WIDTH))
         self.told = nn.Parameter(torch.zeros(3, len(FEEDBACK_FEATURES)))
 
-    def with_feedback(self, rows_PF: Tensor, told_PF: Tensor) -> Tensor:
+    def with_feedback(self, rows_PF: Tensor, feedback_features_PF: Tensor) -> Tensor:
         scores_PK = torch.cat([self(rows_PF), rows_PF @ self.ask.T], dim=1)
-        return scores_PK + told_PF @ self.told.T
+        return scores_PK + feedback_features_PF @ self.told.T
 
 
 class CandidateAgent(Policy):
@@ -114,12 +114,15 @@ class CandidateAgent(Policy):
         for slot in slots:
             self._states.pop(slot, None)
 
-    def fork(self, source: int, target: int) -> None:
-        self._states.pop(target, None)
-        if source in self._states:
-            self._states[target] = self._states[source]
-            if self.streams is not None:
-                self.streams.fork(source, target)
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`."""
+        state = self._states.get(source)
+        for target in targets:
+            self._states.pop(target, None)
+            if state is not None:
+                self._states[target] = state
+        if state is not None:
+            self._fork_streams(source, targets)
 
     @torch.no_grad()
     def act(
@@ -153,10 +156,10 @@ class CandidateAgent(Policy):
         return turns
 
     def _draw(self, slots: Sequence[int], probs_BC: Tensor) -> Tensor:
-        if self.streams is None:
+        if self.rng_streams is None:
             return torch.multinomial(probs_BC, 1, generator=self.generator)[:, 0]
         cumulative_BC = probs_BC.double().cumsum(dim=1)
-        uniform_B1 = torch.from_numpy(self.streams.uniform(slots, 1)).double()
+        uniform_B1 = torch.from_numpy(self.rng_streams.uniform(slots, 1)).double()
         return torch.searchsorted(cumulative_BC, uniform_B1 * cumulative_BC[:, -1:], right=True)[:, 0]
 
     # -- training ----------------------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ class CandidateAgent(Policy):
 
         `hidden_N` is, per feature, the mean over the round's phrases and the largest value among them: [N, 2 F].
         """
-        choices: list[Choice] = []
+        choices: list[CandidateSet] = []
         indices: list[int] = []
         for sample in samples:
             states = [_start(sample.episode)]
@@ -205,7 +208,7 @@ class CandidateAgent(Policy):
             state = state.after(action, round_.observation)
         return [segment]
 
-    def _logprobs(self, choices: Sequence[Choice]) -> tuple[Tensor, Tensor]:
+    def _logprobs(self, choices: Sequence[CandidateSet]) -> tuple[Tensor, Tensor]:
         """Log-probabilities [B, C], padded with -inf, and hidden states [B, 2 F]. Column c is candidate c."""
         counts, kinds = np.array([(len(choice.phrases), choice.kinds) for choice in choices]).T
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -222,16 +225,19 @@ class CandidateAgent(Policy):
         hidden = torch.from_numpy(np.concatenate([means, peaks], axis=1).astype(np.float32))
         return torch.log_softmax(scores_BC, dim=1), hidden
 
-    def _scores(self, choices: Sequence[Choice], rows_PF: Tensor) -> Tensor:
+    def _scores(self, choices: Sequence[CandidateSet], rows_PF: Tensor) -> Tensor:
         """Score of each phrase for search and answer, [P, 2], and for feedback where it is offered, [P, 3]."""
-        if all(choice.told_PF is None for choice in choices):
+        if all(choice.feedback_features_PF is None for choice in choices):
             scores_PK: Tensor = self.module(rows_PF)
             return scores_PK
         nothing = np.zeros((len(rows_PF), len(FEEDBACK_FEATURES)), dtype=np.uint8)
-        told_PF = np.concatenate(
-            [nothing[: len(c.phrases)] if c.told_PF is None else c.told_PF for c in choices]
+        feedback_features_PF = np.concatenate(
+            [
+                nothing[: len(c.phrases)] if c.feedback_features_PF is None else c.feedback_features_PF
+                for c in choices
+            ]
         )
-        return self.module.with_feedback(rows_PF, torch.from_numpy(told_PF.astype(np.float32)))
+        return self.module.with_feedback(rows_PF, torch.from_numpy(feedback_features_PF.astype(np.float32)))
 
     # -- files -------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,15 @@ from searchgym.dialects import Act
 
 from ..passages import FUNCTION_WORDS, NUMBER, SPAN, read_passages
 
-__all__ = ["FEATURES", "FEEDBACK_FEATURES", "KINDS", "WIDTH", "Choice", "add_feedback", "list_candidates"]
+__all__ = [
+    "FEATURES",
+    "FEEDBACK_FEATURES",
+    "KINDS",
+    "WIDTH",
+    "CandidateSet",
+    "add_feedback",
+    "list_candidates",
+]
 
 KINDS = ("search", "answer", "feedback")
 """The kinds of acts, in the order of the candidates."""
@@ -81,19 +89,19 @@ _CONTEXT_WORDS = 8
 _CACHE = 1 << 12
 
 
-class Choice(NamedTuple):
+class CandidateSet(NamedTuple):
     """The candidates before one act: search for each of P phrases, then answer each, then perhaps ask about each.
 
     Attributes:
         phrases: P strings; a phrase stands here once for every place where it was read.
         rows_PF: features of each phrase, 0 or 1, [P, WIDTH].
-        told_PF: the same of what feedback said, [P, len(FEEDBACK_FEATURES)]; None where feedback is not offered.
+        feedback_features_PF: the same of what feedback said, [P, len(FEEDBACK_FEATURES)]; None where feedback is not offered.
         kinds: how many of `KINDS` there are: 3 where feedback may be asked for now.
     """
 
     phrases: tuple[str, ...]
     rows_PF: NDArray[np.uint8]
-    told_PF: NDArray[np.uint8] | None = None
+    feedback_features_PF: NDArray[np.uint8] | None = None
     kinds: int = 2
 
     def __len__(self) -> int:
@@ -207,7 +215,7 @@ def _on_page(question: str, title: str, text: str) -> _Page:
 
 
 @lru_cache(maxsize=_CACHE)
-def list_candidates(question: str, queries: tuple[str, ...], observations: tuple[str, ...]) -> Choice:
+def list_candidates(question: str, queries: tuple[str, ...], observations: tuple[str, ...]) -> CandidateSet:
     """The candidates before the next act. Cached: episodes of one question share most of their states.
 
     Args:
@@ -242,7 +250,7 @@ def list_candidates(question: str, queries: tuple[str, ...], observations: tuple
     rows[:, _F["more searches than relations"]] = searches > asked.length
     rows[:, _F["searched before"]] = [phrase in queries for phrase in phrases]
     rows.setflags(write=False)
-    return Choice(phrases, rows)
+    return CandidateSet(phrases, rows)
 
 
 @lru_cache(maxsize=_CACHE)
@@ -250,19 +258,19 @@ def add_feedback(
     question: str,
     queries: tuple[str, ...],
     observations: tuple[str, ...],
-    heard: tuple[tuple[str, str], ...],
+    feedback_history: tuple[tuple[str, str], ...],
     may_ask: bool,
-) -> Choice:
+) -> CandidateSet:
     """The candidates before the next act where feedback is offered.
 
     Args:
         question, queries, observations: see `list_candidates`; feedback is no observation here.
-        heard: the drafts put up so far, each with the text that came back.
+        feedback_history: the drafts put up so far, each with the text that came back.
         may_ask: whether one more may be.
     """
     phrases, rows, *_ = list_candidates(question, queries, observations)
-    drafts = {draft: _verdict(text) for draft, text in heard}
-    named = tuple(dict.fromkeys(name for _, text in heard for name in _NAMED.findall(text)))
+    drafts = {draft: _verdict(text) for draft, text in feedback_history}
+    named = tuple(dict.fromkeys(name for _, text in feedback_history for name in _NAMED.findall(text)))
     if named:
         added = np.zeros((len(named), WIDTH), dtype=np.uint8)
         state = [_F[name] for name in _STATE]
@@ -272,16 +280,18 @@ def add_feedback(
         added[:, _F["searched before"]] = [phrase in queries for phrase in named]
         phrases, rows = phrases + named, np.concatenate([rows, added])
     told = np.zeros((len(phrases), len(FEEDBACK_FEATURES)), dtype=np.uint8)
-    if heard:
+    if feedback_history:
         told[:, _T["feedback was given"]] = 1
         told[:, _T["named by the feedback"]] = [phrase in named for phrase in phrases]
         for row, phrase in zip(told, phrases, strict=True):
             if phrase in drafts:
                 row[_T[drafts[phrase]]] = 1
-        told[:, _T["everything needed has been found"]] = "Everything needed has been found." in heard[-1][1]
+        told[:, _T["everything needed has been found"]] = (
+            "Everything needed has been found." in feedback_history[-1][1]
+        )
     for array in (rows, told):
         array.setflags(write=False)
-    return Choice(phrases, rows, told, 3 if may_ask else 2)
+    return CandidateSet(phrases, rows, told, 3 if may_ask else 2)
 
 
 def _verdict(text: str) -> str:

@@ -24,7 +24,7 @@ from searchgym.episode import Episode, Segment, StopReason
 from searchgym.errors import CheckpointError, ConfigError, did_you_mean
 
 from ..lm.engine import Ending, Engine, GenerationEngine
-from ..lm.forward import EvaluationStats
+from ..lm.evaluation import EvaluationStats
 from ..lm.network import ModelNetwork, open_network
 from ..lm.token_policy import TokenPolicy
 from ..lm.weights import check_tensors
@@ -208,11 +208,11 @@ class HFAgent(TokenPolicy):
         self.engine.begin(slots)
         self._ended.update((slot, False) for slot in slots)
 
-    def fork(self, source: int, target: int) -> None:
-        self.engine.fork(source, target)
-        self._ended[target] = self._ended[source]
-        if self.streams is not None:
-            self.streams.fork(source, target)
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`. The `transformers` engine copies keys and values; vLLM finds them in its prefix cache."""
+        self.engine.fork(source, targets)
+        self._ended.update((target, self._ended[source]) for target in targets)
+        self._fork_streams(source, targets)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]

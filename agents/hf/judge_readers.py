@@ -114,7 +114,9 @@ class ProbabilityReader:
         question = self._question("0123456789abcdef", "reasoning")
         try:
             self._forward = CachedForward(model.model)
-            self._next_tokens([question.tail], [[question, question]])  # a trial: does the model use its cache?
+            self._next_tokens(
+                [question.tail], [[question, question]]
+            )  # a trial: does the model use its cache?
         except ConfigError as error:
             raise ConfigError(f"judge 'local': {error}; verdict='json' does without") from error
 
@@ -168,9 +170,7 @@ class ProbabilityReader:
         positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
         # The prompt's logits are not read: computing only the last saves memory.
         few = {"logits_to_keep": 1} if self._forward.takes("logits_to_keep") else {}
-        _, cache = self._forward(
-            input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT, **few
-        )
+        _, cache = self._forward(input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT, **few)
         found: list[list[tuple[float, float]]] = [[] for _ in rows]
         most = max(map(len, asked))
         for turn in range(most):

@@ -153,12 +153,19 @@ class PlannerAgent(Agent):
                 total[name] = total.get(name, 0.0) + value
         return total
 
-    def fork(self, source: int, target: int) -> None:
-        self._states.pop(target, None)
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`. The part that is at work forks its context; the other one has none in this slot."""
         state = self._states.get(source)
-        if state is not None:
-            self._states[target] = replace(state, found=list(state.found))
-        (self.answerer if state is not None and state.answering else self.planner).fork(source, target)
+        for target in targets:
+            self._states.pop(target, None)
+            if state is not None:
+                self._states[target] = replace(state, found=list(state.found))
+        working = self.answerer if state is not None and state.answering else self.planner
+        working.fork(source, targets)
+        for part in self.parts:
+            streams = getattr(part, "rng_streams", None)  # a policy's, where episodes have seeds
+            if part is not working and streams is not None:
+                streams.fork(source, targets)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]

@@ -65,8 +65,8 @@ class PlannerPolicy(Policy):
     def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
         self.agent.seed(slots, seeds)
 
-    def fork(self, source: int, target: int) -> None:
-        self.agent.fork(source, target)
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        self.agent.fork(source, targets)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]

@@ -27,7 +27,7 @@ from searchgym.episode import Episode, Segment, StopReason
 from searchgym.errors import CheckpointError, ConfigError
 
 from ..lm.engine import Ending, Engine
-from ..lm.forward import EvaluationStats
+from ..lm.evaluation import EvaluationStats
 from ..lm.network import DecoderNetwork
 from ..lm.token_policy import TokenPolicy
 from .model import TinyConfig, build_model, load_model, load_weights, read_config, save_model
@@ -167,11 +167,11 @@ class TinyAgent(TokenPolicy):
         self.engine.begin(slots)
         self._texts.update((slot, []) for slot in slots)
 
-    def fork(self, source: int, target: int) -> None:
-        self.engine.fork(source, target)
-        if self.streams is not None:
-            self.streams.fork(source, target)
-        self._texts[target] = list(self._texts[source])
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`. Keys and values are copied, not computed again."""
+        self.engine.fork(source, targets)
+        self._texts.update((target, list(self._texts[source])) for target in targets)
+        self._fork_streams(source, targets)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]

@@ -14,7 +14,7 @@ from test_network import VOCAB, own_logprobs, play
 
 from searchgym.agents.hf.judge import LocalJudge
 from searchgym.agents.lm.cached_forward import CachedForward
-from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.lm.network import ModelNetwork, open_network
 from searchgym.conformance.traces import ordinary_traces
 from searchgym.errors import ConfigError
@@ -52,7 +52,9 @@ def renamed(module: torch.nn.Module, name: str) -> None:
     def new(input_ids=None, attention_mask=None, position_ids=None, cache=None, logits_to_keep=0, **kwargs):  # type: ignore[no-untyped-def]
         if logits_to_keep:
             kwargs["logits_to_keep"] = logits_to_keep
-        return run(cache, input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs)
+        return run(
+            cache, input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
+        )
 
     def old(input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, **kwargs):  # type: ignore[no-untyped-def]
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
@@ -99,7 +101,9 @@ def test_the_engine_and_learning_are_right_under_both_names(family: str, name: s
 def test_a_decoder_that_ignores_its_cache_is_refused(named: bool) -> None:
     model = build_family("llama")
     swallowing(model.get_decoder(), named=named)
-    with pytest.raises(ConfigError, match="ignored the argument cache" if named else "cache or past_key_values"):
+    with pytest.raises(
+        ConfigError, match="ignored the argument cache" if named else "cache or past_key_values"
+    ):
         open_network(model, own_forward=True)
 
 

@@ -147,7 +147,7 @@ def test_a_fork_goes_on_like_its_source(env: SearchEnv, taught: str) -> None:
     agent.bind(agent_context_of(env.config))
     agent.begin([0])
     agent.act([0], ["What is the river of Mira?"], [{}])
-    agent.fork(0, 5)
+    agent.fork(0, [5])
     here, there = agent.act([0, 5], ["Nothing was found."] * 2, [{}, {}])
     assert (here.prompt_ids, here.token_ids) == (there.prompt_ids, there.token_ids)  # type: ignore[union-attr]
     assert agent.engine.context(0) == agent.engine.context(5)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from searchgym.agents.lm.forward import TokenSequence, evaluate
+from searchgym.agents.lm.evaluation import TokenSequence, evaluate
 from searchgym.agents.policy import Sample
 from searchgym.agents.tiny.agent import TinyAgent, prompt_ids
 from searchgym.agents.tiny.model import TinyConfig
@@ -135,7 +135,7 @@ def test_a_fork_has_the_same_history() -> None:
     agent.begin([0])
     for observation in ("the river of Mira ?", "Voss is mayor"):
         agent.act([0], [observation], [{}])
-    agent.fork(0, 1)
+    agent.fork(0, [1])
     here, there = agent.act([0, 1], ["founder of the river"] * 2, [{}, {}])
     assert (here.prompt_ids, here.token_ids) == (there.prompt_ids, there.token_ids)  # type: ignore[union-attr]
     agent.act([1], ["Voss"], [{}])  # the two go on apart

@@ -20,7 +20,7 @@ import torch
 from transformers import Qwen3ForCausalLM
 
 from searchgym.agents.lm.engine import Engine, EngineStats, Generation, Sampling
-from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.lm.network import DecoderNetwork
 from searchgym.agents.tiny.model import TinyConfig, build_model
 

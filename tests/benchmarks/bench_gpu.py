@@ -28,9 +28,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from searchgym.agents.hf.lora import Adapter, LoraOptions
 from searchgym.agents.lm.engine import Engine, Sampling
-from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.lm.network import open_network
-from searchgym.agents.lm.prefix_tree import cut
+from searchgym.agents.lm.prefix_tree import split_by_budget
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": {"hidden_size": 1024, "intermediate_size": 3072},
@@ -115,7 +115,7 @@ def update(
     total = sum(len(s.targets) for s in sequences)
     synchronize(network.device)
     start = time.perf_counter()
-    for part in cut([s.tokens[: s.targets[-1]] for s in sequences], budget):
+    for part in split_by_budget([s.tokens[: s.targets[-1]] for s in sequences], budget):
         logprobs, _, _ = evaluate(network, [sequences[i] for i in part], stats)
         (-logprobs.sum() / total).backward()
     torch.nn.utils.clip_grad_norm_(weights, 1.0)

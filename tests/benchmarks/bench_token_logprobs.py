@@ -1,6 +1,6 @@
 """Memory and time of the language-model head: in blocks of the vocabulary (`searchgym.agents.lm.token_logprobs`) against the plain way.
 
-    python tests/benchmarks/bench_head.py [--tokens 4096] [--words 151936] [--width 1024] [--dtype float32]
+    python tests/benchmarks/bench_token_logprobs.py [--tokens 4096] [--words 151936] [--width 1024] [--dtype float32]
 
 Each way runs forward and backward once in a process of its own, with gradients to hidden states and weight, and to
 the hidden states alone (a frozen weight, as under LoRA). Counted is the peak of the process's resident memory above
