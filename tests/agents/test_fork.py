@@ -51,7 +51,9 @@ def make(request: pytest.FixtureRequest, path: str, monkeypatch: pytest.MonkeyPa
     return lambda: AGENTS[request.param](path)
 
 
-def advance(agent: Agent, env: SearchEnv, slot: int, point: Point, rounds: int) -> tuple[list[Turn], Point | None]:
+def advance(
+    agent: Agent, env: SearchEnv, slot: int, point: Point, rounds: int
+) -> tuple[list[Turn], Point | None]:
     """Play up to so many rounds in a slot; the point is None after the last round of an episode."""
     turns: list[Turn] = []
     for _ in range(rounds):
