@@ -1,18 +1,19 @@
 """Candidate acts and their features, read from the observation texts of one episode and from nothing else.
 
-Before each act the policy of `candidate.py` chooses among all acts of the forms search(phrase) and
-answer(phrase), where a phrase is
+Before each act the policy of `agent.py` chooses among all acts of the forms search(phrase) and answer(phrase), where a
+phrase is
 
 - the whole question, each of its parts between punctuation marks, each name and each single word in it,
-- each page title, name and number in the newest search result, once per place where it stands,
-- one of ten fixed phrases ("yes", "unknown" ...), so that there are never fewer than 20 candidates.
+- each page title, name and number in the newest search result, once per place where it occurs,
+- one of ten fixed phrases ("yes", "unknown" …), so that there are always at least 20 candidates.
 
-Where feedback is offered (training under CAPF) it may also put each of them up for feedback, and what the feedback
-names, an answer or a page to read, is one more phrase (`add_feedback`).
+Where feedback is offered (training with CAPF) the policy may also submit each phrase as a draft, and an answer or a page
+that feedback names is one more phrase (`add_feedback`).
 
-The features describe where a phrase stands, not whether it is right: whether the words before it occur in the
-question and at which place, whether it stands on the page that was just asked for, whether it was searched
-before, and so on (`FEATURES`). No feature reads gold data, titles of unseen passages or the index.
+The features describe where a phrase occurs, not whether it is right: whether the words before it occur in the question and
+at which position, whether it occurs on the page that was just searched for, whether it was searched before, and so on
+(`FEATURES`). Features are computed from the observations only, never from gold data, titles of unseen passages or the
+index.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ KINDS = ("search", "answer", "feedback")
 GENERIC = ("yes", "no", "both", "neither", "none", "unknown", "first", "second", "same", "different")
 
 FEATURES = (
-    "any",  # 1: what speaks for the act as such
+    "any",  # always 1: a bias of the kind of act
     "generic phrase",
     "whole question",
     "part of the question",
@@ -66,7 +67,7 @@ FEATURES = (
     "fewer searches than relations",
     "more searches than relations",
 )
-"""Names of the features of a phrase; every one is 0 or 1."""
+"""Names of the features of a phrase, each 0 or 1. They are part of saved weights."""
 WIDTH = len(FEATURES)
 FEEDBACK_FEATURES = (
     "feedback was given",
@@ -76,7 +77,7 @@ FEEDBACK_FEATURES = (
     "draft that was wrong",
     "everything needed has been found",
 )
-"""Names of what a phrase has besides where feedback is offered; every one is 0 or 1."""
+"""Names of the additional features of a phrase where feedback is offered, each 0 or 1."""
 _F = {name: i for i, name in enumerate(FEATURES)}
 _T = {name: i for i, name in enumerate(FEEDBACK_FEATURES)}
 _STATE = ["no search yet", "fewer searches than relations", "more searches than relations"]
@@ -90,13 +91,14 @@ _CACHE = 1 << 12
 
 
 class CandidateSet(NamedTuple):
-    """The candidates before one act: search for each of P phrases, then answer each, then perhaps ask about each.
+    """The candidates before one act: search for each of P phrases, then answer each, then submit each for feedback.
 
     Attributes:
-        phrases: P strings; a phrase stands here once for every place where it was read.
+        phrases: P strings; a phrase is listed once for every place where it occurs.
         rows_PF: features of each phrase, 0 or 1, [P, WIDTH].
-        feedback_features_PF: the same of what feedback said, [P, len(FEEDBACK_FEATURES)]; None where feedback is not offered.
-        kinds: how many of `KINDS` there are: 3 where feedback may be asked for now.
+        feedback_features_PF: additional features of each phrase, [P, len(FEEDBACK_FEATURES)]; None where feedback is
+            not offered.
+        kinds: number of `KINDS` that are candidates: 3 where feedback may be requested now, else 2.
     """
 
     phrases: tuple[str, ...]
@@ -118,7 +120,7 @@ class CandidateSet(NamedTuple):
 
 
 class _Mention(NamedTuple):
-    """A name or number in a passage, and the words that lead up to it."""
+    """A name or number in a passage, and the words before it."""
 
     phrase: str
     before: tuple[str, ...]
@@ -126,21 +128,30 @@ class _Mention(NamedTuple):
 
 
 class _Question(NamedTuple):
-    """What the features need of a question."""
+    """What the features need of a question.
+
+    Attributes:
+        phrases: its phrases.
+        rows_PF: their features.
+        names: the names in it.
+        relations: each content word outside names, with its positions among these words.
+        length: number of these words.
+    """
 
     phrases: tuple[str, ...]
     rows_PF: NDArray[np.uint8]
     names: frozenset[str]
     relations: dict[str, tuple[int, ...]]
-    """Each content word that is part of no name, with its positions among these words."""
     length: int
-    """How many such words there are."""
 
 
 class _Page(NamedTuple):
-    """A page as one question sees it: what of its features is the same in every round.
+    """A page relative to one question: the features that are the same in every round.
 
-    `places` holds, for each phrase, the positions of the question's relations that stand right before it.
+    Attributes:
+        phrases: names and numbers on the page, its title first.
+        rows_PF: their features.
+        places: for each phrase, the positions of the question's relations that directly precede it.
     """
 
     phrases: tuple[str, ...]
@@ -150,7 +161,7 @@ class _Page(NamedTuple):
 
 @lru_cache(maxsize=_CACHE)
 def _mentions(text: str) -> tuple[_Mention, ...]:
-    """Names and numbers of a passage. In a list ("films A , B") every item has the words before the list."""
+    """Names and numbers of a passage. In a list ("films A , B") every item gets the words before the list."""
     mentions: list[_Mention] = []
     end = 0
     before: tuple[str, ...] = ()
@@ -216,7 +227,9 @@ def _on_page(question: str, title: str, text: str) -> _Page:
 
 @lru_cache(maxsize=_CACHE)
 def list_candidates(question: str, queries: tuple[str, ...], observations: tuple[str, ...]) -> CandidateSet:
-    """The candidates before the next act. Cached: episodes of one question share most of their states.
+    """The candidates before the next act.
+
+    Results are cached, because episodes of one question share most of their states.
 
     Args:
         question: the first observation.
@@ -264,9 +277,11 @@ def add_feedback(
     """The candidates before the next act where feedback is offered.
 
     Args:
-        question, queries, observations: see `list_candidates`; feedback is no observation here.
-        feedback_history: the drafts put up so far, each with the text that came back.
-        may_ask: whether one more may be.
+        question: see `list_candidates`.
+        queries: see `list_candidates`.
+        observations: see `list_candidates`; feedback is not among them.
+        feedback_history: the drafts submitted so far, each with the text that came back.
+        may_ask: whether one more may be submitted.
     """
     phrases, rows, *_ = list_candidates(question, queries, observations)
     drafts = {draft: _verdict(text) for draft, text in feedback_history}
@@ -279,23 +294,23 @@ def add_feedback(
         added[:, _F["number"]] = [phrase[0].isdigit() for phrase in named]
         added[:, _F["searched before"]] = [phrase in queries for phrase in named]
         phrases, rows = phrases + named, np.concatenate([rows, added])
-    told = np.zeros((len(phrases), len(FEEDBACK_FEATURES)), dtype=np.uint8)
+    feedback_features = np.zeros((len(phrases), len(FEEDBACK_FEATURES)), dtype=np.uint8)
     if feedback_history:
-        told[:, _T["feedback was given"]] = 1
-        told[:, _T["named by the feedback"]] = [phrase in named for phrase in phrases]
-        for row, phrase in zip(told, phrases, strict=True):
+        feedback_features[:, _T["feedback was given"]] = 1
+        feedback_features[:, _T["named by the feedback"]] = [phrase in named for phrase in phrases]
+        for row, phrase in zip(feedback_features, phrases, strict=True):
             if phrase in drafts:
                 row[_T[drafts[phrase]]] = 1
-        told[:, _T["everything needed has been found"]] = (
+        feedback_features[:, _T["everything needed has been found"]] = (
             "Everything needed has been found." in feedback_history[-1][1]
         )
-    for array in (rows, told):
+    for array in (rows, feedback_features):
         array.setflags(write=False)
-    return CandidateSet(phrases, rows, told, 3 if may_ask else 2)
+    return CandidateSet(phrases, rows, feedback_features, 3 if may_ask else 2)
 
 
 def _verdict(text: str) -> str:
-    """Which of `FEEDBACK_FEATURES` a draft has after this text."""
+    """The one of `FEEDBACK_FEATURES` that a draft has after this feedback text."""
     if "The draft is right." in text:
         return "draft that was right"
     return (

@@ -1,4 +1,4 @@
-"""How a verdict is read off a causal language model: from the next token's probabilities, or from a reply."""
+"""Reads a verdict from a causal language model: from the probabilities of the next token, or from a reply."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from .chat_encoder import ChatEncoder
 __all__ = ["JsonReader", "LanguageModel", "ProbabilityReader", "Reading"]
 
 _NUMBERS = {"search": ("reasoning", "utility"), "answer": ("reasoning",), "grade": ("correct",)}
-"""What is asked about each task. The utility of an answer is 0 without asking: it retrieved nothing."""
+"""The numbers of each task. The utility of an answer is always 0, because it retrieves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a model said to one prompt.
+    """The result of one prompt.
 
     Attributes:
-        numbers: by name, each in [0, 1]; None where no verdict could be read.
-        reason: the model's analysis, or what went wrong.
+        numbers: by name, each in [0, 1]; None if no verdict could be read.
+        reason: the model's analysis, or what failed.
         cost: calls, input and output tokens.
     """
 
@@ -44,10 +44,10 @@ class LanguageModel:
     """A loaded model.
 
     Attributes:
-        model: a causal language model in evaluation mode; its generation defaults are greedy.
+        model: a causal language model in evaluation mode, with greedy generation by default.
         tokenizer: its tokenizer.
-        encoder: messages to ids.
-        context: tokens it can read, the reply included.
+        encoder: encodes messages.
+        context: longest prompt and reply together, in tokens.
         batch_tokens: tokens of one batch of prompts.
     """
 
@@ -58,7 +58,7 @@ class LanguageModel:
     batch_tokens: int
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Positions of prompts that go through the model together: alike in length, within `batch_tokens`."""
+        """Yields the positions of prompts of one batch: of similar length, within `batch_tokens`."""
         batch: list[int] = []
         for position in sorted(range(len(lengths)), key=lambda i: lengths[i]):
             if batch and lengths[position] * (len(batch) + 1) > self.batch_tokens:
@@ -69,7 +69,7 @@ class LanguageModel:
             yield batch
 
     def pad(self, rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
-        """Ids and mask, [B, T]; shorter rows are padded on the left or the right."""
+        """Ids and mask, [B, T], of rows padded on the left or on the right."""
         longest = max(map(len, rows))
         fill: int = self.model.generation_config.pad_token_id
         gaps = [longest - len(row) for row in rows]
@@ -85,18 +85,18 @@ class LanguageModel:
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
     def too_long(self, prompt: int, reply: int) -> str:
-        """Why a prompt does not fit, or ""."""
+        """Why a prompt does not fit the context, or ""."""
         if prompt + reply <= self.context:
             return ""
         return f"the prompt has {prompt} tokens and the reply needs {reply}: the model's context is {self.context}"
 
 
 class ProbabilityReader:
-    """Reads each number as P(1) / (P(0) + P(1)) of the token that would stand in its place.
+    """Reads each number as P(1) / (P(0) + P(1)) of the token in its place.
 
     Args:
         model: the model.
-        min_mass: the least P(0) + P(1) that counts as having answered.
+        min_mass: the least P(0) + P(1) that counts as an answer.
 
     Raises:
         ConfigError: replies begin inside a thought, 0 and 1 are not one token each, or the model does not use a
@@ -106,7 +106,7 @@ class ProbabilityReader:
     def __init__(self, model: LanguageModel, min_mass: float) -> None:
         if model.encoder.opens_thought:
             raise ConfigError(
-                "judge 'local': this model thinks before every reply, so its next token is no verdict: "
+                "judge 'local': this model thinks before every reply, so its next token is not a verdict: "
                 "give verdict='json' with room in max_new_tokens, or another model"
             )
         self._lm = model
@@ -165,7 +165,7 @@ class ProbabilityReader:
     def _next_tokens(
         self, rows: Sequence[Sequence[int]], asked: Sequence[Sequence[_Question]]
     ) -> list[list[tuple[float, float]]]:
-        """(number, P(0) + P(1)) for each question of each row; a row's prompt is read once for all of them."""
+        """(number, P(0) + P(1)) for each question of each row; the prompt of a row is read once."""
         ids_BT, mask_BT = self._lm.pad(rows, left=True)
         positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
         # The prompt's logits are not read: computing only the last saves memory.
@@ -174,7 +174,7 @@ class ProbabilityReader:
         found: list[list[tuple[float, float]]] = [[] for _ in rows]
         most = max(map(len, asked))
         for turn in range(most):
-            # A row with fewer questions repeats its last one, to no use.
+            # A row with fewer questions repeats its last one; the result is dropped.
             questions = [row[min(turn, len(row) - 1)] for row in asked]
             tails_BL, tail_mask_BL = self._lm.pad([q.tail for q in questions], left=False)
             positions_BL = mask_BT.sum(-1, keepdim=True) + torch.arange(
@@ -200,7 +200,7 @@ class ProbabilityReader:
         return found
 
     def _question(self, code: str, name: str) -> _Question:
-        """The beginning of a reply up to its number, whatever tokens the digits merge with (" 1", "1")."""
+        """The beginning of a reply up to its number, whichever tokens the digits merge with (" 1", "1")."""
         stem = f'{{"code": "{code}", "{name}": '
         zero, one = (self._lm.encoder.plain(stem + digit) for digit in "01")
         shared = next((i for i, (a, b) in enumerate(zip(zero, one, strict=False)) if a != b), -1)
@@ -219,11 +219,11 @@ class _Question:
 
 
 class JsonReader:
-    """Lets the model reply and reads the reply; a reply that cannot be read is asked for once more.
+    """Lets the model reply and reads the reply; an unreadable reply is requested once more.
 
     Args:
         model: the model.
-        max_new_tokens: longest reply.
+        max_new_tokens: longest reply in tokens.
     """
 
     def __init__(self, model: LanguageModel, max_new_tokens: int) -> None:

@@ -114,7 +114,7 @@ def hidden_states(
     last = len(inner.layers) - 1
     for index, layer in enumerate(inner.layers):
         keep = keep_BQ if index == last else None
-        given = (layer, index, x_BTW, cos_BTD, sin_BTD, keep, mask_BTK, cache, branches)
+        given = (layer, index, x_BTW, (cos_BTD, sin_BTD), keep, mask_BTK, cache, branches)
         if checkpointing:
             x_BTW = checkpoint(_layer, *given, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -127,8 +127,7 @@ def _layer(
     layer: Any,
     index: int,
     x_BTW: Tensor,
-    cos_BTD: Tensor,
-    sin_BTD: Tensor,
+    rotary_BTD: tuple[Tensor, Tensor],
     keep_BQ: Tensor | None,
     mask_BTK: Tensor | None,
     cache: CacheView | None,
@@ -136,6 +135,7 @@ def _layer(
 ) -> Tensor:
     """One decoder layer; with `keep_BQ`, its output at these columns only."""
     attention = layer.self_attn
+    cos_BTD, sin_BTD = rotary_BTD
     normed_BTW = layer.input_layernorm(x_BTW)
     key = _heads(attention.k_proj(normed_BTW), attention, "k_norm")
     key = _rotate(key, cos_BTD, sin_BTD)

@@ -550,7 +550,7 @@ class TestFiles:
         config, weights = tmp_path / CONFIG_FILE, tmp_path / WEIGHTS_FILE
         good = config.read_bytes(), weights.read_bytes()
         spoiled = {
-            "no weights of the candidate agent": [(b"{", good[1]), (good[0], good[1][:40]), (good[0], b"")],
+            "does not hold weights": [(b"{", good[1]), (good[0], good[1][:40]), (good[0], b"")],
             "weights for other features": [(good[0].replace(b"any", b"all"), good[1]), (b"[]", good[1])],
         }
         for message, files in spoiled.items():
@@ -559,7 +559,7 @@ class TestFiles:
                 weights.write_bytes(pair[1])
                 with pytest.raises(CheckpointError, match=message):
                     agent.load_weights(tmp_path)
-        with pytest.raises(CheckpointError, match="no weights of the candidate agent"):
+        with pytest.raises(CheckpointError, match="does not hold weights"):
             agent.load_weights(tmp_path / "nowhere")
         broken = CandidateAgent()
         with torch.no_grad():
