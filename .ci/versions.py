@@ -25,7 +25,7 @@ LIBRARIES = ("transformers", "peft", "accelerate", "gymnasium")
 EXTRAS = "train,judge,serve,dev"
 QUICK = [
     "tests/agents/test_network.py",
-    "tests/agents/test_model_cache.py",
+    "tests/agents/test_cached_forward.py",
     "tests/agents/test_hf.py",
     "tests/agents/test_local_judge.py",
     "tests/agents/test_tiny.py",
