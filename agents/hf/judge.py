@@ -125,8 +125,8 @@ class LocalJudge:
 
     def _read(self, prompts: Sequence[Prompt]) -> list[Reading]:
         """One reading per prompt; equal prompts are read, and counted as cost, once."""
-        asked = {prompt.digest: prompt for prompt in prompts}
-        read = dict(zip(asked, self._reader.read(list(asked.values())), strict=True))
+        distinct = {prompt.digest: prompt for prompt in prompts}
+        read = dict(zip(distinct, self._reader.read(list(distinct.values())), strict=True))
         paid: set[bytes] = set()
         readings = []
         for prompt in prompts:

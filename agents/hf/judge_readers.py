@@ -123,11 +123,13 @@ class ProbabilityReader:
     def read(self, prompts: Sequence[Prompt]) -> list[Reading]:
         """One reading per prompt, in order."""
         rows = [self._lm.encoder.encode(prompt.messages()) for prompt in prompts]
-        asked = [[self._question(prompt.code, name) for name in _NUMBERS[prompt.task]] for prompt in prompts]
+        questions = [
+            [self._question(prompt.code, name) for name in _NUMBERS[prompt.task]] for prompt in prompts
+        ]
         readings: dict[int, Reading] = {}
         fitting = []
-        for position, (row, questions) in enumerate(zip(rows, asked, strict=True)):
-            problem = self._lm.too_long(len(row), max(len(q.tail) for q in questions))
+        for position, (row, own) in enumerate(zip(rows, questions, strict=True)):
+            problem = self._lm.too_long(len(row), max(len(q.tail) for q in own))
             if problem:
                 readings[position] = Reading(None, problem, {})
             else:
@@ -135,13 +137,13 @@ class ProbabilityReader:
         for batch in self._lm.batches([len(rows[i]) for i in fitting]):
             chosen = [fitting[i] for i in batch]
             try:
-                answers = self._next_tokens([rows[i] for i in chosen], [asked[i] for i in chosen])
+                answers = self._next_tokens([rows[i] for i in chosen], [questions[i] for i in chosen])
             except torch.OutOfMemoryError as error:
                 problem = _out_of_memory([rows[i] for i in chosen], error)
                 readings.update((i, Reading(None, problem, {})) for i in chosen)
                 continue
             for i, answer in zip(chosen, answers, strict=True):
-                tokens = len(rows[i]) + sum(len(question.tail) for question in asked[i])
+                tokens = len(rows[i]) + sum(len(question.tail) for question in questions[i])
                 cost = {"calls": 1, "input_tokens": tokens, "output_tokens": 0}
                 readings[i] = self._reading(_NUMBERS[prompts[i].task], answer, cost)
         return [readings[i] for i in range(len(prompts))]
@@ -163,7 +165,7 @@ class ProbabilityReader:
 
     @torch.inference_mode()
     def _next_tokens(
-        self, rows: Sequence[Sequence[int]], asked: Sequence[Sequence[_Question]]
+        self, rows: Sequence[Sequence[int]], questions: Sequence[Sequence[_Question]]
     ) -> list[list[tuple[float, float]]]:
         """(number, P(0) + P(1)) for each question of each row; the prompt of a row is read once."""
         ids_BT, mask_BT = self._lm.pad(rows, left=True)
@@ -172,11 +174,11 @@ class ProbabilityReader:
         few = {"logits_to_keep": 1} if self._forward.takes("logits_to_keep") else {}
         _, cache = self._forward(input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT, **few)
         found: list[list[tuple[float, float]]] = [[] for _ in rows]
-        most = max(map(len, asked))
+        most = max(map(len, questions))
         for turn in range(most):
             # A row with fewer questions repeats its last one; the result is dropped.
-            questions = [row[min(turn, len(row) - 1)] for row in asked]
-            tails_BL, tail_mask_BL = self._lm.pad([q.tail for q in questions], left=False)
+            current = [row[min(turn, len(row) - 1)] for row in questions]
+            tails_BL, tail_mask_BL = self._lm.pad([q.tail for q in current], left=False)
             positions_BL = mask_BT.sum(-1, keepdim=True) + torch.arange(
                 tails_BL.shape[1], device=ids_BT.device
             )
@@ -190,11 +192,11 @@ class ProbabilityReader:
             last_B = tail_mask_BL.sum(-1) - 1
             every_B = torch.arange(len(rows), device=ids_BT.device)
             logprobs_BV = logits_BLV[every_B, last_B].float().log_softmax(-1)
-            digits_B2 = torch.tensor([[q.zero, q.one] for q in questions], device=ids_BT.device)
+            digits_B2 = torch.tensor([[q.zero, q.one] for q in current], device=ids_BT.device)
             pairs_B2 = logprobs_BV.gather(-1, digits_B2)
             numbers = (pairs_B2[:, 1] - pairs_B2[:, 0]).sigmoid().tolist()
             masses = pairs_B2.exp().sum(-1).tolist()
-            for row, questions_of_row, number, mass in zip(found, asked, numbers, masses, strict=True):
+            for row, questions_of_row, number, mass in zip(found, questions, numbers, masses, strict=True):
                 if turn < len(questions_of_row):
                     row.append((number, min(mass, 1.0)))
         return found

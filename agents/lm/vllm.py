@@ -4,7 +4,7 @@
     engine="vllm-server"   a running `vllm serve`, over HTTP (`vllm_server`)
 
 Both keep the token ids of each slot and send the whole context every round. vLLM's prefix cache holds the computed part
-of it and whatever several slots share, forks included. Ids come back exactly as they were sampled, and an act is cut
+of it and the parts that several slots share, forks included. Ids come back exactly as they were sampled, and an act is cut
 after the first id that closes it. A request names every field of the sampling distribution: vLLM would otherwise take
 top_k, top_p and a repetition penalty from the model's generation_config.json, and sample from another distribution than
 the one that is trained.

@@ -80,8 +80,8 @@ class PlannerPolicy(Policy):
         for turn in chain.from_iterable((*t.earlier, t) for t in turns if isinstance(t, Turn)):
             if turn.new_segment and turn.token_ids and not turn.prompt_ids:
                 raise ConfigError(
-                    f"agent {self.policy.name!r} cannot be trained as an answerer: its tokens stand on the episode's texts, "
-                    "which do not hold what an answerer is shown; let it be the planner, or set train=planner"
+                    f"agent {self.policy.name!r} cannot be trained as an answerer: it rebuilds its context from the "
+                    "episode's texts, which do not contain an answerer's input; let it be the planner, or set train=planner"
                 )
         return turns
 
