@@ -114,9 +114,8 @@ class ProbabilityReader:
         question = self._question("0123456789abcdef", "reasoning")
         try:
             self._forward = CachedForward(model.model)
-            self._next_tokens(
-                [question.tail], [[question, question]]
-            )  # a trial: does the model use its cache?
+            # A trial: a model that ignores its cache is refused here and not at the first verdict.
+            self._next_tokens([question.tail], [[question, question]])
         except ConfigError as error:
             raise ConfigError(f"judge 'local': {error}; verdict='json' does without") from error
 
