@@ -1,1 +1,1 @@
-"""Agents: whatever answers an observation. Import what you need from the submodules; nothing heavy loads here."""
+"""Agents, which answer observations. Import from the sub-modules; this package itself loads nothing heavy."""

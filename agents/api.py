@@ -172,13 +172,14 @@ class APIAgent(Agent):
     def begin(self, slots: Sequence[int]) -> None:
         self._chats.update((slot, _Chat()) for slot in slots)
 
-    def fork(self, source: int, target: int) -> None:
-        """Copy a conversation; it goes on with replies of its own."""
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """Copy a conversation; each copy continues with replies of its own."""
         origin = self._chats[source]
         question = origin.messages[1]["content"]
-        self._chats[target] = replace(
-            origin, sample=self._next_sample(question), messages=list(origin.messages)
-        )
+        for target in targets:
+            self._chats[target] = replace(
+                origin, sample=self._next_sample(question), messages=list(origin.messages)
+            )
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]

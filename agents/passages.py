@@ -1,4 +1,4 @@
-"""What agents without a language model read out of observations: passages, names, numbers."""
+"""Reads passages, names and numbers out of observations, for agents without a language model."""
 
 from __future__ import annotations
 
@@ -19,28 +19,33 @@ FUNCTION_WORDS = frozenset(
     "on or she some that the their them then there these they this those to was were what when where which while who "
     "whom whose why with".split()
 )
-"""Words that say nothing about what is asked, and that no name begins with."""
+"""Words that carry no content and never begin a name."""
 _CAPITAL = r"[A-ZÀ-ÖØ-Þ]"
 _START = rf"(?!(?i:{'|'.join(sorted(FUNCTION_WORDS))})\b)"
 _WORD = rf"(?:{_CAPITAL}\.(?= {_START}{_CAPITAL})|{_CAPITAL}[\w'’.&-]*(?<![.'’-]))"
 SPAN = re.compile(
     rf"(?<![\w'’-]){_START}{_WORD}(?:(?: of the| of| the| in the| de| van| von)? {_WORD})*(?: \([^()]*\))?"
 )
-"""A name: capitalised words, short joining words between them, with its qualifier in parentheses."""
+"""A name: capitalised words with short joining words between them, and its qualifier in parentheses."""
 
 
 class ShownPassage(NamedTuple):
-    """A passage as an observation showed it."""
+    """A passage as an observation shows it.
+
+    Attributes:
+        title: its title.
+        text: its text, possibly truncated.
+    """
 
     title: str
     text: str
 
 
 def read_passages(observation: str) -> list[ShownPassage]:
-    """The passages of a search result, in order of rank; none for any other observation.
+    """The passages of a search result in order of rank; an empty list for any other observation.
 
-    A passage starts where a line holds the next rank in square brackets, so that a list inside a passage does
-    not start a new one.
+    A passage starts at a line that begins with the next rank in square brackets, so a list inside a passage does not
+    start a new one.
     """
     heads: list[re.Match[str]] = []
     for head in _HEAD.finditer(observation):
@@ -54,7 +59,7 @@ def read_passages(observation: str) -> list[ShownPassage]:
 
 
 def contains_phrase(text: str, phrase: str) -> bool:
-    """Whether `phrase` occurs in `text` as whole words, whatever the case; an empty phrase does not."""
+    """Whether `phrase` occurs in `text` as whole words, ignoring case; False for an empty phrase."""
     phrase = phrase.strip()
     if not phrase:
         return False

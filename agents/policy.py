@@ -1,8 +1,8 @@
 """The trainable agent: what a trainer needs beyond `Agent`.
 
-A trainer never looks inside a policy. It plays episodes with it (`act` fills in token ids and
-log-probabilities), later asks it for the log-probabilities of those same ids under its current weights
-(`evaluate_tokens`), and steps an optimizer over `module`. Nothing is decoded and tokenised again.
+A trainer treats a policy as a black box. It plays episodes with it (`act` records token ids and log-probabilities),
+later computes the log-probabilities of the same ids under the current weights (`evaluate_tokens`), and steps an
+optimizer over `module`. Nothing is decoded and tokenised again.
 
 Axis suffixes: _N sampled tokens, flattened over a list of samples in order; _V vocabulary.
 """
@@ -22,14 +22,19 @@ from searchgym.agent import Agent, AgentContext
 from searchgym.episode import Episode, Segment
 from searchgym.errors import ConfigError
 
-from .rng_streams import Streams
+from .rng_streams import RngStreams
 
 __all__ = ["Policy", "Sample", "TokenOutputs"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training sequence: a segment and the episode it belongs to."""
+    """One training sequence.
+
+    Attributes:
+        episode: the episode.
+        segment: one of its segments.
+    """
 
     episode: Episode
     segment: Segment
@@ -37,12 +42,12 @@ class Sample:
 
 @dataclass(slots=True)
 class TokenOutputs:
-    """What the current weights say about the sampled tokens of some samples.
+    """Outputs of the current weights for the sampled tokens of a list of samples.
 
     Attributes:
         logprobs_N: log-probability of each sampled token under the tempered distribution; carries gradients.
-        entropy_N: entropy in nats of the tempered distribution each was drawn from; carries gradients.
-        hidden_N: last hidden state at the position that predicts each token, [N, width]; for value heads.
+        entropy_N: entropy, in nats, of the tempered distribution it was drawn from; carries gradients.
+        hidden_N: last hidden state at the position that predicts it, [N, width]; for value heads.
     """
 
     logprobs_N: Tensor
@@ -54,14 +59,15 @@ class Policy(Agent):
     """Base class of trainable agents.
 
     Attributes:
-        module: the weights; a trainer optimises `module.parameters()` that require gradients.
-        version: counts optimizer updates; recorded in every round. The trainer increments it.
-        temperature, top_p: sampling distribution; log-probabilities are of the tempered one. top_p < 1 is
-            for evaluation only (a truncated distribution has no importance ratio).
+        module: the weights; a trainer optimises those of `module.parameters()` that require gradients.
+        version: number of optimizer updates; the trainer increments it, and every round records it.
+        temperature: temperature of the sampling distribution; log-probabilities belong to the tempered distribution.
+        top_p: probability mass of the nucleus that is sampled from; below 1 only for evaluation, because a truncated
+            distribution has no importance ratio.
         greedy: take the most likely token (evaluation).
-        generator: the one source of randomness of `act`; its state is saved in checkpoints.
-        streams: a source of its own for each running episode instead, while episodes are collected with seeds;
-            `act` draws from it where it is not None.
+        generator: the source of randomness of `act`; its state is saved in checkpoints.
+        rng_streams: one random stream per running episode, while episodes are collected with seeds; `act` then draws
+            from it in place of `generator`.
     """
 
     module: nn.Module
@@ -70,31 +76,36 @@ class Policy(Agent):
     top_p: float = 1.0
     greedy: bool = False
     generator: torch.Generator
-    streams: Streams | None = None
+    rng_streams: RngStreams | None = None
 
     def bind(self, agent_context: AgentContext) -> None:
         super().bind(agent_context)
-        self.streams = None
+        self.rng_streams = None
 
     def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        self.streams = self.streams or Streams()
-        self.streams.start(slots, seeds)
+        self.rng_streams = self.rng_streams or RngStreams()
+        self.rng_streams.start(slots, seeds)
+
+    def _fork_streams(self, source: int, targets: Sequence[int]) -> None:
+        """Give forked slots random streams of their own, where episodes have them."""
+        if self.rng_streams is not None:
+            self.rng_streams.fork(source, targets)
 
     def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
         """Log-probabilities, entropies and hidden states of all tokens with mask 1, in the order of `samples`.
 
-        Gradients flow unless the caller disabled them. The values equal those recorded by `act` (same weights)
-        to float tolerance. No samples give empty tensors; `hidden_N` then still has its width.
+        Gradients flow unless the caller disabled them. With the same weights, the values equal those that `act`
+        recorded up to float tolerance. An empty list gives empty tensors; `hidden_N` then still has its width.
         """
         raise NotImplementedError
 
     def freeze_reference(self) -> Callable[[], AbstractContextManager[None]]:
-        """Remember the policy as it is now, for the KL to it.
+        """Remember the policy as it is now, as the reference of a KL term.
 
-        Here the trainable weights are copied; frozen ones are shared.
+        By default the trainable weights are copied and frozen ones are shared.
 
         Returns:
-            a function whose context makes `evaluate_tokens` answer for the remembered policy.
+            A function that returns a context in which `evaluate_tokens` uses the remembered weights.
         """
         pairs = [(p, p.detach().clone()) for p in self.module.parameters() if p.requires_grad]
 
@@ -109,34 +120,41 @@ class Policy(Agent):
         return reference
 
     def fsdp_module(self) -> nn.Module | None:
-        """The part of `module` that may be cut into shards (FSDP): every pass over its weights goes through its
-        `forward`, and it has `get_input_embeddings`. None where there is no such part."""
+        """The part of `module` that FSDP can shard, or None.
+
+        Every pass over its weights must go through its `forward`, and it must have `get_input_embeddings`.
+        """
         return None
 
     def encode(self, episode: Episode) -> list[Segment]:
-        """The tokens of an episode that somebody else played, as this policy would have sampled them; for supervised
-        training. Their log-probabilities are 0. Acts it could not have written have no sampled tokens.
+        """The tokens of an episode of another agent, as this policy would have sampled them, for supervised training.
+
+        Log-probabilities are 0. Acts that this policy cannot write have no sampled tokens.
 
         Raises:
             ConfigError: the policy cannot learn from texts.
         """
         raise ConfigError(
-            f"agent {self.name!r} cannot learn from recorded texts: it has no encode(); let it learn from episodes it "
-            "plays itself"
+            f"agent {self.name!r} cannot learn from recorded texts, because it has no encode(): let it learn from "
+            "episodes that it plays itself"
         )
 
     def cost(self, sample: Sample) -> int:
-        """Number of tokens `evaluate_tokens` must compute for a sample alone."""
+        """Number of tokens that `evaluate_tokens` computes for a single sample."""
         return len(sample.segment.tokens)
 
     def micro_batches(self, samples: Sequence[Sample], budget: int) -> list[list[int]]:
-        """Which samples go through `evaluate_tokens` together, where all at once would take too much memory.
+        """Split samples into parts that go through `evaluate_tokens` one at a time, to limit memory.
 
-        Here in order of falling cost (little padding), in parts whose costs add up to at most `budget` tokens; a
+        By default in order of falling cost (little padding), in parts whose costs sum to at most `budget` tokens; a
         sample that costs more is a part of its own.
 
+        Args:
+            samples: the samples.
+            budget: tokens of one part.
+
         Returns:
-            positions in `samples`, each in one part.
+            Positions in `samples`, each in exactly one part.
         """
         parts: list[list[int]] = []
         costs = [self.cost(sample) for sample in samples]
@@ -150,25 +168,25 @@ class Policy(Agent):
         return parts
 
     def save(self, directory: Path) -> None:
-        """Write weights (safetensors) and configuration (JSON) so that `load` gives an equal policy."""
+        """Write weights (safetensors) and configuration (JSON) to a directory."""
         raise NotImplementedError
 
     def load_weights(self, directory: Path) -> None:
-        """Load weights saved by `save` into this policy.
+        """Load weights that `save` wrote.
 
         Raises:
-            CheckpointError: damaged, or of another architecture or tokenizer.
+            CheckpointError: they are damaged, or belong to another architecture or tokenizer.
         """
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Architecture and size, as JSON, for the run's config and the checkpoint's compatibility check."""
+        """Architecture and size, as JSON, for the run's configuration and the check that a checkpoint fits."""
         raise NotImplementedError
 
 
 @torch.no_grad()
 def _exchange(pairs: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
-    """Exchange contents, not tensors: what holds on to the weights' memory (FSDP) sees it too."""
+    """Exchange the contents, not the tensors, because FSDP keeps references to the weights' memory."""
     for parameter, other in pairs:
         before = parameter.detach().clone()
         parameter.copy_(other)

@@ -1,11 +1,11 @@
-"""Agents without weights: two controls that test the environment, and two baselines any learner must beat.
+"""Agents without weights: two controls that test the environment, and two baselines that every learner must beat.
 
-| name   | reads gold data | shows                                                                |
-|--------|-----------------|----------------------------------------------------------------------|
-| random | no              | what chance earns                                                    |
-| gold   | yes             | that the scorer credits every gold answer                            |
-| oracle | yes             | that every answer can be read from what the gold queries retrieve     |
-| copy   | no              | what one search for the question and copying from it earn            |
+| name   | reads gold data | shows                                                                      |
+|--------|-----------------|----------------------------------------------------------------------------|
+| random | no              | the score of chance                                                        |
+| gold   | yes             | that the scorer credits every gold answer                                  |
+| oracle | yes             | that every answer can be read from what the gold queries retrieve          |
+| copy   | no              | the score of one search for the question and an answer copied from it      |
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["CopyAgent", "GoldAgent", "OracleAgent", "RandomAgent"]
 
 
 class RandomAgent(Agent):
-    """Searches for and answers with random titles and words of the corpus; every second act is an answer.
+    """Searches for and answers with random titles and words of the corpus; half of its acts are answers.
 
     Args:
-        seed: seeds its own generator; two agents with one seed act alike.
+        seed: seed of its generator; two agents with equal seeds act alike.
     """
 
     name = "random"
@@ -51,12 +51,12 @@ class RandomAgent(Agent):
             return self.agent_context.dialect.write(Act("answer", answer=phrase))
         return self.agent_context.dialect.write(Act("search", queries=(phrase,)))
 
-    def fork(self, source: int, target: int) -> None:
-        """Nothing to copy: no act depends on an earlier one."""
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`: there is no state, because no act depends on an earlier one."""
 
 
 class GoldAgent(Agent):
-    """Answers with the gold answer at once: EM must be 1.0 on every corpus, or the scorer is wrong."""
+    """Answers with the gold answer at once: an EM below 1.0 on any corpus is a fault of the scorer."""
 
     name = "gold"
     needs_gold = True
@@ -66,17 +66,17 @@ class GoldAgent(Agent):
     ) -> Sequence[str | Turn]:
         return [self.agent_context.dialect.write(Act("answer", answer=_gold(i)["answers"][0])) for i in infos]
 
-    def fork(self, source: int, target: int) -> None:
-        """Nothing to copy: every info holds the gold answer."""
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`: there is no state, because every info holds the gold answer."""
 
 
 class OracleAgent(Agent):
-    """Issues the gold sub-queries, one per round, and answers only from text it was shown.
+    """Searches for the gold sub-queries, one per round, and answers only from text it was shown.
 
-    After each search the hop's bridge must occur, as whole words, in the passages that this search returned;
-    at the end the answer must occur in some shown passage or, where the question offers the alternatives (as
-    in comparisons), in the question. If anything is missing it answers "unknown". So its EM is 1.0 only where
-    questions, passages, index and scorer agree, and near 0 when the index is shuffled.
+    After each search the hop's bridge must occur, as whole words, in the passages that this search returned.
+    At the end the answer must occur in a shown passage or, where the question offers the alternatives (as
+    in comparisons), in the question. Otherwise it answers "unknown". So its EM is 1.0 only if
+    questions, passages, index and scorer agree, and near 0 if the index is shuffled.
     """
 
     name = "oracle"
@@ -103,7 +103,7 @@ class OracleAgent(Agent):
             if not chain:
                 raise ConfigError(
                     f"corpus {self.agent_context.corpus.name!r} has no gold sub-queries for its questions, so the "
-                    "oracle agent cannot play it: use the agent 'gold' or 'copy' there, or a generated world"
+                    "oracle agent cannot play it: use the agent 'gold' or 'copy', or a generated world"
                 )
             if self.agent_context.max_rounds <= len(chain):
                 raise ConfigError(
@@ -121,32 +121,40 @@ class OracleAgent(Agent):
         readable = [a for a in gold["answers"] if any(contains_phrase(text, a) for text in state.shown)]
         return dialect.write(Act("answer", answer=readable[0] if state.derived and readable else "unknown"))
 
-    def fork(self, source: int, target: int) -> None:
-        self._states.pop(target, None)
-        if source in self._states:
-            state = self._states[source]
-            self._states[target] = _OracleState(list(state.shown), state.hop, state.derived)
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`."""
+        state = self._states.get(source)
+        for target in targets:
+            self._states.pop(target, None)
+            if state is not None:
+                self._states[target] = _OracleState(list(state.shown), state.hop, state.derived)
 
 
 class _OracleState:
-    """What the oracle was shown (the question first), the hop it looks up, and whether all bridges were there."""
+    """A running episode of the oracle.
+
+    Args:
+        shown: the texts it was shown, the question first.
+        hop: index of the hop that it looks up.
+        derived: whether all bridges so far were found.
+    """
 
     def __init__(self, shown: list[str], hop: int = 0, derived: bool = True) -> None:
         self.shown, self.hop, self.derived = shown, hop, derived
 
 
 class CopyAgent(Agent):
-    """Searches for the question's own words once and copies an answer out of the passages.
+    """Searches once for the question's own words and copies an answer from the passages.
 
-    What it copies, by the question's form (passages in order of rank, title before text):
+    What it copies depends on the form of the question (passages in order of rank, title before text):
 
     1. a question that starts with an auxiliary verb ("Are", "Did" …): "yes";
-    2. "... A or B ...", "Of A and B, ...": whichever of the first two names the passages mention first;
+    2. "… A or B …", "Of A and B, …": the one of the first two names that the passages mention first;
     3. "when", "what year", "which year": the first year;
     4. "how many", "how long" and the like: the first number that is not a year;
-    5. anything else: the first name that is not in the question.
+    5. any other question: the first name that is not in the question.
 
-    Where nothing fits it answers with the best passage's title.
+    If nothing fits, it answers with the title of the best passage.
     """
 
     name = "copy"
@@ -171,14 +179,19 @@ class CopyAgent(Agent):
     def _act(self, slot: int, observation: str) -> str:
         if slot not in self._questions:
             self._questions[slot] = observation
-            # One line, whatever the question's layout: with several queries allowed a line is a query.
+            # On one line: where several queries are allowed, each line is a query.
             query = " ".join(observation.split()) or "nothing"
             return self.agent_context.dialect.write(Act("search", queries=(query,)))
         answer = self.copy(self._questions[slot], observation)
         return self.agent_context.dialect.write(Act("answer", answer=answer))
 
     def copy(self, question: str, observation: str) -> str:
-        """The answer this heuristic takes from a search result; "unknown" when nothing was found."""
+        """The answer copied from a search result; "unknown" if the result has no passages.
+
+        Args:
+            question: the question.
+            observation: the search result.
+        """
         if self._YES_NO.match(question):
             return "yes"
         passages = read_passages(observation)
@@ -197,10 +210,13 @@ class CopyAgent(Agent):
             return str(found[0])
         return passages[0].title if passages else "unknown"
 
-    def fork(self, source: int, target: int) -> None:
-        self._questions.pop(target, None)
-        if source in self._questions:
-            self._questions[target] = self._questions[source]
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`."""
+        question = self._questions.get(source)
+        for target in targets:
+            self._questions.pop(target, None)
+            if question is not None:
+                self._questions[target] = question
 
 
 def _gold(info: dict[str, Any]) -> dict[str, Any]:

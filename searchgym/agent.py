@@ -86,7 +86,7 @@ class Agent:
         """New episodes start in these slots: forget what was there."""
 
     def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        """Called after `begin` where episodes have seeds: let each draw from a random stream of its own."""
+        """Called after `begin` or `fork` where episodes have seeds: let each draw from a random stream of its own."""
         raise NotImplementedError(
             f"agent {self.name!r} has no random stream per episode: implement Agent.seed"
         )
@@ -97,8 +97,11 @@ class Agent:
         """Answer one observation per slot; the first one after `begin` is the question."""
         raise NotImplementedError
 
-    def fork(self, source: int, target: int) -> None:
-        """Copy the state of slot `source` to slot `target`."""
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """Copy the state of slot `source` to each target slot, whose episode then continues like the source's.
+
+        Where episodes have seeds, `seed` is called for the targets next, so that each draws numbers of its own.
+        """
         raise NotImplementedError(f"agent {self.name!r} cannot fork an episode: implement Agent.fork")
 
     def costs(self) -> dict[str, float]:

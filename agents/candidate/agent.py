@@ -1,14 +1,14 @@
-"""The policy of the seconds tier: a softmax over candidate acts built from the observation texts.
+"""A policy that trains in seconds: a softmax over candidate acts built from the observation texts.
 
     π(c | s) = softmax_c( w_kind(c) · φ(phrase(c), s) / temperature )
 
-with φ the 0/1 features of `candidates.py` and one weight vector per kind of act: search, answer and, where the
+with φ the 0/1 features of `features.py` and one weight vector per kind of act: search, answer and, where the
 environment offers it, feedback. The weights start at zero, so the untrained policy is uniform over the candidates. A
-round is one token: the index of the candidate. With so small a model a training run takes seconds, which makes
-statistics over many seeds, lectures and tests of credit functions possible; every trainer runs on it unchanged.
+round is one token: the index of the candidate. The model is so small that a training run takes seconds, which allows
+statistics over many seeds, lectures and tests of credit functions. Every trainer runs on it unchanged.
 
-What belongs to feedback has weights of its own. Where it is not offered they get no gradient and nothing is computed
-with them: such a run is the same, bit for bit, as if there were no such act.
+Feedback has weights of its own. Where it is not offered they are not used and get no gradient, so such a run is the same,
+bit for bit, as if the feedback act did not exist.
 
 The shipped demonstration is `SearchQA-Terse-v0` with chains of 1-3 hops; see docs/agents/candidate.md.
 """
@@ -34,7 +34,7 @@ from searchgym.episode import Episode, Segment
 from searchgym.errors import CheckpointError, ConfigError
 
 from ..policy import Policy, Sample, TokenOutputs
-from .features import FEATURES, FEEDBACK_FEATURES, KINDS, WIDTH, Choice, add_feedback, list_candidates
+from .features import FEATURES, FEEDBACK_FEATURES, KINDS, WIDTH, CandidateSet, add_feedback, list_candidates
 
 __all__ = ["CandidateAgent"]
 
@@ -44,36 +44,42 @@ WEIGHTS_FILE = "candidate.safetensors"
 
 @dataclass(slots=True)
 class _State:
-    """The texts of an episode so far, which is all the policy acts on.
+    """The texts of an episode so far, which are all that the policy acts on.
 
-    `heard` holds the drafts put up for feedback and its texts, `calls` is how many the environment allows.
+    Attributes:
+        question: the first observation.
+        calls: feedback acts that the environment allows.
+        queries: the queries searched so far.
+        observations: what the searches returned.
+        feedback_history: the drafts submitted for feedback, each with the text that came back.
     """
 
     question: str
     calls: int
     queries: tuple[str, ...] = ()
     observations: tuple[str, ...] = ()
-    heard: tuple[tuple[str, str], ...] = ()
+    feedback_history: tuple[tuple[str, str], ...] = ()
 
     def after(self, action: Act, observation: str) -> _State:
         if action.kind == "feedback":
-            return replace(self, heard=(*self.heard, (action.draft, observation)))
+            return replace(self, feedback_history=(*self.feedback_history, (action.draft, observation)))
         queries = (*self.queries, *action.queries)
         return replace(self, queries=queries, observations=(*self.observations, observation))
 
-    def choice(self) -> Choice:
+    def candidates(self) -> CandidateSet:
         texts = self.question, self.queries, self.observations
         if not self.calls:
             return list_candidates(*texts)
-        return add_feedback(*texts, self.heard, len(self.heard) < self.calls)
+        return add_feedback(*texts, self.feedback_history, len(self.feedback_history) < self.calls)
 
 
 class _Scores(nn.Linear):
-    """A score per phrase and kind of act. `weight` [2, F] is that of search and answer.
+    """A score per phrase and kind of act; the parameter names are those of saved weights.
 
     Attributes:
-        ask: of the feedback act, [1, F].
-        told: of what feedback said, for each of the three, [3, F'].
+        weight: weights of search and answer, [2, F].
+        ask: weights of the feedback act, [1, F].
+        told: weights of the feedback features for each of the three kinds, [3, F'].
     """
 
     def __init__(self) -> None:
@@ -81,17 +87,18 @@ class _Scores(nn.Linear):
         self.ask = nn.Parameter(torch.zeros(1, WIDTH))
         self.told = nn.Parameter(torch.zeros(3, len(FEEDBACK_FEATURES)))
 
-    def with_feedback(self, rows_PF: Tensor, told_PF: Tensor) -> Tensor:
+    def with_feedback(self, rows_PF: Tensor, feedback_features_PF: Tensor) -> Tensor:
         scores_PK = torch.cat([self(rows_PF), rows_PF @ self.ask.T], dim=1)
-        return scores_PK + told_PF @ self.told.T
+        return scores_PK + feedback_features_PF @ self.told.T
 
 
 class CandidateAgent(Policy):
     """A linear softmax over at least 20 candidate acts per round.
 
     Args:
-        seed: of the sampling generator; the initial weights are zero whatever the seed.
-        init_std: standard deviation of random initial weights instead of zeros; those of feedback are zero.
+        seed: seed of the sampling generator.
+        init_std: standard deviation of random initial weights; 0: all are zero. The weights of feedback always start
+            at zero.
 
     Raises:
         ConfigError: `init_std` is negative.
@@ -115,12 +122,15 @@ class CandidateAgent(Policy):
         for slot in slots:
             self._states.pop(slot, None)
 
-    def fork(self, source: int, target: int) -> None:
-        self._states.pop(target, None)
-        if source in self._states:
-            self._states[target] = self._states[source]
-            if self.streams is not None:
-                self.streams.fork(source, target)
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`."""
+        state = self._states.get(source)
+        for target in targets:
+            self._states.pop(target, None)
+            if state is not None:
+                self._states[target] = state
+        if state is not None:
+            self._fork_streams(source, targets)
 
     @torch.no_grad()
     def act(
@@ -132,18 +142,18 @@ class CandidateAgent(Policy):
                 self._states[slot] = _State(observation, self.agent_context.feedback_calls)
             else:
                 self._states[slot] = state.after(Act(**info["action"]), observation)
-        choices = [self._states[slot].choice() for slot in slots]
-        logprobs_BC = self._logprobs(choices)[0]
+        candidate_sets = [self._states[slot].candidates() for slot in slots]
+        logprobs_BC = self._logprobs(candidate_sets)[0]
         if self.greedy:
             chosen_B = logprobs_BC.argmax(dim=1)
         else:
             chosen_B = self._draw(slots, _nucleus(logprobs_BC.exp(), self.top_p))
         taken_B = logprobs_BC.gather(1, chosen_B[:, None])[:, 0].tolist()
         turns: list[str | Turn] = []
-        for choice, index, logprob in zip(choices, chosen_B.tolist(), taken_B, strict=True):
+        for candidates, index, logprob in zip(candidate_sets, chosen_B.tolist(), taken_B, strict=True):
             turns.append(
                 Turn(
-                    self.agent_context.dialect.write(choice.act(index)),
+                    self.agent_context.dialect.write(candidates.act(index)),
                     token_ids=[index],
                     logprobs=[logprob],
                     policy_version=self.version,
@@ -154,20 +164,20 @@ class CandidateAgent(Policy):
         return turns
 
     def _draw(self, slots: Sequence[int], probs_BC: Tensor) -> Tensor:
-        if self.streams is None:
+        if self.rng_streams is None:
             return torch.multinomial(probs_BC, 1, generator=self.generator)[:, 0]
         cumulative_BC = probs_BC.double().cumsum(dim=1)
-        uniform_B1 = torch.from_numpy(self.streams.uniform(slots, 1)).double()
+        uniform_B1 = torch.from_numpy(self.rng_streams.uniform(slots, 1)).double()
         return torch.searchsorted(cumulative_BC, uniform_B1 * cumulative_BC[:, -1:], right=True)[:, 0]
 
     # -- training ----------------------------------------------------------------------------------------------
 
     def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
-        """See `Policy`. The candidates are built again from the episode's texts.
+        """See `Policy`. The candidates are rebuilt from the texts of the episode.
 
-        `hidden_N` is, per feature, the mean over the round's phrases and the largest value among them: [N, 2 F].
+        `hidden_N` holds, per feature, the mean over the round's phrases and their largest value: [N, 2 F].
         """
-        choices: list[Choice] = []
+        candidate_sets: list[CandidateSet] = []
         indices: list[int] = []
         for sample in samples:
             states = [_start(sample.episode)]
@@ -176,27 +186,27 @@ class CandidateAgent(Policy):
             segment = sample.segment
             for token, sampled, round_index in zip(segment.tokens, segment.mask, segment.rounds, strict=True):
                 if sampled:
-                    choices.append(states[round_index].choice())
+                    candidate_sets.append(states[round_index].candidates())
                     indices.append(token)
-        if not choices:
+        if not candidate_sets:
             empty = torch.zeros(0)
             return TokenOutputs(empty, empty, torch.zeros(0, 2 * WIDTH))
-        logprobs_NC, hidden_N = self._logprobs(choices)
+        logprobs_NC, hidden_N = self._logprobs(candidate_sets)
         taken_N = logprobs_NC.gather(1, torch.tensor(indices)[:, None])[:, 0]
         # exp(-inf) * -inf is NaN: padding has probability 0 and contributes nothing.
         finite_NC = logprobs_NC.masked_fill(logprobs_NC == -torch.inf, 0.0)
         return TokenOutputs(taken_N, -(logprobs_NC.exp() * finite_NC).sum(dim=1), hidden_N)
 
     def encode(self, episode: Episode) -> list[Segment]:
-        """See `Policy`. A phrase that stands in several places is taken where it stands first."""
+        """See `Policy`. A phrase that occurs in several places is encoded as its first occurrence."""
         segment, state = Segment(), _start(episode)
         for index, round_ in enumerate(episode.rounds):
-            choice, action = state.choice(), round_.action
+            candidates, action = state.candidates(), round_.action
             kind = action.kind
             phrases = {"answer": [action.answer], "feedback": [action.draft]}.get(kind, list(action.queries))
-            if kind in KINDS[: choice.kinds] and len(phrases) == 1 and phrases[0] in choice.phrases:
+            if kind in KINDS[: candidates.kinds] and len(phrases) == 1 and phrases[0] in candidates.phrases:
                 segment.tokens.append(
-                    choice.phrases.index(phrases[0]) + KINDS.index(kind) * len(choice.phrases)
+                    candidates.phrases.index(phrases[0]) + KINDS.index(kind) * len(candidates.phrases)
                 )
                 segment.mask.append(1)
                 segment.logprobs.append(0.0)
@@ -204,12 +214,16 @@ class CandidateAgent(Policy):
             state = state.after(action, round_.observation)
         return [segment]
 
-    def _logprobs(self, choices: Sequence[Choice]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [B, C], padded with -inf, and hidden states [B, 2 F]. Column c is candidate c."""
-        counts, kinds = np.array([(len(choice.phrases), choice.kinds) for choice in choices]).T
+    def _logprobs(self, candidate_sets: Sequence[CandidateSet]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [B, C], padded with -inf, and hidden states [B, 2 F]; column c is candidate c."""
+        counts, kinds = np.array(
+            [(len(candidates.phrases), candidates.kinds) for candidates in candidate_sets]
+        ).T
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        rows_PF = np.concatenate([choice.rows_PF for choice in choices])
-        scores_PK = self._scores(choices, torch.from_numpy(rows_PF.astype(np.float32))) / self.temperature
+        rows_PF = np.concatenate([candidates.rows_PF for candidates in candidate_sets])
+        scores_PK = (
+            self._scores(candidate_sets, torch.from_numpy(rows_PF.astype(np.float32))) / self.temperature
+        )
         column = np.arange((kinds * counts).max())[None, :]
         kind, phrase = np.divmod(column, counts[:, None])
         inside = torch.from_numpy(kind < kinds[:, None])
@@ -221,21 +235,24 @@ class CandidateAgent(Policy):
         hidden = torch.from_numpy(np.concatenate([means, peaks], axis=1).astype(np.float32))
         return torch.log_softmax(scores_BC, dim=1), hidden
 
-    def _scores(self, choices: Sequence[Choice], rows_PF: Tensor) -> Tensor:
-        """Score of each phrase for search and answer, [P, 2], and for feedback where it is offered, [P, 3]."""
-        if all(choice.told_PF is None for choice in choices):
+    def _scores(self, candidate_sets: Sequence[CandidateSet], rows_PF: Tensor) -> Tensor:
+        """Scores of each phrase for search and answer, [P, 2], or for feedback too where it is offered, [P, 3]."""
+        if all(candidates.feedback_features_PF is None for candidates in candidate_sets):
             scores_PK: Tensor = self.module(rows_PF)
             return scores_PK
         nothing = np.zeros((len(rows_PF), len(FEEDBACK_FEATURES)), dtype=np.uint8)
-        told_PF = np.concatenate(
-            [nothing[: len(c.phrases)] if c.told_PF is None else c.told_PF for c in choices]
+        feedback_features_PF = np.concatenate(
+            [
+                nothing[: len(c.phrases)] if c.feedback_features_PF is None else c.feedback_features_PF
+                for c in candidate_sets
+            ]
         )
-        return self.module.with_feedback(rows_PF, torch.from_numpy(told_PF.astype(np.float32)))
+        return self.module.with_feedback(rows_PF, torch.from_numpy(feedback_features_PF.astype(np.float32)))
 
     # -- files -------------------------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
-        """The features are part of the architecture: weights fit only the features they were trained on."""
+        """See `Policy`. The features are part of it: weights fit only the features they were trained on."""
         return {
             "architecture": "candidate-softmax",
             "features": list(FEATURES),
@@ -255,11 +272,13 @@ class CandidateAgent(Policy):
             described = json.loads((directory / CONFIG_FILE).read_bytes())
             weights = load_tensors((directory / WEIGHTS_FILE).read_bytes())
         except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"{directory} holds no weights of the candidate agent: {error}") from error
+            raise CheckpointError(
+                f"{directory} does not hold weights of the candidate agent: {error}"
+            ) from error
         shapes = {name: value.shape for name, value in self.module.state_dict().items()}
         if described != self.describe() or {n: v.shape for n, v in weights.items()} != shapes:
             raise CheckpointError(
-                f"{directory} holds weights for other features than the candidate agent has now: train it again"
+                f"{directory} holds weights for other features than this version of the candidate agent has: train it again"
             )
         if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
             raise CheckpointError(
@@ -273,7 +292,7 @@ def _start(episode: Episode) -> _State:
 
 
 def _nucleus(probs_BC: Tensor, top_p: float) -> Tensor:
-    """Keep the most likely candidates up to a total probability of top_p (one at least)."""
+    """Keep the most likely candidates up to a total probability of `top_p`, at least one."""
     if top_p >= 1.0:
         return probs_BC
     sorted_BC, order_BC = probs_BC.sort(dim=1, descending=True)

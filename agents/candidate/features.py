@@ -1,18 +1,19 @@
 """Candidate acts and their features, read from the observation texts of one episode and from nothing else.
 
-Before each act the policy of `candidate.py` chooses among all acts of the forms search(phrase) and
-answer(phrase), where a phrase is
+Before each act the policy of `agent.py` chooses among all acts of the forms search(phrase) and answer(phrase), where a
+phrase is
 
 - the whole question, each of its parts between punctuation marks, each name and each single word in it,
-- each page title, name and number in the newest search result, once per place where it stands,
-- one of ten fixed phrases ("yes", "unknown" ...), so that there are never fewer than 20 candidates.
+- each page title, name and number in the newest search result, once per place where it occurs,
+- one of ten fixed phrases ("yes", "unknown" …), so that there are always at least 20 candidates.
 
-Where feedback is offered (training under CAPF) it may also put each of them up for feedback, and what the feedback
-names, an answer or a page to read, is one more phrase (`add_feedback`).
+Where feedback is offered (training with CAPF) the policy may also submit each phrase as a draft, and an answer or a page
+that feedback names is one more phrase (`add_feedback`).
 
-The features describe where a phrase stands, not whether it is right: whether the words before it occur in the
-question and at which place, whether it stands on the page that was just asked for, whether it was searched
-before, and so on (`FEATURES`). No feature reads gold data, titles of unseen passages or the index.
+The features describe where a phrase occurs, not whether it is right: whether the words before it occur in the question and
+at which position, whether it occurs on the page that was just searched for, whether it was searched before, and so on
+(`FEATURES`). Features are computed from the observations only, never from gold data, titles of unseen passages or the
+index.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ from searchgym.dialects import Act
 
 from ..passages import FUNCTION_WORDS, NUMBER, SPAN, read_passages
 
-__all__ = ["FEATURES", "FEEDBACK_FEATURES", "KINDS", "WIDTH", "Choice", "add_feedback", "list_candidates"]
+__all__ = [
+    "FEATURES",
+    "FEEDBACK_FEATURES",
+    "KINDS",
+    "WIDTH",
+    "CandidateSet",
+    "add_feedback",
+    "list_candidates",
+]
 
 KINDS = ("search", "answer", "feedback")
 """The kinds of acts, in the order of the candidates."""
@@ -36,7 +45,7 @@ KINDS = ("search", "answer", "feedback")
 GENERIC = ("yes", "no", "both", "neither", "none", "unknown", "first", "second", "same", "different")
 
 FEATURES = (
-    "any",  # 1: what speaks for the act as such
+    "any",  # always 1: a bias of the kind of act
     "generic phrase",
     "whole question",
     "part of the question",
@@ -58,7 +67,7 @@ FEATURES = (
     "fewer searches than relations",
     "more searches than relations",
 )
-"""Names of the features of a phrase; every one is 0 or 1."""
+"""Names of the features of a phrase, each 0 or 1. They are part of saved weights."""
 WIDTH = len(FEATURES)
 FEEDBACK_FEATURES = (
     "feedback was given",
@@ -68,7 +77,7 @@ FEEDBACK_FEATURES = (
     "draft that was wrong",
     "everything needed has been found",
 )
-"""Names of what a phrase has besides where feedback is offered; every one is 0 or 1."""
+"""Names of the additional features of a phrase where feedback is offered, each 0 or 1."""
 _F = {name: i for i, name in enumerate(FEATURES)}
 _T = {name: i for i, name in enumerate(FEEDBACK_FEATURES)}
 _STATE = ["no search yet", "fewer searches than relations", "more searches than relations"]
@@ -81,19 +90,20 @@ _CONTEXT_WORDS = 8
 _CACHE = 1 << 12
 
 
-class Choice(NamedTuple):
-    """The candidates before one act: search for each of P phrases, then answer each, then perhaps ask about each.
+class CandidateSet(NamedTuple):
+    """The candidates before one act: search for each of P phrases, then answer each, then submit each for feedback.
 
     Attributes:
-        phrases: P strings; a phrase stands here once for every place where it was read.
+        phrases: P strings; a phrase is listed once for every place where it occurs.
         rows_PF: features of each phrase, 0 or 1, [P, WIDTH].
-        told_PF: the same of what feedback said, [P, len(FEEDBACK_FEATURES)]; None where feedback is not offered.
-        kinds: how many of `KINDS` there are: 3 where feedback may be asked for now.
+        feedback_features_PF: additional features of each phrase, [P, len(FEEDBACK_FEATURES)]; None where feedback is
+            not offered.
+        kinds: number of `KINDS` that are candidates: 3 where feedback may be requested now, else 2.
     """
 
     phrases: tuple[str, ...]
     rows_PF: NDArray[np.uint8]
-    told_PF: NDArray[np.uint8] | None = None
+    feedback_features_PF: NDArray[np.uint8] | None = None
     kinds: int = 2
 
     def __len__(self) -> int:
@@ -110,7 +120,7 @@ class Choice(NamedTuple):
 
 
 class _Mention(NamedTuple):
-    """A name or number in a passage, and the words that lead up to it."""
+    """A name or number in a passage, and the words before it."""
 
     phrase: str
     before: tuple[str, ...]
@@ -118,21 +128,30 @@ class _Mention(NamedTuple):
 
 
 class _Question(NamedTuple):
-    """What the features need of a question."""
+    """What the features need of a question.
+
+    Attributes:
+        phrases: its phrases.
+        rows_PF: their features.
+        names: the names in it.
+        relations: each content word outside names, with its positions among these words.
+        length: number of these words.
+    """
 
     phrases: tuple[str, ...]
     rows_PF: NDArray[np.uint8]
     names: frozenset[str]
     relations: dict[str, tuple[int, ...]]
-    """Each content word that is part of no name, with its positions among these words."""
     length: int
-    """How many such words there are."""
 
 
 class _Page(NamedTuple):
-    """A page as one question sees it: what of its features is the same in every round.
+    """A page relative to one question: the features that are the same in every round.
 
-    `places` holds, for each phrase, the positions of the question's relations that stand right before it.
+    Attributes:
+        phrases: names and numbers on the page, its title first.
+        rows_PF: their features.
+        places: for each phrase, the positions of the question's relations that directly precede it.
     """
 
     phrases: tuple[str, ...]
@@ -142,7 +161,7 @@ class _Page(NamedTuple):
 
 @lru_cache(maxsize=_CACHE)
 def _mentions(text: str) -> tuple[_Mention, ...]:
-    """Names and numbers of a passage. In a list ("films A , B") every item has the words before the list."""
+    """Names and numbers of a passage. In a list ("films A , B") every item gets the words before the list."""
     mentions: list[_Mention] = []
     end = 0
     before: tuple[str, ...] = ()
@@ -207,8 +226,10 @@ def _on_page(question: str, title: str, text: str) -> _Page:
 
 
 @lru_cache(maxsize=_CACHE)
-def list_candidates(question: str, queries: tuple[str, ...], observations: tuple[str, ...]) -> Choice:
-    """The candidates before the next act. Cached: episodes of one question share most of their states.
+def list_candidates(question: str, queries: tuple[str, ...], observations: tuple[str, ...]) -> CandidateSet:
+    """The candidates before the next act.
+
+    Results are cached, because episodes of one question share most of their states.
 
     Args:
         question: the first observation.
@@ -242,7 +263,7 @@ def list_candidates(question: str, queries: tuple[str, ...], observations: tuple
     rows[:, _F["more searches than relations"]] = searches > asked.length
     rows[:, _F["searched before"]] = [phrase in queries for phrase in phrases]
     rows.setflags(write=False)
-    return Choice(phrases, rows)
+    return CandidateSet(phrases, rows)
 
 
 @lru_cache(maxsize=_CACHE)
@@ -250,19 +271,21 @@ def add_feedback(
     question: str,
     queries: tuple[str, ...],
     observations: tuple[str, ...],
-    heard: tuple[tuple[str, str], ...],
+    feedback_history: tuple[tuple[str, str], ...],
     may_ask: bool,
-) -> Choice:
+) -> CandidateSet:
     """The candidates before the next act where feedback is offered.
 
     Args:
-        question, queries, observations: see `list_candidates`; feedback is no observation here.
-        heard: the drafts put up so far, each with the text that came back.
-        may_ask: whether one more may be.
+        question: see `list_candidates`.
+        queries: see `list_candidates`.
+        observations: see `list_candidates`; feedback is not among them.
+        feedback_history: the drafts submitted so far, each with the text that came back.
+        may_ask: whether one more may be submitted.
     """
     phrases, rows, *_ = list_candidates(question, queries, observations)
-    drafts = {draft: _verdict(text) for draft, text in heard}
-    named = tuple(dict.fromkeys(name for _, text in heard for name in _NAMED.findall(text)))
+    drafts = {draft: _verdict(text) for draft, text in feedback_history}
+    named = tuple(dict.fromkeys(name for _, text in feedback_history for name in _NAMED.findall(text)))
     if named:
         added = np.zeros((len(named), WIDTH), dtype=np.uint8)
         state = [_F[name] for name in _STATE]
@@ -271,21 +294,23 @@ def add_feedback(
         added[:, _F["number"]] = [phrase[0].isdigit() for phrase in named]
         added[:, _F["searched before"]] = [phrase in queries for phrase in named]
         phrases, rows = phrases + named, np.concatenate([rows, added])
-    told = np.zeros((len(phrases), len(FEEDBACK_FEATURES)), dtype=np.uint8)
-    if heard:
-        told[:, _T["feedback was given"]] = 1
-        told[:, _T["named by the feedback"]] = [phrase in named for phrase in phrases]
-        for row, phrase in zip(told, phrases, strict=True):
+    feedback_features = np.zeros((len(phrases), len(FEEDBACK_FEATURES)), dtype=np.uint8)
+    if feedback_history:
+        feedback_features[:, _T["feedback was given"]] = 1
+        feedback_features[:, _T["named by the feedback"]] = [phrase in named for phrase in phrases]
+        for row, phrase in zip(feedback_features, phrases, strict=True):
             if phrase in drafts:
                 row[_T[drafts[phrase]]] = 1
-        told[:, _T["everything needed has been found"]] = "Everything needed has been found." in heard[-1][1]
-    for array in (rows, told):
+        feedback_features[:, _T["everything needed has been found"]] = (
+            "Everything needed has been found." in feedback_history[-1][1]
+        )
+    for array in (rows, feedback_features):
         array.setflags(write=False)
-    return Choice(phrases, rows, told, 3 if may_ask else 2)
+    return CandidateSet(phrases, rows, feedback_features, 3 if may_ask else 2)
 
 
 def _verdict(text: str) -> str:
-    """Which of `FEEDBACK_FEATURES` a draft has after this text."""
+    """The one of `FEEDBACK_FEATURES` that a draft has after this feedback text."""
     if "The draft is right." in text:
         return "draft that was right"
     return (

@@ -1,12 +1,13 @@
-"""Episodes as chats: every id before, between and after the acts a language model samples.
+"""Episodes as chats: all token ids before, between and after the acts that a language model samples.
 
-A context only ever grows: `opening(question)`, a sampled act, `reply(observation)`, an act, … The ids of an act stay
-as they were sampled, so what is trained on is what was played. The usual way, rendering and tokenising the whole
-conversation for every round, changes earlier ids: templates drop earlier thoughts (Qwen3's), trim messages
-(Gemma's), and a text does not give back the ids it was decoded from. `drift` measures by how much.
+A context only grows: `opening(question)`, a sampled act, `reply(observation)`, an act, … The ids of an act stay as they
+were sampled, so training uses exactly what was played. The usual method renders and tokenises the whole conversation in
+every round, which changes earlier ids: templates drop earlier thoughts (Qwen3's) or trim messages (Gemma's), and a text
+does not always encode to the ids it was decoded from. `drift` measures by how much.
 
-What the template writes is found once, with place-holders in the messages' stead (`chat_encoder`), and must be the
-same in every round. So a message's text never reaches the template, and none of its ids is a control token.
+The text that the template writes around messages is found once, with placeholders instead of messages (`chat_encoder`),
+and must be the same in every round. So the text of a message never reaches the template, and none of its ids is a control
+token.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ _THOUGHT_TAG = re.compile(r"</?think>")
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How an episode's ids differ from those of its conversation, rendered and tokenised anew.
+    """How the ids of an episode differ from those of its conversation, rendered and tokenised again.
 
     Attributes:
-        tokens: ids the episode was played with, up to the last sampled one.
-        changed: how many of them the new ids do not have, in order.
-        first: position of the first difference; None where there is none.
-        causes: where differences come from: "thoughts" (the template leaves out or adds thoughts), "template" (it
-            changes other text), "control tokens" (text of a message became one), "boundaries" (the same text, cut
-            into other tokens).
+        tokens: number of ids that the episode was played with, up to the last sampled one.
+        changed: how many of them the new ids do not contain, in order.
+        first: position of the first difference; None if there is none.
+        causes: causes of the differences: "thoughts" (the template leaves out or adds thoughts), "template" (it changes
+            other text), "control tokens" (text of a message became one), "boundaries" (the same text is split into other
+            tokens).
     """
 
     tokens: int
@@ -50,30 +51,30 @@ class Drift:
 
     @property
     def share(self) -> float:
-        """Share of the played ids that the new ones do not have."""
+        """Fraction of the played ids that the new ones do not contain."""
         return self.changed / self.tokens if self.tokens else 0.0
 
 
 class ChatFormat:
     """The format of one model's chats in one environment.
 
-    With the tools dialect, a template that lists tools itself and writes calls that can be read does so, and
-    observations are tool messages; otherwise the dialect's own prompt lists them, as for any dialect, and
-    observations are the user's messages.
+    With the tools dialect, the template lists the tools itself if it can and if its calls can be read; observations are
+    then tool messages. Otherwise the dialect's own prompt lists them, as in any other dialect, and observations are user
+    messages.
 
     Args:
-        tokenizer: a Hugging Face tokenizer with a chat template. It needs no padding token.
-        agent_context: the environment's.
-        thinking: for templates that offer the choice: whether the model thinks before it acts.
+        tokenizer: a Hugging Face tokenizer with a chat template; a padding token is not needed.
+        agent_context: the environment's context.
+        thinking: whether the model thinks before it acts, for templates that offer the choice.
         generation_config: the model's, for the ids that end its messages.
 
     Attributes:
         end_ids: sampled ids that end the assistant's message.
         native_tools: whether the template itself lists the tools.
-        why_not_native: the reason where it does not, "" for a dialect without tools.
+        why_not_native: why it does not; "" for a dialect without tools.
 
     Raises:
-        ConfigError: the template cannot be handled; says why.
+        ConfigError: the template cannot be used; says why.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class ChatFormat:
         self._closers = self._closing_ids()
 
     def opening(self, question: str) -> list[int]:
-        """Every id before the first act."""
+        """All ids before the first act."""
         return [*self._head, *self._encoder.join(self._around_question, [question])]
 
     def reply(self, observation: str, ended: bool) -> list[int]:
@@ -112,19 +113,19 @@ class ChatFormat:
 
         Args:
             observation: what the environment answered.
-            ended: whether the act's last id is one of `end_ids`, so that the message has ended already.
+            ended: whether the last id of the act is one of `end_ids`, so the message has ended already.
         """
         between = self._after_end if ended else self._after_act
         return self._encoder.join([between, self._before_act], [self._shown(observation)])
 
     def act(self, text: str) -> list[int]:
-        """The ids a model would have sampled for a message somebody else wrote: for learning from texts.
+        """The ids that the model would have sampled for a recorded message, for learning from texts.
 
-        Marks such as `<think>` are the tokens they are for the model. The ids end with the one that closes the act;
-        where none does, with the end of the message.
+        Marks such as `<think>` become the model's own tokens. The ids end with the closing of the act, or else with the
+        end of the message.
 
         Raises:
-            ConfigError: the template writes calls in a format of its own, which the message has not.
+            ConfigError: the template writes calls in a format of its own, which differs from that of recorded messages.
         """
         if self._read is not as_written:
             raise ConfigError(
@@ -143,21 +144,20 @@ class ChatFormat:
         return [*ids, self._turn_end]
 
     def plain(self, text: str) -> list[int]:
-        """The ids of a text, none a control token."""
+        """The ids of a text, none of them a control token."""
         return self._encoder.plain(text)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The message for `env.step` that these sampled ids are.
+        """The message for `env.step` that sampled ids stand for.
 
-        A thought that the template opens for the model belongs to it; calls in the template's own format are
-        translated.
+        It includes a thought that the template opens for the model. Calls in the template's own format are translated.
         """
         return self._read(self._opened + self._decode(self._without_end(ids)))
 
     def closes(self, ids: Sequence[int]) -> bool:
-        """Whether the last of these sampled ids completes the closing of an act (`dialect.stop_strings`).
+        """Whether the last of the sampled ids completes the closing of an act (`dialect.stop_strings`).
 
-        The closing may end inside the id's text, and begin in any id before it.
+        The closing may end inside the text of this id and begin in any earlier id.
         """
         if not ids or (self._closers is not None and ids[-1] not in self._closers):
             return False
@@ -168,14 +168,14 @@ class ChatFormat:
         return any(now.count(closing) > before.count(closing) for closing in self._dialect.stop_strings)
 
     def drift(self, episode: Episode) -> Drift:
-        """Compare an episode's ids with those of the usual way: render the conversation anew, tokenise the text.
+        """Compare the ids of an episode with those of its conversation, rendered and tokenised as a whole.
 
         Raises:
-            ConfigError: the episode has no tokens, or more than one context.
+            ConfigError: the episode does not have exactly one context.
         """
         if len(episode.segments) != 1:
             raise ConfigError(
-                f"episode {episode.episode_id} has {len(episode.segments)} contexts: drift compares episodes of one"
+                f"episode {episode.episode_id} has {len(episode.segments)} contexts: drift compares episodes with one context"
             )
         segment = episode.segments[0]
         acts: list[list[int]] = []
@@ -204,7 +204,7 @@ class ChatFormat:
     # -- what the template writes ------------------------------------------------------------------------------
 
     def _use_tools(self, dialect: ToolsDialect, agent_context: AgentContext, thinking: bool) -> None:
-        """Let the template list the tools, if it can."""
+        """Let the template list the tools if it can."""
         feedback, max_queries = agent_context.feedback_calls > 0, agent_context.max_queries
         usual = self._encoder
         try:
@@ -230,7 +230,7 @@ class ChatFormat:
         return ("system", "user")[not self._encoder.takes_system :]
 
     def _find_rounds(self) -> None:
-        """The ids around observations: the same in every round, or the template is refused."""
+        """Find the ids around observations; a template that changes them between rounds is refused."""
         layout, opening = self._encoder.layout, self._roles
         one = layout((*opening, "assistant", self._observer))
         two = layout((*opening, *("assistant", self._observer) * 2))
@@ -239,7 +239,7 @@ class ChatFormat:
         if not same_start or not one[-2:] == two[-4:-3] + two[-1:] == two[-2:]:
             raise ConfigError(
                 f"the chat template of {self._encoder.name!r} writes earlier messages differently as the conversation "
-                "goes on, so ids that were sampled from would change: use another model"
+                "grows, so ids that were already used as context would change: use another model"
             )
         control = self._encoder.control
         header, prompt = (
@@ -248,13 +248,13 @@ class ChatFormat:
         if not control.isdisjoint(header[_common(header, prompt) :]):
             raise ConfigError(
                 f"the chat template of {self._encoder.name!r} puts control tokens between the start of a reply and its "
-                "text, which the model itself must write: its format has more parts than acts, use another model"
+                "text, which the model would have to write: use another model"
             )
         self._after_act, self._before_act = one[-2:]
         self._opened = opened_thought(one[-1])
 
     def _find_head(self) -> tuple[list[int], list[str]]:
-        """The ids up to the question, and what the template writes around it. Our own text may hold marks."""
+        """The ids up to the question, and the template's text around it. The system prompt may contain marks."""
         before, *around = self._encoder.layout(self._roles)
         system = self._system_prompt
         if not self._encoder.takes_system:
@@ -264,13 +264,13 @@ class ChatFormat:
         return self._encoder.join([before, ""], [system], marks=True), around
 
     def _find_end(self, ends: set[int]) -> None:
-        """The token that ends a message; where the template has none, the next message's header may do (GLM's)."""
+        """Find the token that ends a message; without one in the template, the next message's header may (GLM's)."""
         tail = self._encoder.layout((*self._roles, "assistant"), reply=False)[-1]
         own = [id for id in self._encoder.template_ids(tail) if id in self._encoder.control]
         own += [id for id in self._encoder.template_ids(self._after_act) if id in ends]
         if not own and self._tokenizer.eos_token_id is None:
             raise ConfigError(
-                f"{self._encoder.name!r} has no token that ends a message: its chat template writes none and its "
+                f"{self._encoder.name!r} has no token that ends a message: its chat template does not write one and its "
                 "tokenizer has no eos_token; set one, or use another model"
             )
         self._turn_end: int = own[0] if own else self._tokenizer.eos_token_id
@@ -280,7 +280,7 @@ class ChatFormat:
         self._after_end = self._after_act.partition(token)[2] if found else self._after_act
 
     def _closing_ids(self) -> frozenset[int] | None:
-        """Ids that may complete a closing; None where any may."""
+        """Ids that may complete a closing; None if any may."""
         last = {closing[-1] for closing in self._dialect.stop_strings}
         if not all(character.isascii() and character.isprintable() for character in last):
             return None
@@ -290,7 +290,7 @@ class ChatFormat:
     # -- texts -------------------------------------------------------------------------------------------------
 
     def _shown(self, observation: str) -> str:
-        """The text of the observation's message: a template with tool messages puts its own marks around it."""
+        """The text of the observation's message; a template with tool messages writes its own marks around it."""
         if self._observer == "tool":
             before, after = ToolsDialect.response
             return self._write(observation.removeprefix(before).removesuffix(after))
@@ -304,7 +304,7 @@ class ChatFormat:
         return ids[:-1] if ids and ids[-1] in self.end_ids else ids
 
     def _render(self, question: str, acts: Sequence[str], observations: Sequence[str]) -> str:
-        """The finished conversation as the template writes it, without what ends the last message."""
+        """The complete conversation as the template writes it, without the end of the last message."""
         contents = [self._system_prompt, question]
         if not self._encoder.takes_system:
             contents = ["\n\n".join(filter(None, contents))]
@@ -347,7 +347,7 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _unthought(text: str) -> str:
-    """A text without thoughts and white space."""
+    """The text without thoughts and white space."""
     kept = []
     for number, part in enumerate(text.split("<think>")):
         kept.append(part if number == 0 else part.partition("</think>")[2])

@@ -1,14 +1,14 @@
-"""Chat messages to token ids, so that no message can hold a control token.
+"""Encodes chat messages so that no message can contain a control token.
 
-A chat template turns messages into one text with control tokens in it, such as `<|im_end|>`. Tokenising that text
-whole would turn the same characters inside a message into the control token: a passage could end the user's turn
-and speak as the assistant. Here the template is rendered once with place-holders; its own pieces are tokenised
-with control tokens, and every message by itself, without. Nor does a message's text reach the template, which may
-look into it (Qwen3's cuts an assistant's text at `</think>`).
+A chat template turns messages into one text with control tokens in it, such as `<|im_end|>`. If that text were tokenised
+as a whole, the same characters inside a message would become the control token: a passage could end the user's turn and
+speak as the assistant. Here the template is rendered once with placeholders; its own pieces are tokenised with control
+tokens, and each message separately, without them. Nor does the text of a message reach the template, which may inspect it
+(Qwen3's cuts the assistant's text at `</think>`).
 
-Harmless messages get the ids that tokenising the whole would give them, but for the first characters of a message:
-what the template writes before them is no part of their tokens. Spaces are (`[INST] ` of Mistral's), and a tokenizer
-that puts a space before every text (SentencePiece's way) does so for none of the parts.
+Ordinary messages get the ids that tokenising the whole text would give them, except that the first characters of a message
+are not merged with the template's text before them. Spaces before a message are part of it (`[INST] ` in Mistral's
+template), and a tokenizer that puts a space before every text (as SentencePiece does) does not do so for the parts.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ _SAME_DAY = (
     + "".join(f"|replace('{code}', '{value}')" for code, value in _DAY.items())
     + "}}{% endmacro %}{{ '' }}"
 )
-"""Put before templates that ask for today's date: the same prompt today and tomorrow. (The day Llama 3.1's has.)"""
+"""Prefix for templates that insert today's date, so that prompts do not change from day to day (Llama 3.1's default day)."""
 
 
 def placeholder(number: int) -> str:
-    """What stands for message `number` where a template is rendered to see what it writes around messages."""
+    """The placeholder of message `number` where a template is rendered to find its text around messages."""
     return f"searchgym-message-{number}-here"
 
 
 def opened_thought(before_reply: str) -> str:
-    """The start of a thought with which a template begins a reply; "" where it leaves that to the model."""
+    """The start of a thought with which a template begins a reply; "" if the model writes it itself."""
     start = before_reply.rfind("<think>")
     return before_reply[start:] if start > before_reply.rfind("</think>") else ""
 
@@ -59,17 +59,18 @@ class ChatEncoder:
 
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
-        thinking: for templates that offer the choice: whether a reply may begin with a thought.
-        tools: tools for the template to list, as JSON schemas.
+        thinking: whether a reply may begin with a thought, for templates that offer the choice.
+        tools: tools that the template lists, as JSON schemas.
 
     Attributes:
-        takes_system: whether the template has a system role; where it has not (or writes its text elsewhere as a
-            conversation goes on), the instructions open the first user's message.
+        takes_system: whether the template has a system role that stays in place as the conversation grows; otherwise
+            the instructions open the first user message.
         control: ids of the tokenizer's control tokens.
-        marks: those of them that are marks in a model's messages, such as Qwen3's `<think>`.
+        marks: the control tokens that are marks in a model's messages, such as Qwen3's `<think>`.
+        template_ids: encodes text of the template, control tokens included.
 
     Raises:
-        ConfigError: no chat template, or one that does not show every message once and in order.
+        ConfigError: there is no chat template, or it does not show every message once and in order.
     """
 
     def __init__(
@@ -78,33 +79,33 @@ class ChatEncoder:
         self.name = tokenizer.name_or_path
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
-                f"{self.name!r} has no chat template, so it is no chat model: use an instruction-tuned "
-                "one (its tokenizer files hold a chat template)"
+                f"{self.name!r} has no chat template, so it is not a chat model: use an instruction-tuned "
+                "one (its tokenizer files contain a chat template)"
             )
         self._tokenizer = tokenizer
         self._options = {"enable_thinking": thinking, "thinking": thinking}
         self.tools = None if tools is None else [dict(tool) for tool in tools]
-        # White space is no control token, though some tokenizers list runs of it beside them.
+        # Some tokenizers list runs of white space among their control tokens.
         self.control = frozenset(
             id
             for text, id in tokenizer.get_added_vocab().items()
-            if text.strip(" \n\t\r▁") and text != tokenizer.unk_token  # which any unknown character gives
+            if text.strip(" \n\t\r▁")
+            and text != tokenizer.unk_token  # an unknown character also encodes to it
         )
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self.marks = frozenset(id for id in self.control if id in added and not added[id].special)
         self.template_ids = _without_prefix(tokenizer)
-        """The ids of what a template wrote, control tokens included."""
         self._layouts: dict[tuple[tuple[str, ...], bool], list[str]] = {}
         self.takes_system = self._takes_system()
         self._first = self.layout(("system", "user")[not self.takes_system :])
 
     @property
     def opens_thought(self) -> bool:
-        """Whether the template makes every reply begin inside a thought, as that of a model that always thinks."""
+        """Whether every reply begins inside a thought, as in the template of a model that always thinks."""
         return bool(opened_thought(self._first[-1]))
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of a conversation, up to where the assistant's next message begins."""
+        """The ids of a conversation up to the start of the assistant's next message."""
         roles = [message["role"] for message in messages]
         contents = [message["content"] for message in messages]
         if roles[0] == "system" and not self.takes_system:
@@ -113,7 +114,13 @@ class ChatEncoder:
         return self.join(self.layout(tuple(roles)), contents)
 
     def join(self, pieces: Sequence[str], contents: Sequence[str], *, marks: bool = False) -> list[int]:
-        """The ids of what a template writes, with messages between: `pieces` is one longer than `contents`."""
+        """The ids of the template's text with messages in it.
+
+        Args:
+            pieces: the template's text before, between and after the messages; one more than `contents`.
+            contents: the messages.
+            marks: whether the messages may contain marks.
+        """
         ids: list[int] = []
         for piece, content in zip(pieces, contents, strict=False):
             before = piece.rstrip(" ")
@@ -122,26 +129,31 @@ class ChatEncoder:
         return ids + self.template_ids(pieces[-1])
 
     def plain(self, text: str, *, marks: bool = False) -> list[int]:
-        """The ids of a text, none of them a control token (but for `marks`, if so said); `decode` gives it back."""
+        """The ids of a text, none of them a control token; they decode to the same text.
+
+        Args:
+            text: the text.
+            marks: whether the control tokens in `marks` are allowed.
+        """
         ids = self.template_ids(text)
         forbidden = self.control - self.marks if marks else self.control
         if forbidden.isdisjoint(ids):
             return ids
-        if len(text) == 1:  # a control token of one character, or one that normalises to it: left out
+        if len(text) == 1:  # a control token of one character, or one that normalises to it, is dropped
             return [id for id in ids if id not in forbidden]
-        # Cut in two until a cut falls inside the characters of the control token; all else keeps its ids.
+        # Halve the text until a cut falls inside the control token; all other parts keep their ids.
         half = len(text) // 2
         return self.plain(text[:half], marks=marks) + self.plain(text[half:], marks=marks)
 
     def layout(self, roles: tuple[str, ...], *, reply: bool = True) -> list[str]:
-        """What the template writes before, between and after messages of these roles.
+        """The template's text before, between and after messages.
 
         Args:
-            roles: of the messages.
-            reply: whether the assistant's next message is about to begin.
+            roles: roles of the messages.
+            reply: whether the start of the assistant's next message follows.
 
         Raises:
-            ConfigError: it refuses these roles, or does not show every message once and in order.
+            ConfigError: the template refuses these roles, or does not show every message once and in order.
         """
         if (roles, reply) not in self._layouts:
             messages = [{"role": role, "content": placeholder(number)} for number, role in enumerate(roles)]
@@ -161,8 +173,12 @@ class ChatEncoder:
     def render(self, messages: Sequence[Mapping[str, Any]], *, reply: bool) -> str:
         """The template's text of a whole conversation.
 
+        Args:
+            messages: the messages.
+            reply: whether the start of the assistant's next message follows.
+
         Raises:
-            ConfigError: the template refuses it.
+            ConfigError: the template refuses the messages.
         """
         try:
             template = self._tokenizer.get_chat_template(None, self.tools)
@@ -175,7 +191,7 @@ class ChatEncoder:
                 **self._options,
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-            # Templates are programs of strangers: what they do not expect, they refuse or fall over.
+            # Templates are third-party programs: on unexpected messages they raise errors of any kind.
             roles = ", ".join(message["role"] for message in messages)
             raise ConfigError(
                 f"the chat template of {self.name!r} refuses messages of {roles}: {error}"
@@ -194,7 +210,7 @@ class ChatEncoder:
 
 
 def _without_prefix(tokenizer: Any) -> Callable[[str], list[int]]:
-    """The tokenizer's `encode`, which puts no space before a text."""
+    """The tokenizer's `encode` without the space that some put before a text."""
 
     def usual(text: str) -> list[int]:
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False) if text else []
@@ -211,7 +227,7 @@ def _without_prefix(tokenizer: Any) -> Callable[[str], list[int]]:
 
 
 def _drop_prefix(step: Any) -> Any:
-    """A step of a tokenizer's description without what puts a space before a text; None where nothing is left."""
+    """A step of a tokenizer's description that adds no space before a text; None if nothing of it is left."""
     if step is None or step["type"] == "Prepend":
         return None
     changes: dict[str, dict[str, object]] = {

@@ -1,24 +1,23 @@
-"""The judge `local`: the prompt of the `llm` judge, put to a Hugging Face causal language model in this process.
+"""The judge `local`: the prompt of the `llm` judge, answered by a Hugging Face causal language model in this process.
 
 Two ways to read a verdict:
 
-    probabilities  For each criterion the reply is begun up to its number, `{"code": "…", "utility": `, and the
-                   number is P(1) / (P(0) + P(1)) of the next token: one forward pass, a graded u and v. The
-                   model writes no analysis first, and neither criterion sees the other's number.
-    json           The model writes its reply (greedy); the shared reader reads it, and after one failed repair
-                   the verdict is an error. u and v are what the model wrote, usually 0 or 1.
+    probabilities  For each criterion the reply is prefilled up to its number, `{"code": "…", "utility": `, and the
+                   number is P(1) / (P(0) + P(1)) of the next token: one forward pass, graded u and v. The
+                   model writes no analysis first, and neither criterion sees the number of the other.
+    json           The model writes its reply (greedy), and the reader of the `llm` judge reads it; after one failed
+                   repair the verdict is an error. u and v are what the model wrote, usually 0 or 1.
 
-Nothing is sampled. Batches are padded, so the numbers of `probabilities` can differ in the last digits with the
-batch. A prompt that does not fit the model's context is an error of that verdict; nothing is ever cut.
+Nothing is sampled. Batches are padded, so the numbers of `probabilities` can differ in the last digits between
+batches. A prompt that does not fit the model's context is an error of that verdict; prompts are never truncated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from transformers import GenerationConfig
 
 from searchgym.errors import ConfigError, did_you_mean
@@ -26,78 +25,96 @@ from searchgym.judges.llm.prompt import Prompt, grade_prompt, round_prompt
 from searchgym.judges.protocol import Grade, Trace, Verdict
 from searchgym.question import Corpus, Question
 
+from ..options import read_options, takes_options
 from .chat_encoder import ChatEncoder
 from .judge_readers import JsonReader, LanguageModel, ProbabilityReader, Reading
 from .loading import check_dtype, check_path, open_device, open_model, open_tokenizer
 
 __all__ = ["LocalJudge"]
 
+_OWNER = "judge 'local'"
 _READERS = ("probabilities", "json")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalJudgeOptions:
+    """Keyword arguments of `LocalJudge`.
+
+    Attributes:
+        revision: branch, tag or commit on the Hub.
+        verdict: "probabilities" or "json".
+        device: a torch device, or "auto": a GPU if there is one.
+        dtype: "float32", "bfloat16", "float16", or "auto": the data type in which the weights are stored.
+        batch_tokens: tokens of one batch of prompts, padding included; a longer prompt is a batch of its own.
+        max_new_tokens: longest reply in tokens (verdict "json").
+        min_mass: P(0) + P(1) below which a verdict is an error, because the model would have written something else
+            (verdict "probabilities").
+
+    Raises:
+        ConfigError: a value that cannot be used.
+    """
+
+    revision: str | None = None
+    verdict: str = "probabilities"
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_tokens: int = 16_384
+    max_new_tokens: int = 512
+    min_mass: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.verdict not in _READERS:
+            raise ConfigError(
+                f"{_OWNER}: verdict is {self.verdict!r}.{did_you_mean(str(self.verdict), _READERS)} "
+                f"Known: {', '.join(_READERS)}."
+            )
+        for option in ("batch_tokens", "max_new_tokens"):
+            value = getattr(self, option)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{_OWNER}: {option} is {value!r}: give a whole number >= 1")
+        if not isinstance(self.min_mass, int | float) or not 0.0 <= self.min_mass <= 1.0:
+            raise ConfigError(f"{_OWNER}: min_mass is {self.min_mass!r}: give a number in [0, 1]")
+        check_dtype(_OWNER, self.dtype)
+
+
+@takes_options(LocalJudgeOptions)
 class LocalJudge:
-    """See the module docstring. Grades answers too, by the same means.
+    """Judges rounds and grades answers with a local model; see the module docstring.
 
     Code that comes with a model is never run, and weights are read from safetensors files only.
     """
 
     name = "local"
 
-    def __init__(
-        self,
-        corpus: Corpus | None,
-        path: str,
-        *,
-        revision: str | None = None,
-        verdict: str = "probabilities",
-        device: str = "auto",
-        dtype: str = "auto",
-        batch_tokens: int = 16_384,
-        max_new_tokens: int = 512,
-        min_mass: float = 0.5,
-    ) -> None:
+    def __init__(self, corpus: Corpus | None, path: str, **options: Any) -> None:
         """Load the model.
 
         Args:
-            corpus: not needed.
-            path: a directory with model and tokenizer, or the id of one on the Hugging Face hub.
-            revision: branch, tag or commit on the hub.
-            verdict: "probabilities" or "json".
-            device: a torch device, or "auto": a GPU where there is one.
-            dtype: "float32", "bfloat16", "float16", or "auto": the one the weights are stored in.
-            batch_tokens: tokens of prompt put through the model at once, padding included; more than one prompt
-                only while they fit.
-            max_new_tokens: longest reply (verdict "json").
-            min_mass: P(0) + P(1) below which a verdict is an error, because the model would have written
-                something else (verdict "probabilities").
+            corpus: not used.
+            path: a directory with model and tokenizer, or the id of a model on the Hugging Face Hub.
+            **options: the fields of `LocalJudgeOptions`.
 
         Raises:
-            ConfigError: an option that cannot be used, no model there, or one that is no chat model.
+            ConfigError: an unknown option or a value that cannot be used, or a model that cannot be loaded or is not a
+                chat model.
         """
         del corpus
-        if verdict not in _READERS:
-            raise ConfigError(
-                f"judge 'local': verdict is {verdict!r}.{did_you_mean(str(verdict), _READERS)} "
-                f"Known: {', '.join(_READERS)}."
-            )
-        for option, value in (("batch_tokens", batch_tokens), ("max_new_tokens", max_new_tokens)):
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"judge 'local': {option} is {value!r}: give a whole number >= 1")
-        if not isinstance(min_mass, int | float) or not 0.0 <= min_mass <= 1.0:
-            raise ConfigError(f"judge 'local': min_mass is {min_mass!r}: give a number in [0, 1]")
-        model = _load(path, revision, open_device("judge 'local'", device), dtype, batch_tokens)
+        given = read_options(_OWNER, LocalJudgeOptions, options)
+        model = _load(path, given)
         self._reader = (
-            ProbabilityReader(model, min_mass)
-            if verdict == "probabilities"
-            else JsonReader(model, max_new_tokens)
+            ProbabilityReader(model, given.min_mass)
+            if given.verdict == "probabilities"
+            else JsonReader(model, given.max_new_tokens)
         )
 
     def judge(self, traces: Sequence[Trace]) -> list[Verdict]:
+        """One verdict per round; see `searchgym.judges.Judge`."""
         prompts = [round_prompt(trace) for trace in traces]
         readings = iter(self._read([prompt for prompt in prompts if prompt is not None]))
         return [_NOTHING if prompt is None else _verdict(next(readings)) for prompt in prompts]
 
     def grade(self, questions: Sequence[Question], answers: Sequence[str]) -> list[Grade]:
+        """One grade per answer; see `searchgym.judges.Grader`."""
         readings = self._read([grade_prompt(q, a) for q, a in zip(questions, answers, strict=True)])
         return [
             Grade.error(reading.reason, reading.cost)
@@ -107,9 +124,9 @@ class LocalJudge:
         ]
 
     def _read(self, prompts: Sequence[Prompt]) -> list[Reading]:
-        """One reading per prompt; equal prompts are read, and paid for, once."""
-        asked = {prompt.digest: prompt for prompt in prompts}
-        read = dict(zip(asked, self._reader.read(list(asked.values())), strict=True))
+        """One reading per prompt; equal prompts are read, and counted as cost, once."""
+        distinct = {prompt.digest: prompt for prompt in prompts}
+        read = dict(zip(distinct, self._reader.read(list(distinct.values())), strict=True))
         paid: set[bytes] = set()
         readings = []
         for prompt in prompts:
@@ -129,25 +146,22 @@ def _verdict(reading: Reading) -> Verdict:
     return Verdict.ok(utility, reading.numbers["reasoning"], reading.reason, reading.cost)
 
 
-def _load(
-    path: str, revision: str | None, device: torch.device, dtype: str, batch_tokens: int
-) -> LanguageModel:
-    owner = "judge 'local'"
-    check_path(owner, "path", path)
-    check_dtype(owner, dtype)
-    tokenizer = open_tokenizer(owner, path, revision)
-    model = open_model(owner, path, dtype, revision)
+def _load(path: str, options: LocalJudgeOptions) -> LanguageModel:
+    device = open_device(_OWNER, options.device)
+    check_path(_OWNER, "path", path)
+    tokenizer = open_tokenizer(_OWNER, path, options.revision)
+    model = open_model(_OWNER, path, options.dtype, options.revision)
     try:
         encoder = ChatEncoder(tokenizer)
     except ConfigError as error:
-        raise ConfigError(f"{owner}: {error}") from error
+        raise ConfigError(f"{_OWNER}: {error}") from error
     model.requires_grad_(False).to(device)
     model.generation_config = _greedy(model, tokenizer)
-    return LanguageModel(model, tokenizer, encoder, _context(model, tokenizer), batch_tokens)
+    return LanguageModel(model, tokenizer, encoder, _context(model, tokenizer), options.batch_tokens)
 
 
 def _greedy(model: Any, tokenizer: Any) -> GenerationConfig:
-    """Greedy, with the model's own ends of a message and nothing else of its defaults (penalties, sampling)."""
+    """Greedy generation with the model's end-of-message tokens and none of its other defaults (penalties, sampling)."""
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -161,7 +175,7 @@ def _greedy(model: Any, tokenizer: Any) -> GenerationConfig:
 
 
 def _context(model: Any, tokenizer: Any) -> int:
-    """Tokens the model can read: what its configuration and its tokenizer's say, whichever is less."""
+    """Longest context in tokens: the lesser of the limits of the model's and the tokenizer's configuration."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     known = [n for n in (positions, tokenizer.model_max_length) if isinstance(n, int)]
     return min(known)

@@ -1,4 +1,4 @@
-"""How a verdict is read off a causal language model: from the next token's probabilities, or from a reply."""
+"""Reads a verdict from a causal language model: from the probabilities of the next token, or from a reply."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from searchgym.errors import ConfigError
 from searchgym.judges.llm.prompt import Message, Prompt
 from searchgym.judges.llm.replies import UnreadableReplyError, read_grade, read_verdict
 
+from ..lm.cached_forward import CachedForward
 from .chat_encoder import ChatEncoder
 
 __all__ = ["JsonReader", "LanguageModel", "ProbabilityReader", "Reading"]
 
 _NUMBERS = {"search": ("reasoning", "utility"), "answer": ("reasoning",), "grade": ("correct",)}
-"""What is asked about each task. The utility of an answer is 0 without asking: it retrieved nothing."""
+"""The numbers of each task. The utility of an answer is always 0, because it retrieves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a model said to one prompt.
+    """The result of one prompt.
 
     Attributes:
-        numbers: by name, each in [0, 1]; None where no verdict could be read.
-        reason: the model's analysis, or what went wrong.
+        numbers: by name, each in [0, 1]; None if no verdict could be read.
+        reason: the model's analysis, or what failed.
         cost: calls, input and output tokens.
     """
 
@@ -43,10 +44,10 @@ class LanguageModel:
     """A loaded model.
 
     Attributes:
-        model: a causal language model in evaluation mode; its generation defaults are greedy.
+        model: a causal language model in evaluation mode, with greedy generation by default.
         tokenizer: its tokenizer.
-        encoder: messages to ids.
-        context: tokens it can read, the reply included.
+        encoder: encodes messages.
+        context: longest prompt and reply together, in tokens.
         batch_tokens: tokens of one batch of prompts.
     """
 
@@ -57,7 +58,7 @@ class LanguageModel:
     batch_tokens: int
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Positions of prompts that go through the model together: alike in length, within `batch_tokens`."""
+        """Yields the positions of prompts of one batch: of similar length, within `batch_tokens`."""
         batch: list[int] = []
         for position in sorted(range(len(lengths)), key=lambda i: lengths[i]):
             if batch and lengths[position] * (len(batch) + 1) > self.batch_tokens:
@@ -68,7 +69,7 @@ class LanguageModel:
             yield batch
 
     def pad(self, rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
-        """Ids and mask, [B, T]; shorter rows are padded on the left or the right."""
+        """Ids and mask, [B, T], of rows padded on the left or on the right."""
         longest = max(map(len, rows))
         fill: int = self.model.generation_config.pad_token_id
         gaps = [longest - len(row) for row in rows]
@@ -84,41 +85,50 @@ class LanguageModel:
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
     def too_long(self, prompt: int, reply: int) -> str:
-        """Why a prompt does not fit, or ""."""
+        """Why a prompt does not fit the context, or ""."""
         if prompt + reply <= self.context:
             return ""
         return f"the prompt has {prompt} tokens and the reply needs {reply}: the model's context is {self.context}"
 
 
 class ProbabilityReader:
-    """Reads each number as P(1) / (P(0) + P(1)) of the token that would stand in its place.
+    """Reads each number as P(1) / (P(0) + P(1)) of the token in its place.
 
     Args:
         model: the model.
-        min_mass: the least P(0) + P(1) that counts as having answered.
+        min_mass: the least P(0) + P(1) that counts as an answer.
 
     Raises:
-        ConfigError: replies begin inside a thought, or 0 and 1 are not one token each.
+        ConfigError: replies begin inside a thought, 0 and 1 are not one token each, or the model does not use a
+            key-value cache.
     """
 
     def __init__(self, model: LanguageModel, min_mass: float) -> None:
         if model.encoder.opens_thought:
             raise ConfigError(
-                "judge 'local': this model thinks before every reply, so its next token is no verdict: "
+                "judge 'local': this model thinks before every reply, so its next token is not a verdict: "
                 "give verdict='json' with room in max_new_tokens, or another model"
             )
         self._lm = model
         self._min_mass = min_mass
-        self._question("0123456789abcdef", "reasoning")
+        question = self._question("0123456789abcdef", "reasoning")
+        try:
+            self._forward = CachedForward(model.model)
+            # A trial: a model that ignores its cache is refused here and not at the first verdict.
+            self._next_tokens([question.tail], [[question, question]])
+        except ConfigError as error:
+            raise ConfigError(f"judge 'local': {error}; verdict='json' does without") from error
 
     def read(self, prompts: Sequence[Prompt]) -> list[Reading]:
         """One reading per prompt, in order."""
         rows = [self._lm.encoder.encode(prompt.messages()) for prompt in prompts]
-        asked = [[self._question(prompt.code, name) for name in _NUMBERS[prompt.task]] for prompt in prompts]
+        questions = [
+            [self._question(prompt.code, name) for name in _NUMBERS[prompt.task]] for prompt in prompts
+        ]
         readings: dict[int, Reading] = {}
         fitting = []
-        for position, (row, questions) in enumerate(zip(rows, asked, strict=True)):
-            problem = self._lm.too_long(len(row), max(len(q.tail) for q in questions))
+        for position, (row, own) in enumerate(zip(rows, questions, strict=True)):
+            problem = self._lm.too_long(len(row), max(len(q.tail) for q in own))
             if problem:
                 readings[position] = Reading(None, problem, {})
             else:
@@ -126,13 +136,13 @@ class ProbabilityReader:
         for batch in self._lm.batches([len(rows[i]) for i in fitting]):
             chosen = [fitting[i] for i in batch]
             try:
-                answers = self._next_tokens([rows[i] for i in chosen], [asked[i] for i in chosen])
+                answers = self._next_tokens([rows[i] for i in chosen], [questions[i] for i in chosen])
             except torch.OutOfMemoryError as error:
                 problem = _out_of_memory([rows[i] for i in chosen], error)
                 readings.update((i, Reading(None, problem, {})) for i in chosen)
                 continue
             for i, answer in zip(chosen, answers, strict=True):
-                tokens = len(rows[i]) + sum(len(question.tail) for question in asked[i])
+                tokens = len(rows[i]) + sum(len(question.tail) for question in questions[i])
                 cost = {"calls": 1, "input_tokens": tokens, "output_tokens": 0}
                 readings[i] = self._reading(_NUMBERS[prompts[i].task], answer, cost)
         return [readings[i] for i in range(len(prompts))]
@@ -154,50 +164,44 @@ class ProbabilityReader:
 
     @torch.inference_mode()
     def _next_tokens(
-        self, rows: Sequence[Sequence[int]], asked: Sequence[Sequence[_Question]]
+        self, rows: Sequence[Sequence[int]], questions: Sequence[Sequence[_Question]]
     ) -> list[list[tuple[float, float]]]:
-        """(number, P(0) + P(1)) for each question of each row; a row's prompt is read once for all of them."""
-        model = self._lm.model
+        """(number, P(0) + P(1)) for each question of each row; the prompt of a row is read once."""
         ids_BT, mask_BT = self._lm.pad(rows, left=True)
         positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
-        prompt = model(
-            input_ids=ids_BT,
-            attention_mask=mask_BT,
-            position_ids=positions_BT,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        # The prompt's logits are not read: computing only the last saves memory.
+        few = {"logits_to_keep": 1} if self._forward.takes("logits_to_keep") else {}
+        _, cache = self._forward(input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT, **few)
         found: list[list[tuple[float, float]]] = [[] for _ in rows]
-        most = max(map(len, asked))
+        most = max(map(len, questions))
         for turn in range(most):
-            # A row with fewer questions repeats its last one, to no use.
-            questions = [row[min(turn, len(row) - 1)] for row in asked]
-            tails_BL, tail_mask_BL = self._lm.pad([q.tail for q in questions], left=False)
+            # A row with fewer questions repeats its last one; the result is dropped.
+            current = [row[min(turn, len(row) - 1)] for row in questions]
+            tails_BL, tail_mask_BL = self._lm.pad([q.tail for q in current], left=False)
             positions_BL = mask_BT.sum(-1, keepdim=True) + torch.arange(
                 tails_BL.shape[1], device=ids_BT.device
             )
-            cache = prompt.past_key_values
-            logits_BLV = model(
+            outputs, _ = self._forward(
+                cache if turn == most - 1 else copy.deepcopy(cache),
                 input_ids=tails_BL,
                 attention_mask=torch.cat([mask_BT, tail_mask_BL], dim=1),
                 position_ids=positions_BL,
-                past_key_values=cache if turn == most - 1 else copy.deepcopy(cache),
-                use_cache=True,
-            ).logits
+            )
+            logits_BLV = outputs.logits
             last_B = tail_mask_BL.sum(-1) - 1
             every_B = torch.arange(len(rows), device=ids_BT.device)
             logprobs_BV = logits_BLV[every_B, last_B].float().log_softmax(-1)
-            digits_B2 = torch.tensor([[q.zero, q.one] for q in questions], device=ids_BT.device)
+            digits_B2 = torch.tensor([[q.zero, q.one] for q in current], device=ids_BT.device)
             pairs_B2 = logprobs_BV.gather(-1, digits_B2)
             numbers = (pairs_B2[:, 1] - pairs_B2[:, 0]).sigmoid().tolist()
             masses = pairs_B2.exp().sum(-1).tolist()
-            for row, questions_of_row, number, mass in zip(found, asked, numbers, masses, strict=True):
+            for row, questions_of_row, number, mass in zip(found, questions, numbers, masses, strict=True):
                 if turn < len(questions_of_row):
                     row.append((number, min(mass, 1.0)))
         return found
 
     def _question(self, code: str, name: str) -> _Question:
-        """The beginning of a reply up to its number, whatever tokens the digits merge with (" 1", "1")."""
+        """The beginning of a reply up to its number, whichever tokens the digits merge with (" 1", "1")."""
         stem = f'{{"code": "{code}", "{name}": '
         zero, one = (self._lm.encoder.plain(stem + digit) for digit in "01")
         shared = next((i for i, (a, b) in enumerate(zip(zero, one, strict=False)) if a != b), -1)
@@ -216,11 +220,11 @@ class _Question:
 
 
 class JsonReader:
-    """Lets the model reply and reads the reply; a reply that cannot be read is asked for once more.
+    """Lets the model reply and reads the reply; an unreadable reply is requested once more.
 
     Args:
         model: the model.
-        max_new_tokens: longest reply.
+        max_new_tokens: longest reply in tokens.
     """
 
     def __init__(self, model: LanguageModel, max_new_tokens: int) -> None:

@@ -1,10 +1,11 @@
-"""Opens Hugging Face models from directories and from the hub: safetensors only, and no code that comes with them."""
+"""Opens Hugging Face models from directories and from the Hub: safetensors only, and no code that comes with a model."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,20 +14,96 @@ from transformers.utils import logging as transformers_logging
 
 from searchgym.errors import ConfigError, did_you_mean
 
-__all__ = ["DTYPES", "check_dtype", "check_path", "open_device", "open_model", "open_tokenizer", "quietly"]
+from .lora import Adapter, adapter_base
+from .options import HFOptions
+
+__all__ = [
+    "DTYPES",
+    "ChatModel",
+    "check_dtype",
+    "check_path",
+    "open_chat_model",
+    "open_device",
+    "open_model",
+    "open_tokenizer",
+    "quietly",
+]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def open_device(owner: str, name: str) -> torch.device:
-    """The device of that name; "auto": a GPU where there is one.
+@dataclass(frozen=True, slots=True)
+class ChatModel:
+    """A loaded chat model.
+
+    Attributes:
+        model: transformers' model, on its device.
+        tokenizer: its tokenizer.
+        adapter: the LoRA adapter around it, if any.
+        source: directory or id that its own weights were loaded from.
+        dtype: data type of the weights, "float32" or "bfloat16".
+    """
+
+    model: Any
+    tokenizer: Any
+    adapter: Adapter | None
+    source: str
+    dtype: str
+
+
+def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
+    """A model with a chat template, with a new or a saved adapter where there is one.
 
     Args:
-        owner: who wants it, as errors begin, such as "judge 'local'".
-        name: as torch writes it.
+        owner: what needs it, as error messages begin: "agent 'hf'".
+        path: a directory, the id of a model on the Hub, or the directory of an adapter.
+        options: the agent's options.
 
     Raises:
-        ConfigError: it cannot be used here.
+        ConfigError: an option that cannot be used, a model that cannot be loaded, or one without a chat template.
+    """
+    device = open_device(owner, options.device)
+    dtype = options.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    path = check_path(owner, "model", path)
+    base = adapter_base(path)
+    lora = options.adapter()
+    if base is not None:
+        if lora is not None:
+            raise ConfigError(f"{owner}: {path!r} is an adapter already: leave lora out, or give its model")
+        base = check_path(owner, "base model of the adapter", base)
+    source = path if base is None else base
+    tokenizer = open_tokenizer(owner, source)
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"{owner}: {path!r} has no chat template, so it is not a chat model: use an instruction-tuned one "
+            "(its tokenizer files contain a chat template)"
+        )
+    model = open_model(owner, source, dtype, attention=options.attention).to(device)
+    rows, largest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise ConfigError(
+            f"{owner}: the tokenizer of {path!r} has ids up to {largest}, the model {rows} embeddings: they do "
+            "not belong together"
+        )
+    adapter = None
+    if base is not None:
+        adapter = Adapter.open(model, path)
+    elif lora is not None:
+        adapter = Adapter.add(model, lora, path, options.seed)
+    return ChatModel(model, tokenizer, adapter, source, dtype)
+
+
+def open_device(owner: str, name: str) -> torch.device:
+    """The device of that name.
+
+    Args:
+        owner: what needs it, as error messages begin: "judge 'local'".
+        name: a torch device, or "auto": a GPU if there is one.
+
+    Raises:
+        ConfigError: the device cannot be used on this machine.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -35,18 +112,14 @@ def open_device(owner: str, name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-        TypeError,
-    ) as error:  # torch raises an assertion for a build without
+    except (RuntimeError, AssertionError, TypeError) as error:  # an assertion where torch is built without it
         raise ConfigError(f"{owner}: device {name!r} cannot be used here: {error}") from error
     return device
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without transformers' progress bars, which would run through the live view of a training run."""
+    """Hides transformers' progress bars, which would disturb the live view of a training run."""
     logging: Any = transformers_logging  # partly untyped
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -58,20 +131,36 @@ def quietly() -> Iterator[None]:
 
 
 def check_path(owner: str, option: str, path: object) -> str:
-    """The path, if it is a directory or may be the id of a model on the hub.
+    """The path, if it is a directory or may be the id of a model on the Hub.
+
+    Args:
+        owner: what needs it, as error messages begin.
+        option: name of the option that holds it.
+        path: the value of the option.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: it is neither.
     """
     if not isinstance(path, str) or not path:
-        raise ConfigError(f"{owner}: {option} is {path!r}: give a directory or the id of a model on the hub")
+        raise ConfigError(
+            f"{owner}: {option} is {path!r}: give a directory or the id of a model on the Hugging Face Hub"
+        )
     if not os.path.isdir(path) and (path.count("/") > 1 or path.startswith((".", "/", "~"))):
         raise ConfigError(f"{owner}: there is no directory {path!r}")
     return path
 
 
 def check_dtype(owner: str, dtype: str, known: tuple[str, ...] = DTYPES) -> None:
-    """Raises `ConfigError` for a dtype not among the known."""
+    """Check the name of a data type.
+
+    Args:
+        owner: what needs it, as error messages begin.
+        dtype: the name.
+        known: the names that can be used.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
     if dtype not in known:
         raise ConfigError(
             f"{owner}: dtype is {dtype!r}.{did_you_mean(str(dtype), known)} Known: {', '.join(known)}."
@@ -81,12 +170,17 @@ def check_dtype(owner: str, dtype: str, known: tuple[str, ...] = DTYPES) -> None
 def open_tokenizer(owner: str, path: str, revision: str | None = None) -> Any:
     """The tokenizer of a model.
 
+    Args:
+        owner: what needs it, as error messages begin.
+        path: directory or id.
+        revision: branch, tag or commit on the Hub.
+
     Raises:
-        ConfigError: there is none.
+        ConfigError: it cannot be loaded.
     """
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except Exception as error:  # a hub, a file system and any tokenizer may raise anything
+    except Exception as error:  # the Hub, the file system and any tokenizer may raise anything
         raise _not_loaded(owner, path, error) from error
 
 
@@ -96,20 +190,20 @@ def open_model(
     """A causal language model in evaluation mode, on the CPU.
 
     Args:
-        owner: who wants it.
+        owner: what needs it, as error messages begin.
         path: directory or id.
-        dtype: of `DTYPES`; "auto": the one the weights are stored in.
-        revision: branch, tag or commit on the hub.
+        dtype: one of `DTYPES`; "auto": the data type in which the weights are stored.
+        revision: branch, tag or commit on the Hub.
         attention: transformers' implementation; None: "sdpa", or "eager" where scores have a soft cap, which sdpa
-            leaves out.
+            ignores.
 
     Raises:
-        ConfigError: no model there, or one that lacks weights.
+        ConfigError: it cannot be loaded, or weights are missing.
     """
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-        loader: Any = AutoModelForCausalLM  # its annotations know nothing of `output_loading_info`
+        loader: Any = AutoModelForCausalLM  # its annotations do not mention `output_loading_info`
         with quietly():
             model, found = loader.from_pretrained(
                 path,
@@ -120,7 +214,7 @@ def open_model(
                 output_loading_info=True,
                 attn_implementation=attention or ("eager" if capped else "sdpa"),
             )
-    except Exception as error:  # a hub, a file system and any architecture may raise anything
+    except Exception as error:  # the Hub, the file system and any architecture may raise anything
         raise _not_loaded(owner, path, error) from error
     missing = sorted(found["missing_keys"])
     if missing:

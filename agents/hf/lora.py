@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft, written and read as peft itself does it."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft, in peft's own file format."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from searchgym.errors import CheckpointError, ConfigError, MissingExtraError, did_you_mean
+from searchgym.errors import CheckpointError, ConfigError, MissingExtraError
 
 from ..lm.weights import check_tensors
+from ..options import read_options
 
 __all__ = ["Adapter", "LoraOptions", "adapter_base"]
 
@@ -27,12 +28,15 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class LoraOptions:
-    """What an adapter is.
+    """Options of an adapter.
 
     Attributes:
-        rank: of the two matrices whose product is added to a weight.
+        rank: rank of the two matrices whose product is added to a weight.
         alpha: the product is multiplied by alpha / rank; None: twice the rank.
-        targets: names of the linear layers that get one; "all-linear": all but the head.
+        targets: names of the linear layers that are adapted; "all-linear": all except the head.
+
+    Raises:
+        ConfigError: a value that cannot be used.
     """
 
     rank: int = 16
@@ -47,20 +51,15 @@ class LoraOptions:
 
     @classmethod
     def read(cls, options: Mapping[str, Any]) -> LoraOptions:
-        """From the option `lora`.
+        """From the value of the option `lora`.
 
         Raises:
-            ConfigError: an unknown name or a value that cannot be used.
+            UnknownIdError: an unknown name.
+            ConfigError: a value that cannot be used.
         """
         if not isinstance(options, Mapping):
             raise ConfigError(f'lora is {options!r}: give a dict like {{"rank": 16, "alpha": 32}}')
-        for name in options:
-            if name not in cls.__slots__:
-                raise ConfigError(
-                    f"lora has no option {name!r}.{did_you_mean(str(name), cls.__slots__)} "
-                    f"Known: {', '.join(cls.__slots__)}."
-                )
-        return cls(**options)
+        return read_options("lora", cls, options)
 
 
 def _peft() -> Any:
@@ -71,10 +70,10 @@ def _peft() -> Any:
 
 
 def adapter_base(directory: str) -> str | None:
-    """The model that the adapter in a directory belongs to; None where there is no adapter.
+    """Path or id of the model that the adapter in a directory belongs to; None where there is no adapter.
 
     Raises:
-        ConfigError: its configuration cannot be read or names no model.
+        ConfigError: the adapter's configuration cannot be read or does not name a model.
     """
     path = Path(directory) / CONFIG_FILE
     if not path.is_file():
@@ -84,7 +83,9 @@ def adapter_base(directory: str) -> str | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read: {error!r}") from error
     if not isinstance(base, str) or not base:
-        raise ConfigError(f"{path} names no base model: write its path under 'base_model_name_or_path'")
+        raise ConfigError(
+            f"{path} does not name a base model: write its path under 'base_model_name_or_path'"
+        )
     return base
 
 
@@ -92,7 +93,7 @@ class Adapter:
     """A model with an adapter.
 
     Attributes:
-        model: peft's model around it; only the adapter's weights require gradients.
+        model: peft's wrapper; only the adapter's weights require gradients.
     """
 
     def __init__(self, model: Any) -> None:
@@ -100,15 +101,21 @@ class Adapter:
 
     @property
     def idle(self) -> bool:
-        """Whether it does nothing yet: the second matrices start at zero."""
+        """Whether the adapter still has no effect: its second matrices start at zero."""
         return not any(bool(p.any()) for name, p in self.model.named_parameters() if "lora_B" in name)
 
     @classmethod
     def add(cls, base: Any, options: LoraOptions, path: str, seed: int) -> Adapter:
-        """A new adapter around a model from `path`; it changes nothing yet.
+        """A new adapter, which has no effect yet.
+
+        Args:
+            base: transformers' model.
+            options: shape of the adapter.
+            path: directory or id of the model, for the adapter's configuration.
+            seed: seed of the initial weights.
 
         Raises:
-            ConfigError: no such layers, or layers that cannot have one.
+            ConfigError: the target layers do not exist or cannot be adapted.
         """
         peft = _peft()
         targets = options.targets if isinstance(options.targets, str) else list(options.targets)
@@ -127,10 +134,14 @@ class Adapter:
 
     @classmethod
     def open(cls, base: Any, directory: str) -> Adapter:
-        """A saved adapter around its model.
+        """A saved adapter.
+
+        Args:
+            base: transformers' model that it belongs to.
+            directory: the adapter's directory.
 
         Raises:
-            ConfigError: it cannot be read or is no LoRA adapter.
+            ConfigError: it cannot be read or is not a LoRA adapter.
         """
         try:
             model = _peft().PeftModel.from_pretrained(base, directory, is_trainable=True)
@@ -138,16 +149,16 @@ class Adapter:
             raise ConfigError(f"the adapter in {directory!r} cannot be read: {error}") from error
         kind = type(model.peft_config["default"]).__name__
         if kind != "LoraConfig":
-            raise ConfigError(f"the adapter in {directory!r} is of another kind than LoRA: {kind}")
+            raise ConfigError(f"the adapter in {directory!r} is not a LoRA adapter: {kind}")
         return cls(model)
 
     def disabled(self) -> AbstractContextManager[None]:
-        """The model without the adapter, for as long as the context lasts."""
+        """A context in which the model ignores the adapter."""
         context: AbstractContextManager[None] = self.model.disable_adapter()
         return context
 
     def describe(self) -> dict[str, Any]:
-        """Its shape, as JSON."""
+        """Shape of the adapter, as JSON."""
         config = self.model.peft_config["default"]
         targets = config.target_modules
         return {
@@ -157,14 +168,14 @@ class Adapter:
         }
 
     def save(self, directory: Path) -> None:
-        """Write weights and configuration as peft reads them."""
+        """Write weights and configuration in peft's format."""
         self.model.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
 
     def load(self, directory: Path) -> None:
-        """Take over saved weights; nothing is changed when they do not fit.
+        """Load saved weights; the adapter is unchanged when they do not fit.
 
         Raises:
-            CheckpointError: missing, damaged or of another shape.
+            CheckpointError: the file is missing, damaged or of another shape.
         """
         path = directory / WEIGHTS_FILE
         try:

@@ -1,13 +1,13 @@
-"""Tool calls as chat templates write them: which ones the tools dialect can read, and the translation of others.
+"""Formats of tool calls in chat templates: which ones the tools dialect reads, and how others are translated.
 
 The tools dialect reads `<tool_call>{"name": …, "arguments": …}</tool_call>`, the Hermes format of Qwen2.5 and Qwen3.
-Two others are translated on the way to the environment, while the tokens stay as sampled:
+Two other formats are translated for the environment, while the tokens stay as sampled:
 
 - a bare `{"name": …, "parameters": …}` (Llama 3.1);
 - `<tool_call><function=name><parameter=key>value</parameter></function></tool_call>` (Qwen3-Coder, Qwen3.5, Nemotron).
 
-Every other format is refused, with the reason. Mistral's, for one: its template wants the id that the model gave its
-call back with the observation.
+Every other format is refused with the reason. Mistral's is an example: its template needs the id of the call in the
+message of the observation.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _PROBE = 'A "quoted" passage,\nin <two> lines.'
 
 
 def as_written(text: str) -> str:
-    """The text itself."""
+    """The text, unchanged."""
     return text
 
 
 def call_reader(encoder: ChatEncoder, agent_context: AgentContext) -> Callable[[str], str]:
-    """How a message in the template's own format becomes one of the dialect.
+    """The function that translates a message from the template's format to the dialect's.
 
     Args:
-        encoder: one with the dialect's tools.
-        agent_context: the environment's.
+        encoder: an encoder with the dialect's tools.
+        agent_context: the environment's context.
 
     Raises:
         ConfigError: the template does not list the tools, or writes calls in a format that cannot be translated.
@@ -64,11 +64,11 @@ def call_reader(encoder: ChatEncoder, agent_context: AgentContext) -> Callable[[
 
 
 def tool_text(encoder: ChatEncoder, roles: tuple[str, ...]) -> Callable[[str], str]:
-    """How the template writes the text of a tool message: as it is, or as a JSON string.
+    """The function that writes the text of a tool message as the template does: unchanged, or as a JSON string.
 
     Args:
-        encoder: one with the dialect's tools.
-        roles: of a conversation whose last message is a tool's.
+        encoder: an encoder with the dialect's tools.
+        roles: roles of a conversation whose last message is a tool message.
 
     Raises:
         ConfigError: the template refuses tool messages, or changes their text in another way.
@@ -91,7 +91,7 @@ def _as_json(text: str) -> str:
 
 
 def _bare_calls(text: str) -> str:
-    """Put every `{"name": …, "parameters": {…}}` into the dialect's form."""
+    """Translate every `{"name": …, "parameters": {…}}` to the dialect's format."""
     kept, position = [], 0
     while (start := text.find('{"name"', position)) >= 0:
         try:
@@ -108,7 +108,7 @@ def _bare_calls(text: str) -> str:
 
 
 def _marked_calls(text: str) -> str:
-    """Put every `<function=name><parameter=key>value</parameter></function>` into the dialect's form."""
+    """Translate every `<function=name><parameter=key>value</parameter></function>` to the dialect's format."""
     kept, position = [], 0
     while (tag := _FUNCTION.search(text, position)) is not None:
         end = text.find("</function>", tag.end())
@@ -124,7 +124,7 @@ def _marked_calls(text: str) -> str:
 
 
 def _value(text: str) -> object:
-    """A parameter: a text, or a list of them in JSON."""
+    """The value of a parameter: a text, or a JSON list."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -133,7 +133,7 @@ def _value(text: str) -> object:
 
 
 def _call(name: object, arguments: object) -> str:
-    """The JSON of a call; a tag inside a value must not end it."""
+    """The JSON of a call, escaped so that a tag inside a value cannot end it."""
     return json.dumps({"name": name, "arguments": arguments}).replace("<", "\\u003c")
 
 

@@ -1,17 +1,18 @@
-"""Batched generation that keeps every episode's keys and values from round to round.
+"""Batched generation that keeps the keys and values of every episode from round to round.
 
 Each slot (one running episode) owns a row of the cache. A round feeds only the new observation, then samples
 one act for all slots together; rows whose act is complete leave the batch. Every position of a context is
-computed once in an episode's life:
+computed once in the life of an episode:
 
-- a sampled token is computed when the next one is sampled; the last one of an act with the next observation;
+- a sampled token is computed when the next one is sampled, the last token of an act with the next observation;
 - contexts that are equal in several slots (the first prompt of a group's rollouts, and later rounds of rollouts
-  that did the same) are computed in one slot and copied.
+  that acted alike) are computed in one slot and copied;
+- a forked slot gets a copy of its source's row.
 
-The rows in use are always the first ones, in the order of the call, so that decoding reads the cache through a
-view and the arithmetic of a call depends only on the contexts and their order.
+The rows in use are always the first ones, in the order of the call. So decoding reads the cache through a view, and the
+arithmetic of a call depends only on the contexts and their order.
 
-Axis suffixes as in `forward`.
+Axis suffixes as in `interface`.
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ from torch import Tensor
 
 from searchgym.errors import ConfigError, TrainingError
 
-from ..rng_streams import Streams
-from .forward import Network
-from .kv_cache import KeyValueRows
+from ..rng_streams import RngStreams
+from .interface import Network
+from .kv_cache import KVCache
 from .prefix_tree import common_beginning
 
 __all__ = ["Ending", "Engine", "EngineStats", "Generation", "GenerationEngine", "Sampling", "sample"]
 
 
 class Ending(enum.StrEnum):
-    """Why an act's sampling ended."""
+    """Why the sampling of an act ended."""
 
     CLOSED = "closed"
     """A token that closes an act, or ends the message, was sampled."""
     ROUND_LIMIT = "round_limit"
-    """`max_new_tokens` were sampled."""
+    """`max_new_tokens` tokens were sampled."""
     CONTEXT_LIMIT = "context_limit"
-    """The context is full: the episode cannot go on."""
+    """The context is full: the episode cannot continue."""
     FAILED = "failed"
-    """The engine gave no act: infrastructure. The context is as it was before."""
+    """The engine returned no act (infrastructure failure). The context is as it was before."""
 
 
 @dataclass(slots=True)
@@ -53,8 +54,9 @@ class Generation:
     """One sampled act.
 
     Attributes:
-        prompt_ids: what was fed before it; empty when the context had no room left for it.
-        token_ids, logprobs: the sampled tokens and their log-probabilities.
+        prompt_ids: tokens fed before it; empty when they did not fit the context.
+        token_ids: the sampled tokens.
+        logprobs: their log-probabilities.
         ending: why sampling ended.
     """
 
@@ -66,16 +68,24 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn: from softmax(logits / temperature), cut to the `top_p` nucleus, or its mode.
+    """How tokens are drawn: from softmax(logits / temperature), restricted to the `top_p` nucleus, or its mode.
 
-    With `streams` each slot draws from its own; otherwise all draw from `generator`, row by row.
+    Attributes:
+        generator: source of randomness of all slots, row by row.
+        temperature: of the softmax.
+        top_p: probability mass of the nucleus.
+        greedy: take the most likely token.
+        rng_streams: one stream per slot, used in place of `generator`.
+
+    Raises:
+        ConfigError: temperature or `top_p` out of range.
     """
 
     generator: torch.Generator
     temperature: float = 1.0
     top_p: float = 1.0
     greedy: bool = False
-    streams: Streams | None = None
+    rng_streams: RngStreams | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
@@ -86,17 +96,18 @@ class Sampling:
 
 @dataclass(slots=True)
 class EngineStats:
-    """Work done, added up over calls.
+    """Work done, summed over calls.
 
     Attributes:
         prompt_tokens: tokens fed by the caller.
-        prefilled_tokens: positions computed in prefill (prompts, and the last token of the act before).
-        copied_tokens: positions taken from a slot with the same context instead.
-        padded_tokens: positions computed in prefill beyond those.
-        sampled_tokens: tokens drawn.
+        prefilled_tokens: positions computed in prefill (prompts, and the last token of the previous act).
+        copied_tokens: positions copied from a slot with the same context instead.
+        padded_tokens: positions of padding in prefill.
+        sampled_tokens: tokens sampled.
         decoded_tokens: positions computed while sampling.
         decode_steps: forward passes while sampling.
-        prefill_seconds, decode_seconds: wall time.
+        prefill_seconds: wall time of prefill.
+        decode_seconds: wall time of sampling.
     """
 
     prompt_tokens: int = 0
@@ -111,13 +122,13 @@ class EngineStats:
 
 
 class GenerationEngine(Protocol):
-    """What draws the acts of running episodes, each in a slot of its own: `Engine`, or one in another process.
+    """Samples the acts of running episodes, each in its own slot: `Engine`, or an engine in another process.
 
     Attributes:
-        max_new_tokens: limit of one act.
-        max_context: limit of prompt and sampled tokens of an episode together.
+        max_new_tokens: limit of one act, in tokens.
+        max_context: limit of an episode, in tokens, prompts included.
         stop_ids: tokens that end an act.
-        closes: whether the last of an act's tokens completes its closing, for closings that are no single token.
+        closes: whether the last token of an act completes its closing, for closings of more than one token.
         stop_strings: the closings as text, for engines that stop by text.
         stats: work done.
     """
@@ -136,13 +147,13 @@ class GenerationEngine(Protocol):
         """Start empty contexts in these slots."""
 
     def started(self, slot: int) -> bool:
-        """Whether the slot was fed anything since it was begun."""
+        """Whether the slot was fed any tokens since `begin`."""
 
     def context(self, slot: int) -> list[int]:
         """All tokens of a slot so far, fed and sampled."""
 
-    def fork(self, source: int, target: int) -> None:
-        """Copy the context of slot `source` to slot `target` (begun here if new)."""
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """Copy the context of slot `source` to each target slot; a target need not be begun."""
 
     def generate(
         self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sampling
@@ -150,22 +161,32 @@ class GenerationEngine(Protocol):
         """Feed one prompt to each slot and sample one act after it."""
 
     def sync(self, model: Any, version: int) -> None:
-        """Take over new weights. `model` is transformers' or peft's; an engine that reads the trainer's own weights
-        has nothing to do."""
+        """Sample from new weights from now on.
+
+        Args:
+            model: transformers' or peft's model. An engine that reads the trainer's own weights ignores it.
+            version: number of optimizer updates.
+        """
 
     def release(self) -> None:
-        """Rollouts are over for now: memory may be given back until the next `generate`."""
+        """Rollouts are over for now: the engine may free memory until the next `generate`."""
 
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """A running episode: its whole context, and how many of its positions the cache row holds."""
+    """A running episode.
+
+    Attributes:
+        row: its row of the cache.
+        context: all its tokens.
+        cached: number of its first positions that the row holds.
+        uniform_T: the numbers that the current act's tokens are drawn with, where the slot has its own random stream.
+    """
 
     row: int
     context: list[int] = field(default_factory=list)
     cached: int = 0
     uniform_T: Sequence[float] = ()
-    """Numbers the act's tokens are drawn with, where the slot has a stream of its own."""
 
 
 class Engine:
@@ -174,14 +195,14 @@ class Engine:
     Args:
         network: the model; its weights are read at every call.
         stop_ids: tokens that end an act.
-        max_new_tokens: limit of one act.
-        max_context: limit of prompt and sampled tokens of an episode together.
+        max_new_tokens: limit of one act, in tokens.
+        max_context: limit of an episode, in tokens, prompts included.
         batch_tokens: prefill runs in batches of about this many tokens.
-        share_from: contexts without anything in the cache that all begin with at least this many equal tokens (a
-            system prompt) have these computed once; None: only whole contexts are shared.
+        share_from: new contexts that begin with at least this many common tokens (a system prompt) have these
+            computed once; None: only equal contexts are shared.
 
-    Attributes:
-        closes: see `GenerationEngine`.
+    Raises:
+        ConfigError: a limit that is out of range.
     """
 
     def __init__(
@@ -211,11 +232,11 @@ class Engine:
         self.clear()
 
     def sync(self, model: Any, version: int) -> None:
-        """Nothing to do: the weights are the trainer's."""
+        """See `GenerationEngine`: there is nothing to do, the weights are the trainer's."""
 
     def release(self) -> None:
-        """Give the cache's memory back. Contexts stay; episodes that go on have theirs computed again."""
-        self._cache = KeyValueRows(self.network)
+        """Free the cache. Contexts stay, and those of episodes that continue are computed again."""
+        self._cache = KVCache(self.network)
         for slot in self._slots.values():
             slot.cached = 0
 
@@ -223,7 +244,7 @@ class Engine:
         """Forget all slots and free the cache."""
         self._slots: dict[int, _Slot] = {}
         self._at: list[_Slot] = []  # which slot each row belongs to
-        self._cache = KeyValueRows(self.network)
+        self._cache = KVCache(self.network)
 
     def begin(self, slots: Iterable[int]) -> None:
         """Start empty contexts in these slots."""
@@ -235,7 +256,7 @@ class Engine:
             slot.context, slot.cached = [], 0
 
     def started(self, slot: int) -> bool:
-        """Whether the slot was fed anything since it was begun."""
+        """Whether the slot was fed any tokens since `begin`."""
         return bool(self._slot(slot).context)
 
     def context(self, slot: int) -> list[int]:
@@ -243,16 +264,25 @@ class Engine:
         return list(self._slot(slot).context)
 
     @torch.inference_mode()
-    def fork(self, source: int, target: int) -> None:
-        """Copy the context of slot `source`, with its keys and values, to slot `target` (begun here if new)."""
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """Copy the context of slot `source`, with its keys and values, to each target slot.
+
+        Args:
+            source: a slot that was begun.
+            targets: slots; one that is running is replaced, one that was not begun is begun. The source itself may
+                be among them and stays as it is.
+
+        Raises:
+            ConfigError: the source was not begun.
+        """
         origin = self._slot(source)
-        if source == target:
-            return
-        self.begin([target])
-        copy = self._slots[target]
-        copy.context, copy.cached = list(origin.context), origin.cached
+        others = [target for target in targets if target != source]
+        self.begin(others)
+        copies = [self._slots[target] for target in others]
+        for copy in copies:
+            copy.context, copy.cached = list(origin.context), origin.cached
         self._reserve(origin.cached)
-        self._cache.move([origin.row], [copy.row], origin.cached)
+        self._cache.move([origin.row] * len(copies), [copy.row for copy in copies], origin.cached)
 
     @torch.inference_mode()
     def generate(
@@ -260,9 +290,17 @@ class Engine:
     ) -> list[Generation]:
         """Feed one prompt to each slot and sample one act after it.
 
+        Args:
+            slots: the slots, each once.
+            prompts: token ids to feed, one list per slot.
+            sampling: how tokens are drawn.
+
+        Returns:
+            One act per slot, in order.
+
         Raises:
             ConfigError: a slot that was not begun or appears twice, or an empty first prompt.
-            TrainingError: the weights give logits that are not finite.
+            TrainingError: the weights produce logits that are not finite.
         """
         if len(set(slots)) < len(slots):
             raise ConfigError(f"slots {list(slots)} name one twice: give each slot once per call")
@@ -279,14 +317,14 @@ class Engine:
             results.append(Generation(list(prompt)))
             feeding.append(slot)
             active.append(results[-1])
-            if sampling.streams is not None and not sampling.greedy:
-                slot.uniform_T = sampling.streams.uniform([number], self.max_new_tokens)[0].tolist()
+            if sampling.rng_streams is not None and not sampling.greedy:
+                slot.uniform_T = sampling.rng_streams.uniform([number], self.max_new_tokens)[0].tolist()
         if feeding:
             start = time.perf_counter()
             for slot, generation in zip(feeding, active, strict=True):
                 slot.context.extend(generation.prompt_ids)
                 self.stats.prompt_tokens += len(generation.prompt_ids)
-            # Room for the act, and for prefill rows padded to the longest of their batch.
+            # Leave room for the act, and for prefill rows padded to the longest of their batch.
             padded = max(s.cached for s in feeding) + max(len(s.context) - s.cached for s in feeding)
             self._reserve(max(padded, max(len(s.context) for s in feeding) + self.max_new_tokens))
             self._arrange(feeding)
@@ -307,7 +345,7 @@ class Engine:
         self._cache.reserve(len(self._at), columns, self.max_context + self.max_new_tokens)
 
     def _arrange(self, slots: list[_Slot]) -> None:
-        """Put these slots into the first rows, in order; whoever was there takes a place that became free."""
+        """Move these slots into the first rows, in order; the slots that were there take the rows that become free."""
         at = list(self._at)
         place = {slot: i for i, slot in enumerate(at)}
         for i, slot in enumerate(slots):
@@ -326,7 +364,7 @@ class Engine:
         self._at = at
 
     def _prefill(self, slots: list[_Slot]) -> Tensor:
-        """Compute what the cache lacks of each context; gives the logits after it, [len(slots), V]."""
+        """Compute the part of each context that is not cached; returns the logits after it, [len(slots), V]."""
         first: dict[tuple[int, ...], int] = {}  # context -> the slot that computes it
         leader = [first.setdefault(tuple(slot.context), i) for i, slot in enumerate(slots)]
         self._share([slots[i] for i in first.values() if not slots[i].cached])
@@ -354,11 +392,11 @@ class Engine:
         return logits[[place[j] for j in leader]]
 
     def _share(self, slots: list[_Slot]) -> None:
-        """Compute what fresh contexts begin with in common in the first of them, and copy it to the others."""
+        """Compute the common beginning of new contexts in the first of them and copy it to the others."""
         if self.share_from is None or len(slots) < 2:
             return
         shortest, longest = (choose(slot.context for slot in slots) for choose in (min, max))
-        common = common_beginning(shortest, longest)  # of the least and greatest in order: of all
+        common = common_beginning(shortest, longest)  # the first and the last in order: common to all
         common = min(common, *(len(slot.context) - 1 for slot in slots))  # the last token's logits are needed
         if common < self.share_from:
             return
@@ -370,7 +408,7 @@ class Engine:
         self.stats.copied_tokens += common * len(others)
 
     def _prefill_batch(self, slots: list[_Slot], end: int | None = None) -> Tensor:
-        """Put what the cache lacks of these contexts (up to `end`) into it; hidden states at the last, [B, W]."""
+        """Cache the missing part of these contexts (up to position `end`); returns the last hidden states, [B, W]."""
         new = [slot.context[slot.cached : end] for slot in slots]
         longest = max(map(len, new))
         device = self.network.device
@@ -396,7 +434,7 @@ class Engine:
         device = self.network.device
         for step in range(1, self.max_new_tokens + 1):
             uniform_B1 = None
-            if sampling.streams is not None and not sampling.greedy:
+            if sampling.rng_streams is not None and not sampling.greedy:
                 uniform_B1 = torch.tensor([[slot.uniform_T[step - 1]] for slot in slots])
             tokens_B, logprobs_B = sample(logits_BV, sampling, uniform_B1)
             running: list[int] = []
@@ -443,19 +481,19 @@ class Engine:
 def sample(logits_BV: Tensor, sampling: Sampling, uniform_B1: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Draw one token per row.
 
-    Inverts the cumulative distribution in float64 with one float32 uniform number per row: a token of
+    The cumulative distribution is inverted in float64 with one float32 uniform number per row, so a token of
     probability 0 is never drawn.
 
     Args:
         logits_BV: one row per slot.
-        sampling: temperature and so on.
+        sampling: temperature, nucleus and generator.
         uniform_B1: the numbers to draw with; None draws them from the generator.
 
     Returns:
-        tokens_B, and logprobs_B under softmax(logits / temperature), whatever `top_p` and `greedy` are.
+        tokens_B, and logprobs_B under softmax(logits / temperature), independent of `top_p` and `greedy`.
 
     Raises:
-        TrainingError: logits that are not finite.
+        TrainingError: the logits are not finite.
     """
     logprobs_BV = torch.log_softmax(logits_BV.float() / sampling.temperature, dim=-1)
     if not bool(torch.isfinite(logprobs_BV.sum())):

@@ -1,23 +1,19 @@
-"""The forward pass of a language model, computing only what its two users need.
+"""A forward pass for decoders of Llama's shape that computes only the positions its callers need.
 
-A model's own `forward` computes every layer at every position. Generation needs the last layer's output at one
-position per row, training only at positions that predict sampled tokens (about one in eight); the other
-positions of the last layer need keys and values alone. With two layers that saves 40 % of
-training's time. What training sequences have in common at their beginning (`prefixes`) is computed once, and its
-keys and values serve all of them.
-`hidden_states` applies the sub-modules of transformers' decoders of Llama's shape (Llama, Qwen2, Qwen3, Mistral),
-adapters in them included; tests hold it to transformers' outputs. Other architectures go through their own forward
-(`network`), which is why everything else here knows a model as a `Network`.
+A model's own `forward` computes every layer at every position. Generation needs the last layer's output at one position
+per row, training only at positions that predict sampled tokens (about one in eight); at all other positions the last layer
+needs to compute keys and values only. With two layers that saves 40 % of training's time. The common beginnings of
+training sequences (`prefix_tree`) are computed once, and their keys and values serve all sequences.
 
-Axis suffixes: _B rows, _T positions computed now, _K keys (cached and new), _Q positions kept, _H heads,
-_D head size, _W width, _V vocabulary, _N sampled tokens, flattened, _U the distributions they were drawn from.
+`hidden_states` applies the sub-modules of transformers' decoders (Llama, Qwen2, Qwen3, Mistral), adapters in them
+included; tests compare it with transformers' outputs. Other architectures go through their own forward (`network`).
+
+Axis suffixes as in `interface`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,86 +22,22 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from .prefix_tree import PrefixTree, cut
+from .interface import CacheView
+from .prefix_tree import PrefixTree
 
-__all__ = [
-    "Branches",
-    "EvaluationStats",
-    "KeyValueCache",
-    "Network",
-    "TokenSequence",
-    "causal_mask",
-    "evaluate",
-    "hidden_states",
-]
-
-
-class KeyValueCache(Protocol):
-    """Where one forward pass puts its keys and values, and reads all those of its rows.
-
-    Attributes:
-        columns: key positions of the rows, those of the new tokens included.
-    """
-
-    columns: int
-
-    def store(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Add new keys and values; gives those of the rows from position 0 on, [B, H, K, D] each."""
-
-
-class Network(Protocol):
-    """A causal language model as generation and training see it; see `network` for the two there are.
-
-    Attributes:
-        model: transformers' model, without peft's wrapper around it.
-        layers, kv_heads, head_dim: shape of its keys and values.
-        width: of its hidden states.
-        positions: longest context.
-        pass_tokens: tokens that one training pass should hold.
-    """
-
-    model: Any
-    layers: int
-    kv_heads: int
-    head_dim: int
-    width: int
-    positions: int
-    pass_tokens: int
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of keys, values and hidden states."""
-
-    def step(
-        self, ids_BT: Tensor, positions_BT: Tensor, cache: KeyValueCache, keep_BQ: Tensor | None = None
-    ) -> Tensor:
-        """Hidden states after the last norm of new tokens of cached rows: [B, T, W], or of columns `keep_BQ`."""
-
-    def paths(self, tree: PrefixTree, keep_Q: NDArray[np.int64]) -> Tensor:
-        """Hidden states at positions `keep_Q` of a row that is a tree, [Q, W]; carries gradients."""
-
-    def logits(self, hidden_NW: Tensor) -> Tensor:
-        """[N, V], float32."""
-
-    def head(
-        self, hidden_UW: Tensor, target_N: Tensor, rows_N: Tensor, temperature_U: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probability of each target and entropy of its distribution, that of row `rows_N`; float32."""
+__all__ = ["Branches", "causal_mask", "hidden_states"]
 
 
 class Branches:
-    """Attention in a row that is a tree of sequences: each position attends to those before it on its path.
+    """Attention in a row that is a tree of sequences: each position attends to the positions before it on its path.
 
-    Path by path: the queries are the positions that the path adds to the tree, the keys all its positions.
+    It is computed path by path: the queries are the positions that the path adds to the tree, the keys all its positions.
 
     Args:
         tree: the row.
-        keep_Q: ascending positions of the row whose queries the last layer needs; among them the end of each path.
-        device, dtype: of the model.
+        keep_Q: ascending positions of the row whose queries the last layer needs; the end of each path is among them.
+        device: the model's.
+        dtype: the model's.
     """
 
     def __init__(
@@ -131,13 +63,13 @@ class Branches:
         self._kept_masks = [causal_TK[None, depths, :k] for depths, k in zip(kept, self._keys, strict=True)]
 
     def spread(self, x_1THD: Tensor) -> Tensor:
-        """Keys or values of all paths, one path after the other: [1, K, H, D]."""
+        """Keys or values of all paths, one path after another: [1, K, H, D]."""
         return x_1THD.index_select(1, self._columns_K) if self._repeated else x_1THD
 
     def attend(
         self, query_1HQD: Tensor, key_1HKD: Tensor, value_1HKD: Tensor, scaling: float, *, last: bool
     ) -> Tensor:
-        """[1, Q, H * D] of queries at all positions or, in the `last` layer, at the kept ones."""
+        """Attention outputs [1, Q, H * D] at all positions or, in the `last` layer, at the kept ones."""
         queries, masks = (self._kept, self._kept_masks) if last else (self._queries, self._masks)
         parts = zip(
             torch.split(query_1HQD, queries, dim=2),
@@ -157,21 +89,21 @@ def hidden_states(
     *,
     keep_BQ: Tensor | None = None,
     mask_BTK: Tensor | None = None,
-    cache: KeyValueCache | None = None,
+    cache: CacheView | None = None,
     branches: Branches | None = None,
     checkpointing: bool = False,
 ) -> Tensor:
     """Final hidden states (after the last norm) of a model of Llama's shape.
 
     Args:
-        model: the weights; a causal language model of transformers.
+        model: a causal language model of transformers.
         ids_BT: token ids.
         positions_BT: position of each id in its sequence.
-        keep_BQ: columns of `ids_BT` whose hidden states are wanted; None keeps all.
-        mask_BTK: what each position may attend to, 0 or -inf; needed without `branches`.
+        keep_BQ: columns of `ids_BT` whose hidden states are needed; None keeps all.
+        mask_BTK: 0 where a position may attend to a key, -inf elsewhere; needed without `branches`.
         cache: keys and values of earlier positions.
-        branches: in place of mask and cache, where the one row is a tree and `keep_BQ` what they were made for.
-        checkpointing: keep only what goes into a layer, and compute the layer again in the backward pass.
+        branches: replaces mask and cache where the only row is a tree; made for the same `keep_BQ`.
+        checkpointing: keep only the input of each layer and recompute the layer in the backward pass.
 
     Returns:
         [B, Q, W], or [B, T, W] without `keep_BQ`.
@@ -182,7 +114,7 @@ def hidden_states(
     last = len(inner.layers) - 1
     for index, layer in enumerate(inner.layers):
         keep = keep_BQ if index == last else None
-        given = (layer, index, x_BTW, cos_BTD, sin_BTD, keep, mask_BTK, cache, branches)
+        given = (layer, index, x_BTW, (cos_BTD, sin_BTD), keep, mask_BTK, cache, branches)
         if checkpointing:
             x_BTW = checkpoint(_layer, *given, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -195,15 +127,15 @@ def _layer(
     layer: Any,
     index: int,
     x_BTW: Tensor,
-    cos_BTD: Tensor,
-    sin_BTD: Tensor,
+    rotary_BTD: tuple[Tensor, Tensor],
     keep_BQ: Tensor | None,
     mask_BTK: Tensor | None,
-    cache: KeyValueCache | None,
+    cache: CacheView | None,
     branches: Branches | None,
 ) -> Tensor:
-    """One decoder layer; with `keep_BQ` at those columns only."""
+    """One decoder layer; with `keep_BQ`, its output at these columns only."""
     attention = layer.self_attn
+    cos_BTD, sin_BTD = rotary_BTD
     normed_BTW = layer.input_layernorm(x_BTW)
     key = _heads(attention.k_proj(normed_BTW), attention, "k_norm")
     key = _rotate(key, cos_BTD, sin_BTD)
@@ -236,7 +168,7 @@ def causal_mask(positions_BT: Tensor, keys: int, dtype: torch.dtype = torch.floa
 
 
 def _heads(x_BTW: Tensor, attention: Any, norm: str = "") -> Tensor:
-    """[B, T, H, D], normed per head where the architecture does."""
+    """[B, T, H, D], normalised per head where the architecture does that."""
     heads = x_BTW.view(*x_BTW.shape[:-1], -1, attention.head_dim)
     return getattr(attention, norm)(heads) if norm in attention._modules else heads
 
@@ -249,10 +181,10 @@ def _rotate(x_BTHD: Tensor, cos_BTD: Tensor, sin_BTD: Tensor) -> Tensor:
 def _attend(
     query_BHTD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, mask_BTK: Tensor | None, scaling: float
 ) -> Tensor:
-    """Grouped-query attention; gives [B, T, H * D]."""
+    """Grouped-query attention; returns [B, T, H * D]."""
     group = query_BHTD.shape[1] // key_BHKD.shape[1]
     if group > 1 and query_BHTD.shape[2] == 1 and mask_BTK is not None:
-        # One new token per row: the heads of a group are queries to the same keys, which need not be copied.
+        # With one new token per row, the heads of a group query the same keys, so the keys need not be copied.
         folded = query_BHTD.view(len(query_BHTD), -1, group, query_BHTD.shape[-1])
         mixed = functional.scaled_dot_product_attention(
             folded, key_BHKD, value_BHKD, attn_mask=mask_BTK.unsqueeze(1), scale=scaling
@@ -274,99 +206,3 @@ def _attend(
 
 def _pick(x_BTX: Tensor, keep_BQ: Tensor) -> Tensor:
     return x_BTX.gather(1, keep_BQ.unsqueeze(-1).expand(-1, -1, x_BTX.shape[-1]))
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSequence:
-    """One sequence to evaluate.
-
-    Attributes:
-        tokens: token ids.
-        targets: indices of the tokens whose log-probability is wanted, ascending, none of them 0.
-        temperatures: of the distribution each target was drawn from.
-    """
-
-    tokens: tuple[int, ...]
-    targets: tuple[int, ...]
-    temperatures: tuple[float, ...]
-
-
-@dataclass(slots=True)
-class EvaluationStats:
-    """What `evaluate` computed, added up over calls; nothing is padded.
-
-    Attributes:
-        computed_tokens: positions computed.
-        shared_tokens: positions not computed because another sequence begins with the same tokens.
-        target_tokens: tokens whose log-probability was asked for.
-    """
-
-    computed_tokens: int = 0
-    shared_tokens: int = 0
-    target_tokens: int = 0
-
-    @property
-    def shared(self) -> float:
-        """Share of all positions that were not computed."""
-        return self.shared_tokens / max(1, self.computed_tokens + self.shared_tokens)
-
-
-def evaluate(
-    network: Network,
-    sequences: Sequence[TokenSequence],
-    stats: EvaluationStats,
-    *,
-    batch_tokens: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability, entropy and hidden state of all targets, flattened in the order of `sequences`.
-
-    What sequences have in common at their beginning is computed once; the passes are cut so that it stays together,
-    at about `batch_tokens` tokens each (None: what suits the network). Tokens after the last target, and the last
-    target itself, are not computed.
-
-    Returns:
-        logprobs_N, entropy_N (nats), hidden_NW; gradients flow unless disabled by the caller.
-    """
-    asked = list(dict.fromkeys(s for s in sequences if s.targets))
-    if not asked:
-        empty, device = torch.zeros(0, device=network.device), network.device
-        return empty, empty, torch.zeros(0, network.width, device=device, dtype=network.dtype)
-    starts: dict[TokenSequence, int] = {}
-    total = computed = 0
-    outputs: list[tuple[Tensor, Tensor, Tensor]] = []
-    for part in cut([s.tokens[: s.targets[-1]] for s in asked], batch_tokens or network.pass_tokens):
-        tree = PrefixTree.grow([asked[i].tokens[: asked[i].targets[-1]] for i in part])
-        outputs.append(_evaluate_tree(network, tree, [asked[i] for i in part]))
-        computed += len(tree.ids_T)
-        for i in part:
-            starts[asked[i]] = total
-            total += len(asked[i].targets)
-    picked = [starts[s] + i for s in sequences for i in range(len(s.targets))]
-    stats.computed_tokens += computed
-    stats.shared_tokens += sum(s.targets[-1] for s in sequences if s.targets) - computed
-    stats.target_tokens += len(picked)
-    index_N = torch.tensor(picked, device=network.device)
-    logprobs_N, entropy_N, hidden_NW = (torch.cat(parts)[index_N] for parts in zip(*outputs, strict=True))
-    return logprobs_N, entropy_N, hidden_NW
-
-
-def _evaluate_tree(
-    network: Network, tree: PrefixTree, sequences: list[TokenSequence]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The outputs of `evaluate` for the sequences whose paths the tree is made of."""
-    device = network.device
-    at_N = np.concatenate(
-        [columns[np.array(s.targets) - 1] for columns, s in zip(tree.columns, sequences, strict=True)]
-    )
-    temperature_N = np.array([t for s in sequences for t in s.temperatures])
-    target_N = torch.tensor([s.tokens[t] for s in sequences for t in s.targets], device=device)
-    keep_Q, rank_N = np.unique(at_N, return_inverse=True)
-    hidden_QW = network.paths(tree, keep_Q)
-    pairs_U2, which_N = np.unique(np.stack([rank_N, temperature_N], axis=1), axis=0, return_inverse=True)
-    at_U, temperature_U = (
-        torch.from_numpy(x).to(device)
-        for x in (pairs_U2[:, 0].astype(np.int64), pairs_U2[:, 1].astype(np.float32))
-    )
-    rows_N = torch.from_numpy(which_N.reshape(-1)).to(device)
-    logprobs_N, entropy_N = network.head(hidden_QW[at_U], target_N, rows_N, temperature_U)
-    return logprobs_N, entropy_N, hidden_QW[torch.from_numpy(rank_N).to(device)]

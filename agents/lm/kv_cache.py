@@ -1,24 +1,29 @@
-"""Keys and values of running episodes: one row each, kept from round to round.
+"""Key-value cache of running episodes: one row per episode, kept from round to round.
 
-Axis suffixes: _R rows, _B rows of one pass, _T new positions, _K columns (positions), _H heads, _D head size.
+Axis suffixes: _R rows, _B rows of one pass, _T new positions, _K columns (positions), _H heads, _D head size, _M moves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from .forward import Network
+from .interface import Network
 
-__all__ = ["KeyValueRows", "RowsPass"]
+__all__ = ["KVCache", "KVCacheView"]
 
 
-class KeyValueRows:
-    """The cache: for each layer a buffer [2 (keys, values), rows, heads, columns, head_dim] that grows by half.
+class KVCache:
+    """One buffer per layer, [2 (keys, values), rows, heads, columns, head_dim], which grows by half when it is full.
 
-    Layer by layer, so that growing needs room for one layer twice and not for all. For a forward pass the cache is told
-    which rows and columns the pass writes. Columns beyond a row's length may hold leftovers; they are finite and
+    Buffers are per layer, so that growing needs a second copy of one layer only. Each forward pass gets a view that
+    says which rows and columns it writes. Columns beyond a row's length may hold stale values; they are finite and
     always masked.
+
+    Args:
+        network: the model whose keys and values are cached.
     """
 
     def __init__(self, network: Network) -> None:
@@ -28,7 +33,13 @@ class KeyValueRows:
         ]
 
     def reserve(self, rows: int, columns: int, most: int) -> None:
-        """Make room for that many rows and columns, keeping what is there, and for up to `most` columns to come."""
+        """Grow to at least this many rows and columns and keep the contents.
+
+        Args:
+            rows: rows needed.
+            columns: columns needed.
+            most: columns that will ever be needed; growing ahead stops there.
+        """
         _, have_rows, heads, have_columns, head_dim = self._layers[0].shape
         if rows <= have_rows and columns <= have_columns:
             return
@@ -43,8 +54,11 @@ class KeyValueRows:
             new[:, :have_rows, :, have_columns:] = 0
             self._layers[i] = new
 
-    def move(self, sources: list[int], targets: list[int], columns: int) -> None:
-        """Copy rows at once (a permutation loses nothing)."""
+    def move(self, sources: Sequence[int], targets: Sequence[int], columns: int) -> None:
+        """Copy the first `columns` columns of each source row to its target row, all at once.
+
+        A row may be both source and target (a permutation), and a source may have several targets.
+        """
         if sources and columns:
             device = self._layers[0].device
             source_M, target_M = (torch.tensor(rows, device=device) for rows in (sources, targets))
@@ -52,13 +66,19 @@ class KeyValueRows:
                 used = layer[..., :columns, :]
                 used[:, target_M] = used[:, source_M]
 
-    def at(self, rows_B: Tensor | None, positions_BT: Tensor, columns: int) -> RowsPass:
-        """The cache as one forward pass sees it; `rows_B` None stands for the first rows."""
-        return RowsPass(self._layers, rows_B, positions_BT, columns)
+    def at(self, rows_B: Tensor | None, positions_BT: Tensor, columns: int) -> KVCacheView:
+        """The view of one forward pass.
+
+        Args:
+            rows_B: row of each sequence of the batch; None: the first rows, in order.
+            positions_BT: columns that the pass writes.
+            columns: columns that it reads, the new ones included.
+        """
+        return KVCacheView(self._layers, rows_B, positions_BT, columns)
 
 
-class RowsPass:
-    """Implements `forward.KeyValueCache` for one forward pass."""
+class KVCacheView:
+    """Implements `interface.CacheView` for one forward pass; see `KVCache.at`."""
 
     def __init__(
         self, layers: list[Tensor], rows_B: Tensor | None, positions_BT: Tensor, columns: int
@@ -69,6 +89,7 @@ class RowsPass:
         self.columns = columns
 
     def store(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor) -> tuple[Tensor, Tensor]:
+        """See `CacheView`."""
         keys_RHKD, values_RHKD = self._layers[layer]
         return self._exchange(keys_RHKD, key_BHTD), self._exchange(values_RHKD, value_BHTD)
 

@@ -1,11 +1,12 @@
-"""A causal language model as generation and training need it: the two kinds of `forward.Network`.
+"""The two implementations of `interface.Network`.
 
-`DecoderNetwork` applies the sub-modules of decoders of Llama's shape itself (`forward`): it computes only the positions
-that are wanted, and attention in a tree of sequences goes path by path. `ModelNetwork` goes through the model's own
-forward, whatever it does inside (sliding windows, soft caps, mixtures of experts), with keys and values kept by ours, masks
-of four dimensions and explicit positions. It computes every layer everywhere, and its masks grow with the square of
-a pass. An architecture that keeps anything but keys and values is found out before it is used, by a trial on a few
-tokens.
+`DecoderNetwork` applies the sub-modules of decoders of Llama's shape itself (`forward`). It computes only the positions
+that are needed, and attention in a tree of sequences goes path by path.
+
+`ModelNetwork` calls the model's own forward, which may contain sliding windows, soft caps or mixtures of experts, with
+our key-value cache, four-dimensional masks and explicit positions. It computes every layer at every position, and its
+masks grow with the square of the pass. A trial on a few tokens refuses architectures whose state is more than keys and
+values.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from transformers import Cache
 
 from searchgym.errors import ConfigError
 
-from .forward import Branches, KeyValueCache, Network, causal_mask, hidden_states
+from .cached_forward import CachedForward, decoder_of
+from .forward import Branches, causal_mask, hidden_states
+from .interface import CacheView, Network
 from .prefix_tree import PrefixTree
 from .token_logprobs import token_logprobs
 
@@ -34,14 +37,14 @@ _NO_LIMIT = 2**31
 _TRIAL = (5, 3, 8, 6, 7, 4, 2, 9)
 
 
-class _WithHead:
-    """What both kinds share: the shape, and the way from hidden states to log-probabilities.
+class _BaseNetwork:
+    """Shape of the model, and the way from hidden states to log-probabilities.
 
     Args:
         model: transformers' model.
-        whole_logits: compute all logits of a training pass at once, as suits a small vocabulary, instead of in
-            blocks (`head.token_logprobs`).
-        checkpointing: compute the layers again in the backward pass instead of keeping what is inside them.
+        whole_logits: compute all logits of a training pass at once (for a small vocabulary) instead of in blocks
+            (`token_logprobs`).
+        checkpointing: recompute the layers in the backward pass instead of keeping their activations.
     """
 
     def __init__(self, model: Any, *, whole_logits: bool = False, checkpointing: bool = False) -> None:
@@ -63,23 +66,23 @@ class _WithHead:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """See `Network`."""
         weight: Tensor = self._head.weight
         return weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, keys and values."""
+        """See `Network`."""
         weight: Tensor = self._head.weight
         return weight.dtype
 
     @property
     def _plain(self) -> bool:
-        """Whether logits are a linear map of hidden states and nothing else."""
+        """Whether the logits are a linear map of the hidden states only."""
         return type(self._head) is nn.Linear and self._cap is None and self._scale == 1.0
 
     def logits(self, hidden_NW: Tensor) -> Tensor:
-        """[N, V] in float32, also where weights are half as precise: their products are summed in float32."""
+        """See `Network`. Half-precision products are summed in float32."""
         weight: Tensor = self._head.weight
         if type(self._head) is not nn.Linear or weight.dtype == torch.float32:
             logits_NV: Tensor = self._head(hidden_NW).float()
@@ -94,7 +97,7 @@ class _WithHead:
             logits_NV = logits_NV * self._scale
         return logits_NV if self._cap is None else torch.tanh(logits_NV / self._cap) * self._cap
 
-    def head(
+    def token_logprobs(
         self, hidden_UW: Tensor, target_N: Tensor, rows_N: Tensor, temperature_U: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See `Network`."""
@@ -106,12 +109,12 @@ class _WithHead:
             return token_logprobs(
                 hidden_UW, self._head.weight, target_N, temperature_U, self._head.bias, rows_N=rows_N
             )
-        return self._head_in_parts(hidden_UW[rows_N], target_N, temperature_U[rows_N])
+        return self._in_parts(hidden_UW[rows_N], target_N, temperature_U[rows_N])
 
-    def _head_in_parts(
+    def _in_parts(
         self, hidden_NW: Tensor, target_N: Tensor, temperature_N: Tensor, rows: int = 64
     ) -> tuple[Tensor, Tensor]:
-        """For logits with a soft cap, a scale or an adapter: some rows at a time, computed again for gradients."""
+        """For logits with a soft cap, a scale or an adapter: some rows at a time, recomputed for the gradients."""
         parts = []
         for start in range(0, len(hidden_NW), rows):
             part = (x[start : start + rows] for x in (hidden_NW, target_N, temperature_N))
@@ -128,16 +131,16 @@ class _WithHead:
         return logprobs_NV.gather(-1, target_N.unsqueeze(-1)).squeeze(-1), entropy_N
 
 
-class DecoderNetwork(_WithHead):
-    """A decoder of Llama's shape, by its sub-modules; see the module docstring."""
+class DecoderNetwork(_BaseNetwork):
+    """A decoder of Llama's shape, through its sub-modules; see the module docstring."""
 
     def __init__(self, model: Any, *, whole_logits: bool = False, checkpointing: bool = False) -> None:
         super().__init__(model, whole_logits=whole_logits, checkpointing=checkpointing)
-        if self.device.type != "cpu":  # there, activations of 4,096 tokens still fit the cache
+        if self.device.type != "cpu":  # on a CPU, the activations of 4,096 tokens still fit its cache
             self.pass_tokens = 32_768
 
     def step(
-        self, ids_BT: Tensor, positions_BT: Tensor, cache: KeyValueCache, keep_BQ: Tensor | None = None
+        self, ids_BT: Tensor, positions_BT: Tensor, cache: CacheView, keep_BQ: Tensor | None = None
     ) -> Tensor:
         """See `Network`."""
         mask_BTK = causal_mask(positions_BT, cache.columns, self.dtype)
@@ -159,11 +162,16 @@ class DecoderNetwork(_WithHead):
         ).squeeze(0)
 
 
-class ModelNetwork(_WithHead):
-    """Any decoder whose state is keys and values, by its own forward; see the module docstring.
+class ModelNetwork(_BaseNetwork):
+    """Any decoder whose state is keys and values, through its own forward; see the module docstring.
+
+    Args:
+        model: transformers' model.
+        whole_logits: see `DecoderNetwork`.
+        checkpointing: see `DecoderNetwork`.
 
     Raises:
-        ConfigError: the architecture needs more than that.
+        ConfigError: the architecture keeps another state, or its forward ignores our cache.
     """
 
     def __init__(self, model: Any, *, whole_logits: bool = False, checkpointing: bool = False) -> None:
@@ -172,7 +180,7 @@ class ModelNetwork(_WithHead):
             config = model.config.get_text_config()
             self._types: list[str] = list(getattr(config, "layer_types", None) or [])
             self._window: int | None = getattr(config, "sliding_window", None)
-            self._decoder = model.get_decoder()
+            self._decoder = CachedForward(decoder_of(model))
             self._layers = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
             if checkpointing:
                 enable = getattr(model, "activation_checkpointing_enable", None)
@@ -185,7 +193,7 @@ class ModelNetwork(_WithHead):
             ) from error
 
     def step(
-        self, ids_BT: Tensor, positions_BT: Tensor, cache: KeyValueCache, keep_BQ: Tensor | None = None
+        self, ids_BT: Tensor, positions_BT: Tensor, cache: CacheView, keep_BQ: Tensor | None = None
     ) -> Tensor:
         """See `Network`."""
         keys_1K = torch.arange(cache.columns, device=self.device).unsqueeze(0)
@@ -209,9 +217,8 @@ class ModelNetwork(_WithHead):
         learning = self.checkpointing and torch.is_grad_enabled()
         modes = [layer.training for layer in self._layers]
         try:
-            for (
-                layer
-            ) in self._layers:  # itself alone: what is inside it keeps its mode, and drops nothing out
+            # Only the layer's own flag: its sub-modules keep their mode, so dropout stays off.
+            for layer in self._layers:
                 layer.training = layer.training or learning
             hidden_TW = self._forward(ids_1T, depths_1T, depths_1T, allowed_1TT, None)[0]
         finally:
@@ -234,13 +241,8 @@ class ModelNetwork(_WithHead):
             masks = {"full_attention": masks, "sliding_attention": windowed} if self._types else windowed
         elif self._types:
             masks = {"full_attention": masks}
-        outputs = self._decoder(
-            input_ids=ids_BT,
-            position_ids=positions_BT,
-            attention_mask=masks,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        inputs = {"input_ids": ids_BT, "position_ids": positions_BT, "attention_mask": masks}
+        outputs = self._decoder.uncached(**inputs) if cache is None else self._decoder(cache, **inputs)[0]
         hidden_BTW: Tensor = outputs.last_hidden_state
         return hidden_BTW
 
@@ -250,7 +252,7 @@ class ModelNetwork(_WithHead):
 
     @torch.no_grad()
     def _try_out(self) -> None:
-        """Hold both ways of computing to the model's own outputs on a few tokens."""
+        """Compare both ways of computing with the model's own outputs on a few tokens."""
         odd = set(self._types) - _LAYER_TYPES
         if odd:
             raise ValueError(f"layers of type {sorted(odd)[0]}")
@@ -282,9 +284,9 @@ class ModelNetwork(_WithHead):
 
 
 class _Adapter(Cache):
-    """Our cache as a model's layers call it. The model is given positions and masks, so it asks nothing else."""
+    """Our cache as a model's layers call it. The model is given positions and masks, so it needs no other method."""
 
-    def __init__(self, cache: KeyValueCache) -> None:
+    def __init__(self, cache: CacheView) -> None:
         super().__init__(layers=[])
         self._cache = cache
 
@@ -298,7 +300,7 @@ class _Adapter(Cache):
 
 
 class _Growing:
-    """Keys and values of one row, for the trial."""
+    """Implements `CacheView` for the one row of the trial."""
 
     def __init__(self) -> None:
         self.columns = 0
@@ -313,12 +315,12 @@ class _Growing:
 
 
 def open_network(model: Any, *, own_forward: bool = False, checkpointing: bool = False) -> Network:
-    """The network of a model: by its sub-modules where it has Llama's shape, else by its own forward.
+    """The network of a model: a `DecoderNetwork` where it has Llama's shape, else a `ModelNetwork`.
 
     Args:
         model: transformers' model, without peft's wrapper.
-        own_forward: the model's own forward whatever its shape.
-        checkpointing: see `_WithHead`.
+        own_forward: use a `ModelNetwork` for any shape.
+        checkpointing: recompute the layers in the backward pass instead of keeping their activations.
 
     Raises:
         ConfigError: an architecture that cannot be used.
@@ -335,5 +337,5 @@ def _has_llama_shape(model: Any) -> bool:
         config.model_type in _LLAMA_SHAPE
         and "sliding_attention" not in (getattr(config, "layer_types", None) or [])
         and (config.model_type != "mistral" or config.sliding_window is None)
-        and rope.get("rope_type", "default") not in ("dynamic", "longrope")  # these look at the whole row
+        and rope.get("rope_type", "default") not in ("dynamic", "longrope")  # these depend on the whole row
     )

@@ -1,8 +1,8 @@
-"""Sequences that begin alike, laid out so that what they share stands there once.
+"""Sequences with common beginnings, laid out so that shared tokens appear once.
 
-The rollouts of one question share the question, those that did the same first search also its result, and so on: a
-tree. In lexicographic order every path of it shares the most with the path before, so the tree is a list of
-sequences and, for each, how many of its first tokens the one before has too.
+The rollouts of one question share the question, those with the same first search also its result, and so on: they form a
+tree. In lexicographic order each path shares most with the path before it, so the tree is a list of sequences and, for
+each, the number of its first tokens that the one before has too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PrefixTree", "common_beginning", "cut"]
+__all__ = ["PrefixTree", "common_beginning", "split_by_budget"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,10 @@ class PrefixTree:
     """Paths as one row of T tokens.
 
     Attributes:
-        ids_T: the row: of each path the tokens that it does not share with the one before.
-        depths_T: position of each in its paths.
-        columns: for each path, where its tokens lie in the row.
-        shared: for each path, how many of its tokens the path before brought into the row.
+        ids_T: the row: the tokens of each path that it does not share with the path before it.
+        depths_T: position of each token in its path.
+        columns: for each path, the positions of its tokens in the row.
+        shared: for each path, the number of first tokens that the path before it has in the row already.
     """
 
     ids_T: NDArray[np.int64]
@@ -35,7 +35,7 @@ class PrefixTree:
 
     @classmethod
     def grow(cls, paths: Sequence[tuple[int, ...]]) -> PrefixTree:
-        """The tree of one path or more, in lexicographic order."""
+        """The tree of at least one path; `paths` are in lexicographic order."""
         shared = [0, *(common_beginning(*pair) for pair in pairwise(paths))]
         columns: list[NDArray[np.int64]] = []
         total = 0
@@ -52,11 +52,14 @@ class PrefixTree:
         )
 
 
-def cut(paths: Sequence[tuple[int, ...]], budget: int) -> list[list[int]]:
-    """Positions in lexicographic order of their paths, in parts whose trees have at most `budget` tokens.
+def split_by_budget(paths: Sequence[tuple[int, ...]], budget: int) -> list[list[int]]:
+    """Split paths into parts whose trees have at most `budget` tokens each.
 
-    A path longer than the budget is a part of its own; a part that starts in the middle of a group computes what
-    the group shares again.
+    A path longer than the budget is a part of its own. A part that starts in the middle of a group computes the group's
+    shared tokens again.
+
+    Returns:
+        Positions in `paths`, in lexicographic order of the paths, each in one part.
     """
     order = sorted(range(len(paths)), key=lambda i: paths[i])
     parts: list[list[int]] = []
@@ -72,7 +75,7 @@ def cut(paths: Sequence[tuple[int, ...]], budget: int) -> list[list[int]]:
 
 
 def common_beginning(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two sequences begin with in common."""
+    """Number of tokens that two sequences have in common at their beginning."""
     for i, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return i

@@ -1,11 +1,11 @@
-"""Log-probabilities and entropies of sampled tokens, without the logits ever being there at once.
+"""Log-probabilities and entropies of sampled tokens, without holding all logits in memory.
 
-For 4,096 tokens and 151,936 words the logits alone are 2.5 GB, and a log-softmax with its gradient holds them four
-times. Here the vocabulary is taken in blocks: the first pass keeps three running numbers per row (the greatest
-logit, the sum of exponentials, the sum of exponentials times logits: the online softmax of Milakov and Gimelshein,
-arXiv 1805.02867, with the entropy beside it), the backward pass computes each block of logits again and turns it
-into gradients at once (as Wijmans et al. do for the cross-entropy, arXiv 2411.09009). A block's part of the
-gradient of the weight is complete when the block is done, so nothing is added up in low precision.
+For 4,096 tokens and 151,936 words the logits alone take 2.5 GB, and a log-softmax with its gradient holds them four
+times. Here the vocabulary is processed in blocks. The first pass keeps three running numbers per row: the greatest
+logit, the sum of exponentials, and the sum of exponentials times logits (the online softmax of Milakov and Gimelshein,
+arXiv 1805.02867, extended by the entropy). The backward pass recomputes each block of logits and turns it into gradients
+at once (as Wijmans et al. do for the cross-entropy, arXiv 2411.09009). A block's part of the weight gradient is complete
+when the block is done, so no sum is accumulated in low precision.
 
 With z = (W h + b) / temperature, p = softmax(z), H = -sum p log p and t the sampled token:
 
@@ -26,10 +26,10 @@ from torch.autograd.function import once_differentiable
 __all__ = ["BLOCK_ELEMENTS", "token_logprobs"]
 
 BLOCK_ELEMENTS = 2**23
-"""Logits of one block, where the caller does not choose: 32 MB in float32."""
+"""Logits of one block by default: 32 MB in float32."""
 
 _LEAST = -1e4
-"""Stands for log 0 where it is multiplied by its probability: exp of it is 0, but 0 * -inf is not a number."""
+"""Replaces log 0 where it is multiplied by its probability: its exponential is 0, but 0 * -inf is not a number."""
 
 
 def token_logprobs(
@@ -44,18 +44,19 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each sampled token and entropy of the distribution it was drawn from.
 
-    Gradients flow to `hidden_UW`, `weight_VW` and `bias_V`, as far as they require them: a frozen weight costs no
-    buffer of its size. Half-precision inputs are multiplied in full precision on the CPU, and with their products
-    summed in float32 on a GPU. Where all logits fit one block they are kept for the backward pass, otherwise they
+    Gradients flow to `hidden_UW`, `weight_VW` and `bias_V` where they require them; a frozen weight costs no
+    buffer of its size. Half-precision inputs are multiplied in full precision on the CPU; on a GPU their products are
+    summed in float32. Where all logits fit one block they are kept for the backward pass, otherwise they
     are computed twice.
 
     Args:
         hidden_UW: hidden states after the last norm.
-        weight_VW, bias_V: the language-model head; entries of the bias may be -inf (a word that cannot be drawn).
+        weight_VW: weight of the language-model head.
         targets_N: the sampled tokens.
-        temperatures_U: of the distributions, positive.
-        rows_N: which row of `hidden_UW` predicts each token, where several tokens share one; None: token n row n.
-        chunk: words of a block; None: as many as give `BLOCK_ELEMENTS` logits.
+        temperatures_U: temperature of each distribution, positive.
+        bias_V: bias of the head; entries may be -inf (a word that cannot be drawn).
+        rows_N: row of `hidden_UW` that predicts each token, where several tokens share one; None: row n for token n.
+        chunk: words of a block; None: as many as make `BLOCK_ELEMENTS` logits.
 
     Returns:
         logprobs_N and entropy_N in nats, float32 (float64 for such inputs).
@@ -65,16 +66,16 @@ def token_logprobs(
         chunk = max(1, BLOCK_ELEMENTS // max(1, rows))
     if rows_N is None:
         rows_N = torch.arange(rows, device=hidden_UW.device)
-    logprobs_N, entropy_U = _Head.apply(  # type: ignore[no-untyped-call]
+    logprobs_N, entropy_U = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
         hidden_UW, weight_VW, bias_V, targets_N, rows_N, temperatures_U, min(chunk, words)
     )
     return logprobs_N, entropy_U[rows_N]
 
 
 class _Blocks:
-    """The tempered logits, block by block, and the products their gradients need.
+    """The tempered logits, block by block, and the products that their gradients need.
 
-    Operands are multiplied in `operand`, results are in `work`.
+    Operands have the data type `operand`, results `work`.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class _Blocks:
     ) -> None:
         both = torch.promote_types(hidden_UW.dtype, weight_VW.dtype)
         self.work = torch.promote_types(both, torch.float32)
-        # Tensor cores multiply half precision exactly and sum in float32; a CPU has to widen it first.
+        # Tensor cores multiply half precision exactly and sum in float32; on a CPU it must be widened first.
         self.operand = both if hidden_UW.is_cuda else self.work
         self.hidden_UW = hidden_UW.to(self.operand)
         self.weight_VW, self.bias_V = weight_VW, bias_V
@@ -104,7 +105,7 @@ class _Blocks:
         return torch.mm(a, b) if self.operand == self.work else torch.mm(a, b, out_dtype=self.work)
 
 
-class _Head(torch.autograd.Function):
+class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -146,7 +147,7 @@ class _Head(torch.autograd.Function):
             blocks = _Blocks(hidden_UW, weight_VW, bias_V, temperatures_U)
             if grad_N is None:
                 grad_N = torch.zeros(len(targets_N), dtype=blocks.work, device=hidden_UW.device)
-            # Every token of a row pushes the row's whole distribution down.
+            # The gradient of every token of a row lowers the row's whole distribution.
             pushed_U1 = torch.zeros_like(entropy_U).index_add_(0, rows_N, grad_N).unsqueeze(1)
             grad_hidden_UW = torch.zeros_like(hidden_UW, dtype=blocks.work) if wants_hidden else None
             grad_weight_VW = torch.empty_like(weight_VW) if wants_weight else None
@@ -206,7 +207,7 @@ def _scan(
 
 
 def _cuts(targets_N: Tensor, words: int, chunk: int) -> Iterator[tuple[int, int, Tensor]]:
-    """The blocks of the vocabulary (first word, word after the last) and which of the targets are in each."""
+    """Yields the blocks of the vocabulary (first word, word after the last) and the targets in each."""
     starts = range(0, words, chunk)
     sorted_N, order_N = targets_N.sort()
     edges = torch.tensor([*starts, words], device=targets_N.device)

@@ -8,8 +8,9 @@ from searchgym.errors import ConfigError
 
 from ..policy import Policy, Sample, TokenOutputs
 from .engine import GenerationEngine, Sampling
-from .forward import EvaluationStats, Network, TokenSequence, evaluate
-from .prefix_tree import cut
+from .evaluation import EvaluationStats, TokenSequence, evaluate
+from .interface import Network
+from .prefix_tree import split_by_budget
 
 __all__ = ["TokenPolicy"]
 
@@ -19,7 +20,7 @@ class TokenPolicy(Policy):
 
     Attributes:
         network: the model, for training.
-        engine: draws the acts.
+        engine: samples the acts.
         evaluation: tokens computed and shared by `evaluate_tokens` so far.
     """
 
@@ -37,23 +38,24 @@ class TokenPolicy(Policy):
         targets = tuple(i for i, sampled in enumerate(segment.mask) if sampled)
         if targets and targets[0] == 0:
             raise ConfigError(
-                f"episode {sample.episode.episode_id}: a segment starts with a sampled token, which nothing predicts"
+                f"episode {sample.episode.episode_id}: a segment starts with a sampled token, so there is no context "
+                "that predicts it"
             )
         used = [rounds[segment.rounds[i]].temperature for i in targets]
         temperatures = tuple(self.temperature if t is None else t for t in used)
         return TokenSequence(tuple(segment.tokens), targets, temperatures)
 
     def cost(self, sample: Sample) -> int:
-        """See `Policy`: nothing after the last sampled token is computed."""
+        """See `Policy`: tokens after the last sampled one are not computed."""
         mask = sample.segment.mask
         return max((i for i in range(len(mask) - 1, 0, -1) if mask[i]), default=0)
 
     def micro_batches(self, samples: Sequence[Sample], budget: int) -> list[list[int]]:
-        """See `Policy`. Samples that begin alike stay together, and what they share costs once."""
+        """See `Policy`. Samples with a common beginning stay together, and the shared tokens count once."""
         paths = [tuple(sample.segment.tokens[: self.cost(sample)]) for sample in samples]
         if 0 < sum(map(len, paths)) <= budget:
             return [list(range(len(paths)))]
-        return cut(paths, budget)
+        return split_by_budget(paths, budget)
 
     def _sampling(self) -> Sampling:
-        return Sampling(self.generator, self.temperature, self.top_p, self.greedy, self.streams)
+        return Sampling(self.generator, self.temperature, self.top_p, self.greedy, self.rng_streams)

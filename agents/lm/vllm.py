@@ -1,17 +1,17 @@
-"""vLLM draws the acts: what both ways of running it share, and vLLM in this process.
+"""Acts sampled by vLLM: what both ways of running it share, and vLLM in this process.
 
     engine="vllm"          vLLM in the trainer's process, on the same GPU (this file)
     engine="vllm-server"   a running `vllm serve`, over HTTP (`vllm_server`)
 
-Both keep each slot's token ids themselves and send the whole context every round; vLLM's prefix cache holds what was
-computed of it, and what several slots share. Ids come back exactly as they were sampled, and an act is cut after the
-first id that closes it. A request names every field of the sampling distribution: vLLM would otherwise take top_k,
-top_p and a repetition penalty from the model's generation_config.json, and the tokens would come from another
-distribution than the one that is trained.
+Both keep the token ids of each slot and send the whole context every round. vLLM's prefix cache holds the computed part
+of it and the parts that several slots share, forks included. Ids come back exactly as they were sampled, and an act is cut
+after the first id that closes it. A request names every field of the sampling distribution: vLLM would otherwise take
+top_k, top_p and a repetition penalty from the model's generation_config.json, and sample from another distribution than
+the one that is trained.
 
-Log-probabilities: with `logprobs_mode="processed_logprobs"` vLLM gives those of the tempered distribution, its default
-gives those before the temperature. With top_p < 1 the processed ones are of the cut distribution, and greedy ones are
-taken at temperature 1: both are for evaluation, where nobody reads them.
+Log-probabilities: with `logprobs_mode="processed_logprobs"` vLLM returns those of the tempered distribution; its default
+returns those before the temperature. With top_p < 1 the processed ones belong to the truncated distribution, and greedy
+ones are taken at temperature 1. Both occur only in evaluation, which does not use log-probabilities.
 """
 
 from __future__ import annotations
@@ -36,7 +36,12 @@ __all__ = ["Request", "Sampled", "VLLMEngine", "VLLMSlots", "write_weights"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One act to be drawn: the whole context before it, and vLLM's sampling fields."""
+    """One act to be sampled.
+
+    Attributes:
+        context: all tokens before it.
+        fields: vLLM's sampling fields.
+    """
 
     context: list[int]
     fields: dict[str, Any]
@@ -44,7 +49,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What vLLM drew: ids and log-probabilities, and whether it stopped for a reason other than the limit."""
+    """What vLLM sampled.
+
+    Attributes:
+        token_ids: the tokens.
+        logprobs: their log-probabilities.
+        stopped: whether it stopped for a reason other than the token limit.
+    """
 
     token_ids: list[int]
     logprobs: list[float]
@@ -54,10 +65,14 @@ class Sampled:
 class VLLMSlots:
     """The part of `GenerationEngine` that does not depend on where vLLM runs.
 
+    vLLM stops at `stop_strings`; the act is then cut by `stop_ids` and `closes`.
+
+    Args:
+        max_new_tokens: limit of one act, in tokens.
+        max_context: limit of an episode, in tokens, prompts included.
+
     Attributes:
-        stop_ids, closes, stop_strings: what ends an act; see `GenerationEngine`. vLLM stops by `stop_strings`, the act
-            is cut by `stop_ids` and `closes`.
-        tempered: whether the log-probabilities that come back are those of the tempered distribution.
+        tempered: whether vLLM returns the log-probabilities of the tempered distribution.
     """
 
     def __init__(self, max_new_tokens: int, max_context: int) -> None:
@@ -83,41 +98,48 @@ class VLLMSlots:
         self._contexts.update((slot, []) for slot in slots)
 
     def started(self, slot: int) -> bool:
-        """Whether the slot was fed anything since it was begun."""
+        """Whether the slot was fed any tokens since `begin`."""
         return bool(self._context(slot))
 
     def context(self, slot: int) -> list[int]:
         """All tokens of a slot so far, fed and sampled."""
         return list(self._context(slot))
 
-    def fork(self, source: int, target: int) -> None:
-        """Copy the context of slot `source` to slot `target`; vLLM finds its keys and values in the prefix cache."""
-        self._contexts[target] = list(self._context(source))
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """Copy the context of slot `source` to each target slot.
+
+        The next act sends the whole context, whose keys and values vLLM finds in its prefix cache.
+
+        Raises:
+            ConfigError: the source was not begun.
+        """
+        context = self._context(source)
+        self._contexts.update((target, list(context)) for target in targets)
 
     def release(self) -> None:
-        """Rollouts are over: memory may be given back until the next `generate`."""
+        """Rollouts are over for now: the engine may free memory until the next `generate`."""
 
     def generate(
         self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sampling
     ) -> list[Generation]:
         """Feed one prompt to each slot and sample one act after it.
 
-        An act that vLLM did not give, for whatever reason, ends with `Ending.FAILED`; the slot is then as before.
+        An act that vLLM did not return ends with `Ending.FAILED`; the slot is then as before.
 
         Raises:
             ConfigError: a slot that was not begun or appears twice, an empty first prompt, or a temperature for which
-                this vLLM cannot give log-probabilities.
+                this vLLM cannot return log-probabilities.
         """
         if len(set(slots)) < len(slots):
             raise ConfigError(f"slots {list(slots)} name one twice: give each slot once per call")
         if sampling.temperature != 1 and not sampling.greedy and not self.tempered:
             raise ConfigError(
-                f"temperature is {sampling.temperature:g}, and this vLLM gives log-probabilities from before the "
+                f"temperature is {sampling.temperature:g}, and this vLLM returns log-probabilities from before the "
                 "temperature: start it with --logprobs-mode processed_logprobs (vLLM >= 0.10.2), or sample at "
                 "temperature 1"
             )
         generations: list[Generation] = []
-        asked: list[tuple[int, Generation, Request]] = []
+        requested: list[tuple[int, Generation, Request]] = []
         for slot, prompt in zip(slots, prompts, strict=True):
             context = [*self._context(slot), *prompt]
             if not context:
@@ -127,19 +149,19 @@ class VLLMSlots:
                 continue
             generations.append(Generation(list(prompt)))
             seed = _seed(slot, sampling)
-            asked.append((slot, generations[-1], Request(context, self._fields(context, sampling, seed))))
-        if asked:
+            requested.append((slot, generations[-1], Request(context, self._fields(context, sampling, seed))))
+        if requested:
             start = time.perf_counter()
-            # Contexts that begin alike stand together: vLLM computes what they share once.
-            asked.sort(key=lambda one: one[2].context)
-            drawn = self._draw([request for _, _, request in asked])
-            for (slot, generation, request), sampled in zip(asked, drawn, strict=True):
+            # Contexts with a common beginning are neighbours, so vLLM computes the common part once.
+            requested.sort(key=lambda one: one[2].context)
+            drawn = self._draw([request for _, _, request in requested])
+            for (slot, generation, request), sampled in zip(requested, drawn, strict=True):
                 self._take(slot, generation, request, sampled)
             self.stats.decode_seconds += time.perf_counter() - start
         return generations
 
     def _draw(self, requests: list[Request]) -> list[Sampled | None]:
-        """Have vLLM draw these acts; None for one that failed."""
+        """Let vLLM sample these acts; None stands for one that failed."""
         raise NotImplementedError
 
     def _context(self, slot: int) -> list[int]:
@@ -149,7 +171,7 @@ class VLLMSlots:
             raise ConfigError(f"slot {slot!r} has no episode: call begin([{slot!r}]) first") from None
 
     def _fields(self, context: list[int], sampling: Sampling, seed: int) -> dict[str, Any]:
-        """The fields of `vllm.SamplingParams`, which its completions endpoint takes under the same names."""
+        """The fields of `vllm.SamplingParams`; the completions endpoint takes them under the same names."""
         return {
             "temperature": 0.0 if sampling.greedy else sampling.temperature,
             "top_p": sampling.top_p,
@@ -164,11 +186,11 @@ class VLLMSlots:
             "stop": list(self.stop_strings),
             "include_stop_str_in_output": True,
             "skip_special_tokens": False,
-            "logprobs": 0,  # of the sampled token alone
+            "logprobs": 0,  # only that of the sampled token
         }
 
     def _take(self, slot: int, generation: Generation, request: Request, sampled: Sampled | None) -> None:
-        """Cut an act after the id that closes it, and let it enter the slot's context."""
+        """Cut an act after the id that closes it, and append it to the slot's context."""
         if sampled is None:
             generation.prompt_ids, generation.ending = [], Ending.FAILED
             return
@@ -191,22 +213,23 @@ class VLLMSlots:
 class VLLMEngine(VLLMSlots):
     """vLLM in this process, on the trainer's GPU.
 
-    The engine core runs in this process too (`VLLM_ENABLE_V1_MULTIPROCESSING=0`), so that weights are handed over
-    without a copy through another process. One GPU; on several GPUs every data-parallel process has its own.
+    The engine core runs in this process too (`VLLM_ENABLE_V1_MULTIPROCESSING=0`), so weights are handed over
+    without a copy through another process. It uses one GPU; on several GPUs every data-parallel process has its own.
 
     Args:
-        model: directory or hub id.
-        max_new_tokens, max_context: limits of one act and of one episode, in tokens.
+        model: a directory or the id of a model on the Hugging Face Hub.
+        max_new_tokens: limit of one act, in tokens.
+        max_context: limit of an episode, in tokens, prompts included.
         dtype: "float32" or "bfloat16".
-        seed: of vLLM's own generators; the acts draw from the agent's.
-        lora_rank: the adapter's rank; None where all weights are trained.
-        gpu_memory_utilization: share of the GPU's memory that vLLM may take for weights and cache.
-        sleep: between the rollouts give the GPU's memory back: weights move to the host, the cache is dropped.
-        **options: anything else that `vllm.LLM` takes.
+        seed: seed of vLLM's own generators; acts are seeded by the agent.
+        lora_rank: rank of the adapter; None where all weights are trained.
+        **options: `gpu_memory_utilization`, the fraction of the GPU's memory that vLLM may use (0.4); `sleep`, whether
+            to free that memory between rollouts by moving the weights to the host and dropping the cache (False); and
+            any other argument of `vllm.LLM`.
 
     Raises:
         MissingExtraError: vLLM is not installed.
-        ConfigError: an option that is set here.
+        ConfigError: an option that searchgym sets itself.
     """
 
     def __init__(
@@ -218,16 +241,15 @@ class VLLMEngine(VLLMSlots):
         dtype: str = "bfloat16",
         seed: int = 0,
         lora_rank: int | None = None,
-        gpu_memory_utilization: float = 0.4,
-        sleep: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(max_new_tokens, max_context)
+        sleep = options.pop("sleep", False)
         ours = {
             "model": model,
             "dtype": dtype,
             "seed": seed,
-            "gpu_memory_utilization": gpu_memory_utilization,
+            "gpu_memory_utilization": options.pop("gpu_memory_utilization", 0.4),
             "enable_sleep_mode": sleep,
             "max_model_len": max_context,
             "logprobs_mode": "processed_logprobs",
@@ -252,9 +274,9 @@ class VLLMEngine(VLLMSlots):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def sync(self, model: Any, version: int) -> None:
-        """Sample from these weights from now on.
+        """See `GenerationEngine`.
 
-        An adapter is written to a temporary directory that vLLM reads; all weights are handed over in memory.
+        An adapter is written to a temporary directory that vLLM reads; full weights are handed over in memory.
         """
         self._wake()
         if not hasattr(model, "peft_config"):
@@ -265,14 +287,14 @@ class VLLMEngine(VLLMSlots):
         folder = tempfile.TemporaryDirectory(prefix="searchgym-adapter-")
         write_weights(model, Path(folder.name))
         before, self._adapters = self._adapter, self._adapters + 1
-        # Another name and number: cached keys and values of the adapter before are not this one's.
+        # A new name and number, because the keys and values cached for the previous adapter do not fit this one.
         self._adapter = self._lora.LoRARequest(f"searchgym-{version}", self._adapters, folder.name)
         if before is not None:
             self._llm.llm_engine.remove_lora(before.lora_int_id)
-        self._folder = folder  # the directory before is removed here; vLLM may read this one again
+        self._folder = folder  # removes the previous directory; vLLM may read this one again
 
     def release(self) -> None:
-        """See `GenerationEngine`; with `sleep`, the GPU's memory is given back."""
+        """See `GenerationEngine`; with `sleep`, the GPU's memory is freed."""
         if self._sleeps and not self._asleep:
             self._llm.sleep(level=1)
             self._asleep = True
@@ -305,20 +327,20 @@ class VLLMEngine(VLLMSlots):
 
 
 def write_weights(model: Any, directory: Path) -> None:
-    """Write an adapter, or all weights, as vLLM reads them (safetensors; nothing is pickled)."""
+    """Write an adapter, or all weights, in the form that vLLM reads (safetensors; nothing is pickled)."""
     model.save_pretrained(str(directory), safe_serialization=True)
 
 
 def _seed(slot: int, sampling: Sampling) -> int:
-    """The seed of one act: from the slot's own stream, where it has one, else from the agent's generator."""
-    if sampling.streams is not None:
-        return sampling.streams.seeds([slot])[0]
+    """The seed of one act: from the slot's own random stream if it has one, else from the agent's generator."""
+    if sampling.rng_streams is not None:
+        return sampling.rng_streams.seeds([slot])[0]
     generator = sampling.generator
     return int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
 
 def _lora_rank(rank: int) -> int:
-    """vLLM takes some ranks only; a smaller adapter fits."""
+    """The smallest rank that vLLM supports and the adapter fits."""
     allowed = (8, 16, 32, 64, 128, 256, 320, 512)
     for size in allowed:
         if rank <= size:

@@ -15,7 +15,16 @@ __all__ = ["check_tensors"]
 def check_tensors(
     path: Path, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
 ) -> None:
-    """Raises `CheckpointError` unless the tensors of a file have these names and shapes and are finite."""
+    """Check names, shapes and values.
+
+    Args:
+        path: the file, for the message.
+        expected: the model's tensors.
+        found: the file's tensors.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, of another shape or not finite.
+    """
     if found.keys() != expected.keys():
         different = sorted(found.keys() ^ expected.keys())
         raise CheckpointError(f"{path} holds another architecture: it differs in {', '.join(different[:4])}")

@@ -1,16 +1,16 @@
-"""Planning apart from synthesis: one agent searches, another answers from what was found.
+"""Planning separated from synthesis: one agent searches, another one answers from the passages that were found.
 
     question -> planner -> search -> … -> planner stops, or the budget is spent
                                               |
-             question + evidence, in a fresh context -> answerer -> answer
+             question + evidence, in a new context -> answerer -> answer
 
-The planner's own answer is the sign to stop. The answerer is called too when the planner cannot go on: on the last round,
-when no search is left, or when its context is full. So an episode ends on a budget only if the answerer does not answer,
-which makes the agent the fair way to measure accuracy under a search budget (`searchgym.evaluate_budgets`).
+The planner stops by answering. The answerer also takes over when the planner cannot continue: in the last round, when no
+search is left, or when its context is full. So an episode ends on a budget only if the answerer does not answer, which
+makes this agent the fair way to measure accuracy under a search budget (`searchgym.evaluate_budgets`).
 
 The division of labour is that of s3 (arXiv 2505.14146), where a trained searcher feeds a frozen generator. Departures:
-the planner acts in the environment's own dialect and sees every result in full; it selects no documents; all that was found
-is handed over, within `EvidenceOptions`.
+the planner acts in the environment's own dialect and sees every result in full; it does not select documents; everything
+that was found is handed over, within `EvidenceOptions`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,25 @@ __all__ = [
     "PlannerAgent",
 ]
 
-_MOST_ACTS = 3  # of an answerer in one round: its first search is answered, a second one refused
+_MOST_ACTS = 3  # of an answerer in one round: its first search is answered, its second one refused
 
 
 @dataclass(slots=True)
 class _State:
-    """A running episode: what is left of its budgets, and what was found.
+    """A running episode: the budgets that are left, and the passages that were found.
 
-    `chars` is -1 without a limit, as `searches`. `longest` is the longest result so far, the best guess at the next one.
+    Attributes:
+        question: the first observation.
+        reset_info: the info that came with it.
+        rounds: rounds left.
+        searches: searches left; -1 without a limit.
+        chars: characters left; -1 without a limit.
+        longest: length of the longest result so far, the estimate of the next one's.
+        found: the passages found.
+        queries: number of queries so far.
+        draft: the planner's own answer.
+        answering: whether the answerer has taken over.
+        shown: whether the answerer was shown the evidence as a search result.
     """
 
     question: str
@@ -55,7 +66,7 @@ class _State:
     shown: bool = False
 
     def read(self, observation: str, info: dict[str, Any]) -> None:
-        """Take in what answered the last act."""
+        """Update the budgets and the passages with the answer to the last act."""
         self.rounds -= 1
         if self.chars >= 0:
             self.chars = max(0, self.chars - len(observation))
@@ -79,7 +90,7 @@ class _State:
         return self.rounds <= 1 or self.searches == 0
 
     def affords(self, act: Act, text: str) -> bool:
-        """Whether the environment would carry out this act and go on."""
+        """Whether the environment would execute this act and continue the episode."""
         if act.kind == "search" and 0 <= self.searches < len(act.queries):
             return False
         return self.chars < 0 or len(text) + self.longest <= self.chars
@@ -91,9 +102,9 @@ class PlannerAgent(Agent):
     Args:
         planner: chooses the searches: an agent, a registered name, or {"name": …, **options}.
         answerer: writes the answer from the evidence, in a context of its own; None: the planner itself.
-        evidence: see `EvidenceOptions`.
-        draft: show the answerer the planner's answer as a draft (only in a message).
-        tell_budget: add a line to what the planner reads that says how many searches and rounds are left.
+        evidence: options of `EvidenceOptions`.
+        draft: show the answerer the planner's own answer as a draft (only where the evidence is a message).
+        tell_budget: add a line with the remaining searches and rounds to each observation of the planner.
 
     Raises:
         ConfigError: a part or an option that cannot be used.
@@ -126,7 +137,7 @@ class PlannerAgent(Agent):
         self.name = f"planner({', '.join(part.name for part in self.parts)})"
         self.needs_gold = any(part.needs_gold for part in self.parts)
         self.recorded = self.parts
-        """The parts whose tokens are recorded."""
+        """The parts whose tokens are recorded in episodes."""
         self._states: dict[int, _State] = {}
 
     def bind(self, agent_context: AgentContext) -> None:
@@ -146,35 +157,44 @@ class PlannerAgent(Agent):
             part.seed(slots, seeds)
 
     def costs(self) -> dict[str, float]:
-        """What both parts took."""
+        """See `Agent`: the sum over both parts."""
         total: dict[str, float] = {}
         for part in self.parts:
             for name, value in part.costs().items():
                 total[name] = total.get(name, 0.0) + value
         return total
 
-    def fork(self, source: int, target: int) -> None:
-        self._states.pop(target, None)
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`. The part that is at work forks its context; the other one has none in this slot."""
         state = self._states.get(source)
-        if state is not None:
-            self._states[target] = replace(state, found=list(state.found))
-        (self.answerer if state is not None and state.answering else self.planner).fork(source, target)
+        for target in targets:
+            self._states.pop(target, None)
+            if state is not None:
+                self._states[target] = replace(state, found=list(state.found))
+        working = self.answerer if state is not None and state.answering else self.planner
+        working.fork(source, targets)
+        for part in self.parts:
+            streams = getattr(part, "rng_streams", None)  # a policy's, where episodes have seeds
+            if part is not working and streams is not None:
+                streams.fork(source, targets)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
     ) -> list[str | Turn]:
-        heard = {s: (o, i) for s, o, i in zip(slots, observations, infos, strict=True)}
-        for slot, (observation, info) in heard.items():
+        inputs = {s: (o, i) for s, o, i in zip(slots, observations, infos, strict=True)}
+        for slot, (observation, info) in inputs.items():
             self._read(slot, observation, info)
         unsent: dict[int, list[Turn]] = {slot: [] for slot in slots}
         turns: dict[int, Turn] = {}
         planning = [s for s in slots if not (self._states[s].answering or self._states[s].spent)]
-        for slot, turn in self._ask(self.planner, {s: self._told(s, *heard[s]) for s in planning}).items():
-            if self._goes_on(slot, turn):
+        for slot, turn in self._act_batch(
+            self.planner, {s: self._planner_view(s, *inputs[s]) for s in planning}
+        ).items():
+            if self._continues(slot, turn):
                 turns[slot] = turn
             else:
                 unsent[slot].append(turn)
-        turns |= self._synthesise({s: heard[s] for s in slots if s not in turns}, unsent)
+        turns |= self._synthesise({s: inputs[s] for s in slots if s not in turns}, unsent)
         for slot, turn in turns.items():
             if self._states[slot].chars >= 0:
                 self._states[slot].chars = max(0, self._states[slot].chars - len(turn.text))
@@ -187,13 +207,13 @@ class PlannerAgent(Agent):
             left = info["budget"]
             self._states[slot] = _State(observation, info, left["rounds"], left["searches"], left["chars"])
 
-    def _told(self, slot: int, observation: str, info: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """What the planner reads."""
+    def _planner_view(self, slot: int, observation: str, info: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The planner's observation and info."""
         state = self._states[slot]
         return observation + (budget_note(state.searches, state.rounds) if self.tell_budget else ""), info
 
-    def _goes_on(self, slot: int, turn: Turn) -> bool:
-        """Whether the planner's act is sent to the environment; else it is time to answer."""
+    def _continues(self, slot: int, turn: Turn) -> bool:
+        """Whether the planner's act is sent to the environment; otherwise the answerer takes over."""
         if turn.stop is not None:
             return turn.stop.is_failure
         act = self._parse(turn.text)
@@ -203,16 +223,16 @@ class PlannerAgent(Agent):
         return self._states[slot].affords(act, turn.text)
 
     def _synthesise(
-        self, heard: Mapping[int, tuple[str, dict[str, Any]]], unsent: dict[int, list[Turn]]
+        self, inputs: Mapping[int, tuple[str, dict[str, Any]]], unsent: dict[int, list[Turn]]
     ) -> dict[int, Turn]:
-        """The answerer's acts. Its searches are answered here and not by the environment."""
-        fresh = {slot for slot in heard if not self._states[slot].answering}
+        """The answerer's acts. Its searches are answered here, not by the environment."""
+        fresh = {slot for slot in inputs if not self._states[slot].answering}
         self.answerer.begin(sorted(fresh))
-        asked = {slot: self._opening(slot) if slot in fresh else heard[slot] for slot in heard}
+        pending = {slot: self._opening(slot) if slot in fresh else inputs[slot] for slot in inputs}
         turns: dict[int, Turn] = {}
         for attempt in range(_MOST_ACTS):
             again: dict[int, tuple[str, dict[str, Any]]] = {}
-            for slot, turn in self._ask(self.answerer, asked).items():
+            for slot, turn in self._act_batch(self.answerer, pending).items():
                 if attempt == 0 and slot in fresh:
                     turn = replace(turn, new_segment=True)
                 act = self._parse(turn.text)
@@ -222,12 +242,12 @@ class PlannerAgent(Agent):
                     turns[slot] = replace(turn, stop=StopReason.ROUND_BUDGET)
                 else:
                     unsent[slot].append(turn)
-                    again[slot] = self._reply(slot, act, heard[slot][1])
-            asked = again
+                    again[slot] = self._reply(slot, act, inputs[slot][1])
+            pending = again
         return {slot: _after(unsent[slot], turn) for slot, turn in turns.items()}
 
     def _opening(self, slot: int) -> tuple[str, dict[str, Any]]:
-        """The first thing an answerer reads: with the evidence in a message, the question alone without."""
+        """The answerer's first observation: a message with the evidence, or the question only."""
         state = self._states[slot]
         state.answering = True
         info = state.reset_info | {"budget": {"rounds": state.rounds, "searches": 0, "chars": state.chars}}
@@ -239,7 +259,7 @@ class PlannerAgent(Agent):
         ), info
 
     def _reply(self, slot: int, act: Act, info: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """What answers an answerer's search: the evidence as its result, once, if it was not in the message."""
+        """The answer to an answerer's search: the evidence as its result, once, unless the message contained it."""
         state, dialect = self._states[slot], self.agent_context.dialect
         info = info | {"action": act._asdict() | {"queries": list(act.queries)}, "hits": []}
         if self.form == "message":
@@ -257,12 +277,12 @@ class PlannerAgent(Agent):
             text, feedback=agent_context.feedback_calls > 0, max_queries=agent_context.max_queries
         )
 
-    def _ask(self, part: Agent, heard: Mapping[int, tuple[str, dict[str, Any]]]) -> dict[int, Turn]:
-        """The acts of one part, in one batch, in the order of the slots."""
-        slots = list(heard)
+    def _act_batch(self, part: Agent, inputs: Mapping[int, tuple[str, dict[str, Any]]]) -> dict[int, Turn]:
+        """The acts of one part by slot, computed in one batch."""
+        slots = list(inputs)
         if not slots:
             return {}
-        acts = part.act(slots, [heard[s][0] for s in slots], [heard[s][1] for s in slots])
+        acts = part.act(slots, [inputs[s][0] for s in slots], [inputs[s][1] for s in slots])
         if len(acts) != len(slots):
             raise ConfigError(f"agent {part.name!r} gave {len(acts)} acts for {len(slots)} observations")
         turns = {s: a if isinstance(a, Turn) else Turn(a) for s, a in zip(slots, acts, strict=True)}
@@ -272,7 +292,10 @@ class PlannerAgent(Agent):
 
 
 def _after(unsent: Iterable[Turn], turn: Turn) -> Turn:
-    """A turn with what was sampled before it in its round; a text agent's takes over how that was sampled."""
+    """A turn with what was sampled before it in its round.
+
+    A turn without sampling settings (a text agent's) takes over those of the turns before it.
+    """
     unsent = tuple(unsent)
     if unsent and turn.temperature is None:
         how = unsent[-1]

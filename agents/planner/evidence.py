@@ -1,15 +1,15 @@
-"""What a planner's searches found, and how an answerer is shown it. All wording of the planner agent stands here.
+"""The passages that a planner found, and how an answerer is shown them. All wording of the planner agent is in this file.
 
-An agent that follows instructions gets one message: the question, the passages and what to do with them. The wording
+An agent that follows instructions gets one message with the question, the passages and the instruction. The wording
 follows s3's prompt for its frozen generator (arXiv 2505.14146, figure 12: contexts, some of which may be irrelevant, then
-the question, then the demand to answer directly). An agent that only knows the environment's protocol gets the question,
-and the passages as the result of its first search.
+the question, then the instruction to answer directly). An agent that knows only the environment's protocol gets the
+question, and the passages as the result of its first search.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from searchgym.agent import AgentContext
@@ -17,6 +17,8 @@ from searchgym.checks import check_count
 from searchgym.dialects import Act, Dialect, TagsDialect, ToolsDialect
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.retriever import Hit
+
+from ..options import read_options
 
 __all__ = [
     "ORDERS",
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 ORDERS = ("found", "newest", "rank")
-"""Passages in the order in which they were found; those of the last search first; the best of every search first."""
+"""The order of passages: as they were found; those of the last search first; the best of every search first."""
 FORMS = ("message", "result")
 
 _ROLE = (
@@ -58,11 +60,11 @@ class EvidenceOptions:
     """How the passages are handed over.
 
     Attributes:
-        max_chars: of all passages together. Where they are more, whole passages are left out: the worst ranked first, of
-            equal ranks the oldest first.
+        max_chars: limit of all passages together. Beyond it, whole passages are left out: those of the worst ranks
+            first, and of equal ranks the oldest first.
         order: one of `ORDERS`.
-        deduplicate: show a passage once, where it was found first.
-        form: "message" or "result", see the head of this file; None: what suits the answerer.
+        deduplicate: show a passage once, at the place where it was found first.
+        form: "message" or "result" (see the module docstring); None: the one that suits the answerer.
 
     Raises:
         ConfigError: a value that cannot be used.
@@ -84,21 +86,27 @@ class EvidenceOptions:
 
     @classmethod
     def parse(cls, options: Mapping[str, Any] | EvidenceOptions | None) -> EvidenceOptions:
-        """From the JSON value that the planner agent takes."""
+        """From the value of the planner agent's option `evidence`.
+
+        Raises:
+            ConfigError: an unknown option or a value that cannot be used.
+        """
         if isinstance(options, EvidenceOptions):
             return options
         if not isinstance(options, Mapping | None):
             raise ConfigError(f'evidence is {options!r}: give options like {{"max_chars": 8000}}')
-        known = [field.name for field in fields(cls)]
-        for name in options or {}:
-            if name not in known:
-                raise UnknownIdError("option of evidence:", name, known)
-        return cls(**(options or {}))
+        return read_options("evidence", cls, options or {})
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One passage of one search; `search` counts the queries of the episode."""
+    """One passage of one search.
+
+    Attributes:
+        search: index of the query in the episode.
+        rank: its rank in the result.
+        hit: the passage.
+    """
 
     search: int
     rank: int
@@ -106,7 +114,12 @@ class Found:
 
 
 def select(found: Sequence[Found], options: EvidenceOptions) -> list[Hit]:
-    """The passages that are shown, in order."""
+    """The passages to show, in order.
+
+    Args:
+        found: the passages of all searches, in order.
+        options: limit and order.
+    """
     if options.deduplicate:
         first: dict[str, Found] = {}
         for one in found:
@@ -118,7 +131,7 @@ def select(found: Sequence[Found], options: EvidenceOptions) -> list[Hit]:
     room = options.max_chars
     for i in sorted(range(len(found)), key=lambda i: (found[i].rank, -i)):
         size = len(found[i].hit.title) + len(found[i].hit.text) + len("[10] \n\n")
-        if size <= room or not kept:  # the very best one stays, cut where the passages are written
+        if size <= room or not kept:  # the best one always stays; rendering truncates it
             kept.append(i)
             room -= size
     order = {
@@ -130,14 +143,14 @@ def select(found: Sequence[Found], options: EvidenceOptions) -> list[Hit]:
 
 
 class _AnswerTags(TagsDialect):
-    """The tags dialect for who can only answer."""
+    """The tags dialect for an agent that can only answer."""
 
     def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
         return f"{_ROLE} Write your thoughts as <think>…</think>.\n- {_form(self)} is the act."
 
 
 class _AnswerTools(ToolsDialect):
-    """The tools dialect with the answer tool alone."""
+    """The tools dialect with the answer tool only."""
 
     def tools(self, *, feedback: bool, max_queries: int) -> list[dict[str, Any]]:
         every = super().tools(feedback=False, max_queries=1)
@@ -151,7 +164,10 @@ _ANSWERING: dict[str, Dialect] = {"tags": _AnswerTags(), "tools": _AnswerTools()
 
 
 def answer_context(agent_context: AgentContext) -> AgentContext:
-    """The setting of an answerer that follows instructions: it is told of no search. Dialects of others stay as they are."""
+    """The context of an answerer that follows instructions: its prompt does not mention search.
+
+    A dialect that is not built in stays as it is.
+    """
     dialect = _ANSWERING.get(agent_context.dialect.name, agent_context.dialect)
     if dialect is agent_context.dialect:
         return agent_context
@@ -162,9 +178,17 @@ def answer_context(agent_context: AgentContext) -> AgentContext:
 def answer_message(
     question: str, found: Sequence[Found], options: EvidenceOptions, dialect: Dialect, draft: str = ""
 ) -> str:
-    """The one message that asks for an answer from the passages."""
+    """The message that asks for an answer from the passages.
+
+    Args:
+        question: the question.
+        found: the passages of all searches, in order.
+        options: limit and order of the passages.
+        dialect: the environment's dialect.
+        draft: the planner's own answer; "" leaves it out.
+    """
     shown = select(found, options)
-    # Without the lines around a result: in a message of its own it answers no call.
+    # Without the lines around a result, because this message does not answer a search.
     passages = (
         "\n".join(dialect.render_hits(shown, options.max_chars).split("\n")[1:-1]) if shown else _NOTHING
     )
@@ -177,12 +201,17 @@ def answer_message(
 
 
 def refusal(dialect: Dialect) -> str:
-    """What an answerer hears that searches although it was told not to."""
+    """The observation of an answerer that searches although it was told not to."""
     return dialect.render_feedback(_REFUSAL)
 
 
 def budget_note(searches: int, rounds: int) -> str:
-    """The line that tells a planner what is left; `searches` is -1 where only rounds are limited."""
+    """The line that tells a planner its remaining budget.
+
+    Args:
+        searches: searches left; -1 where only rounds are limited.
+        rounds: rounds left.
+    """
     left = "any number of searches" if searches < 0 else _count(searches, "search", "searches")
     return _BUDGET.format(searches=left, rounds=_count(rounds, "round", "rounds"))
 

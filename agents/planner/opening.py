@@ -1,4 +1,4 @@
-"""Open a planner agent, as a policy where one of its parts can be trained."""
+"""Opens a planner agent, as a policy if one of its parts can be trained."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ def open_planner(
     tell_budget: bool = False,
     train: str | None = None,
 ) -> Agent:
-    """A `PlannerAgent`; one that trainers can train where a part is a policy.
+    """A `PlannerAgent`, or a `PlannerPolicy` if one of its parts is a policy.
 
     Args:
-        planner, answerer, evidence, draft, tell_budget: see `PlannerAgent`.
-        train: "planner" or "answerer": which of two policies learns. Where only one part is a policy, or one policy plays
-            both, it is that one.
+        planner: see `PlannerAgent`.
+        answerer: see `PlannerAgent`.
+        evidence: see `PlannerAgent`.
+        draft: see `PlannerAgent`.
+        tell_budget: see `PlannerAgent`.
+        train: "planner" or "answerer": the one of two policies that learns. None: the only part that is a policy.
 
     Raises:
         ConfigError: a part or an option that cannot be used.

@@ -1,4 +1,4 @@
-"""The planner agent as a policy: one of its parts learns, or one policy that plays both."""
+"""The planner agent as a policy: one of its parts learns, or one policy that plays both parts."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ _ROLES = ("planner", "answerer")
 
 
 class PlannerPolicy(Policy):
-    """Trains a part of a `PlannerAgent`. Only the trained part's tokens are recorded: the other belongs to the world it
-    acts in, as the frozen generator does in s3 (arXiv 2505.14146).
+    """Trains one part of a `PlannerAgent`.
+
+    Only the tokens of the trained part are recorded. The other part belongs to the environment of the trained one, like
+    the frozen generator in s3 (arXiv 2505.14146).
 
     Args:
-        agent: its parts.
-        train: "planner" or "answerer"; None: the one that is a policy.
+        agent: the planner agent.
+        train: "planner" or "answerer"; None: the only part that is a policy.
 
     Attributes:
-        policy: what is trained. Its weights and random generator are shared, its sampling settings follow this object's.
+        policy: the trained part. Its weights and generator are shared, and its sampling settings follow this object's.
 
     Raises:
-        ConfigError: that part is no policy.
+        ConfigError: that part is not a policy.
     """
 
     def __init__(self, agent: PlannerAgent, train: str | None = None) -> None:
@@ -65,8 +67,9 @@ class PlannerPolicy(Policy):
     def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
         self.agent.seed(slots, seeds)
 
-    def fork(self, source: int, target: int) -> None:
-        self.agent.fork(source, target)
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`."""
+        self.agent.fork(source, targets)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
@@ -77,8 +80,8 @@ class PlannerPolicy(Policy):
         for turn in chain.from_iterable((*t.earlier, t) for t in turns if isinstance(t, Turn)):
             if turn.new_segment and turn.token_ids and not turn.prompt_ids:
                 raise ConfigError(
-                    f"agent {self.policy.name!r} cannot be trained as an answerer: its tokens stand on the episode's texts, "
-                    "which do not hold what an answerer is shown; let it be the planner, or set train=planner"
+                    f"agent {self.policy.name!r} cannot be trained as an answerer: it rebuilds its context from the "
+                    "episode's texts, which do not contain an answerer's input; let it be the planner, or set train=planner"
                 )
         return turns
 
@@ -101,7 +104,7 @@ class PlannerPolicy(Policy):
         return self.policy.micro_batches(samples, budget)
 
     def save(self, directory: Path) -> None:
-        """The trained part's weights, as it saves them itself."""
+        """See `Policy`: the trained part saves its weights."""
         self.policy.save(directory)
 
     def load_weights(self, directory: Path) -> None:

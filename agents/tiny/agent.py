@@ -1,9 +1,9 @@
-"""The tiny language model as an agent: tokens in, tokens out, trainable on two cores.
+"""The tiny language model as an agent: tokens in, tokens out, trainable on two CPU cores.
 
-It speaks the tags dialect, which it learned from demonstrations (see docs/agents/warmup.md), so it does not
-read the system prompt. A context is: the start token, the question, then in turn a sampled act and the
-observation that answered it. With `history` it is built again for every round, of the question and the last of these
-pairs; each round then is a segment of its own (the setting of GiGPO's authors, arXiv 2505.10978).
+It learned the tags dialect from demonstrations (see docs/agents/warmup.md), so it does not read the system prompt. A
+context is the start token and the question, followed by alternating sampled acts and the observations that answered
+them. With `history`, the context is rebuilt for every round from the question and the last of these pairs, and each round
+is a segment of its own (the setting of GiGPO's authors, arXiv 2505.10978).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from searchgym.episode import Episode, Segment, StopReason
 from searchgym.errors import CheckpointError, ConfigError
 
 from ..lm.engine import Ending, Engine
-from ..lm.forward import EvaluationStats
+from ..lm.evaluation import EvaluationStats
 from ..lm.network import DecoderNetwork
 from ..lm.token_policy import TokenPolicy
 from .model import TinyConfig, build_model, load_model, load_weights, read_config, save_model
@@ -42,16 +42,16 @@ _ANY_TAG = re.compile(r"<(?=/?(?:think|search|answer|feedback|information)>)")
 
 
 def prompt_ids(tokenizer: Tokenizer, observation: str, *, first: bool) -> list[int]:
-    """The tokens an observation becomes; demonstrations are built with the same function.
+    """The tokens of an observation; demonstrations are built with the same function.
 
-    A tag is one token and means an act, so a tag that the agent did not sample itself must not become one:
-    it loses its form, as the dialect does to tags inside passages ("< search>"). Only the environment's own
-    `<information>` around an observation stays.
+    A tag is one token and means an act, so a tag that the agent did not sample must not become one: it is defused as
+    the dialect does with tags inside passages ("< search>"). Only the environment's own `<information>` tags around an
+    observation stay.
 
     Args:
-        tokenizer: the agent's.
-        observation: the question (`first`) or what answered an act.
-        first: start of an episode.
+        tokenizer: the agent's tokenizer.
+        observation: the question, or the answer to an act.
+        first: whether it starts an episode (the question).
     """
     if first:
         return [tokenizer.bos_id, *tokenizer.encode(_ANY_TAG.sub("< ", observation))]
@@ -59,16 +59,20 @@ def prompt_ids(tokenizer: Tokenizer, observation: str, *, first: bool) -> list[i
 
 
 class TinyAgent(TokenPolicy):
-    """A causal language model of the Qwen3 architecture with under a million weights.
+    """A causal language model of the Qwen3 architecture with fewer than a million weights.
 
     Args:
         checkpoint: a directory written by `save` or `searchgym warmup`; None loads the packaged warm start.
-        seed: seeds the sampling.
-        temperature, top_p, greedy: see `Policy`.
-        max_new_tokens: longest act; a longer one is sent as far as it got (the environment calls it invalid).
-        max_context: longest episode in tokens; beyond it the episode ends with `StopReason.TOKEN_BUDGET`.
-            None: as many as the model has positions.
-        history: how many rounds (act and observation) a context goes back; None: all, in one growing context.
+        seed: seed of the sampling.
+        temperature: see `Policy`.
+        top_p: see `Policy`.
+        greedy: see `Policy`.
+        max_new_tokens: longest act in tokens; a longer one is sent as far as it got (the environment calls it
+            invalid).
+        max_context: longest episode in tokens; beyond it the episode ends with `StopReason.TOKEN_BUDGET`. None: all
+            positions of the model.
+        history: number of earlier rounds (act and observation) in the context of a round; None: all, in one growing
+            context.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
@@ -94,7 +98,7 @@ class TinyAgent(TokenPolicy):
         if tokenizer.size != config.vocab_size:
             raise CheckpointError(
                 f"{directory}: the tokenizer has {tokenizer.size} ids, the model {config.vocab_size}: "
-                "they are not of one checkpoint"
+                "they do not belong to the same checkpoint"
             )
         self._set_up(model, config, tokenizer, seed, max_new_tokens, max_context, history)
         self.temperature, self.top_p, self.greedy = temperature, top_p, greedy
@@ -111,7 +115,19 @@ class TinyAgent(TokenPolicy):
         max_context: int | None = None,
         history: int | None = None,
     ) -> TinyAgent:
-        """An agent with random weights, for tests and for training from nothing."""
+        """An agent with random weights, for tests and for training from scratch.
+
+        Args:
+            config: shape of the model.
+            tokenizer: its tokenizer.
+            seed: seed of the weights and of the sampling.
+            max_new_tokens: see `TinyAgent`.
+            max_context: see `TinyAgent`.
+            history: see `TinyAgent`.
+
+        Raises:
+            ConfigError: the tokenizer does not fit the model.
+        """
         if tokenizer.size != config.vocab_size:
             raise ConfigError(f"vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.size} ids")
         agent = cls.__new__(cls)
@@ -132,9 +148,8 @@ class TinyAgent(TokenPolicy):
         if history is not None and history < 1:
             raise ConfigError(f"history is {history!r}: give 1 or more, or leave it out for all rounds")
         self.history = history
-        self._texts: dict[
-            int, list[list[int]]
-        ] = {}  # with `history`: question, act, observation, act, … as tokens
+        # With `history`: question, act, observation, act, … of each slot, as tokens.
+        self._texts: dict[int, list[list[int]]] = {}
         self.module = self.model = model
         self.config = config
         self.tokenizer = tokenizer
@@ -149,15 +164,15 @@ class TinyAgent(TokenPolicy):
         self.evaluation = EvaluationStats()
 
     def bind(self, agent_context: AgentContext) -> None:
-        """Accept the environment's setting and forget all slots.
+        """Accept the environment's context and forget all slots.
 
         Raises:
-            ConfigError: the environment speaks another dialect than tags.
+            ConfigError: the environment's dialect is not tags.
         """
         if agent_context.dialect.name != TagsDialect.name:
             raise ConfigError(
-                f"the tiny agent speaks the 'tags' dialect only, the environment {agent_context.dialect.name!r}: "
-                "make it with dialect='tags'"
+                f"the tiny agent speaks only the 'tags' dialect, and the environment speaks "
+                f"{agent_context.dialect.name!r}: make the environment with dialect='tags'"
             )
         super().bind(agent_context)
         self.engine.clear()
@@ -167,11 +182,11 @@ class TinyAgent(TokenPolicy):
         self.engine.begin(slots)
         self._texts.update((slot, []) for slot in slots)
 
-    def fork(self, source: int, target: int) -> None:
-        self.engine.fork(source, target)
-        if self.streams is not None:
-            self.streams.fork(source, target)
-        self._texts[target] = list(self._texts[source])
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`. Keys and values are copied, not computed again."""
+        self.engine.fork(source, targets)
+        self._texts.update((target, list(self._texts[source])) for target in targets)
+        self._fork_streams(source, targets)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
@@ -209,10 +224,9 @@ class TinyAgent(TokenPolicy):
         ]
 
     def encode(self, episode: Episode) -> list[Segment]:
-        """See `Policy`. What goes beyond `max_context` is left out."""
-        texts = [
-            prompt_ids(self.tokenizer, episode.question, first=True)
-        ]  # question, act, observation, act, …
+        """See `Policy`. Rounds beyond `max_context` are left out."""
+        # Question, act, observation, act, …
+        texts = [prompt_ids(self.tokenizer, episode.question, first=True)]
         segments = [Segment()]
         for index, round_ in enumerate(episode.rounds):
             act = self.tokenizer.encode(round_.text)

@@ -1,4 +1,4 @@
-"""`searchgym warmup`: make the tiny language model's warm start again."""
+"""`searchgym warmup`: train the tiny language model's warm start."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ __all__ = ["warmup"]
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Directory to write the warm start to."
 )
-@click.option("--seed", default=0, show_default=True, help="Of the weights and the demonstrations.")
-@click.option("--steps", type=int, default=None, help="About so many optimizer steps in all: a trial run.")
+@click.option("--seed", default=0, show_default=True, help="Random seed of weights and demonstrations.")
 @click.option(
-    "--threads", default=1, show_default=True, help="CPU threads of torch; more than one rarely helps."
+    "--steps", type=int, default=None, help="Approximate number of optimizer steps, for a trial run."
+)
+@click.option(
+    "--threads", default=1, show_default=True, help="CPU threads for torch; more than one rarely helps."
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @config_option
 def warmup(out: Path, seed: int, steps: int | None, threads: int, device: str) -> None:
     """Train the tiny language model's warm start from demonstrations.
 
-    The packaged one was made by `searchgym warmup --seed 0`. It never sees the default world. Nothing is written
-    before training is finished, so an interrupted run leaves --out as it was. On a CPU and one thread the result
-    depends on nothing but the options and the versions of torch and searchgym.
+    The packaged one was made with `searchgym warmup --seed 0`. Its demonstrations do not show the default world. The
+    output is written when training is finished, so an interrupted run leaves --out unchanged. On a CPU with one thread
+    the result depends only on the options and the versions of torch and searchgym.
     """
     try:
         import torch

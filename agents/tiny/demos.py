@@ -1,10 +1,10 @@
-"""Demonstrations for the tiny language model: texts it learns to write before any reinforcement learning.
+"""Demonstrations for the tiny language model: texts that it learns to write before reinforcement learning.
 
-Everything is worded by the real dialect, corpus and retriever, on worlds other than the default one, so that no
-fact of the default world is ever seen. Three kinds, each harder than the one before:
+All texts come from the real dialect, corpus and retriever, on worlds other than the default one, so the model sees no
+fact of the default world. There are three kinds of increasing difficulty:
 
-1. `name_list`: a list of names, then the same names shuffled. Teaches to continue a name as it stood before.
-2. `lookup_drill`: a search result, then questions about its lines. Teaches relation and line -> value.
+1. `name_list`: a list of names, then the same names shuffled. It teaches to continue a name that occurred before.
+2. `lookup_drill`: a search result, then questions about its lines. It teaches relation and line -> value.
 3. `demonstrate`: a whole episode. Each round first thinks in the form of a lookup, then does one act:
 
         Mira Vogack : mentor : birthplace ?
@@ -14,11 +14,11 @@ fact of the default world is ever seen. Three kinds, each harder than the one be
         <information> ... </information>
         <think> 2 birthplace Oldmoor </think> <answer> Oldmoor </answer>
 
-   "2" is the rank of the line read: where two entities share a name, the choice of the line is one token.
+   "2" is the rank of the line that was read: where two entities share a name, the choice of the line is one token.
 
-Episodes are perfect or show `Habits`: bad choices that depend on the context while every copy stays exact.
-They leave reinforcement learning something to select: each bad choice is likelier than the right one, but not by
-much, and which one it is depends on the relation just read, so no single preference for an act undoes them.
+Episodes are perfect or show `Habits`: bad choices that depend on the context, while every copy stays exact. They leave
+reinforcement learning something to select: each bad choice is slightly likelier than the right one, and which one it is
+depends on the relation just read, so a general preference for one act does not undo them.
 """
 
 from __future__ import annotations
@@ -65,21 +65,31 @@ _MAX_CHARS = 16_384
 
 
 class Part(NamedTuple):
-    """A piece of an episode's text; `learned` where the agent wrote it and should learn to."""
+    """A piece of an episode's text.
+
+    Attributes:
+        text: the text.
+        learned: whether the agent wrote it and should learn to write it.
+    """
 
     text: str
     learned: bool
 
 
 class Demo(NamedTuple):
-    """Token ids of one training sequence; `mask` is 1 where a token should be predicted."""
+    """One training sequence.
+
+    Attributes:
+        tokens: token ids.
+        mask: 1 where the token should be predicted, else 0.
+    """
 
     tokens: list[int]
     mask: list[int]
 
 
 def build_tokenizer() -> Tokenizer:
-    """The tokenizer for terse worlds of the default size and every message of the environment about them."""
+    """The tokenizer for terse worlds of the default size and all messages of the environment about them."""
     pieces = terse_pieces()
     errors = [_DIALECT.render_invalid(e, feedback=f) for e in _INVALID for f in (False, True)]
     fixed = [
@@ -97,7 +107,7 @@ _INVALID = ("no_act", "several_acts", "empty_act", "nested_act", "feedback_off",
 
 
 def encode_parts(tokenizer: Tokenizer, parts: Sequence[Part]) -> Demo:
-    """Parts as the tiny agent meets them: each is encoded by itself, after one start token."""
+    """Encode parts as the tiny agent does: each part separately, after one start token."""
     tokens, mask = [tokenizer.bos_id], [0]
     for text, learned in parts:
         ids = tokenizer.encode(text) if learned else prompt_ids(tokenizer, text, first=False)
@@ -107,12 +117,15 @@ def encode_parts(tokenizer: Tokenizer, parts: Sequence[Part]) -> Demo:
 
 
 class Renaming:
-    """Gives every demonstration names of its own, so that no name can be learned, only copied.
+    """Gives each demonstration names of its own, so that names cannot be memorised, only copied.
 
     Within each class of tokens (given names, surnames, places, title words, pairs of digits) the tokens of a
-    demonstration are permuted at random, the same way throughout it. Ranks, relations, professions and
-    everything else the policy must understand stay. Without this the model learns the worlds' names by heart:
-    copying was right for 92 % of the name tokens in worlds it was taught on and for 84 % in others.
+    demonstration are permuted at random, consistently throughout it. Ranks, relations, professions and
+    all other tokens that the policy must understand stay. Without this the model memorises the worlds' names:
+    it copied 92 % of the name tokens correctly in the worlds of its demonstrations and 84 % in others.
+
+    Args:
+        tokenizer: the tokenizer of the demonstrations.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -123,7 +136,7 @@ class Renaming:
         self._size = tokenizer.size
 
     def apply(self, demo: Demo, draw: random.Random) -> Demo:
-        """The demonstration under a fresh permutation."""
+        """The demonstration under a new permutation."""
         generator = np.random.default_rng(draw.getrandbits(64))
         renamed = np.arange(self._size)
         for ids in self._classes:
@@ -132,12 +145,15 @@ class Renaming:
 
 
 class Library:
-    """One generated world with its index: where demonstrations come from.
+    """One generated world with its index, the source of demonstrations.
 
     Args:
-        seed: the world's seed; the default world (seed 0) is refused, it must stay unseen.
-        size: passages.
-        questions: train questions to draw.
+        seed: seed of the world; 0, the default world, is refused because it must stay unseen.
+        size: number of passages.
+        questions: number of train questions to draw.
+
+    Raises:
+        ValueError: the seed is 0.
     """
 
     def __init__(self, seed: int, size: int = 5_000, questions: int = 2_000) -> None:
@@ -164,7 +180,7 @@ class Library:
 
 
 def can_demonstrate(question: Question) -> bool:
-    """Whether `demonstrate` knows how: one start (named, or described by its theme), then relations to follow."""
+    """Whether `demonstrate` supports the question: one start (named, or described by its theme), then relations."""
     return question.type == "chain" or (question.type == "obscured" and "theme" in question.metadata["plan"])
 
 
@@ -186,7 +202,7 @@ def _base(title: str) -> str:
 
 
 def name_list(library: Library, draw: random.Random, tokenizer: Tokenizer) -> Demo:
-    """Two to eight names, then the same shuffled; all but the first token of a repeated name is to be predicted."""
+    """Two to eight names, then the same shuffled; all tokens of a repeated name except the first are learned."""
     names = [library.page(draw).title for _ in range(draw.randint(2, 8))]
     line_break = tokenizer.encode("\n")
     tokens, mask = [tokenizer.bos_id], [0]
@@ -199,7 +215,7 @@ def name_list(library: Library, draw: random.Random, tokenizer: Tokenizer) -> De
 
 
 def lookup_drill(library: Library, draw: random.Random, tokenizer: Tokenizer, questions: int = 6) -> Demo:
-    """One search result and several questions about its lines, about the first line as often as about the others."""
+    """One search result and several questions about its lines, the first line about as often as all others together."""
     page = library.page(draw)
     if draw.random() < 0.5:
         hits = library.search(page.title)
@@ -220,9 +236,9 @@ def lookup_drill(library: Library, draw: random.Random, tokenizer: Tokenizer, qu
 # -- episodes -------------------------------------------------------------------------------------------------
 
 FLAWS = ("stop", "slip", "overshoot", "repeat", "homonym", "feedback")
-"""stop: answers a step early. slip: reads the relation beside the right one. overshoot: follows the answer's own
-page and answers from there. repeat: sends the same query again. homonym: reads the line of the other entity of
-that name. feedback: puts its value up for feedback first."""
+"""stop: answers one step early. slip: reads the relation next to the right one. overshoot: follows the answer's own
+page and answers from it. repeat: sends the same query again. homonym: reads the line of the other entity with
+that name. feedback: submits its value for feedback first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +246,10 @@ class Habits:
     """How often a demonstration shows each flaw.
 
     Attributes:
-        rate: chance of the flaw of a context where `flaw_of` names one.
-        homonym: chance of reading the wrong line where two lines share the name.
-        feedback: chance of a feedback act after any lookup.
-        mishap: chance per episode of a message that fails (not learned) and is then put right (learned).
+        rate: probability of the context's flaw where `flaw_of` names one.
+        homonym: probability of reading the wrong line where two lines share the name.
+        feedback: probability of a feedback act after a lookup.
+        mishap: probability per episode of a message that fails (not learned) and is then corrected (learned).
     """
 
     rate: float = 0.0
@@ -247,11 +263,11 @@ _EARLIER = (("stop", 22), ("slip", 22), ("repeat", 8))
 
 
 def flaw_of(relation: str, last: bool, entity: bool) -> str | None:
-    """The flaw that goes with having read `relation`: a fixed, arbitrary table, so that no one habit explains it.
+    """The flaw of a context, from a fixed, arbitrary table that no single habit explains.
 
     Args:
-        relation: the relation the question asks for in this round.
-        last: whether it is the question's last.
+        relation: the relation that the question asks for in this round.
+        last: whether it is the question's last relation.
         entity: whether its value has a page.
     """
     ticket = zlib.crc32(f"{relation}/{last}".encode()) % 100
@@ -273,10 +289,10 @@ def demonstrate(
 
     Args:
         question: one that `can_demonstrate` accepts.
-        search: hits for a query.
+        search: returns the hits of a query.
         draw: source of all randomness.
         habits: the flaws to show; by default none, and the last act is the right answer.
-        max_rounds: the environment's budget; an episode that would exceed it ends without an answer.
+        max_rounds: the environment's budget; a longer episode ends without an answer.
     """
     return _Episode(question, search, draw, habits).play(max_rounds)
 
@@ -292,7 +308,7 @@ class _Episode:
         self.seen: dict[str, str] = {}
         self.query = ""
         self.hits: Sequence[Hit] = ()
-        self.calm = False  # after a repeated search or feedback the same round is not disturbed again
+        self.calm = False  # after a repeated search or feedback, the round shows no further flaw
 
     def play(self, max_rounds: int) -> list[Part]:
         if self.chance(self.habits.mishap):
@@ -308,7 +324,7 @@ class _Episode:
         return probability > 0 and self.draw.random() < probability
 
     def round(self) -> bool:
-        """One round that reads the newest hits; True after an answer."""
+        """Play one round that reads the newest hits; returns True after an answer."""
         line, confused = self.choose_line()
         facts = read_line(self.hits[line].text)
         last = self.hop == len(self.wanted) - 1
@@ -320,7 +336,7 @@ class _Episode:
         if confused or self.calm or not self.chance(self.habits.rate):
             flaw = None
         if flaw == "slip":
-            relation = _beside(facts, relation)
+            relation = _next_relation(facts, relation)
         value = found[relation]
         thought = f"{line + 1} {relation} {value}"
         if flaw == "repeat":
@@ -355,7 +371,7 @@ class _Episode:
         return right, False
 
     def give_up(self, line: int, facts: list[tuple[str, str]]) -> bool:
-        """The page does not say what the question asks next: answer with the first thing it does say."""
+        """Answer with the first value on a page that does not have the relation the question asks for."""
         relation, value = next((pair for pair in facts if _is_entity(pair[1])), facts[0])
         return self.answer(value, f"{line + 1} {relation} {value}")
 
@@ -382,7 +398,7 @@ class _Episode:
         self.hear(_DIALECT.render_feedback(text))
 
     def mishap(self) -> None:
-        """Something that went wrong before the first search; only what follows is learned."""
+        """A failed message before the first search; only what follows is learned."""
         error = self.draw.choice((*_INVALID, "nothing"))
         if error == "nothing":
             self.say(Act("search", queries=("theme",)), "theme", learned=False)
@@ -398,7 +414,7 @@ class _Episode:
         self.parts.append(Part(observation, False))
 
 
-def _beside(facts: list[tuple[str, str]], relation: str) -> str:
-    """The relation after this one in the line (the first follows the last), lists left out."""
+def _next_relation(facts: list[tuple[str, str]], relation: str) -> str:
+    """The next relation in the line, without lists; the first follows the last."""
     names = [name for name, value in facts if " , " not in value or name == relation]
     return names[(names.index(relation) + 1) % len(names)]

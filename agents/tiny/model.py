@@ -1,4 +1,4 @@
-"""The tiny causal language model: Qwen3's architecture through transformers, under a million weights.
+"""The tiny causal language model: Qwen3's architecture through transformers, with fewer than a million weights.
 
 A saved model is a directory with `config.json` (a Qwen3 configuration that `transformers` can also read) and
 `model.safetensors` (float32). Nothing is unpickled.
@@ -58,13 +58,17 @@ class TinyConfig:
         vocab_size: number of token ids.
         width: size of the residual stream.
         layers: number of decoder layers.
-        heads, kv_heads: query heads and key/value heads; `kv_heads` divides `heads`.
-        head_dim: size of one head; even, because rotary embeddings turn pairs.
-        mlp_ratio: width of the gated MLP over `width`.
+        heads: number of query heads.
+        kv_heads: number of key-value heads; divides `heads`.
+        head_dim: size of one head; even, because rotary embeddings rotate pairs.
+        mlp_ratio: width of the gated MLP divided by `width`.
         max_positions: longest context in tokens.
-        rope_theta: base of the rotary embedding; small contexts want a small one.
-        tie_embeddings: input and output embeddings are one matrix.
+        rope_theta: base of the rotary embedding; a small one suits short contexts.
+        tie_embeddings: whether input and output embeddings are one matrix.
         init_std: standard deviation of the initial weights.
+
+    Raises:
+        ConfigError: a value that cannot be used.
     """
 
     vocab_size: int
@@ -95,7 +99,7 @@ class TinyConfig:
         return round(self.width * self.mlp_ratio)
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration under the names of a Qwen3 `config.json`."""
+        """The configuration with the names of a Qwen3 `config.json`."""
         values = asdict(self)
         return {
             "architectures": ["Qwen3ForCausalLM"],
@@ -110,7 +114,7 @@ class TinyConfig:
         """The inverse of `to_json`.
 
         Raises:
-            CheckpointError: not a configuration of this architecture.
+            CheckpointError: it is not a configuration of this architecture.
         """
         if data.get("model_type") != "qwen3":
             raise CheckpointError(f"model_type is {data.get('model_type')!r}, the tiny agent reads 'qwen3'")
@@ -122,7 +126,12 @@ class TinyConfig:
 
 
 def build_model(config: TinyConfig, seed: int) -> Qwen3ForCausalLM:
-    """A new model with random weights, float32, in evaluation mode; the global generator stays as it was."""
+    """A new model with random weights, float32, in evaluation mode; torch's global generator is left unchanged.
+
+    Args:
+        config: shape of the model.
+        seed: seed of the weights.
+    """
     hf_config = Qwen3Config.from_dict(config.to_json())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -132,7 +141,7 @@ def build_model(config: TinyConfig, seed: int) -> Qwen3ForCausalLM:
 
 
 def save_model(model: Qwen3ForCausalLM, config: TinyConfig, directory: str | os.PathLike[str]) -> None:
-    """Write `config.json` and `model.safetensors`; each file is complete or as it was before."""
+    """Write `config.json` and `model.safetensors`; each file is written completely or not at all."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config.to_json(), indent=2) + "\n"
@@ -145,7 +154,7 @@ def read_config(directory: str | os.PathLike[str]) -> TinyConfig:
     """The configuration of a saved model.
 
     Raises:
-        CheckpointError: missing, damaged or of another architecture.
+        CheckpointError: it is missing, damaged or of another architecture.
     """
     path = Path(directory) / CONFIG_FILE
     try:
@@ -166,7 +175,7 @@ def load_model(directory: str | os.PathLike[str]) -> tuple[Qwen3ForCausalLM, Tin
     """A saved model and its configuration.
 
     Raises:
-        CheckpointError: missing, damaged, or of another architecture than its own `config.json` says.
+        CheckpointError: it is missing or damaged, or its weights do not fit its own `config.json`.
     """
     config = read_config(directory)
     model = build_model(config, seed=0)
@@ -175,10 +184,10 @@ def load_model(directory: str | os.PathLike[str]) -> tuple[Qwen3ForCausalLM, Tin
 
 
 def load_weights(model: Qwen3ForCausalLM, config: TinyConfig, directory: str | os.PathLike[str]) -> None:
-    """Copy saved weights into `model`; it is untouched when they do not fit.
+    """Copy saved weights into `model`, which is unchanged if they do not fit.
 
     Raises:
-        CheckpointError: missing, damaged, of other names or shapes, or with values that are not finite.
+        CheckpointError: the file is missing or damaged, or has other names or shapes or values that are not finite.
     """
     path = Path(directory) / WEIGHTS_FILE
     try:

@@ -1,17 +1,17 @@
 """The tiny language model's tokenizer: whole words and name parts, exact round trip, byte fallback.
 
-Copying a name is the hard skill of a very small model, so a name must give the same few tokens wherever it
-stands: after a tag, inside brackets, at the start of a line. Hence spaces are not part of tokens. Two
-neighbouring tokens are separated by one space unless one of them says otherwise:
+Copying names is hard for a very small model, so a name must be encoded as the same few tokens everywhere: after a
+tag, inside brackets, at the start of a line. Hence spaces are not part of tokens. Two neighbouring tokens are
+separated by one space, depending on their kinds:
 
-- "word" tokens want a space on both sides (`Mira`, `employer`, `<search>`);
-- "suffix" tokens cling to what stands before them (`##moor`, `,`, `)`, a rank marker such as `\\n[2]`);
-- "prefix" tokens cling to what follows (`(`, `"`);
-- "tight" tokens cling on both sides (`-`, a line break, the 256 bytes, one explicit space, the empty joint).
+- "word" tokens have a space on both sides (`Mira`, `employer`, `<search>`);
+- "suffix" tokens have no space before them (`##moor`, `,`, `)`, a rank marker such as `\\n[2]`);
+- "prefix" tokens have no space after them (`(`, `"`);
+- "tight" tokens have no space on either side (`-`, a line break, the 256 bytes, one explicit space, the empty joint).
 
-Where a text has it otherwise (no space between two words, two spaces, a space before a comma), the encoder
-writes an explicit joint or explicit spaces, so `decode(encode(text)) == text` for every string: unknown
-words, line breaks and lone surrogates included.
+Where a text differs (no space between two words, two spaces, a space before a comma), the encoder writes an explicit
+joint or explicit spaces. So `decode(encode(text)) == text` for every string, including unknown words, line breaks and
+lone surrogates.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TAGS = tuple(
     for name in ("think", "search", "answer", "feedback", "information")
     for slash in ("", "/")
 )
-"""The tags of the tags dialect, one token each; only the exact tag text gives one."""
+"""The tags of the tags dialect, one token each; only the exact text of a tag is encoded as one."""
 
 _FORMAT = 1
 _SPECIALS = ("<pad>", "<bos>")
@@ -53,13 +53,13 @@ _ATOM = re.compile(
 
 
 class Tokenizer:
-    """Text to ids and back.
+    """Encodes text as ids and decodes ids.
 
-    Ids are stable: specials, the 256 bytes, space and joint, tags, then the vocabulary in the order given.
+    The order of ids is fixed: specials, the 256 bytes, space and joint, tags, then the vocabulary in the given order.
 
     Attributes:
-        pad_id: fills short rows; never part of a text.
-        bos_id: starts every episode.
+        pad_id: id of padding; never part of a text.
+        bos_id: id that starts every episode.
         size: number of ids.
     """
 
@@ -67,7 +67,7 @@ class Tokenizer:
         """Use `Tokenizer.build` or `Tokenizer.load`.
 
         Args:
-            vocabulary: (kind, text) pairs, kind one of "word", "suffix", "prefix", "tight".
+            vocabulary: (kind, text) pairs; a kind is "word", "suffix", "prefix" or "tight".
         """
         self.vocabulary = tuple((kind, text) for kind, text in vocabulary)
         base = [("tight", "")] * (len(_SPECIALS) + 256) + [("tight", " "), ("tight", "")]
@@ -84,7 +84,7 @@ class Tokenizer:
         for i, (kind, text) in enumerate(tokens[len(base) :], len(base)):
             table = self._inside if kind == "suffix" else self._start
             table[text] = i
-            if not text[0].isalnum():  # punctuation stands anywhere; only letters and digits form words
+            if not text[0].isalnum():  # punctuation occurs anywhere; only letters and digits form words
                 self._start[text] = i
         self._longest = max((len(t) for t in self._texts), default=1)
         self._atoms: dict[str, tuple[int, ...]] = {}
@@ -95,7 +95,7 @@ class Tokenizer:
 
         Args:
             words: texts whose words (runs of letters) each become one token.
-            parts: name parts that stand inside a word, after its first piece ("moor" in "Oldmoor").
+            parts: parts of names that occur inside a word, after its first piece ("moor" in "Oldmoor").
         """
         found: dict[tuple[str, str], None] = {}
         for rank in range(1, _MAX_RANK + 1):
@@ -121,7 +121,7 @@ class Tokenizer:
         return cls(list(found))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; `decode` gives the same text back."""
+        """The ids of a text; `decode` returns the same text."""
         ids: list[int] = []
         open_right, spaces = True, 0
         for match in _ATOM.finditer(text):
@@ -144,7 +144,7 @@ class Tokenizer:
         return ids
 
     def _pieces(self, atom: str) -> tuple[int, ...]:
-        """Greedy longest match; what no token covers is spelled in bytes."""
+        """Greedy longest match; characters without a token are encoded as bytes."""
         ids: list[int] = []
         position = 0
         while position < len(atom):
@@ -162,7 +162,7 @@ class Tokenizer:
         return tuple(ids)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of any ids; byte sequences that are not UTF-8 become U+FFFD."""
+        """The text of ids; byte sequences that are not UTF-8 become U+FFFD."""
         parts: list[str] = []
         pending = bytearray()
         open_right = True
@@ -183,15 +183,19 @@ class Tokenizer:
         return "".join(parts)
 
     def token_id(self, text: str) -> int:
-        """The id of a token that stands alone, such as a tag; raises `KeyError` if it is not one token."""
+        """The id of a text that is one token, such as a tag.
+
+        Raises:
+            KeyError: it is not one token.
+        """
         return self._start[text]
 
     def is_byte(self, token: int) -> bool:
-        """True for the 256 byte tokens (a text holding one has a word outside the vocabulary)."""
+        """Whether this is one of the 256 byte tokens, which encode words outside the vocabulary."""
         return self._byte0 <= token < self._byte0 + 256
 
     def to_json(self) -> dict[str, object]:
-        """JSON data; `from_json` gives an equal tokenizer."""
+        """The tokenizer as JSON data; `from_json` is the inverse."""
         data: dict[str, object] = {"format": _FORMAT}
         runs: list[tuple[str, list[str]]] = []
         for kind, text in self.vocabulary:
@@ -206,7 +210,7 @@ class Tokenizer:
         """Rebuild a tokenizer.
 
         Raises:
-            CheckpointError: not tokenizer data, or of another format.
+            CheckpointError: the data is not a tokenizer, or has another format.
         """
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise CheckpointError(f"not a tokenizer of format {_FORMAT}: run `searchgym warmup` again")
@@ -220,15 +224,15 @@ class Tokenizer:
         return cls(vocabulary)
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
+        """Write the tokenizer as a JSON file."""
         path.write_text(json.dumps(self.to_json(), ensure_ascii=True, indent=0) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            CheckpointError: missing, damaged or of another format; names the file.
+            CheckpointError: it is missing, damaged or of another format; names the file.
         """
         try:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")))

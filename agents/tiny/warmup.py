@@ -1,11 +1,11 @@
-"""How the packaged warm start of the tiny language model is made, and can be made again.
+"""Trains the packaged warm start of the tiny language model.
 
-Four phases, each ending in the next, in one run of AdamW: repeated names, lookup drills, perfect
-demonstrations, demonstrations with bad habits (see `demos`). The loss is cross-entropy on the tokens that an
-agent would write, nowhere else. Learning rate: linear warm-up, then linear decay to zero.
+One run of AdamW has four consecutive phases: repeated names, lookup drills, perfect demonstrations, and demonstrations
+with bad habits (see `demos`). The loss is the cross-entropy of the tokens that an agent would write, and of no others.
+The learning rate rises linearly, then falls linearly.
 
-The first three phases teach copying, which reinforcement learning cannot; the last makes the choices bad, which
-reinforcement learning can mend.
+The first three phases teach copying, which reinforcement learning cannot teach; the last one makes the choices bad, which
+reinforcement learning can correct.
 """
 
 from __future__ import annotations
@@ -45,24 +45,35 @@ from .tokenizer import Tokenizer
 __all__ = ["PHASES", "Progress", "WarmupConfig", "warm_up"]
 
 PHASES = ("names", "lookups", "episodes", "habits")
-_POOL = 8  # batches are cut from so many times their size in demonstrations, sorted by length
+_POOL = 8  # batches are cut from a pool of this many times their size, sorted by length
 
 
 @dataclass(frozen=True, slots=True)
 class WarmupConfig:
-    """Everything that decides the outcome, besides the versions of torch and of the worlds.
+    """Everything that determines the result, except the versions of torch and of the worlds.
 
     Attributes:
-        seed: of weights and demonstrations.
+        seed: seed of weights and demonstrations.
         steps: optimizer steps of each phase, in the order of `PHASES`.
-        worlds: demonstrations come from the worlds of seeds 1000 .. 1000 + worlds - 1.
+        worlds: number of worlds; their seeds are 1000 … 1000 + worlds - 1.
         questions: questions per world.
         batch_tokens: tokens per optimizer step, padding included.
-        learning_rate: the peak. warmup_steps: until it is reached.
+        learning_rate: peak of the learning rate.
+        warmup_steps: optimizer steps until the peak.
         final_rate: learning rate at the end, relative to the peak.
-        width, layers, heads, head_dim, mlp_ratio, max_positions, rope_theta, init_std: the model's shape.
-        attention_gain: initial weight of the query and key norms: sharper attention from the start.
+        width: see `TinyConfig`.
+        layers: see `TinyConfig`.
+        heads: query heads and key-value heads; see `TinyConfig`.
+        head_dim: see `TinyConfig`.
+        mlp_ratio: see `TinyConfig`.
+        max_positions: see `TinyConfig`.
+        rope_theta: see `TinyConfig`.
+        init_std: see `TinyConfig`.
+        attention_gain: initial weight of the query and key norms; a larger one makes attention sharper from the start.
         habits: flaws of the last phase.
+
+    Raises:
+        ConfigError: a value that cannot be used.
     """
 
     seed: int = 0
@@ -93,7 +104,7 @@ class WarmupConfig:
             raise ConfigError(f"worlds is {self.worlds!r}: demonstrations need at least one")
 
     def shortened(self, steps: int) -> WarmupConfig:
-        """The same schedule in about so many steps (a trial run, not a usable model)."""
+        """The same schedule in about this many steps (a trial run, which gives no usable model)."""
         total = sum(self.steps)
         short = tuple(max(1, round(s * steps / total)) for s in self.steps)
         return replace(self, steps=short, warmup_steps=max(1, self.warmup_steps * steps // total))
@@ -101,12 +112,16 @@ class WarmupConfig:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What `warm_up` reports: step of total, phase, and means since the last report.
+    """A report of `warm_up`; loss and accuracies are means since the last report.
 
     Attributes:
+        step: optimizer steps done.
+        total: optimizer steps in all.
+        phase: the current phase.
         loss: cross-entropy per learned token, in nats.
-        token_accuracy: part of the learned tokens whose most likely prediction is right.
-        exact: part of the sequences with all of them right.
+        token_accuracy: fraction of the learned tokens whose most likely prediction is right.
+        exact: fraction of the sequences in which all of them are right.
+        seconds: wall time so far.
     """
 
     step: int
@@ -130,11 +145,12 @@ def warm_up(
     """Train a warm start and write it.
 
     Args:
-        out: directory to write model.safetensors, config.json, tokenizer.json and warmup.json to. Nothing in it
-            changes before training is finished.
+        out: directory for model.safetensors, config.json, tokenizer.json and warmup.json. Its contents do not change
+            before training is finished.
         config: see `WarmupConfig`.
         device: "cpu" or "cuda".
-        report: called every `report_every` steps.
+        report: called with each report.
+        report_every: optimizer steps between reports.
         opened: called with the number of worlds opened so far.
 
     Returns:
@@ -212,7 +228,7 @@ def make_demo(
     tokenizer: Tokenizer,
     renaming: Renaming,
 ) -> Demo:
-    """One training sequence of a phase, with names of its own."""
+    """One training sequence of a phase, renamed."""
     library = draw.choice(libraries)
     if phase == "names":
         return renaming.apply(name_list(library, draw, tokenizer), draw)
@@ -225,7 +241,7 @@ def make_demo(
 
 
 def batches(make: Callable[[], Demo], config: WarmupConfig, draw: random.Random) -> Iterator[list[Demo]]:
-    """Batches of similar lengths, each of about `batch_tokens` tokens with padding, in random order, forever."""
+    """Yields batches of sequences of similar length, each of about `batch_tokens` tokens, in random order, without end."""
     while True:
         pool: list[Demo] = []
         tokens = 0
@@ -247,12 +263,12 @@ def batches(make: Callable[[], Demo], config: WarmupConfig, draw: random.Random)
 def _train_step(
     model: Any, optimizer: torch.optim.Optimizer, batch: list[Demo], pad: int, device: str
 ) -> Tensor:
-    """One update; gives loss, token accuracy and share of exact sequences as a tensor."""
+    """One update; returns loss, token accuracy and fraction of exact sequences as a tensor."""
     longest = max(len(demo.tokens) for demo in batch)
     ids_BT = torch.tensor([demo.tokens + [pad] * (longest - len(demo.tokens)) for demo in batch]).to(device)
     mask_BT = torch.tensor([demo.mask + [0] * (longest - len(demo.mask)) for demo in batch]).to(device)
     learned_BT = mask_BT[:, 1:].bool()
-    # Padding is on the right, so the causal mask alone keeps it out of every learned token's context.
+    # Padding is on the right, so the causal mask keeps it out of the context of every learned token.
     hidden_NW = model.model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, :-1][learned_BT]
     logits_NV = model.lm_head(hidden_NW)
     target_N = ids_BT[:, 1:][learned_BT]
@@ -289,7 +305,7 @@ def _save(
 
 
 def _write(out: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a directory beside `out`, then move its files in: an interrupted run leaves `out` as it was."""
+    """Fill a directory next to `out`, then move its files: an interrupted run leaves `out` unchanged."""
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:

@@ -12,7 +12,7 @@ from families import build_family
 
 from searchgym.agent import AgentContext
 from searchgym.agents.hf.agent import HFAgent
-from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.corpora import open_bm25
 from searchgym.corpora.world import World
 from searchgym.env.env import SearchEnv

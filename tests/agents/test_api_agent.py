@@ -253,7 +253,7 @@ def test_a_fork_goes_on_with_replies_of_its_own(stub: StubLLM, options: dict[str
     play(agent, 1)
     agent.begin([0])
     agent.act([0], ["Who?"], [{}])
-    agent.fork(0, 1)
+    agent.fork(0, [1])
     before = len(stub.bodies)
     agent.act([0, 1], ["[1] Oldmoor", "[1] Oldmoor"], [{}, {}])
     assert len(stub.bodies) == before + 2

@@ -21,7 +21,7 @@ from searchgym.agents.candidate.features import (
     GENERIC,
     KINDS,
     WIDTH,
-    Choice,
+    CandidateSet,
     add_feedback,
     list_candidates,
 )
@@ -59,7 +59,7 @@ def episodes(request: pytest.FixtureRequest) -> list[Episode]:
     return rollout(request.param, agent, 60, max_rounds=5)
 
 
-def features(choice: Choice, phrase: str) -> list[set[str]]:
+def features(choice: CandidateSet, phrase: str) -> list[set[str]]:
     """The features of every occurrence of a phrase."""
     return [
         {FEATURES[i] for i in np.flatnonzero(row)}
@@ -310,8 +310,7 @@ class TestPlaying:
         agent.greedy = True
         agent.begin([0, 1])
         self.act(agent, [0], QUESTION)
-        agent.fork(0, 1)
-        agent.fork(0, 2)
+        agent.fork(0, [1, 2])
         ahead = self.act(agent, [0], FIRST, ["Mira Vogack"])
         assert self.act(agent, [1], FIRST, ["Mira Vogack"]) == ahead
         assert (
@@ -334,12 +333,12 @@ class TestPlaying:
             assert turn.text.startswith(("<search> ", "<answer> "))
 
 
-def told(choice: Choice, phrase: str) -> list[set[str]]:
+def told(choice: CandidateSet, phrase: str) -> list[set[str]]:
     """What feedback said of every occurrence of a phrase."""
-    assert choice.told_PF is not None
+    assert choice.feedback_features_PF is not None
     return [
         {FEEDBACK_FEATURES[i] for i in np.flatnonzero(row)}
-        for row, p in zip(choice.told_PF, choice.phrases, strict=True)
+        for row, p in zip(choice.feedback_features_PF, choice.phrases, strict=True)
         if p == phrase
     ]
 
@@ -380,8 +379,8 @@ class TestFeedback:
             ("The draft is an earlier step, not the answer.", "draft that was an earlier step"),
             ("The draft is wrong.", "draft that was wrong"),
         ):
-            heard = (("Oldmoor", TAGS.render_feedback(text)),)
-            choice = add_feedback(QUESTION, ("Mira Vogack",), (FIRST,), heard, False)
+            feedback_history = (("Oldmoor", TAGS.render_feedback(text)),)
+            choice = add_feedback(QUESTION, ("Mira Vogack",), (FIRST,), feedback_history, False)
             assert told(choice, "Oldmoor") == [{"feedback was given", name}]
             assert set.union(*told(choice, "Jan Kerberg (poet)")) == {"feedback was given"}
 
@@ -460,14 +459,16 @@ class TestFeedback:
         for episode in asked:
             queries: tuple[str, ...] = ()
             observations: tuple[str, ...] = ()
-            heard: tuple[tuple[str, str], ...] = ()
+            feedback_history: tuple[tuple[str, str], ...] = ()
             for token, done in zip(episode.segments[0].tokens, episode.rounds, strict=True):
-                choice = add_feedback(episode.question, queries, observations, heard, len(heard) < 2)
-                assert choice.told_PF is not None
+                choice = add_feedback(
+                    episode.question, queries, observations, feedback_history, len(feedback_history) < 2
+                )
+                assert choice.feedback_features_PF is not None
                 weights = [*base, ask[0]][: choice.kinds]
                 scores = np.concatenate(
                     [
-                        choice.rows_PF @ w + choice.told_PF @ v
+                        choice.rows_PF @ w + choice.feedback_features_PF @ v
                         for w, v in zip(weights, extra[: choice.kinds], strict=True)
                     ]
                 )
@@ -477,7 +478,7 @@ class TestFeedback:
                 assert outputs.logprobs_N[n].item() == pytest.approx(math.log(p[token]), abs=1e-4)
                 assert TAGS.write(choice.act(token)) == done.text
                 if done.action.kind == "feedback":
-                    heard = (*heard, (done.action.draft, done.observation))
+                    feedback_history = (*feedback_history, (done.action.draft, done.observation))
                 else:
                     queries = (*queries, *done.action.queries)
                     observations = (*observations, done.observation)
@@ -549,7 +550,7 @@ class TestFiles:
         config, weights = tmp_path / CONFIG_FILE, tmp_path / WEIGHTS_FILE
         good = config.read_bytes(), weights.read_bytes()
         spoiled = {
-            "no weights of the candidate agent": [(b"{", good[1]), (good[0], good[1][:40]), (good[0], b"")],
+            "does not hold weights": [(b"{", good[1]), (good[0], good[1][:40]), (good[0], b"")],
             "weights for other features": [(good[0].replace(b"any", b"all"), good[1]), (b"[]", good[1])],
         }
         for message, files in spoiled.items():
@@ -558,7 +559,7 @@ class TestFiles:
                 weights.write_bytes(pair[1])
                 with pytest.raises(CheckpointError, match=message):
                     agent.load_weights(tmp_path)
-        with pytest.raises(CheckpointError, match="no weights of the candidate agent"):
+        with pytest.raises(CheckpointError, match="does not hold weights"):
             agent.load_weights(tmp_path / "nowhere")
         broken = CandidateAgent()
         with torch.no_grad():

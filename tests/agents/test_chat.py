@@ -435,7 +435,7 @@ def test_a_tool_message_that_the_template_rewrites_is_not_used() -> None:
 @pytest.mark.parametrize(
     ("family", "template", "message"),
     [
-        ("qwen", "", "has no chat template, so it is no chat model: use an instruction-tuned"),
+        ("qwen", "", "has no chat template"),
         (
             "qwen",
             QWEN + "{{ messages[0].content + messages[-1].content }}",
@@ -590,7 +590,7 @@ def test_drift_wants_the_tokens_of_one_context() -> None:
     chat = family_format("gemma")
     played = episode(chat, "Who?", [chat.plain(ACTS[0])], [])
     played.segments = []
-    with pytest.raises(ConfigError, match="episode e has 0 contexts: drift compares episodes of one"):
+    with pytest.raises(ConfigError, match="episode e has 0 contexts"):
         chat.drift(played)
 
 

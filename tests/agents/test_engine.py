@@ -174,8 +174,7 @@ def test_a_fork_continues_like_its_source_and_leaves_it_alone() -> None:
     engine = build_engine()
     engine.begin([0, 1, 2])
     engine.generate([0, 1, 2], [[3, 4, 9], [8, 8], [20, 21, 22, 23]], sampling(1))
-    engine.fork(1, 17)  # a new slot
-    engine.fork(1, 2)  # over a running one
+    engine.fork(1, [17, 2, 1])  # a new slot, a running one, and the source itself
     assert engine.context(17) == engine.context(2) == engine.context(1)
     engine.stats = EngineStats()
     forked = engine.generate([2], [[30, 31]], sampling(greedy=True))
@@ -273,7 +272,7 @@ def test_wrong_use_is_named() -> None:
     with pytest.raises(ConfigError, match=r"slot 4 has no episode: call begin\(\[4\]\) first"):
         engine.generate([4], [[1]], sampling())
     with pytest.raises(ConfigError, match="slot 9 has no episode"):
-        engine.fork(9, 3)
+        engine.fork(9, [3])
     with pytest.raises(ConfigError, match="name one twice"):
         engine.generate([3, 3], [[1], [1]], sampling())
     with pytest.raises(ConfigError, match="empty prompt"):

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
-from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, causal_mask, evaluate, hidden_states
+from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.forward import causal_mask, hidden_states
 from searchgym.agents.lm.network import DecoderNetwork
-from searchgym.agents.lm.prefix_tree import PrefixTree, cut
+from searchgym.agents.lm.prefix_tree import PrefixTree, split_by_budget
 from searchgym.agents.tiny.model import TinyConfig, build_model
 
 VOCAB = 70
@@ -160,13 +161,17 @@ def test_parts_keep_groups_together_and_within_the_budget() -> None:
     rng = random.Random(0)
     groups = [[rng.randrange(9) for _ in range(50)] for _ in range(6)]
     paths = [(*groups[i % 6], *(rng.randrange(9) for _ in range(rng.randrange(5, 40)))) for i in range(48)]
-    parts = cut(paths, 500)
+    parts = split_by_budget(paths, 500)
     assert sorted(i for part in parts for i in part) == list(range(48))
     for part in parts:
         assert len(PrefixTree.grow([paths[i] for i in part]).ids_T) <= 500
     assert sum(len({i % 6 for i in part}) for part in parts) < 6 + len(parts)
-    assert cut([(1, 2, 3), (1, 2), (4,)], 1) == [[1], [0], [2]]  # longer than the budget: one by one
-    assert cut([], 5) == []
+    assert split_by_budget([(1, 2, 3), (1, 2), (4,)], 1) == [
+        [1],
+        [0],
+        [2],
+    ]  # longer than the budget: one by one
+    assert split_by_budget([], 5) == []
 
 
 def test_sequences_without_targets_add_nothing() -> None:

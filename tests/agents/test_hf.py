@@ -147,7 +147,7 @@ def test_a_fork_goes_on_like_its_source(env: SearchEnv, taught: str) -> None:
     agent.bind(agent_context_of(env.config))
     agent.begin([0])
     agent.act([0], ["What is the river of Mira?"], [{}])
-    agent.fork(0, 5)
+    agent.fork(0, [5])
     here, there = agent.act([0, 5], ["Nothing was found."] * 2, [{}, {}])
     assert (here.prompt_ids, here.token_ids) == (there.prompt_ids, there.token_ids)  # type: ignore[union-attr]
     assert agent.engine.context(0) == agent.engine.context(5)
@@ -317,11 +317,12 @@ def test_a_save_that_fails_leaves_what_was_there(
         ({"attention": "flash"}, "attention is 'flash'"),
         ({"engine_options": {"speed": 9}}, "engine 'transformers' has no option 'speed'"),
         ({"max_context": 100_000}, "this model takes 2 to 4096 tokens"),
-        ({"lora": {"rnak": 4}}, "lora has no option 'rnak'. Did you mean 'rank'"),
+        ({"lora": {"rnak": 4}}, "option of lora: 'rnak'. Did you mean 'rank'"),
         ({"lora": {"rank": 0}}, "lora rank is 0"),
         ({"lora": {"targets": ["nothing"]}}, "lora targets"),
         ({"device": "cuda:77"}, "device 'cuda:77' cannot be used here"),
         ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"max_new_token": 9}, "option of agent 'hf': 'max_new_token'. Did you mean 'max_new_tokens'"),
     ],
 )
 def test_options_that_cannot_be_used(taught: str, options: dict[str, Any], message: str) -> None:

@@ -10,7 +10,8 @@ from families import FAMILIES, OWN_PASS, build_family
 from test_forward import draw_sequences, group, naive
 
 from searchgym.agents.lm.engine import Engine, Sampling
-from searchgym.agents.lm.forward import EvaluationStats, Network, TokenSequence, evaluate
+from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.interface import Network
 from searchgym.agents.lm.network import DecoderNetwork, ModelNetwork, open_network
 from searchgym.errors import ConfigError
 

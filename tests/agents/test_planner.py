@@ -48,8 +48,8 @@ class Speaker(Agent):
             self.read[slot] = []
             self.all_read.append(self.read[slot])
 
-    def fork(self, source: int, target: int) -> None:
-        self.read[target] = list(self.read[source])
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        self.read.update((target, list(self.read[source])) for target in targets)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
@@ -295,7 +295,7 @@ def test_a_fork_goes_on_as_its_source(rounds: int, toy: str) -> None:
         assert isinstance(turn, Turn)
         observation, *_, info = env.step(turn.text)
     agent.begin([5])
-    agent.fork(0, 5)
+    agent.fork(0, [5])
     snapshot, ends = env.unwrapped.snapshot(), []
     for slot in (5, 0):
         env.unwrapped.restore(snapshot)

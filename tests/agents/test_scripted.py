@@ -181,9 +181,9 @@ class TestOracle:
         gold = {"answers": ["1893"], "chain": [{"query": h.query, "bridge": h.bridge} for h in CHAIN]}
         shown = env.dialect.render_hits([Hit("1", "Mira", PASSAGES[0].text, 1.0)], 999)
         assert agent.act([0], [self.question.text], [{"gold": gold}]) == ["<search> Mira </search>"]
-        agent.fork(0, 5)
+        agent.fork(0, [5])
         assert agent.act([0, 5], [shown, shown], [{"gold": gold}] * 2) == ["<search> Jan </search>"] * 2
-        agent.fork(0, 7)
+        agent.fork(0, [7])
         agent.begin([0])
         assert agent.act([7], ["nothing"], [{"gold": gold}]) == ["<answer> unknown </answer>"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from searchgym.agents.lm.forward import TokenSequence, evaluate
+from searchgym.agents.lm.evaluation import TokenSequence, evaluate
 from searchgym.agents.policy import Sample
 from searchgym.agents.tiny.agent import TinyAgent, prompt_ids
 from searchgym.agents.tiny.model import TinyConfig
@@ -135,7 +135,7 @@ def test_a_fork_has_the_same_history() -> None:
     agent.begin([0])
     for observation in ("the river of Mira ?", "Voss is mayor"):
         agent.act([0], [observation], [{}])
-    agent.fork(0, 1)
+    agent.fork(0, [1])
     here, there = agent.act([0, 1], ["founder of the river"] * 2, [{}, {}])
     assert (here.prompt_ids, here.token_ids) == (there.prompt_ids, there.token_ids)  # type: ignore[union-attr]
     agent.act([1], ["Voss"], [{}])  # the two go on apart
@@ -279,7 +279,7 @@ def test_the_reminder_after_an_invalid_round_names_acts_without_writing_one() ->
 
 def test_another_dialect_is_refused(env: SearchEnv) -> None:
     tools = SearchEnv(corpus=env.corpus, retriever=env.retriever, split="train", dialect="tools")
-    with pytest.raises(ConfigError, match="speaks the 'tags' dialect only, the environment 'tools'"):
+    with pytest.raises(ConfigError, match="the environment speaks 'tools'"):
         rollout(tools, build_agent(), 1)
 
 
@@ -314,7 +314,7 @@ def test_another_tokenizer_or_shape_is_refused(saved: Path, tmp_path_factory: py
     with pytest.raises(CheckpointError, match="holds another tokenizer"):
         agent.load_weights(saved)
     (saved / "tokenizer.json").write_text((other / "tokenizer.json").read_text())
-    with pytest.raises(CheckpointError, match="not of one checkpoint"):
+    with pytest.raises(CheckpointError, match="do not belong to the same checkpoint"):
         TinyAgent(saved)
     (saved / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):

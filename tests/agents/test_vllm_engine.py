@@ -91,13 +91,19 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_family(tmp_path_factory.mktemp("model"), initializer_range=0.4)
 
 
-@pytest.fixture
-def _vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the stand-in where `vllm` is imported from."""
+
     def lora(name: str, number: int, path: str) -> SimpleNamespace:
         return SimpleNamespace(lora_name=name, lora_int_id=number, lora_path=path)
 
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=sampling_params))
     monkeypatch.setitem(sys.modules, "vllm.lora.request", SimpleNamespace(LoRARequest=lora))
+
+
+@pytest.fixture
+def _vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
 
 
 def opened(model: str, lora_rank: int | None = None, **options: Any) -> Any:

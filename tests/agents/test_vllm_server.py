@@ -129,7 +129,7 @@ def test_contexts_grow_and_the_prefix_cache_holds_them(stub: StubVLLM) -> None:
     engine = engine_at(stub)
     first = drawn(engine)
     assert engine.stats.copied_tokens == 32  # the second of two equal prompts of 40: two blocks of 16
-    engine.fork(2, 3)
+    engine.fork(2, [3])
     again = engine.generate([0, 3], [[50, 51], [60]], sampling())
     assert engine.context(0) == [*PROMPTS[0], *first[0].token_ids, 50, 51, *again[0].token_ids]
     assert engine.context(3)[: 3 + len(first[2].token_ids)] == [*PROMPTS[2], *first[2].token_ids]

@@ -1,9 +1,9 @@
-"""The seconds tier: what one training run of the candidate policy reaches, and how long the whole command takes.
+"""One training run of the candidate policy: the EM that it reaches and the time of the whole command.
 
 python tests/benchmarks/bench_candidate.py [SEEDS]
 
 Each seed runs the command of docs/agents/candidate.md as a user would, imports and both evaluations included.
-The time of one round is that of reading its candidates from the texts, all caches empty at the start.
+The time of one round is the time to read its candidates from the texts, with empty caches at the start.
 """
 
 import json

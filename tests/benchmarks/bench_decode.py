@@ -1,11 +1,11 @@
-"""What a decode step costs with keys and values kept from round to round, beside transformers' `generate`.
+"""Cost of a decode step with keys and values kept from round to round, compared with transformers' `generate`.
 
     python tests/benchmarks/bench_decode.py [--width 128] [--batch 8] [--rounds 2,4,8,16,32]
 
-A Qwen3 shape with random weights plays `--batch` episodes of ragged observations. At some rounds the very same contexts
+A Qwen3 shape with random weights plays `--batch` episodes of ragged observations. At some rounds the same contexts
 also go through `generate` (left-padded, its own KV cache), which samples as many tokens. A step is the time from one
-sampled token to the next; beside it stands what a whole round costs, prefill included, which `generate` does for the
-whole context. Processor time on one thread, medians over steps and repeats; prints one line per measured round.
+sampled token to the next. The time of a whole round is printed too; it includes prefill, which `generate` computes for
+the whole context. Processor time on one thread, medians over steps and repeats; prints one line per measured round.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Steps:
 
 
 class Criteria(StoppingCriteria):  # type: ignore[misc]
-    """Never stops; `generate` asks it after every token."""
+    """Never stops; `generate` calls it after every token."""
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps

@@ -1,7 +1,7 @@
 """Cost of one training iteration of the tiny language model: generate 128 episodes, then one training pass.
 
-Prints one line with the figures; on a busy machine, go by the processor time. The ids are random, in the shapes of the terse world: 16 questions x 8 rollouts,
-3 rounds, prompts of 12-24 tokens, observations of 60-90, acts of about 10 sampled tokens (a tenth of the
+Prints one line with the figures; on a busy machine, use the processor time. The ids are random, in the shapes of the
+terse world: 16 questions x 8 rollouts, 3 rounds, prompts of 12-24 tokens, observations of 60-90, acts of about 10 sampled tokens (a tenth of the
 vocabulary closes an act). `--compare` adds transformers' `generate`, which computes the whole context in each
 round and keeps finished rows in the batch.
 
@@ -20,7 +20,7 @@ import torch
 from transformers import Qwen3ForCausalLM
 
 from searchgym.agents.lm.engine import Engine, EngineStats, Generation, Sampling
-from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.lm.network import DecoderNetwork
 from searchgym.agents.tiny.model import TinyConfig, build_model
 

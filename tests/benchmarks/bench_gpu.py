@@ -1,17 +1,17 @@
 """Rollouts and updates of Qwen3's shapes on one GPU: tokens per second, model-FLOPs utilisation, peak memory.
 
     python tests/benchmarks/bench_gpu.py [--shapes qwen3-0.6b qwen3-1.7b] [--peak-tflops 989]
-    python tests/benchmarks/bench_gpu.py --cpu          # a minute shape on the CPU, to see that the code runs
+    python tests/benchmarks/bench_gpu.py --cpu          # a minimal shape on the CPU, to check that the code runs
 
 Random weights in bfloat16, with a LoRA adapter (rank 16 on all linear layers) and with all weights trained. 16 groups of
 8 episodes: a prompt of 512 tokens each group, then `--rounds` times an act and an observation, played with
-`agents.engine` as `HFAgent` plays; then one pass over all episodes as the training loop makes it (micro-batches by token
-budget, one AdamW step). One line each.
+`searchgym.agents.lm.engine` as `HFAgent` plays; then one pass over all episodes as the training loop makes it (micro-batches by token
+budget, one AdamW step). Prints one line each.
 
-Model FLOPs are counted of tokens that are computed (what episodes share is computed once and counts once), not of what
-gradient checkpointing or the blocks of the head compute again: 2 per weight forward and 2 backward, 2 more where the
+Model FLOPs count computed tokens (shared tokens are computed and counted once), without the recomputation of gradient
+checkpointing and of the head's blocks: 2 per weight forward and 2 backward, 2 more where the
 weight has a gradient, the head at the sampled tokens only, attention over the tokens before. Utilisation is that over
-the device's dense bfloat16 peak. Without a GPU it says so and ends.
+the device's dense bfloat16 peak. Without a GPU it says so and exits.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from searchgym.agents.hf.lora import Adapter, LoraOptions
 from searchgym.agents.lm.engine import Engine, Sampling
-from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.lm.network import open_network
-from searchgym.agents.lm.prefix_tree import cut
+from searchgym.agents.lm.prefix_tree import split_by_budget
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": {"hidden_size": 1024, "intermediate_size": 3072},
@@ -115,7 +115,7 @@ def update(
     total = sum(len(s.targets) for s in sequences)
     synchronize(network.device)
     start = time.perf_counter()
-    for part in cut([s.tokens[: s.targets[-1]] for s in sequences], budget):
+    for part in split_by_budget([s.tokens[: s.targets[-1]] for s in sequences], budget):
         logprobs, _, _ = evaluate(network, [sequences[i] for i in part], stats)
         (-logprobs.sum() / total).backward()
     torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -136,7 +136,7 @@ def model_flops(model: Any, sequences: list[TokenSequence], stats: EvaluationSta
     head = config.vocab_size * config.hidden_size
     per_weight = 4 if frozen else 6
     linear = stats.computed_tokens * (per_weight * inner + 6 * adapter)
-    # What a token sees: on average half of its sequence; what is shared is the beginning, so this is a little low.
+    # A token attends to half of its sequence on average; the shared part is the beginning, so this is a little low.
     seen = sum(s.targets[-1] for s in sequences) / len(sequences) / 2
     width = config.num_attention_heads * config.head_dim
     attention = 12 * config.num_hidden_layers * width * seen * stats.computed_tokens
@@ -171,7 +171,7 @@ def main() -> None:
     )
     parser.add_argument("--shapes", nargs="+", default=["qwen3-0.6b", "qwen3-1.7b"], choices=list(SHAPES))
     parser.add_argument(
-        "--cpu", action="store_true", help="run a minute shape here, to see that the code runs"
+        "--cpu", action="store_true", help="run a minimal shape here, to check that the code runs"
     )
     parser.add_argument("--questions", type=int, default=16)
     parser.add_argument("--group", type=int, default=8)

@@ -6,8 +6,8 @@
 All rows train the same checkpoint (a Qwen3 of width 64 and two layers, whose acts are calls of random words) with the
 same tokenizer, in float32, on the same 16 questions x 8 episodes an iteration, in the same environment with our
 retriever, with the same limit of tokens per act and of rounds, the same stop tokens, 2 epochs x 2 minibatches
-(4 optimizer steps), gradients clipped at 1 and a learning rate of 1e-8, so that all keep sampling from the same
-distribution. All 128 episodes are updated on, except in the row that says otherwise. Rewards do not matter for the
+(4 optimizer steps), gradients clipped at 1 and a learning rate of 1e-8, so that all continue to sample from the
+same distribution. All 128 episodes are used for updates, except in the row that says otherwise. Rewards do not matter for the
 time; half of the groups get unequal ones, drawn at random.
 
 Each row runs in a process of its own; the processes take turns, one iteration each, in rotating order, two to warm up
@@ -279,7 +279,7 @@ def clock() -> tuple[float, float]:
 
 
 class Row:
-    """A process that runs one row, an iteration whenever it is told to."""
+    """A process that runs one row, one iteration per request."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         self.name, self.figures = name, []
@@ -335,7 +335,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--top-k", type=int, default=3, help="passages per search")
     parser.add_argument(
-        "--checkpoint", default="", help="where it is, or is to be written; default: made anew"
+        "--checkpoint", default="", help="directory to read it from or write it to; default: a new one"
     )
     parser.add_argument("--rows", nargs="+", default=[*TRL, *OURS], choices=[*TRL, *OURS])
     parser.add_argument("--verbose", action="store_true", help="show what the rows write to stderr")

@@ -24,7 +24,7 @@ from unittest.mock import patch
 import torch
 
 from searchgym.agents.lm import prefix_tree as prefixes
-from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.trainers.config import make_config
 from searchgym.trainers.groups import Groups

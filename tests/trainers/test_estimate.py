@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from searchgym.agents.hf.lora import Adapter, LoraOptions
-from searchgym.agents.lm.forward import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.lm.network import open_network
 from searchgym.errors import ConfigError
 from searchgym.trainers.learner.optimizers import OPTIMIZERS, make_optimizer

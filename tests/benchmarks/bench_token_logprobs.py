@@ -1,12 +1,13 @@
-"""Memory and time of the language-model head: in blocks of the vocabulary (`searchgym.agents.lm.token_logprobs`) against the plain way.
+"""Memory and time of the language-model head: in blocks of the vocabulary (`searchgym.agents.lm.token_logprobs`)
+compared with the plain computation.
 
-    python tests/benchmarks/bench_head.py [--tokens 4096] [--words 151936] [--width 1024] [--dtype float32]
+    python tests/benchmarks/bench_token_logprobs.py [--tokens 4096] [--words 151936] [--width 1024] [--dtype float32]
 
-Each way runs forward and backward once in a process of its own, with gradients to hidden states and weight, and to
-the hidden states alone (a frozen weight, as under LoRA). Counted is the peak of the process's resident memory above
-what it held before the first call (inputs, interpreter, libraries warmed up on a small case), less the weight's
-gradient where there is one: whatever else the computation needs, temporaries of the libraries included. Seconds are
-processor time, so that other work on the machine counts little. The outputs of the two ways are compared, too.
+Each way runs forward and backward once in a process of its own, with gradients for hidden states and weight, and for
+the hidden states only (a frozen weight, as with LoRA). The memory is the peak of the process's resident memory minus the
+memory before the first call (inputs, interpreter, libraries after a warm-up on a small case) and minus the weight's
+gradient where there is one; it includes temporaries of the libraries. Seconds are
+processor time, so other work on the machine has little influence. The outputs of the two ways are compared, too.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch
 from searchgym.agent import FunctionAgent
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.policy import Policy
-from searchgym.agents.rng_streams import Streams
+from searchgym.agents.rng_streams import RngStreams
 from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.episode import Episode
@@ -60,17 +60,17 @@ def test_other_seeds_give_other_episodes_and_the_generator_is_left_alone(envs: S
     assert [acts(e) for e in play(policy, envs, [0, 1, 2])] == [acts(e) for e in first]
     assert torch.equal(policy.generator.get_state(), before)
     collect(envs, policy, envs.task_ids()[:2])  # without seeds: as ever
-    assert policy.streams is None
+    assert policy.rng_streams is None
     assert not torch.equal(policy.generator.get_state(), before)
 
 
 def test_fewer_numbers_used_change_no_later_draw() -> None:
-    streams = Streams()
+    streams = RngStreams()
     streams.start([0, 1], [7, 8])
     first = streams.uniform([0, 1], 5)
     assert first.shape == (2, 5)
     assert ((first >= 0) & (first < 1)).all()
-    again = Streams()
+    again = RngStreams()
     again.start([4], [8])
     assert (again.uniform([4], 5) == first[1]).all()
     assert again.seeds([4]) == streams.seeds([1])
@@ -79,10 +79,9 @@ def test_fewer_numbers_used_change_no_later_draw() -> None:
 def test_a_fork_draws_numbers_of_its_own() -> None:
     drawn = []
     for _ in range(2):
-        streams = Streams()
+        streams = RngStreams()
         streams.start([0], [7])
-        streams.fork(0, 1)
-        streams.fork(0, 2)
+        streams.fork(0, [1, 2])
         drawn.append(streams.uniform([0, 1, 2], 4).tolist())
     assert drawn[0] == drawn[1]
     assert len({tuple(row) for row in drawn[0]}) == 3
