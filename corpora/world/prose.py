@@ -3,8 +3,8 @@
     Mira Vogack (born 14 March 1893) was a painter from Oldmoor. She learned the craft from the poet Jan Kerberg
     and was married to Otto Lindhart. Vogack died in 1961.
 
-Which of several wordings is used, in which order, with which pronouns, is a hash of the entity's number, so a
-passage never changes. Homonyms are told apart in the text ("the painter Mira Vogack").
+The choice of wordings, their order and the pronouns are a hash of the entity's number, so that a passage never changes.
+Homonyms are distinguished in the text ("the painter Mira Vogack").
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from functools import lru_cache
 from string import Formatter
 
 from .arithmetic import hash64, key
-from .colour import COLOUR, FILLS
 from .facts import Country, Entity, Value, aliases
-from .phrases import ASKS, COMPARES, FOUND, MEASURES, NOUNS, OBSCURED, ROLES
 from .plans import Plan, end_of
 from .schema import RELATIONS, Relation
-from .sentences import ALIASES, LEADS, SENTENCES, SUBJECTS
+from .wordings import wordings
 from .words import MALE_NAMES
 
 __all__ = ["Prose"]
@@ -44,7 +42,7 @@ _MONTHS = (
 _DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _WITH_ARTICLE = frozenset({"river", "railway", "prize", "museum", "newspaper", "ship"})
 _SHORT = 24
-"""Words below which a passage gets more sentences of colour (names of several words are not counted)."""
+"""Passages with fewer words than this get more sentences of colour."""
 _IN_A_LIFE = {"born": 0, "birthplace": 0, "died": 2}
 _KEYS = {relation: key(relation) for _, relation in RELATIONS}
 _LONG_PHRASE = 50  # characters
@@ -84,7 +82,11 @@ def _theme(words: Sequence[str]) -> str:
 
 
 class Prose:
-    """Words facts and plans as an encyclopedia does."""
+    """Renders facts and plans in the style of an encyclopedia.
+
+    Args:
+        country: the facts.
+    """
 
     name = "encyclopedia"
 
@@ -95,7 +97,7 @@ class Prose:
     # -- values ------------------------------------------------------------------------------------------------
 
     def mention(self, entity: Entity) -> str:
-        """The entity's name in running text, with what it takes to tell it from a homonym."""
+        """The entity's name in running text, with its qualifier if it has a homonym."""
         if entity.homonym:
             return f"the {entity.qualifier} {entity.name}"
         return f"the {entity.name}" if entity.type in _WITH_ARTICLE else entity.name
@@ -111,7 +113,7 @@ class Prose:
         return f"{value:,}" if spec.target == "number" else str(value)
 
     def bridge(self, spec: Relation, value: Value) -> str:
-        """What a hop yields, as it stands literally in the passage, without an article."""
+        """The value of a hop as it appears in the passage, without an article."""
         if isinstance(value, Entity):
             return f"{value.qualifier} {value.name}" if value.homonym else value.name
         return self.value(spec, value)
@@ -133,14 +135,14 @@ class Prose:
         words = {name: self.value(spec, value) for name, (spec, value) in facts.items()}
         lead, used = self._lead(entity, words, draw)
         names = [name for name in facts if name not in used]
-        # Any order of the remaining facts, except that a life is told from birth to death.
+        # The remaining facts in any order, except that a life begins with birth and ends with death.
         names.sort(key=lambda name: (_IN_A_LIFE.get(name, 1), hash64(draw, _KEYS[name])))
         sentences = [self._sentence(entity, facts[name], draw) for name in names]
         last = ["died"] if "died" in facts else []
         known_as = aliases(entity)
         extra = []
-        if known_as and draw % 3 == 0 and entity.type in ALIASES:
-            extra.append(_choose(ALIASES[entity.type], draw // 3).replace("{v}", known_as[-1]))
+        if known_as and draw % 3 == 0 and entity.type in wordings("aliases"):
+            extra.append(_choose(wordings("aliases")[entity.type], draw // 3).replace("{v}", known_as[-1]))
         extra += self._colour(entity, len(lead.split()) + sum(len(s.split()) for s in sentences), draw)
         for i, sentence in enumerate(extra):
             sentences.insert(hash64(draw, i, 4) % (len(sentences) + 1 - len(last)), sentence)
@@ -148,14 +150,14 @@ class Prose:
 
     @staticmethod
     def _colour(entity: Entity, words: int, draw: int) -> list[str]:
-        """One sentence of colour for most passages, more for short ones."""
-        wordings = list(COLOUR[entity.type])
+        """One sentence of colour for most passages, more for short ones, none for some."""
+        templates = list(wordings("colour")[entity.type])
         out: list[str] = []
         number = hash64(draw, 5)
         while words < _SHORT or (not out and number % 4):
-            template = wordings.pop(number % len(wordings))
+            template = templates.pop(number % len(templates))
             number = hash64(number)
-            for name, choices in FILLS.items():
+            for name, choices in wordings("fills").items():
                 if f"{{{name}" in template:
                     first = number // 8 % len(choices)
                     template = template.replace(f"{{{name}}}", choices[first])
@@ -176,7 +178,7 @@ class Prose:
             fields["born_date"] = self._date("born", int(words["born"]), draw)[0]
         elif entity.type == "company":
             fields["trade"] = _TRADES[entity.role]
-        possible = [t for t in LEADS[entity.type] if _fields(t) <= fields.keys()]
+        possible = [t for t in wordings("leads")[entity.type] if _fields(t) <= fields.keys()]
         template = possible[draw // 64 % len(possible)]
         used = {"born" if name == "born_date" else name for name in _fields(template)}
         return template.format_map(fields), frozenset(used)
@@ -189,9 +191,10 @@ class Prose:
 
     def _sentence(self, entity: Entity, fact: tuple[Relation, Value], draw: int) -> str:
         spec, value = fact
-        wordings = SENTENCES.get(f"{entity.role}.{spec.name}") or SENTENCES[f"{entity.type}.{spec.name}"]
-        wording = wordings[hash64(draw, _KEYS[spec.name], 2) % len(wordings)]
-        text = wording.replace("{v}", self.value(spec, value))
+        table = wordings("sentences")
+        templates = table.get(f"{entity.role}.{spec.name}") or table[f"{entity.type}.{spec.name}"]
+        template = templates[hash64(draw, _KEYS[spec.name], 2) % len(templates)]
+        text = template.replace("{v}", self.value(spec, value))
         if isinstance(value, int) and spec.target == "year":
             date, month = self._date(spec.name, value, draw)
             text = text.replace("{d}", date).replace("{m}", month)
@@ -204,7 +207,7 @@ class Prose:
             subjects: tuple[str, ...] = (pronoun, pronoun, entity.name.split()[-1])
         else:
             pronoun, possessive, objective = "It", "its", "it"
-            subjects = SUBJECTS[entity.type]
+            subjects = wordings("subjects")[entity.type]
         out = [lead]
         i = 0
         while i < len(sentences):
@@ -212,7 +215,7 @@ class Prose:
             text = sentences[i]
             i += 1
             joins = text.startswith("{S} ") and i < len(sentences) and choice % 5 < 3
-            # Only plain ones: a reader would lose the thread where either has a comma or an "and" of its own.
+            # Only simple sentences: the result is hard to read if either contains a comma or "and".
             if joins and sentences[i].startswith("{S} ") and not _BRANCHES.search(text + sentences[i]):
                 text = f"{text[:-1]} and {sentences[i].removeprefix('{S} ')}"
                 i += 1
@@ -228,13 +231,18 @@ class Prose:
     # -- questions ---------------------------------------------------------------------------------------------
 
     def _named(self, entity: Entity) -> str:
-        """A named entity in a question: always with a word for what it is."""
+        """A named entity in a question, always with a word that says what it is."""
         if entity.type in ("person", "town", "company", "book", "film", "band", "ship") or entity.homonym:
             return f"the {entity.qualifier} {entity.name}"
         return self.mention(entity)
 
     def question(self, plan: Plan, number: int) -> str:
-        """The question in words; `number` chooses among wordings."""
+        """The question in words.
+
+        Args:
+            plan: the question.
+            number: chooses among the wordings.
+        """
         starts = [self._country.entity(i) for i in plan.starts]
         if plan.compare is not None:
             return self._comparison(plan, starts, number)
@@ -242,32 +250,34 @@ class Prose:
         if plan.theme:
             fields = {"v": _theme(plan.theme), "decade": f"{plan.decade[1]}s" if plan.decade else ""}
             if number % 2 or len(plan.path) > 1:
-                introduction = _choose(OBSCURED[f"{plan.type}."], number // 2).format_map(fields) + " "
+                introduction = (
+                    _choose(wordings("descriptions")[f"{plan.type}."], number // 2).format_map(fields) + " "
+                )
                 phrase = f"that {plan.type}"
             else:
-                phrase = _choose(OBSCURED[plan.type], number // 2).format_map(fields)
+                phrase = _choose(wordings("descriptions")[plan.type], number // 2).format_map(fields)
             type_ = plan.type
         elif plan.lists:
             which, type_, fields = self._found(plan, starts)
             if not plan.path:
-                return _choose(FOUND[f"{which}?"], number).format_map(fields)
-            phrase = _choose(FOUND[which], number).format_map(fields)
+                return _choose(wordings("constraints")[f"{which}?"], number).format_map(fields)
+            phrase = _choose(wordings("constraints")[which], number).format_map(fields)
         else:
             phrase, type_ = self._named(starts[0]), starts[0].type
         simple = not plan.theme and not plan.lists
         for i, relation in enumerate(plan.path[:-1]):
-            wordings = NOUNS[f"{type_}.{relation}"]
+            phrases = wordings("noun_phrases")[f"{type_}.{relation}"]
             if not simple:  # a long phrase reads well only at the end
-                wordings = tuple(w for w in wordings if w.endswith("{x}"))
-            phrase = _choose(wordings, hash64(number, i)).replace("{x}", phrase)
+                phrases = tuple(p for p in phrases if p.endswith("{x}"))
+            phrase = _choose(phrases, hash64(number, i)).replace("{x}", phrase)
             type_ = end_of(type_, relation)
             simple = False
-        asks = ASKS[f"{type_}.{plan.path[-1]}"]
+        asks = wordings("questions")[f"{type_}.{plan.path[-1]}"]
         if len(phrase) > _LONG_PHRASE:  # as above
             asks = tuple(a for a in asks if a.endswith("{x}?")) or asks
         first = hash64(number, 99)
         whole = [_choose(asks, first + i).replace("{x}", phrase) for i in range(len(asks))]
-        # Phrases can end in the word that follows: "the school where she was educated educated?"
+        # A phrase can end in the word that follows it: "the school where she was educated educated?"
         return introduction + next((w for w in whole if not _DOUBLED.search(w)), whole[0])
 
     def _found(self, plan: Plan, starts: list[Entity]) -> tuple[str, str, dict[str, str]]:
@@ -287,11 +297,11 @@ class Prose:
         if plan.path:
             end, form = end_of(type_, plan.path[0]), "bridged"
         person = type_ == "person"
-        text = _choose(COMPARES[form], number).format(
+        text = _choose(wordings("comparisons")[form], number).format(
             which="Who" if person else f"Which {type_}",
             one="who" if person else "which",
-            measure=_choose(MEASURES[f"{end}.{relation}.{extreme}"], number // 8),
-            role=ROLES.get(plan.path[0], plan.path[0]) if plan.path else "",
+            measure=_choose(wordings("measures")[f"{end}.{relation}.{extreme}"], number // 8),
+            role=wordings("roles").get(plan.path[0], (plan.path[0],))[0] if plan.path else "",
             x=self.mention(starts[0]),
             y=self.mention(starts[1]),
         )

@@ -155,7 +155,7 @@ def test_a_long_query_scores_like_a_short_one(make_corpus: Any) -> None:
 
 def test_bad_arguments(small_corpus: Any, home: Path) -> None:
     for options, message in (
-        ({"k1": -1}, "k1=-1: use a number from 0 to 1000"),
+        ({"k1": -1}, "k1 is -1: give a number from 0 to 1000"),
         ({"b": True}, "b=True: use a number from 0 to 1"),
         ({"prebuilt": 3}, "prebuilt=3: name an index"),
     ):
@@ -175,7 +175,7 @@ def test_bad_arguments(small_corpus: Any, home: Path) -> None:
 
 
 def test_corpora_that_cannot_be_indexed_leave_nothing(make_corpus: Any, home: Path) -> None:
-    with pytest.raises(CorpusError, match="2 passages and no word to search for"):
+    with pytest.raises(CorpusError, match="2 passages without any word"):
         LUCENE_BACKEND(make_corpus(["?!", "the of"]))
     unsorted = make_corpus(["river", "town", "hill"])
     unsorted.passages = [unsorted.passages[i] for i in (0, 2, 1)]
