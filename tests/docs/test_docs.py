@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import cli_page
 import pytest
 from doc_pages import ROOT, pages, read_blocks, run_page, same
 
@@ -147,12 +148,17 @@ def test_the_reference_names_every_command_agent_and_id() -> None:
     cli = (DOCS / "cli.md").read_text("utf-8")
     for command in groups["searchgym.commands"]:
         assert f"\n## {command}\n" in cli
-        assert f"\n$ searchgym {command} --help\n" in cli
     assert set(groups["searchgym.agents"]) <= named_on("agents/index.md")
     assert set(groups["searchgym.corpora"]) - {"jsonl"} <= named_on("environment.md")
     retrievers = (DOCS / "retrievers.md").read_text("utf-8")
     assert all(f"\n## {name}\n" in retrievers for name in groups["searchgym.retrievers"])
     assert set(searchgym._ENVIRONMENTS) <= named_on("environment.md")
+
+
+def test_the_command_line_page_shows_the_help_of_every_command() -> None:
+    page = cli_page.PAGE.read_text("utf-8")
+    assert sorted(cli_page.shown(page)) == sorted(cli_page.commands())
+    assert cli_page.updated(page) == page, "run: python tests/docs/cli_page.py"
 
 
 # -- the runner itself ---------------------------------------------------------------------------------------
