@@ -378,7 +378,7 @@ def test_the_command_plays_saves_and_audits_again(run: Run, toy: str, tmp_path: 
         "utility",
         "search",
         "8 episodes",
-        "judgements/s",
+        "verdicts/s",
         "errors of rules: 0",
     ):
         assert shown in out
