@@ -21,6 +21,12 @@ from searchgym.env.env import SearchEnv
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let idle processes take over tests of busy ones, unless another distribution is given."""
+    if getattr(config.option, "dist", "no") == "load":
+        config.option.dist = "worksteal"
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Processes of `pytest -n auto`: one more than cores, because many tests wait for processes and servers."""
