@@ -32,79 +32,79 @@ class TrainConfig:
     """Everything a training run is made from. The defaults are the README's demo."""
 
     trainer: str = option("grpo", "registered trainer")
-    settings: dict[str, Any] = option({}, "settings of the trainer")
+    settings: dict[str, Any] = option({}, "the trainer's own settings (--set KEY=VALUE, --list-settings)")
     agent: str = option("tiny", "registered trainable agent")
     agent_options: dict[str, Any] = option({}, "arguments of the agent's constructor")
     env: str = option("SearchQA-Terse-v0", "registered environment id")
     env_options: dict[str, Any] = option(
-        {"types": ["chain"], "hops": [2, 3]}, "arguments of gym.make; empty by default if `env` is given"
+        {"types": ["chain"], "hops": [2, 3]}, "arguments of gym.make; none by default once `env` is given"
     )
-    num_envs: int = option(0, "episodes played in parallel (0: all episodes of an iteration)", low=0)
-    iterations: int = option(50, "iterations; each collects episodes and updates the policy", low=0)
+    num_envs: int = option(0, "environments stepped together; 0: one per episode of an iteration", low=0)
+    iterations: int = option(50, "collect-and-update rounds", low=0)
     questions: int = option(16, "questions per iteration", low=1)
-    max_episodes: int = option(0, "stop after this many episodes (0: no limit)", low=0)
-    max_tokens: int = option(0, "stop after this many sampled tokens (0: no limit)", low=0)
+    max_episodes: int = option(0, "end after the iteration that reaches so many episodes; 0: never", low=0)
+    max_tokens: int = option(
+        0, "end after the iteration that reaches so many sampled tokens; 0: never", low=0
+    )
     max_seconds: float = option(
         0.0,
-        "stop after this many seconds, not counting evaluations (0: no limit)",
+        "end after the iteration that reaches so many seconds, evaluations not counted; 0: never",
         low=0.0,
     )
     lr: float = option(5e-4, "learning rate", low=0.0)
-    lr_schedule: Schedule = option("constant", "learning-rate schedule over the iterations")
-    lr_warmup: int = option(0, "iterations of linear learning-rate warmup", low=0)
-    lr_floor: float = option(0.0, "final learning rate of a schedule, as a fraction of lr", low=0.0, high=1.0)
-    optimizer: str = option(
-        "adamw", "optimizer of torch (adamw, sgd, adafactor, …) or bitsandbytes (adamw8bit, …)"
+    lr_schedule: Schedule = option(
+        "constant", "how the learning rate goes over the iterations: constant, linear or cosine"
     )
+    lr_warmup: int = option(0, "iterations over which it rises at the start", low=0)
+    lr_floor: float = option(0.0, "where a schedule ends, as a share of lr", low=0.0, high=1.0)
+    optimizer: str = option("adamw", "of torch (adamw, sgd, adafactor, …) or bitsandbytes (adamw8bit, …)")
     optimizer_options: dict[str, Any] = option({}, "arguments of the optimizer's constructor")
     weight_decay: float = option(0.0, "weight decay of the optimizer", low=0.0)
-    epochs: int = option(1, "passes over the episodes of an iteration", low=1)
+    epochs: int = option(1, "passes over an iteration's episodes", low=1)
     minibatches: int = option(2, "optimizer steps per pass", low=1)
-    grad_clip: float = option(1.0, "maximum gradient norm", low=1e-9)
-    token_budget: int = option(
-        16384, "maximum number of tokens per forward and backward pass; lower it to save memory", low=1
-    )
-    temperature: float = option(1.0, "sampling temperature during training", low=1e-3)
-    seed: int = option(0, "random seed", low=0)
+    grad_clip: float = option(1.0, "largest gradient norm", low=1e-9)
+    token_budget: int = option(16384, "tokens per forward and backward pass (memory)", low=1)
+    temperature: float = option(1.0, "sampling temperature while collecting", low=1e-3)
+    seed: int = option(0, "of everything random", low=0)
     streams: Literal["run", "episode"] = option(
         "run",
-        "random streams for sampling: one for the whole run, or one per episode, which makes results independent of "
-        "the number of processes and workers (always used with several processes, rollout workers or rollout_lag)",
+        "random streams of sampling: one of the run, or one per episode, so that who plays it changes nothing "
+        "(always so with several processes, rollout workers or rollout_lag)",
     )
-    rollout_workers: int = option(0, "number of Ray rollout workers (0: roll out in this process)", low=0)
-    worker_options: dict[str, Any] = option({}, "Ray resources of each rollout worker")
-    ray_address: str = option("", "address of a Ray cluster, or auto (default: start Ray on this machine)")
+    rollout_workers: int = option(0, "processes that play, on Ray; 0: this one plays", low=0)
+    worker_options: dict[str, Any] = option({}, "what Ray gives each worker, e.g. num_gpus")
+    ray_address: str = option(
+        "", "of a Ray cluster, or auto; default: a Ray of this run's own, on this machine"
+    )
     rollout_lag: int = option(
         0,
-        "1 collects the next iteration while this one is learned from, with weights that are one update old",
+        "1: collect each iteration while the one before is learned from, with weights one update old",
         low=0,
         high=1,
     )
-    process_timeout: float = option(1800.0, "timeout in seconds for other processes and workers", low=1.0)
+    process_timeout: float = option(
+        1800.0, "seconds after which another process or worker that does not answer is given up", low=1.0
+    )
     threads: int = option(
-        1, "CPU threads of torch (0: torch's default); tiny models gain little from more than one", low=0
+        1, "CPU threads of torch (the tiny models gain little from more); 0: torch's own choice", low=0
     )
-    split: str = option("train", "split of the training questions")
-    eval_split: str = option("dev", "split of the evaluation questions")
-    eval_episodes: int = option(
-        200, "questions of the greedy evaluation before and after training (0: no evaluation)", low=0
-    )
-    eval_every: int = option(0, "also evaluate every n iterations (0: never)", low=0)
-    checkpoint_every: int = option(5, "save a checkpoint and the episodes every n iterations", low=1)
-    keep_checkpoints: int = option(
-        2, "number of recent checkpoints to keep, in addition to the initial one", low=1
-    )
+    split: str = option("train", "questions to train on")
+    eval_split: str = option("dev", "questions to evaluate on")
+    eval_episodes: int = option(200, "greedy evaluation before and after; 0: none", low=0)
+    eval_every: int = option(0, "also evaluate every so many iterations; 0: never", low=0)
+    checkpoint_every: int = option(5, "iterations between checkpoints (and saved episodes)", low=1)
+    keep_checkpoints: int = option(2, "newest checkpoints kept, besides the initial one", low=1)
     keep_best: Literal["", "em", "f1", "sub_em", "recall"] = option(
-        "", "also keep the checkpoint with the best evaluation by this metric"
+        "", "also keep the checkpoint of the best evaluation by this metric: em, f1, sub_em or recall"
     )
-    tracker: str = option("", "also log to these trackers: tensorboard, wandb, trackio (comma-separated)")
+    tracker: str = option("", "also log to: tensorboard, wandb, trackio; names with commas")
     tracker_options: dict[str, Any] = option({}, "arguments of a tracker, as NAME.KEY=VALUE")
-    alarms: dict[str, Any] = option({}, "thresholds of the alarms; null disables an alarm")
+    alarms: dict[str, Any] = option({}, "limits of the alarms; null switches one off")
     stop_on_alarm: str = option(
-        "", "stop the run when one of these alarms is raised (comma-separated names, or all)"
+        "", "end the run when one of these alarms is raised: names with commas, or all"
     )
-    record: str = option("", "record every retrieval and judge call on this tape")
-    replay: str = option("", "answer retrieval and judge calls from this tape; no index or judge is opened")
+    record: str = option("", "write every retrieval and judge call to this tape")
+    replay: str = option("", "take them from this tape; neither index nor judge is opened")
 
 
 def make_config(values: Mapping[str, Any]) -> TrainConfig:

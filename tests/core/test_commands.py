@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from helpers import CommandLine, run_searchgym, start_searchgym
 from toys import EMPLOYER
 
 from searchgym import plugins
+from searchgym.cli import main
 from searchgym.episode import load_episodes
 
 COMMANDS = ["play", "eval", "rescore", "doctor", "train"]
@@ -287,7 +290,23 @@ def test_a_corpus_cannot_write_control_sequences_to_the_terminal(cli: CommandLin
     assert "\x1b[2J" not in out
 
 
-def test_unencodable_output_does_not_crash(toy: str) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["eval", "--help"], ["eval", "--agent", "gold", "--budget", "1,2"], ["corpus", "info", "TOY"]],
+    ids=" ".join,
+)
+def test_unencodable_output_does_not_crash(
+    arguments: list[str], toy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    if arguments[-1] == "1,2":
+        arguments = [*arguments, "--env-option", f"corpus={toy}"]
+    assert main([argument.replace("TOY", toy) for argument in arguments]) == 0
+    assert b"?" in terminal.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+def test_unencodable_output_of_a_process_does_not_crash(toy: str) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     arguments = ["play", "--env-option", f"corpus={toy}", "--task-id", "employer-town"]
     done = run_searchgym(*arguments, input="Tarn 46°\n/answer Tarn\n".encode(), env=environment)

@@ -1,4 +1,4 @@
-"""A trainer in a package of its own, as a stranger would write it: installed into a temporary place, it is found through
+"""A trainer in a package of its own, as a third party would write it: installed into a temporary place, it is found through
 its entry point, shown in the help, trained, checked by the conformance suite, and compared with GRPO."""
 
 from __future__ import annotations
