@@ -1,8 +1,8 @@
-"""Type check with mypy over a temporary tree of symbolic links.
+"""Check types with mypy on a temporary tree of symbolic links.
 
-Type checkers cannot follow setuptools' package-dir mapping of editable installs, so the four folders are linked
-the way they are imported: searchgym/, searchgym/corpora, searchgym/agents, searchgym/trainers.
-Extra arguments go to mypy.
+Type checkers cannot follow the package-dir mapping of an editable installation, so this script links the four folders
+the way they are imported: searchgym, searchgym/corpora, searchgym/agents and searchgym/trainers. Its arguments are
+passed to mypy.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def main() -> int:
         for entry in (ROOT / "searchgym").iterdir():
             if entry.name != "__pycache__":
                 (package / entry.name).symlink_to(entry)
-        for wing in ("corpora", "agents", "trainers"):
-            (package / wing).symlink_to(ROOT / wing)
+        for name in ("corpora", "agents", "trainers"):
+            (package / name).symlink_to(ROOT / name)
         command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
         command += ["--cache-dir", str(ROOT / ".mypy_cache"), *sys.argv[1:], "-p", "searchgym"]
         return subprocess.run(command, cwd=folder, check=False).returncode

@@ -1,7 +1,7 @@
-"""The one door through which the core finds corpora, retrievers, judges, agents, trainers and commands.
+"""Plug-in registry: finds corpora, retrievers, judges, agents, trainers and commands through Python entry points.
 
-Built-in parts are declared in pyproject.toml exactly as a stranger's plug-in is. The core never imports a
-wing; it asks here by name.
+Built-in parts are declared in pyproject.toml exactly like those of a third-party plug-in. The core imports no higher
+package; it loads what it needs by name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _EXTRAS = {
 
 @cache
 def _entry_points(group: str) -> dict[str, list[importlib.metadata.EntryPoint]]:
-    """All declarations by name; more than one only where packages disagree."""
+    """The declarations of a group by name; more than one if packages disagree."""
     points: dict[str, list[importlib.metadata.EntryPoint]] = {}
     for point in importlib.metadata.entry_points(group=f"searchgym.{group}"):
         same = points.setdefault(point.name, [])
@@ -49,9 +49,9 @@ def load(group: str, name: str) -> Any:
     """Load the object registered as `name` in `group`.
 
     Raises:
-        UnknownIdError: nobody registered the name.
+        UnknownIdError: the name is not registered.
         MissingExtraError: it needs an optional dependency that is not installed.
-        PluginError: it is registered but cannot be loaded, whatever it raised, or registered twice.
+        PluginError: it cannot be loaded, whatever it raised, or is registered twice.
     """
     points = _entry_points(group)
     if name not in points:
@@ -64,7 +64,7 @@ def load(group: str, name: str) -> Any:
         )
     try:
         return points[name][0].load()
-    except MissingExtraError:  # the module says it itself
+    except MissingExtraError:  # already names the extra
         raise
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
@@ -72,7 +72,7 @@ def load(group: str, name: str) -> Any:
         if extra is not None:
             raise MissingExtraError(f"{_SINGULAR[group]} {name!r}", missing, extra) from error
         raise PluginError(f"{_SINGULAR[group]} {name!r} cannot be loaded: {error}") from error
-    except Exception as error:  # a stranger's module may raise anything; it must not break the others
+    except Exception as error:  # a third-party module may raise anything; it must not break the others
         raise PluginError(
             f"{_SINGULAR[group]} {name!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from error

@@ -1,7 +1,8 @@
-"""Shared by all tests: one cache directory for the session, the toy corpus, and a small generated world."""
+"""Fixtures of all tests: one cache directory per session, the command line, the toy corpus, a small world."""
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -9,13 +10,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import helpers
 import pytest
+from helpers import CommandLine, Result
 from toys import write_toy
 
+from searchgym.cli import main
 from searchgym.env.env import SearchEnv
 
-SMALL_WORLD: dict[str, Any] = {"name": "country", "size": 1000, "train": 50, "dev": 20, "test": 20}
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let idle processes take over tests of busy ones, unless another distribution is given."""
+    if getattr(config.option, "dist", "no") == "load":
+        config.option.dist = "worksteal"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes of `pytest -n auto`: one more than cores, because many tests wait for processes and servers."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the files with slow tests first: at the end, the processes share short ones."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,7 +56,7 @@ def searchgym_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
-    """Whoever starts the tests in the background has them ignore Ctrl-C, and so every process they start."""
+    """Accept Ctrl-C: a shell that starts the tests in the background makes them, and their processes, ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -47,6 +69,22 @@ def _one_thread() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    """Run the command line in this process, in a wide terminal; no command may show a traceback."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str, stdin: str = "") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        status = main(list(arguments))
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return Result(status, printed.out, printed.err)
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The directory of the toy corpus, as the argument `corpus` takes it."""
@@ -56,7 +94,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def small_world() -> dict[str, Any]:
     """The argument `corpus` for a generated world that opens in a moment."""
-    return dict(SMALL_WORLD)
+    return helpers.small_world()
 
 
 @pytest.fixture
@@ -67,7 +105,7 @@ def env(toy: str) -> SearchEnv:
 
 @pytest.fixture(scope="session")
 def hotpotqa() -> str:
-    """The directory of the HotpotQA sample beside the repository."""
+    """The directory of the HotpotQA sample next to the repository."""
     if not (DATA / "hotpotqa").is_dir():
-        pytest.skip("the data set does not lie in ../shared/data/hotpotqa")
+        pytest.skip("the data set is not in ../shared/data/hotpotqa")
     return str(DATA / "hotpotqa")

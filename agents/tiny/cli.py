@@ -1,4 +1,4 @@
-"""`searchgym warmup`: train the tiny language model's warm start."""
+"""`searchgym warmup`: recreate the warm start of the tiny language model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from searchgym.cli.command import Command, option
 from searchgym.cli.options import config_option
+from searchgym.cli.progress import progress_bar
 from searchgym.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 __all__ = ["warmup"]
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Directory to write the warm start to."
+@click.command(cls=Command)
+@option("--out", type=click.Path(path_type=Path), required=True, help="Directory to write the warm start to.")
+@option("--seed", default=0, show_default=True, help="Random seed of the weights and the demonstrations.")
+@option("--steps", type=int, help="Shorten the schedule to about this many optimizer steps, for a trial run.")
+@option(
+    "--threads",
+    default=1,
+    show_default=True,
+    help="CPU threads of torch; more than one rarely helps.",
 )
-@click.option("--seed", default=0, show_default=True, help="Random seed of weights and demonstrations.")
-@click.option(
-    "--steps", type=int, default=None, help="Approximate number of optimizer steps, for a trial run."
-)
-@click.option(
-    "--threads", default=1, show_default=True, help="CPU threads for torch; more than one rarely helps."
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@option("--device", default="cpu", show_default=True, help="Device of torch: cpu or cuda.")
 @config_option
 def warmup(out: Path, seed: int, steps: int | None, threads: int, device: str) -> None:
-    """Train the tiny language model's warm start from demonstrations.
+    """Recreate the warm start of the tiny language model.
 
-    The packaged one was made with `searchgym warmup --seed 0`. Its demonstrations do not show the default world. The
-    output is written when training is finished, so an interrupted run leaves --out unchanged. On a CPU with one thread
-    the result depends only on the options and the versions of torch and searchgym.
+    Trains the model on demonstrations from generated worlds other than the default one. The warm start of the package
+    was made by `searchgym warmup --seed 0`. Nothing is written until training is finished, so an interrupted run leaves
+    --out unchanged. On a CPU with one thread, the result depends only on the options and the versions of torch and
+    searchgym.
     """
     try:
         import torch
@@ -49,22 +49,15 @@ def warmup(out: Path, seed: int, steps: int | None, threads: int, device: str) -
     config = dataclasses.replace(WarmupConfig(), seed=seed)
     if steps is not None:
         config = config.shortened(steps)
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    ) as progress:
+    with progress_bar(transient=False) as progress:
         worlds = progress.add_task("worlds", total=config.worlds)
         bar = progress.add_task("steps", total=sum(config.steps))
 
         def report(now: Report) -> None:
             progress.update(bar, completed=now.step, description=f"{now.phase}: loss {now.loss:.3f}")
             progress.console.print(
-                f"step {now.step} {now.phase}: loss {now.loss:.4f}, tokens right {now.token_accuracy:.4f}, "
-                f"sequences right {now.exact:.4f}, {now.seconds:.0f} s"
+                f"step {now.step} {now.phase}: loss {now.loss:.4f}, token accuracy {now.token_accuracy:.4f}, "
+                f"sequence accuracy {now.exact:.4f}, {now.seconds:.0f} s"
             )
 
         warm_up(

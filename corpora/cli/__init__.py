@@ -1,1 +1,1 @@
-"""Commands that handle corpora and indexes."""
+"""The commands that manage corpora and indexes."""

@@ -1,4 +1,4 @@
-"""`searchgym corpus`: what there is, what is in it, fetching it, checking it, making one from Wikipedia."""
+"""`searchgym corpus`: list, inspect, download, check and create corpora."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from searchgym import plugins
+from searchgym.cli.command import Group, option
 from searchgym.cli.options import read_spec
 from searchgym.cli.play import shown
 from searchgym.conformance import check_corpus
@@ -32,20 +33,19 @@ from ..indexing.disk import free_disk, human
 
 __all__ = ["corpus"]
 
-_HELP = {"help_option_names": ["-h", "--help"]}
-_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-_SAMPLED = 20_000  # passages and questions looked at for averages
+_json = option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+_SAMPLED = 20_000  # number of passages and questions that averages are computed from
 
 
-@click.group(context_settings=_HELP)
+@click.group(cls=Group)
 def corpus() -> None:
-    """See which corpora and question sets there are, fetch, check and make them."""
+    """List, inspect, download, check and create corpora."""
 
 
-@corpus.command("list", context_settings=_HELP)
+@corpus.command("list")
 @_json
 def list_corpora(as_json: bool) -> None:
-    """List the registered corpora and the data sets known by short names."""
+    """List the registered corpora and the short names of data sets."""
     if as_json:
         known = [
             {"name": name, "repository": repository, "path": path, "what": what}
@@ -54,17 +54,17 @@ def list_corpora(as_json: bool) -> None:
         click.echo(json.dumps({"corpora": plugins.names("corpora"), "hub": known}))
         return
     click.echo(f"registered corpora: {', '.join(plugins.names('corpora'))}")
-    table = Table("name", "what", "on the hub", title="data sets of the hub known by short names")
+    table = Table("name", "content", "repository", title="data sets of the Hugging Face Hub with short names")
     for name, (repository, path, what) in KNOWN.items():
         table.add_row(name, what, f"{repository}:{path}" if path else repository)
     Console().print(table)
 
 
-@corpus.command(context_settings=_HELP)
+@corpus.command()
 @click.argument("spec")
 @_json
 def info(spec: str, as_json: bool) -> None:
-    """Say what is in the corpus SPEC: passages, questions, an example of each, and its hash.
+    """Describe a corpus: its size, its hash, and an example of each kind.
 
     SPEC is a registered name, a path, or JSON like {"name": "hub", "corpus": "wiki-18", "questions": "nq"}.
     """
@@ -81,7 +81,7 @@ def info(spec: str, as_json: bool) -> None:
         table.add_row("with gold passages", f"{facts['questions_with_gold_passages']:,}")
     for what in ("passages", "questions"):
         if facts.get(f"{what}_passed_over"):
-            table.add_row(f"{what} passed over", f"{facts[f'{what}_passed_over']:,} (blank or unanswerable)")
+            table.add_row(f"{what} skipped", f"{facts[f'{what}_passed_over']:,} (blank or unanswerable)")
     table.add_row("hash", facts["hash"])
     if isinstance(facts.get("origin"), dict):
         for part in _origins(facts["origin"]):
@@ -94,16 +94,17 @@ def info(spec: str, as_json: bool) -> None:
     Console().print(table)
 
 
-@corpus.command(context_settings=_HELP)
+@corpus.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--update", is_flag=True, help="Use the newest commit instead of the one used before.")
-@click.option("--dry-run", is_flag=True, help="Only say how large it is.")
+@option("--update", is_flag=True, help="Use the newest commit instead of the one that was used before.")
+@option("--dry-run", is_flag=True, help="Show the sizes without downloading.")
 @_json
 def fetch(names: tuple[str, ...], update: bool, dry_run: bool, as_json: bool) -> None:
-    """Download data sets of the hub: short names like wiki-18 and nq, or owner/name[@revision][:path].
+    """Download data sets of the Hugging Face Hub.
 
-    Says first how large they are, and refuses what the disk has no room for. Interrupted or killed, the same
-    command goes on where it was. What is there needs no network any more.
+    NAME is a short name like wiki-18 or nq (see `searchgym corpus list`), or owner/name[@revision][:path]. The sizes are
+    shown first, and a download that does not fit on the disk is refused. After an interruption, the same command
+    continues. Downloaded data sets can be used without a network.
     """
     found = [find_set(name, update=update) for name in names]
     facts = [{**one.origin(), "size": one.size, "missing": one.missing} for one in found]
@@ -119,17 +120,18 @@ def fetch(names: tuple[str, ...], update: bool, dry_run: bool, as_json: bool) ->
         click.echo(json.dumps(facts))
 
 
-@corpus.command(context_settings=_HELP)
+@corpus.command()
 @click.argument("spec")
 @_json
 def check(spec: str, as_json: bool) -> None:
-    """Check every line of the corpus SPEC, its order, ids and gold passages, and say what a reader should know.
+    """Check a corpus line by line and print statistics.
 
-    The first thing that is wrong is named with file, line, reason and the next move. Exit code 2 then.
+    Checks every line, the order of the passages, the ids and the gold passages of SPEC, which is a registered name, a
+    path, or JSON. The first error is reported with its file, line and reason; the exit code is then 2.
     """
     with Console(stderr=True).status("checking"):
         if (Path(spec) / "manifest.json").is_file() and (problems := verify_directory(Path(spec))):
-            raise CorpusError(f"{spec} is damaged: {'; '.join(problems)}. Make it again")
+            raise CorpusError(f"{spec} is damaged: {'; '.join(problems)}. Create it again")
         opened = open_corpus(read_spec(spec))
         check_corpus(opened)
         facts = {**_facts(opened), **_statistics(opened)}
@@ -145,21 +147,24 @@ def check(spec: str, as_json: bool) -> None:
     Console().print(table)
 
 
-@corpus.command("import-dump", context_settings=_HELP)
+@corpus.command("import-dump")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
+@option(
     "--out", type=click.Path(path_type=Path), required=True, help="Directory of the corpus; new or empty."
 )
-@click.option("--words", default=100, show_default=True, help="Words of a passage.")
-@click.option("--keep-disambiguation", is_flag=True, help="Keep disambiguation pages.")
-@click.option(
+@option("--words", default=100, show_default=True, help="Words per passage.")
+@option("--keep-disambiguation", is_flag=True, help="Keep disambiguation pages.")
+@option(
     "--disambiguation-template",
     "templates",
     multiple=True,
-    help="A template that marks disambiguation pages, beside the English Wikipedia's. Repeatable.",
+    help="Template that marks disambiguation pages, in addition to those of the English Wikipedia. Repeatable.",
 )
-@click.option(
-    "--workers", type=int, default=None, help="Processes that clean articles.  [default: one per core]"
+@option(
+    "--workers",
+    type=int,
+    show_default="number of cores",
+    help="Number of processes that convert articles.",
 )
 @_json
 def import_wikipedia(
@@ -171,15 +176,16 @@ def import_wikipedia(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Cut the articles of a Wikipedia dump, FILE (pages-articles.xml.bz2), into passages.
+    """Create a corpus from a Wikipedia dump.
 
-    Says first how much disk that takes. Interrupted or killed, the same command goes on where it was.
+    Splits the articles of FILE (pages-articles.xml.bz2) into passages. The disk space needed is shown first. After an
+    interruption, the same command continues.
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if file.is_file() and not as_json:
         click.echo(
-            f"{file}: {human(file.stat().st_size)}; the passages take at most {human(estimate_dump(file))} "
+            f"{file}: {human(file.stat().st_size)}; the passages need at most {human(estimate_dump(file))} "
             f"({human(free_disk(out))} free)"
         )
     with shown_progress() as progress:
@@ -197,10 +203,9 @@ def import_wikipedia(
         click.echo(json.dumps(card))
         return
     click.echo(
-        f"{out}: {card['passages']:,} passages of {card['articles']:,} articles; of {card['pages']:,} pages passed "
-        f"over {card['redirects']:,} redirects, {card['disambiguation']:,} disambiguation pages, "
-        f"{card['other_namespaces']:,} of other namespaces and {card['empty']:,} without text; "
-        f"{card['failures']:,} could not be read"
+        f"{out}: {card['passages']:,} passages of {card['articles']:,} articles; skipped {card['redirects']:,} redirects, "
+        f"{card['disambiguation']:,} disambiguation pages, {card['other_namespaces']:,} pages of other namespaces and "
+        f"{card['empty']:,} without text, of {card['pages']:,} pages; {card['failures']:,} could not be read"
     )
 
 
@@ -217,7 +222,7 @@ def _facts(opened: Corpus) -> dict[str, Any]:
 
 
 def _statistics(opened: Corpus) -> dict[str, Any]:
-    """What is not wrong but worth knowing; of the first passages and questions only."""
+    """Statistics of the first passages and questions."""
     passages = list(islice(opened.passages, _SAMPLED))
     words = [len(passage.text.split()) for passage in passages]
     facts: dict[str, Any] = {
@@ -233,7 +238,7 @@ def _statistics(opened: Corpus) -> dict[str, Any]:
 
 
 def _answered(opened: Corpus) -> Iterator[float]:
-    """For each question with gold passages and an answer other than yes or no: 1 if they hold an answer, else 0."""
+    """For each question with gold passages, unless its answer is yes or no: 1 if they contain an answer, else 0."""
     for split in opened.splits:
         for question in opened.questions(split):
             if question.supporting_ids and question.answers[0].lower() not in ("yes", "no"):
@@ -245,10 +250,10 @@ def _answered(opened: Corpus) -> Iterator[float]:
 def _amount(found: HubSet) -> str:
     files = f"{len(found.files)} file{'s' if len(found.files) > 1 else ''}, {human(found.size)}"
     if not found.missing:
-        return f"{files}, all there"
+        return f"{files}, downloaded"
     packed = packed_size((file.path, file.size) for file in found.files)
     return (
-        f"{files}, {human(found.missing)} to download to {home()}, and at most {human(packed)} when it is first used "
+        f"{files}, {human(found.missing)} to download to {home()}, and up to {human(packed)} more on first use "
         f"({human(free_disk(home()))} free)"
     )
 

@@ -1,4 +1,4 @@
-"""`searchgym doctor`: what is installed, what is missing, and where things live."""
+"""`searchgym doctor`: report the state of the installation."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from searchgym import plugins
 from searchgym._version import __version__
+from searchgym.cli.command import Command, option
 from searchgym.errors import SearchGymError
 
 from ..indexing.cache import home as cache_home
@@ -48,7 +49,7 @@ def _version(package: str) -> str | None:
 
 
 def _cache_directory() -> tuple[str, bool]:
-    """Where caches go, and whether a file can be written there."""
+    """The cache directory, and whether files can be written there."""
     home = cache_home()
     existing = home
     while not existing.exists():
@@ -61,7 +62,7 @@ def _cache_directory() -> tuple[str, bool]:
 
 
 def examine() -> dict[str, Any]:
-    """Everything `searchgym doctor` prints, as JSON data."""
+    """The facts that `searchgym doctor` prints, as JSON data."""
     parts: dict[str, dict[str, str]] = {}
     for group in ("corpora", "retrievers", "judges", "agents", "trainers", "commands"):
         parts[group] = {}
@@ -95,10 +96,10 @@ def examine() -> dict[str, Any]:
     }
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.command(cls=Command)
+@option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def doctor(as_json: bool) -> None:
-    """Say what is installed, what is missing and how to get it, and where caches live."""
+    """Report what is installed, what is missing and where caches live."""
     found = examine()
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -134,4 +135,6 @@ def doctor(as_json: bool) -> None:
     table.add_row("gpu", "", str(found["gpu"]))
     console.print(table)
     if missing:
-        raise click.ClickException(f"the base installation lacks {', '.join(missing)}: pip install searchgym")
+        raise click.ClickException(
+            f"the base installation is incomplete, {', '.join(missing)} is missing: pip install searchgym"
+        )

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from searchgym import plugins
+from searchgym.cli.command import Group, option
 from searchgym.cli.options import SPEC_HELP, parse_pairs, read_spec
 from searchgym.cli.play import shown
 from searchgym.errors import (
@@ -40,11 +41,9 @@ from ..indexing.disk import free_disk, human
 
 __all__ = ["index", "open_backend"]
 
-_HELP = {"help_option_names": ["-h", "--help"]}
 
-
-class _IndexGroup(click.Group):
-    """Loads `serve` when it is asked for: the service's module is not needed to build or search."""
+class _IndexGroup(Group):
+    """Loads `serve` on demand: building and searching do not need the modules of the service."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*super().list_commands(ctx), "serve"]
@@ -54,12 +53,12 @@ class _IndexGroup(click.Group):
             return super().get_command(ctx, cmd_name)
         try:
             command: click.Command = importlib.import_module(".serve", __package__).serve
-        except ImportError as error:  # must not take the other commands with it
+        except ImportError as error:  # the other commands still work
             reason = f"index serve cannot be loaded: {error}"
 
             @click.command(
                 "serve",
-                short_help="(cannot be loaded; run it to see why)",
+                short_help="(cannot be loaded; run it for the reason)",
                 add_help_option=False,
                 context_settings={"ignore_unknown_options": True},
             )
@@ -71,29 +70,25 @@ class _IndexGroup(click.Group):
         return command
 
 
-@click.group(cls=_IndexGroup, context_settings=_HELP)
+@click.group(cls=_IndexGroup)
 def index() -> None:
-    """Build an index once, check it, search it, serve it to many."""
+    """Build, describe, verify, search and serve indexes."""
 
 
-@index.command(context_settings=_HELP)
-@click.option("--corpus", required=True, metavar="SPEC", help=SPEC_HELP)
-@click.option("--retriever", default="bm25", show_default=True, help="Kind of index: bm25, lucene, dense, …")
-@click.option(
-    "--option", "pairs", metavar="KEY=VALUE", multiple=True, help="Option of the retriever. Repeatable."
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Directory of the index; new or empty."
-)
-@click.option("--dry-run", is_flag=True, help="Only say what it would take.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+@index.command()
+@option("--corpus", required=True, metavar="SPEC", help=SPEC_HELP)
+@option("--retriever", default="bm25", show_default=True, help="Kind of index: bm25, lucene, dense, …")
+@option("--option", "pairs", metavar="KEY=VALUE", multiple=True, help="Option of the retriever. Repeatable.")
+@option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the index, new or empty.")
+@option("--dry-run", is_flag=True, help="Show the estimate without building.")
+@option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
 def build(
     corpus: str, retriever: str, pairs: tuple[str, ...], out: Path, dry_run: bool, as_json: bool
 ) -> None:
-    """Build an index of a corpus into a directory.
+    """Build an index of a corpus in a directory.
 
-    Says first how much disk and memory that takes, and refuses what cannot fit. The directory appears when it is
-    complete. A build that was interrupted or killed goes on when the same command is given again.
+    An estimate of the disk and memory needed is shown first, and a build that does not fit is refused. The directory
+    appears once the index is complete. After an interruption, the same command continues the build.
     """
     backend = open_backend(retriever)
     options = parse_pairs("--option", pairs)
@@ -138,11 +133,11 @@ def build(
     )
 
 
-@index.command(context_settings=_HELP)
+@index.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def info(directory: Path, as_json: bool) -> None:
-    """Say what the index in DIRECTORY is, and of which corpus."""
+    """Describe the index in DIRECTORY and its corpus."""
     facts = read_index(directory)
     key = read_key(directory)
     facts |= {"size": _size(directory), "index_hash": digest(key), "key": key}
@@ -153,7 +148,7 @@ def info(directory: Path, as_json: bool) -> None:
     table.add_row("retriever", facts["backend"])
     table.add_row("corpus", escape(f"{facts['corpus_name']}, {facts['passages']:,} passages"))
     recorded = (
-        "not recorded: give it with --corpus" if facts["corpus"] is None else json.dumps(facts["corpus"])
+        "not recorded: name it with --corpus" if facts["corpus"] is None else json.dumps(facts["corpus"])
     )
     table.add_row("opened by", escape(recorded))
     table.add_row("settings", escape(json.dumps(facts["settings"])))
@@ -168,14 +163,14 @@ def info(directory: Path, as_json: bool) -> None:
     Console().print(table)
 
 
-@index.command(context_settings=_HELP)
+@index.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(directory: Path, as_json: bool) -> None:
-    """Read every byte of the index in DIRECTORY and compare it with what was built.
+    """Verify every byte of the index in DIRECTORY.
 
-    Also says whether it can be searched here: it cannot when it was built by another version, or with another
-    tokenizer or encoder. Exit code 2 when anything differs.
+    Also reports whether this installation can search the index: it cannot if the index was built by another version, or
+    with another tokenizer or encoder. The exit code is 2 if anything differs.
     """
     with Console(stderr=True).status(f"reading {escape(str(directory))}"):
         problems = verify_directory(directory)
@@ -190,13 +185,12 @@ def verify(directory: Path, as_json: bool) -> None:
         click.echo(json.dumps(facts))
     if problems:
         raise IndexMismatchError(
-            f"the index in {directory} is damaged: {'; '.join(problems)}. Build it again, or copy it from where it is "
-            "intact."
+            f"the index in {directory} is damaged: {'; '.join(problems)}. Build it again, or copy it from an intact one."
         )
     if foreign:
         raise IndexMismatchError(
-            f"the index in {directory} is intact, but of another {'; of another '.join(foreign)}. Build it again, or "
-            "use it with the version it was built with."
+            f"the index in {directory} is intact, but was built with another {'; another '.join(foreign)}. Build it again, "
+            "or use the version it was built with."
         )
     if not as_json:
         count = len([path for path in directory.rglob("*") if path.is_file()])
@@ -207,23 +201,25 @@ def _foreign_parts(directory: Path) -> list[str]:
     try:
         return foreign_parts(directory)
     except (MissingExtraError, PluginError, UnknownIdError) as error:
-        click.echo(f"every byte is right; whether it can be searched here was not checked: {error}", err=True)
+        click.echo(
+            f"the files are intact; whether they can be searched here was not checked: {error}", err=True
+        )
         return []
 
 
-@index.command(context_settings=_HELP)
+@index.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
-@click.option("-k", "--top-k", "k", default=5, show_default=True, help="Hits for each query.")
-@click.option(
+@option("-k", "--top-k", "k", default=5, show_default=True, help="Hits per query.")
+@option(
     "--corpus",
     metavar="SPEC",
-    help="The corpus of the index, where the recorded one is not found there any more.",
+    help="Corpus of the index, if it cannot be opened as recorded.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each query.")
+@option("--json", "as_json", is_flag=True, help="Print one line of JSON for each query.")
 def search(directory: Path, queries: tuple[str, ...], k: int, corpus: str | None, as_json: bool) -> None:
     """Search the index in DIRECTORY."""
-    read_index(directory)  # a directory that holds none is refused before its corpus is opened
+    read_index(directory)  # report a missing index before opening the corpus
     opened = open_index(directory, None if corpus is None else open_corpus(read_spec(corpus)))
     results = opened.search(queries, k)
     console = Console()
@@ -248,17 +244,17 @@ def search(directory: Path, queries: tuple[str, ...], k: int, corpus: str | None
 
 
 def open_backend(name: str) -> IndexBackend:
-    """The kind of index registered under a name.
+    """The kind of index that is registered under a name.
 
     Raises:
-        UnknownIdError: nobody registered it.
-        ConfigError: a retriever of that name is not built into a directory.
+        UnknownIdError: the name is not registered.
+        ConfigError: the retriever of that name has no index to build.
     """
     backend = plugins.load("retrievers", name)
     if not isinstance(backend, IndexBackend):
         raise ConfigError(
-            f"retriever {name!r} has no index that is built: open it with retriever={name!r}. Where it is made of other "
-            "retrievers, their names may be paths of built indexes"
+            f"retriever {name!r} has no index to build: open it with retriever={name!r}. If it combines other retrievers, "
+            "their names may be paths of built indexes"
         )
     return backend
 

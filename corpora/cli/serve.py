@@ -1,86 +1,122 @@
-"""`searchgym index serve`: one index for many environments, over HTTP."""
+"""`searchgym index serve`: serve an index over HTTP."""
 
 from __future__ import annotations
 
 import click
 
+from searchgym.cli.command import Command, option
 from searchgym.cli.options import SPEC_HELP, config_option, read_spec
 
 __all__ = ["serve"]
 
+_NETWORK, _LIMITS, _THROUGHPUT = "Network", "Limits of requests", "Throughput"
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.command(cls=Command)
 @click.argument("index")
-@click.option(
-    "--corpus",
-    metavar="SPEC",
-    help=f"Its corpus, where the index records none. {SPEC_HELP}",
-)
-@click.option(
+@option("--corpus", metavar="SPEC", help=f"Corpus of the index, if the index does not record it. {SPEC_HELP}")
+@option(
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen on; 0.0.0.0 opens it to the network.",
+    group=_NETWORK,
+    help="Address to listen on; 0.0.0.0 accepts connections from the network.",
 )
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one."
-)
-@click.option(
-    "--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that answer."
-)
-@click.option(
-    "--topk",
-    type=click.IntRange(1),
-    default=3,
+@option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
     show_default=True,
-    help="Hits where a request names no number.",
+    group=_NETWORK,
+    help="Port to listen on (0: any free port).",
 )
-@click.option(
-    "--max-topk", type=click.IntRange(1), default=1000, show_default=True, help="Most hits per query."
-)
-@click.option(
-    "--max-queries", type=click.IntRange(1), default=1024, show_default=True, help="Most queries per request."
-)
-@click.option(
-    "--max-body-mb", type=click.IntRange(1), default=8, show_default=True, help="Largest body of a request."
-)
-@click.option(
-    "--max-waiting",
-    type=click.IntRange(1),
-    default=4096,
-    show_default=True,
-    help="Queries that may wait; more are told to come back (429).",
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 256),
-    default=2,
-    show_default=True,
-    help="Threads that search, per worker.",
-)
-@click.option(
-    "--batch", type=click.IntRange(1), default=64, show_default=True, help="Queries searched together."
-)
-@click.option(
-    "--window-ms",
-    type=click.FloatRange(0, 1000),
-    default=0.0,
-    show_default=True,
-    help="How long a query waits for company when a thread is idle.",
-)
-@click.option(
-    "--cache-mb",
-    type=click.IntRange(0),
-    default=256,
-    show_default=True,
-    help="Cache of answers, per worker; 0 for none.",
-)
-@click.option(
+@option(
     "--grace",
     type=click.IntRange(1),
     default=30,
     show_default=True,
-    help="Seconds for requests in flight when stopped.",
+    group=_NETWORK,
+    help="Seconds that running requests may take after a stop signal.",
+)
+@option(
+    "--topk",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    group=_LIMITS,
+    help="Hits per query, if the request does not specify them.",
+)
+@option(
+    "--max-topk",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    group=_LIMITS,
+    help="Maximum number of hits per query.",
+)
+@option(
+    "--max-queries",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    group=_LIMITS,
+    help="Maximum number of queries per request.",
+)
+@option(
+    "--max-body-mb",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    group=_LIMITS,
+    help="Maximum size of a request in MiB.",
+)
+@option(
+    "--max-waiting",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    group=_LIMITS,
+    help="Maximum number of waiting queries; further requests get status 429.",
+)
+@option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    group=_THROUGHPUT,
+    help="Number of server processes.",
+)
+@option(
+    "--threads",
+    type=click.IntRange(1, 256),
+    default=2,
+    show_default=True,
+    group=_THROUGHPUT,
+    help="Search threads per process.",
+)
+@option(
+    "--batch",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    group=_THROUGHPUT,
+    help="Maximum number of queries searched together.",
+)
+@option(
+    "--window-ms",
+    type=click.FloatRange(0, 1000),
+    default=0.0,
+    show_default=True,
+    group=_THROUGHPUT,
+    help="Milliseconds that a query waits for others to be batched with it while a thread is idle.",
+)
+@option(
+    "--cache-mb",
+    type=click.IntRange(0),
+    default=256,
+    show_default=True,
+    group=_THROUGHPUT,
+    help="Size of the answer cache per process in MiB (0: no cache).",
 )
 @config_option
 def serve(
@@ -100,10 +136,11 @@ def serve(
     cache_mb: int,
     grace: int,
 ) -> None:
-    """Serve INDEX over HTTP, as Search-R1's retrieval server does: POST /retrieve, GET /healthz, GET /metrics.
+    """Serve an index over HTTP, with the protocol of Search-R1.
 
-    INDEX is a directory made by `searchgym index build`, or a retriever (a name like bm25, or JSON) with --corpus.
-    Environments reach it with retriever={"name": "remote", "url": "http://127.0.0.1:8000"}.
+    INDEX is a directory made by `searchgym index build`, or a retriever (a name like bm25, or JSON) with --corpus. The
+    endpoints are POST /retrieve, GET /healthz and GET /metrics. Environments connect to the service with
+    retriever={"name": "remote", "url": "http://127.0.0.1:8000"}.
     """
     from ..service.app import Limits
     from ..service.server import serve as run

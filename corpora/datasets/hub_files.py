@@ -212,13 +212,11 @@ class _Bar:
 
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bars:
+    from searchgym.cli.progress import progress_bar
+
+    with progress_bar(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as bars:
         task = bars.add_task("", total=total)
         yield lambda count: bars.advance(task, count)
 

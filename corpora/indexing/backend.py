@@ -277,15 +277,15 @@ def read_index(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def shown_progress() -> Iterator[Progress]:
-    """Show progress on standard error, if that is a terminal."""
+    """Show the progress of a build on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield quiet
         return
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+    from rich.progress import TaskID, TaskProgressColumn, TimeRemainingColumn
 
-    with Bars(console=Console(stderr=True), transient=True) as bars:
+    from searchgym.cli.progress import progress_bar
+
+    with progress_bar(TaskProgressColumn(), TimeRemainingColumn()) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(phase: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""The command line. Subcommands come from the entry-point group `searchgym.commands`, ours and anyone's."""
+"""The command line: the root command, the commands of the core, and options that all commands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ __all__ = ["cli", "main"]
 
 
 class PluginGroup(click.Group):
-    """Loads a subcommand when it is asked for; one that cannot be loaded never breaks the others."""
+    """Loads subcommands on demand from the entry points `searchgym.commands`.
+
+    A command that cannot be loaded does not affect the others.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return plugins.names("commands")
@@ -33,7 +36,7 @@ class PluginGroup(click.Group):
 
             @click.command(
                 cmd_name,
-                short_help="(cannot be loaded; run it to see why)",
+                short_help="(cannot be loaded; run it for the reason)",
                 add_help_option=False,
                 context_settings={"ignore_unknown_options": True},
             )
@@ -62,21 +65,23 @@ class PluginGroup(click.Group):
 def cli() -> None:
     """SearchGym: an environment and training kit for search agents.
 
-    Start with `searchgym train`: it trains a small search agent on this machine and shows that it learned.
+    Start with `searchgym train`, which trains a small search agent on this machine and evaluates it before and after.
     """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status.
+    """Run the command line.
 
-    0: done. 1: a broken installation or plug-in. 2: a user's mistake, said in one line. 130: interrupted.
-    An unexpected error is a bug of ours and shows its traceback. (`searchgym … | head` is click's business.)
+    Args:
+        argv: the arguments; by default those of the process, which is then ended with the exit status.
+
+    Returns:
+        The exit status. 0: success. 1: a broken installation or plug-in. 2: a user error, reported in one line.
+        130: interrupted. An unexpected exception is a bug and propagates with its traceback.
     """
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # what a terminal cannot write or a pipe cannot mean is no crash
-            stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # do not crash on unencodable output or undecodable input
     try:
         status = cli.main(
             args=None if argv is None else list(argv), prog_name="searchgym", standalone_mode=False

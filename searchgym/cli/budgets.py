@@ -1,4 +1,4 @@
-"""What `searchgym eval --budget` reads and shows."""
+"""The option --budget of `searchgym eval`: parsing and output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ __all__ = ["curve_table", "parse_budgets", "show_curve"]
 
 
 def parse_budgets(text: str) -> list[int]:
-    """The numbers of "1,2,4,8"; raises `ConfigError`."""
+    """Parse a list of budgets such as "1,2,4,8".
+
+    Raises:
+        ConfigError: the text is not a list of valid budgets.
+    """
     try:
         return check_budgets([int(part) for part in text.split(",")])
     except ValueError as error:
@@ -22,10 +26,10 @@ def parse_budgets(text: str) -> list[int]:
 
 
 def curve_table(curve: BudgetCurve, title: str) -> Table:
-    """A row per budget: EM with its interval, then what was spent (means per episode)."""
+    """One row per budget: EM with its interval, then the mean cost per episode."""
     with_tokens = any(point.tokens is not None for point in curve.points)
     table = Table(title=title)
-    for column in ("budget", "em", "95 % interval", "searches", "rounds", "ended by the budget"):
+    for column in ("budget", "em", "95 % interval", "searches", "rounds", "stopped by the budget"):
         table.add_column(column, justify="right")
         if column == "searches" and with_tokens:
             table.add_column("sampled tokens", justify="right")
@@ -44,19 +48,20 @@ def curve_table(curve: BudgetCurve, title: str) -> Table:
 
 
 def show_curve(console: Console, curve: BudgetCurve, title: str) -> None:
-    """Print a curve, with what makes it say less than it seems to."""
+    """Print a curve and the caveats that apply to it."""
     first = curve.points[0].result
     console.print(curve_table(curve, f"{title}: {first.questions} questions x {first.samples}"))
     console.print(
-        f"budget: searches allowed per episode; rounds allowed: {curve.max_rounds}", highlight=False
+        f"budget: maximum number of searches per episode; maximum number of rounds: {curve.max_rounds}",
+        highlight=False,
     )
     if any(point.on_budget for point in curve.points):
         console.print(
-            "[yellow]what a budget ended unanswered counts as wrong: there the curve shows the cut, not the ability",
+            "[yellow]episodes stopped by the budget count as wrong: at those budgets, EM reflects the limit as well as the agent",
         )
     failed = sum(point.result.failed for point in curve.points)
     if failed:
-        console.print(f"[yellow]{failed} episodes were lost to infrastructure and are not scored")
+        console.print(f"[yellow]{failed} episodes failed because of infrastructure errors and are not scored")
     assisted = max(point.result.assisted for point in curve.points)
     if assisted:
-        console.print(f"[yellow]up to {assisted:.1%} of a budget's episodes used privileged feedback")
+        console.print(f"[yellow]up to {assisted:.1%} of the episodes of a budget used privileged feedback")

@@ -1,4 +1,4 @@
-"""`searchgym eval`: play an agent and print its scores with intervals."""
+"""`searchgym eval`: evaluate an agent and print its scores with intervals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..env.config import JUDGE_WHEN
@@ -20,7 +19,11 @@ from ..rollouts.collection import open_agent
 from ..rollouts.evaluation import EvalResult
 from ..rollouts.evaluation import evaluate as evaluate_agent
 from .budgets import parse_budgets, show_curve
+from .command import Command, option
 from .options import (
+    AGENT,
+    JUDGE,
+    OUTPUT,
     agent_option,
     config_option,
     env_arguments,
@@ -30,12 +33,15 @@ from .options import (
     parse_pairs,
     tape_options,
 )
+from .progress import progress_bar
 
 __all__ = ["evaluate", "result_table"]
 
+_SAMPLING = "Questions and episodes"
+
 
 def result_table(result: EvalResult, title: str) -> Table:
-    """A rich table of an evaluation: metrics, then EM per question type and hop count."""
+    """The metrics of an evaluation as a table, then EM per question type and number of hops."""
     table = Table(title=title)
     table.add_column("metric")
     table.add_column("mean", justify="right")
@@ -49,8 +55,8 @@ def result_table(result: EvalResult, title: str) -> Table:
 
 
 def judged_line(judged: dict[str, float]) -> str:
-    """One line about what the judge said and what it took."""
-    line = f"judged {judged['judgements']:,} times, {judged['judge_errors']:,} errors, {judged['judge_seconds']:.2f} s"
+    """One line with the judge's mean verdicts and its cost."""
+    line = f"judge: {judged['judgements']:,} verdicts, {judged['judge_errors']:,} errors, {judged['judge_seconds']:.2f} s"
     if "utility" in judged:
         line += (
             f": utility {judged['utility']:.3f}, reasoning {judged['reasoning']:.3f}, "
@@ -58,62 +64,89 @@ def judged_line(judged: dict[str, float]) -> str:
         )
     if judged["judge_calls"]:
         line += (
-            f"; {judged['judge_calls']:,.0f} calls, {judged['judge_input_tokens']:,.0f} tokens in, "
-            f"{judged['judge_output_tokens']:,.0f} out, ${judged['judge_usd']:.4f}"
+            f"; {judged['judge_calls']:,.0f} calls, {judged['judge_input_tokens']:,.0f} input tokens, "
+            f"{judged['judge_output_tokens']:,.0f} output tokens, ${judged['judge_usd']:.4f}"
         )
     return line
 
 
 def costs_line(costs: dict[str, float]) -> str:
-    """One line about what the agent's acts took."""
+    """One line with the cost of the agent's actions."""
     return (
-        f"the agent took {costs['calls']:,.0f} calls, {costs['input_tokens']:,.0f} tokens in, "
-        f"{costs['output_tokens']:,.0f} out, ${costs['usd']:.4f}; {costs['cached']:,.0f} replies were kept from before"
+        f"agent: {costs['calls']:,.0f} calls, {costs['input_tokens']:,.0f} input tokens, "
+        f"{costs['output_tokens']:,.0f} output tokens, ${costs['usd']:.4f}; {costs['cached']:,.0f} replies from the cache"
     )
 
 
-@click.command("eval", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--agent", default="copy", show_default=True, help="Registered agent: copy, oracle, tiny, …")
+@click.command("eval", cls=Command)
+@option(
+    "--agent",
+    default="copy",
+    show_default=True,
+    group=AGENT,
+    help="Registered agent: copy, oracle, tiny, hf, …",
+)
 @agent_option
-@env_options
-@click.option(
+@env_options(default_split="dev")
+@option(
     "--episodes",
     type=click.IntRange(0),
     default=200,
     show_default=True,
-    help="Questions to play; 0: the whole split.",
+    group=_SAMPLING,
+    help="Number of questions (0: the whole split).",
 )
-@click.option("--samples", default=1, show_default=True, help="Episodes per question (avg@k, pass@k).")
-@click.option(
-    "--seed", type=click.IntRange(0), default=None, help="Draws the questions; default: the first ones."
+@option(
+    "--samples",
+    default=1,
+    show_default=True,
+    group=_SAMPLING,
+    help="Episodes per question, for avg@k and pass@k.",
 )
-@click.option("--num-envs", default=64, show_default=True, help="Episodes played at once.")
+@option(
+    "--seed",
+    type=click.IntRange(0),
+    group=_SAMPLING,
+    show_default="the first of the split",
+    help="Random seed that draws the questions.",
+)
+@option("--num-envs", default=64, show_default=True, group=_SAMPLING, help="Episodes played in parallel.")
+@option(
+    "--budget",
+    "budgets",
+    metavar="N,N,…",
+    group=_SAMPLING,
+    help="Evaluate the same questions with at most N searches per episode, for each N.",
+)
 @judge_options
-@click.option(
+@option(
     "--judge-when",
     type=click.Choice(JUDGE_WHEN),
     default="end",
     show_default=True,
-    help="Judge each round in its step, or after the episodes: all, those answered right, those of questions whose "
-    "--samples have unequal rewards, or both.",
+    group=JUDGE,
+    help="When to judge: each round as it is played (step), or finished episodes: all of them (end), those answered "
+    "correctly (success), those of questions whose samples differ in reward (unequal), or those that satisfy both "
+    "conditions (unequal-success).",
 )
 @tape_options
-@click.option(
-    "--budget",
-    "budgets",
-    metavar="N,N,…",
-    help="Evaluate the same questions with at most N searches each, for every N: the search-budget scaling curve.",
+@option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    group=OUTPUT,
+    help="Plot EM against the search budgets of --budget to this PNG file.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw that curve here (PNG).")
-@click.option("--save", type=click.Path(path_type=Path), help="Write the episodes here (JSONL).")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+@option(
+    "--save", type=click.Path(path_type=Path), group=OUTPUT, help="Write the episodes to this file (JSONL)."
+)
+@option("--json", "as_json", is_flag=True, group=OUTPUT, help="Print the result as one line of JSON.")
 @config_option
 def evaluate(
     agent: str,
     agent_options: tuple[str, ...],
     env_id: str,
     env_pairs: tuple[str, ...],
-    split: str | None,
+    split: str,
     episodes: int,
     samples: int,
     seed: int | None,
@@ -128,15 +161,16 @@ def evaluate(
     save: Path | None,
     as_json: bool,
 ) -> None:
-    """Evaluate an agent: EM, F1, sub-EM, recall, avg@k and pass@k, each with a bootstrap interval over questions.
+    """Evaluate an agent and print its scores with confidence intervals.
 
-    With --budget: EM and its cost under each search budget.
+    The scores are EM, F1, sub-EM, recall, avg@k and pass@k, each with a 95 % bootstrap interval over questions. With
+    --budget, the table shows EM and its cost for each search budget.
     """
     limits = None if budgets is None else parse_budgets(budgets)
     if plot is not None:
         if limits is None:
-            raise ConfigError(f"--plot {plot} draws the curve over budgets: give them, e.g. --budget 1,2,4,8")
-        new_figure(1, 1)  # without matplotlib, say so before the work
+            raise ConfigError(f"--plot {plot} needs search budgets: add e.g. --budget 1,2,4,8")
+        new_figure(1, 1)  # report a missing matplotlib before the work starts
         check_writable(plot)
     opened = open_agent({"name": agent, **parse_pairs("--agent-option", agent_options)})
     arguments = env_arguments(env_pairs, record, replay)
@@ -145,14 +179,7 @@ def evaluate(
         arguments |= {"judge": spec, "judge_when": judge_when}
     if save is not None:
         check_writable(save)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as progress:
+    with progress_bar() as progress:
         bar = progress.add_task(f"{agent} on {env_id}", total=None)
 
         def count(_: Episode) -> None:
@@ -161,7 +188,7 @@ def evaluate(
         common: dict[str, Any] = {
             "episodes": None if episodes == 0 else episodes,
             "samples": samples,
-            "split": split or "dev",
+            "split": split,
             "seed": seed,
             "num_envs": num_envs,
             "on_episode": count,
@@ -195,6 +222,8 @@ def evaluate(
     if result.judged:
         console.print(judged_line(result.judged), highlight=False)
     if result.failed:
-        console.print(f"[yellow]{result.failed} episodes were lost to infrastructure and are not scored")
+        console.print(
+            f"[yellow]{result.failed} episodes failed because of infrastructure errors and are not scored"
+        )
     if result.assisted:
         console.print(f"[yellow]{result.assisted:.1%} of the episodes used privileged feedback")

@@ -1,4 +1,4 @@
-"""`searchgym judge`: what judges say of rounds, held against each other."""
+"""`searchgym judge`: compare the verdicts of judges."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from ..agent import Agent
@@ -24,7 +24,12 @@ from ..importing import Imported, SourceReport, import_rollouts, report
 from ..question import Corpus
 from ..rollouts.collection import choose_tasks, collect, open_agent, open_envs
 from ..specs import open_corpus
+from .command import Group, option
 from .options import (
+    AGENT,
+    ENVIRONMENT,
+    JUDGE,
+    OUTPUT,
     agent_option,
     config_option,
     env_arguments,
@@ -33,64 +38,89 @@ from .options import (
     judge_spec,
     parse_pairs,
 )
+from .progress import progress_bar
 
 __all__ = ["judge"]
 
-_DEFAULT_CORPUS = "country"  # the environment's own default, for an id that names none
+_DEFAULT_CORPUS = "country"  # the environment's default, for ids that name no corpus
 _MIXTURE = ("oracle", "copy", "random")
+_RECORDED = "Recorded episodes (default: episodes are played now)"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group)
 def judge() -> None:
-    """Judges grade rounds: audit them."""
+    """Measure how far a judge can be trusted."""
 
 
-@judge.command("audit", context_settings={"help_option_names": ["-h", "--help"]})
+@judge.command("audit")
 @judge_options
-@click.option("--reference", default="oracle", show_default=True, help="Registered judge to compare with.")
-@click.option(
-    "--from", "saved", type=click.Path(path_type=Path), help="Audit on these saved episodes (JSONL)."
+@option(
+    "--reference",
+    default="oracle",
+    show_default=True,
+    group=JUDGE,
+    help="Registered judge to compare with.",
 )
-@click.option(
+@option(
+    "--threshold",
+    default=0.5,
+    show_default=True,
+    group=JUDGE,
+    help="Score from which a verdict counts as positive.",
+)
+@option("--batch-size", default=64, show_default=True, group=JUDGE, help="Rounds judged in one call.")
+@option(
+    "--from",
+    "saved",
+    type=click.Path(path_type=Path),
+    group=_RECORDED,
+    help="Audit on the episodes saved in this file (JSONL).",
+)
+@option(
     "--rollouts",
     type=click.Path(path_type=Path),
-    help="Audit on recorded rollouts of other projects (JSONL, .gz or not).",
+    group=_RECORDED,
+    help="Audit on rollouts recorded by other projects (JSONL, optionally gzipped).",
 )
-@click.option(
+@option(
     "--gold-corpus",
     metavar="NAME|DIR",
-    help="Corpus in which to look up the questions of --rollouts and their gold passages.",
+    group=_RECORDED,
+    help="Corpus that holds the questions of --rollouts and their gold passages.",
 )
-@click.option(
+@option(
     "--agent",
     "agents",
     multiple=True,
-    help=f"Registered agent that plays the episodes. Repeatable: each plays all of them.  [default: {', '.join(_MIXTURE)}]",
+    group=AGENT,
+    show_default=", ".join(_MIXTURE),
+    help="Registered agent that plays new episodes. Repeatable: each agent plays every question.",
 )
 @agent_option
-@env_options
-@click.option(
+@env_options(default_split="dev")
+@option(
     "--episodes",
     type=click.IntRange(0),
     default=200,
     show_default=True,
-    help="Questions each agent plays; 0: the whole split.",
+    group=ENVIRONMENT,
+    help="Number of questions each agent plays (0: the whole split).",
 )
-@click.option(
-    "--seed", type=click.IntRange(0), default=None, help="Draws the questions; default: the first ones."
+@option(
+    "--seed",
+    type=click.IntRange(0),
+    group=ENVIRONMENT,
+    show_default="the first of the split",
+    help="Random seed that draws the questions.",
 )
-@click.option("--num-envs", default=64, show_default=True, help="Episodes played at once.")
-@click.option(
-    "--threshold",
-    default=0.5,
-    show_default=True,
-    help="From which number on an answer of the judge is a yes.",
+@option("--num-envs", default=64, show_default=True, group=ENVIRONMENT, help="Episodes played in parallel.")
+@option(
+    "--save",
+    type=click.Path(path_type=Path),
+    group=OUTPUT,
+    help="Write the episodes with the verdicts to this file (JSONL).",
 )
-@click.option("--batch-size", default=64, show_default=True, help="Judgements asked for in one call.")
-@click.option(
-    "--save", type=click.Path(path_type=Path), help="Write the episodes with the verdicts here (JSONL)."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+@option("--json", "as_json", is_flag=True, group=OUTPUT, help="Print the result as one line of JSON.")
 @config_option
 def audit(
     judge: str | None,
@@ -103,7 +133,7 @@ def audit(
     agent_options: tuple[str, ...],
     env_id: str,
     env_pairs: tuple[str, ...],
-    split: str | None,
+    split: str,
     episodes: int,
     seed: int | None,
     num_envs: int,
@@ -112,23 +142,25 @@ def audit(
     save: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare a judge with the oracle, or with another reference: on episodes played now, on saved ones (--from), or
-    on recorded rollouts of real models (--rollouts).
+    """Measure how far a judge agrees with a reference judge.
 
-    Without --judge, the verdicts that saved episodes hold are audited.
+    The episodes are played now, read from a file (--from) or imported from rollouts of other projects (--rollouts).
+    Without --judge, the verdicts stored in the episodes of --from are audited.
     """
     spec = judge_spec(judge, judge_pairs)
     names, options = agents or _MIXTURE, parse_pairs("--agent-option", agent_options)
     if options and len(names) > 1:
         raise ConfigError(
-            f"--agent-option {agent_options[0]} could mean any of {len(names)} agents: name one"
+            f"--agent-option {agent_options[0]} is ambiguous for {len(names)} agents: name one agent with --agent"
         )
     if saved is not None and rollouts is not None:
-        raise ConfigError("--from and --rollouts are two sources: name one")
+        raise ConfigError("--from and --rollouts exclude each other: give one of them")
     if spec is None and saved is None:
-        raise ConfigError("no judge to audit: name one with --judge (only --from episodes may hold verdicts)")
+        raise ConfigError(
+            "no judge to audit: name one with --judge, or give episodes that hold verdicts with --from"
+        )
     if gold_corpus is not None and rollouts is None:
-        raise ConfigError(f"--gold-corpus {gold_corpus} is for --rollouts: an environment has its own corpus")
+        raise ConfigError(f"--gold-corpus {gold_corpus} only applies to --rollouts: leave it out")
     if save is not None:
         check_writable(save)
     played: list[Episode] = []
@@ -144,16 +176,14 @@ def audit(
         if saved is not None:
             played = list(load_episodes(saved))
             if {e.env.get("corpus_hash") for e in played} != {corpus.hash}:
-                corpus = None  # a judge that needs the corpus they were played on will say so
-    # Both judges are opened before anything is played.
+                corpus = None  # a judge that needs the corpus of the episodes reports that it is missing
+    # Open both judges before playing, so that a mistake costs no time.
     known = ready_judge(reference, corpus)
     audited = ready_judge(spec, corpus) if spec is not None else None
     if saved is None and rollouts is None:
         players = [open_agent({"name": name, **options}) for name in names]
-        played = _play(
-            players, env_id, env_arguments(env_pairs), split or "dev", episodes or None, seed, num_envs
-        )
-    with _progress() as progress:
+        played = _play(players, env_id, env_arguments(env_pairs), split, episodes or None, seed, num_envs)
+    with progress_bar() as progress:
         bar = progress.add_task(f"judge {judge or 'recorded'}", total=sum(len(e.rounds) for e in played))
         result = audit_judge(
             audited,
@@ -178,17 +208,6 @@ def audit(
     _show(Console(), result, sources, imported)
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-
-
 def _play(
     players: Sequence[Agent],
     env_id: str,
@@ -198,9 +217,9 @@ def _play(
     seed: int | None,
     num_envs: int,
 ) -> list[Episode]:
-    """Every agent plays the same questions."""
+    """The episodes of all agents on the same questions."""
     played: list[Episode] = []
-    with _progress() as progress:
+    with progress_bar() as progress:
         for agent in players:
             envs = open_envs(env_id, agent, num_envs, split, **arguments)
             tasks = choose_tasks(envs.config, split, None, seed)[:episodes]
@@ -231,7 +250,9 @@ def _show(
         lines.append(f"errors of {name}: {count}")
         lines += [f"  {times} x {reason}" for reason, times in result.error_reasons[key].items()]
     if result.failed_episodes:
-        lines.append(f"{result.failed_episodes} episodes were lost to infrastructure and left out")
+        lines.append(
+            f"{result.failed_episodes} episodes failed because of infrastructure errors and are left out"
+        )
     for name, shares in ((result.judge, "judge"), (result.reference, "reference")):
         everywhere, successful = (result.contributing[shares][k] for k in ("all", "successful"))
         lines.append(
@@ -240,8 +261,8 @@ def _show(
     if result.latency is not None:
         took = result.latency
         lines.append(
-            f"per judgement: median {took.median_s * 1e6:,.0f} µs, p99 {took.p99_s * 1e6:,.0f} µs, "
-            f"{took.batch_size} a call; {took.per_second:,.0f} judgements/s"
+            f"per verdict: median {took.median_s * 1e6:,.0f} µs, p99 {took.p99_s * 1e6:,.0f} µs, "
+            f"{took.batch_size} per call; {took.per_second:,.0f} verdicts/s"
         )
     if result.cost:
         lines.append("cost: " + ", ".join(f"{what} {amount:,g}" for what, amount in result.cost.items()))
@@ -303,7 +324,7 @@ def _source_table(sources: Sequence[SourceReport]) -> Table:
 
 
 def _skipped_lines(imported: Imported) -> list[str]:
-    """One line for the rows of a source that share a reason."""
+    """One line for all rows of a source that were skipped for the same reason."""
     groups: dict[tuple[str, str], list[str]] = {}
     for skipped in imported.skipped:
         groups.setdefault((skipped.source, skipped.reason), []).append(skipped.row)

@@ -1,4 +1,4 @@
-"""Options several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -14,9 +14,15 @@ from click.core import ParameterSource
 from ..env.config import check_names
 from ..errors import ConfigError, UnknownIdError
 from ..specs import Spec
+from .command import option
 
 __all__ = [
+    "AGENT",
+    "ENVIRONMENT",
+    "JUDGE",
+    "OUTPUT",
     "SPEC_HELP",
+    "TAPE",
     "agent_option",
     "config_option",
     "env_arguments",
@@ -31,29 +37,39 @@ __all__ = [
     "tape_options",
 ]
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+AGENT, ENVIRONMENT, JUDGE, OUTPUT = "Agent", "Environment", "Judge", "Output"
+TAPE = "Recording and replay"
+"""Headings of the help pages that several commands share."""
+
 SPEC_HELP = 'A registered name, a path, or JSON like {"name": "hub", "corpus": "wiki-18"}.'
 
 
 def read_spec(text: str) -> Spec:
-    """A corpus as the command line gives it: a name, a directory, or JSON.
+    """The corpus or index that a command-line argument names: a registered name, a path, or JSON.
 
     Raises:
-        ConfigError: it begins like JSON and is not a JSON object.
+        ConfigError: the text starts with "{" and is not a JSON object.
     """
     if not text.lstrip().startswith("{"):
         return text
     try:
         spec: dict[str, Any] = json.loads(text)
     except ValueError as error:
-        raise ConfigError(f"corpus {text!r} is not JSON: {error}") from None
+        raise ConfigError(f"corpus {text!r} is not valid JSON: {error}") from None
     return spec
 
 
 def parse_pairs(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
-    """KEY=VALUE strings to a dict; a value that is JSON is read as JSON, anything else is a string.
+    """Convert KEY=VALUE strings to a dict. A value that is valid JSON is parsed; any other value is a string.
+
+    Args:
+        option: the flag the pairs belong to, for the error message.
+        pairs: the strings.
 
     Raises:
-        ConfigError: a pair without "=".
+        ConfigError: a pair has no "=" or no key.
     """
     values: dict[str, Any] = {}
     for pair in pairs:
@@ -68,10 +84,10 @@ def parse_pairs(option: str, pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The table a TOML or JSON file holds.
+    """Read the top-level table of a TOML or JSON file.
 
     Raises:
-        ConfigError: it cannot be read, or holds something else.
+        ConfigError: the file cannot be read, or its content is not a table.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -80,7 +96,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path}: {error.strerror}") from error
     except ValueError as error:
         kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise ConfigError(f"config file {path} is not {kind}: {error}") from error
+        raise ConfigError(f"config file {path} is not valid {kind}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(
             f"config file {path} holds a {type(values).__name__}: give a table of option = value"
@@ -89,15 +105,15 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def read_config(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    """Make a file's values the command's defaults, so that flags win over the file, and a later file over an earlier.
+    """Make the values of a file the command's defaults: flags override the file, a later file an earlier one.
 
-    A table `recipe` describes the file itself and is no option.
+    The table `recipe` describes the file itself and is not an option.
     """
     if path is None:
         return None
     values = read_file(path)
     values.pop("recipe", None)
-    # Keys are the flags as --help shows them, without dashes in front; "_" is as good as "-".
+    # Keys are the flags as --help shows them, without the leading dashes; "_" and "-" are equivalent.
     options = {
         flag.removeprefix("--").replace("-", "_"): p
         for p in ctx.command.params
@@ -124,7 +140,7 @@ def read_config(ctx: click.Context, parameter: click.Parameter, path: Path | Non
 
 
 def merge_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str, ...]) -> tuple[str, ...]:
-    """Pairs of the file first, so that a flag replaces the file's pair of the same key and keeps the others."""
+    """Put the file's pairs first, so that a flag replaces only the file's pair with the same key."""
     name = str(parameter.name)
     if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
         return pairs
@@ -134,11 +150,16 @@ def merge_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str
 def env_arguments(
     pairs: tuple[str, ...], record: str | None = None, replay: str | None = None
 ) -> dict[str, Any]:
-    """The arguments of --env-option, with their names checked, and of `tape_options`.
+    """The environment's arguments from --env-option, --record and --replay.
+
+    Args:
+        pairs: the values of --env-option.
+        record: the value of --record.
+        replay: the value of --replay.
 
     Raises:
         UnknownIdError: the environment has no such argument.
-        ConfigError: not KEY=VALUE, or an argument that has an option of its own.
+        ConfigError: a pair is not KEY=VALUE, or names an argument that has its own flag.
     """
     arguments = parse_pairs("--env-option", pairs)
     check_names(arguments)
@@ -149,81 +170,117 @@ def env_arguments(
 
 
 def judge_spec(judge: str | None, pairs: tuple[str, ...]) -> dict[str, Any] | None:
-    """What `open_judge` takes, from --judge and --judge-option; None without --judge.
+    """The argument of `open_judge` from --judge and --judge-option; None without --judge.
+
+    Args:
+        judge: the value of --judge.
+        pairs: the values of --judge-option.
 
     Raises:
-        ConfigError: not KEY=VALUE, or options of no judge.
+        ConfigError: a pair is not KEY=VALUE, names the judge itself, or is given without --judge.
     """
     options = parse_pairs("--judge-option", pairs)
     if judge is None:
         if pairs:
-            raise ConfigError(f"--judge-option {pairs[0]} belongs to no judge: name one with --judge")
+            raise ConfigError(f"--judge-option {pairs[0]} is given without a judge: name one with --judge")
         return None
     if "name" in options:
         raise ConfigError(f"--judge-option name={options['name']}: name the judge with --judge")
     return {"name": judge, **options}
 
 
-config_option = click.option(
+config_option = option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
     is_eager=True,
     expose_value=False,
     callback=read_config,
-    help="TOML or JSON file with values for these options; flags win over the file.",
+    help="TOML or JSON file with values for these options; flags on the command line take precedence.",
 )
-agent_option = click.option(
+agent_option = option(
     "--agent-option",
     "agent_options",
     metavar="KEY=VALUE",
     multiple=True,
     callback=merge_pairs,
+    group=AGENT,
     help="Option of the agent, e.g. checkpoint=runs/demo/checkpoints/step-000020/policy. Repeatable.",
 )
 
 
-def env_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--env, --env-option and --split."""
-    for decorator in (
-        click.option("--split", default=None, help="Which questions: train, dev or test."),
-        click.option(
-            "--env-option",
-            "env_pairs",
-            metavar="KEY=VALUE",
-            multiple=True,
-            callback=merge_pairs,
-            help="Argument of the environment, e.g. top_k=5, hops=[2,3], corpus=path/to/folder. Repeatable.",
-        ),
-        click.option("--env", "env_id", default="SearchQA-v0", show_default=True, help="Environment id."),
-    ):
-        function = decorator(function)
-    return function
+def env_options(default_split: str | None = None) -> Callable[[F], F]:
+    """--env, --env-option and --split, as the parameters `env_id`, `env_pairs` and `split`.
+
+    Args:
+        default_split: the default of --split; None leaves it to the environment.
+    """
+
+    def decorate(function: F) -> F:
+        for decorator in (
+            option(
+                "--split",
+                default=default_split,
+                show_default=True,
+                group=ENVIRONMENT,
+                help="Split of the questions: train, dev or test.",
+            ),
+            option(
+                "--env-option",
+                "env_pairs",
+                metavar="KEY=VALUE",
+                multiple=True,
+                callback=merge_pairs,
+                group=ENVIRONMENT,
+                help="Argument of the environment, e.g. top_k=5, hops=[2,3] or corpus=path/to/folder. Repeatable.",
+            ),
+            option(
+                "--env",
+                "env_id",
+                default="SearchQA-v0",
+                show_default=True,
+                group=ENVIRONMENT,
+                help="Registered environment id.",
+            ),
+        ):
+            function = decorator(function)
+        return function
+
+    return decorate
 
 
-def tape_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def tape_options(function: F) -> F:
     """--record and --replay, as the parameters `record` and `replay`; `env_arguments` takes them."""
     for decorator in (
-        click.option(
-            "--replay", metavar="TAPE", help="Take them from this tape; neither index nor judge is opened."
+        option(
+            "--replay",
+            metavar="TAPE",
+            group=TAPE,
+            help="Answer retrieval and judge calls from this tape; no index or judge is opened.",
         ),
-        click.option("--record", metavar="TAPE", help="Write every retrieval and judge call to this tape."),
+        option(
+            "--record",
+            metavar="TAPE",
+            group=TAPE,
+            help="Record every retrieval and judge call on this tape.",
+        ),
     ):
         function = decorator(function)
     return function
 
 
-def judge_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def judge_options(function: F) -> F:
     """--judge and --judge-option, as the parameters `judge` and `judge_pairs`; `judge_spec` reads them."""
     for decorator in (
-        click.option(
+        option(
             "--judge-option",
             "judge_pairs",
             metavar="KEY=VALUE",
             multiple=True,
             callback=merge_pairs,
+            group=JUDGE,
             help="Option of the judge, e.g. model=gpt-oss-120b. Repeatable.",
         ),
-        click.option("--judge", default=None, help="Registered judge: oracle, rules, …"),
+        option("--judge", group=JUDGE, help="Registered judge: oracle, rules, llm, …"),
     ):
         function = decorator(function)
     return function

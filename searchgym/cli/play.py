@@ -1,4 +1,4 @@
-"""`searchgym play`: a person plays the environment in the terminal."""
+"""`searchgym play`: play an episode in the terminal."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from rich.panel import Panel
 from ..dialects import Act, Dialect
 from ..env.env import SearchEnv
 from ..env.setup import registered_arguments
-from .options import config_option, env_arguments, env_options, tape_options
+from .command import Command, option
+from .options import ENVIRONMENT, config_option, env_arguments, env_options, tape_options
 
 __all__ = ["play"]
 
 _HELP = (
-    "Type words to search for them. Commands: [bold]/answer[/] TEXT, [bold]/feedback[/] DRAFT (where it is on), "
+    "Type words to search for them. Commands: [bold]/answer[/] TEXT, [bold]/feedback[/] DRAFT (if enabled), "
     "[bold]/raw[/] MESSAGE (sent exactly as typed), [bold]/help[/], [bold]/quit[/]."
 )
 
 
 def shown(text: str) -> str:
-    """Text for the terminal: no markup of rich in it, and no control sequence a corpus may hold."""
+    """Text that is safe to print: rich markup is escaped and control characters are replaced."""
     return escape("".join([c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text]))
 
 
 def read_action(line: str, dialect: Dialect) -> str | None:
-    """The message for a typed line; None for a line that is no message (help, an unknown command)."""
+    """The message for a typed line; None if the line is not a message (help or an unknown command)."""
     command, _, rest = line.partition(" ")
     rest = rest.strip()
     if not command.startswith("/"):
@@ -42,10 +43,10 @@ def read_action(line: str, dialect: Dialect) -> str | None:
     return None
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@env_options
-@click.option("--task-id", default=None, help="Play this question.")
-@click.option("--seed", type=click.IntRange(0), default=None, help="Draws the question.")
+@click.command(cls=Command)
+@env_options()
+@option("--task-id", group=ENVIRONMENT, help="Id of the question to play.")
+@option("--seed", type=click.IntRange(0), group=ENVIRONMENT, help="Random seed that draws the question.")
 @tape_options
 @config_option
 def play(
@@ -57,7 +58,10 @@ def play(
     record: str | None,
     replay: str | None,
 ) -> None:
-    """Play an episode yourself: search, read, answer; then see the score and the gold derivation."""
+    """Play an episode yourself in the terminal.
+
+    Typed words are a search; /answer TEXT answers. At the end, the score and the gold derivation are shown.
+    """
     arguments = env_arguments(env_pairs, record, replay)
     if split:
         arguments["split"] = split
@@ -103,6 +107,6 @@ def _read_line(console: Console) -> str | None:
         line = console.input("[bold]> [/]")
     except EOFError:
         return None
-    if not sys.stdin.isatty():  # a piped session reads better with what was typed
+    if not sys.stdin.isatty():  # echo piped input, so that the transcript is complete
         console.print(shown(line))
     return line.strip()

@@ -1,4 +1,4 @@
-"""`searchgym rescore`: recompute the outcomes of saved episodes."""
+"""`searchgym rescore`: recompute the scores of saved episodes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from rich.table import Table
 from ..episode import check_writable, load_episodes, save_episodes
 from ..rollouts.evaluation import METRICS
 from ..rollouts.rescoring import rescore as rescore_episode
+from .command import Command, option
 
 __all__ = ["rescore"]
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Write the rescored episodes here (may be FILE itself)."
+@option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write the rescored episodes to this file, which may be FILE itself.",
 )
 def rescore(file: Path, out: Path | None) -> None:
-    """Recompute the outcomes of the episodes in FILE (JSONL) with this version's scorer.
+    """Recompute the scores of saved episodes.
 
-    Prints each metric's mean as recorded and as recomputed, and how many episodes changed. FILE is read only,
-    unless it is also given as --out; it is then replaced atomically.
+    Scores the episodes in FILE (JSONL) with the installed version of SearchGym. Prints the recorded and the recomputed
+    mean of each metric and the number of episodes that changed. FILE is not modified unless it is also given as --out;
+    it is then replaced atomically.
     """
     if out is not None:
         check_writable(out)

@@ -267,4 +267,4 @@ def test_the_command_line_shows_what_it_cost(
     world = f"--env-option=corpus={json.dumps(WORLD)}"
     assert main(["eval", "--agent", "api", *pairs, world, "--episodes", "3"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"the agent took 6 calls, [\d,]+ tokens in, 240 out, \$0\.\d+", shown), shown
+    assert re.search(r"agent: 6 calls, [\d,]+ input tokens, 240 output tokens, \$0\.\d+", shown), shown

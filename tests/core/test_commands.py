@@ -10,60 +10,34 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers import CommandLine, run_searchgym, start_searchgym
 from toys import EMPLOYER
 
 from searchgym import plugins
 from searchgym.cli import main
 from searchgym.episode import load_episodes
 
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the command line in this process; returns exit status, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        status = main(list(arguments))
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return status, said.out, said.err
-
-    return call
-
-
-def searchgym(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run the command line as a user does."""
-    code = "from searchgym.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, check=False, **options
-    )
-
-
 COMMANDS = ["play", "eval", "rescore", "doctor", "train"]
 
 
-def test_help_lists_every_command(run: Run) -> None:
-    status, out, _ = run("--help")
+def test_help_lists_every_command(cli: CommandLine) -> None:
+    status, out, _ = cli("--help")
     assert status == 0
     assert set(COMMANDS) <= set(plugins.names("commands"))
     assert all(f"\n  {name} " in out for name in plugins.names("commands"))
-    assert run("--version") == (0, f"searchgym, version {importlib.metadata.version('searchgym')}\n", "")
+    assert cli("--version") == (0, f"searchgym, version {importlib.metadata.version('searchgym')}\n", "")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str, run: Run) -> None:
+def test_every_command_has_help(command: str, cli: CommandLine) -> None:
     if command == "train":
         pytest.importorskip("torch")
     for flag in ("--help", "-h"):
-        status, out, err = run(command, flag)
+        status, out, err = cli(command, flag)
         assert (status, err) == (0, "")
         assert out.startswith(f"Usage: searchgym {command}")
         assert "--help" in out
@@ -103,17 +77,17 @@ def test_every_command_has_help(command: str, run: Run) -> None:
     ids=lambda v: " ".join(v) if isinstance(v, list) else None,
 )
 def test_a_users_mistake_is_one_line_and_status_2(
-    arguments: list[str], message: str, run: Run, toy: str
+    arguments: list[str], message: str, cli: CommandLine, toy: str
 ) -> None:
     if arguments[0] in ("eval", "play") and not any("corpus=" in a for a in arguments):
         arguments = [*arguments, "--env-option", f"corpus={toy}"]
-    status, out, err = run(*arguments)
+    status, out, err = cli(*arguments)
     assert status == 2, err
     assert message in err
     assert out == ""
 
 
-def test_eval_judges(run: Run, toy: str) -> None:
+def test_eval_judges(cli: CommandLine, toy: str) -> None:
     common = [
         "eval",
         "--agent",
@@ -125,21 +99,21 @@ def test_eval_judges(run: Run, toy: str) -> None:
         "--env-option",
         f"corpus={toy}",
     ]
-    status, out, _ = run(*common, "--judge", "oracle")
+    status, out, _ = cli(*common, "--judge", "oracle")
     assert status == 0
-    assert "judged 4 times, 0 errors" in out
-    status, out, _ = run(*common, "--judge", "rules", "--judge-when", "step", "--json")
+    assert "4 verdicts, 0 errors" in out
+    status, out, _ = cli(*common, "--judge", "rules", "--judge-when", "step", "--json")
     assert json.loads(out)["judged"]["judgements"] == 4
     assert json.loads(out)["env"]["judge"] == {"name": "rules"}
-    status, _, err = run(*common, "--judge-option", "rate=0.1")
+    status, _, err = cli(*common, "--judge-option", "rate=0.1")
     assert status == 2
     assert "name one with --judge" in err
 
 
-def test_eval_prints_a_table_or_json_and_saves(run: Run, toy: str, tmp_path: Path) -> None:
+def test_eval_prints_a_table_or_json_and_saves(cli: CommandLine, toy: str, tmp_path: Path) -> None:
     common = ["eval", "--agent", "gold", "--env-option", f"corpus={toy}", "--samples", "2"]
     saved = tmp_path / "episodes.jsonl"
-    status, out, _ = run(*common, "--json", "--save", str(saved), "--env-option", "top_k=2")
+    status, out, _ = cli(*common, "--json", "--save", str(saved), "--env-option", "top_k=2")
     assert status == 0
     data = json.loads(out)  # one line, nothing else on stdout
     assert out.count("\n") == 1
@@ -147,18 +121,18 @@ def test_eval_prints_a_table_or_json_and_saves(run: Run, toy: str, tmp_path: Pat
     assert data["metrics"]["em"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
     assert data["env"]["top_k"] == 2
     assert len(list(load_episodes(saved))) == 8
-    status, out, _ = run(*common, "--episodes", "0", "--split", "train")
+    status, out, _ = cli(*common, "--episodes", "0", "--split", "train")
     assert status == 0
     assert "3 questions x 2" in out
     assert "pass@2" in out
     assert "answered 6" in out
-    status, out, _ = run("rescore", str(saved))
+    status, out, _ = cli("rescore", str(saved))
     assert status == 0
     assert "8 episodes" in out
 
 
 @pytest.mark.parametrize("kind", ["toml", "json"])
-def test_config_files_and_flags_that_win(kind: str, run: Run, toy: str, tmp_path: Path) -> None:
+def test_config_files_and_flags_that_win(kind: str, cli: CommandLine, toy: str, tmp_path: Path) -> None:
     values = {
         "agent": "gold",
         "episodes": 2,
@@ -168,11 +142,11 @@ def test_config_files_and_flags_that_win(kind: str, run: Run, toy: str, tmp_path
     toml = f'agent = "gold"\nepisodes = 2\njson = true\n[env-option]\ncorpus = "{toy}"\ntop_k = 2\nmax_rounds = 5\n'
     path = tmp_path / f"config.{kind}"
     path.write_text(json.dumps(values) if kind == "json" else toml)
-    status, out, err = run("eval", "--config", str(path))
+    status, out, err = cli("eval", "--config", str(path))
     assert status == 0, err
     data = json.loads(out)
     assert (data["agent"], data["questions"], data["env"]["top_k"]) == ("gold", 2, 2)
-    status, out, _ = run("eval", "--config", str(path), "--episodes", "1", "--env-option", "top_k=1")
+    status, out, _ = cli("eval", "--config", str(path), "--episodes", "1", "--env-option", "top_k=1")
     data = json.loads(out)
     assert (data["agent"], data["questions"]) == ("gold", 1)
     assert (data["env"]["top_k"], data["env"]["max_rounds"]) == (1, 5)  # the file's other pairs stay
@@ -181,42 +155,42 @@ def test_config_files_and_flags_that_win(kind: str, run: Run, toy: str, tmp_path
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.toml", "agent = ", "is not TOML"),
-        ("a.json", "{", "is not JSON"),
+        ("a.toml", "agent = ", "is not valid TOML"),
+        ("a.json", "{", "is not valid JSON"),
         ("a.json", "[1]", "holds a list"),
         ("a.toml", 'agnet = "gold"', "Did you mean 'agent'"),
         ("a.toml", 'episodes = "many"', "not a valid integer"),
         ("a.toml", "env-option = [3]", "write KEY=VALUE"),
-        ("a.json", "\udcff", "is not JSON"),
+        ("a.json", "\udcff", "is not valid JSON"),
     ],
 )
-def test_bad_config_files(name: str, text: str, message: str, run: Run, tmp_path: Path) -> None:
+def test_bad_config_files(name: str, text: str, message: str, cli: CommandLine, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    status, out, err = run("eval", "--config", str(path))
+    status, out, err = cli("eval", "--config", str(path))
     assert (status, out) == (2, "")
     assert message in err
 
 
 @pytest.fixture
-def strangers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Other people's plug-ins: a good command, and broken ones of every kind."""
-    (tmp_path / "strange_good.py").write_text(
+def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Third-party plug-ins: a working command, and broken ones of every kind."""
+    (tmp_path / "other_good.py").write_text(
         "import click\n@click.command()\ndef hi():\n    'Say hi.'\n    click.echo('hi')\n"
     )
-    (tmp_path / "strange_bad.py").write_text("raise RuntimeError('no licence file')\n")
-    (tmp_path / "strange_syntax.py").write_text("def (\n")
+    (tmp_path / "other_bad.py").write_text("raise RuntimeError('no licence file')\n")
+    (tmp_path / "other_syntax.py").write_text("def (\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     points = {
-        "hi": "strange_good:hi",
-        "bad": "strange_bad:command",
-        "syntax": "strange_syntax:command",
-        "nowhere": "strange_nowhere:command",
-        "nothing": "strange_good:nothing",
+        "hi": "other_good:hi",
+        "bad": "other_bad:command",
+        "syntax": "other_syntax:command",
+        "nowhere": "other_nowhere:command",
+        "nothing": "other_good:nothing",
         "notacommand": "json:dumps",
-        "heavy": "strange_heavy:command",
+        "heavy": "other_heavy:command",
     }
-    (tmp_path / "strange_heavy.py").write_text("import matplotlib_that_is_not_there\n")
+    (tmp_path / "other_heavy.py").write_text("import matplotlib_that_is_not_there\n")
     real = importlib.metadata.entry_points
 
     def entry_points(*, group: str) -> list[importlib.metadata.EntryPoint]:
@@ -233,37 +207,37 @@ def strangers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     plugins._entry_points.cache_clear()
 
 
-def test_a_broken_plug_in_breaks_nothing_but_itself(strangers: None, run: Run) -> None:
-    status, out, _ = run("--help")
+def test_a_broken_plug_in_breaks_nothing_but_itself(third_party: None, cli: CommandLine) -> None:
+    status, out, _ = cli("--help")
     assert status == 0
     assert "hi           Say hi." in out
-    assert run("hi") == (0, "hi\n", "")
+    assert cli("hi") == (0, "hi\n", "")
     for name, reason in (
         ("bad", "RuntimeError: no licence file"),
         ("syntax", "SyntaxError"),
-        ("nowhere", "strange_nowhere"),
+        ("nowhere", "other_nowhere"),
         ("nothing", "no attribute 'nothing'"),
         ("notacommand", "not a click.Command"),
         ("heavy", "matplotlib_that_is_not_there"),
     ):
         assert f"  {name} " in out
         for arguments in ([name], [name, "--help"], [name, "x", "--flag=1"]):
-            status, _, err = run(*arguments)
+            status, _, err = cli(*arguments)
             assert status == 1
             assert reason in err
-    status, out, _ = run("doctor")
+    status, out, _ = cli("doctor")
     assert "no licence file" in out
 
 
-def test_doctor(run: Run, searchgym_home: Path) -> None:
-    status, out, _ = run("doctor", "--json")
+def test_doctor(cli: CommandLine, searchgym_home: Path) -> None:
+    status, out, _ = cli("doctor", "--json")
     assert status == 0
     found = json.loads(out)
     assert found["cache"] == {"directory": str(searchgym_home), "writable": True}
     assert found["packages"]["gymnasium"] == importlib.metadata.version("gymnasium")
     assert found["parts"]["retrievers"]["bm25"] == "ok"
     assert set(found["threads"]) >= {"cores", "OMP_NUM_THREADS"}
-    status, out, _ = run("doctor")
+    status, out, _ = cli("doctor")
     assert status == 0
     assert "searchgym" in out
     assert str(searchgym_home) in out.replace("\n", "")
@@ -272,9 +246,9 @@ def test_doctor(run: Run, searchgym_home: Path) -> None:
 # -- play --------------------------------------------------------------------------------------------------------
 
 
-def test_an_episode_played_through_a_pipe(run: Run, toy: str) -> None:
+def test_an_episode_played_through_a_pipe(cli: CommandLine, toy: str) -> None:
     typed = "/help\n\n/answer\nAnna Reed born\n/raw nothing at all\n/answer Tarn\n"
-    status, out, _ = run("play", "--env-option", f"corpus={toy}", "--task-id", "employer-town", stdin=typed)
+    status, out, _ = cli("play", "--env-option", f"corpus={toy}", "--task-id", "employer-town", stdin=typed)
     assert status == 0
     assert str(EMPLOYER["question"]) in out
     assert "She works for Corvin Mills." in out
@@ -287,45 +261,61 @@ def test_an_episode_played_through_a_pipe(run: Run, toy: str) -> None:
 
 
 @pytest.mark.parametrize("typed", ["", "/quit\n", "Anna Reed\n"])
-def test_play_can_be_left(typed: str, run: Run, toy: str) -> None:
-    status, out, _ = run("play", "--env-option", f"corpus={toy}", "--seed", "1", stdin=typed)
+def test_play_can_be_left(typed: str, cli: CommandLine, toy: str) -> None:
+    status, out, _ = cli("play", "--env-option", f"corpus={toy}", "--seed", "1", stdin=typed)
     assert status == 0
     assert "nothing was scored" in out
 
 
-def test_play_in_other_dialects_with_feedback_and_markup(run: Run, toy: str) -> None:
+def test_play_in_other_dialects_with_feedback_and_markup(cli: CommandLine, toy: str) -> None:
     arguments = ["--env-option", f"corpus={toy}", "--env-option", 'feedback={"level":"gold"}']
     arguments += ["--env-option", "dialect=tools", "--task-id", "employer-town"]
     typed = "[bold]Velm[/] town\n/feedback Velm\n/answer [red]Tarn[/red]\n"
-    status, out, _ = run("play", *arguments, stdin=typed)
+    status, out, _ = cli("play", *arguments, stdin=typed)
     assert status == 0
     assert "The answer is Tarn." in out
     assert "your answer: [red]Tarn[/red]" in out
 
 
-def test_a_corpus_cannot_write_control_sequences_to_the_terminal(run: Run, tmp_path: Path) -> None:
+def test_a_corpus_cannot_write_control_sequences_to_the_terminal(cli: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "passages.jsonl").write_text(
         json.dumps({"id": "a", "title": "t", "text": "word \x1b[2J\u202e"})
     )
     question = {"id": "q", "question": "[red]which\x1b[31m?", "answers": ["x"], "split": "train"}
     (tmp_path / "questions.jsonl").write_text(json.dumps(question))
-    status, out, _ = run("play", "--env-option", f"corpus={tmp_path}", stdin="word\n/answer \ud800\n")
+    status, out, _ = cli("play", "--env-option", f"corpus={tmp_path}", stdin="word\n/answer \ud800\n")
     assert status == 0
     assert "[red]which\ufffd[31m?" in out
     assert "word \ufffd[2J\ufffd" in out
     assert "\x1b[2J" not in out
 
 
-def test_a_terminal_that_cannot_write_a_letter_is_no_crash(toy: str) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["eval", "--help"], ["eval", "--agent", "gold", "--budget", "1,2"], ["corpus", "info", "TOY"]],
+    ids=" ".join,
+)
+def test_unencodable_output_does_not_crash(
+    arguments: list[str], toy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    if arguments[-1] == "1,2":
+        arguments = [*arguments, "--env-option", f"corpus={toy}"]
+    assert main([argument.replace("TOY", toy) for argument in arguments]) == 0
+    assert len(terminal.buffer.getvalue()) > 200  # type: ignore[attr-defined]
+
+
+def test_unencodable_output_of_a_process_does_not_crash(toy: str) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     arguments = ["play", "--env-option", f"corpus={toy}", "--task-id", "employer-town"]
-    done = searchgym(*arguments, input="Tarn 46°\n/answer Tarn\n".encode(), env=environment)
+    done = run_searchgym(*arguments, input="Tarn 46°\n/answer Tarn\n".encode(), env=environment)
     assert done.returncode == 0, done.stderr
     assert b"2. Corvin Mills ? town ? Tarn" in done.stdout
 
 
-def test_bytes_that_are_no_text_do_not_crash_play(toy: str) -> None:
-    done = searchgym("play", "--env-option", f"corpus={toy}", input=b"\xff\xfe Velm\n/answer Velm\n")
+def test_undecodable_input_does_not_crash_play(toy: str) -> None:
+    done = run_searchgym("play", "--env-option", f"corpus={toy}", input=b"\xff\xfe Velm\n/answer Velm\n")
     assert done.returncode == 0, done.stderr
     assert b"ended: answered" in done.stdout
     assert b"Traceback" not in done.stderr
@@ -336,13 +326,8 @@ def test_bytes_that_are_no_text_do_not_crash_play(toy: str) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 def test_ctrl_c_is_status_130(toy: str) -> None:
-    code = "from searchgym.cli import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "play", "--env-option", f"corpus={toy}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = start_searchgym("play", "--env-option", f"corpus={toy}", **pipes)
     assert process.stdin is not None
     assert process.stdout is not None
     for line in process.stdout:  # wait until it asks for input
@@ -357,10 +342,7 @@ def test_ctrl_c_is_status_130(toy: str) -> None:
 
 
 def test_a_closed_pipe_shows_no_traceback() -> None:
-    code = "from searchgym.cli import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "eval", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = start_searchgym("eval", "--help", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()  # before anything is written, as `| true` does
     process.wait(timeout=60)

@@ -141,7 +141,7 @@ def test_a_missing_extra_says_what_to_install(
     assert isinstance(caught.value, ImportError)
 
 
-def test_a_strangers_parts_come_through_the_same_door(register: Register, tmp_path: Path, toy: str) -> None:
+def test_third_party_parts_are_found_like_built_in_ones(register: Register, tmp_path: Path, toy: str) -> None:
     (tmp_path / "strange_parts.py").write_text(
         "from searchgym.retriever import Hit\n"
         "class First:\n"

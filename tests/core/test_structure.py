@@ -1,20 +1,22 @@
-"""The house rules: imports run one way, the core is light, every entry point exists, the wheel forgets nothing."""
+"""The layout: imports run one way and without circles, the core is light, entry points resolve, the wheel is complete."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-WINGS = ["searchgym", "corpora", "agents", "trainers"]  # each may import those before it
+PACKAGES = ["searchgym", "corpora", "agents", "trainers"]  # each may import the ones before it
 HEAVY = {
     "torch",
     "transformers",
@@ -30,67 +32,107 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 def module_name(path: Path) -> str:
-    """The import name of a file of a wing."""
+    """The import name of a source file."""
     parts = list(path.relative_to(ROOT).with_suffix("").parts)
     if parts[0] != "searchgym":
         parts.insert(0, "searchgym")
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def wing_of(module: str) -> str:
-    """The wing a module under `searchgym` belongs to."""
+def package_of(module: str) -> str:
+    """The top-level package of a module: the folder at the root of the repository."""
     parts = module.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] in WINGS[1:] else "searchgym"
+    return parts[1] if len(parts) > 1 and parts[1] in PACKAGES[1:] else "searchgym"
 
 
-def imports(path: Path, tree: ast.AST) -> list[tuple[int, int, str]]:
-    """(line, level, absolute name) of everything a file imports, wherever in it."""
-    found = []
+def files(package: str) -> list[Path]:
+    return [p for p in sorted((ROOT / package).rglob("*.py")) if "__pycache__" not in p.parts]
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name: its line, the number of leading dots, its absolute name, and whether only types need it."""
+
+    line: int
+    level: int
+    name: str
+    typing_only: bool
+
+
+def imports(path: Path, text: str) -> list[Import]:
+    """Everything that a file imports, including imports inside functions."""
     package = module_name(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
-    for node in ast.walk(tree):
+    found: list[Import] = []
+
+    def visit(node: ast.AST, typing_only: bool) -> None:
         if isinstance(node, ast.Import):
-            found += [(node.lineno, 0, alias.name) for alias in node.names]
+            found.extend(Import(node.lineno, 0, alias.name, typing_only) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             stem = ".".join([*base, *([node.module] if node.module else [])])
-            found += [(node.lineno, node.level, f"{stem}.{alias.name}") for alias in node.names]
+            found.extend(
+                Import(node.lineno, node.level, f"{stem}.{alias.name}", typing_only) for alias in node.names
+            )
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            for child in node.body:
+                visit(child, True)
+            for child in node.orelse:
+                visit(child, typing_only)
+        elif not isinstance(node, ast.expr):
+            for child in ast.iter_child_nodes(node):
+                visit(child, typing_only)
+
+    visit(ast.parse(text), False)
     return found
 
 
-class _Untyped(ast.NodeTransformer):
-    """Drops what only type checkers read."""
+@functools.cache
+def our_modules() -> dict[str, tuple[Path, str, list[Import]]]:
+    """Module -> its file, its text and its imports.
 
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            return [self.visit(statement) for statement in node.orelse] or ast.Pass()
-        return self.generic_visit(node)
+    `searchgym/__main__.py` is left out: it only starts the command line, and nothing imports it.
+    """
+    found = {}
+    for path in (path for package in PACKAGES for path in files(package) if path.name != "__main__.py"):
+        text = path.read_text("utf-8")
+        found[module_name(path)] = (path, text, imports(path, text))
+    return found
 
 
-def graph(sources: dict[str, tuple[Path, str]]) -> dict[str, set[str]]:
-    """module -> modules of ours that it imports anywhere, also inside functions."""
+def graph(added: dict[str, str] | None = None) -> dict[str, set[str]]:
+    """Module -> the modules of the project that it imports at run time.
+
+    Args:
+        added: module -> code that the graph contains in addition to what is in its file.
+    """
+    modules = our_modules()
     found: dict[str, set[str]] = {}
-    for module, (path, text) in sources.items():
-        reached: set[str] = set()
-        for _, _, name in imports(path, _Untyped().visit(ast.parse(text))):
-            reached |= {m for m in (name, name.rpartition(".")[0]) if m in sources and m != module}
-        found[module] = reached
+    for module, (path, _, imported) in modules.items():
+        if module in (added or {}):
+            imported = [*imported, *imports(path, added[module])]
+        names = [one.name for one in imported if not one.typing_only]
+        reached = {m for name in names for m in (name, name.rpartition(".")[0]) if m in modules}
+        found[module] = reached - {module}
     return found
 
 
-def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
-    """Groups of nodes that reach each other (what is left when leaves are taken away again and again, both ways)."""
+def circles(arrows: dict[str, set[str]]) -> list[str]:
+    """The nodes that lie on import circles or between them: the rest after removing leaves from both ends."""
     left = {node: set(targets) & set(arrows) for node, targets in arrows.items()}
     while True:
         wanted = {target for targets in left.values() for target in targets}
         leaves = {node for node, targets in left.items() if not targets or node not in wanted}
         if not leaves:
-            return [sorted(left)] if left else []
+            return sorted(left)
         left = {node: targets - leaves for node, targets in left.items() if node not in leaves}
 
 
-def by_package(arrows: dict[str, set[str]], packages: set[str]) -> dict[str, set[str]]:
+def by_package(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The same graph between packages and sub-packages."""
+    packages = {module for module, (path, *_) in our_modules().items() if path.name == "__init__.py"}
+
     def package(module: str) -> str:
         return module if module in packages else module.rpartition(".")[0]
 
@@ -102,70 +144,55 @@ def by_package(arrows: dict[str, set[str]], packages: set[str]) -> dict[str, set
     return found
 
 
-def our_sources() -> tuple[dict[str, tuple[Path, str]], set[str]]:
-    paths = [path for wing in WINGS for path in files(wing) if path.name != "__main__.py"]
-    packages = {module_name(path) for path in paths if path.name == "__init__.py"}
-    return {module_name(path): (path, path.read_text("utf-8")) for path in paths}, packages
-
-
 def test_no_import_circles_between_files_or_packages() -> None:
-    """`searchgym/__main__.py` is left out: nothing imports it, it only starts the command line."""
-    sources, packages = our_sources()
-    arrows = graph(sources)
+    arrows = graph()
     assert circles(arrows) == []
-    assert circles(by_package(arrows, packages)) == []
+    assert circles(by_package(arrows)) == []
 
 
 def test_the_circle_check_can_fail() -> None:
-    sources, packages = our_sources()
-    for module, line in (
-        ("searchgym.env.episode_state", "def f():\n    from .env import SearchEnv"),
-        ("searchgym.errors", "def f():\n    from .env import rules"),
+    for module, code in (
+        ("searchgym.env.spaces", "def f():\n    from .env import SearchEnv"),
+        ("searchgym.errors", "def f():\n    from .env import config"),
         ("searchgym.judges.protocol", "from ..rollouts.evaluation import evaluate"),
     ):
-        path, text = sources[module]
-        arrows = graph(sources | {module: (path, f"{text}\n{line}\n")})
-        assert circles(by_package(arrows, packages)) or circles(arrows), line
-    path, text = sources["searchgym.errors"]
+        arrows = graph({module: code})
+        assert circles(by_package(arrows)) or circles(arrows), code
     typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .env.env import SearchEnv"
-    assert circles(graph(sources | {"searchgym.errors": (path, f"{text}\n{typed}\n")})) == []
+    assert circles(graph({"searchgym.errors": typed})) == []
 
 
 def test_every_package_says_what_may_be_in_it() -> None:
-    sources, packages = our_sources()
-    for module in packages:
-        docstring = ast.get_docstring(ast.parse(sources[module][1]))
-        assert (docstring or "").partition("\n")[0].endswith("."), module
+    for module, (path, text, _) in our_modules().items():
+        if path.name == "__init__.py":
+            docstring = ast.get_docstring(ast.parse(text))
+            assert (docstring or "").partition("\n")[0].endswith("."), module
 
 
-def files(wing: str) -> list[Path]:
-    return [p for p in sorted((ROOT / wing).rglob("*.py")) if "__pycache__" not in p.parts]
-
-
-def direction_errors(path: Path, wing: str, text: str) -> list[str]:
+def direction_errors(path: Path, package: str, imported: list[Import]) -> list[str]:
     errors = []
-    for line, level, name in imports(path, ast.parse(text)):
-        if name != "searchgym" and not name.startswith("searchgym."):
+    for one in imported:
+        if one.name != "searchgym" and not one.name.startswith("searchgym."):
             continue
-        target = wing_of(name)
-        where = f"{path.relative_to(ROOT)}:{line} imports {name}"
-        if WINGS.index(target) > WINGS.index(wing):
+        target = package_of(one.name)
+        where = f"{path.relative_to(ROOT)}:{one.line} imports {one.name}"
+        if PACKAGES.index(target) > PACKAGES.index(package):
             errors.append(f"{where}, which is higher")
-        elif level and target != wing:
-            errors.append(f"{where} relatively, out of its wing")
+        elif one.level and target != package:
+            errors.append(f"{where} relatively, out of its package")
     return errors
 
 
-@pytest.mark.parametrize("wing", WINGS)
-def test_imports_run_one_way(wing: str) -> None:
-    assert files(wing)
-    found = [e for path in files(wing) for e in direction_errors(path, wing, path.read_text("utf-8"))]
-    assert found == []
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_run_one_way(package: str) -> None:
+    modules = [one for one in our_modules().values() if one[0].is_relative_to(ROOT / package)]
+    assert modules
+    assert [e for path, _, imported in modules for e in direction_errors(path, package, imported)] == []
 
 
 def test_the_direction_check_can_fail() -> None:
     core, agents = ROOT / "searchgym" / "plugins.py", ROOT / "agents" / "api.py"
-    for path, wing, text in (
+    for path, package, text in (
         (core, "searchgym", "def f():\n    from searchgym.corpora import World"),
         (core, "searchgym", "import searchgym.agents.tiny.agent"),
         (core, "searchgym", "from . import corpora"),
@@ -174,12 +201,12 @@ def test_the_direction_check_can_fail() -> None:
         (agents, "agents", "from ..errors import ConfigError"),
         (agents, "agents", "from .. import corpora"),
     ):
-        assert len(direction_errors(path, wing, text)) == 1, text
-    for path, wing, text in (
+        assert len(direction_errors(path, package, imports(path, text))) == 1, text
+    for path, package, text in (
         (
             core,
             "searchgym",
-            "from .episode_state import EpisodeState\nfrom searchgym.errors import ConfigError\nimport torch",
+            "from .errors import ConfigError\nfrom searchgym.errors import ConfigError\nimport torch",
         ),
         (
             agents,
@@ -187,13 +214,14 @@ def test_the_direction_check_can_fail() -> None:
             "from searchgym.corpora import World\nfrom .engine import Engine\nimport searchgym",
         ),
     ):
-        assert direction_errors(path, wing, text) == []
+        assert direction_errors(path, package, imports(path, text)) == []
 
 
-def test_the_core_never_mentions_what_is_heavy() -> None:
-    for path in files("searchgym"):
-        for line, _, name in imports(path, ast.parse(path.read_text("utf-8"))):
-            assert name.split(".")[0] not in HEAVY, f"{path}:{line} imports {name}"
+def test_the_core_never_mentions_heavy_libraries() -> None:
+    for path, _, imported in our_modules().values():
+        if path.is_relative_to(ROOT / "searchgym"):
+            for one in imported:
+                assert one.name.split(".")[0] not in HEAVY, f"{path}:{one.line} imports {one.name}"
 
 
 def test_import_and_first_episode_stay_light(toy: str) -> None:
@@ -232,16 +260,16 @@ def test_the_seven_groups_exist_and_the_script_runs() -> None:
 
 
 def tracked() -> list[str]:
-    """Files of the four wings that a commit would hold: tracked ones and new ones that git does not ignore."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *WINGS]
+    """Files of the four packages that a commit would contain: tracked ones, and new ones that git does not ignore."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *PACKAGES]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     return sorted({name for name in listed if name and (ROOT / name).is_file()})
 
 
 def test_the_wheel_holds_exactly_the_tracked_files(tmp_path: Path) -> None:
-    """A subpackage that pyproject.toml does not list is missing from wheels, and nowhere else."""
+    """A sub-package that is not listed in pyproject.toml is missing from wheels, but from nowhere else."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout: there is no list of files to compare with")
+        pytest.skip("not a git checkout")
     source = tmp_path / "source"
     for name in [*tracked(), "pyproject.toml", "README.md", "LICENSE"]:
         if (ROOT / name).is_file():

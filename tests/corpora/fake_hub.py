@@ -106,7 +106,7 @@ class FakeHub:
         if isinstance(fault, int):
             return handler.fail(fault, "", "Internal error")
         repo = self.repos.get(id)
-        if repo is None:  # the real hub does not tell strangers whether a private data set exists
+        if repo is None:  # the real hub does not tell the public whether a private data set exists
             known = "Authorization" in handler.headers
             return handler.fail(404 if known else 401, "RepoNotFound", "Repository not found")
         if repo.gated and handler.headers.get("Authorization") != "Bearer let-me-in" and not api:

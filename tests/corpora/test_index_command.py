@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from helpers import SEARCHGYM, CommandLine, start_searchgym, wait_until
 
-from searchgym.cli import main
 from searchgym.corpora.bm25 import index as bm25
 from searchgym.corpora.bm25.index import open_bm25
 from searchgym.corpora.cli.index import read_spec
@@ -22,7 +22,6 @@ from searchgym.corpora.indexing import backend
 from searchgym.corpora.indexing.cache import seal
 from searchgym.errors import ConfigError
 
-Run = Callable[..., tuple[int, str, str]]
 ROWS = [
     {"id": "a", "title": "Aln", "text": "The Aln is a river of [bold]Bor[/bold]."},
     {"id": "b", "title": "Bor", "text": "Bor is a land of hills and bridges."},
@@ -32,18 +31,10 @@ ROWS = [
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run `searchgym index` in `tmp_path`; returns exit status, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "150")
+def run(cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CommandLine:
+    """Run `searchgym index` in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        status = main(["index", *arguments])
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return status, said.out, said.err
-
-    return call
+    return partial(cli, "index")
 
 
 @pytest.fixture
@@ -53,7 +44,7 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
-def test_build_info_verify_search(run: Run, mine: Path) -> None:
+def test_build_info_verify_search(run: CommandLine, mine: Path) -> None:
     status, out, _ = run("build", "--corpus", "mine", "--option", "k1=1.2", "--out", "idx")
     assert status == 0
     announced, built = out.splitlines()
@@ -81,7 +72,7 @@ def test_build_info_verify_search(run: Run, mine: Path) -> None:
     assert "\x1b" not in out
 
 
-def test_building_twice_does_nothing_and_other_settings_are_refused(run: Run, mine: Path) -> None:
+def test_building_twice_does_nothing_and_other_settings_are_refused(run: CommandLine, mine: Path) -> None:
     _, out, _ = run("build", "--corpus", "mine", "--out", "idx", "--json")
     first = json.loads(out)
     before = {path: path.stat().st_mtime_ns for path in Path("idx").rglob("*")}
@@ -93,7 +84,7 @@ def test_building_twice_does_nothing_and_other_settings_are_refused(run: Run, mi
     assert "idx is not empty: give a new directory" in err
 
 
-def test_a_dry_run_builds_nothing(run: Run, mine: Path) -> None:
+def test_a_dry_run_builds_nothing(run: CommandLine, mine: Path) -> None:
     status, out, _ = run("build", "--corpus", "mine", "--out", "idx", "--dry-run")
     assert status == 0
     assert "about" in out
@@ -102,15 +93,15 @@ def test_a_dry_run_builds_nothing(run: Run, mine: Path) -> None:
     assert set(json.loads(out)["estimate"]) == {"disk", "memory", "seconds"}
 
 
-def test_a_corpus_as_json(run: Run, mine: Path) -> None:
+def test_a_corpus_as_json(run: CommandLine, mine: Path) -> None:
     spec = json.dumps({"name": "jsonl", "path": "mine/passages.jsonl"})
     assert run("build", "--corpus", spec, "--out", "idx")[0] == 0
     assert run("search", "idx", "Dorn", "--json")[1].count('"id": "d"') == 1
-    with pytest.raises(ConfigError, match=r"^corpus '\{\"name\": }' is not JSON"):
+    with pytest.raises(ConfigError, match=r"^corpus '\{\"name\": }' is not valid JSON"):
         read_spec('{"name": }')
 
 
-def test_an_index_whose_corpus_moved_takes_another_path(run: Run, mine: Path) -> None:
+def test_an_index_whose_corpus_moved_takes_another_path(run: CommandLine, mine: Path) -> None:
     run("build", "--corpus", "mine", "--out", "idx")
     mine.rename("moved")
     status, _, err = run("search", "idx", "Aln")
@@ -124,7 +115,7 @@ def test_an_index_whose_corpus_moved_takes_another_path(run: Run, mine: Path) ->
     [
         (["build", "--corpus", "nine", "--out", "idx"], "unknown corpus 'nine'"),
         (["build", "--corpus", "mine", "--retriever", "bm52", "--out", "idx"], "Did you mean 'bm25'"),
-        (["build", "--corpus", "mine", "--retriever", "remote", "--out", "x"], "has no index that is built"),
+        (["build", "--corpus", "mine", "--retriever", "remote", "--out", "x"], "has no index to build"),
         (["build", "--corpus", "mine", "--option", "k2=1", "--out", "idx"], "'k2'. Did you mean 'k1'"),
         (["build", "--corpus", "mine", "--option", "k1", "--out", "idx"], "write KEY=VALUE"),
         (["build", "--corpus", "mine", "--option", "b is 7", "--out", "idx"], "b is 7"),
@@ -135,7 +126,9 @@ def test_an_index_whose_corpus_moved_takes_another_path(run: Run, mine: Path) ->
     ],
     ids=range(10),
 )
-def test_mistakes_are_answered_in_one_line(run: Run, mine: Path, arguments: list[str], message: str) -> None:
+def test_mistakes_are_answered_in_one_line(
+    run: CommandLine, mine: Path, arguments: list[str], message: str
+) -> None:
     status, _, err = run(*arguments)
     assert status == 2
     assert message in err
@@ -144,7 +137,7 @@ def test_mistakes_are_answered_in_one_line(run: Run, mine: Path, arguments: list
     assert not list(Path().glob(".*.part"))
 
 
-def test_a_bad_corpus_line_leaves_nothing(run: Run, mine: Path, home: Path) -> None:
+def test_a_bad_corpus_line_leaves_nothing(run: CommandLine, mine: Path, home: Path) -> None:
     with (mine / "passages.jsonl").open("a") as file:
         file.write('{"id": "a", "title": "", "text": "again"}\n')
     status, _, err = run("build", "--corpus", "mine", "--out", "idx")
@@ -154,7 +147,7 @@ def test_a_bad_corpus_line_leaves_nothing(run: Run, mine: Path, home: Path) -> N
 
 
 def test_what_cannot_fit_is_refused_with_the_figures_said(
-    run: Run, mine: Path, monkeypatch: pytest.MonkeyPatch
+    run: CommandLine, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend, "available_memory", lambda: 1000)
     status, out, err = run("build", "--corpus", "mine", "--out", "idx")
@@ -165,7 +158,7 @@ def test_what_cannot_fit_is_refused_with_the_figures_said(
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "manifest"])
-def test_verify_finds_damage_and_search_refuses_it(run: Run, mine: Path, damage: str) -> None:
+def test_verify_finds_damage_and_search_refuses_it(run: CommandLine, mine: Path, damage: str) -> None:
     run("build", "--corpus", "mine", "--out", "idx")
     file = max(Path("idx").rglob("*.n*"), key=lambda path: path.stat().st_size)
     if damage == "cut":
@@ -184,15 +177,12 @@ def test_verify_finds_damage_and_search_refuses_it(run: Run, mine: Path, damage:
     assert (status, json.loads(out)["intact"]) == (2, False)
 
 
-def test_verify_names_every_kind_of_damage_and_the_next_move(run: Run, mine: Path) -> None:
+def test_verify_names_every_kind_of_damage_and_the_next_move(run: CommandLine, mine: Path) -> None:
     run("build", "--corpus", "mine", "--out", "idx")
     Path("idx/notes.txt").write_text("mine")
     status, _, err = run("verify", "idx")
     assert status == 2
-    assert (
-        "idx/notes.txt is not part of it: remove it. Build it again, or copy it from where it is intact."
-        in err
-    )
+    assert "idx/notes.txt is not part of it: remove it" in err
     assert run("search", "idx", "Aln")[0] == 0  # it harms no search
     Path("idx/terms.txt").unlink()
     status, out, err = run("verify", "idx", "--json")
@@ -200,7 +190,7 @@ def test_verify_names_every_kind_of_damage_and_the_next_move(run: Run, mine: Pat
 
 
 def test_verify_refuses_an_index_of_another_tokenizer_or_version(
-    run: Run, mine: Path, monkeypatch: pytest.MonkeyPatch
+    run: CommandLine, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("build", "--corpus", "mine", "--out", "idx")
     mine.rename("moved")  # the corpus is not needed
@@ -210,8 +200,8 @@ def test_verify_refuses_an_index_of_another_tokenizer_or_version(
             patch.setattr(bm25, name, value)
             status, out, err = run("verify", "idx", "--json")
             assert (status, json.loads(out)["intact"]) == (2, True)
-            assert f"the index in idx is intact, but of another {what}: " in err
-            assert "Build it again, or use it with the version it was built with" in err
+            assert f"the index in idx is intact, but was built with another {what}: " in err
+            assert "Build it again, or use the version it was built with" in err
             status, _, err = run("search", "idx", "Aln", "--corpus", "moved")
             assert status == 2
             assert f"is of another {what}: " in err
@@ -244,7 +234,7 @@ QUERIES = {
 
 
 @pytest.mark.parametrize(("query", "found"), QUERIES.items(), ids=[ascii(query)[:20] for query in QUERIES])
-def test_every_query_has_a_defined_result(run: Run, mine: Path, query: str, found: list[str]) -> None:
+def test_every_query_has_a_defined_result(run: CommandLine, mine: Path, query: str, found: list[str]) -> None:
     others = [
         {"id": "e", "title": "北京", "text": "北京是中国的首都。"},
         {"id": "f", "title": "", "text": "القاهرة عاصمة مصر 🐪"},
@@ -262,7 +252,7 @@ def test_every_query_has_a_defined_result(run: Run, mine: Path, query: str, foun
     assert len(out) < 3_000
 
 
-def test_paths_with_spaces_and_others(run: Run, mine: Path) -> None:
+def test_paths_with_spaces_and_others(run: CommandLine, mine: Path) -> None:
     mine.rename("my corpus")
     file = "my corpus/passages.jsonl"
     for out in ("an index/with [spaces] é", "trailing/"):
@@ -282,10 +272,10 @@ def test_on_a_disk_that_is_too_small_and_on_one_that_is_read_only(mine: Path, tm
             [*in_a_namespace, "mount -t tmpfs tmpfs /mnt"], capture_output=True, check=False
         )
     except FileNotFoundError:
-        pytest.skip("there is no unshare")
+        pytest.skip("unshare is not installed")
     if able.returncode:
-        pytest.skip("this user may mount nothing")
-    build = f"{sys.executable} -c 'from searchgym.cli import main; main()' index build --corpus mine --out disk/idx"
+        pytest.skip("this user is not allowed to mount")
+    build = shlex.join([*SEARCHGYM, "index", "build", "--corpus", "mine", "--out", "disk/idx"])
     script = (
         f"mkdir disk; mount -t tmpfs -o size=256k tmpfs disk; {build} && exit 9; echo $? $(ls -A disk);"
         f"mount -o remount,ro disk; {build} && exit 9; echo $? $(ls -A disk)"
@@ -303,15 +293,7 @@ def test_on_a_disk_that_is_too_small_and_on_one_that_is_read_only(mine: Path, tm
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     """`searchgym index …` in a process of its own."""
-    code = "import sys; from searchgym.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "index", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A run of the tests in the background ignores it, and its children would too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    return start_searchgym("index", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -328,14 +310,12 @@ def big(tmp_path: Path) -> Path:
 
 
 def wait_for_work(tmp_path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not [path for path in tmp_path.glob(".idx.*.part/**/*") if path.is_file()]:
-        assert process.poll() is None, "it was finished before it could be disturbed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(
+        lambda: any(path.is_file() for path in tmp_path.glob(".idx.*.part/**/*")), "the first file", process
+    )
 
 
-def test_two_at_once_and_control_c(run: Run, big: Path, tmp_path: Path) -> None:
+def test_two_at_once_and_control_c(run: CommandLine, big: Path, tmp_path: Path) -> None:
     command = ("build", "--corpus", str(big), "--out", str(tmp_path / "idx"))
     first = start(*command)
     wait_for_work(tmp_path, first)
@@ -356,7 +336,9 @@ def test_two_at_once_and_control_c(run: Run, big: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".idx*"))
 
 
-def test_serve_is_there_and_cannot_break_the_others(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_is_there_and_cannot_break_the_others(
+    run: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     status, out, _ = run("--help")
     assert status == 0
     assert all(f"\n  {name} " in out for name in ("build", "info", "verify", "search", "serve"))
@@ -367,7 +349,7 @@ def test_serve_is_there_and_cannot_break_the_others(run: Run, monkeypatch: pytes
     assert "index serve cannot be loaded" in err
 
 
-def test_killed_builds_go_on(run: Run, big: Path, tmp_path: Path) -> None:
+def test_killed_builds_go_on(run: CommandLine, big: Path, tmp_path: Path) -> None:
     command = ("build", "--corpus", str(big), "--out", str(tmp_path / "idx"))
     process = start(*command)
     wait_for_work(tmp_path, process)

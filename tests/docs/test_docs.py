@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import cli_page
 import pytest
 from doc_pages import ROOT, pages, read_blocks, run_page, same
 
@@ -25,6 +26,7 @@ from searchgym.rollouts.collection import env_fingerprint
 from searchgym.rollouts.evaluation import EvalResult
 
 DOCS = ROOT / "docs"
+PACKAGES = ("searchgym", "corpora", "agents", "trainers")
 MOST_SKIPS = 10
 """Blocks that no test runs: installing packages, minute-long training, this machine's doctor."""
 
@@ -147,12 +149,35 @@ def test_the_reference_names_every_command_agent_and_id() -> None:
     cli = (DOCS / "cli.md").read_text("utf-8")
     for command in groups["searchgym.commands"]:
         assert f"\n## {command}\n" in cli
-        assert f"\n$ searchgym {command} --help\n" in cli
     assert set(groups["searchgym.agents"]) <= named_on("agents/index.md")
     assert set(groups["searchgym.corpora"]) - {"jsonl"} <= named_on("environment.md")
     retrievers = (DOCS / "retrievers.md").read_text("utf-8")
     assert all(f"\n## {name}\n" in retrievers for name in groups["searchgym.retrievers"])
     assert set(searchgym._ENVIRONMENTS) <= named_on("environment.md")
+
+
+def test_the_command_line_page_shows_the_help_of_every_command() -> None:
+    page = cli_page.PAGE.read_text("utf-8")
+    assert sorted(cli_page.shown(page)) == sorted(cli_page.commands())
+    assert cli_page.updated(page) == page, "run: python tests/docs/cli_page.py"
+
+
+def test_the_paths_and_functions_on_the_design_page_exist() -> None:
+    page = (DOCS / "design.md").read_text("utf-8")
+    paths = {n for n in named_on("design.md") if n.split("/")[0] in PACKAGES and "/" in n}
+    assert len(paths) > 40
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+    sub_packages = {
+        str(p.parent.relative_to(ROOT)) + "/" for name in PACKAGES for p in (ROOT / name).rglob("__init__.py")
+    }
+    assert sub_packages - paths == set()
+    hops = re.findall(r"^\| \d+ \| `(\w+)` \| `([\w/.]+)` \|", page, re.MULTILINE)
+    assert 10 < len(hops) <= 15
+    for function, path in hops:
+        assert re.search(rf"^ *def {function}\(", (ROOT / path).read_text("utf-8"), re.MULTILINE), (
+            path,
+            function,
+        )
 
 
 # -- the runner itself ---------------------------------------------------------------------------------------

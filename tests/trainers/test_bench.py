@@ -338,6 +338,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 300.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_changes_nothing(finished: Path, spec_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["bench", str(spec_file), "--out", str(out), "--only", "grpo"]

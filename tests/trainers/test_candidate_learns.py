@@ -23,7 +23,7 @@ DEMONSTRATION = {
 
 @pytest.mark.slow
 def test_grpo_teaches_the_candidate_policy(tmp_path: Path) -> None:
-    result = train({**DEMONSTRATION, "iterations": 45, "seed": 0}, tmp_path / "run")
+    result = train({**DEMONSTRATION, "questions": 16, "iterations": 45, "seed": 0}, tmp_path / "run")
     assert result.before is not None
     assert result.after is not None
     assert result.before["em"].value <= 0.3

@@ -1,4 +1,4 @@
-"""A trainer in a package of its own, as a stranger would write it: installed into a temporary place, it is found through
+"""A trainer in a package of its own, as a third party would write it: installed into a temporary place, it is found through
 its entry point, shown in the help, trained, checked by the conformance suite, and compared with GRPO."""
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def test_the_example_is_short() -> None:
     assert len((PACKAGE / "found_gold.py").read_text("utf-8").splitlines()) < 50
 
 
+@pytest.mark.slow
 def test_a_third_party_trainer_is_a_trainer_like_any_other(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(SPEC, "utf-8")
     path = os.pathsep.join(filter(None, [str(installed), os.environ.get("PYTHONPATH", "")]))

@@ -23,7 +23,7 @@ from searchgym.trainers.training.api import train
 from searchgym.trainers.training.loop import Loop
 
 ROOT = Path(__file__).resolve().parents[2]
-WINGS = ("searchgym", "corpora", "agents", "trainers")
+PACKAGES = ("searchgym", "corpora", "agents", "trainers")
 
 
 def steps(path):
@@ -299,7 +299,7 @@ def test_nothing_is_unpickled():
     risky = re.compile(
         r"pickle|dill|joblib|shelve|marshal|torch\.(load|save)|(np|numpy)\.load|(save|load)_state\b"
     )
-    sources = {p: p.read_text("utf-8") for wing in WINGS for p in (ROOT / wing).rglob("*.py")}
+    sources = {p: p.read_text("utf-8") for name in PACKAGES for p in (ROOT / name).rglob("*.py")}
     assert len(sources) > 100
     found = []
     for path in (path for path, text in sources.items() if risky.search(text)):

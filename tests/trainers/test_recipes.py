@@ -163,7 +163,7 @@ def test_a_recipe_of_ones_own_and_options_that_win_over_it(tmp_path, capsys):
         ('[recipe]\ntitel = "x"\n', "'titel'. Did you mean 'title'"),
         ("[recipe]\nexpected = { round = 2 }\n", "'round'. Did you mean 'rounds'"),
         ("recipe = 3\n", r"write a table \[recipe\]"),
-        ("iterations = \n", "is not TOML"),
+        ("iterations = \n", "is not valid TOML"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named(text, message, tmp_path):

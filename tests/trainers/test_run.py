@@ -79,6 +79,7 @@ def test_rows_after_the_last_checkpoint_and_a_cut_line_are_forgotten(tmp_path):
     assert not list((tmp_path / "b" / "checkpoints").glob(".tmp-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="the driver forks")
 def test_killed_at_random_moments_and_resumed(tmp_path):
     """SIGKILL in a loop; what is left continues to the same bytes as a run nobody touched."""

@@ -1,25 +1,28 @@
 """`searchgym train` as a user runs it, on the real environment with the candidate policy."""
 
+import dataclasses
 import json
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
 
 import pytest
+from helpers import start_searchgym, wait_until
 
 import searchgym.trainers.training.loop
-from searchgym.cli import main
 from searchgym.errors import ConfigError, UnknownIdError
+from searchgym.trainers.config import TrainConfig
 from searchgym.trainers.training.api import resume, train
+from searchgym.trainers.training.cli import _GROUPS
 
 SMALL = ["--agent", "candidate", "--questions", "2", "--group-size", "4", "--eval-episodes", "8"]
 
 
-def run(capsys, *arguments):
-    code = main(["train", *arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+@pytest.fixture
+def run(cli):
+    """Run `searchgym train`."""
+    return partial(cli, "train")
 
 
 def test_help_and_settings_need_no_torch():
@@ -27,14 +30,14 @@ def test_help_and_settings_need_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_run_and_its_continuation_equal_one_long_run(tmp_path, capsys):
-    code, out, _ = run(capsys, *SMALL, "--iterations", "3", "--run-dir", str(tmp_path / "a"))
+def test_a_run_and_its_continuation_equal_one_long_run(run, tmp_path):
+    code, out, _ = run(*SMALL, "--iterations", "3", "--run-dir", str(tmp_path / "a"))
     assert code == 0
     assert "greedy evaluation on held-out questions" in out
     assert "before training" in out
     assert str(tmp_path / "a") in out.replace("\n", "")
-    run(capsys, *SMALL, "--iterations", "1", "--run-dir", str(tmp_path / "b"))
-    code, out, _ = run(capsys, "--resume", "--iterations", "3", "--run-dir", str(tmp_path / "b"))
+    run(*SMALL, "--iterations", "1", "--run-dir", str(tmp_path / "b"))
+    code, out, _ = run("--resume", "--iterations", "3", "--run-dir", str(tmp_path / "b"))
     assert code == 0
     assert "continuing after iteration 1" in out
     rows = {
@@ -46,8 +49,17 @@ def test_a_run_and_its_continuation_equal_one_long_run(tmp_path, capsys):
     assert json.loads((tmp_path / "b" / "config.json").read_text())["config"]["iterations"] == 3
 
 
-def test_list_settings(capsys):
-    code, out, _ = run(capsys, "--list-settings")
+def test_every_training_option_has_a_heading_on_the_help_page(run):
+    grouped = [name for names in _GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(field.name for field in dataclasses.fields(TrainConfig))
+    out = run("--help").out
+    for heading in _GROUPS:
+        assert f"\n{heading}:\n" in out
+    assert "--lr-schedule [constant|linear|cosine]" in out
+
+
+def test_list_settings(run):
+    code, out, _ = run("--list-settings")
     assert code == 0
     assert "kl_estimator = k3  (k1 | k2 | k3 | k1+ | k3+)" in out
 
@@ -68,28 +80,28 @@ def test_list_settings(capsys):
         (["--eval-split", "deev"], "unknown split 'deev'"),
         (["--lr", "-1"], "training option 'lr' is -1.0: it must be at least 0.0"),
         (["--lr", "nan"], "training option 'lr' is nan"),
+        (["--lr-schedule", "step"], "'step' is not one of 'constant', 'linear', 'cosine'"),
         (["--iteration", "3"], "--iterations"),
         (["--resume"], "--resume needs --run-dir"),
         (["--resume", "--run-dir", "nowhere"], "holds no run to resume"),
     ],
 )
-def test_mistakes_are_one_message_and_leave_nothing(arguments, message, tmp_path, capsys, monkeypatch):
+def test_mistakes_are_one_message_and_leave_nothing(arguments, message, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(capsys, *SMALL, *arguments)
+    code, out, err = run(*SMALL, *arguments)
     assert code == 2
     assert message in out + err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_config_file_and_flags_that_win_over_it(tmp_path, capsys):
+def test_a_config_file_and_flags_that_win_over_it(run, tmp_path):
     file = tmp_path / "run.toml"
     file.write_text(
         'agent = "candidate"\nquestions = 2\niterations = 7\neval-episodes = 0\nlr = 0.01\n'
         "[set]\ngroup_size = 4\nkl_coef = 0.5\n[env-option]\nhops = [2]\n"
     )
     code, _, err = run(
-        capsys,
         "--config",
         str(file),
         "--iterations",
@@ -107,23 +119,23 @@ def test_a_config_file_and_flags_that_win_over_it(tmp_path, capsys):
     assert config["env_options"] == {"hops": [2]}
 
 
-def test_a_resumed_run_keeps_its_configuration(tmp_path, capsys):
-    run(capsys, *SMALL, "--iterations", "0", "--run-dir", str(tmp_path))
-    code, _, err = run(capsys, "--resume", "--run-dir", str(tmp_path), "--lr", "0.5")
+def test_a_resumed_run_keeps_its_configuration(run, tmp_path):
+    run(*SMALL, "--iterations", "0", "--run-dir", str(tmp_path))
+    code, _, err = run("--resume", "--run-dir", str(tmp_path), "--lr", "0.5")
     assert code == 2
     assert "lr cannot change when resuming (the run has 0.0005, you gave 0.5)" in err
 
 
-def test_an_existing_run_is_not_touched(tmp_path, capsys):
-    run(capsys, *SMALL, "--iterations", "0", "--run-dir", str(tmp_path))
+def test_an_existing_run_is_not_touched(run, tmp_path):
+    run(*SMALL, "--iterations", "0", "--run-dir", str(tmp_path))
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    code, _, err = run(capsys, *SMALL, "--run-dir", str(tmp_path))
+    code, _, err = run(*SMALL, "--run-dir", str(tmp_path))
     assert code == 2
     assert "continue it with --resume" in err
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
 
-def test_interrupted_in_the_middle_of_an_iteration(tmp_path, capsys, monkeypatch):
+def test_interrupted_in_the_middle_of_an_iteration(run, tmp_path, monkeypatch):
     real = searchgym.trainers.training.loop.Loop.iterate
 
     def interrupt(self, watch):
@@ -134,28 +146,22 @@ def test_interrupted_in_the_middle_of_an_iteration(tmp_path, capsys, monkeypatch
 
     # Recall is paid, so that an untrained policy's episodes differ and there is something to learn from.
     arguments = [*SMALL, "--env-option", 'reward={"recall": 1.0}', "--checkpoint-every", "1"]
-    run(capsys, *arguments, "--iterations", "3", "--run-dir", str(tmp_path / "straight"))
+    run(*arguments, "--iterations", "3", "--run-dir", str(tmp_path / "straight"))
     monkeypatch.setattr(searchgym.trainers.training.loop.Loop, "iterate", interrupt)
-    code, _, err = run(capsys, *arguments, "--iterations", "3", "--run-dir", str(tmp_path / "stopped"))
+    code, _, err = run(*arguments, "--iterations", "3", "--run-dir", str(tmp_path / "stopped"))
     assert code == 130
     assert f"searchgym train --resume --run-dir {tmp_path / 'stopped'}" in err
     monkeypatch.undo()
-    assert run(capsys, "--resume", "--run-dir", str(tmp_path / "stopped"))[0] == 0
+    assert run("--resume", "--run-dir", str(tmp_path / "stopped"))[0] == 0
     a, b = ((tmp_path / n / "metrics.jsonl").read_bytes() for n in ("straight", "stopped"))
     assert a == b
     assert json.loads(a.splitlines()[-1])["policy_version"] > 0
 
 
 def test_ctrl_c_from_outside(tmp_path):
-    command = [sys.executable, "-c", "from searchgym.cli import main; main()", "train", *SMALL]
-    child = subprocess.Popen(
-        [*command, "--iterations", "10000", "--run-dir", str(tmp_path / "run")],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "checkpoints" / "step-000005").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    command = ["train", *SMALL, "--iterations", "10000", "--run-dir", str(tmp_path / "run")]
+    child = start_searchgym(*command, stderr=subprocess.PIPE, text=True)
+    wait_until((tmp_path / "run" / "checkpoints" / "step-000005").exists, "a checkpoint", child)
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130
@@ -187,9 +193,9 @@ def test_python_does_in_one_call_what_the_command_does(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_workers_that_cannot_start_leave_no_run_directory(tmp_path, capsys, monkeypatch):
+def test_workers_that_cannot_start_leave_no_run_directory(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    code, _, err = run(capsys, *SMALL, "--rollout-workers", "2", "--run-dir", str(tmp_path / "run"))
+    code, _, err = run(*SMALL, "--rollout-workers", "2", "--run-dir", str(tmp_path / "run"))
     assert code == 2
     assert 'pip install "searchgym[ray]"' in err
     assert not (tmp_path / "run").exists()

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from searchgym.cli.command import Command, option
 from searchgym.cli.options import parse_pairs
 from searchgym.errors import ConfigError, MissingExtraError
 
@@ -17,44 +18,95 @@ from .spec import BUDGETS, SHIPPED, load_spec, restrict
 
 __all__ = ["bench"]
 
+_CONTENT, _EXECUTION = "Rows, seeds and budget", "Execution"
 
-@click.command("bench", context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.command("bench", cls=Command)
 @click.argument("spec", default="seconds")
-@click.option(
-    "--compare", nargs=2, metavar="A B", help="Only rows A and B, A against B, with a verdict in words."
+@option(
+    "--compare",
+    nargs=2,
+    metavar="A B",
+    group=_CONTENT,
+    help="Run only rows A and B, compare A with B, and print a verdict.",
 )
-@click.option("--only", multiple=True, metavar="ROW", help="Only this row and the baseline. Repeatable.")
-@click.option("--seeds", type=click.IntRange(min=1), help="Final runs per row, instead of the spec's number.")
-@click.option(
-    "--selection-seeds", type=click.IntRange(min=0), help="Runs per learning rate; 0: take the middle rate."
+@option(
+    "--only",
+    multiple=True,
+    metavar="ROW",
+    group=_CONTENT,
+    help="Run only this row and the baseline. Repeatable.",
 )
-@click.option(
-    "--budget", metavar="UNIT=N", help=f"What each run gets: {', '.join(BUDGETS)}; e.g. episodes=2048."
+@option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    group=_CONTENT,
+    help="Final runs per row, in place of the number in the spec.",
 )
-@click.option(
+@option(
+    "--selection-seeds",
+    type=click.IntRange(min=0),
+    group=_CONTENT,
+    help="Runs per learning rate (0: no selection; use the middle rate).",
+)
+@option(
+    "--budget",
+    metavar="UNIT=N",
+    group=_CONTENT,
+    help=f"Budget of each run in {', '.join(BUDGETS[:-1])} or {BUDGETS[-1]}, e.g. episodes=2048.",
+)
+@option(
     "--train",
     "train_pairs",
     multiple=True,
     metavar="KEY=VALUE",
+    group=_CONTENT,
     help="Training option of all rows. Repeatable.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="The benchmark's directory. [default: runs/bench-NAME]"
+@option(
+    "--out",
+    type=click.Path(path_type=Path),
+    group=_EXECUTION,
+    show_default="runs/bench-NAME",
+    help="Directory of the benchmark.",
 )
-@click.option(
-    "--processes", type=click.IntRange(min=1), help="Runs at a time, one thread each. [default: cores]"
+@option(
+    "--processes",
+    type=click.IntRange(min=1),
+    group=_EXECUTION,
+    show_default="number of cores",
+    help="Runs to execute in parallel, one thread each.",
 )
-@click.option("--minutes", type=float, help="Begin no run after so many; the same command goes on later.")
-@click.option(
-    "--estimate", is_flag=True, help="Only measure a few iterations of each row and say how long it takes."
+@option(
+    "--minutes",
+    type=float,
+    group=_EXECUTION,
+    help="Start no new run after this many minutes; repeat the command to continue.",
 )
-@click.option(
+@option(
+    "--estimate",
+    is_flag=True,
+    group=_EXECUTION,
+    help="Measure a few iterations of each row, estimate the total time, and exit.",
+)
+@option(
     "--select-only",
     is_flag=True,
-    help="Only choose learning rates, on dev questions; no test question is played.",
+    group=_EXECUTION,
+    help="Only select the learning rates, on dev questions; no test question is used.",
 )
-@click.option("--report-only", is_flag=True, help="Write the report of what is there; run nothing.")
-@click.option("--rerun", is_flag=True, help="Make runs of other code or another spec again; default: refuse.")
+@option(
+    "--report-only",
+    is_flag=True,
+    group=_EXECUTION,
+    help="Write the report of the finished runs without starting any.",
+)
+@option(
+    "--rerun",
+    is_flag=True,
+    group=_EXECUTION,
+    help="Repeat runs that were made with other code or another spec, instead of refusing them.",
+)
 def bench(
     spec: str,
     compare: tuple[str, str] | None,
@@ -70,13 +122,13 @@ def bench(
 ) -> None:
     """Compare trainers over many seeds under an equal budget.
 
-    SPEC is a TOML or JSON file, or a benchmark of the package: {shipped}.
+    SPEC is a TOML or JSON file, or the name of a benchmark of the package: {shipped}.
 
-    Every run is sealed when it ends. Interrupted or killed, the same command goes on where it was; runs of other
-    code are never mixed in. Writes report.md, curves.png and results.json.
+    Finished runs are stored. After an interruption, the same command continues with the missing runs; runs made with
+    different code are never mixed. Writes report.md, curves.png and results.json.
     """
     try:
-        import torch  # noqa: F401  (a missing extra is said before anything else)
+        import torch  # noqa: F401  (report a missing extra before anything else)
     except ModuleNotFoundError as error:
         raise MissingExtraError("searchgym bench", "torch", "train") from error
     from .campaign import Campaign, chosen_rates
@@ -95,7 +147,9 @@ def bench(
                 return
             complete = campaign.run(minutes, rerun, select_only)
         if not complete:
-            click.echo(f"the time is up; the same command goes on: what is done is sealed in {out}")
+            click.echo(
+                f"time limit reached; finished runs are stored in {out}: repeat the command to continue"
+            )
         if select_only:
             rates = chosen_rates(wanted, out) or {}
             click.echo(selection_table(wanted.to_json(), selection(wanted, out, rates)))
@@ -105,7 +159,7 @@ def bench(
         except ConfigError:
             if complete:
                 raise
-            return  # not one seed of the baseline is there yet
+            return  # no seed of the baseline is finished yet
         path = write_report(out, analysis, "searchgym " + " ".join(sys.argv[1:]))
     _show(analysis)
     if compare:
@@ -129,7 +183,7 @@ def _open(
     budget: str | None,
     train_pairs: tuple[str, ...],
 ) -> Any:
-    """The spec with what the flags change."""
+    """The spec with the changes that the flags make."""
     spec = load_spec(name)
     changes: dict[str, Any] = {}
     if seeds is not None:
@@ -141,14 +195,14 @@ def _open(
     if train_pairs:
         changes["train"] = {**spec.train, **parse_pairs("--train", train_pairs)}
     if compare and only:
-        raise ConfigError("--compare names the rows already: leave out --only")
+        raise ConfigError("--compare and --only exclude each other: leave out --only")
     labels = compare or (*only, spec.baseline) if compare or only else [row.label for row in spec.rows]
     baseline = compare[1] if compare else spec.baseline
     return restrict(dataclasses.replace(spec, **changes), labels, baseline)
 
 
 def _show(analysis: dict[str, Any]) -> None:
-    """The main table on the terminal."""
+    """Print the main table."""
     from rich.console import Console
     from rich.table import Table
 

@@ -11,16 +11,10 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from searchgym.cli.progress import progress_bar
 from searchgym.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -122,15 +116,8 @@ class LiveDisplay(Display):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._rows: deque[tuple[str, ...]] = deque(maxlen=_ROWS)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        columns = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self._bar = progress_bar(*columns, console=console, transient=False)
         self._live = Live(self._draw(), console=console, refresh_per_second=4)
 
     def __enter__(self) -> Self:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 from click.core import ParameterSource
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from searchgym import plugins
+from searchgym.cli.command import Command, option
 from searchgym.cli.options import config_option, merge_pairs, parse_pairs, read_config
 from searchgym.errors import ConfigError, MissingExtraError
 
@@ -21,79 +23,154 @@ from ..recipes import RECIPES, describe_recipe, find_recipe
 
 __all__ = ["train"]
 
+_EXPERIMENT = "Trainer, agent and environment"
+_RECIPES = "Recipes"
+_RUN = "Run"
+_GROUPS = {
+    _EXPERIMENT: ("trainer", "settings", "agent", "agent_options", "env", "env_options", "split"),
+    "Length of the run": ("iterations", "questions", "max_episodes", "max_tokens", "max_seconds"),
+    "Optimization": (
+        "lr",
+        "lr_schedule",
+        "lr_warmup",
+        "lr_floor",
+        "optimizer",
+        "optimizer_options",
+        "weight_decay",
+        "epochs",
+        "minibatches",
+        "grad_clip",
+        "token_budget",
+    ),
+    "Rollouts": (
+        "temperature",
+        "num_envs",
+        "streams",
+        "rollout_workers",
+        "worker_options",
+        "ray_address",
+        "rollout_lag",
+        "process_timeout",
+        "record",
+        "replay",
+    ),
+    "Evaluation and checkpoints": (
+        "eval_split",
+        "eval_episodes",
+        "eval_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "keep_best",
+    ),
+    "Logging and alarms": ("tracker", "tracker_options", "alarms", "stop_on_alarm"),
+    _RUN: ("seed", "threads"),
+}
+"""The fields of `TrainConfig` under each heading of the help page."""
+
 _PAIRS = {
     "settings": ("--set", "Setting of the trainer, e.g. kl_coef=0.01; see --list-settings. Repeatable."),
-    "alarms": ("--alarm", "Limit of an alarm, e.g. step_kl=0.5; null switches it off. Repeatable."),
+    "alarms": ("--alarm", "Threshold of an alarm, e.g. step_kl=0.5; null disables the alarm. Repeatable."),
     "optimizer_options": (
         "--optimizer-option",
         "Option of the optimizer, e.g. betas=[0.9,0.95]. Repeatable.",
     ),
     "tracker_options": ("--tracker-option", "Option of a tracker, e.g. wandb.mode=offline. Repeatable."),
-    "worker_options": ("--worker-option", "What Ray gives each rollout worker, e.g. num_gpus=1. Repeatable."),
+    "worker_options": (
+        "--worker-option",
+        "Ray resource of each rollout worker, e.g. num_gpus=1. Repeatable.",
+    ),
     "agent_options": ("--agent-option", "Option of the agent. Repeatable."),
     "env_options": (
         "--env-option",
-        'Argument of the environment. Repeatable. [default: types=["chain"] and hops=[2,3] for the default --env]',
+        'Argument of the environment. Repeatable.  [default: types=["chain"] and hops=[2,3] if neither --env nor a '
+        "corpus is given]",
     ),
 }
 
 
 def _config_options(function: Any) -> Any:
     """One option per field of `TrainConfig`, with its explanation and default."""
-    for field in reversed(dataclasses.fields(TrainConfig)):
-        if field.name in _PAIRS:
-            flag, text = _PAIRS[field.name]
-            decorate = click.option(
-                flag, field.name, metavar="KEY=VALUE", multiple=True, callback=merge_pairs, help=text
-            )
-        else:
-            flag = "--" + field.name.replace("_", "-")
-            text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}."
-            if field.name == "trainer":
-                text = f"Registered trainer ({', '.join(plugins.names('trainers'))}), or FILE.py:CLASS."
-            kind = type(field.default)
-            decorate = click.option(
-                flag,
-                field.name,
-                type=kind,
-                default=field.default,
-                show_default=field.default != "",
-                help=text,
-            )
-        function = decorate(function)
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    hints = get_type_hints(TrainConfig)
+    for heading, names in reversed(_GROUPS.items()):
+        for name in reversed(names):
+            function = _config_option(fields[name], hints[name], heading)(function)
     return function
 
 
+def _config_option(field: dataclasses.Field[Any], hint: Any, heading: str) -> Callable[[Any], Any]:
+    if field.name in _PAIRS:
+        flag, text = _PAIRS[field.name]
+        return option(
+            flag,
+            field.name,
+            metavar="KEY=VALUE",
+            multiple=True,
+            callback=merge_pairs,
+            group=heading,
+            help=text,
+        )
+    kind: Any = hint
+    metavar = None
+    if get_origin(hint) is Literal:
+        kind = click.Choice(get_args(hint))
+        metavar = f"[{'|'.join(filter(None, kind.choices))}]"  # "" stands for the absence of a choice
+    text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}."
+    if field.name == "trainer":
+        text = f"Registered trainer ({', '.join(plugins.names('trainers'))}), or FILE.py:CLASS."
+    return option(
+        "--" + field.name.replace("_", "-"),
+        field.name,
+        type=kind,
+        metavar=metavar,
+        default=field.default,
+        show_default=field.default != "",
+        group=heading,
+        help=text,
+    )
+
+
 def _use_recipe(ctx: click.Context, parameter: click.Parameter, source: str | None) -> Path | None:
-    """A recipe is a config file that is found by name."""
+    """Read a recipe: a config file that may be given by name."""
     if source is None:
         return None
     path = find_recipe(source)
-    describe_recipe(path)  # what it says of itself must be well-formed too
+    describe_recipe(path)  # reports a malformed table `recipe`, which `read_config` ignores
     return read_config(ctx, parameter, path)
 
 
-@click.command("train", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("train", cls=Command)
 @_config_options
-@click.option(
-    "--group-size", type=int, default=None, help="Episodes per question: short for --set group_size=N."
+@option(
+    "--group-size",
+    type=int,
+    group=_EXPERIMENT,
+    help="Episodes per question; the same as --set group_size=N.",
 )
-@click.option(
-    "--run-dir", type=click.Path(path_type=Path), help="Where to record the run; default: a new runs/…."
+@option("--list-settings", is_flag=True, group=_EXPERIMENT, help="Show the settings of --trainer and exit.")
+@option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    group=_RUN,
+    show_default="a new directory in runs/",
+    help="Directory to write the run to.",
 )
-@click.option("--resume", is_flag=True, help="Continue the run in --run-dir from its last checkpoint.")
-@click.option("--list-settings", is_flag=True, help="Show the settings of --trainer and exit.")
-@click.option(
+@option("--resume", is_flag=True, group=_RUN, help="Continue the run in --run-dir from its last checkpoint.")
+@option(
+    "--dry-run",
+    is_flag=True,
+    group=_RUN,
+    help="Check everything except the weights, estimate memory and time, and exit.",
+)
+@option(
     "--recipe",
     metavar="NAME",
     is_eager=True,
     callback=_use_recipe,
-    help="Start from a recipe: one of the package, or a file like it. Flags and --config win over it.",
+    group=_RECIPES,
+    help="Start from a recipe: a name from --list-recipes, or a file. Flags and --config take precedence.",
 )
-@click.option("--list-recipes", is_flag=True, help="Show the recipes of the package and exit.")
-@click.option(
-    "--dry-run", is_flag=True, help="Check everything but the weights, estimate memory and time, and exit."
-)
+@option("--list-recipes", is_flag=True, group=_RECIPES, help="Show the recipes of the package and exit.")
 @config_option
 @click.pass_context
 def train(
@@ -108,16 +185,16 @@ def train(
     group_size: int | None,
     **options: Any,
 ) -> None:
-    """Train an agent, and show with a before/after evaluation whether it learned.
+    """Train an agent and evaluate it before and after.
 
-    Without arguments: GRPO teaches the tiny language model to answer two- and three-hop questions.
+    Without arguments, GRPO trains the tiny language model to answer two- and three-hop questions.
     """
     console = Console()
     if list_recipes:
         _print_recipes(console)
         return
     try:
-        import torch  # noqa: F401  (a missing extra is said before anything else)
+        import torch  # noqa: F401  (report a missing extra before anything else)
     except ModuleNotFoundError as error:
         raise MissingExtraError("searchgym train", "torch", "train") from error
     if list_settings:
@@ -126,7 +203,7 @@ def train(
     given = _given(ctx, options, group_size)
     if dry_run:
         if resume:
-            raise ConfigError("--dry-run looks at a run that is to begin: leave out --resume")
+            raise ConfigError("--dry-run checks a run before it starts: leave out --resume")
         ctx.exit(_dry_run(console, given, run_dir, recipe))
     from ..processes import world
     from ..runs.display import make_display, result_table
@@ -150,7 +227,7 @@ def train(
                 f"\ninterrupted; continue with: searchgym train --resume --run-dir {run_dir}", err=True
             )
         else:
-            click.echo("\ninterrupted before the run began; nothing was written", err=True)
+            click.echo("\ninterrupted before the run started; nothing was written", err=True)
         ctx.exit(130)
     if not world().main:
         return
@@ -162,7 +239,7 @@ def train(
 
 
 def _dry_run(console: Console, given: dict[str, Any], run_dir: Path | None, recipe: Path | None) -> int:
-    """The exit status: 0 where nothing failed."""
+    """Print the dry run; returns the exit status, 0 if every check passed."""
     from ..planning.dry_run import dry_run
     from ..planning.report import print_dry_run
     from ..registry import trainer_label
@@ -170,7 +247,7 @@ def _dry_run(console: Console, given: dict[str, Any], run_dir: Path | None, reci
 
     config = make_config(given)
     about, expected = describe_recipe(recipe) if recipe else (None, None)
-    if os.environ.get("RANK", "0") != "0":  # one process of several looks
+    if os.environ.get("RANK", "0") != "0":  # one of several processes reports
         return 0
     result = dry_run(
         config, run_dir or default_run_directory(trainer_label(config.trainer), config.env), about, expected
@@ -185,7 +262,7 @@ def _dry_run(console: Console, given: dict[str, Any], run_dir: Path | None, reci
 
 
 def _given(ctx: click.Context, options: dict[str, Any], group_size: int | None) -> dict[str, Any]:
-    """The options somebody chose, on the command line or in the file."""
+    """The options given on the command line or in a file."""
     given: dict[str, Any] = {}
     for name, value in options.items():
         if name in _PAIRS:
@@ -207,9 +284,9 @@ def _resumable(run_dir: Path | None) -> Path:
 
 
 def _changed_iterations(run_dir: Path, given: dict[str, Any]) -> int | None:
-    """A resumed run keeps its configuration; only its length may change."""
-    from ..registry import absolute_name
+    """The new number of iterations, if given: a resumed run keeps the rest of its configuration."""
     from ..runs.directory import read_run_metadata
+    from .parts import absolute_name
 
     config = read_run_metadata(run_dir)["config"]
     for name, value in given.items():
@@ -227,7 +304,7 @@ def _changed_iterations(run_dir: Path, given: dict[str, Any]) -> int | None:
 
 
 def _print_recipes(console: Console) -> None:
-    table = Table("recipe", "what", "for", "run")
+    table = Table("recipe", "description", "hardware", "measured")
     for name in RECIPES:
         about, _ = describe_recipe(find_recipe(name))
         table.add_row(name, about.title, f"{about.gpus} x {about.hardware}", about.run)
