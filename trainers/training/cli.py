@@ -285,8 +285,8 @@ def _resumable(run_dir: Path | None) -> Path:
 
 def _changed_iterations(run_dir: Path, given: dict[str, Any]) -> int | None:
     """The new number of iterations, if given: a resumed run keeps the rest of its configuration."""
+    from ..registry import absolute_name
     from ..runs.directory import read_run_metadata
-    from .parts import absolute_name
 
     config = read_run_metadata(run_dir)["config"]
     for name, value in given.items():
