@@ -1,4 +1,4 @@
-"""What answers observations. The core knows agents only through this protocol."""
+"""The agent protocol: what answers observations. The core knows agents only through it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class AgentContext:
 
     Attributes:
         dialect: parser and renderer of acts; an agent writes acts with `dialect.write(...)`.
-        system_prompt: the instructions a language model should be given.
-        corpus: the passages behind the index (for agents that need a vocabulary; never its questions).
+        system_prompt: the instructions for a language model.
+        corpus: the indexed passages (for agents that need a vocabulary; never its questions).
         max_rounds: rounds per episode.
-        feedback_calls: feedback acts per episode; 0 where there is no such act.
+        feedback_calls: feedback acts per episode; 0 if the act is disabled.
         max_queries: queries allowed in one search act.
     """
 
@@ -38,7 +38,7 @@ class AgentContext:
 
 @dataclass(slots=True)
 class Turn:
-    """One act, with its tokens where the agent has them.
+    """One act, with its tokens if the agent has them.
 
     Attributes:
         text: the message passed to `env.step`.
@@ -46,12 +46,14 @@ class Turn:
             observation with its template); never sampled.
         token_ids: the sampled tokens of this act.
         logprobs: one log-probability per sampled token, under the tempered distribution it was drawn from.
-        new_segment: True when the model's context was rebuilt for this round (prompt_ids is then all of it).
-        stop: set when the agent cannot go on (token limit, engine failure): the loop ends the episode with this
+        new_segment: True if the model's context was rebuilt for this round (`prompt_ids` is then the whole context).
+        stop: set if the agent cannot continue (token limit, engine failure): the loop ends the episode with this
             reason instead of stepping, and keeps the tokens.
-        policy_version, temperature, top_p: how it was sampled.
-        earlier: what was sampled in this round before this act and not sent to the environment (a planner's decision to
-            stop searching); its tokens are recorded with the round, before this act's.
+        policy_version: version of the weights that sampled the act.
+        temperature: sampling temperature.
+        top_p: nucleus size.
+        earlier: turns sampled in this round before this act and not sent to the environment (a planner's decision to
+            stop searching); their tokens are recorded with the round, before this act's.
     """
 
     text: str
@@ -67,26 +69,39 @@ class Turn:
 
 
 class Agent:
-    """Base class of agents. One instance serves many episodes at once; a slot number tells them apart.
+    """Base class of agents. One instance serves many episodes at once, identified by slot numbers.
 
-    Subclasses implement `act`; stateful ones also `begin` and, to be usable by branching methods, `fork`.
+    Subclasses implement `act`; stateful ones also `begin` and, for branching methods, `fork`.
     """
 
     name: str = "agent"
     needs_gold: bool = False
     """True for controls that read `info["gold"]`; the rollout then builds the environment with reveal_gold."""
     reads_system_prompt: bool = False
-    """True for language models that follow `AgentContext.system_prompt`; the others know how acts are written without it."""
+    """True for language models that follow `AgentContext.system_prompt`; other agents know how acts are written."""
 
     def bind(self, agent_context: AgentContext) -> None:
-        """Called once before a collection with the context an environment gives."""
+        """Called once before a collection.
+
+        Args:
+            agent_context: the environment's context.
+        """
         self.agent_context = agent_context
 
     def begin(self, slots: Sequence[int]) -> None:
-        """New episodes start in these slots: forget what was there."""
+        """New episodes start: forget the earlier ones in these slots.
+
+        Args:
+            slots: slot numbers.
+        """
 
     def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        """Called after `begin` or `fork` where episodes have seeds: let each draw from a random stream of its own."""
+        """Called after `begin` or `fork` if episodes have seeds: each episode must draw from its own random stream.
+
+        Args:
+            slots: slot numbers.
+            seeds: one per slot, below 2**64.
+        """
         raise NotImplementedError(
             f"agent {self.name!r} has no random stream per episode: implement Agent.seed"
         )
@@ -94,24 +109,42 @@ class Agent:
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
     ) -> Sequence[str | Turn]:
-        """Answer one observation per slot; the first one after `begin` is the question."""
+        """Answer one observation per slot.
+
+        Args:
+            slots: slot numbers.
+            observations: one per slot; the first one after `begin` is the question.
+            infos: one per slot, each built when it is read.
+
+        Returns:
+            One message, or `Turn`, per slot.
+        """
         raise NotImplementedError
 
     def fork(self, source: int, targets: Sequence[int]) -> None:
-        """Copy the state of slot `source` to each target slot, whose episode then continues like the source's.
+        """Copy the state of a slot to others, whose episodes then continue like the source's.
 
-        Where episodes have seeds, `seed` is called for the targets next, so that each draws numbers of its own.
+        If episodes have seeds, `seed` is called for the targets next, so that each draws its own numbers.
+
+        Args:
+            source: slot to copy from.
+            targets: slots to copy to.
         """
         raise NotImplementedError(f"agent {self.name!r} cannot fork an episode: implement Agent.fork")
 
     def costs(self) -> dict[str, float]:
-        """What its acts took so far, of agents that are paid for: "calls", "input_tokens", "output_tokens", "usd", and
-        "cached" replies that cost nothing."""
+        """The costs of all acts so far, for agents that are paid for: "calls", "input_tokens", "output_tokens", "usd", and
+        "cached" replies, which cost nothing."""
         return {}
 
 
 class FunctionAgent(Agent):
-    """Wraps a plain function `policy(observation, info) -> str`, one call per step."""
+    """Wraps a plain function.
+
+    Args:
+        policy: called as `policy(observation, info)`; returns a message.
+        name: name of the agent; default: the function's.
+    """
 
     def __init__(self, policy: Callable[[str, dict[str, Any]], str], name: str | None = None) -> None:
         self._policy = policy

@@ -1,11 +1,11 @@
-"""Every error this package raises on purpose, and the model behind them.
+"""All errors that this package raises on purpose, and the model behind them.
 
 1. Bad input (a wrong id, option, file or checkpoint) raises a `SearchGymError` *before* any work starts. Its
-   message names the thing, the value it had, and the next move. Nothing on disk is half-written.
-2. What the *policy* does wrong is never an exception: an unparsable action is a defined `invalid` round.
-3. Infrastructure failure (a retriever or judge that did not answer) is data, not a crash and not a wrong
-   answer: `RetrievalError` travels in the result, the episode is truncated, `valid_for_training` is False.
-4. Anything else that escapes is a bug of ours; the command line then shows a traceback on purpose.
+   message names the thing, its value, and the next move. Nothing on disk is half-written.
+2. A mistake of the *policy* is never an exception: an unparsable action is a defined `invalid` round.
+3. An infrastructure failure (a retriever or judge that did not answer) is data, neither a crash nor a wrong
+   answer: `RetrievalError` is passed in the result, the episode is truncated, `valid_for_training` is False.
+4. Any other exception is a bug in this package; the command line then shows a traceback on purpose.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class ConfigError(SearchGymError, ValueError):
 
 
 class UnknownIdError(ConfigError, LookupError):
-    """A name nobody registered. Suggests near names and lists the known ones.
+    """An unknown name. The message suggests similar names and lists the known ones.
 
     Attributes:
-        kind: what the name should have been, e.g. "retriever".
-        name: the name asked for.
-        known: the names there are.
+        kind: what the name stands for, e.g. "retriever".
+        name: the requested name.
+        known: the known names.
     """
 
     def __init__(self, kind: str, name: object, known: Iterable[str], hint: str = "") -> None:
@@ -75,7 +75,7 @@ class MissingExtraError(SearchGymError, ImportError):
 
 
 class PluginError(SearchGymError):
-    """An entry point that is declared but cannot be loaded, or that gives something of the wrong kind."""
+    """An entry point that is declared but cannot be loaded, or that returns an object of the wrong kind."""
 
 
 class ConformanceError(SearchGymError, AssertionError):
@@ -111,7 +111,7 @@ class EngineError(SearchGymError):
 
 
 class BudgetSpentError(SearchGymError):
-    """A request that could pass a ceiling of money or tokens was not sent. Names ceiling and amount used."""
+    """A request was not sent because it could exceed a limit of money or tokens. Names the limit and the amount used."""
 
 
 class RunDirectoryError(ConfigError):
@@ -123,15 +123,20 @@ class CheckpointError(ConfigError):
 
 
 class TapeError(ConfigError):
-    """A tape that is damaged, in use or of something else, or that lacks a call which a replay makes."""
+    """A tape that is damaged, in use or of another environment, or that does not hold a call which a replay makes."""
 
 
 class TrainingError(SearchGymError):
-    """Training cannot go on (non-finite loss, a credit of the wrong shape, no valid episode left)."""
+    """Training cannot continue (non-finite loss, a credit of the wrong shape, no valid episode left)."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?`, or an empty string when nothing is near."""
+    """` Did you mean 'x'?`, or an empty string if no known name is similar.
+
+    Args:
+        name: the unknown name.
+        known: the known names.
+    """
     near = difflib.get_close_matches(name.lower(), list(known), n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 

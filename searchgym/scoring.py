@@ -1,8 +1,7 @@
 """Scoring of answers: exact match, token F1, substring match, and recall of gold passages.
 
 Normalisation is SQuAD's (lower-case, drop punctuation, drop articles, squeeze white space), which Search-R1,
-FlashRAG and the papers reproduced here use. Two departures, both because the original rewards nothing being
-said:
+FlashRAG and the papers reproduced here use. Two departures, both because the original rewards empty answers:
 
 1. A gold answer that normalises to the empty string ("A", "The", "!") is compared by its stripped,
    case-folded text instead, so that an empty answer never matches.
@@ -39,18 +38,28 @@ def normalize_answer(text: str) -> str:
 
 
 def _key(text: str) -> str:
-    """What is compared: the normal form, or the bare text where nothing is left of it (departure 1)."""
+    """What is compared: the normal form, or the bare text if the normal form is empty (departure 1)."""
     return normalize_answer(text) or text.strip().casefold()
 
 
 def exact_match(answer: str, golds: Iterable[str]) -> float:
-    """1.0 if the answer equals any gold answer after normalisation, else 0.0."""
+    """1.0 if the answer equals any gold answer after normalisation, otherwise 0.0.
+
+    Args:
+        answer: the agent's answer.
+        golds: accepted answers.
+    """
     key = _key(answer)
     return float(bool(key) and any(key == _key(gold) for gold in golds))
 
 
 def sub_exact_match(answer: str, golds: Iterable[str]) -> float:
-    """1.0 if any gold answer occurs in the answer as a run of whole words, else 0.0."""
+    """1.0 if the answer contains any gold answer as a run of whole words, otherwise 0.0.
+
+    Args:
+        answer: the agent's answer.
+        golds: accepted answers.
+    """
     padded = f" {_key(answer)} "
     return float(padded.strip() != "" and any(f" {_key(gold)} " in padded for gold in golds if _key(gold)))
 
@@ -58,7 +67,11 @@ def sub_exact_match(answer: str, golds: Iterable[str]) -> float:
 def f1(answer: str, golds: Iterable[str]) -> float:
     """Best token-level F1 over the gold answers, in [0, 1].
 
-    "yes", "no" and "noanswer" must match exactly (the HotpotQA rule): sharing a word with them means nothing.
+    "yes", "no" and "noanswer" must match exactly (the HotpotQA rule): a shared word means nothing there.
+
+    Args:
+        answer: the agent's answer.
+        golds: accepted answers.
     """
     answer_key = _key(answer)
     answer_tokens = answer_key.split()
@@ -76,6 +89,11 @@ def f1(answer: str, golds: Iterable[str]) -> float:
 
 
 def recall(found_ids: Iterable[str], gold_ids: Sequence[str]) -> float:
-    """Share of the gold passages among those retrieved, in [0, 1]; 0.0 when there are no gold passages."""
+    """Share of the gold passages that were retrieved, in [0, 1]; 0.0 without gold passages.
+
+    Args:
+        found_ids: ids of the retrieved passages.
+        gold_ids: ids of the gold passages.
+    """
     gold = set(gold_ids)
     return len(gold.intersection(found_ids)) / len(gold) if gold else 0.0

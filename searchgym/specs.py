@@ -1,8 +1,8 @@
-"""Opens corpora and retrievers from JSON values, as `gym.make` arguments give them.
+"""Opens corpora and retrievers from JSON values, as `gym.make` takes them.
 
-A spec is a registered name ("country", "bm25"), a path (of a directory with passages.jsonl, or of a file of passages;
-of a built index), or a dict {"name": …, **options}. Opened things are shared within the process, so that sixty-four environments hold
-one index.
+A spec is a registered name ("country", "bm25"), a path (of a directory with passages.jsonl, of a file of passages, or
+of a built index), or a dict {"name": …, **options}. What was opened is shared within the process, so that sixty-four
+environments hold one index.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ The reference is the oracle unless another judge is named. Each verdict is read 
 
     utility        u ≥ 0.5
     reasoning      v ≥ 0.5
-    contribution   u·v ≥ 0.5        CW-GRPO's p (ALGORITHMS 1a); for verdicts of 0 and 1: both
+    contribution   u·v ≥ 0.5        CW-GRPO's p (arXiv 2604.14267); for verdicts of 0 and 1: both
 
-A judgement that failed, of the judge or of the reference, is counted and compared with nothing: it is no zero.
-Rounds nobody judges (feedback, an end from outside, a failed retrieval) are left out, and so are episodes that the
+A failed judgement, of the judge or of the reference, is counted and not compared: it is not a zero.
+Rounds that are not judged (feedback, an end from outside, a failed retrieval) are left out, and so are episodes that the
 infrastructure ended.
 """
 
@@ -37,12 +37,13 @@ JudgeLike = str | dict[str, Any] | Judge
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long judgements took.
+    """The time that judgements took.
 
     Attributes:
-        batch_size: judgements asked for in one call.
-        median_s, p99_s: seconds per judgement: of its call, divided by the judgements in it. With batch_size 1 it
-            is what one judgement takes; with more, what one takes while others are under way.
+        batch_size: judgements per call.
+        median_s: median seconds per judgement: those of its call, divided by the judgements in it. With batch_size 1
+            it is the latency of one judgement.
+        p99_s: 99 % quantile of the same.
         per_second: judgements per second over all calls.
     """
 
@@ -54,22 +55,28 @@ class Latency:
 
 @dataclass(slots=True)
 class AuditResult:
-    """What an audit found.
+    """The result of an audit.
 
     Attributes:
-        judge, reference: their names.
-        threshold: from which number on the judge's answer is a yes (the reference's: 0.5).
-        episodes, failed_episodes: episodes audited, and those left out because the infrastructure ended them.
-        rounds, compared: rounds to judge, and those that both judges could judge.
-        errors, reference_errors: judgements that failed, of the judge and of the reference.
-        error_reasons: {"judge", "reference"}: the most frequent reasons of failures, and how often each was given.
+        judge: name of the judge.
+        reference: name of the reference.
+        threshold: score from which a number of the judge counts as a yes (0.5 for the reference).
+        episodes: episodes audited.
+        failed_episodes: episodes left out because the infrastructure ended them.
+        rounds: rounds to judge.
+        compared: rounds that both judges could judge.
+        errors: failed judgements of the judge.
+        reference_errors: failed judgements of the reference.
+        error_reasons: {"judge", "reference"}: the most frequent reasons of failures, and how often each occurred.
         criteria: agreement per criterion: "utility", "reasoning", "contribution".
-        by_type, by_act: the same per question type, and per act ("search", "answer", "invalid").
+        by_type: the same per question type.
+        by_act: the same per act ("search", "answer", "invalid").
         contributing: share of the compared rounds whose contribution is a yes: {"judge": {"all", "successful"},
             "reference": {…}}, in all episodes and in those with an exact match; None without such rounds.
         cost: sums over the judge's verdicts: {"calls", "input_tokens", "output_tokens", "usd"}, as far as given.
-        latency: None where recorded verdicts were audited.
-        verdicts, reference_verdicts: per episode and round; None for a round that nobody judges.
+        latency: None if recorded verdicts were audited.
+        verdicts: of the judge, per episode and round; None for a round that is not judged.
+        reference_verdicts: the same of the reference.
     """
 
     judge: str
@@ -103,8 +110,12 @@ class AuditResult:
         return data
 
     def write_to(self, episodes: Iterable[Episode]) -> None:
-        """Put the verdicts into the episodes that were audited: the judge's into `Round.judge`, the reference's into
-        `Round.extra["reference_judge"]`."""
+        """Write the verdicts into the audited episodes.
+
+        Args:
+            episodes: those that were audited. The judge's verdict goes into `judge` of a round, the reference's into
+                `extra["reference_judge"]`.
+        """
         for episode, judged, known in zip(episodes, self.verdicts, self.reference_verdicts, strict=True):
             for round_, verdict, truth in zip(episode.rounds, judged, known, strict=True):
                 if verdict is not None and truth is not None:
@@ -134,15 +145,15 @@ def audit(
     batch_size: int = 64,
     on_judged: Callable[[int], None] | None = None,
 ) -> AuditResult:
-    """Let a judge and a reference judge the same rounds, and compare.
+    """Compare the verdicts of a judge and of a reference on the same rounds.
 
     Args:
         judge: a name, {"name": …, **options}, a judge, or None to audit the verdicts that the episodes hold.
         episodes: recorded episodes.
-        reference: what to compare with.
-        corpus: for the judges that need one: the one the episodes were played on.
-        threshold: from which number on the judge's answer is a yes. For judges that give degrees.
-        batch_size: judgements asked for in one call.
+        reference: the judge to compare with.
+        corpus: the corpus of the episodes, for judges that need it.
+        threshold: score from which a number of the judge counts as a yes, for judges that give degrees.
+        batch_size: judgements per call.
         on_judged: called with the number of judgements after each call of the judge.
 
     Raises:
@@ -218,10 +229,14 @@ def audit(
 
 
 def ready_judge(spec: JudgeLike, corpus: Corpus | None) -> Judge:
-    """Open a judge and ask it whether it can work.
+    """Open a judge and run its own check.
+
+    Args:
+        spec: the judge.
+        corpus: passed to its factory.
 
     Raises:
-        ConfigError: it cannot be opened, or says that it cannot work.
+        ConfigError: it cannot be opened, or its check failed.
     """
     opened = open_judge(spec, corpus)
     check_judge(opened)
@@ -247,7 +262,7 @@ def _judge(
             on_judged(len(batch))
     each = np.repeat(np.divide(seconds, sizes), sizes)
     median, p99 = np.quantile(each, [0.5, 0.99])
-    total = max(sum(seconds), 1e-9)  # a clock may be too coarse for a judge that does nothing
+    total = max(sum(seconds), 1e-9)  # a clock may be too coarse for a trivial judge
     return verdicts, Latency(batch_size, float(median), float(p99), len(traces) / total)
 
 

@@ -26,17 +26,17 @@ def check_judge(
 ) -> None:
     """Check a judge against `searchgym.judges.Judge`, and against `Grader` if it has a method `grade`.
 
-    The judge is shown built-in traces, which need no corpus: a question without gold passages, one with, and
-    rounds no judge likes (invalid acts, nothing found, a quarter of a megabyte, half a surrogate pair). It may fail on
-    any of them with `Verdict.error`; it must not raise, and must judge at least one round.
+    The judge is given built-in traces, which need no corpus: a question without gold passages, one with gold passages, and
+    odd rounds (invalid acts, empty results, a quarter of a megabyte, half a surrogate pair). It may fail on any of
+    them with `Verdict.error`; it must not raise, and must judge at least one round.
 
     Args:
-        judge: what to check. A judge that keeps or pays for its judgements should be given its own empty cache
-            and a stub: the check makes some hundred judgements.
-        traces: more to judge, e.g. `traces_of` an episode of the corpus that the judge was made for.
-        deterministic: False for a judge that samples: then only the form of its verdicts is checked.
-        tolerance: how far two numbers for one round may lie apart; 0 unless arithmetic depends on the batch, as
-            padded matrix products do. Above 0, reasons are not compared: they may quote the numbers.
+        judge: the judge. Give a judge that caches or pays for its judgements an empty cache and a stub: the check
+            makes a few hundred judgements.
+        traces: further traces, e.g. `traces_of` an episode of the corpus that the judge was made for.
+        deterministic: False for a judge that samples: only the form of its verdicts is then checked.
+        tolerance: the largest difference between two numbers for one round; 0 unless arithmetic depends on the batch, as
+            in padded matrix products. Above 0, reasons are not compared, because they may quote the numbers.
 
     Raises:
         ConformanceError: a promise is broken.
@@ -62,7 +62,7 @@ def check_judge(
     for trace, verdict in zip(ordinary, verdicts, strict=True):
         run.same([verdict], run.judge([trace]), f"alone and in a batch, {_about(trace)}")
     again = run.judge([*reversed(ordinary), *ordinary])
-    run.same([*reversed(verdicts), *verdicts], again, "in another order, beside themselves")
+    run.same([*reversed(verdicts), *verdicts], again, "in another order and repeated in one batch")
     _check_odd_traces(run, ordinary[0], verdicts[0])
     run.same(verdicts, _in_another_thread(run, ordinary), "judged in another thread")
     require(judge.name == name, f"name changed from {name!r} to {judge.name!r} while judging")
@@ -161,19 +161,19 @@ def _check_result(result: Verdict | Grade, numbers: tuple[float | None, ...], ab
 
 
 def _check_prefixes(run: _Run) -> None:
-    """A verdict rests on the prefix alone, whatever follows it in the episode it came from."""
+    """A verdict depends on the prefix alone, not on what follows it in the episode."""
     shared, one, other = continuations()
     first = run.judge(prefixes(PLAIN, (shared, *one)))
     second = run.judge(prefixes(PLAIN, (shared, *other)))
-    run.same(first[:1], second[:1], "for one round whose episode went on in two ways")
+    run.same(first[:1], second[:1], "for one round whose episode continued in two ways")
     both = run.judge([*prefixes(PLAIN, (shared, *one)), *prefixes(PLAIN, (shared, *other))])
     run.same([*first, *second], both, "for two episodes of one question, apart and in one batch")
 
 
 def _check_odd_traces(run: _Run, normal: Trace, expected: Verdict) -> None:
     for what, trace in odd_traces().items():
-        odd, beside = run.judge([trace, normal], what)
-        run.same([expected], [beside], f"for an ordinary round, without and with {what} beside it")
+        odd, neighbour = run.judge([trace, normal], what)
+        run.same([expected], [neighbour], f"for an ordinary round, without and with {what} in its batch")
         run.same([odd], run.judge([trace], what), f"for {what}, in a batch and alone")
 
 

@@ -25,7 +25,7 @@ _ODD_QUERIES = {
     "a word of 10,000 letters": "x" * 10_000,
     "one megabyte of text": "Which river flows through the town? " * 28_000,
 }
-_LARGEST_K = 20_000  # a larger corpus is not asked for all of its passages
+_LARGEST_K = 20_000  # a larger corpus is not searched for all of its passages
 _SAMPLED = 20_000  # passages looked at for identical ones
 
 
@@ -66,7 +66,7 @@ def check_corpus(corpus: Corpus) -> None:
                 bool(question.answers) and all(question.answers), f"{about} has no answer, or an empty one"
             )
             gold = {*question.supporting_ids, *(id for hop in question.chain for id in hop.passage_ids)}
-            require(gold <= ids, f"{about} names passages there are not: {sorted(gold - ids)[:3]}")
+            require(gold <= ids, f"{about} names unknown passages: {sorted(gold - ids)[:3]}")
             tasks[question.id] = question
     for id in list(tasks)[:: max(1, len(tasks) // 100)]:
         require(
@@ -83,7 +83,7 @@ def check_corpus(corpus: Corpus) -> None:
 def check_retriever(retriever: Retriever, corpus: Corpus, queries: Sequence[str] | None = None) -> None:
     """Check a retriever against `searchgym.Retriever` and the guarantees episodes rest on.
 
-    The corpus should be small (up to some thousand passages: it is asked for all of them) and should hold
+    The corpus should be small (up to a few thousand passages: all of them are retrieved) and should hold
     groups of identical passages, because those are where order goes wrong.
 
     Args:
@@ -181,9 +181,9 @@ def _check_batches(retriever: Retriever, asked: list[str]) -> None:
 def _check_odd_queries(retriever: Retriever, normal: str, passages: dict[str, Passage]) -> None:
     expected = _search(retriever, [normal], 5)[0]
     for what, query in _ODD_QUERIES.items():
-        hits, beside = _search(retriever, [query, normal], 5, f"{what} as a query")
+        hits, neighbour = _search(retriever, [query, normal], 5, f"{what} as a query")
         _check_hits(query, hits, 5, passages)
-        require(beside == expected, f"{what} as a query changes the result of its neighbour")
+        require(neighbour == expected, f"{what} as a query changes the result of its neighbour")
         if not query.strip():
             require(not hits, f"{what} as a query must find nothing, but found {_ids(hits)}")
 

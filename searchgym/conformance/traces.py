@@ -47,7 +47,7 @@ def ordinary_traces() -> list[Trace]:
 
 
 def continuations() -> tuple[RoundRecord, tuple[RoundRecord, ...], tuple[RoundRecord, ...]]:
-    """A round, and two ways in which an episode went on after it."""
+    """A round, and two continuations of its episode."""
     shared = _search("Anna Reed employer", "p0", "p1")
     return (
         shared,

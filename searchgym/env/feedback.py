@@ -1,9 +1,9 @@
-"""Privileged feedback: the verifier's words about a draft answer, for the training-only `feedback` act.
+"""Privileged feedback: a verifier's comment on a draft answer, for the training-only `feedback` act.
 
-CAPF (arXiv 2606.01830) describes the act, not its text: levels and sentences are ours. Where the gold derivation is
-known they are exact; elsewhere they are computed from the answers' kind and the supporting passages. Below the level
-"gold" the text never contains an accepted answer. With the act switched off nothing in here runs, and no prompt
-mentions it.
+CAPF (arXiv 2606.01830) describes the act but not its text: levels and sentences are this project's own. If the gold
+derivation is known they are exact; otherwise they are computed from the answers' kind and the supporting passages.
+Below the level "gold" the text never contains an accepted answer. With the act disabled, nothing in this file runs and no
+prompt mentions the act.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..scoring import exact_match, normalize_answer, sub_exact_match
 __all__ = ["FEEDBACK_LEVELS", "write_feedback"]
 
 FEEDBACK_LEVELS = ("kind", "hop", "revealing", "gold")
-"""kind: right; or wrong in form, of the wrong kind, an earlier step, or just wrong. hop: also what has not been found.
+"""kind: right, or wrong in form, of the wrong kind, an earlier step, or just wrong. hop: also what has not been found.
 revealing: also which passage to read. gold: the answer itself."""
 
 _YEAR = re.compile(r"[12]\d{3}")
@@ -26,11 +26,11 @@ _DATE = re.compile(
     r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?\b.*\d|\d+[-/.]\d+[-/.]\d+", re.I
 )
 _NUMBER = re.compile(r"[-+$€£]?\d[\d.,]*\s*(?:%|[a-z]{1,12})?", re.I)
-_LEAD = 12  # words of a passage that point at it where its title would say the answer
+_LEAD = 12  # words that identify a passage whose title contains the answer
 
 
 def check_level(level: str) -> str:
-    """The level, if there is one of that name; raises `UnknownIdError`."""
+    """The level, if it exists; raises `UnknownIdError`."""
     if level not in FEEDBACK_LEVELS:
         raise UnknownIdError("feedback level", level, FEEDBACK_LEVELS)
     return level
@@ -46,11 +46,11 @@ def write_feedback(
     """The text for a draft answer.
 
     Args:
-        question: with its gold derivation, as far as it is known.
+        question: the task, with its gold derivation if it is known.
         draft: the agent's draft.
         seen_ids: passages retrieved so far in the episode.
         level: one of `FEEDBACK_LEVELS`.
-        passage: gives a gold passage by id; asked only where the text needs it.
+        passage: returns a gold passage by id; called only if the text needs it.
     """
     if exact_match(draft, question.answers):
         return "The draft is right."
@@ -63,12 +63,12 @@ def write_feedback(
         texts.append(f"{kind} {_about_hops(question, missing)}")
         if level == "revealing" and missing:
             texts.append(f"{texts[-1]} Read {_pointer(passage(missing[0]), question.answers)}.")
-    # An answer can also stand in our own words ("2" in "Step 2 of 3"): then the text says less.
+    # Our own words can contain an answer ("2" in "Step 2 of 3"): the text then says less.
     return next((t for t in reversed(texts) if not _tells(t, question.answers)), "The draft is wrong.")
 
 
 def _about_kind(question: Question, draft: str, passage: Callable[[str], Passage]) -> str:
-    """What is wrong with the form or the kind of a draft, without a word about where the answer is."""
+    """What is wrong with the form or the kind of a draft, without a hint where the answer is."""
     if _is_earlier_step(question, draft, passage):
         return "The draft is an earlier step, not the answer."
     if not draft.strip():
@@ -100,7 +100,7 @@ def _about_hops(question: Question, missing: list[str]) -> str:
 
 
 def _pointer(passage: Passage, answers: Collection[str]) -> str:
-    """Names a passage: by its title, or by how it begins where the title would say the answer."""
+    """Names a passage: by its title, or by its first words if the title contains the answer."""
     if passage.title and not _tells(passage.title, answers):
         return passage.title
     lead = " ".join(passage.text.split()[:_LEAD])

@@ -1,7 +1,7 @@
 """Recorded rollouts of other projects as episodes: to rescore them, to read them, and to audit judges on real text.
 
-`import_rollouts(path)` reads a file of rollouts in four text formats, each with a parser of its own; which one a row
-is in, its `format` says. `report` compares what was read with what the records say of themselves.
+`import_rollouts(path)` reads a file of rollouts in four text formats, each with its own parser; the `format` of a row
+names it. `report` compares what was read with what the records claim.
 """
 
 from .gold import GoldPassages

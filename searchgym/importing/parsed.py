@@ -13,7 +13,7 @@ __all__ = ["Parsed", "RolloutTextError", "act", "content_id", "hit"]
 
 
 class RolloutTextError(ValueError):
-    """A rollout that is not in the format it claims; the importer says where it stood."""
+    """A rollout that is not in the format it claims; the importer adds file and line."""
 
 
 @dataclass(slots=True)

@@ -9,8 +9,8 @@ numbered text it ends only at the thought or action of the next number; in messa
 text, at the next line that opens with "Thought:" or "Action:", which an observation could forge.
 
 An observation is one hit. `Search[TITLE]` of the numbered format asks an encyclopedia for a page, so the hit has that
-title; "Could not find [TITLE]" is no hit. `search[QUERY]` asks a web search engine whose snippet has no title.
-`Lookup[WORDS]` reads on in the page last found.
+title; "Could not find [TITLE]" is not a hit. `search[QUERY]` asks a web search engine whose snippet has no title.
+`Lookup[WORDS]` continues in the page last found.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 The items between two outputs are one turn of the agent and one round; parallel calls are one round with several
 queries. A call whose name holds "submit", "final", "finish" or "answer" gives the answer, and so does a message
-that no call follows; every other call asks a tool for something and counts as a search, whatever the tool is
-called (search, browse, retrieve). Its query is the argument `query`, or else `q`, `queries`, `query_list`, `prompt`,
+that no call follows; every other call counts as a search, whatever the name of its tool
+(search, browse, retrieve). Its query is the argument `query`, or else `q`, `queries`, `query_list`, `prompt`,
 `question` or `url`, or else all arguments as JSON.
 
 An output is JSON, often JSON within JSON. A list of records in it gives one hit each (title from `title` or `name`,
 text from `text`, `snippet`, `content` or `description`, or else the record as JSON); any other text is one hit,
-titled with the call's `url` where it has one. An output {"error": …} is no hit.
+titled with the call's `url` where it has one. An output {"error": …} is not a hit.
 
 The answer of a message is the last JSON object with a key "answer" in it, else the last \\boxed{…}, else all of it.
 """
@@ -187,7 +187,7 @@ def _final(message: str) -> str:
 
 
 def _braced(text: str, start: int) -> str | None:
-    """What stands between an opening brace, which ends at `start`, and its closing one."""
+    """The text between an opening brace, which ends at `start`, and its closing brace."""
     depth = 1
     for position in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[position], 0)

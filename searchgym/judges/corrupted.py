@@ -2,9 +2,9 @@
 
     u' = 1 − u with probability p, else u;   v' = 1 − v with probability p, else v;   independently
 
-It is for testing audits (its agreement with the judge it wraps is known) and for studies of how much noise in a
-judge training can bear. What is flipped depends on the seed and on what the trace shows, not on the order of calls:
-one round gets one verdict, also in two episodes that began alike. Failures stay failures. Ours.
+It is for testing audits (its agreement with the wrapped judge is known) and for studies of how much judge noise
+training tolerates. The flips depend on the seed and on the contents of the trace, not on the order of calls:
+one round gets one verdict, also in two episodes with the same beginning. Failures stay failures. This project's own.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class CorruptedJudge:
     """See the module docstring.
 
     Args:
-        corpus: for the judge inside.
-        judge: which judge to corrupt: a name, {"name": …, **options}, or a judge.
-        rate: p, the chance that a number is flipped, in [0, 1].
+        corpus: passed to the wrapped judge.
+        judge: the judge to corrupt: a name, {"name": …, **options}, or a judge.
+        rate: p, the probability that a number is flipped, in [0, 1].
         seed: another seed flips other rounds.
 
     Raises:
@@ -51,7 +51,7 @@ class CorruptedJudge:
         self._key = hashlib.sha256(str(seed).encode()).digest()
 
     def check(self) -> None:
-        """Raises what the judge inside raises when it cannot work."""
+        """Run the wrapped judge's own check."""
         check = getattr(self._inner, "check", None)
         if check is not None:
             check()
@@ -78,6 +78,6 @@ class CorruptedJudge:
 
 
 def _shown(trace: Trace) -> bytes:
-    """What a judge is shown of a trace, without the key."""
+    """What a judge reads of a trace, without the key."""
     rounds = [[r.text, r.action.to_json(), [hit.id for hit in r.hits], r.observation] for r in trace.rounds]
     return json.dumps([trace.question.id, trace.question.text, rounds], sort_keys=True).encode()

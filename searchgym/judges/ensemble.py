@@ -1,4 +1,4 @@
-"""The ensemble: several judges judge each round, and vote on each criterion (u and v) by itself.
+"""The ensemble: several judges judge each round and vote separately on each criterion (u and v).
 
     mean      the mean of the members' numbers
     majority  1 if more than half of the members say yes, else 0
@@ -7,9 +7,9 @@
 A member says yes to a criterion with a number of at least 0.5. `all` is CAPO's rule (arXiv 2508.02298: a step is
 wrong only if all critiques say so), whose "wrong" is a no. A no to v is a wrong step; u is put to the same vote.
 
-A member whose judgement failed has no vote. While at least `quorum` members answered, the others' votes count;
-else the verdict is an error that names every failure. CAPO has no such rule: for "only if all of the critiques
-asked say so" set `quorum` to the number of members. Costs are summed, those of failed members included.
+A member whose judgement failed has no vote. If at least `quorum` members answered, their votes count; otherwise
+the verdict is an error that names every failure. CAPO has no such rule: to require all critiques, set `quorum` to the
+number of members. Costs are summed, including those of failed members.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ _Result = TypeVar("_Result", Verdict, Grade)
 class Ensemble:
     """See the module docstring; `open_ensemble` makes one from names.
 
-    Members judge at the same time, one thread each; verdicts and their reasons do not depend on who is first.
+    Members judge at the same time, one thread each; verdicts and their reasons do not depend on the timing.
     """
 
     name = "ensemble"
 
     def __init__(self, members: Sequence[Judge], vote: str = "majority", quorum: int | None = None) -> None:
-        """Take judges that are open already.
+        """Create an ensemble of opened judges.
 
         Args:
             members: the judges, in the order in which reasons name them.
             vote: "mean", "majority" or "all".
-            quorum: how many must answer; by default more than half.
+            quorum: the number of members that must answer; default: more than half.
 
         Raises:
             ConfigError: no member, one member twice, an unknown vote or an impossible quorum.
@@ -78,7 +78,7 @@ class Ensemble:
             quorum = len(members) // 2 + 1
         if type(quorum) is not int or not 1 <= quorum <= len(members):
             raise ConfigError(
-                f"ensemble quorum is {quorum!r}: give a number from 1 to {len(members)}, the members there are"
+                f"ensemble quorum is {quorum!r}: give a number from 1 to {len(members)}, the number of members"
             )
         self.members = tuple(members)
         self._labels = [f"{number} {member.name}" for number, member in enumerate(members, 1)]
@@ -102,7 +102,7 @@ class Ensemble:
     def _ask(
         self, ask: Callable[[Any], Sequence[_Result]], expected: int, what: str
     ) -> list[Sequence[_Result]]:
-        """One column of results per member; nobody is asked about nothing."""
+        """One column of results per member; an empty batch calls no member."""
         if not expected:
             return []
         with ThreadPoolExecutor(len(self.members)) as pool:
@@ -117,7 +117,7 @@ class Ensemble:
         return Verdict.ok(votes[0], votes[1], reason, cost) if votes else Verdict.error(reason, cost)
 
     def _poll(self, row: Sequence[Verdict | Grade]) -> tuple[list[float], str, dict[str, float]]:
-        """One number per criterion (none where the quorum was missed), who said what, the summed cost."""
+        """One number per criterion (none if the quorum was missed), the members' reasons, and the summed cost."""
         cost: Counter[str] = Counter()
         for result in row:
             cost.update(result.cost)
@@ -149,14 +149,14 @@ def open_ensemble(
     vote: str = "majority",
     quorum: int | None = None,
 ) -> Ensemble:
-    """Open the members and let them vote. If all of them are graders, so is the ensemble.
+    """Open the members. If all of them are graders, so is the ensemble.
 
     Args:
-        corpus: passed on to every member.
-        judges: names or {"name": …, **options}; one model asked several times is several members that differ in
-            the option that counts its samples.
+        corpus: passed to every member.
+        judges: names or {"name": …, **options}; to sample one model several times, list it several times with
+            different values of the option that numbers its samples.
         vote: "mean", "majority" or "all".
-        quorum: how many must answer; by default more than half.
+        quorum: the number of members that must answer; default: more than half.
 
     Raises:
         ConfigError: `judges` is not a list of judges, or a member or an option cannot be used.

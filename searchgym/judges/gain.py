@@ -27,7 +27,7 @@ _FREQUENCY_SAMPLE = 20_000
 
 
 class InformationGain:
-    """TF-IDF over a corpus; read lazily, at the first gain asked for.
+    """TF-IDF over a corpus; read at the first call of `gain`.
 
     Args:
         corpus: where the gold passages' texts and the document frequencies come from.
@@ -44,7 +44,13 @@ class InformationGain:
         new_hits: Iterable[Hit],
         old_hits: Iterable[Hit],
     ) -> float:
-        """How much closer the new passages came to the gold ones than the old had, in [0, 1]."""
+        """How much closer the new passages came to the gold passages than the old ones, in [0, 1].
+
+        Args:
+            gold_ids: gold passages.
+            new_hits: of this call.
+            old_hits: of all earlier calls.
+        """
         new = [self._vector(f"{h.title}\n{h.text}") for h in new_hits]
         old = [self._vector(f"{h.title}\n{h.text}") for h in old_hits]
         total = 0.0
@@ -71,7 +77,12 @@ class InformationGain:
 
 
 def redundancy(new_hits: Collection[Hit], old_hits: Iterable[Hit]) -> float:
-    """Share of the new hits that are among the old ones, in [0, 1]; 0 without hits."""
+    """Share of the new hits that are among the old ones, in [0, 1]; 0 without hits.
+
+    Args:
+        new_hits: of this call.
+        old_hits: of all earlier calls.
+    """
     before = {hit.id for hit in old_hits}
     return sum(hit.id in before for hit in new_hits) / len(new_hits) if new_hits else 0.0
 

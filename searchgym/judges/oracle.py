@@ -1,11 +1,11 @@
 """The oracle judge: exact verdicts from the gold derivation. Free, deterministic, and an upper bound.
 
     u = 1  iff the call returned a gold passage that no earlier call had returned
-    v = 1  iff, for a search, every entity in the query that is not in the question was seen in text retrieved
-           before; for the answer, it is supported by what was retrieved
+    v = 1  iff, for a search, every entity in the query that is not in the question occurred in text retrieved
+           before; for an answer, the retrieved text supports it
 
-"Entity" means a capitalised word or a number of the query, or the gold bridge of a hop in any case. The rule
-follows ALGORITHMS part 4 and is ours, not CW-GRPO's, whose judge is a language model.
+"Entity" means a capitalised word or a number of the query, or the gold bridge of a hop in upper or lower case. The
+rule is this project's own; the judge of CW-GRPO is a language model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .protocol import Trace, Verdict
 __all__ = ["OracleJudge"]
 
 _ENTITY = re.compile(r"\b(?:[A-Z][\w'’-]*|\d(?:[\w.,]*\w)?)")
-# Capitalised because they open a query, not because they name something.
+# Words that are capitalised at the beginning of a query although they are not names.
 _OPENERS = frozenset(
     "a an and are at by did do does find for from give has have how in is it of on or search tell the to was "
     "were what when where which who whom whose why with".split()
@@ -31,13 +31,16 @@ _OPENERS = frozenset(
 class OracleJudge:
     """See the module docstring. Rounds that neither search nor answer get u = 0, v = 0.
 
-    A question without gold passages cannot be judged: that is an error, and no u = 0.
+    A question without gold passages cannot be judged: the verdict is then an error, not u = 0.
+
+    Args:
+        corpus: not used: the question holds everything that is needed.
     """
 
     name = "oracle"
 
     def __init__(self, corpus: Corpus | None = None) -> None:
-        del corpus  # everything needed is in the question
+        del corpus
 
     def judge(self, traces: Sequence[Trace]) -> list[Verdict]:
         return [self._verdict(trace) for trace in traces]
@@ -63,7 +66,7 @@ class OracleJudge:
         return Verdict.ok(0.0, 0.0, "no search and no answer")
 
     def _unseen(self, trace: Trace, earlier: Sequence[RoundRecord], query: str) -> str:
-        """The first entity of the query that neither the question nor retrieved text contains; "" if none."""
+        """The first entity of the query that neither the question nor retrieved text contains, or ""."""
         entities = [e for e in _ENTITY.findall(query) if e.lower() not in _OPENERS]
         folded = query.casefold()
         entities += [h.bridge for h in trace.question.chain if h.bridge.casefold() in folded]
@@ -75,8 +78,8 @@ class OracleJudge:
         return missing[0] if missing else ""
 
     def _supported(self, trace: Trace, earlier: Sequence[RoundRecord], answer: str) -> bool:
-        """The answer's words stand in retrieved text; one named in the question itself (a comparison), or a
-        yes/no, is supported when every gold passage was retrieved."""
+        """Whether retrieved text contains the answer. An answer that the question names (a comparison), and yes or no,
+        are supported if every gold passage was retrieved."""
         key = f" {normalize_answer(answer)} "
         if key.strip() in ("", "yes", "no") or key in f" {normalize_answer(trace.question.text)} ":
             found = {hit.id for round_ in earlier for hit in round_.hits}

@@ -1,4 +1,4 @@
-"""The rules judge: for corpora whose gold passages have no order, or that have none at all.
+"""The rules judge, for corpora whose gold passages have no order, and for those without gold passages.
 
 With gold passages, StepSearch's step reward, see `gain`:
 
@@ -7,10 +7,10 @@ With gold passages, StepSearch's step reward, see `gain`:
 Without gold passages u is 1 − redundancy if this call is the first to return an answer string, else 0.
 
     v (search) = 0 if the query repeats an earlier one after normalisation, else 1
-    v (answer) = 1 if the answer stands in a retrieved passage, else 0
+    v (answer) = 1 if a retrieved passage contains the answer, else 0
 
-Departure from StepSearch: u is cut at 0 (a verdict lies in [0, 1]; gain and redundancy stand in the reason). The
-reward term `stepsearch` is not cut.
+Departure from StepSearch: u is clipped at 0 (a verdict lies in [0, 1]; the reason gives gain and redundancy). The
+reward term `stepsearch` is not clipped.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RulesJudge:
         if kind == "answer":
             held = _contains_answer(earlier, [last.action.answer])
             return Verdict.ok(
-                0.0, float(held), "answer stands in the passages" if held else "answer not found"
+                0.0, float(held), "the passages contain the answer" if held else "answer not found"
             )
         if kind != "search":
             return Verdict.ok(0.0, 0.0, "no search and no answer")

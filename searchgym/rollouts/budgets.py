@@ -1,11 +1,11 @@
-"""The search-budget scaling curve: the same questions under growing search budgets.
+"""The search-budget scaling curve: the same questions with increasing search budgets.
 
 curve = searchgym.evaluate_budgets("SearchQA-v0", {"name": "planner", "planner": "tiny"}, budgets=(1, 2, 4, 8))
 print(curve)
 curve.plot("budgets.png")
 
 A budget is the environment's `max_searches`. A search beyond it ends the episode without an answer, so the curve of an
-agent that does not mind its budget shows where it was cut off, not what it knows: `on_budget` says how often. The planner
+agent that ignores its budget shows where it was cut off, not what it knows; `on_budget` says how often. The planner
 agent answers when its budget is spent.
 """
 
@@ -35,9 +35,9 @@ class BudgetPoint:
     Attributes:
         budget: searches allowed per episode.
         result: see `EvalResult`.
-        tokens: sampled tokens per episode, of agents that record or are charged for them; else, and where kept replies
-            made some of them cost nothing, None.
-        on_budget: share of the scored episodes that a budget ended before they were answered.
+        tokens: sampled tokens per episode, for agents that record or pay for them; None for others, and if cached
+            replies cost nothing.
+        on_budget: share of the scored episodes that a budget ended before an answer.
     """
 
     budget: int
@@ -57,12 +57,12 @@ class BudgetPoint:
 
 @dataclass(frozen=True, slots=True)
 class BudgetCurve:
-    """What `evaluate_budgets` found.
+    """The result of `evaluate_budgets`.
 
     Attributes:
-        agent: who played.
+        agent: name of the agent.
         max_rounds: rounds allowed per episode, the same under every budget.
-        points: one per budget, in rising order.
+        points: one per budget, in increasing order.
     """
 
     agent: str
@@ -80,7 +80,11 @@ class BudgetCurve:
         return {"agent": self.agent, "max_rounds": self.max_rounds, "points": points}
 
     def plot(self, path: str | PathLike[str], *others: BudgetCurve) -> None:
-        """Draw the curve as a PNG, and others of the same questions beside it.
+        """Draw the curve as a PNG.
+
+        Args:
+            path: the file.
+            *others: curves of the same questions, drawn in the same figure.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -98,7 +102,7 @@ class BudgetCurve:
 
 
 def check_budgets(budgets: Sequence[int]) -> list[int]:
-    """Different budgets in rising order; raises `ConfigError`."""
+    """The budgets in increasing order; raises `ConfigError` for an empty list, a negative number or a repetition."""
     if not budgets:
         raise ConfigError(f"budgets is {budgets!r}: give numbers of searches, e.g. 1, 2, 4, 8")
     for budget in budgets:
@@ -123,15 +127,23 @@ def evaluate_budgets(
 ) -> BudgetCurve:
     """Evaluate on the same questions under each search budget.
 
-    Only `max_searches` differs between budgets. `max_rounds` is the environment's, or one more than the largest budget where
-    that is larger, so that a last round is left to answer in.
+    Only `max_searches` differs between budgets. `max_rounds` is the environment's, or one more than the largest budget if
+    that is larger, so that a last round is left for the answer.
 
     Args:
-        env, agent, episodes, samples, split, seed, num_envs, on_episode, arguments: see `evaluate`.
-        budgets: searches allowed per episode, each as `max_searches`.
+        env: see `evaluate`.
+        agent: see `evaluate`.
+        budgets: searches allowed per episode.
+        episodes: see `evaluate`.
+        samples: see `evaluate`.
+        split: see `evaluate`.
+        seed: see `evaluate`.
+        num_envs: see `evaluate`.
+        on_episode: see `evaluate`.
+        **arguments: see `evaluate`.
 
     Raises:
-        ConfigError: an argument that cannot be used, or nothing that can be scored.
+        ConfigError: an argument that cannot be used, or no episode that can be scored.
     """
     budgets = check_budgets(budgets)
     if "max_searches" in arguments:

@@ -27,21 +27,23 @@ METRICS = ("em", "f1", "sub_em", "recall")
 
 @dataclass(slots=True)
 class EvalResult:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
-        agent, env: who played where.
-        questions: number of distinct questions scored. samples: episodes per question (k).
+        agent: name of the agent.
+        env: fingerprint of the environment.
+        questions: number of distinct questions scored.
+        samples: episodes per question (k).
         metrics: "em", "f1", "sub_em", "recall", "rounds", "searches" averaged over all samples (avg@k), and
             "pass@k": share of questions with at least one exact match among the k samples.
         by_group: EM per question type and hop count, "chain/2" and so on.
-        stop_reasons: how many episodes ended for which reason.
+        stop_reasons: number of episodes per stop reason.
         failed: episodes lost to infrastructure; they are not scored.
         assisted: share of episodes that used the feedback act.
-        judged: empty without a judge; else "judgements", "judge_errors" and the costs of `env.unwrapped.stats`, and
-            over the rounds judged the means "utility" and "reasoning" and the share "contributing" (u · v >= 0.5).
+        judged: empty without a judge; otherwise "judgements", "judge_errors" and the costs of `env.unwrapped.stats`, and
+            over the judged rounds the means "utility" and "reasoning" and the share "contributing" (u · v >= 0.5).
         episodes: the records.
-        costs: what the agent's acts took (`Agent.costs`); empty for agents that cost nothing.
+        costs: the costs of the agent's acts (`Agent.costs`); empty for agents that cost nothing.
     """
 
     agent: str
@@ -86,8 +88,11 @@ def average(groups: Sequence[Sequence[Episode]], value: Callable[[Episode], floa
 def summarize(episodes: Sequence[Episode]) -> EvalResult:
     """Score a set of episodes, grouped by question.
 
+    Args:
+        episodes: those lost to infrastructure are counted and not scored.
+
     Raises:
-        ConfigError: no episode, or none that the infrastructure let end.
+        ConfigError: no episode can be scored.
     """
     valid = [e for e in episodes if e.valid_for_training]
     if not valid:
@@ -122,7 +127,7 @@ def summarize(episodes: Sequence[Episode]) -> EvalResult:
 
 
 def _judged(episodes: Sequence[Episode]) -> dict[str, float]:
-    """What the verdicts say, over all rounds that have one."""
+    """Means of the verdicts, over all rounds that have one."""
     verdicts = [r.judge for e in episodes for r in e.rounds if r.judge.status == "ok"]
     if not verdicts:
         return {}
@@ -151,7 +156,7 @@ def evaluate(
     Args:
         env: registered id, search environment, or vector environment.
         agent: an `Agent`, a registered name, or a function (observation, info) -> action.
-        episodes: how many questions; None: the whole split. Never more than the split has.
+        episodes: number of questions, at most those of the split; None: the whole split.
         samples: episodes per question.
         split: "dev" by default; None: the environment's.
         seed: draws the questions; None takes the first ones in corpus order.
@@ -161,7 +166,7 @@ def evaluate(
         **arguments: environment arguments (only with an id).
 
     Raises:
-        ConfigError: an argument that cannot be used, or nothing that can be scored.
+        ConfigError: an argument that cannot be used, or no episode that can be scored.
     """
     check_count("samples", samples, 1)
     if episodes is not None:

@@ -1,4 +1,4 @@
-"""The picture of accuracy under a search budget."""
+"""The figure of accuracy under a search budget."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ _MARKERS = "osD^vPX"
 
 
 def draw_budgets(path: Path, curves: Sequence[BudgetCurve]) -> None:
-    """EM against searches allowed, EM against what was spent (sampled tokens; searches where an agent has no tokens), and
-    how often the budget ended an episode. Bars are 95 % intervals over questions; numbers beside points are budgets.
+    """EM against searches allowed, EM against cost (sampled tokens; searches if an agent has no tokens), and how often the
+    budget ended an episode. Bars are 95 % intervals over questions; numbers at points are budgets.
+
+    Args:
+        path: the PNG file.
+        curves: one line each.
     """
     figure = new_figure(10.5, 3.5)
     allowed, spent, ended = figure.subplots(1, 3)
@@ -42,9 +46,7 @@ def draw_budgets(path: Path, curves: Sequence[BudgetCurve]) -> None:
         }
         bars = {"capsize": 2.5, "elinewidth": 1.0, **style}
         x = [point.budget for point in curve.points]
-        aside = (
-            i - (len(curves) - 1) / 2
-        )  # equal budgets beside each other, or their bars would hide each other
+        aside = i - (len(curves) - 1) / 2  # side by side, or the bars of equal budgets would hide each other
         dodged = [
             b * 1.03**aside if logarithmic else b + 0.015 * aside * (budgets[-1] - budgets[0]) for b in x
         ]

@@ -9,11 +9,11 @@ A tape is JSON lines, ASCII. The first line is the header: what the calls were m
 
 "at" is the number of calls made before this one. A line is written when a call is made for the first time, and
 when its result differs from the last one of the same call: a thousand repeats cost nothing, and the lines of a call
-say from when on each result held. "keep": m says that only the first m earlier lines of the call stand, because a
-resumed run went back before the others.
+say from which position on each result held. "keep": m says that only the first m earlier lines of the call remain valid,
+because a resumed run went back before the others.
 
-A batch of calls is appended in one write, before its results are used: a kill loses at most the batch in flight. A
-last line that a kill cut off is ignored, and removed by whoever records next.
+A batch of calls is appended in one write, before its results are used: a kill loses at most the batch in progress. A
+last line that a kill cut off is ignored, and removed by the next recording.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CallResult: TypeAlias = SearchResult | Verdict | Grade
 
 
 class Line(NamedTuple):
-    """What a call gave from one position on. The first line of a call also holds before that."""
+    """The result of a call from one position on. The first line of a call also applies before that position."""
 
     at: int
     value: Any  # an error's message; ((passage number, score), …); or the fields of a verdict or grade
@@ -51,9 +51,9 @@ class Line(NamedTuple):
 
 @dataclass
 class Content:
-    """What a tape holds."""
+    """The contents of a tape."""
 
-    card: dict[str, Any]
+    tape_header: dict[str, Any]
     passages: list[tuple[str, str, str]] = field(default_factory=list)
     calls: dict[Key, list[Line]] = field(default_factory=dict)
     size: int = 0  # bytes of complete lines
@@ -64,14 +64,14 @@ class Player:
 
     Attributes:
         path: the file.
-        card: what the calls were made on.
+        tape_header: the environment in which the calls were made.
         position: number of calls answered so far.
     """
 
     def __init__(self, path: str | os.PathLike[str], position: int = 0) -> None:
         self.path, self.position = os.path.abspath(path), position
         content = read_tape(self.path)
-        self.card = content.card
+        self.tape_header = content.tape_header
         self._calls: dict[Key, list[tuple[int, CallResult]]] = {}
         for key, lines in content.calls.items():
             self._calls[key] = [(line.at, _result(key[0], line, content.passages)) for line in lines]
@@ -80,11 +80,11 @@ class Player:
         return (Player, (self.path, self.position))
 
     def rewind(self, position: int) -> None:
-        """Go back to a position, where a run resumes."""
+        """Go back to a position, when a run resumes."""
         self.position = position
 
     def recall(self, key: Key) -> CallResult | None:
-        """What the call gave when it was recorded; None: it was not."""
+        """The recorded result of a call; None if the call was not recorded."""
         lines = self._calls.get(key)
         if lines is None:
             return None
@@ -96,12 +96,12 @@ class Player:
 
 
 def differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What two cards disagree in: "top_k 3, here 5"; empty where `here` says nothing else."""
+    """How two headers differ: "top_k 3, here 5"; empty if they agree in what `here` names."""
     return "; ".join(f"{k} {recorded.get(k)!r}, here {v!r}" for k, v in here.items() if recorded.get(k) != v)
 
 
 def of_something_else(path: str, difference: str) -> TapeError:
-    """The error for a tape whose card differs."""
+    """The error for a tape of other arguments."""
     return TapeError(
         f"tape {path!r} was recorded with {difference}: give the arguments it was recorded with, or another tape"
     )
@@ -111,7 +111,7 @@ def read_tape(path: str) -> Content:
     """Read a tape; a last line that was cut off is left out with a warning.
 
     Raises:
-        TapeError: it cannot be read, is no tape, of an unknown schema, or damaged.
+        TapeError: it cannot be read, is not a tape, has an unknown schema, or is damaged.
     """
     try:
         handle = open(path, "rb")  # noqa: SIM115  (closed below)
@@ -128,7 +128,7 @@ def read_tape(path: str) -> Content:
             try:
                 record = json.loads(line)
                 if content is None:
-                    content = Content(_card(record))
+                    content = Content(_read_header(record))
                 else:
                     _take(record, content)
             except _UnknownSchema as error:
@@ -150,16 +150,16 @@ class _UnknownSchema(Exception):
     pass
 
 
-def _card(header: dict[str, Any]) -> dict[str, Any]:
+def _read_header(header: dict[str, Any]) -> dict[str, Any]:
     if header["tape"] != TAPE_SCHEMA:
         raise _UnknownSchema(
             f"has schema {header['tape']!r}, this version reads {TAPE_SCHEMA}: replay it with the version of "
             f"searchgym that recorded it ({header.get('searchgym')})"
         )
-    card = header["card"]
-    if not isinstance(card, dict):
-        raise TypeError(f"its card is {card!r:.60}")
-    return card
+    tape_header = header["card"]
+    if not isinstance(tape_header, dict):
+        raise TypeError(f"its header is {tape_header!r:.60}")
+    return tape_header
 
 
 def _take(record: dict[str, Any], content: Content) -> None:
@@ -203,7 +203,7 @@ def _judgement(kind: str, value: Sequence[Any], cost: Mapping[str, float]) -> Ve
 
 def _result(kind: str, line: Line, passages: Sequence[tuple[str, str, str]]) -> CallResult:
     if kind != "search":
-        # Nothing was spent this time; what it had cost stays readable.
+        # A replay costs nothing; the recorded cost stays readable.
         return _judgement(kind, line.value, {f"replayed_{name}": n for name, n in line.cost.items()})
     if isinstance(line.value, str):
         return RetrievalError(line.value)

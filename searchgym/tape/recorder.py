@@ -1,7 +1,7 @@
 """Writes tapes; `file` describes the format.
 
-One process records to a file, and in it everybody who opens the file shares one recorder. Each batch of calls is one
-write, done before the results are used.
+One process records to a file, and all its users of the file share one recorder. Each batch of calls is one write, done
+before the results are used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["Call", "Recorder"]
 
 
 class Call(NamedTuple):
-    """A call that was made: its key, its result, and what else its line says for people to read."""
+    """A call that was made: its key, its result, and notes for human readers."""
 
     key: Key
     result: CallResult
@@ -48,31 +48,31 @@ class Call(NamedTuple):
 class Recorder:
     """Appends calls to a tape; open one with `Recorder.open`.
 
-    One process may record to a file. In it, everybody who opens the file shares the recorder.
+    One process may record to a file; all its users of the file share the recorder.
 
     Attributes:
         path: the file.
-        card: what the calls are made on.
+        tape_header: the environment in which the calls are made.
         position: number of calls made so far.
     """
 
     _opened: ClassVar[WeakValueDictionary[str, Recorder]] = WeakValueDictionary()
 
-    def __init__(self, path: str, card: dict[str, Any]) -> None:
-        self.path, self.card = path, card
+    def __init__(self, path: str, tape_header: dict[str, Any]) -> None:
+        self.path, self.tape_header = path, tape_header
         self._process = os.getpid()
         self._threads = threading.Lock()
         self._handle = -1
         self._broken = ""
         self._file_lock = _lock(path)
         try:
-            content = _to_continue(path, card)
+            content = _to_continue(path, tape_header)
             self._passages = {passage: number for number, passage in enumerate(content.passages)}
             self._calls, self._size = content.calls, content.size
             self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             os.ftruncate(self._handle, self._size)
             if not self._size:
-                header = {"tape": TAPE_SCHEMA, "searchgym": __version__, "card": card}
+                header = {"tape": TAPE_SCHEMA, "searchgym": __version__, "card": tape_header}
                 self._append(dump_line(header))
         except OSError as error:
             self.close()
@@ -83,8 +83,8 @@ class Recorder:
         self.rewind(0)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], card: dict[str, Any]) -> Recorder:
-        """Begin a tape, or go on with one whose card is the same.
+    def open(cls, path: str | os.PathLike[str], tape_header: dict[str, Any]) -> Recorder:
+        """Begin a tape, or continue one with the same header.
 
         Raises:
             TapeError: the file is not a tape, of something else, damaged, in use, or cannot be written.
@@ -92,20 +92,23 @@ class Recorder:
         name = os.path.realpath(path)
         recorder = cls._opened.get(name)
         if recorder is None or recorder._process != os.getpid():
-            recorder = cls._opened[name] = cls(os.path.abspath(path), card)
-        elif recorder.card != card:
-            raise of_something_else(recorder.path, differences(recorder.card, card))
+            recorder = cls._opened[name] = cls(os.path.abspath(path), tape_header)
+        elif recorder.tape_header != tape_header:
+            raise of_something_else(recorder.path, differences(recorder.tape_header, tape_header))
         return recorder
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Recorder.open, (self.path, self.card))  # the same one in this process, refused in another
+        return (
+            Recorder.open,
+            (self.path, self.tape_header),
+        )  # the same one in this process, refused in another
 
     def __del__(self) -> None:
         if hasattr(self, "_file_lock"):
             self.close()
 
     def close(self) -> None:
-        """Let go of the file. Every call is in it already."""
+        """Close the file. It already holds every call."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
@@ -211,22 +214,22 @@ def _lock(path: str) -> filelock.BaseFileLock:
     return lock
 
 
-def _to_continue(path: str, card: dict[str, Any]) -> Content:
-    """What a recorder goes on from; an empty content where the tape begins."""
+def _to_continue(path: str, tape_header: dict[str, Any]) -> Content:
+    """What a recorder continues from; empty content for a new tape."""
     try:
         with open(path, "rb") as handle:
             header = handle.readline()
     except FileNotFoundError:
-        return Content(card)
+        return Content(tape_header)
     except OSError as error:
         raise TapeError(f"tape {path!r} cannot be read: {error.strerror or error}") from error
     start = b'{"tape":'
     if not header.endswith(b"\n") and header[: len(start)] == start[: len(header)]:
-        return Content(card)  # empty, or a header that a kill cut off
+        return Content(tape_header)  # empty, or a header that a kill cut off
     content = read_tape(path)
     if not content.calls:
-        return Content(card)  # nothing was recorded yet: it may become a tape of something else
-    difference = differences(content.card, card)
+        return Content(tape_header)  # nothing was recorded yet: it may become a tape of something else
+    difference = differences(content.tape_header, tape_header)
     if difference:
         raise of_something_else(path, difference)
     return content

@@ -1,10 +1,10 @@
 """Tapes: every retrieval and judge call of a run, recorded, and the run played again without either.
 
-    gym.make("SearchQA-v0", record="run.tape")      plays as ever and writes what retriever and judge gave
-    gym.make("SearchQA-v0", replay="run.tape")      opens neither; what they gave comes from the tape
+    gym.make("SearchQA-v0", record="run.tape")      also writes the results of retriever and judge to a tape
+    gym.make("SearchQA-v0", replay="run.tape")      opens neither; the results come from the tape
 
-A replay that asks what the tape does not hold raises `TapeError`: it never guesses. `searchgym.tape.file` describes
-the file.
+A replay that makes a call which the tape does not hold raises `TapeError`: it never guesses. `searchgym.tape.file`
+describes the file.
 """
 
 from __future__ import annotations
@@ -44,20 +44,21 @@ def recording(
     retriever_spec: Any = None,
     judge_spec: Any = None,
 ) -> tuple[Retriever, Judge | None]:
-    """Retriever and judge that also write to a tape. A tape of the same things is continued.
+    """Retriever and judge that also write to a tape. A tape with the same header is continued.
 
     Args:
-        path: the file; its folder is made.
-        corpus: the corpus played on.
-        retriever: asked for results, behind its cache or not.
-        judge: asked for verdicts; None: there is none.
+        path: the file; its folder is created.
+        corpus: the corpus of the environment.
+        retriever: answers the queries, with or without a cache.
+        judge: returns the verdicts; None without a judge.
         top_k: hits per query.
-        retriever_spec, judge_spec: the JSON values they were opened from; for live objects leave them out.
+        retriever_spec: the JSON value that the retriever was opened from; None for a live object.
+        judge_spec: the JSON value that the judge was opened from; None for a live object.
 
     Raises:
-        TapeError: the file is not a tape, of something else, damaged, in use, or cannot be written.
+        TapeError: the file is not a tape, of another environment, damaged, in use, or cannot be written.
     """
-    card = {
+    tape_header = {
         "corpus": corpus.name,
         "corpus_hash": corpus.hash,
         "top_k": top_k,
@@ -68,7 +69,7 @@ def recording(
         "judge_name": None if judge is None else judge.name,
         "grader": isinstance(judge, Grader),
     }
-    recorder = Recorder.open(path, card)
+    recorder = Recorder.open(path, tape_header)
     recorded: Judge | None = None
     if judge is not None:
         recorded = (_RecordingGrader if isinstance(judge, Grader) else RecordingJudge)(judge, recorder)
@@ -87,10 +88,11 @@ def replaying(
 
     Args:
         path: a tape.
-        corpus: the corpus played on; its passages must be those of the recording.
+        corpus: the corpus of the environment; its passages must be those of the recording.
         top_k: hits per query.
-        retriever_spec, judge_spec: as the environment got them (JSON values, or live objects, which are not
-            asked); they must be those of the recording.
+        retriever_spec: the environment's argument (a JSON value, or a live object, which is not called); it must be that
+            of the recording.
+        judge_spec: likewise.
 
     Raises:
         TapeError: the file is not a tape, damaged, or of another corpus, retriever, judge or `top_k`.
@@ -104,12 +106,12 @@ def replaying(
     }
     if isinstance(retriever_spec, Retriever):
         here["index_hash"] = retriever_spec.index_hash
-    difference = differences(player.card, here)
+    difference = differences(player.tape_header, here)
     if difference:
         raise of_something_else(player.path, difference)
     judge: Judge | None = None
-    if player.card["judge_name"] is not None:
-        judge = (_ReplayGrader if player.card["grader"] else ReplayJudge)(player)
+    if player.tape_header["judge_name"] is not None:
+        judge = (_ReplayGrader if player.tape_header["grader"] else ReplayJudge)(player)
     return ReplayRetriever(player), judge
 
 
@@ -127,7 +129,7 @@ def _named(spec: Any, opened: Retriever | Judge | None) -> Any:
 
 
 class RecordingRetriever:
-    """Asks a retriever and writes what it gave to a tape. Same name, same hash, same results."""
+    """Calls a retriever and writes its results to a tape. Same name, same hash, same results."""
 
     def __init__(self, retriever: Retriever, tape: Recorder) -> None:
         self._inner, self.tape = retriever, tape
@@ -136,7 +138,7 @@ class RecordingRetriever:
 
     @property
     def hits(self) -> int:
-        """Queries that the cache answered, as far as the retriever has one."""
+        """Queries that the cache answered, if the retriever has one."""
         return getattr(self._inner, "hits", 0)
 
     @property
@@ -160,12 +162,12 @@ class RecordingRetriever:
 
 
 class ReplayRetriever:
-    """Gives what a tape says a retriever gave, under that retriever's name and hash."""
+    """Returns the recorded results of a retriever, under its name and hash."""
 
     def __init__(self, tape: Player) -> None:
         self.tape = tape
-        self.name: str = tape.card["backend"]
-        self.index_hash: str = tape.card["index_hash"]
+        self.name: str = tape.tape_header["backend"]
+        self.index_hash: str = tape.tape_header["index_hash"]
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         recall, results = self.tape.recall, []
@@ -178,14 +180,14 @@ class ReplayRetriever:
 
 
 class RecordingJudge:
-    """Asks a judge and writes its verdicts to a tape."""
+    """Calls a judge and writes its verdicts to a tape."""
 
     def __init__(self, judge: Judge, tape: Recorder) -> None:
         self._inner, self.tape = judge, tape
         self.name = judge.name
 
     def check(self) -> None:
-        """What the judge itself says beforehand."""
+        """Run the judge's own check."""
         check = getattr(self._inner, "check", None)
         if check is not None:
             check()
@@ -215,11 +217,11 @@ class _RecordingGrader(RecordingJudge):
 
 
 class ReplayJudge:
-    """Gives the verdicts of a tape."""
+    """Returns the recorded verdicts of a judge."""
 
     def __init__(self, tape: Player) -> None:
         self.tape = tape
-        self.name: str = tape.card["judge_name"]
+        self.name: str = tape.tape_header["judge_name"]
 
     def judge(self, traces: Sequence[Trace]) -> list[Verdict]:
         verdicts = []
@@ -247,7 +249,7 @@ class _ReplayGrader(ReplayJudge):
 
 
 def _sound(results: Sequence[Any], kind: type, count: int) -> bool:
-    """Whether a judge kept its promise; where it did not, the caller refuses the results, all of them."""
+    """Whether a judge kept its promise; otherwise the caller refuses all results."""
     return len(results) == count and all(isinstance(result, kind) for result in results)
 
 
