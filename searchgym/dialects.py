@@ -377,13 +377,16 @@ def _the(noun_phrase: str) -> str:
     return f"the {noun}" if article.lower() in ("a", "an") else noun_phrase
 
 
-DIALECTS: dict[str, Callable[[str], Dialect]] = {"tags": TagsDialect, "tools": ToolsDialect}
-"""The dialects by name, as `gym.make(..., dialect=…)` takes them; each is called with a description of the corpus."""
+_CLASSES: dict[str, Callable[[str], Dialect]] = {"tags": TagsDialect, "tools": ToolsDialect}
 
 
 @lru_cache(maxsize=256)
 def _open_dialect(name: str, corpus_description: str) -> Dialect:
-    return DIALECTS[name](corpus_description)
+    return _CLASSES[name](corpus_description)
+
+
+DIALECTS: dict[str, Dialect] = {name: _open_dialect(name, PLAIN_DESCRIPTION) for name in _CLASSES}
+"""The dialects by name, as `gym.make(..., dialect=…)` takes them, for a corpus without a description."""
 
 
 def get_dialect(name: str, corpus_description: str = PLAIN_DESCRIPTION) -> Dialect:

@@ -497,7 +497,7 @@ def episode(
         segment.rounds += [number] * (len(prompt) + len(act))
         ended = act[-1] in chat.end_ids
     rounds = [
-        Round(f"u{n}", "a", chat.text(act), {}, [], {}, observation, 0.0, {}, {}, {})
+        Round(chat.text(act), Act("search", ("x",)), [], observation, uid=f"u{n}")
         for n, (act, observation) in enumerate(zip(acts, [*observations, ""], strict=True))
     ]
     outcome = Outcome("x", 0, 0, 0, 0, len(rounds), len(observations), False, StopReason.ANSWERED)

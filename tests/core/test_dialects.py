@@ -305,9 +305,9 @@ def test_the_retry_text_is_no_act_and_stop_strings_end_acts(dialect: Dialect) ->
 
 
 def test_lookup_by_name() -> None:
+    assert {name: get_dialect(name) for name in DIALECTS} == DIALECTS
+    assert all(isinstance(d, Dialect) for d in DIALECTS.values())
     for name in DIALECTS:
-        assert get_dialect(name).name == name
-        assert isinstance(get_dialect(name), Dialect)
         assert get_dialect(name, "Wikipedia") is get_dialect(name, "Wikipedia") != get_dialect(name)
     with pytest.raises(UnknownIdError, match="Did you mean 'tags'"):
         get_dialect("tag")

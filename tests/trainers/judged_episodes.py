@@ -12,7 +12,7 @@ def verdict(p):
     """A verdict whose product is p; None: there is none, "error": it failed."""
     if p is None:
         return no_verdict("off", "not judged")
-    return Verdict.error("timed out").to_info() if p == "error" else Verdict.ok(p, 1.0).to_info()
+    return Verdict.error("timed out") if p == "error" else Verdict.ok(p, 1.0)
 
 
 def episode(p, reward, kinds=None, name="e", tokens=1, em=None):
@@ -32,7 +32,7 @@ def episode(p, reward, kinds=None, name="e", tokens=1, em=None):
     segment = Segment([1] * len(mask), mask, [-0.5 * m for m in mask], rounds)
     made = make_episode([segment], float(reward), episode_id=name, group_id="g")
     for round_, kind, value in zip(made.rounds, kinds, p, strict=True):
-        round_.action.kind = kind
+        round_.action = round_.action._replace(kind=kind)
         round_.judge = verdict(value)
     made.terminated = kinds[-1] == "answer"
     made.truncated = not made.terminated

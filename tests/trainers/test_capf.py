@@ -154,9 +154,9 @@ def test_the_act_is_switched_on_for_collecting_and_off_for_evaluations():
     )
     assert "feedback" in training.system_prompt
     assert training_envs(algorithm, training) is training
-    assert not envs.config.feedback
+    assert not envs.config.has_feedback
     evaluation = training.config.for_evaluation()
-    assert not evaluation.feedback
+    assert not evaluation.has_feedback
     assert "feedback" not in evaluation.system_prompt
 
 

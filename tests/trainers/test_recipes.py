@@ -95,7 +95,7 @@ def test_environment_judge_and_index_take_the_options_of_a_recipe(name):
     algorithm = plugins.load("trainers", config.trainer)(config.settings)
     envs = training_envs(algorithm, make_vec(config.env, 1, **{"corpus": dict(SMALL), **given}))
     assert envs.config.max_rounds == config.env_options["max_rounds"]
-    assert envs.config.feedback == (config.trainer == "capf")
+    assert envs.config.has_feedback == (config.trainer == "capf")
 
 
 def test_the_tiny_recipe_is_the_readmes_command():

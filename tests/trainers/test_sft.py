@@ -9,6 +9,7 @@ from toy_bandit import VOCABULARY, ToyGRPO, make_trainer
 from searchgym import rollout
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.tiny.agent import TinyAgent
+from searchgym.dialects import Act
 from searchgym.episode import load_episodes, save_episodes
 from searchgym.errors import ConfigError, TrainingError
 from searchgym.trainers.algorithms.sft import SFT
@@ -283,7 +284,7 @@ def test_the_candidate_agent_encodes_acts_among_its_candidates():
         assert (encoded.mask, encoded.rounds) == (own.mask, own.rounds)
         again = [agent.agent_context.dialect.write(a) for a in acts(played, encoded)]
         assert again == [r.text for r in played.rounds]
-    played.rounds[0].action.queries = ["something that stands nowhere"]
+    played.rounds[0].action = Act("search", ("words that occur in no text",))
     assert 0 not in agent.encode(played)[0].rounds
 
 
