@@ -69,7 +69,7 @@ def test_it_plays_in_the_tags_dialect(stub: StubLLM, options: dict[str, Any]) ->
     assert result.stop_reasons == {"answered": 6}
     episode = result.episodes[0]
     assert episode.rounds[0].text.endswith("</search>")
-    assert episode.rounds[0].action.queries == [episode.question]
+    assert episode.rounds[0].action.queries == (episode.question,)
     assert episode.outcome.answer == episode.rounds[0].hits[0].title
     assert episode.segments == []
     body = stub.bodies[-1]

@@ -360,7 +360,7 @@ def test_llamas_bare_calls_are_translated_and_results_are_json_strings() -> None
     opening, reply = shown("llama", "tools")
     chat = family_format("llama", "tools")
     assert chat.native_tools
-    assert opening.count("Search the encyclopedia") == 1
+    assert opening.count("Search the collection of texts") == 1
     assert '<|start_header_id|>ipython<|end_header_id|>\n\n"\\"A\\"\\nB"<|eot_id|>' in reply
     call = {"name": "search", "parameters": {"query": 'Who wrote "</tool_call>"?'}}
     text = chat.text(chat.plain("Well: " + json.dumps(call)))
@@ -413,7 +413,7 @@ def test_where_a_templates_tools_cannot_be_used_the_dialects_prompt_lists_them(
     opening, reply = shown(family, "tools")
     assert not chat.native_tools
     assert reason in chat.why_not_native
-    assert opening.count("Search the encyclopedia") == 1
+    assert opening.count("Search the collection of texts") == 1
     assert "<tool_response>" in reply
     assert family_format(family, "tags").why_not_native == ""
 

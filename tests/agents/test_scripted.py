@@ -149,7 +149,7 @@ class TestOracle:
 
     def test_walks_the_chain(self) -> None:
         episode = play("oracle", self.question)
-        assert [r.action.queries for r in episode.rounds] == [["Mira"], ["Jan"], []]
+        assert [r.action.queries for r in episode.rounds] == [("Mira",), ("Jan",), ()]
         assert episode.outcome.answer == "1893"
 
     @pytest.mark.parametrize("missing", ["Mira", "Jan"])
@@ -219,5 +219,5 @@ def test_copy_answers_when_nothing_was_found() -> None:
     question = Question("q", "two\nlines ?", ("x",), "train")
     episode = play("copy", question, max_queries=3)
     assert [r.action.kind for r in episode.rounds] == ["search", "answer"]
-    assert episode.rounds[0].action.queries == ["two lines ?"]
+    assert episode.rounds[0].action.queries == ("two lines ?",)
     assert episode.outcome.answer == "unknown"
