@@ -92,7 +92,7 @@ def test_an_edited_corpus_is_opened_anew(tmp_path: Path, monkeypatch: pytest.Mon
         ("no/such/folder", "not a path either"),
         ({"name": "country", "sise": 3}, "Did you mean 'size'"),
         ({"name": "jsonl"}, "path"),
-        ({"name": "jsonl", "path": 3}, "path=3"),
+        ({"name": "jsonl", "path": 3}, "path is 3"),
         ({"nam": "country"}, "give a name, or a dict"),
         ({"name": 3}, "give a name, or a dict"),
         (None, "corpus is None"),
