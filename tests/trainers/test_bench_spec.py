@@ -104,7 +104,7 @@ def test_rows_are_checked_as_training_would() -> None:
         ({"rates": [0.1, -1.0]}, "give the learning rates to choose from"),
         ({"environments": {}}, "names no environment"),
         ({"environments": {"terse": {"id": "SearchQA-Terse-v0"}}}, "give env = ID"),
-        ({"baseline": "grop"}, "the baseline 'grop' is no entry. Did you mean 'grpo'?"),
+        ({"baseline": "grop"}, "the baseline 'grop' is not an entry. Did you mean 'grpo'?"),
         ({"train": {"lr": 0.1}}, "train.lr: a benchmark sets lr for each run itself"),
         ({"train": {"agnet": "tiny"}}, "unknown training option 'agnet'. Did you mean 'agent'"),
         ({"sedes": 3}, "unknown key of the benchmark 'sedes'. Did you mean 'seeds'"),

@@ -121,7 +121,7 @@ def test_a_baseline_of_nobody_of_one_and_of_equals():
 
 
 def test_a_leave_one_out_baseline_has_no_mean_to_replace():
-    with pytest.raises(ConfigError, match="advantage=rloo has none"):
+    with pytest.raises(ConfigError, match="advantage=rloo does not subtract"):
         CAPF({"baseline": "unassisted", "advantage": "rloo"})
 
 

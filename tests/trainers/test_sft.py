@@ -230,7 +230,7 @@ def test_refusals(tmp_path, demonstrations):
     with pytest.raises(ConfigError, match="no such file; `searchgym eval --out FILE` writes one"):
         SFT({"episodes": str(tmp_path / "nothing.jsonl")})
     with pytest.raises(
-        ConfigError, match=r"of 120 episodes in .* none is valid with a reward of at least 2.0"
+        ConfigError, match=r"none of 120 episodes in .* is valid with a reward of at least 2.0"
     ):
         SFT({"episodes": str(demonstrations), "min_reward": 2.0})
     with pytest.raises(ConfigError, match="has episodes of split 'train', and the run trains on 'dev'"):

@@ -57,7 +57,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path, str]:
     jobs.append([str(two / "refused"), {"agent": "candidate", "iterations": 1, "questions": 1}])
     for rank, (status, output) in enumerate(launch(jobs, **FSDP)):
         assert status == 2, f"process {rank}:\n{output}"
-        assert "ConfigError: agent 'candidate' as it is cannot be cut into shards" in output, output
+        assert "ConfigError: agent 'candidate' cannot be sharded" in output, output
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("searchgym.trainers.training.recorder.draw_curve", lambda path, rows: None)
         for name in AGENTS:

@@ -83,7 +83,7 @@ def test_list_settings(run):
         (["--lr-schedule", "step"], "'step' is not one of 'constant', 'linear', 'cosine'"),
         (["--iteration", "3"], "--iterations"),
         (["--resume"], "--resume needs --run-dir"),
-        (["--resume", "--run-dir", "nowhere"], "holds no run to resume"),
+        (["--resume", "--run-dir", "nowhere"], "does not hold a run to resume"),
     ],
 )
 def test_mistakes_are_one_message_and_leave_nothing(arguments, message, run, tmp_path, monkeypatch):
