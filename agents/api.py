@@ -1,16 +1,16 @@
-"""Any model behind an OpenAI-compatible chat API, for evaluation.
+"""The agent `api`: a model behind any OpenAI-compatible chat API, for evaluation.
 
     searchgym eval --agent api --agent-option model=NAME --agent-option base_url=https://…/v1
 
-All running episodes ask at once, within the limits of concurrency and rate. Every reply is kept on disk under endpoint,
-model, sampling settings, conversation and the number of the sample; an evaluation that was broken off, or whose budget
-was spent, goes on where it stopped when it is run again.
+All running episodes send their requests at once, within the limits of concurrency and rate. Every reply is kept on disk;
+its key covers the endpoint, the model, the sampling fields, the conversation and the number of the sample. An evaluation
+that was interrupted, or whose budget was spent, continues where it stopped when it is run again.
 
-Tags dialect: acts are plain text, stopped at a closing tag. Tools dialect: the API's own tool calls, translated into the
-dialect's text for the environment (or, with native_tools=False, plain text too).
+In the tags dialect, actions are plain text, stopped at a closing tag. In the tools dialect, the API's own tool calls are
+translated into the dialect's text for the environment (with native_tools=False, actions are plain text there too).
 
-A request that is not answered after the client's retries loses its episode to infrastructure (`AGENT_FAILED`), which is
-not scored. It records no tokens, so it cannot be trained.
+If a request is not answered after the client's retries, its episode ends with `AGENT_FAILED` and is not scored: an
+infrastructure failure says nothing about the model. Episodes hold no tokens, so the agent cannot be trained.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,16 +25,17 @@ from hashlib import blake2b
 from typing import Any
 
 from searchgym.agent import Agent, AgentContext, Turn
+from searchgym.checks import boolean
 from searchgym.dialects import ToolsDialect
 from searchgym.episode import StopReason
 from searchgym.errors import BudgetSpentError, ConfigError, MissingExtraError
 
 try:
     from searchgym.endpoint import event_loop
-    from searchgym.endpoint.client import Endpoint, Reply, RequestError, ToolCall
+    from searchgym.endpoint.cached import CachedEndpoint, digest
+    from searchgym.endpoint.client import Reply, RequestError, ToolCall
     from searchgym.endpoint.metering import Usage
-    from searchgym.endpoint.options import cache_directory, endpoint_settings, make_meter, whole_number
-    from searchgym.endpoint.store import Saver, Store, open_store
+    from searchgym.endpoint.options import EndpointOptions, takes_endpoint_options
 except ModuleNotFoundError as missing:
     raise MissingExtraError("agent 'api'", missing.name or "openai", "api") from missing
 
@@ -50,7 +50,7 @@ class _Chat:
     """A running episode.
 
     Attributes:
-        sample: how many episodes of the same question began before it.
+        sample: the number of episodes of the same question that began earlier.
         messages: the conversation as the API takes it.
         open_calls: tool calls of the last message, to be answered by the next observation.
     """
@@ -60,120 +60,65 @@ class _Chat:
     open_calls: tuple[ToolCall, ...] = ()
 
 
+@takes_endpoint_options
 class APIAgent(Agent):
     """Acts by asking a language model behind an OpenAI-compatible chat endpoint.
 
     Args:
-        model: the model's name at the endpoint. Required.
-        base_url: the address, usually ending in /v1; by default `OPENAI_BASE_URL`, else OpenAI's.
-        api_key_env: name of the environment variable that holds the key; None for a server without keys.
         native_tools: in the tools dialect, use the API's own tool calls.
         stop: in the tags dialect, ask the server to stop at a closing tag; False for models that refuse the field.
-        concurrency: requests in flight at most.
-        requests_per_minute, tokens_per_minute: rates to stay under; None for no limit.
-        timeout: seconds for one try.
-        retries: more tries after a failed connection, a timeout, 408, 409, 429 or 5xx.
-        temperature: sent as it is; None for models that take none.
-        max_tokens: the longest act; None for models that want `max_completion_tokens` in `extra_body`.
-        extra_body: more fields of the request.
-        sample: added to the number of each episode's sample: another one draws anew instead of reading the cache.
-        usd_per_million_input, usd_per_million_output: prices, for `usd` in `costs`.
-        max_usd, max_total_tokens: ceilings of this object. A request that could pass one is not sent; the evaluation
-            stops with `BudgetSpentError`.
-        cache: True keeps replies under the home, a path keeps them there, False keeps none.
+        **endpoint: the options of `EndpointOptions`. `model` is required. `sample` is added to the number of each
+            episode's sample. When the budget is spent, the evaluation stops with `BudgetSpentError`.
 
     Raises:
-        ConfigError: an option that cannot be used.
+        UnknownIdError: an unknown option.
+        ConfigError: an option has a value that cannot be used.
     """
 
     name = "api"
     reads_system_prompt = True
 
-    def __init__(
-        self,
-        *,
-        model: str | None = None,
-        base_url: str | None = None,
-        api_key_env: str | None = "OPENAI_API_KEY",
-        native_tools: bool = True,
-        stop: bool = True,
-        concurrency: int = 64,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-        timeout: float = 120.0,
-        retries: int = 4,
-        temperature: float | None = 0.0,
-        max_tokens: int | None = 1024,
-        extra_body: dict[str, Any] | None = None,
-        sample: int = 0,
-        usd_per_million_input: float | None = None,
-        usd_per_million_output: float | None = None,
-        max_usd: float | None = None,
-        max_total_tokens: int | None = None,
-        cache: bool | str = True,
-    ) -> None:
-        self._options = endpoint_settings(
-            _OWNER,
-            model=model,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            concurrency=concurrency,
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-            timeout=timeout,
-            retries=retries,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            response_format=False,
-            extra_body=extra_body,
-        )
-        self._meter = make_meter(
-            self._options, usd_per_million_input, usd_per_million_output, max_usd, max_total_tokens
-        )
-        directory = cache_directory(_OWNER, cache, "replies")
-        self._store: Store | None = None if directory is None else open_store(directory)
-        if isinstance(cache, str) and self._store is not None and self._store.problem:
-            raise ConfigError(f"{_OWNER}: cache {cache!r} cannot be used: {self._store.problem}")
-        self._first_sample = whole_number(_OWNER, "sample", sample, 0)
-        self._native_tools, self._stop = native_tools, stop
-        self._settings = self._options
-        self._sessions: dict[int, _Session] = {}  # by process: a child has its own event loop and sockets
+    def __init__(self, *, native_tools: bool = True, stop: bool = True, **endpoint: Any) -> None:
+        self._endpoint = CachedEndpoint(EndpointOptions.from_mapping(_OWNER, endpoint), "replies")
+        self._endpoint.check_store()
+        self._native_tools = boolean(f"{_OWNER}: native_tools", native_tools)
+        self._stop = boolean(f"{_OWNER}: stop", stop)
         self._chats: dict[int, _Chat] = {}
         self._begun: Counter[str] = Counter()
         self._cached = 0
-        self._hopeless = ""  # why nothing more is asked in this evaluation
+        self._fatal_error = ""  # why nothing more is sent in this evaluation
 
     def costs(self) -> dict[str, float]:
-        """See `Agent`: calls, input_tokens, output_tokens, usd, and the replies that were cached."""
-        return {**self._meter.counts, "cached": self._cached}
+        """See `Agent`: calls, input_tokens, output_tokens, usd, and the replies found in the cache."""
+        return {**self._endpoint.meter.counts, "cached": self._cached}
 
     def bind(self, agent_context: AgentContext) -> None:
-        """Take the environment's setting; samples are counted from the start again."""
+        """Take the environment's context; samples are counted from the start again."""
         super().bind(agent_context)
         self._chats.clear()
         self._begun.clear()
-        self._hopeless = ""
+        self._fatal_error = ""
         dialect = agent_context.dialect
-        more: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         self._system = agent_context.system_prompt
         self._uses_tools = self._native_tools and isinstance(dialect, ToolsDialect)
         if isinstance(dialect, ToolsDialect) and self._native_tools:
             feedback, queries = agent_context.feedback_calls > 0, agent_context.max_queries
-            more["tools"] = dialect.tools(feedback=feedback, max_queries=queries)
+            fields["tools"] = dialect.tools(feedback=feedback, max_queries=queries)
             listed = dialect.tool_section(feedback=feedback, max_queries=queries)
             self._system = self._system.replace(listed, "")
         elif self._stop:
-            more["stop"] = list(dialect.stop_strings)
-        self._hang_up()
-        self._settings = replace(self._options, request={**self._options.request, **more})
-        parts = [self._settings.address, self._settings.model, dict(self._settings.request)]
-        self._key = blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=32).digest()
+            fields["stop"] = list(dialect.stop_strings)
+        self._endpoint.close()
+        self._endpoint = self._endpoint.with_request(fields)
+        self._key = digest(self._endpoint.identity)
 
     def begin(self, slots: Sequence[int]) -> None:
+        """See `Agent`."""
         self._chats.update((slot, _Chat()) for slot in slots)
 
     def fork(self, source: int, target: int) -> None:
-        """Copy a conversation; it goes on with replies of its own."""
+        """Copy a conversation; the copy continues with its own replies."""
         origin = self._chats[source]
         question = origin.messages[1]["content"]
         self._chats[target] = replace(
@@ -186,40 +131,40 @@ class APIAgent(Agent):
         """See `Agent`.
 
         Raises:
-            ConfigError: the endpoint answered none of the first requests, so none will be.
-            BudgetSpentError: the next request could pass a ceiling. What was answered is in the cache.
+            ConfigError: the endpoint answered none of the first requests, so it will not answer others.
+            BudgetSpentError: the next request could exceed the budget. Earlier replies are in the cache.
         """
         chats = [self._chats[slot] for slot in slots]
         for chat, observation in zip(chats, observations, strict=True):
-            self._hear(chat, observation)
+            self._append_observation(chat, observation)
         turns: list[str | Turn] = []
         for chat, reply in zip(chats, self._replies(chats), strict=True):
             if isinstance(reply, RequestError):
                 turns.append(Turn("", stop=StopReason.AGENT_FAILED))
             else:
-                turns.append(self._say(chat, reply))
+                turns.append(self._append_reply(chat, reply))
         return turns
 
     def _next_sample(self, question: str) -> int:
         self._begun[question] += 1
-        return self._first_sample + self._begun[question] - 1
+        return self._endpoint.options.sample + self._begun[question] - 1
 
-    def _hear(self, chat: _Chat, observation: str) -> None:
+    def _append_observation(self, chat: _Chat, observation: str) -> None:
         """Add an observation to the conversation."""
         if not chat.messages:
             chat.sample = self._next_sample(observation)
             chat.messages.append({"role": "system", "content": self._system})
         elif chat.open_calls:
             before, after = ToolsDialect.response
-            said = observation.removeprefix(before).removesuffix(after)
+            result = observation.removeprefix(before).removesuffix(after)
             for call in chat.open_calls:
-                chat.messages.append({"role": "tool", "tool_call_id": call.id, "content": said})
+                chat.messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
             chat.open_calls = ()
             return
         chat.messages.append({"role": "user", "content": observation})
 
-    def _say(self, chat: _Chat, reply: Reply) -> str:
-        """Add a reply to the conversation; the message for the environment."""
+    def _append_reply(self, chat: _Chat, reply: Reply) -> str:
+        """Add a reply to the conversation; returns the message for the environment."""
         if self._uses_tools and reply.calls:
             chat.open_calls = reply.calls
             calls = [
@@ -230,7 +175,8 @@ class APIAgent(Agent):
             return "\n".join([reply.text, *map(_written_call, reply.calls)]).lstrip()
         text = reply.text
         if not self._uses_tools:
-            text = _closed(text, self.agent_context.dialect.stop_strings, self._stop and not reply.cut_off)
+            stopped = self._stop and not reply.cut_off
+            text = _truncate_at_stop(text, self.agent_context.dialect.stop_strings, stopped)
         chat.messages.append({"role": "assistant", "content": text})
         return text
 
@@ -239,44 +185,50 @@ class APIAgent(Agent):
             blake2b(json.dumps([c.sample, c.messages]).encode(), key=self._key, digest_size=32).digest()
             for c in chats
         ]
-        kept = [None] * len(keys) if self._store is None else self._store.get(keys)
-        replies = [None if value is None else _read(value) for value in kept]
+        replies = [None if value is None else _read(value) for value in self._endpoint.kept(keys)]
         self._cached += sum(reply is not None for reply in replies)
         missing = [n for n, reply in enumerate(replies) if reply is None]
-        before = self._meter.calls
-        asked = event_loop.run(self._ask([(keys[n], chats[n].messages) for n in missing])) if missing else []
-        failed = [reply for reply in asked if isinstance(reply, RequestError)]
-        if failed and before == self._meter.calls == 0:
+        meter = self._endpoint.meter
+        before = meter.calls
+        fetched = (
+            event_loop.run(self._ask([(keys[n], chats[n].messages) for n in missing])) if missing else []
+        )
+        failed = [reply for reply in fetched if isinstance(reply, RequestError)]
+        if failed and before == meter.calls == 0:
             raise ConfigError(f"{_OWNER}: {failed[0]}")
         for problem in dict.fromkeys(map(str, failed)):
             _log.warning("%s: episodes are lost: %s", _OWNER, problem)
-        fresh = iter(asked)
+        fresh = iter(fetched)
         return [next(fresh) if reply is None else reply for reply in replies]
 
-    async def _ask(self, asked: list[tuple[bytes, list[dict[str, Any]]]]) -> list[Reply | RequestError]:
-        """Ask at once; what is answered is on its way to the disk as soon as it is there."""
-        session = self._session()
-        saving: set[asyncio.Task[None]] = set()
+    async def _ask(self, requests: list[tuple[bytes, list[dict[str, Any]]]]) -> list[Reply | RequestError]:
+        """Send requests at once; a reply is on its way to the disk as soon as it has arrived."""
+        endpoint = self._endpoint
+        saving: list[asyncio.Task[None]] = []
 
-        async def one(key: bytes, messages: list[dict[str, Any]]) -> Reply | RequestError:
+        async def ask_one(key: bytes, messages: list[dict[str, Any]]) -> Reply | RequestError:
             try:
-                reply = await session.endpoint.ask(messages)
+                reply = await endpoint.ask(messages)
             except RequestError as error:
-                if error.hopeless and self._meter.calls:
-                    self._hopeless = str(error)
+                if error.fatal and endpoint.meter.calls:
+                    self._fatal_error = str(error)
                 return error
-            if session.saver is not None:
-                saving.add(session.saver.put(key, json.dumps(asdict(reply)).encode()))
+            task = endpoint.keep(key, asdict(reply))
+            if task is not None:
+                saving.append(task)
             return reply
 
         replies: dict[int, Reply | RequestError] = {}
-        left = iter(enumerate(asked))
+        left = iter(enumerate(requests))
 
         async def work() -> None:
-            for n, item in left:
-                replies[n] = RequestError(self._hopeless) if self._hopeless else await one(*item)
+            for n, request in left:
+                if self._fatal_error:
+                    replies[n] = RequestError(self._fatal_error)
+                else:
+                    replies[n] = await ask_one(*request)
 
-        workers = [work() for _ in range(min(self._settings.concurrency, len(asked)))]
+        workers = [work() for _ in range(min(endpoint.options.concurrency, len(requests)))]
         try:
             problems = await asyncio.gather(*workers, return_exceptions=True)
         finally:
@@ -284,48 +236,32 @@ class APIAgent(Agent):
                 await asyncio.wait(saving)
         for problem in problems:
             if isinstance(problem, BudgetSpentError):
+                kept = "were not kept (cache=false)" if endpoint.store is None else "are in the cache"
                 raise BudgetSpentError(
-                    f"{_OWNER}: {problem}. Raise the ceiling and run it again: replies so far "
-                    + ("are in the cache" if self._store is not None else "were not kept (cache=false)")
+                    f"{_OWNER}: {problem}. Raise the ceiling and run it again: replies so far {kept}"
                 )
             if problem is not None:
                 raise problem
-        return [replies[n] for n in range(len(asked))]
-
-    def _session(self) -> _Session:
-        """What belongs to this process; called on the background loop only."""
-        session = self._sessions.get(os.getpid())
-        if session is None:
-            self._meter.forget_reservations()
-            endpoint = Endpoint(self._settings, self._meter)
-            session = _Session(endpoint, Saver(self._store) if self._store is not None else None)
-            self._sessions[os.getpid()] = session
-        return session
-
-    def _hang_up(self) -> None:
-        """Close the connections; the next request opens new ones."""
-        session = self._sessions.pop(os.getpid(), None)
-        if session is not None:
-            event_loop.run_later(session.endpoint.close())
+        return [replies[n] for n in range(len(requests))]
 
 
-@dataclass(frozen=True, slots=True)
-class _Session:
-    endpoint: Endpoint
-    saver: Saver | None
+def _truncate_at_stop(text: str, stops: Sequence[str], stopped: bool) -> str:
+    """A message up to its first stop string.
 
-
-def _closed(text: str, closings: Sequence[str], stopped: bool) -> str:
-    """A message without what follows its first closing; with the closing that a server left out where it stopped."""
-    ends = [text.find(closing) + len(closing) for closing in closings if closing in text]
+    Args:
+        text: the message.
+        stops: closing tags.
+        stopped: the server stopped at a stop string, and left it out of the message: it is added again.
+    """
+    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
     if ends:
         return text[: min(ends)]
-    opened, closing = max((text.rfind(closing.replace("/", "")), closing) for closing in closings)
-    return text + closing if stopped and opened >= 0 else text
+    opened, stop = max((text.rfind(stop.replace("/", "")), stop) for stop in stops)
+    return text + stop if stopped and opened >= 0 else text
 
 
 def _written_call(call: ToolCall) -> str:
-    """A call in the tools dialect. Arguments that are no JSON stay so: the environment says it cannot read them."""
+    """A call in the tools dialect. Arguments that are not JSON stay as they are; the environment reports them."""
     try:
         arguments = json.dumps(json.loads(call.arguments))
     except ValueError:
@@ -335,7 +271,7 @@ def _written_call(call: ToolCall) -> str:
 
 
 def _read(value: bytes) -> Reply | None:
-    """A kept reply; None for what this version does not write."""
+    """A stored reply; None for what this version does not write."""
     try:
         data = json.loads(value)
         calls = tuple(ToolCall(**call) for call in data["calls"])

@@ -1,22 +1,22 @@
-"""A running `vllm serve`, asked over HTTP.
+"""The engine `vllm-server`: samples on a running `vllm serve`, over HTTP.
 
-    vllm serve MODEL --logprobs-mode processed_logprobs            (temperature 1 does without the option)
+    vllm serve MODEL --logprobs-mode processed_logprobs            (not needed at temperature 1)
     LoRA:        VLLM_ALLOW_RUNTIME_LORA_UPDATING=True … --enable-lora --max-lora-rank 16
     all weights: VLLM_SERVER_DEV_MODE=1 …
 
 | what | request | since vLLM |
 |---|---|---|
-| acts | POST /v1/completions, prompt as ids, `return_token_ids` | 0.10.2 |
-| adapter | POST /v1/load_lora_adapter, /v1/unload_lora_adapter | 0.6.1 |
+| sampling | POST /v1/completions, prompt as ids, `return_token_ids` | 0.10.2 |
+| LoRA adapter | POST /v1/load_lora_adapter, /v1/unload_lora_adapter | 0.6.1 |
 | all weights | POST /collective_rpc, method `reload_weights` with `weights_path` | 0.16.0 |
 
-Weights travel through a directory that both processes see. Every version has a name of its own, which is the adapter's
-name and the salt of the prefix cache: nothing cached under older weights is used again.
+Weights are passed through a directory that both processes can read. Every version has its own name, which is the
+adapter's name and the salt of the prefix cache: nothing that was cached under older weights is used again.
 
-A server that does not answer is asked again, with growing pauses, for `patience` seconds. Then the acts that wait for
-it have failed (their episodes end with `AGENT_FAILED`, which says nothing about the policy), and until it answers again
-each request is tried once. A server that died may come back without the weights it was sent: after a broken connection
-they are sent again before the next act is drawn.
+If the server does not answer, a request is repeated, with growing pauses, for `patience` seconds. Then the actions that
+wait for it have failed (their episodes end with `AGENT_FAILED`, which says nothing about the policy), and until the
+server answers again each request is tried once. A server that was restarted may have lost the weights it was sent:
+after a broken connection they are sent again before the next action is sampled.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ import json
 import logging
 import math
 import os
-import random
 import secrets
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from searchgym.checks import number
 from searchgym.errors import ConfigError, EngineError, MissingExtraError
+from searchgym.retries import Backoff, is_transient
 
 from .vllm import Request, Sampled, VLLMSlots, write_weights
 
@@ -41,7 +42,7 @@ try:
     import openai
 
     from searchgym.endpoint import event_loop
-    from searchgym.endpoint.options import endpoint_settings, positive_number
+    from searchgym.endpoint.options import EndpointOptions
 except ModuleNotFoundError as missing:
     raise MissingExtraError("engine 'vllm-server'", missing.name or "openai", "api") from missing
 
@@ -49,28 +50,26 @@ __all__ = ["VLLMServerEngine"]
 
 _log = logging.getLogger(__name__)
 _OWNER = "engine 'vllm-server'"
-_PAUSES = (0.25, 10.0)  # seconds before the second try, doubled from one to the next; and the longest
-_CONNECTING = 5.0  # seconds a server has to answer at all when the engine is made
-_PASSING = (408, 409, 425, 429)  # and 5xx: another try may get an answer
-_random = random.SystemRandom()  # workers are often seeded alike, and would come back in step
+_BACKOFF = Backoff(first=0.25, longest=10.0)
+_CONNECTING = 5.0  # seconds within which the server has to answer when the engine is created
 
 
 class _Failed(Exception):
     """One request failed.
 
     Attributes:
-        again: another try may get an answer.
-        lost: the server may have died, and with it the weights it was sent.
+        retryable: another attempt may succeed.
+        lost: the server may have been restarted, and have lost the weights it was sent.
     """
 
-    def __init__(self, reason: str, *, again: bool = False, lost: bool = False) -> None:
+    def __init__(self, reason: str, *, retryable: bool = False, lost: bool = False) -> None:
         super().__init__(reason)
-        self.again, self.lost = again, lost
+        self.retryable, self.lost = retryable, lost
 
 
 @dataclass(frozen=True, slots=True)
 class _Installed:
-    """What the server samples from: a directory it was sent. `name` is new for every one."""
+    """The weights the server samples from: a directory, and a name that is new for every version."""
 
     name: str
     folder: tempfile.TemporaryDirectory[str]
@@ -79,28 +78,29 @@ class _Installed:
 
 @dataclass(frozen=True, slots=True)
 class _Client:
-    """What belongs to one process and its event loop."""
+    """The connections of one process, on its own event loop."""
 
     openai: openai.AsyncOpenAI
-    places: asyncio.Semaphore
+    slots: asyncio.Semaphore
     installing: asyncio.Lock
 
 
 class VLLMServerEngine(VLLMSlots):
-    """Draws acts on a vLLM server; see the module docstring.
+    """Samples actions on a vLLM server; see the module docstring.
 
     Args:
-        max_new_tokens, max_context: limits of one act and of one episode, in tokens.
+        max_new_tokens: tokens of one action at most.
+        max_context: tokens of one episode at most.
         base_url: the server's address, ending in /v1.
-        served_model: the model's name there; None: the one it serves.
-        api_key_env: name of the environment variable with the server's key; None for a server without one.
-        timeout: seconds for one act, or one loading of weights.
-        patience: seconds for which a server that does not answer is asked again.
-        concurrency: requests in flight at most.
-        sync_dir: a directory that server and trainer both see; None: this machine's temporary directory.
+        served_model: the model's name there; None for the one that it serves.
+        api_key_env: the name of the environment variable with the server's key; None for a server without keys.
+        timeout: seconds for one action, or for loading weights once.
+        patience: seconds for which a request is repeated if the server does not answer.
+        concurrency: requests in flight at most, from 1 to 1000.
+        sync_dir: a directory that server and trainer can both read; None for this machine's temporary directory.
 
     Raises:
-        ConfigError: no server there, another model, or one that cannot give ids and log-probabilities.
+        ConfigError: no server answers, it serves another model, or it does not return token ids and log-probabilities.
     """
 
     def __init__(
@@ -117,39 +117,35 @@ class VLLMServerEngine(VLLMSlots):
         sync_dir: str | None = None,
     ) -> None:
         super().__init__(max_new_tokens, max_context)
-        settings = endpoint_settings(
-            _OWNER,
+        self._options = EndpointOptions(
+            owner=_OWNER,
             model="any" if served_model is None else served_model,
             base_url=base_url,
             api_key_env=api_key_env,
             concurrency=concurrency,
-            requests_per_minute=None,
-            tokens_per_minute=None,
             timeout=timeout,
-            retries=0,
-            temperature=None,
-            max_tokens=None,
-            response_format=False,
-            extra_body=None,
         )
-        self._url, self._key = settings.address, settings.key
-        self._timeout, self._concurrency = settings.timeout, settings.concurrency
-        self._patience = positive_number(_OWNER, "patience", patience)
+        self._url, self._key = self._options.address, self._options.key
+        self._patience = number(f"{_OWNER}: patience", patience, above=0)
         self._sync_dir = sync_dir
         self._clients: dict[int, _Client] = {}  # by process
         self._run = secrets.token_hex(4)
         self._installed: _Installed | None = None
         self._syncs = 0
-        self._unsure = False  # whether the server may have lost what was installed
-        self._down = False  # whether it used up all patience and has not answered since
+        self._unsure = False  # whether the server may have lost the installed weights
+        self._down = False  # whether it used up all patience and has not answered since then
         self._model = ""
         event_loop.run(self._connect(served_model))
 
     def sync(self, model: Any, version: int) -> None:
         """Sample from these weights from now on.
 
+        Args:
+            model: the policy's model; of one with a LoRA adapter, only the adapter is sent.
+            version: part of the directory's name.
+
         Raises:
-            EngineError: the server did not take them.
+            EngineError: the server did not load them.
         """
         folder = tempfile.TemporaryDirectory(prefix=f"searchgym-{version}-", dir=self._sync_dir)
         Path(folder.name).chmod(0o755)  # the server may be another user
@@ -167,11 +163,11 @@ class VLLMServerEngine(VLLMSlots):
 
     async def _complete(self, request: Request) -> Sampled | None:
         try:
-            async with self._client().places:
+            async with self._client().slots:
                 reply = await self._persist("/completions", self._body(request.context, request.fields))
             return self._read(reply)
         except EngineError as error:
-            _log.warning("an act was not drawn, its episode is lost: %s", error)
+            _log.warning("an action was not sampled, its episode is lost: %s", error)
             return None
 
     def _body(self, context: list[int], fields: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +180,7 @@ class VLLMServerEngine(VLLMSlots):
         return body
 
     def _read(self, reply: Any) -> Sampled:
-        """The act in a reply of the completions endpoint."""
+        """The action in a reply of the completions endpoint."""
         try:
             choice = reply["choices"][0]
             ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
@@ -194,23 +190,23 @@ class VLLMServerEngine(VLLMSlots):
                 and all(isinstance(value, int | float) and math.isfinite(value) for value in logprobs)
             )
             if choice["finish_reason"] not in ("stop", "length"):
-                raise EngineError(f"{self._url} ended an act with {choice['finish_reason']!r}")
+                raise EngineError(f"{self._url} ended an action with {choice['finish_reason']!r}")
         except (KeyError, IndexError, TypeError):
             usable = False
         if not usable:
             raise EngineError(
                 f"{self._url} answered a completion without token_ids and their logprobs "
-                f"({json.dumps(reply, default=str)[:200]}): a vLLM server, version 0.10.2 or later, gives them"
+                f"({json.dumps(reply, default=str)[:200]}): use a vLLM server, version 0.10.2 or later"
             )
         usage = reply.get("usage") or {}
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-        if cached is not None:  # the server tells with --enable-prompt-tokens-details
+        if cached is not None:  # the server reports it with --enable-prompt-tokens-details
             self.stats.copied_tokens += cached
             self.stats.prefilled_tokens += usage["prompt_tokens"] - cached
         return Sampled(ids, [float(value) for value in logprobs], choice["finish_reason"] == "stop")
 
     async def _connect(self, served_model: str | None) -> None:
-        """Make sure that the server is there and can do what is needed, before any episode is played."""
+        """Make sure that the server is there and can do what is needed, before any episode begins."""
         try:
             listed = await self._persist("/models", None, patience=_CONNECTING)
             cards = {str(card["id"]): card for card in listed["data"]}
@@ -229,20 +225,20 @@ class VLLMServerEngine(VLLMSlots):
         longest = cards[self._model].get("max_model_len")
         if isinstance(longest, int) and longest < self.max_context:
             raise ConfigError(
-                f"max_context is {self.max_context}, {self._url} takes {longest} tokens: start it with "
+                f"max_context is {self.max_context}, but {self._url} takes {longest} tokens: start it with "
                 f"--max-model-len {self.max_context}, or lower max_context"
             )
         try:
             cold, hot = [await self._scores(temperature) for temperature in (1.0, 2.0)]
         except EngineError as error:
             raise ConfigError(f"{_OWNER}: {error}") from None
-        # Log-probabilities after the temperature lie half as far apart at temperature 2.
+        # If log-probabilities are taken after the temperature, they are half as far apart at temperature 2.
         shared = sorted(cold.keys() & hot.keys(), key=cold.__getitem__)
         near, far = (scores[shared[-1]] - scores[shared[0]] for scores in (hot, cold))
         self.tempered = abs(near - far / 2) < abs(near - far)
 
     async def _scores(self, temperature: float) -> dict[str, float]:
-        """The log-probabilities that the server gives after one id: of the likeliest ids, and of the one it drew."""
+        """The log-probabilities that the server returns after one id: of the likeliest ids, and of the sampled one."""
         fields = {"max_tokens": 1, "temperature": temperature, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
         fields |= {"repetition_penalty": 1.0, "logprobs": 5, "seed": 0, "return_tokens_as_token_ids": True}
         reply = await self._persist("/completions", self._body([1], fields), patience=_CONNECTING)
@@ -250,7 +246,7 @@ class VLLMServerEngine(VLLMSlots):
         return dict(reply["choices"][0]["logprobs"]["top_logprobs"][0])
 
     async def _replace(self, before: _Installed | None) -> None:
-        """Have the server load what is to be installed, and forget what was before."""
+        """Make the server load the weights to be installed, and unload the previous ones."""
         installed = self._installed
         assert installed is not None
         if installed.adapter:
@@ -259,7 +255,7 @@ class VLLMServerEngine(VLLMSlots):
             if before is not None:
                 try:
                     await self._persist("/unload_lora_adapter", {"lora_name": before.name}, install=False)
-                except EngineError as error:  # it only takes room there
+                except EngineError as error:  # the old adapter only takes memory there
                     _log.warning("%s", error)
         else:
             body = {"method": "reload_weights", "kwargs": {"weights_path": installed.folder.name}}
@@ -269,21 +265,22 @@ class VLLMServerEngine(VLLMSlots):
     async def _persist(
         self, path: str, body: dict[str, Any] | None, *, patience: float | None = None, install: bool = True
     ) -> Any:
-        """Ask until the server answers, or patience is used up.
+        """Repeat a request until the server answers, or patience is used up.
 
         Args:
-            path, body: what to ask; None for GET.
-            patience: seconds; None: the option's.
-            install: send the weights again first, where the server may have lost them.
+            path: below the base URL.
+            body: JSON, for POST; None for GET.
+            patience: seconds; None for the option.
+            install: send the weights again first, if the server may have lost them.
 
         Raises:
             EngineError: no answer, or a refusal.
         """
         clock = asyncio.get_running_loop().time
-        start, pause, tries = clock(), _PAUSES[0], 0
+        start, attempts = clock(), 0
         patience = self._patience if patience is None else patience
         while True:
-            tries += 1
+            attempts += 1
             try:
                 if install and self._unsure and self._installed is not None:
                     await self._reinstall()
@@ -293,12 +290,12 @@ class VLLMServerEngine(VLLMSlots):
             except _Failed as error:
                 failed = error
             self._unsure |= failed.lost
-            if not failed.again or self._down or clock() - start + pause > patience:
-                self._down |= failed.again
-                count = f", {tries} tries" if tries > 1 else ""
+            out_of_patience = clock() - start + _BACKOFF.bound(attempts) > patience
+            if not failed.retryable or self._down or out_of_patience:
+                self._down |= failed.retryable
+                count = f", {attempts} tries" if attempts > 1 else ""
                 raise EngineError(f"{self._url}{path} {failed}{count}")
-            await asyncio.sleep(pause * _random.uniform(0.5, 1.0))
-            pause = min(2 * pause, _PAUSES[1])
+            await asyncio.sleep(_BACKOFF.pause(attempts))
 
     async def _reinstall(self) -> None:
         async with self._client().installing:
@@ -306,28 +303,30 @@ class VLLMServerEngine(VLLMSlots):
                 try:
                     await self._replace(None)
                 except EngineError as error:
-                    raise _Failed(str(error), again=True) from None
+                    raise _Failed(str(error), retryable=True) from None
 
     async def _send(self, path: str, body: dict[str, Any] | None) -> Any:
-        """One request; the JSON that came back, or None where the answer is plain text."""
+        """One request; returns the JSON of the reply, or None if the reply is plain text."""
         url = (self._url.removesuffix("/v1") if path == "/collective_rpc" else self._url) + path
         client = self._client().openai
         try:
-            # As text: neither the client nor we look at the fields that are not needed.
+            # As text: neither the client nor this engine parses fields that are not needed.
             answer = (
                 client.get(url, cast_to=str) if body is None else client.post(url, cast_to=str, body=body)
             )
             text = await answer
         except openai.APIStatusError as error:
             if path == "/load_lora_adapter" and "has already been" in error.response.text:
-                return None  # by a try whose answer was lost
+                return None  # by an attempt whose reply was lost
             raise self._refused(path, body, error) from None
         except openai.APIConnectionError as error:
             if isinstance(error, openai.APITimeoutError):
-                raise _Failed(f"gave no answer within timeout={self._timeout:g} s", again=True) from None
+                raise _Failed(
+                    f"gave no answer within timeout={self._options.timeout:g} s", retryable=True
+                ) from None
             cause = error.__cause__
-            said = str(cause or "") or type(cause).__name__
-            raise _Failed(f"cannot be reached ({said})", again=True, lost=True) from None
+            detail = str(cause or "") or type(cause).__name__
+            raise _Failed(f"cannot be reached ({detail})", retryable=True, lost=True) from None
         try:
             return json.loads(text)
         except ValueError:
@@ -335,29 +334,29 @@ class VLLMServerEngine(VLLMSlots):
 
     def _refused(self, path: str, body: dict[str, Any] | None, error: openai.APIStatusError) -> _Failed:
         status = error.status_code
-        said = " ".join(error.response.text.split())[:300].replace(self._key, "…")
-        reason = f"answered {status} ({said})"
+        detail = " ".join(error.response.text.split())[:300].replace(self._key, "…")
+        reason = f"answered {status} ({detail})"
         installed = self._installed
         if status == 404 and body is not None and installed is not None:
-            if installed.adapter and body.get("model") == installed.name:  # the server was started anew
-                return _Failed(reason, again=True, lost=True)
+            if installed.adapter and body.get("model") == installed.name:  # the server was restarted
+                return _Failed(reason, retryable=True, lost=True)
             if path == "/load_lora_adapter":
                 reason += ": start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora"
             elif path == "/collective_rpc":
-                reason += ": start it with VLLM_SERVER_DEV_MODE=1, which lets it load new weights"
+                reason += ": start it with VLLM_SERVER_DEV_MODE=1, so that it can load new weights"
         if status in (401, 403):
-            reason += ": give the variable that holds its key in api_key_env"
-        return _Failed(reason, again=status in _PASSING or status >= 500)
+            reason += ": name the variable that holds its key in api_key_env"
+        return _Failed(reason, retryable=is_transient(status))
 
     def _client(self) -> _Client:
-        """What belongs to this process; a child that was forked has sockets of its own."""
+        """The connections of this process; a forked child opens its own."""
         client = self._clients.get(os.getpid())
         if client is None:
             client = self._clients[os.getpid()] = _Client(
                 openai.AsyncOpenAI(
-                    api_key=self._key, base_url=self._url, timeout=self._timeout, max_retries=0
+                    api_key=self._key, base_url=self._url, timeout=self._options.timeout, max_retries=0
                 ),
-                asyncio.Semaphore(self._concurrency),
+                asyncio.Semaphore(self._options.concurrency),
                 asyncio.Lock(),
             )
         return client

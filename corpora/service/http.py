@@ -1,8 +1,8 @@
-"""Requests to one HTTP server, each within one deadline that covers everything from connecting to the last byte.
+"""Requests to one HTTP server, each with one deadline that covers everything from connecting to the last byte.
 
-The timeouts of HTTP libraries bound every wait alone: a server that sends a byte now and then, be it of its headers,
-is waited for without end. Here httpcore is given the point in time at which an exchange has to be over in place of a
-timeout, and whoever waits on a socket waits until then.
+The timeouts of HTTP libraries bound each wait on its own: a server that sends one byte now and then can keep a client
+waiting forever. Here httpcore receives, in place of a timeout, the time at which the whole exchange has to end, and
+every wait on a socket lasts until then at most.
 """
 
 from __future__ import annotations
@@ -19,63 +19,65 @@ import httpcore
 
 from searchgym.errors import ConfigError
 
-__all__ = ["Exchange", "ExchangeFailed", "Reply"]
+__all__ = ["HttpClient", "Reply", "RequestFailed"]
 
-_CONNECTIONS = 256  # at once; more threads wait for one
-_KEPT = (64, 60.0)  # idle connections at most, and seconds that one is kept: less than our server keeps it
-_PIECE = 2**16  # bytes written at once
+_CONNECTIONS = 256  # at the same time; further threads wait for a free one
+_IDLE = (64, 60.0)  # idle connections at most, and seconds that each is kept: fewer than our server keeps it
+_CHUNK = 2**16  # bytes written at a time
 
 
-class ExchangeFailed(Exception):
-    """No complete answer came; says why.
+class RequestFailed(Exception):
+    """No complete reply arrived. The message says why.
 
     Attributes:
-        again: whether another attempt may help.
+        retryable: whether another attempt may succeed.
     """
 
-    def __init__(self, reason: str, again: bool = True) -> None:
+    def __init__(self, reason: str, retryable: bool = True) -> None:
         super().__init__(reason)
-        self.again = again
+        self.retryable = retryable
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A complete answer. Names of headers are in lower case."""
+    """A complete reply. Names of headers are in lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-class Exchange:
-    """Talks to one server over connections that are kept. Redirects are not followed, proxies not used.
+class HttpClient:
+    """Sends requests to one server over persistent connections. It follows no redirects and uses no proxies.
 
-    Threads may share one; a forked process opens connections of its own.
+    Threads may share a client; a forked process opens its own connections.
 
     Args:
-        url: of the server; a user and a password in it are sent as basic authentication.
-        timeout: seconds for one exchange.
-        largest: bytes of an answer at most.
+        url: the server's address; a user name and password in it are sent as basic authentication.
+        timeout: seconds for one request, from connecting to the last byte of the reply.
+        max_reply: bytes of a reply at most.
 
     Attributes:
-        origin: scheme, host and port, without user and password.
-        path: path and query of the url.
+        origin: scheme, host and port, without user name and password.
+        path: path and query of the URL.
 
     Raises:
-        ConfigError: the url cannot be used.
+        ConfigError: the URL cannot be used.
     """
 
-    def __init__(self, url: str, timeout: float, largest: int) -> None:
+    def __init__(self, url: str, timeout: float, max_reply: int) -> None:
         try:
             parts = urlsplit(url.encode("ascii").decode())
             scheme, host, port = parts.scheme, parts.hostname or "", parts.port
             host.encode("idna")
         except (ValueError, AttributeError) as error:  # ValueError: those of urllib, and of Unicode
             raise ConfigError(
-                f"url={url!r} is not a url ({error}): write it like http://127.0.0.1:8000"
+                f"url is {url!r}, which is not a URL ({error}): write it like http://127.0.0.1:8000"
             ) from None
         if scheme not in ("http", "https") or not host:
-            raise ConfigError(f"url={url!r} names no server: write it like http://127.0.0.1:8000")
+            raise ConfigError(
+                f"url is {url!r}, which does not name a server: write it like http://127.0.0.1:8000"
+            )
         named = parts.netloc.rpartition("@")[2]
         self.origin = f"{scheme}://{named}"
         self.path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -85,16 +87,21 @@ class Exchange:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers["authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
         self._timeout = timeout
-        self._largest = largest
+        self._max_reply = max_reply
         self._connect()
 
     def request(self, method: str, path: str, body: bytes | None = None) -> Reply:
-        """One exchange.
+        """One request.
+
+        Args:
+            method: "GET" or "POST".
+            path: path and query.
+            body: JSON, for POST.
 
         Raises:
-            ExchangeFailed: no complete answer came within the time, or it is too large.
+            RequestFailed: no complete reply arrived in time, or it is too large.
         """
-        if self._process != os.getpid():  # a forked child must not talk on its parent's connections
+        if self._process != os.getpid():  # a forked child must not use its parent's connections
             self._connect()
         deadline = time.monotonic() + self._timeout
         scheme, host, port = self._target
@@ -106,16 +113,16 @@ class Exchange:
             with self._pool.stream(
                 method, url, headers=list(headers.items()), content=body, extensions={"timeout": waits}
             ) as response:
-                for piece in response.iter_stream():
-                    received += piece
-                    if len(received) > self._largest:
-                        raise ExchangeFailed(
-                            f"the answer is larger than {self._largest:,} bytes", again=False
+                for chunk in response.iter_stream():
+                    received += chunk
+                    if len(received) > self._max_reply:
+                        raise RequestFailed(
+                            f"the reply is larger than {self._max_reply:,} bytes", retryable=False
                         )
         except httpcore.TimeoutException:
-            raise ExchangeFailed(f"no complete answer within {self._timeout:g} s") from None
+            raise RequestFailed(f"no complete reply within {self._timeout:g} s") from None
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise ExchangeFailed(str(error) or type(error).__name__) from None
+            raise RequestFailed(str(error) or type(error).__name__) from None
         return Reply(
             response.status,
             {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers},
@@ -124,12 +131,12 @@ class Exchange:
 
     def _connect(self) -> None:
         self._process = os.getpid()
-        # Kept in the child although unused: closing what it inherited is the parent's business.
+        # A child keeps the inherited pool unused: closing it would close the parent's connections.
         self._inherited = getattr(self, "_pool", None)
-        kept, seconds = _KEPT
+        idle, seconds = _IDLE
         self._pool = httpcore.ConnectionPool(
             max_connections=_CONNECTIONS,
-            max_keepalive_connections=kept,
+            max_keepalive_connections=idle,
             keepalive_expiry=seconds,
             network_backend=_Backend(),
         )
@@ -171,8 +178,8 @@ class _Stream(httpcore.NetworkStream):
         return self._inner.read(max_bytes, _left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), _PIECE):
-            self._inner.write(buffer[start : start + _PIECE], _left(timeout))
+        for start in range(0, len(buffer), _CHUNK):
+            self._inner.write(buffer[start : start + _CHUNK], _left(timeout))
 
     def start_tls(
         self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None

@@ -1,7 +1,7 @@
 """The documents of the de-facto `/retrieve` protocol (Search-R1's), read and written.
 
-A document is `{"id": …, "contents": "\\"Title\\"\\nText"}`. Servers in the wild also leave out the id, leave the title
-unquoted, or send `title` and `text` in fields of their own; all of that is read.
+A document is `{"id": …, "contents": "\\"Title\\"\\nText"}`. Existing servers also omit the id, leave the title
+unquoted, or send `title` and `text` as separate fields; all of these forms are read.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ["read_document", "read_hits", "split_contents", "write_document"]
 
 
 def split_contents(contents: str) -> tuple[str, str]:
-    """Title and text of "contents": the first line, without one pair of quotes, and the rest.
+    """Title and text of "contents": the first line without one pair of quotes, and the rest.
 
-    One line alone is a text without a title.
+    A single line is a text without a title.
     """
     title, newline, text = contents.partition("\n")
     if not newline:
@@ -34,7 +34,7 @@ def read_document(document: Mapping[str, Any]) -> tuple[str, str, str]:
     """Id, title and text of a document; without an id, a digest of the contents serves as one.
 
     Raises:
-        ValueError: there is no text in it, or a field is of another type; says what is wrong.
+        ValueError: it has no text, or a field has the wrong type; the message says which.
     """
     if isinstance(document.get("text"), str):
         title, text = document.get("title") or "", document["text"]
@@ -57,10 +57,10 @@ def read_document(document: Mapping[str, Any]) -> tuple[str, str, str]:
 def read_hits(row: Any, topk: int) -> list[Hit]:
     """The hits of one query in the server's order: `{"document": …, "score": …}`, or bare documents.
 
-    Where no score comes with them it is 1 / rank. No more than `topk` are taken.
+    A hit without a score gets 1 / rank. Hits beyond the first `topk` are ignored.
 
     Raises:
-        ValueError, TypeError, AttributeError, OverflowError: it is no list of hits.
+        ValueError: `row` is not a list of hits; likewise TypeError, AttributeError and OverflowError.
     """
     if not isinstance(row, list):
         raise ValueError(f"the hits of a query are {row!r:.60}, not a list")
@@ -76,13 +76,13 @@ def read_hits(row: Any, topk: int) -> list[Hit]:
 
 
 def _whole(text: str) -> str:
-    """The text; half a surrogate pair, which no tokenizer or file takes, becomes a question mark."""
+    """The text with each lone surrogate, which no tokenizer or file accepts, replaced by a question mark."""
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def write_document(hit: Hit) -> dict[str, Any]:
-    """The document of a hit, such that `read_document` gives back exactly its id, title and text."""
+    """The document of a hit, from which `read_document` restores exactly its id, title and text."""
     document = {"id": hit.id, "contents": f'"{hit.title}"\n{hit.text}'}
-    if "\n" in hit.title:  # contents cannot say where such a title ends
+    if "\n" in hit.title:  # "contents" cannot show where such a title ends
         document |= {"title": hit.title, "text": hit.text}
     return document

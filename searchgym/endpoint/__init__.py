@@ -1,1 +1,1 @@
-"""Whatever asks an OpenAI-compatible server: client, options, metering, stored answers."""
+"""Everything that sends requests to an OpenAI-compatible server: options, client, metering, stored replies."""

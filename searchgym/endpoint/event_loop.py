@@ -1,6 +1,6 @@
-"""One event loop per process, in a thread of its own, for judges that wait on a network.
+"""One event loop per process, in its own thread, for everything that waits for an endpoint.
 
-Synchronous callers hand it coroutines, from any thread, also from inside another running loop (a notebook).
+Synchronous callers pass it coroutines, from any thread, also while another loop is running (in a notebook).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="searchgym-judges", daemon=True).start()
+            threading.Thread(target=_loop.run_forever, name="searchgym-endpoint", daemon=True).start()
         return _loop
 
 
@@ -47,7 +47,7 @@ def _after_fork_in_child() -> None:
     global _lock, _loop
     _lock = threading.Lock()
     if _loop is not None:
-        # Its thread stayed in the parent. Kept, because closing it would reach into the parent's selector.
+        # Its thread stayed in the parent. Keep the loop: closing it would close the parent's selector.
         _inherited.append(_loop)
         _loop = None
 

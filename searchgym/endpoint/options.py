@@ -1,195 +1,273 @@
-"""The options of whatever asks a model behind an endpoint, checked: every mistake is one `ConfigError` before anything
-is sent. `owner` is who asks, as the message names it: "judge 'llm'", "agent 'api'"."""
+"""The options of everything that sends requests to an OpenAI-compatible endpoint: one declaration, checked at once.
+
+A mistake is one `ConfigError` before anything is sent.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
-import math
+import os
 import re
 from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from ..errors import ConfigError
+from ..checks import integer, number
+from ..errors import ConfigError, UnknownIdError
 from ..home import home
-from .client import EndpointSettings
 from .metering import Meter, Prices
 
-__all__ = [
-    "cache_directory",
-    "check_url",
-    "endpoint_settings",
-    "make_meter",
-    "positive_number",
-    "whole_number",
-]
+__all__ = ["EndpointOptions", "takes_endpoint_options"]
 
-_MOST_CONNECTIONS = 1000  # the client's pool holds no more
-_TAKEN = ("model", "messages", "stream", "n")
+_MAX_CONNECTIONS = 1000  # the size of the client's connection pool
+_RESERVED = ("model", "messages", "stream", "n")  # fields of a request that `extra_body` must not set
+_OPENAI = "https://api.openai.com/v1"
+_Class = TypeVar("_Class", bound=type)
 
 
-def endpoint_settings(
-    owner: str,
-    *,
-    model: Any,
-    base_url: Any,
-    api_key_env: Any,
-    concurrency: Any,
-    requests_per_minute: Any,
-    tokens_per_minute: Any,
-    timeout: Any,
-    retries: Any,
-    temperature: Any,
-    max_tokens: Any,
-    response_format: Any,
-    extra_body: Any,
-) -> EndpointSettings:
-    """Where to ask and how; see `LLMJudge` for the arguments."""
-    if not isinstance(model, str) or not model.strip():
-        raise _mistake(owner, "model", model, "give the name under which the endpoint knows it")
-    check_url(owner, base_url)
-    if api_key_env is not None and not (
-        isinstance(api_key_env, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", api_key_env)
-    ):
-        # The value is not shown: it may be the key itself.
-        raise ConfigError(
-            f"{owner}: api_key_env is not the name of an environment variable: put the key into a variable "
-            "and give that variable's name, never the key"
-        )
-    request: dict[str, Any] = {}
-    if temperature is not None:
-        request["temperature"] = _number(owner, "temperature", temperature, 0, 2)
-    if max_tokens is not None:
-        request["max_tokens"] = whole_number(owner, "max_tokens", max_tokens, 1)
-    if not isinstance(response_format, bool):
-        raise _mistake(owner, "response_format", response_format, "give true or false")
-    if response_format:
-        request["response_format"] = {"type": "json_object"}
-    if extra_body is not None:
-        request["extra_body"] = _checked_body(owner, extra_body)
-    return EndpointSettings(
-        owner=owner,
-        model=model,
-        base_url=base_url,
-        api_key_env=api_key_env,
-        concurrency=whole_number(owner, "concurrency", concurrency, 1, _MOST_CONNECTIONS),
-        requests_per_minute=_rate(owner, "requests_per_minute", requests_per_minute),
-        tokens_per_minute=_rate(owner, "tokens_per_minute", tokens_per_minute),
-        timeout=positive_number(owner, "timeout", timeout),
-        retries=whole_number(owner, "retries", retries, 0, 100),
-        request=request,
-        longest_reply=_longest_reply(request),
+def _option(default: Any, description: str) -> Any:
+    return field(default=default, metadata={"help": description})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointOptions:
+    """Where to send requests, how many, at what price, and where replies are kept.
+
+    `EndpointOptions.help()` gives the description of each option.
+
+    Args:
+        owner: the part that sends the requests, as errors name it: "judge 'llm'", "agent 'api'".
+
+    Raises:
+        ConfigError: an option has a value that cannot be used.
+    """
+
+    owner: str
+    model: str | None = _option(None, "The model's name at the endpoint. Required.")
+    base_url: str | None = _option(
+        None, "The address, usually ending in /v1; by default `OPENAI_BASE_URL`, else OpenAI's own."
+    )
+    api_key_env: str | None = _option(
+        "OPENAI_API_KEY",
+        "The name of the environment variable that holds the key; None for a server without keys.",
+    )
+    concurrency: int = _option(64, "Requests in flight at most, from 1 to 1000.")
+    requests_per_minute: float | None = _option(
+        None, "Requests per minute at most; None for no limit. The client's retries are not counted."
+    )
+    tokens_per_minute: float | None = _option(
+        None, "Tokens per minute at most, estimated from earlier requests; None for no limit."
+    )
+    timeout: float = _option(120.0, "Seconds for one attempt.")
+    retries: int = _option(
+        4, "Further attempts after a failed connection, a timeout, or status 408, 409, 429 or 5xx."
+    )
+    temperature: float | None = _option(
+        0.0, "The sampling temperature, from 0 to 2; None for models that do not take one."
+    )
+    max_tokens: int | None = _option(
+        1024, "Tokens of a reply at most; None for models that take `max_completion_tokens` in `extra_body`."
+    )
+    extra_body: dict[str, Any] | None = _option(None, "Further fields of the request.")
+    sample: int = _option(
+        0, "A number that is part of every cache key: another one asks for new replies instead of reading."
+    )
+    usd_per_million_input: float | None = _option(None, "Price in US dollars per million input tokens.")
+    usd_per_million_output: float | None = _option(None, "Price in US dollars per million output tokens.")
+    max_usd: float | None = _option(
+        None, "Budget in US dollars. A request that could exceed it is not sent. Needs both prices."
+    )
+    max_total_tokens: int | None = _option(
+        None, "Budget in tokens, input and output together. A request that could exceed it is not sent."
+    )
+    cache: bool | str = _option(
+        True, "True keeps replies under `SEARCHGYM_HOME`, a path keeps them there, False keeps none."
     )
 
+    @classmethod
+    def from_mapping(cls, owner: str, options: Mapping[str, Any]) -> EndpointOptions:
+        """The options by name.
 
-def make_meter(
-    settings: EndpointSettings,
-    usd_per_million_input: Any,
-    usd_per_million_output: Any,
-    max_usd: Any,
-    max_total_tokens: Any,
-) -> Meter:
-    """The counters, with the ceilings that were asked for."""
-    owner, prices = settings.owner, []
-    for name, value in (
-        ("usd_per_million_input", usd_per_million_input),
-        ("usd_per_million_output", usd_per_million_output),
-    ):
-        prices.append(0.0 if value is None else _number(owner, name, value, 0))
-    if max_usd is not None:
-        max_usd = positive_number(owner, "max_usd", max_usd)
-        if usd_per_million_input is None or usd_per_million_output is None:
+        Args:
+            owner: the part that sends the requests, as errors name it.
+            options: values by name; what is left out has its default.
+
+        Raises:
+            UnknownIdError: an unknown option; suggests the nearest one.
+            ConfigError: an option has a value that cannot be used.
+        """
+        known = [declared.name for declared in _declared()]
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            raise UnknownIdError(f"option of {owner}:", unknown[0], known)
+        return cls(owner=owner, **options)
+
+    @staticmethod
+    def help() -> dict[str, str]:
+        """The description of each option, by name."""
+        return {declared.name: declared.metadata["help"] for declared in _declared()}
+
+    def __post_init__(self) -> None:
+        owner = self.owner
+        if not isinstance(self.model, str) or not self.model.strip():
+            raise self._mistake("model", "give the name under which the endpoint knows it")
+        self._check_base_url()
+        name = self.api_key_env
+        if name is not None and not (isinstance(name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)):
+            # The value is not shown: it may be the key itself.
             raise ConfigError(
-                f"{owner}: max_usd={max_usd:g} needs prices: give usd_per_million_input and "
+                f"{owner}: api_key_env is not the name of an environment variable: put the key into a variable "
+                "and give that variable's name, never the key"
+            )
+        integer(f"{owner}: concurrency", self.concurrency, 1, _MAX_CONNECTIONS)
+        number(f"{owner}: timeout", self.timeout, above=0)
+        integer(f"{owner}: retries", self.retries, 0, 100)
+        integer(f"{owner}: sample", self.sample, 0)
+        for option in ("requests_per_minute", "tokens_per_minute", "max_usd"):
+            if getattr(self, option) is not None:
+                number(f"{owner}: {option}", getattr(self, option), above=0)
+        for option in ("usd_per_million_input", "usd_per_million_output"):
+            if getattr(self, option) is not None:
+                number(f"{owner}: {option}", getattr(self, option), 0)
+        for option in ("max_tokens", "max_total_tokens"):
+            if getattr(self, option) is not None:
+                integer(f"{owner}: {option}", getattr(self, option), 1)
+        if self.temperature is not None:
+            number(f"{owner}: temperature", self.temperature, 0, 2)
+        self._check_extra_body()
+        if not isinstance(self.cache, bool) and not (isinstance(self.cache, str) and self.cache.strip()):
+            raise self._mistake("cache", "give true, false or a directory")
+        self._check_budget()
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The sampling fields of a request."""
+        fields: dict[str, Any] = {}
+        if self.temperature is not None:
+            fields["temperature"] = float(self.temperature)
+        if self.max_tokens is not None:
+            fields["max_tokens"] = self.max_tokens
+        if self.extra_body is not None:
+            fields["extra_body"] = json.loads(json.dumps(self.extra_body))
+        return fields
+
+    @property
+    def longest_reply(self) -> int:
+        """Tokens of a reply at most, as far as the options limit it; 0 where they do not."""
+        body = self.extra_body or {}
+        limits = [self.max_tokens, body.get("max_tokens"), body.get("max_completion_tokens")]
+        return max([value for value in limits if type(value) is int], default=0)
+
+    @property
+    def address(self) -> str:
+        """The base URL: the option, else the variable that the client reads, else OpenAI's own."""
+        return (self.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI).rstrip("/")
+
+    @property
+    def key(self) -> str:
+        """The key, read from the environment.
+
+        Raises:
+            ConfigError: the variable is not set.
+        """
+        if self.api_key_env is None:
+            return "none"
+        key = os.environ.get(self.api_key_env, "")
+        if not key.strip():
+            raise ConfigError(
+                f"{self.owner}: the environment variable {self.api_key_env}, which should hold the key for "
+                f"{self.address}, is not set: export it, name another with api_key_env, or give "
+                "api_key_env=null for a server without keys"
+            )
+        return key.strip()
+
+    def meter(self) -> Meter:
+        """New counters with these prices and budgets."""
+        prices = Prices(float(self.usd_per_million_input or 0), float(self.usd_per_million_output or 0))
+        return Meter(prices, self.max_usd, self.max_total_tokens)
+
+    def directory(self, namespace: str) -> Path | None:
+        """Where replies are kept; None for nowhere.
+
+        Args:
+            namespace: the directory's name under `SEARCHGYM_HOME`, where `cache` is True.
+        """
+        if isinstance(self.cache, str):
+            return Path(self.cache).expanduser()
+        return home() / namespace if self.cache else None
+
+    def __str__(self) -> str:
+        return f"model {self.model!r} at {self.address}"
+
+    def _mistake(self, name: str, next_move: str) -> ConfigError:
+        return ConfigError(f"{self.owner}: {name} is {getattr(self, name)!r:.120}: {next_move}")
+
+    def _check_base_url(self) -> None:
+        url = self.base_url
+        if url is None:
+            return
+        try:
+            parts = urlsplit(url if isinstance(url, str) else "")
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            parts, usable = urlsplit(""), False
+        if "@" in parts.netloc:  # not shown: it may hold a password
+            raise ConfigError(
+                f"{self.owner}: base_url holds a user name or password: use api_key_env for secrets"
+            )
+        if not usable or parts.query or parts.fragment:
+            raise self._mistake("base_url", "give an address like http://localhost:8000/v1")
+
+    def _check_extra_body(self) -> None:
+        body = self.extra_body
+        if body is None:
+            return
+        next_move = 'give a JSON object of request fields, e.g. {"max_completion_tokens": 2048}'
+        if not isinstance(body, Mapping) or not all(isinstance(name, str) for name in body):
+            raise self._mistake("extra_body", next_move)
+        reserved = [name for name in _RESERVED if name in body]
+        if reserved:
+            raise self._mistake("extra_body", f"{reserved[0]!r} cannot be set there")
+        try:
+            json.dumps(dict(body), allow_nan=False)
+        except (TypeError, ValueError):
+            raise self._mistake("extra_body", next_move) from None
+
+    def _check_budget(self) -> None:
+        if self.max_usd is None and self.max_total_tokens is None:
+            return
+        if self.max_usd is not None and None in (self.usd_per_million_input, self.usd_per_million_output):
+            raise ConfigError(
+                f"{self.owner}: max_usd={self.max_usd:g} needs prices: give usd_per_million_input and "
                 "usd_per_million_output"
             )
-    if max_total_tokens is not None:
-        max_total_tokens = whole_number(owner, "max_total_tokens", max_total_tokens, 1)
-    if settings.longest_reply == 0 and (max_usd is not None or max_total_tokens is not None):
-        raise ConfigError(
-            f"{owner}: a budget needs a longest reply: give max_tokens, or max_completion_tokens in extra_body"
+        if self.longest_reply == 0:
+            raise ConfigError(
+                f"{self.owner}: a budget needs a limit on the reply: give max_tokens, or max_completion_tokens "
+                "in extra_body"
+            )
+
+
+def takes_endpoint_options(cls: _Class) -> _Class:
+    """Show the options of `EndpointOptions` in the signature of a class whose `__init__` takes `**endpoint`.
+
+    An option that the class declares itself, e.g. with another default, keeps that declaration.
+    """
+    own = list(inspect.signature(cls).parameters.values())[:-1]
+    shared = [
+        inspect.Parameter(
+            declared.name, inspect.Parameter.KEYWORD_ONLY, default=declared.default, annotation=declared.type
         )
-    return Meter(Prices(*prices), max_usd, max_total_tokens)
+        for declared in _declared()
+        if declared.name not in {parameter.name for parameter in own}
+    ]
+    cls.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    return cls
 
 
-def cache_directory(owner: str, cache: Any, usual: str) -> Path | None:
-    """Where replies are kept: in `usual` under the home, or in the directory given; None for nowhere."""
-    if cache is True:
-        return home() / usual
-    if cache is False:
-        return None
-    if isinstance(cache, str) and cache.strip():
-        return Path(cache).expanduser()
-    raise _mistake(owner, "cache", cache, "give true, false or a directory")
-
-
-def check_url(owner: str, url: Any) -> None:
-    """Refuse a base URL that cannot be one; None stands for the usual."""
-    if url is None:
-        return
-    move = "give an address like http://localhost:8000/v1"
-    try:
-        parts = urlsplit(url if isinstance(url, str) else "")
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        parts, usable = urlsplit(""), False
-    if "@" in parts.netloc:  # not shown: it may hold a password
-        raise ConfigError(
-            f"{owner}: base_url holds a user name or password: use api_key_env for what is secret"
-        )
-    if not usable or parts.query or parts.fragment:
-        raise _mistake(owner, "base_url", url, move)
-
-
-def _checked_body(owner: str, body: Any) -> dict[str, Any]:
-    move = 'give a JSON object of request fields, e.g. {"max_completion_tokens": 2048}'
-    if not isinstance(body, Mapping) or not all(isinstance(name, str) for name in body):
-        raise _mistake(owner, "extra_body", body, move)
-    taken = [name for name in _TAKEN if name in body]
-    if taken:
-        raise _mistake(owner, "extra_body", body, f"{taken[0]!r} is not yours to set")
-    try:
-        copied: dict[str, Any] = json.loads(json.dumps(dict(body), allow_nan=False))
-    except (TypeError, ValueError):
-        raise _mistake(owner, "extra_body", body, move) from None
-    return copied
-
-
-def _longest_reply(request: Mapping[str, Any]) -> int:
-    """Tokens a reply may take at most; 0 where nothing says."""
-    body = request.get("extra_body", {})
-    found = [request.get("max_tokens"), body.get("max_tokens"), body.get("max_completion_tokens")]
-    return max([value for value in found if type(value) is int], default=0)
-
-
-def _mistake(owner: str, name: str, value: object, move: str) -> ConfigError:
-    return ConfigError(f"{owner}: {name} is {value!r:.120}: {move}")
-
-
-def _number(owner: str, name: str, value: Any, least: float, most: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        bound = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-        raise _mistake(owner, name, value, f"give a number {bound}")
-    if math.isinf(value):
-        raise _mistake(owner, name, value, "give a finite number")
-    return float(value)
-
-
-def positive_number(owner: str, name: str, value: Any) -> float:
-    """The value, if it is such a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise _mistake(owner, name, value, "give a number above 0")
-    return float(value)
-
-
-def _rate(owner: str, name: str, value: Any) -> float | None:
-    return None if value is None else positive_number(owner, name, value)
-
-
-def whole_number(owner: str, name: str, value: Any, least: int, most: int | None = None) -> int:
-    """The value, if it is such a number."""
-    if type(value) is not int or value < least or (most is not None and value > most):
-        bound = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise _mistake(owner, name, value, f"give a whole number {bound}")
-    return value
+def _declared() -> list[Field[Any]]:
+    """The options; `owner` is not one."""
+    return [declared for declared in fields(EndpointOptions) if declared.default is not MISSING]

@@ -1,10 +1,11 @@
-"""Judgements kept between runs: bytes under 32-byte keys in one LMDB directory. Nothing is ever unpickled.
+"""Replies kept between runs: bytes under 32-byte keys in one LMDB directory. Nothing is ever unpickled.
 
-- `put` returns when the disk has it: kill -9 or a power cut later loses nothing that was put.
-- Processes share a directory; LMDB's lock file serialises their writes and nobody waits to read.
-- A process opens a directory once, however many judges use it (a rule of LMDB). A fork closes it; parent and child
-  open it again.
-- A directory that cannot be written, is full or damaged serves as far as it can; `problem` says what is wrong.
+- `put` returns when the value is on disk: a later kill -9 or power cut loses nothing that was put.
+- Processes share a directory; LMDB's lock file serialises their writes, and reads never wait.
+- A process opens a directory once, however many objects use it (LMDB requires that). A fork closes it; parent and
+  child open it again.
+- A directory that cannot be written, is full or is damaged is still read as far as possible; `problem` says what is
+  wrong.
 
 LMDB maps its file into memory, so the directory must lie on a local disk, not on a network share.
 """
@@ -21,14 +22,12 @@ import lmdb
 
 __all__ = ["Saver", "Store", "open_store"]
 
-_CAPACITY = (
-    16 * 2**30 if os.name == "posix" else 2**30
-)  # bytes; a limit, not space taken (but on Windows it is)
-_READERS = 1024  # processes and threads that may read at the same moment
+# Bytes. A limit, not disk space in use, except on Windows.
+_CAPACITY = 16 * 2**30 if os.name == "posix" else 2**30
+_READERS = 1024  # processes and threads that may read at the same time
 
-_lock = (
-    threading.RLock()
-)  # held while any store is opened, read or written, so that a fork finds them at rest
+# Held while any store is opened, read or written, so that no store is in use during a fork.
+_lock = threading.RLock()
 _stores: dict[str, Store] = {}
 
 
@@ -36,7 +35,7 @@ class Store:
     """See the module docstring. Made by `open_store`.
 
     Attributes:
-        problem: why nothing more is kept, or None.
+        problem: why nothing more is kept; None if there is no problem.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -47,32 +46,32 @@ class Store:
         self._open()
 
     def _open(self) -> lmdb.Environment | None:
-        """The environment, opened if need be; None where not even reading is possible."""
+        """The LMDB environment, opened if necessary; None if not even reading is possible."""
         if self._lmdb is None and not self._unreadable:
             try:
                 self._lmdb = self._open_to_write() if self.problem is None else self._open_to_read()
             except (OSError, lmdb.Error) as error:
                 self._unreadable = self.problem is not None
-                self.problem = self.problem or _words(error)
+                self.problem = self.problem or _reason(error)
                 return self._open()
         return self._lmdb
 
     def _open_to_write(self) -> lmdb.Environment:
         self.directory.mkdir(parents=True, exist_ok=True)
-        # metasync=False: one push to the disk per commit, not two; a power cut can undo the last commit of the
-        # machine, and never more than that.
+        # metasync=False: one flush to the disk per commit instead of two; a power cut can undo the last commit, and
+        # never more than that.
         opened = lmdb.open(
             str(self.directory), map_size=_CAPACITY, max_readers=_READERS, metasync=False, mode=0o600
         )
-        opened.reader_check()  # gives back the places of readers that were killed
+        opened.reader_check()  # frees the slots of readers that were killed
         return opened
 
     def _open_to_read(self) -> lmdb.Environment:
-        """What others kept can still be read, even where nothing can be written."""
+        """Entries of other processes can be read even where nothing can be written."""
         return lmdb.open(str(self.directory), create=False, readonly=True, lock=False)
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of keys, None where there is none, read as of one moment."""
+        """The values of some keys, read in one transaction; None for a key without a value."""
         with _lock:
             opened = self._open()
             if opened is None:
@@ -81,11 +80,11 @@ class Store:
                 with opened.begin() as transaction:
                     return [transaction.get(key) for key in keys]
             except lmdb.Error as error:
-                self.problem = _words(error)
+                self.problem = _reason(error)
                 return [None] * len(keys)
 
     def put(self, values: Mapping[bytes, bytes]) -> None:
-        """Keep values, all of them or, if that cannot be (see `problem`), none."""
+        """Keep values: all of them, or none if that fails (see `problem`)."""
         with _lock:
             opened = self._open()
             if opened is None or self.problem is not None:
@@ -95,17 +94,17 @@ class Store:
                     for key, value in values.items():
                         transaction.put(key, value)
             except (OSError, lmdb.Error) as error:
-                self.problem = _words(error)
+                self.problem = _reason(error)
 
     def close(self) -> None:
-        """Let go of the files; the next call opens them again."""
+        """Close the files; the next call opens them again."""
         if self._lmdb is not None:
             self._lmdb.close()
             self._lmdb = None
 
 
 class Saver:
-    """Puts values into a store from an event loop: what arrives during one commit shares the next."""
+    """Puts values into a store from an event loop: values that arrive during one commit share the next."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -114,7 +113,7 @@ class Saver:
         self._writing = asyncio.Lock()
 
     def put(self, key: bytes, value: bytes) -> asyncio.Task[None]:
-        """Begin to keep a value; the task is done when the disk has it."""
+        """Start to keep a value; the task is done when the value is on disk."""
         self._waiting[key] = value
         if self._next is None:
             self._next = asyncio.ensure_future(self._commit())
@@ -127,7 +126,7 @@ class Saver:
 
 
 def open_store(directory: Path) -> Store:
-    """The store of a directory, made if there is none; one object per process and directory."""
+    """The store of a directory, created if necessary; one object per process and directory."""
     name = os.path.realpath(directory)
     with _lock:
         store = _stores.get(name)
@@ -136,15 +135,15 @@ def open_store(directory: Path) -> Store:
         return store
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, lmdb.MapFullError):
         return f"it is full ({_CAPACITY // 2**30} GiB)"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _before_fork() -> None:
-    # A child must not touch what its parent has open: both open it again. The lock is held until then, so that
-    # no thread is reading or writing meanwhile.
+    # A child must not use the files its parent opened: both open them again. The lock is held until after the fork,
+    # so that no thread reads or writes in the meantime.
     _lock.acquire()
     for store in _stores.values():
         store.close()

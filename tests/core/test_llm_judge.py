@@ -174,8 +174,8 @@ def test_retry_after_is_waited_for(llm_stub: StubLLM, llm_options: dict[str, Any
         ("cut", r"broke the connection, 2 tries"),
         ("slow", r"no answer within timeout=0.2 s, 2 tries"),
         ("bad_request", r"answered 400 .*check response_format"),
-        ("html", r"something else than a chat completion.*usually ends in /v1"),
-        ("not_chat", r"something else than a chat completion"),
+        ("html", r"something other than a chat completion.*usually ends in /v1"),
+        ("not_chat", r"something other than a chat completion"),
     ],
 )
 def test_a_lasting_failure_is_an_error(
@@ -279,13 +279,13 @@ def test_the_address_may_come_from_the_environment(
         ({"response_format": "json"}, "response_format is 'json'"),
         ({"sample": -1}, "sample is -1"),
         ({"extra_body": ["x"]}, "extra_body is"),
-        ({"extra_body": {"model": "x"}}, "'model' is not yours to set"),
+        ({"extra_body": {"model": "x"}}, "'model' cannot be set"),
         ({"extra_body": {"x": float("nan")}}, "extra_body is"),
         ({"usd_per_million_input": -1}, "usd_per_million_input is -1"),
         ({"usd_per_million_input": float("inf")}, "give a finite number"),
         ({"max_usd": 1.0}, "needs prices"),
         ({"max_total_tokens": 0}, "max_total_tokens is 0"),
-        ({"max_total_tokens": 9, "max_tokens": None}, "a budget needs a longest reply"),
+        ({"max_total_tokens": 9, "max_tokens": None}, "a budget needs a limit"),
         ({"cache": 3}, "cache is 3: give true, false or a directory"),
     ],
 )

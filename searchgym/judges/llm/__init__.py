@@ -1,4 +1,4 @@
-"""A judge that asks a language model behind an OpenAI-compatible endpoint: prompt, replies, dispatch."""
+"""The judge `llm`, which asks a model behind an OpenAI-compatible endpoint: prompt, replies, dispatch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks one model about many prompts at once, and about one prompt a second time if the reply cannot be read."""
+"""Asks one model about many prompts at once, and a second time about a prompt whose reply cannot be read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...endpoint.client import Endpoint, RequestError
+from ...endpoint.cached import CachedEndpoint
+from ...endpoint.client import RequestError
 from ...endpoint.metering import Usage
 from ...errors import BudgetSpentError
 from .prompt import Prompt
@@ -21,31 +22,39 @@ Reader = Callable[[str, Prompt], tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What asking about one prompt came to.
+    """The result of asking about one prompt.
 
     Attributes:
         values: what the reader found; None if there is no judgement.
-        problem: why there is none.
-        usages: what each answered request took.
-        hopeless: nothing else will be answered either.
+        problem: why there is no judgement; "" if there is one.
+        usages: the tokens that each answered request took.
+        fatal: no other prompt will be answered either.
     """
 
     values: tuple[Any, ...] | None
     problem: str = ""
     usages: tuple[Usage, ...] = ()
-    hopeless: bool = False
+    fatal: bool = False
 
 
 async def ask_all(
-    endpoint: Endpoint,
+    endpoint: CachedEndpoint,
     prompts: Mapping[bytes, Prompt],
     read: Reader,
-    concurrency: int,
     answered: Callable[[bytes, Answer], None],
 ) -> dict[bytes, Answer]:
-    """Ask about each prompt, at most `concurrency` of them at once, and call `answered` with each as it is done.
+    """Ask about each prompt, at most `concurrency` (an endpoint option) of them at once.
 
-    After a hopeless answer nothing more is sent: what is left gets the same problem.
+    After a fatal answer nothing more is sent: the prompts that are left get the same problem.
+
+    Args:
+        endpoint: where to ask.
+        prompts: by key.
+        read: finds the judgement in a reply.
+        answered: called with key and answer as soon as a prompt is answered.
+
+    Returns:
+        The answers, by key.
     """
     answers: dict[bytes, Answer] = {}
     left = iter(prompts.items())
@@ -59,14 +68,14 @@ async def ask_all(
                 continue
             answer = answers[key] = await _ask(endpoint, prompt, read)
             answered(key, answer)
-            if answer.hopeless:
+            if answer.fatal:
                 stop = answer
 
-    await asyncio.gather(*[work() for _ in range(min(concurrency, len(prompts)))])
+    await asyncio.gather(*[work() for _ in range(min(endpoint.options.concurrency, len(prompts)))])
     return answers
 
 
-async def _ask(endpoint: Endpoint, prompt: Prompt, read: Reader) -> Answer:
+async def _ask(endpoint: CachedEndpoint, prompt: Prompt, read: Reader) -> Answer:
     messages = prompt.messages()
     usages: tuple[Usage, ...] = ()
     try:
@@ -79,8 +88,8 @@ async def _ask(endpoint: Endpoint, prompt: Prompt, read: Reader) -> Answer:
                 problem = "it was cut off at max_tokens" if reply.cut_off else str(error)
                 messages = prompt.repair(reply.text, problem)
     except BudgetSpentError as error:
-        return Answer(None, str(error), usages, hopeless=True)
+        return Answer(None, str(error), usages, fatal=True)
     except RequestError as error:
-        return Answer(None, str(error), usages, hopeless=error.hopeless)
+        return Answer(None, str(error), usages, fatal=error.fatal)
     began = " ".join(reply.text.split())[:80]
     return Answer(None, f"no verdict in two replies: {problem}; the second began {began!r}", usages)

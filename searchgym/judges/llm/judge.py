@@ -1,9 +1,10 @@
-"""The judge `llm`: any OpenAI-compatible endpoint judges rounds and grades answers.
+"""The judge `llm`: a model behind any OpenAI-compatible endpoint judges rounds and grades answers.
 
-The prompt stands in `judges.prompt`, the reader of replies in `judges.reading`. Here: the options, one question
-per distinct content, the cache, and what a failure becomes (an error with its reason, never a number).
+The prompt is in `prompt`, the reader of replies in `replies`. Here: the options, one question per distinct content,
+the cache, and what a failure becomes (an error with its reason, never a number).
 
-A judgement is cached under endpoint, model, prompt version, sampling settings, sample counter and content.
+The cache key of a judgement covers the endpoint, the model, the version of the prompt, the sampling fields, the option
+`sample` and the content.
 """
 
 from __future__ import annotations
@@ -11,19 +12,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
+from ...checks import boolean
 from ...endpoint import event_loop
-from ...endpoint.client import Endpoint, RequestError, dearest_usage
+from ...endpoint.cached import CachedEndpoint, digest
+from ...endpoint.client import RequestError
 from ...endpoint.metering import total
-from ...endpoint.options import cache_directory, endpoint_settings, make_meter, whole_number
-from ...endpoint.store import Saver, open_store
+from ...endpoint.options import EndpointOptions, takes_endpoint_options
 from ...errors import BudgetSpentError, ConfigError
 from ...question import Corpus, Question
 from ...scoring import exact_match
@@ -40,10 +40,11 @@ _Result = TypeVar("_Result", Verdict, Grade)
 _READY = [{"role": "user", "content": 'Reply with this JSON object and nothing else: {"ready": 1}'}]
 
 
+@takes_endpoint_options
 class LLMJudge:
     """Judges rounds and grades answers by asking a language model behind an OpenAI-compatible endpoint.
 
-    Safe to use from several threads, from inside a running event loop, and after a fork.
+    Safe to use from several threads, while an event loop is running, and after a fork.
     """
 
     name = "llm"
@@ -52,120 +53,67 @@ class LLMJudge:
         self,
         corpus: Corpus | None = None,
         *,
-        model: str | None = None,
-        base_url: str | None = None,
-        api_key_env: str | None = "OPENAI_API_KEY",
-        concurrency: int = 64,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-        timeout: float = 120.0,
-        retries: int = 4,
-        temperature: float | None = 0.0,
-        max_tokens: int | None = 2048,
         response_format: bool = True,
-        extra_body: dict[str, Any] | None = None,
-        sample: int = 0,
-        usd_per_million_input: float | None = None,
-        usd_per_million_output: float | None = None,
-        max_usd: float | None = None,
-        max_total_tokens: int | None = None,
-        cache: bool | str = True,
+        max_tokens: int | None = 2048,
+        **endpoint: Any,
     ) -> None:
-        """Take the options; nothing is sent and no key is read before `check`, `judge` or `grade`.
+        """Take the options. Nothing is sent and no key is read before `check`, `judge` or `grade`.
 
         Args:
-            corpus: not used; the trace holds what the judge may know.
-            model: the model's name at the endpoint. Required.
-            base_url: the address, usually ending in /v1; by default `OPENAI_BASE_URL`, else OpenAI's.
-            api_key_env: name of the environment variable that holds the key; None for a server without keys.
-            concurrency: requests in flight at most.
-            requests_per_minute, tokens_per_minute: rates to stay under; None for no limit. First tries count,
-                the client's retries do not.
-            timeout: seconds for one try.
-            retries: more tries after a failed connection, a timeout, 408, 409, 429 or 5xx.
-            temperature: sent as it is; None for models that take none.
-            max_tokens: the longest reply; None for models that want `max_completion_tokens` in `extra_body`.
+            corpus: not used; the trace holds everything the judge may know.
             response_format: ask the server for a JSON object; False for servers that refuse the field.
-            extra_body: more fields of the request, e.g. {"chat_template_kwargs": {"enable_thinking": false}}.
-            sample: a counter; judges that differ in it ask and remember separately.
-            usd_per_million_input, usd_per_million_output: prices, for `usd` in costs.
-            max_usd, max_total_tokens: ceilings of this object, never passed as far as the endpoint counts.
-            cache: True keeps judgements under the home, a path keeps them there, False keeps none.
+            max_tokens: tokens of a reply at most; None for models that take `max_completion_tokens` in `extra_body`.
+            **endpoint: the options of `EndpointOptions`. `model` is required.
 
         Raises:
-            ConfigError: an option that cannot be used.
+            UnknownIdError: an unknown option.
+            ConfigError: an option has a value that cannot be used.
         """
         del corpus
-        self._settings = endpoint_settings(
-            _OWNER,
-            model=model,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            concurrency=concurrency,
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-            timeout=timeout,
-            retries=retries,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            response_format=response_format,
-            extra_body=extra_body,
-        )
-        self._meter = make_meter(
-            self._settings, usd_per_million_input, usd_per_million_output, max_usd, max_total_tokens
-        )
-        self._directory = cache_directory(_OWNER, cache, "judgements")
-        self._cache_chosen = isinstance(cache, str)
-        self._key = self._cache_key(whole_number(_OWNER, "sample", sample, 0))
-        self._sessions: dict[int, _Session] = {}  # by process: a child has its own event loop and sockets
-        weakref.finalize(self, _hang_up, self._sessions).atexit = False
+        options = EndpointOptions.from_mapping(_OWNER, {"max_tokens": max_tokens, **endpoint})
+        json_object = {"response_format": {"type": "json_object"}}
+        asked = boolean(f"{_OWNER}: response_format", response_format)
+        self._endpoint = CachedEndpoint(options, "judgements", json_object if asked else None)
+        # 32 bytes that name everything a judgement depends on, apart from what is judged.
+        self._key = digest([PROMPT_VERSION, *self._endpoint.identity, options.sample])
         self._checked = False
         self._lock = threading.Lock()
         self._counts = {"cached": 0, "repairs": 0, "errors": 0}
-        self._told: set[str] = set()
-
-    def _cache_key(self, sample: int) -> bytes:
-        """32 bytes that stand for all that a judgement depends on, beside what is judged."""
-        settings = self._settings
-        parts = [PROMPT_VERSION, settings.address, settings.model, dict(settings.request), sample]
-        return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=32).digest()
+        self._logged: set[str] = set()
 
     @property
     def stats(self) -> dict[str, float]:
-        """What this object did: calls, input_tokens, output_tokens, usd, cached, repairs, errors."""
-        return {**self._meter.counts, **self._counts}
+        """Totals of this object: calls, input_tokens, output_tokens, usd, cached, repairs, errors."""
+        return {**self._endpoint.meter.counts, **self._counts}
 
     @property
     def in_flight(self) -> int:
-        """Requests under way now, those that wait for a rate limit included."""
-        session = self._sessions.get(os.getpid())
-        return session.endpoint.in_flight if session is not None else 0
+        """Requests under way, those that wait for a rate limit included."""
+        return self._endpoint.in_flight
 
     def check(self) -> None:
-        """Find out whether judging can work: one tiny request, and only until one succeeded.
+        """Find out whether judging can work: one tiny request, unless an earlier one succeeded.
 
         Raises:
-            ConfigError: no key, no such model, nobody there, the budget is spent, or the cache directory that
-                was asked for cannot be used.
+            ConfigError: no key, an unknown model, no server, the budget is spent, or the directory given as `cache`
+                cannot be used.
         """
-        _ = self._settings.key
-        if self._cache_chosen and (problem := self._store_problem()):
-            raise ConfigError(f"judge 'llm': cache {str(self._directory)!r} cannot be used: {problem}")
-        refusal = self._meter.refused or self._meter.refusal(dearest_usage(_READY, self._settings))
-        if refusal:
-            raise ConfigError(f"judge 'llm': {refusal}: raise the ceiling, or open the judge anew")
+        options = self._endpoint.options
+        _ = options.key
+        self._endpoint.check_store()
+        problem = self._endpoint.budget_error(_READY)
+        if problem:
+            raise ConfigError(f"{_OWNER}: {problem}: raise the ceiling, or open the judge anew")
         if self._checked:
             return
         try:
-            event_loop.run(self._try())
+            event_loop.run(self._endpoint.ask(_READY, retries=min(1, options.retries)))
         except (RequestError, BudgetSpentError) as error:
-            raise ConfigError(f"judge 'llm': {error}") from None
+            raise ConfigError(f"{_OWNER}: {error}") from None
         self._checked = True
 
-    async def _try(self) -> None:
-        await self._session().endpoint.ask(_READY, retries=min(1, self._settings.retries))
-
     def judge(self, traces: Sequence[Trace]) -> list[Verdict]:
+        """Judge the last round of each trace; see `searchgym.judges.Judge.judge`."""
         prompts = [round_prompt(trace) for trace in traces]
         results = iter(self._results([p for p in prompts if p is not None], _ROUNDS))
         return [
@@ -174,8 +122,10 @@ class LLMJudge:
         ]
 
     def grade(self, questions: Sequence[Question], answers: Sequence[str]) -> list[Grade]:
-        """Whether answers say the same as the gold ones. Without a request, an empty answer is wrong and one
-        that matches exactly (the score EM) is right."""
+        """Whether answers say the same as the gold answers.
+
+        Without a request, an empty answer is wrong and one that matches exactly (the score EM) is right.
+        """
         pairs = list(zip(questions, answers, strict=True))
         plain = [_plain_grade(question, answer) for question, answer in pairs]
         prompts = [grade_prompt(*pair) for pair, grade in zip(pairs, plain, strict=True) if grade is None]
@@ -193,7 +143,7 @@ class LLMJudge:
         if missing:
             answers = event_loop.run(self._ask(missing, kind.read))
             results.update({key: self._result(answer, kind) for key, answer in answers.items()})
-            self._tell(answers.values())
+            self._log_problems(answers.values())
         if len(distinct) == len(keys):
             return list(map(results.__getitem__, keys))
         listed = []
@@ -203,11 +153,9 @@ class LLMJudge:
         return listed
 
     def _kept(self, keys: list[bytes], kind: _Kind[_Result]) -> dict[bytes, _Result]:
-        """What is in the cache."""
+        """The results that are in the cache."""
         results: dict[bytes, _Result] = {}
-        if self._directory is None or not keys:
-            return results
-        for key, value in zip(keys, open_store(self._directory).get(keys), strict=True):
+        for key, value in zip(keys, self._endpoint.kept(keys) if keys else (), strict=True):
             if value is not None:
                 try:
                     results[key] = kind.ok(json.loads(value), _free())
@@ -216,18 +164,18 @@ class LLMJudge:
         return results
 
     async def _ask(self, missing: dict[bytes, Prompt], read: Reader) -> dict[bytes, Answer]:
-        """Ask about each; a judgement is on its way to the disk as soon as it is there."""
-        try:
-            session = self._session()
-        except ConfigError as error:  # no key
-            return dict.fromkeys(missing, Answer(None, str(error), hopeless=True))
-        saving: set[asyncio.Task[None]] = set()
+        """Ask about each prompt; a judgement is on its way to the disk as soon as it has arrived."""
+        saving: list[asyncio.Task[None]] = []
 
         def answered(key: bytes, answer: Answer) -> None:
-            if answer.values is not None and session.saver is not None:
-                saving.add(session.saver.put(key, json.dumps(answer.values).encode()))
+            if answer.values is not None and (task := self._endpoint.keep(key, answer.values)) is not None:
+                saving.append(task)
 
-        answers = await ask_all(session.endpoint, missing, read, self._settings.concurrency, answered)
+        try:
+            self._endpoint.connect()
+        except ConfigError as error:  # no key
+            return dict.fromkeys(missing, Answer(None, str(error), fatal=True))
+        answers = await ask_all(self._endpoint, missing, read, answered)
         if saving:
             await asyncio.wait(saving)
         return answers
@@ -238,7 +186,7 @@ class LLMJudge:
             "calls": float(len(answer.usages)),
             "input_tokens": float(used.input_tokens),
             "output_tokens": float(used.output_tokens),
-            "usd": self._meter.prices.usd(used),
+            "usd": self._endpoint.meter.prices.usd(used),
         }
         with self._lock:
             self._counts["repairs"] += max(0, len(answer.usages) - 1)
@@ -247,36 +195,24 @@ class LLMJudge:
             return kind.error(answer.problem, cost)
         return kind.ok(answer.values, cost)
 
-    def _session(self) -> _Session:
-        """What belongs to this process; called on the background loop only."""
-        session = self._sessions.get(os.getpid())
-        if session is None:
-            self._meter.forget_reservations()
-            store = open_store(self._directory) if self._directory is not None else None
-            session = _Session(Endpoint(self._settings, self._meter), Saver(store) if store else None)
-            self._sessions[os.getpid()] = session
-        return session
+    def _log_problems(self, answers: Iterable[Answer]) -> None:
+        """Log that judging stopped, and that judgements are not kept."""
+        self._log_once("stopped", next((answer.problem for answer in answers if answer.fatal), ""))
+        problem = self._endpoint.store_problem
+        self._log_once("unkept", problem and f"judgements are not kept: {problem}")
 
-    def _store_problem(self) -> str | None:
-        return open_store(self._directory).problem if self._directory is not None else None
-
-    def _tell(self, answers: Iterable[Answer]) -> None:
-        """Log, once each, that judging stopped, and that judgements are not kept."""
-        stopped = next((answer.problem for answer in answers if answer.hopeless), None)
-        problem = self._store_problem()
-        unkept = problem and f"judgements are not kept: {self._directory} cannot be used: {problem}"
-        for kind, message in (("stopped", stopped), ("unkept", unkept)):
-            with self._lock:
-                fresh = bool(message) and kind not in self._told
-                if fresh:
-                    self._told.add(kind)
-            if fresh:
-                _log.warning("judge 'llm': %s", message)
+    def _log_once(self, kind: str, message: str) -> None:
+        with self._lock:
+            new = bool(message) and kind not in self._logged
+            if new:
+                self._logged.add(kind)
+        if new:
+            _log.warning("%s: %s", _OWNER, message)
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind(Generic[_Result]):
-    """How a reply or a kept value becomes a verdict or a grade."""
+    """How a reply or a stored value becomes a verdict or a grade."""
 
     read: Reader
     ok: Callable[[Sequence[Any], dict[str, float]], _Result]
@@ -289,25 +225,12 @@ _ROUNDS = _Kind(
 _ANSWERS = _Kind(read_grade, lambda found, cost: Grade.ok(found[0], str(found[1]), cost), Grade.error)
 
 
-@dataclass(frozen=True, slots=True)
-class _Session:
-    endpoint: Endpoint
-    saver: Saver | None
-
-
-def _hang_up(sessions: dict[int, _Session]) -> None:
-    """Close the connections of a judge that nobody holds any more, on the loop that they belong to."""
-    session = sessions.get(os.getpid())
-    if session is not None:
-        event_loop.run_later(session.endpoint.close())
-
-
 def _free() -> dict[str, float]:
     return {"calls": 0.0}
 
 
 def _plain_grade(question: Question, answer: str) -> Grade | None:
-    """The grade of an answer that needs no reading."""
+    """The grade of an answer for which no model is needed; None for any other."""
     if not answer.strip():
         return Grade.ok(0.0, "no answer", _free())
     if exact_match(answer, question.answers):

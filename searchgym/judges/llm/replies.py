@@ -1,8 +1,8 @@
 """Reads a model's reply: only a JSON object with the prompt's own code and with numbers in range is a verdict.
 
-Accepted around it: prose, a code fence, other JSON, thoughts written first; of several valid objects the last
-counts. Never accepted: another or no code, a missing number, a number outside [0, 1], true, "1", NaN, a key
-given twice, an object inside another one, JSON that is only nearly JSON.
+Around it, prose, a code fence, other JSON and thoughts are accepted; of several valid objects the last counts. Never
+accepted: another code or none, a missing number, a number outside [0, 1], true, "1", NaN, a duplicate key, an object
+inside another one, invalid JSON.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from .prompt import Prompt
 
 __all__ = ["UnreadableReplyError", "read_grade", "read_verdict"]
 
-_LONGEST = 50_000  # characters of a reply that are looked at, from its end
+_LONGEST = 50_000  # characters of a reply that are read, counted from its end
 
 
 class UnreadableReplyError(ValueError):
-    """A reply that holds no verdict. The message says why, and is put to the model when it is asked again."""
+    """A reply without a verdict. The message says why; the model sees it when it is asked again."""
 
 
 def read_verdict(reply: str, prompt: Prompt) -> tuple[float, float, str]:
     """(utility, reasoning, analysis) from the reply to a prompt of `round_prompt`.
 
-    The utility of an answer round is 0 whatever the reply says: it retrieved nothing.
+    The utility of an answer round is always 0, as it retrieved nothing.
 
     Raises:
-        UnreadableReplyError: the reply holds no verdict.
+        UnreadableReplyError: the reply has no verdict.
     """
     found = _last(reply, prompt.code, ("reasoning", "utility"))
     return 0.0 if prompt.task == "answer" else found["utility"], found["reasoning"], found["analysis"]
@@ -38,14 +38,14 @@ def read_grade(reply: str, prompt: Prompt) -> tuple[float, str]:
     """(score, analysis) from the reply to a prompt of `grade_prompt`.
 
     Raises:
-        UnreadableReplyError: the reply holds no grade.
+        UnreadableReplyError: the reply has no grade.
     """
     found = _last(reply, prompt.code, ("correct",))
     return found["correct"], found["analysis"]
 
 
 def _last(reply: str, code: str, numbers: tuple[str, ...]) -> dict[str, Any]:
-    """The last object of the reply that is a verdict; what kept the last candidate from being one, else."""
+    """The last object of the reply that is a verdict; raises the fault of the last candidate if there is none."""
     problem = "it holds no JSON object"
     verdict: dict[str, Any] | None = None
     for value in _objects(reply[-_LONGEST:]):
@@ -96,7 +96,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no
 
 
 def _objects(text: str) -> Iterator[dict[str, Any] | None]:
-    """The outermost JSON objects of a text, in order; None for one that must not be used."""
+    """The outermost JSON objects of a text, in order; None for one that is refused."""
     position = text.find("{")
     while position >= 0:
         try:

@@ -1,0 +1,87 @@
+"""Files that are complete or absent: atomic replacement, durability (fsync), lock files."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import filelock
+
+__all__ = ["lock_file", "replacing", "sync", "write_bytes", "write_text"]
+
+
+@contextmanager
+def replacing(path: Path, *, alone: bool = False, durable: bool = True) -> Iterator[Path]:
+    """A temporary path next to `path` for the block to write; renamed to `path` when the block ends without error.
+
+    Args:
+        path: the file to create or replace.
+        alone: no other process writes this file at the same time, e.g. because the caller holds a lock. The
+            temporary file then has a fixed name, `.<name>.tmp`, so that the next writer overwrites what a killed
+            one left. Otherwise its name is unique.
+        durable: push the content and the new name to the disk before returning, so that they survive a power cut.
+
+    Raises:
+        OSError: the file cannot be written. It is then as it was before.
+    """
+    unique = "" if alone else f".{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}{unique}.tmp")
+    try:
+        yield temporary
+        if durable:
+            sync(temporary)
+        os.replace(temporary, path)
+        if durable:
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes, *, alone: bool = False, durable: bool = True) -> None:
+    """Write a file in one step; the arguments are those of `replacing`."""
+    with replacing(path, alone=alone, durable=durable) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str, *, alone: bool = False, durable: bool = True) -> None:
+    """Write a UTF-8 file in one step, line ends as they are; the arguments are those of `replacing`."""
+    write_bytes(path, content.encode("utf-8"), alone=alone, durable=durable)
+
+
+def sync(path: Path) -> None:
+    """Push the content of a file, or the names in a directory, to the disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no directories; there a rename is durable enough
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def lock_file(path: Path, *, wait: bool = False, mode: int = 0o644) -> filelock.BaseFileLock:
+    """Take a lock file, which and whose directory are created if necessary. Release it with `release()`.
+
+    The operating system releases the lock when the process ends, however it ends.
+
+    Args:
+        path: the lock file.
+        wait: wait for a process that holds the lock.
+        mode: permissions of a new lock file.
+
+    Raises:
+        filelock.Timeout: another process holds the lock, and `wait` is False.
+        OSError: the directory cannot be written.
+    """
+    import filelock  # not at the top: it imports asyncio, which the first episode does not need
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path, timeout=-1 if wait else 0, mode=mode)
+    lock.acquire()
+    return lock
