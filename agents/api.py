@@ -29,13 +29,14 @@ from searchgym.checks import boolean
 from searchgym.dialects import ToolsDialect
 from searchgym.episode import StopReason
 from searchgym.errors import BudgetSpentError, ConfigError, MissingExtraError
+from searchgym.signatures import takes_options
 
 try:
     from searchgym.endpoint import event_loop
     from searchgym.endpoint.cached import CachedEndpoint, digest
     from searchgym.endpoint.client import Reply, RequestError, ToolCall
     from searchgym.endpoint.metering import Usage
-    from searchgym.endpoint.options import EndpointOptions, takes_endpoint_options
+    from searchgym.endpoint.options import EndpointOptions
 except ModuleNotFoundError as missing:
     raise MissingExtraError("agent 'api'", missing.name or "openai", "api") from missing
 
@@ -60,7 +61,7 @@ class _Chat:
     open_calls: tuple[ToolCall, ...] = ()
 
 
-@takes_endpoint_options
+@takes_options(EndpointOptions)
 class APIAgent(Agent):
     """Acts by asking a language model behind an OpenAI-compatible chat endpoint.
 

@@ -35,6 +35,7 @@ from typing import Any
 from searchgym.checks import number
 from searchgym.errors import ConfigError, EngineError, MissingExtraError
 from searchgym.retries import Backoff, is_transient
+from searchgym.signatures import check_known, takes_options
 
 from .vllm import Request, Sampled, VLLMSlots, write_weights
 
@@ -46,7 +47,7 @@ try:
 except ModuleNotFoundError as missing:
     raise MissingExtraError("engine 'vllm-server'", missing.name or "openai", "api") from missing
 
-__all__ = ["VLLMServerEngine"]
+__all__ = ["ServerOptions", "VLLMServerEngine"]
 
 _log = logging.getLogger(__name__)
 _OWNER = "engine 'vllm-server'"
@@ -85,12 +86,11 @@ class _Client:
     installing: asyncio.Lock
 
 
-class VLLMServerEngine(VLLMSlots):
-    """Samples actions on a vLLM server; see the module docstring.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Where the server is, and how long to wait for it.
 
-    Args:
-        max_new_tokens: tokens of one action at most.
-        max_context: tokens of one episode at most.
+    Attributes:
         base_url: the server's address, ending in /v1.
         served_model: the model's name there; None for the one that it serves.
         api_key_env: the name of the environment variable with the server's key; None for a server without keys.
@@ -98,36 +98,50 @@ class VLLMServerEngine(VLLMSlots):
         patience: seconds for which a request is repeated if the server does not answer.
         concurrency: requests in flight at most, from 1 to 1000.
         sync_dir: a directory that server and trainer can both read; None for this machine's temporary directory.
+    """
+
+    base_url: str = "http://localhost:8000/v1"
+    served_model: str | None = None
+    api_key_env: str | None = None
+    timeout: float = 600.0
+    patience: float = 60.0
+    concurrency: int = 256
+    sync_dir: str | None = None
+
+    def endpoint(self) -> EndpointOptions:
+        """The address, the key and the limits, checked; raises `ConfigError`."""
+        number(f"{_OWNER}: patience", self.patience, above=0)
+        return EndpointOptions(
+            owner=_OWNER,
+            model="any" if self.served_model is None else self.served_model,
+            base_url=self.base_url,
+            api_key_env=self.api_key_env,
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+        )
+
+
+@takes_options(ServerOptions)
+class VLLMServerEngine(VLLMSlots):
+    """Samples actions on a vLLM server; see the module docstring.
+
+    Args:
+        max_new_tokens: tokens of one action at most.
+        max_context: tokens of one episode at most.
+        **server: the options of `ServerOptions`.
 
     Raises:
+        UnknownIdError: an unknown option.
         ConfigError: no server answers, it serves another model, or it does not return token ids and log-probabilities.
     """
 
-    def __init__(
-        self,
-        *,
-        max_new_tokens: int,
-        max_context: int,
-        base_url: str = "http://localhost:8000/v1",
-        served_model: str | None = None,
-        api_key_env: str | None = None,
-        timeout: float = 600.0,
-        patience: float = 60.0,
-        concurrency: int = 256,
-        sync_dir: str | None = None,
-    ) -> None:
+    def __init__(self, *, max_new_tokens: int, max_context: int, **server: Any) -> None:
         super().__init__(max_new_tokens, max_context)
-        self._options = EndpointOptions(
-            owner=_OWNER,
-            model="any" if served_model is None else served_model,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            concurrency=concurrency,
-            timeout=timeout,
-        )
+        check_known(_OWNER, ServerOptions, server)
+        options = ServerOptions(**server)
+        self._options = options.endpoint()
         self._url, self._key = self._options.address, self._options.key
-        self._patience = number(f"{_OWNER}: patience", patience, above=0)
-        self._sync_dir = sync_dir
+        self._patience, self._sync_dir = options.patience, options.sync_dir
         self._clients: dict[int, _Client] = {}  # by process
         self._run = secrets.token_hex(4)
         self._installed: _Installed | None = None
@@ -135,7 +149,7 @@ class VLLMServerEngine(VLLMSlots):
         self._unsure = False  # whether the server may have lost the installed weights
         self._down = False  # whether it used up all patience and has not answered since then
         self._model = ""
-        event_loop.run(self._connect(served_model))
+        event_loop.run(self._connect(options.served_model))
 
     def sync(self, model: Any, version: int) -> None:
         """Sample from these weights from now on.

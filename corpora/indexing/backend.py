@@ -74,7 +74,9 @@ class IndexBackend(ABC):
 
     @abstractmethod
     def settings(self, *args: Any, **options: Any) -> dict[str, Any]:
-        """The options, checked, with every default filled in: JSON values that `settings` takes again.
+        """The options, checked, with every default filled in: JSON values, recorded with the index.
+
+        `recorded_settings` turns them into options again.
 
         Subclasses declare their options as keyword arguments. Raises `ConfigError`.
         """
@@ -103,6 +105,10 @@ class IndexBackend(ABC):
         """`settings(**options)`, with an unknown option refused by name."""
         settings: dict[str, Any] = call_factory("retriever", self.name, self.settings, (), dict(options))
         return settings
+
+    def recorded_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What was recorded with an index, as the options that `settings` takes."""
+        return dict(settings)
 
     def __call__(self, corpus: Corpus, **options: Any) -> Retriever:
         """The index of a corpus: built at the first call, opened from the cache after that.
@@ -229,7 +235,7 @@ def _compare(
 ) -> tuple[dict[str, Any], list[str]]:
     """The settings of a built index, and the parts of its key that are others here and now."""
     try:
-        settings = backend.checked(facts["settings"])
+        settings = backend.checked(backend.recorded_settings(facts["settings"]))
     except ConfigError as error:
         return {}, [f"version: {error}"]
     ours = backend.key(corpus, settings)

@@ -1,6 +1,6 @@
-"""A collection of Milvus that holds the rows of a corpus: connected to, filled, checked, searched.
+"""A Milvus collection with the rows of a corpus: connecting, filling, checking, searching.
 
-See `milvus.py` for what a row holds. Every failure of the server comes out as `RetrievalError`.
+`index.py` describes a row. Every failure of the server is raised as `RetrievalError`.
 """
 
 from __future__ import annotations
@@ -28,28 +28,34 @@ from ..indexing.cache import digest, home
 __all__ = ["FILE_SUFFIX", "Collection", "dimension"]
 
 FILE_SUFFIX = ".db"
-"""How the URI of an embedded server's file ends."""
+"""The end of a milvus-lite file's name."""
 
-_BATCH = 1000  # rows in one request; four megabytes at 1,024 numbers a vector
-_LOOKED_AT = 64  # rows of a full collection that are checked when it is opened
-_NOT_LOADED = 101  # an error of Milvus: the server was started anew, or somebody released the collection
-_NO_TERM = 0  # the dimension of passages without any term, as Milvus takes no empty vectors; no query has it
+_BATCH = 1000  # rows per request; four megabytes at 1,024 components per vector
+_SAMPLE = 64  # rows of a full collection that are checked when it is opened
+_NOT_LOADED = 101  # error code of Milvus: the server was restarted, or a client released the collection
+_NO_TERM = 0  # the dimension of passages without terms, as Milvus accepts no empty vectors; no query has it
 
 
 class Collection:
-    """A connection, and behind it the rows of a corpus, which are there once this is made.
+    """A connection to the collection of a corpus. Creating it fills the collection if necessary.
 
     Args:
-        corpus: whose rows.
-        key: what fixes them, as JSON values: k1 (None: no `sparse`), b, exact, and more.
-        encoder: of `dense`; None: no such field.
-        uri: of a server, or a file; None for a file among the caches.
-        name: of the collection; None for one made of the key.
-        timeout: seconds a request may take.
+        corpus: the passages.
+        key: what determines the rows, as JSON values: k1 (None for no field `sparse`), b, exact, and more.
+        encoder: of the field `dense`; None for no such field.
+        uri: of a server, or a file; None for a file in the cache.
+        name: of the collection; None for one derived from the key.
+        timeout: seconds for one request.
 
     Attributes:
-        groups: which passages each row stands for.
+        groups: the passages of each row.
         client: the `MilvusClient`.
+
+    Raises:
+        ConfigError: the URI cannot be used, or another process has the file open.
+        IndexMismatchError: the collection exists, and was made from another corpus or with other settings.
+        RetrievalError: the server cannot be reached or fails.
+        MissingExtraError: pymilvus or milvus-lite is not installed.
     """
 
     def __init__(
@@ -68,28 +74,39 @@ class Collection:
         self._timeout = timeout
         self._process = os.getpid()
         self._pymilvus = _load_pymilvus()
-        self._rpc_error: type[Exception] = importlib.import_module(
-            "grpc"
-        ).RpcError  # sometimes passed through
+        # pymilvus does not wrap all errors of gRPC.
+        self._rpc_error: type[Exception] = importlib.import_module("grpc").RpcError
         self.client = self._connect()
         with shown_progress() as progress:
             self.groups = cached_groups(corpus, progress)
             self._fill(progress)
 
-    def search(self, field: str, data: list[Any], count: int) -> list[list[tuple[float, int]]]:
-        """(score, row) pairs for each query, best first."""
+    def search(self, field: str, vectors: list[Any], count: int) -> list[list[tuple[float, int]]]:
+        """Search for the rows with the greatest inner products.
+
+        Args:
+            field: "sparse" or "dense".
+            vectors: one per query.
+            count: rows per query.
+
+        Returns:
+            (score, row) pairs for each query, best first.
+
+        Raises:
+            RetrievalError: the server did not answer or answered with an error, or this process was forked.
+        """
         if os.getpid() != self._process:
             raise RetrievalError(
                 f"Milvus at {self.uri} was opened before this process was forked, and gRPC does not survive that: "
                 'start workers with the method "spawn", or open the retriever in the worker'
             )
-        if self._local and field == "dense" and len(data) > 1:
-            # It multiplies matrices, whose sums depend on the size of the batch; a request costs it next to nothing.
-            return [self.search(field, [one], count)[0] for one in data]
-        # An exact index takes no parameters; a graph must keep more candidates than it is asked for.
+        if self._local and field == "dense" and len(vectors) > 1:
+            # milvus-lite multiplies matrices, whose sums depend on the size of the batch; a request costs very little.
+            return [self.search(field, [vector], count)[0] for vector in vectors]
+        # An exact index takes no parameters; a graph must keep more candidates than are requested.
         graph = field == "dense" and not self.key["exact"]
-        asked: dict[str, Any] = {
-            "data": data,
+        request: dict[str, Any] = {
+            "data": vectors,
             "anns_field": field,
             "limit": count,
             "search_params": {"metric_type": "IP", "params": {"ef": max(128, count)} if graph else {}},
@@ -98,37 +115,39 @@ class Collection:
         }
         with self._failures():
             try:
-                found = self.client.search(self.name, **asked)
+                found = self.client.search(self.name, **request)
             except self._pymilvus.MilvusException as error:
                 if error.code != _NOT_LOADED:
                     raise
                 self.client.load_collection(self.name, timeout=self._timeout)
-                found = self.client.search(self.name, **asked)
+                found = self.client.search(self.name, **request)
             results = [[(float(hit["distance"]), int(hit["row"])) for hit in hits] for hits in found]
-        if len(results) != len(data):
-            raise RetrievalError(f"Milvus at {self.uri} gave {len(results)} results for {len(data)} queries")
+        if len(results) != len(vectors):
+            raise RetrievalError(
+                f"Milvus at {self.uri} gave {len(results)} results for {len(vectors)} queries"
+            )
         return results
 
     def _connect(self) -> Any:
         if self._local:
             _need_milvus_lite()
             Path(self.uri).parent.mkdir(parents=True, exist_ok=True)
-        # A token in a specification would end up in episode records: it comes from the environment.
+        # The token comes from the environment: in a specification it would end up in episode records.
         token = os.environ.get("MILVUS_TOKEN", "")
         try:
             return self._pymilvus.MilvusClient(self.uri, token=token, timeout=self._timeout)
         except self._pymilvus.exceptions.ConnectionConfigException as error:
             if not self._local:
-                raise ConfigError(f"uri={self.uri!r}: {_reason(error)}") from error
+                raise ConfigError(f"uri is {self.uri!r}: {_reason(error)}") from error
             raise ConfigError(
                 f"the Milvus file {self.uri} cannot be opened: another process has it open, or it is damaged. "
-                "One process at a time can use such a file: close the other, give another uri, or run a server"
+                "Only one process at a time can use such a file: close the other, give another uri, or run a server"
             ) from error
-        except Exception as error:  # of pymilvus, of gRPC, or of the embedded server
+        except Exception as error:  # from pymilvus, gRPC or milvus-lite
             raise RetrievalError(f"Milvus at {self.uri} cannot be reached: {_reason(error)}") from error
 
     def _fill(self, progress: Progress) -> None:
-        """Create the collection, insert what is not in it yet, and check what is."""
+        """Create the collection, insert the rows that are missing, and check the others."""
         total = len(self.groups)
         with self._failures():
             there = self.client.has_collection(self.name, timeout=self._timeout)
@@ -139,9 +158,9 @@ class Collection:
                 self.client.load_collection(self.name, timeout=self._timeout)
             counted = self._count() if there else 0
         if counted > total:
-            raise self._mismatch(f"it has {counted:,} rows, and the corpus {total:,} distinct passages")
+            raise self._mismatch(f"it has {counted:,} rows, but the corpus has {total:,} distinct passages")
         if counted == total:
-            self._check(np.unique(np.linspace(0, total - 1, _LOOKED_AT).astype(np.int64)).tolist())
+            self._check(np.unique(np.linspace(0, total - 1, _SAMPLE).astype(np.int64)).tolist())
             return
         vectors = cached_vectors(self.corpus, self.encoder, progress) if self.encoder is not None else None
         bm25 = (
@@ -155,7 +174,7 @@ class Collection:
             if not counted or not self._check(batch):
                 rows = self._rows(batch, bm25, vectors)
                 with self._failures():
-                    # Not `insert`: of a batch that was under way when an earlier call was killed, some may be there.
+                    # Not `insert`: a part of the batch may be there, if an earlier call was killed while it was sent.
                     self.client.upsert(self.name, rows, timeout=self._timeout)
             progress("insert", batch.stop, total)
         with self._failures():
@@ -165,7 +184,7 @@ class Collection:
         if counted != total or not whole:
             raise RetrievalError(
                 f"Milvus at {self.uri} has {counted:,} rows in collection {self.name!r} after {total:,} were inserted"
-                f"{'' if whole else ', and not all of those'}: drop the collection, and open the retriever again"
+                f"{'' if whole else ', and some are missing'}: drop the collection, and open the retriever again"
             )
 
     def _rows(self, batch: range, bm25: BM25 | None, vectors: Vectors | None) -> list[dict[str, Any]]:
@@ -181,7 +200,7 @@ class Collection:
         return rows
 
     def _check(self, rows: range | list[int]) -> bool:
-        """Whether all of these rows are there; raises `IndexMismatchError` when one of them is not ours."""
+        """Whether all of these rows are there; raises `IndexMismatchError` if one of them belongs to another corpus."""
         wanted = f"row >= {rows.start} and row < {rows.stop}" if isinstance(rows, range) else f"row in {rows}"
         with self._failures():
             found = self.client.query(
@@ -215,8 +234,8 @@ class Collection:
 
     def _mismatch(self, why: str) -> IndexMismatchError:
         return IndexMismatchError(
-            f"collection {self.name!r} of Milvus at {self.uri} was not made of {self.corpus.name!r} with these "
-            f"settings: {why}. Name another collection, or drop this one to have it made anew"
+            f"collection {self.name!r} of Milvus at {self.uri} was not made from {self.corpus.name!r} with these "
+            f"settings: {why}. Name another collection, or drop this one to create it again"
         )
 
     def _create(self, numbers: int | None) -> None:
@@ -249,13 +268,13 @@ class Collection:
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        # The last: gRPC on a channel that is closed.
+        # ValueError: gRPC on a closed channel.
         except (self._pymilvus.MilvusException, self._rpc_error, OSError, ValueError) as error:
             raise RetrievalError(f"Milvus at {self.uri}: {_reason(error)}") from error
 
 
 def dimension(term: str) -> int:
-    """The dimension of a term in sparse vectors, from 1 to 2^32 - 2, the last that Milvus takes."""
+    """The dimension of a term in sparse vectors, from 1 to 2^32 - 2, the last one that Milvus accepts."""
     number = int.from_bytes(hashlib.blake2b(term.encode(), digest_size=8).digest(), "big")
     return number % (2**32 - 2) + 1
 

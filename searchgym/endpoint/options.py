@@ -5,27 +5,26 @@ A mistake is one `ConfigError` before anything is sent.
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..checks import integer, number
-from ..errors import ConfigError, UnknownIdError
+from ..errors import ConfigError
 from ..home import home
+from ..signatures import check_known, declared_options
 from .metering import Meter, Prices
 
-__all__ = ["EndpointOptions", "takes_endpoint_options"]
+__all__ = ["EndpointOptions"]
 
 _MAX_CONNECTIONS = 1000  # the size of the client's connection pool
 _RESERVED = ("model", "messages", "stream", "n")  # fields of a request that `extra_body` must not set
 _OPENAI = "https://api.openai.com/v1"
-_Class = TypeVar("_Class", bound=type)
 
 
 def _option(default: Any, description: str) -> Any:
@@ -99,16 +98,13 @@ class EndpointOptions:
             UnknownIdError: an unknown option; suggests the nearest one.
             ConfigError: an option has a value that cannot be used.
         """
-        known = [declared.name for declared in _declared()]
-        unknown = [name for name in options if name not in known]
-        if unknown:
-            raise UnknownIdError(f"option of {owner}:", unknown[0], known)
+        check_known(owner, cls, dict(options))
         return cls(owner=owner, **options)
 
     @staticmethod
     def help() -> dict[str, str]:
         """The description of each option, by name."""
-        return {declared.name: declared.metadata["help"] for declared in _declared()}
+        return {declared.name: declared.metadata["help"] for declared in declared_options(EndpointOptions)}
 
     def __post_init__(self) -> None:
         owner = self.owner
@@ -249,25 +245,3 @@ class EndpointOptions:
                 f"{self.owner}: a budget needs a limit on the reply: give max_tokens, or max_completion_tokens "
                 "in extra_body"
             )
-
-
-def takes_endpoint_options(cls: _Class) -> _Class:
-    """Show the options of `EndpointOptions` in the signature of a class whose `__init__` takes `**endpoint`.
-
-    An option that the class declares itself, e.g. with another default, keeps that declaration.
-    """
-    own = list(inspect.signature(cls).parameters.values())[:-1]
-    shared = [
-        inspect.Parameter(
-            declared.name, inspect.Parameter.KEYWORD_ONLY, default=declared.default, annotation=declared.type
-        )
-        for declared in _declared()
-        if declared.name not in {parameter.name for parameter in own}
-    ]
-    cls.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-    return cls
-
-
-def _declared() -> list[Field[Any]]:
-    """The options; `owner` is not one."""
-    return [declared for declared in fields(EndpointOptions) if declared.default is not MISSING]

@@ -95,7 +95,7 @@ def test_so_it_does_over_a_world(small_world: Any, model: str) -> None:
 
 @pytest.mark.parametrize("options", [{"kind": "flat"}, {"kind": "ivf", "nlist": 8, "nprobe": 3}], ids=str)
 def test_threads_change_nothing(large_corpus: Any, model: str, options: dict[str, Any]) -> None:
-    one, two = (DENSE_BACKEND(large_corpus, encoder=model, threads=n, **options) for n in (1, 2))
+    one, two = (DENSE_BACKEND(large_corpus, encoder={"name": model, "threads": n}, **options) for n in (1, 2))
     queries = [p.text for p in large_corpus.passages[1:4]]
     for k in (3, 400):
         assert two.search(queries, k) == one.search(queries, k)
@@ -234,22 +234,25 @@ def test_a_models_own_prompts_come_before_its_name_and_options_before_both(tmp_p
     path = str(write_encoder(tmp_path / "e5-base", prompts={"query": "ask: ", "document": "doc: "}))
     own = Encoder.find(path)
     assert (own.query_prefix, own.passage_prefix) == ("ask: ", "doc: ")
-    chosen = Encoder.find(path, query_prefix="", passage_prefix="P ")
+    chosen = Encoder.find({"name": path, "query_prefix": "", "passage_prefix": "P "})
     assert (chosen.query_prefix, chosen.passage_prefix) == ("", "P ")
     assert chosen.identity != own.identity
 
 
 def test_prefixes_are_put_before_the_text(model: str) -> None:
-    plain, prefixed = Encoder.find(model), Encoder.find(model, query_prefix="ask: ", passage_prefix="tell: ")
+    plain, prefixed = (
+        Encoder.find(model),
+        Encoder.find({"name": model, "query_prefix": "ask: ", "passage_prefix": "tell: "}),
+    )
     assert (prefixed.encode_query("a river") == plain.encode_query("ask: a river")).all()
     assert (prefixed.encode_passages(["a river"]) == plain.encode_passages(["tell: a river"])).all()
     assert (prefixed.encode_query("a river") != plain.encode_query("a river")).any()
 
 
 def test_options_of_the_encoder_take_effect(model: str) -> None:
-    short = Encoder.find(model, max_length=6)
+    short = Encoder.find({"name": model, "max_length": 6})
     assert (short.encode_query("abcdefghij") == short.encode_query("abcdxyz")).all()
-    half = Encoder.find(model, dtype="bfloat16").encode_query("a river")
+    half = Encoder.find({"name": model, "dtype": "bfloat16"}).encode_query("a river")
     full = Encoder.find(model).encode_query("a river")
     assert half.dtype == full.dtype == np.float32
     assert half @ full > 0.98
@@ -272,17 +275,19 @@ def test_torchs_thread_count_is_left_as_it_was(model: str) -> None:
     ("options", "said"),
     [
         ({"encoder": "no/such/place"}, "neither a directory nor a repository id"),
-        ({"encoder": 3}, "give 'minilm', a directory"),
-        ({"dtype": "int8"}, "dtype='int8': use one of float32"),
-        ({"max_length": 0}, "max_length=0"),
-        ({"threads": "two"}, "threads='two'"),
-        ({"query_prefix": 3}, "query_prefix=3"),
-        ({"kind": "pq"}, "kind='pq': use one of auto, flat"),
-        ({"nprobe": 0}, "nprobe=0"),
-        ({"nlist": -1}, "nlist=-1"),
-        ({"vector_ids": "number"}, "vector_ids goes with vectors"),
+        ({"encoder": 3}, "encoder is 3"),
+        ({"encoder": {"name": ""}}, "give 'minilm', a directory"),
+        ({"encoder": {"dtype": "int8"}}, "dtype is 'int8': use one of float32"),
+        ({"encoder": {"max_length": 0}}, "max_length is 0"),
+        ({"encoder": {"threads": "two"}}, "threads is 'two'"),
+        ({"encoder": {"query_prefix": 3}}, "query_prefix is 3"),
+        ({"encoder": {"treads": 1}}, "Did you mean 'threads'"),
+        ({"kind": "pq"}, "kind is 'pq': use one of auto, flat"),
+        ({"nprobe": 0}, "nprobe is 0"),
+        ({"nlist": -1}, "nlist is -1"),
+        ({"vector_ids": "number"}, "vector_ids needs vectors"),
         ({"vectors": "nowhere.npy"}, "is not a file"),
-        ({"revision": "main"}, "only a model of the hub has one"),
+        ({"encoder": {"revision": "main"}}, "only a model of the hub has revisions"),
     ],
     ids=str,
 )
@@ -307,11 +312,11 @@ def test_what_is_not_installed_is_named(
         with monkeypatch.context() as patch:
             patch.setitem(__import__("sys").modules, module, None)
             with pytest.raises(MissingExtraError, match=rf"'{module}': pip install \"searchgym\[dense\]\""):
-                DENSE_BACKEND(small_corpus, encoder=model, max_length=50)
+                DENSE_BACKEND(small_corpus, encoder={"name": model, "max_length": 50})
 
 
 def test_a_broken_model_is_refused_before_any_work(small_corpus: Any, model: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no model"):
+    with pytest.raises(ConfigError, match="a directory without a model"):
         DENSE_BACKEND(small_corpus, encoder=str(tmp_path))
     broken = tmp_path / "broken"
     shutil.copytree(model, broken)
@@ -338,7 +343,9 @@ def test_a_model_of_the_hub_is_taken_from_its_cache(
     assert locate_encoder("intfloat/e5-tiny", commit)[1] == identity
     index = DENSE_BACKEND(small_corpus, encoder="intfloat/e5-tiny")
     assert (index.encoder.query_prefix, index.encoder.passage_prefix) == ("query: ", "passage: ")
-    with pytest.raises(ConfigError, match="'intfloat/e5-none' is no directory, and cannot be had"):
+    with pytest.raises(
+        ConfigError, match="'intfloat/e5-none' is not a directory and could not be downloaded"
+    ):
         DENSE_BACKEND(small_corpus, encoder="intfloat/e5-none")
 
 

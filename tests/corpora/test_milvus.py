@@ -370,15 +370,15 @@ def test_a_short_or_failed_answer_is_a_failure(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"mode": "sparse"}, "mode='sparse': use one of bm25, dense, hybrid"),
-        ({"k1": -1}, "k1=-1: use a number from 0 to 1000"),
-        ({"b": 2}, "b=2: use a number from 0 to 1"),
-        ({"timeout": 0}, "timeout=0"),
+        ({"mode": "sparse"}, "mode is 'sparse': use one of bm25, dense, hybrid"),
+        ({"k1": -1}, "k1 is -1: give a number from 0 to 1000"),
+        ({"b": 2}, "b is 2: give a number from 0 to 1"),
+        ({"timeout": 0}, "timeout is 0"),
         ({"uri": "localhost"}, "give a server like 'http://localhost:19530', or a file"),
-        ({"uri": "ftp://localhost:1"}, "uri: ftp://localhost:1 is illegal"),
-        ({"collection": "my-own"}, "collection='my-own': use letters, digits and underscores"),
+        ({"uri": "ftp://localhost:1"}, "uri is 'ftp"),
+        ({"collection": "my-own"}, "collection is 'my-own'"),
         ({"mode": "dense", "encoder": "no/such/place"}, "neither a directory nor a repository id"),
-        ({"mode": "hybrid", "dtype": "int8"}, "dtype='int8'"),
+        ({"mode": "hybrid", "encoder": {"dtype": "int8"}}, "dtype is 'int8'"),
     ],
     ids=str,
 )

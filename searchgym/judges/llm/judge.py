@@ -23,10 +23,11 @@ from ...endpoint import event_loop
 from ...endpoint.cached import CachedEndpoint, digest
 from ...endpoint.client import RequestError
 from ...endpoint.metering import total
-from ...endpoint.options import EndpointOptions, takes_endpoint_options
+from ...endpoint.options import EndpointOptions
 from ...errors import BudgetSpentError, ConfigError
 from ...question import Corpus, Question
 from ...scoring import exact_match
+from ...signatures import takes_options
 from ..protocol import Grade, Trace, Verdict
 from .dispatch import Answer, Reader, ask_all
 from .prompt import PROMPT_VERSION, Prompt, grade_prompt, round_prompt
@@ -40,7 +41,7 @@ _Result = TypeVar("_Result", Verdict, Grade)
 _READY = [{"role": "user", "content": 'Reply with this JSON object and nothing else: {"ready": 1}'}]
 
 
-@takes_endpoint_options
+@takes_options(EndpointOptions)
 class LLMJudge:
     """Judges rounds and grades answers by asking a language model behind an OpenAI-compatible endpoint.
 
