@@ -181,10 +181,10 @@ def test_bad_queries(small_corpus: Any) -> None:
         ({"shuffle": True}, "shuffle=True"),
     ],
 )
-def test_bad_settings(small_corpus: Any, home: Path, agent_context: dict[str, Any], message: str) -> None:
+def test_bad_settings(small_corpus: Any, home: Path, setting: dict[str, Any], message: str) -> None:
     for make in (BM25.build, open_bm25):
         with pytest.raises(ConfigError, match=message):
-            make(small_corpus, **agent_context)
+            make(small_corpus, **setting)
     assert not home.exists()
 
 

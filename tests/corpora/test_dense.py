@@ -372,16 +372,17 @@ def test_a_failing_encoder_is_a_failure_of_retrieval(
 
 
 def test_a_query_is_encoded_once(small_corpus: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense, "_CACHED_QUERIES", 4)
     index = DENSE_BACKEND(small_corpus, encoder=model)
-    asked: list[str] = []
+    encoded: list[str] = []
     encode = Encoder.encode_query
-    monkeypatch.setattr(Encoder, "encode_query", lambda self, q: (asked.append(q), encode(self, q))[1])
-    monkeypatch.setattr(dense, "_KNOWN_QUERIES", 2)
+    monkeypatch.setattr(Encoder, "encode_query", lambda self, q: (encoded.append(q), encode(self, q))[1])
     index.search(["a", "b", "a"], 3)
     index.search(["b"], 5)
-    assert asked == ["a", "b"]
-    index.search(["c", "b", "a"], 5)  # c drives a out, b was used since
-    assert asked == ["a", "b", "c", "a"]
+    assert encoded == ["a", "b"]
+    index.search(["c", "b", "d"], 5)
+    index.search(["b", "a"], 5)  # b was used after a, which is no longer kept
+    assert encoded == ["a", "b", "c", "d", "a"]
 
 
 # Building: kills, room, identity
@@ -567,7 +568,7 @@ def test_an_index_of_published_vectors_opens_without_their_file(
         (lambda: np.zeros((77, DIMENSION), np.int8), None, "is an array of int8"),
         (lambda: np.array([{}]), None, "cannot be read"),
         (lambda: faiss.IndexFlatL2(DIMENSION), None, "is a IndexFlatL2: give a flat index by inner product"),
-        (lambda: np.zeros((77, 16), np.float32), None, "vectors of 16 numbers, encoder .* gives 32"),
+        (lambda: np.zeros((77, 16), np.float32), None, "vectors of 16 components, encoder .* gives 32"),
     ],
 )
 def test_published_vectors_that_do_not_fit_are_refused(

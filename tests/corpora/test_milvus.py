@@ -172,6 +172,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from list_corpus import ListCorpus
 from searchgym.corpora.milvus import collection as milvus_collection
+from searchgym.corpora.milvus.index import open_milvus
 milvus_collection._BATCH = 10
 upsert = milvus_collection._load_pymilvus().MilvusClient.upsert
 calls = 0
@@ -183,7 +184,7 @@ def killing(*args, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return upsert(*args, **options)
 milvus_collection._load_pymilvus().MilvusClient.upsert = killing
-milvus.open_milvus(ListCorpus(f"word{i} of passage {i}" for i in range(60)), uri=sys.argv[2])
+open_milvus(ListCorpus(f"word{i} of passage {i}" for i in range(60)), uri=sys.argv[2])
 """
 
 
@@ -223,7 +224,7 @@ def test_a_server_that_loses_rows_is_noticed(
     upsert = client.upsert
     monkeypatch.setattr(client, "upsert", lambda self, name, rows, **o: upsert(self, name, rows[1:], **o))
     with pytest.raises(
-        RetrievalError, match=r"has 4 rows in collection .* after 5 were inserted, and not all"
+        RetrievalError, match=r"has 4 rows in collection .* after 5 were inserted, and some are missing"
     ):
         open_file(make_corpus([f"word{i}" for i in range(5)]))
 
@@ -238,10 +239,12 @@ def test_a_collection_of_something_else_is_refused(
     for corpus, options, why in (
         (make_corpus([*texts, "one more"]), {}, r"row \d+ is another passage, or has other vectors"),
         (make_corpus([*texts[:10], "another", *texts[11:]]), {}, r"row \d+ is another passage"),
-        (make_corpus(texts[:5]), {}, "it has 33 rows, and the corpus 5 distinct passages"),
+        (make_corpus(texts[:5]), {}, "it has 33 rows, but the corpus 5 distinct passages"),
         (small_corpus, {"b": 0.75}, "row 0 is another passage, or has other vectors"),
     ):
-        with pytest.raises(IndexMismatchError, match=f"'mine' of Milvus at .* was not made of 'list'.*{why}"):
+        with pytest.raises(
+            IndexMismatchError, match=f"'mine' of Milvus at .* was not made from 'list'.*{why}"
+        ):
             open_file(corpus, collection="mine", **options)
     client = first._collection.client
     client.create_collection("theirs", dimension=4)
@@ -326,7 +329,7 @@ except ConfigError as error:
     command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path / "milvus.db")]
     said = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     assert "milvus.db cannot be opened: another process has it open" in said
-    assert "One process at a time can use such a file" in said
+    assert "one process at a time can use such a file" in said
 
 
 def test_what_is_no_milvus_server_cannot_be_reached(small_corpus: Any) -> None:
