@@ -1,21 +1,21 @@
-"""Embedded BM25: the default retriever. No server, no Java; one directory of memory-mapped files.
+"""Embedded BM25, the default retriever: no server and no Java, only a directory of memory-mapped files.
 
 Score of passage d for query q (Robertson & Zaragoza 2009, as Lucene computes it; tf counts term t in d):
 
     score(q, d) = sum over t in q of  ln(1 + (N - df_t + 0.5) / (df_t + 0.5))
                                       * tf(t, d) / (tf(t, d) + k1 * (1 - b + b * |d| / avgdl))
 
-As in Lucene, |d| is rounded down to one of 256 lengths (exact up to 40 words); a word counts at most 255 times in a
-passage. What is promised beyond the formula:
+As in Lucene, |d| is rounded down to one of 256 lengths (exact up to 40 words), and a word counts at most 255 times in a
+passage. Beyond the formula, the following is promised:
 
-1. Hits come by falling score, equal scores by id, and this holds across the cut at k too.
-2. A passage without any word of the query is not a hit, so there may be fewer than k.
-3. A query is searched alone or in any batch with the same result, byte for byte, and by numpy or compiled by numba
-   with the same result too: both sum the terms in the same order.
+1. Hits are ordered by falling score, equal scores by id, also across the cut at k.
+2. A passage without any word of the query is not a hit, so that there may be fewer than k hits.
+3. A query has the same result alone and in any batch, byte for byte, and the same result with numpy and with numba:
+   both sum the terms in the same order.
 
-The table is written by `build`; `compiled` is the search for large corpora, brought in by `loader`.
-The library bm25s, on which this began, is a reference in the tests: it needs all postings in memory to build (4.4 GB
-for a million passages), reads all postings of every query word, and leaves equal scores in arbitrary order.
+`build` writes the table; `compiled` is the search for large corpora, loaded by `loader`. The tests compare with the
+library bm25s. It is not used here because it needs all postings in memory to build (4.4 GB for a million passages),
+reads all postings of every query word, and returns equal scores in arbitrary order.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.errors import ConfigError
+from searchgym.checks import integer, number
+from searchgym.lru import LRUCache
 from searchgym.question import Corpus, Passage
 from searchgym.retriever import Hit, SearchResult
 
@@ -47,18 +48,18 @@ from .build import MOST, build_table, estimate_table, parts_table
 __all__ = ["BM25", "BM25_BACKEND", "MAX_QUERY_TERMS", "open_bm25"]
 
 MAX_QUERY_TERMS = 1024
-"""Distinct known words of a query that are used, the first ones (Lucene's clause limit): bounds the work."""
+"""The number of distinct known words of a query that are used, the first ones (Lucene's clause limit)."""
 
 _FORMAT = 2
-# What is kept at hand; a table that is full starts afresh.
-_KNOWN_WORDS = 100_000
-_KNOWN_PASSAGES = 50_000  # a corpus may compute or decode a passage each time it is asked
-_KNOWN_SCORES = 4_000_000  # scores of (word, passage) pairs that numpy's search computed, 12 bytes each
-_COMPILED_FROM = 50_000  # passages from which numba is worth its start
+# Capacities of the caches.
+_CACHED_WORDS = 200_000
+_CACHED_PASSAGES = 100_000  # a corpus may compute or decode a passage on each access
+_CACHED_GAINS = 4_000_000  # gains of (term, passage) pairs in the numpy search, 12 bytes each
+_COMPILED_FROM = 50_000  # passages from which compiling with numba pays
 
 
 class _Table(NamedTuple):
-    """What `bm25_build.build_table` wrote. Term t owns `starts[t]:starts[t + 1]` of positions and counts."""
+    """What `build_table` wrote. Term t owns `starts[t]:starts[t + 1]` of `positions` and `counts`."""
 
     positions: NDArray[np.int32]
     counts: NDArray[np.uint8]
@@ -71,17 +72,20 @@ class _Table(NamedTuple):
 
 
 class _Term(NamedTuple):
-    """A term of the index, as searching needs it."""
+    """A term of the index, as the search needs it."""
 
     number: int
     start: int
     end: int
     idf: float
-    bound: float  # the most that a passage gains by it
+    bound: float  # the largest gain of a passage
 
 
 _QueryTerm = tuple[float, int, int, _Term]
-"""Minus what a passage gains by it at most, its number, how often the query has it, itself: sorts as it is summed."""
+"""(-bound * times, number, times, term): sorts in the order in which gains are summed."""
+
+_Gains = tuple[NDArray[np.int32], NDArray[np.float64]]
+"""The positions of the passages with a term, and what the term adds to the score of each."""
 
 _Found = tuple[NDArray[Any], NDArray[np.float64]]
 """The positions of the best passages and their scores, in order."""
@@ -90,8 +94,8 @@ _Found = tuple[NDArray[Any], NDArray[np.float64]]
 class BM25:
     """A BM25 index over the passages of a corpus; implements `searchgym.Retriever`.
 
-    Made by `open_bm25` (cached on disk), `open_index` (a directory of its own) or `BM25.build` (in memory). Titles
-    are searched with the texts. Searching takes no locks and may be done from many threads and after a fork.
+    Created by `open_bm25` (cached on disk), `open_index` (its own directory) or `BM25.build` (in memory). Titles are
+    searched with the texts. Searching takes no locks and works from many threads and after a fork.
 
     Attributes:
         name: "bm25".
@@ -113,26 +117,26 @@ class BM25:
         self._directory = directory
         average = table.facts["words"] / self._count
         self._parts = parts_table(settings["k1"], settings["b"], average)
-        self._words: dict[str, _Term | None] = {}
-        self._scored: dict[int, tuple[NDArray[np.int32], NDArray[np.float64]]] = {}
-        self._scored_size = 0
-        self._seen: dict[int, Passage] = {}
+        # Read as `cache[key]` within try: on the hot path that costs as little as a dict.
+        self._words = LRUCache[str, _Term | None](_CACHED_WORDS)
+        self._gains = LRUCache[int, _Gains](_CACHED_GAINS, lambda _, gains: len(gains[1]))
+        self._cached_passages = LRUCache[int, Passage](_CACHED_PASSAGES)
 
     @classmethod
     def build(cls, corpus: Corpus, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> BM25:
-        """Index a corpus, and keep the index in memory only.
+        """Build an index in memory.
 
         Args:
             corpus: its passages must be ordered by id.
             k1: how slowly repeated words saturate, 0 to 1000.
             b: how much long passages are penalised, 0 to 1.
-            shuffle: a control, not a feature. The seed of a fixed rearrangement after which every passage
-                is returned in place of another: the index answers as fluently as ever, and wrongly. An
-                agent that still does well did not read what it retrieved.
+            shuffle: a control experiment: the seed of a fixed permutation after which every passage is returned in
+                place of another. The results look plausible and are wrong; an agent that still answers well did not
+                use what it retrieved.
 
         Raises:
             ConfigError: a setting out of range.
-            CorpusError: the corpus is empty, holds no words, or is not sorted by id.
+            CorpusError: the corpus is empty, has no words, or is not sorted by id.
         """
         settings = _check_settings(k1, b, shuffle)
         with tempfile.TemporaryDirectory(prefix="searchgym-") as directory:
@@ -142,8 +146,8 @@ class BM25:
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """Search a batch; see `searchgym.Retriever.search`.
 
-        Any string is a query. One without any word of the corpus has the empty result. Repeated words count
-        as often as they occur; of a very long query the first `MAX_QUERY_TERMS` distinct terms are used.
+        Any string is a query. One without any word of the corpus has the empty result. Repeated words count as often
+        as they occur; of a very long query, only the first `MAX_QUERY_TERMS` distinct terms are used.
 
         Raises:
             ConfigError: k is not a whole number >= 1, or `queries` is not a sequence of strings.
@@ -152,6 +156,7 @@ class BM25:
         large = self._count >= _COMPILED_FROM
         best = self._best_compiled if large and loader.ready() else self._best
         results: list[SearchResult] = []
+        cached, passages = self._cached_passages, self._passages
         for query in check_queries(queries):
             terms = self._query_terms(query)
             if not terms:
@@ -160,21 +165,25 @@ class BM25:
             positions, scores = best(terms, limit)
             hits = []
             for position, score in zip(positions.tolist(), scores.tolist(), strict=True):
-                passage = self._seen.get(position) or self._fetch(position)
+                try:
+                    passage = cached[position]
+                except KeyError:
+                    passage = passages[position]
+                    cached.put(position, passage)
                 hits.append(Hit(passage.id, passage.title, passage.text, score))
             results.append(hits)
         if large:
-            loader.fetch()  # after the first answer, which should not wait for it
+            loader.fetch()  # after the first results, which should not wait for it
         return results
 
     def gains(self, position: int) -> dict[str, float]:
-        """What each term of a passage adds to the passage's score, for a query that has it once."""
+        """What each term of a passage adds to its score for a query that contains the term once."""
         passage = self._passages[position]
         found = Counter(words(f"{passage.title}\n{passage.text}"))
         length, counts, known = self._table.lengths.item(position), Counter[str](), {}
         for word, term in stem(found).items():
             counts[term] += found[word]
-            known[term] = self._words.get(word) or self._look_up(word)
+            known[term] = self._words.find(word) or self._look_up(word)
         gains = {}
         for term, count in counts.items():
             entry = known[term]
@@ -184,13 +193,16 @@ class BM25:
 
     def _best(self, terms: Sequence[_QueryTerm], k: int) -> _Found:
         """The best passages and their scores, by numpy: every posting is read."""
-        # Seen as a matrix, the greatest score of each column bounds the k-th best from below: a cheap and
+        # With the scores as a matrix, the maximum of each column bounds the k-th best score from below: a cheap and
         # exact way to discard nearly all passages before sorting. At least 2 k columns make the bound tight.
         columns = max(128, 4 * k)
         rows = -(-self._count // columns)
         where, what = [], []
         for _, _, times, term in terms:
-            positions, gains = self._scored.get(term.number) or self._score(term)
+            try:
+                positions, gains = self._gains[term.number]
+            except KeyError:
+                positions, gains = self._compute_gains(term)
             where.append(positions)
             what.append(gains if times == 1 else gains * times)
         sums = np.bincount(np.concatenate(where), np.concatenate(what), rows * columns)
@@ -200,13 +212,12 @@ class BM25:
         bound = best[-k]
         candidates = (scores >= bound if bound > 0 else scores > 0).nonzero()[0]
         values = scores[candidates]
-        order = (-values).argsort(kind="stable")[
-            :k
-        ]  # stable: equal scores stay in order of position, so of id
+        # Stable: equal scores stay in order of position, which is the order of ids.
+        order = (-values).argsort(kind="stable")[:k]
         return candidates[order], values[order]
 
     def _best_compiled(self, terms: Sequence[_QueryTerm], k: int) -> _Found:
-        """The same, compiled: see `bm25_compiled.search`."""
+        """The same, compiled; see `compiled.search`."""
         search = loader.ready()
         assert search is not None
         table = self._table
@@ -246,13 +257,11 @@ class BM25:
                 frequency = end - start
                 idf = math.log(1 + (self._count - frequency + 0.5) / (frequency + 0.5))
                 found = _Term(number, start, end, idf, idf * table.most.item(number))
-        if len(self._words) >= _KNOWN_WORDS:
-            self._words = {}
-        self._words[word] = found
+        self._words.put(word, found)
         return found
 
-    def _score(self, term: _Term) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Where a term occurs, and what each passage gains by it."""
+    def _compute_gains(self, term: _Term) -> _Gains:
+        """Where a term occurs, and what it adds to the score of each of these passages."""
         table = self._table
         positions = table.positions[term.start : term.end]
         codes = table.counts[term.start : term.end].astype(np.int64)
@@ -260,19 +269,8 @@ class BM25:
         codes += table.lengths[positions]
         gains = self._parts[codes]
         gains *= term.idf
-        size = len(gains)
-        if size <= _KNOWN_SCORES // 4:
-            if self._scored_size + size > _KNOWN_SCORES:
-                self._scored, self._scored_size = {}, 0
-            self._scored[term.number] = positions, gains
-            self._scored_size += size
+        self._gains.put(term.number, (positions, gains))
         return positions, gains
-
-    def _fetch(self, position: int) -> Passage:
-        if len(self._seen) >= _KNOWN_PASSAGES:
-            self._seen = {}
-        passage = self._seen[position] = self._passages[position]
-        return passage
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._directory is not None:  # workers map the same files instead of copying them
@@ -326,17 +324,17 @@ def _key(corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_settings(k1: object, b: object, shuffle: object) -> dict[str, Any]:
-    for name, value, high in (("k1", k1, 1000.0), ("b", b, 1.0)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
-            raise ConfigError(f"BM25 setting {name}={value!r}: use a number from 0 to {high:g}")
-    if shuffle is not None and (type(shuffle) is not int or not 0 <= shuffle < 2**32):
-        raise ConfigError(f"BM25 setting shuffle={shuffle!r}: use None, or a seed from 0 to {2**32 - 1}")
-    return {"k1": float(k1), "b": float(b), "shuffle": shuffle}  # type: ignore[arg-type]  # checked above
+    seed = None if shuffle is None else integer("BM25 setting shuffle", shuffle, 0, 2**32 - 1)
+    return {
+        "k1": number("BM25 setting k1", k1, 0, 1000),
+        "b": number("BM25 setting b", b, 0, 1),
+        "shuffle": seed,
+    }
 
 
 def _load(directory: Path, *, mapped: bool) -> _Table:
     def array(name: str) -> NDArray[Any]:
-        # As a plain array over the same map: slicing a memmap costs ten times as much.
+        # A plain array over the same map: slicing a memmap costs ten times as much.
         loaded = np.load(directory / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False)
         loaded.flags.writeable = False
         return np.asarray(loaded)

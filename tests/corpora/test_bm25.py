@@ -141,15 +141,15 @@ def test_one_megabyte_of_text_is_a_query(small_corpus: Any) -> None:
 def test_the_tables_start_afresh_when_they_are_full(
     small_corpus: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_KNOWN_WORDS", 5)
-    monkeypatch.setattr(module, "_KNOWN_PASSAGES", 7)
-    monkeypatch.setattr(module, "_KNOWN_SCORES", 160)
+    monkeypatch.setattr(module, "_CACHED_WORDS", 5)
+    monkeypatch.setattr(module, "_CACHED_PASSAGES", 8)
+    monkeypatch.setattr(module, "_CACHED_GAINS", 160)
     index = BM25.build(small_corpus)
     before = index.search(["river hills town bridge"], 9)
     index.search([f"noise{i} river" for i in range(50)], 3)
     assert len(index._words) <= 5
-    assert sum(len(gains) for _, gains in index._scored.values()) == index._scored_size <= 160
-    assert len(index._seen) <= 7
+    assert sum(len(gains) for _, gains in index._gains.values()) <= 80
+    assert len(index._cached_passages) <= 4
     assert index.search(["river hills town bridge"], 9) == before
 
 
@@ -170,15 +170,15 @@ def test_bad_queries(small_corpus: Any) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"k1": -0.1}, "k1=-0.1: use a number from 0"),
-        ({"k1": float("nan")}, "k1=nan"),
-        ({"k1": float("inf")}, "k1=inf"),
-        ({"b": 1.1}, "b=1.1: use a number from 0 to 1"),
-        ({"b": "0.4"}, "b='0.4'"),
-        ({"k1": True}, "k1=True"),
-        ({"shuffle": -1}, "shuffle=-1: use None, or a seed"),
-        ({"shuffle": 0.5}, "shuffle=0.5"),
-        ({"shuffle": True}, "shuffle=True"),
+        ({"k1": -0.1}, "k1 is -0.1: give a number from 0"),
+        ({"k1": float("nan")}, "k1 is nan"),
+        ({"k1": float("inf")}, "k1 is inf"),
+        ({"b": 1.1}, "b is 1.1: give a number from 0 to 1"),
+        ({"b": "0.4"}, "b is '0.4'"),
+        ({"k1": True}, "k1 is True"),
+        ({"shuffle": -1}, "shuffle is -1"),
+        ({"shuffle": 0.5}, "shuffle is 0.5"),
+        ({"shuffle": True}, "shuffle is True"),
     ],
 )
 def test_bad_settings(small_corpus: Any, home: Path, setting: dict[str, Any], message: str) -> None:
