@@ -36,7 +36,7 @@ _EXTRAS = {
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "trackio": ("trackio",),
-    "serve": ("fastapi", "uvicorn", "httpcore", "prometheus-client", "httptools", "uvloop"),
+    "serve": ("starlette", "uvicorn", "httpcore", "prometheus-client", "httptools", "uvloop"),
 }
 
 

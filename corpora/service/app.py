@@ -1,21 +1,22 @@
-"""A retriever as an HTTP service: `/retrieve` as Search-R1's clients speak it, `/healthz`, `/metrics`.
+"""A retriever as an HTTP service: `/retrieve` as Search-R1's clients call it, `/healthz`, `/metrics`, `/openapi.json`.
 
     POST /retrieve {"queries": ["…"], "topk": 3, "return_scores": true}
     -> {"result": [[{"document": {"id": "…", "contents": "\\"Title\\"\\nText"}, "score": 9.1}, …]]}
 
-Without `return_scores` a hit is the bare document. Searches of concurrent requests are batched, answers are kept as
-the bytes that go over the wire, and what cannot be served soon is refused at once (429). One process owns the
-index; further workers are processes of their own that map the same files.
+Without `return_scores` a hit is the bare document. Searches of concurrent requests are batched, results are cached as
+the bytes of the reply, and a request that cannot be served soon is refused at once (429). Further workers are separate
+processes that map the same index files.
 
-What a client of ours adds to the request, and others leave out: `"partial": true`. Then a query that failed has null
-in `result` and its reason in `errors`, and the others have their hits. Without it a failure fails the request (503),
-because other clients would take an empty result for "nothing found".
+Clients of this package add `"partial": true` to the request. Then a query that failed has null in `result` and its
+reason in `errors`, and the others have their hits. Without it, the whole request fails (503), because other clients
+would read an empty result as "nothing found".
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -23,46 +24,55 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchgym._version import __version__
+from searchgym.checks import integer, number
 from searchgym.errors import ConfigError, MissingExtraError, RetrievalError
+from searchgym.lru import LRUCache
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, Retriever
 
-from .batching import AnswerCache, Overloaded, SearchCrashed, SearchQueue
+from .batching import Overloaded, SearchCrashed, SearchQueue
+from .openapi import describe
 from .protocol import write_document
 
 try:
-    from fastapi import FastAPI, Request, Response
-    from starlette.requests import ClientDisconnect
+    from starlette.applications import Starlette
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import Response
     from starlette.routing import Route
 
     from .metrics import Metrics
 except ModuleNotFoundError as missing:
-    raise MissingExtraError("the retrieval service", missing.name or "fastapi", "serve") from missing
+    module = (missing.name or "starlette").partition(".")[0]
+    raise MissingExtraError("the retrieval service", module, "serve") from missing
 
 __all__ = ["Limits", "create_app"]
 
-_Kind = tuple[int, bool]  # topk and whether scores are wanted
+_Kind = tuple[int, bool]  # topk, and whether scores are requested
 _JSON = "application/json"
-_PATIENCE = 1.0  # seconds for searches whose requests were given up when the server stopped
+_CACHE_OVERHEAD = 250  # bytes of a cache entry apart from the query and the result themselves
+_PATIENCE = 1.0  # seconds for searches whose requests were abandoned when the server stopped
 _log = logging.getLogger("searchgym.service")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the service takes on; a request beyond it is refused with 413, 422 or 429.
+    """Limits of the service; a request that exceeds them is refused with 413, 422 or 429.
 
     Attributes:
-        topk: hits per query when a request names no number.
+        topk: hits per query if a request does not say.
         max_topk: hits per query at most.
         queries: queries per request at most.
         query_chars: characters per query at most.
         body_bytes: bytes of a request's body at most.
-        waiting: queries that may wait or be searched at once.
-        threads: that search at once. Every retriever allows it; one that works outside Python's lock gains by it.
+        waiting: queries that may wait or be searched at the same time.
+        threads: searching threads. Every retriever allows several; those that release Python's lock benefit.
         batch: queries per search.
-        window: seconds a query waits for company when a thread is idle; pays where a batch is much faster than
-            its queries one by one, which is so for none of our own retrievers.
-        cache_bytes: size of the cache of answers; 0 for none.
+        window: seconds that a query waits for others while a thread is idle, from 0 to 1. It pays only if a batch is
+            much faster than its queries one by one, which is not the case for the built-in retrievers.
+        cache_bytes: size of the cache of results; 0 for none.
+
+    Raises:
+        ConfigError: a limit has a value that cannot be used.
     """
 
     topk: int = 3
@@ -87,18 +97,17 @@ class Limits:
             "threads",
             "batch",
         ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: use a whole number >= 1")
-        if not 0 <= self.window <= 1 or self.cache_bytes < 0:
-            raise ConfigError(
-                f"window={self.window!r} s, cache_bytes={self.cache_bytes!r}: use 0 to 1 second and 0 or more bytes"
-            )
+            integer(name, getattr(self, name), 1)
+        number("window", self.window, 0, 1)
+        integer("cache_bytes", self.cache_bytes, 0)
         if self.topk > self.max_topk:
-            raise ConfigError(f"topk={self.topk} is more than max_topk={self.max_topk}: raise that one too")
+            raise ConfigError(
+                f"topk is {self.topk}, more than max_topk ({self.max_topk}): raise max_topk too"
+            )
 
 
 class _Refused(Exception):
-    """A request that cannot be served: status and reason."""
+    """A request that is not served, with status and reason."""
 
     def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(reason)
@@ -106,48 +115,47 @@ class _Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a request asks, checked."""
+class _Search:
+    """The content of a request, checked."""
 
     queries: list[str]
     kind: _Kind
     partial: bool
 
 
-def create_app(retriever: Retriever, corpus: Corpus | None = None, limits: Limits | None = None) -> FastAPI:
+def create_app(retriever: Retriever, corpus: Corpus | None = None, limits: Limits | None = None) -> Starlette:
     """The service as an ASGI application, for `uvicorn` or any other server.
 
     Args:
-        retriever: what answers; it is asked from threads of its own.
-        corpus: what it searches, for `/healthz`: clients compare its hash with the corpus of their questions.
-        limits: what the service takes on.
+        retriever: what searches; it is called from several threads.
+        corpus: what it searches, for `/healthz`: clients compare its hash with that of the corpus of their questions.
+        limits: the limits of the service; None for the defaults.
     """
     service = _Service(retriever, corpus, limits or Limits())
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        await service.queue.close(_PATIENCE)  # the server has seen to it that what was in flight is answered
+        await service.queue.close(_PATIENCE)  # the server has answered what was in flight
 
-    app = FastAPI(title="SearchGym retrieval", version=__version__, lifespan=lifespan)
-    # Plain routes: FastAPI's own would spend more on validating a body than a cached answer takes in all.
-    app.router.routes += [
+    routes = [
         Route("/retrieve", service.retrieve, methods=["POST"]),
         Route("/healthz", service.healthz, methods=["GET"]),
         Route("/metrics", service.metrics_page, methods=["GET"]),
+        Route("/openapi.json", service.openapi, methods=["GET"]),
     ]
-    return app
+    return Starlette(routes=routes, lifespan=lifespan)
 
 
 class _Service:
-    """The routes and what they share."""
+    """The routes and their shared state."""
 
     def __init__(self, retriever: Retriever, corpus: Corpus | None, limits: Limits) -> None:
         self.limits = limits
         self._retriever = retriever
         self._metrics = Metrics(retriever.name, retriever.index_hash)
-        # Of this index alone, so its hash need not be in the keys.
-        self._cache = AnswerCache(limits.cache_bytes)
+        # For this index only, so that its hash need not be part of the keys.
+        self._cache = LRUCache[tuple[str, _Kind], bytes](limits.cache_bytes, _cache_bytes)
         self.queue: SearchQueue[bytes | RetrievalError] = SearchQueue(
             self._search,
             threads=limits.threads,
@@ -174,7 +182,7 @@ class _Service:
         except _Refused as refused:
             body = json.dumps({"detail": str(refused)}).encode()
             response = Response(body, refused.status, refused.headers, _JSON)
-        except ClientDisconnect:  # in the middle of the body; nobody is there to read this
+        except ClientDisconnect:  # before the end of the body; no client reads this response
             response = Response(status_code=400)
         except Exception as error:
             _log.exception("a request failed")
@@ -189,25 +197,32 @@ class _Service:
     async def metrics_page(self, request: Request) -> Response:
         return Response(self._metrics.page(), 200, media_type=Metrics.content_type)
 
+    async def openapi(self, request: Request) -> Response:
+        limits = self.limits
+        described = describe(limits.topk, limits.max_topk, limits.queries, limits.query_chars)
+        return Response(json.dumps(described).encode(), 200, media_type=_JSON)
+
     async def _answer(self, request: Request) -> Response:
-        asked = _read(await self._body(request), self.limits)
+        search = _read(await self._body(request), self.limits)
         found: dict[str, bytes | RetrievalError] = {}
         missing = []
-        for query in dict.fromkeys(asked.queries):
-            answer = self._cache.get(query, asked.kind)
+        for query in dict.fromkeys(search.queries):
+            answer = self._cache.find((query, search.kind))
             if answer is None:
                 missing.append(query)
             else:
                 found[query] = answer
-        self._metrics.asked(len(found), len(missing))
+        self._metrics.requested(len(found), len(missing))
         if missing:
-            found |= await self._find(missing, asked.kind)
-        failed = {n: str(e) for n, q in enumerate(asked.queries) if isinstance(e := found[q], RetrievalError)}
-        if failed and not asked.partial:
+            found |= await self._find(missing, search.kind)
+        failed = {
+            n: str(e) for n, q in enumerate(search.queries) if isinstance(e := found[q], RetrievalError)
+        }
+        if failed and not search.partial:
             raise _Refused(
-                503, f"{len(failed)} of {len(asked.queries)} queries failed: {next(iter(failed.values()))}"
+                503, f"{len(failed)} of {len(search.queries)} queries failed: {next(iter(failed.values()))}"
             )
-        rows = [row if isinstance(row := found[query], bytes) else b"null" for query in asked.queries]
+        rows = [row if isinstance(row := found[query], bytes) else b"null" for query in search.queries]
         errors = b',"errors":' + json.dumps(failed).encode() if failed else b""
         return Response(b'{"result":[' + b",".join(rows) + b"]" + errors + b"}", 200, self._headers, _JSON)
 
@@ -222,11 +237,11 @@ class _Service:
             return dict.fromkeys(queries, error)
         for query, answer in found.items():
             if isinstance(answer, bytes):
-                self._cache.put(query, kind, answer)
+                self._cache.put((query, kind), answer)
         return found
 
     def _search(self, queries: list[str], kind: Any) -> Sequence[bytes | RetrievalError]:
-        """Search and encode; runs in a searching thread."""
+        """Search and encode the results; runs in a searching thread."""
         topk, scores = kind
         results = self._retriever.search(queries, topk)
         return [r if isinstance(r, RetrievalError) else _encode(r, scores) for r in results]
@@ -238,11 +253,15 @@ class _Service:
         if announced.isdecimal() and int(announced) > limit:
             raise refused
         body = bytearray()
-        async for chunk in request.stream():  # a client need not announce a length, or tell the truth
+        async for chunk in request.stream():  # a client may announce no length, or a wrong one
             body += chunk
             if len(body) > limit:
                 raise refused
         return bytes(body)
+
+
+def _cache_bytes(key: tuple[str, _Kind], answer: bytes) -> int:
+    return _CACHE_OVERHEAD + sys.getsizeof(key[0]) + sys.getsizeof(answer)
 
 
 def _encode(hits: Sequence[Hit], scores: bool) -> bytes:
@@ -252,8 +271,8 @@ def _encode(hits: Sequence[Hit], scores: bool) -> bytes:
     return json.dumps([write_document(hit) for hit in hits]).encode()
 
 
-def _read(body: bytes, limits: Limits) -> _Asked:
-    """The request in a body; raises `_Refused` with what is wrong with it."""
+def _read(body: bytes, limits: Limits) -> _Search:
+    """The content of a body; raises `_Refused` with the reason if it cannot be used."""
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -264,7 +283,9 @@ def _read(body: bytes, limits: Limits) -> _Asked:
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
         raise _Refused(422, "'queries' is not a list of strings")
     if len(queries) > limits.queries:
-        raise _Refused(422, f"{len(queries)} queries, the most are {limits.queries}: send several requests")
+        raise _Refused(
+            422, f"{len(queries)} queries, but at most {limits.queries} are allowed: send several requests"
+        )
     if any(len(query) > limits.query_chars for query in queries):
         raise _Refused(422, f"a query is longer than {limits.query_chars:,} characters")
     topk = limits.topk if fields.get("topk") is None else fields["topk"]
@@ -273,6 +294,6 @@ def _read(body: bytes, limits: Limits) -> _Asked:
     for name in ("return_scores", "partial"):
         if not isinstance(fields.get(name) or False, bool):
             raise _Refused(422, f"{name!r} is {fields[name]!r:.40}: use true or false")
-    # White space separates words and means nothing else to any of the backends: normalised, more queries meet.
+    # White space only separates words, for every backend; normalising it makes more queries equal.
     queries = [" ".join(query.split()) for query in queries]
-    return _Asked(queries, (topk, bool(fields.get("return_scores"))), bool(fields.get("partial")))
+    return _Search(queries, (topk, bool(fields.get("return_scores"))), bool(fields.get("partial")))

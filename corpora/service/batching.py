@@ -1,7 +1,7 @@
-"""Queries of many concurrent requests, searched together: a bounded queue, batches, a few searching threads.
+"""The queries of concurrent requests, searched together: a bounded queue, batches, a few searching threads.
 
-While all threads search, what arrives waits and forms the next batch. Only when a thread was idle is a first query
-held for a moment (the window), so that others can join it. A request of many queries is never cut.
+While all threads search, queries that arrive wait and form the next batch. Only if a thread was idle is the first query
+held for a moment (the window), so that others can join it. A request of many queries is never split.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import asyncio
 import contextlib
 import logging
 import math
-import sys
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from searchgym.errors import RetrievalError
 
-__all__ = ["AnswerCache", "Overloaded", "SearchCrashed", "SearchQueue"]
+__all__ = ["Overloaded", "SearchCrashed", "SearchQueue"]
 
 T = TypeVar("T")
 _log = logging.getLogger("searchgym.service")
@@ -30,7 +29,7 @@ class Overloaded(Exception):
     """The queue is full.
 
     Attributes:
-        retry_after: seconds after which there is probably room, a whole number >= 1.
+        retry_after: seconds after which there will probably be room, at least 1.
     """
 
     def __init__(self, retry_after: int) -> None:
@@ -39,12 +38,12 @@ class Overloaded(Exception):
 
 
 class SearchCrashed(Exception):
-    """A search raised what no retriever may raise; its message names that, and the log has the traceback."""
+    """A search raised an error that no retriever may raise. The message names it, and the log has the traceback."""
 
 
 @dataclass
 class _Job(Generic[T]):
-    """The queries of one request that have to be searched."""
+    """The queries of one request that are not in the cache."""
 
     queries: Sequence[str]
     kind: object
@@ -55,13 +54,13 @@ class SearchQueue(Generic[T]):
     """Collects the queries of concurrent requests into batches.
 
     Args:
-        search: answers a batch of distinct queries of one kind, in order; called in threads of its own. Its
-            `RetrievalError` goes to every request of the batch. Of anything else that it raises the queries of
-            one request may be the cause: then each request is searched alone.
-        threads: that search, each a batch of its own.
-        window: seconds a query waits for company when a thread is idle.
-        batch: a batch is closed when it has this many queries. A larger request is a batch of its own.
-        limit: queries that may wait or be searched at once.
+        search: searches a batch of distinct queries of one kind and returns the results in order; called in the
+            searching threads. A `RetrievalError` that it raises goes to every request of the batch. After any other
+            error, whose cause may be a single request, each request is searched alone.
+        threads: searching threads, each with its own batch.
+        window: seconds that a query waits for others while a thread is idle.
+        batch: queries per batch at most. A larger request is a batch of its own.
+        limit: queries that may wait or be searched at the same time.
         observe: called with (queries, seconds) after every batch.
     """
 
@@ -83,23 +82,23 @@ class SearchQueue(Generic[T]):
         self._observe = observe
         self._jobs: deque[_Job[T]] = deque()
         self._closed = False
-        self._changed = threading.Condition()  # guards both
+        self._changed = threading.Condition()  # guards the jobs and the flag
         self._threads: list[threading.Thread] = []
-        self._rate = 0.0  # queries answered per second, lately
+        self._rate = 0.0  # queries answered per second, recently
         self.waiting = 0
         """Queries that wait or are being searched."""
 
     async def search(self, queries: Sequence[str], kind: object) -> dict[str, T]:
-        """The answer to each of the queries.
+        """The result of each query.
 
         Args:
             queries: distinct queries.
-            kind: queries of different kinds are not mixed in a batch; `search` is given it.
+            kind: passed to `search`; queries of different kinds are not mixed in a batch.
 
         Raises:
-            Overloaded: there is no room for so many.
-            RetrievalError: what `search` raised, or it gave a wrong number of answers.
-            SearchCrashed: `search` raised something else.
+            Overloaded: there is no room for this many queries.
+            RetrievalError: `search` raised it, or returned a wrong number of results.
+            SearchCrashed: `search` raised another error.
         """
         if self.waiting and self.waiting + len(queries) > self._limit:
             raise Overloaded(max(1, math.ceil(self.waiting / self._rate) if self._rate else 1))
@@ -115,7 +114,11 @@ class SearchQueue(Generic[T]):
         return await job.done
 
     async def close(self, patience: float) -> None:
-        """Finish what waits, for so many seconds at most, then stop."""
+        """Finish what waits, then stop.
+
+        Args:
+            patience: seconds to wait at most.
+        """
         until = time.monotonic() + patience
         while self.waiting and time.monotonic() < until:
             await asyncio.sleep(0.01)
@@ -124,7 +127,7 @@ class SearchQueue(Generic[T]):
             self._changed.notify_all()
 
     def _run(self) -> None:
-        """A searching thread. It goes from batch to batch without asking the event loop."""
+        """A searching thread. It takes batch after batch without waiting for the event loop."""
         while True:
             with self._changed:
                 idle = not self._jobs
@@ -140,7 +143,7 @@ class SearchQueue(Generic[T]):
                 self._answer(batch)
 
     def _take(self) -> list[_Job[T]]:
-        """The oldest job and those of its kind that fit into a batch with it; the others keep their order."""
+        """The oldest job, and jobs of its kind that fit into the same batch; the others keep their order."""
         waiting = self._jobs
         first = waiting.popleft()
         jobs, kept, size = [first], [], len(first.queries)
@@ -155,18 +158,20 @@ class SearchQueue(Generic[T]):
         return jobs
 
     def _answer(self, jobs: list[_Job[T]]) -> None:
-        """Search one batch and hand the answers to the event loop."""
+        """Search one batch and pass the results to the event loop."""
         queries = list(dict.fromkeys(query for job in jobs for query in job.queries))
         found: dict[str, T] | Exception
         started = time.perf_counter()
         try:
             answers = self._search(queries, jobs[0].kind)
             if len(answers) != len(queries):
-                raise RetrievalError(f"the retriever gave {len(answers)} results for {len(queries)} queries")
+                raise RetrievalError(
+                    f"the retriever returned {len(answers)} results for {len(queries)} queries"
+                )
             found = dict(zip(queries, answers, strict=True))
         except RetrievalError as error:
             found = error
-        except BaseException as error:  # whatever it is, the thread goes on
+        except BaseException as error:  # the thread continues after any error
             if len(jobs) > 1:
                 for job in jobs:
                     self._answer([job])
@@ -174,56 +179,20 @@ class SearchQueue(Generic[T]):
             _log.exception("a search failed")
             found = SearchCrashed(f"internal error: {type(error).__name__}")
         seconds = max(time.perf_counter() - started, 1e-6)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any longer
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no request waits any longer
             jobs[0].done.get_loop().call_soon_threadsafe(self._deliver, jobs, found, len(queries), seconds)
 
     def _deliver(
         self, jobs: list[_Job[T]], found: dict[str, T] | Exception, queries: int, seconds: float
     ) -> None:
         for job in jobs:
-            if job.done.done():  # whoever asked has gone
+            if job.done.done():  # the request was abandoned
                 continue
             if isinstance(found, Exception):
                 job.done.set_exception(found)
             else:
                 job.done.set_result({query: found[query] for query in job.queries})
-        asked = sum(len(job.queries) for job in jobs)
-        self._rate += (0.2 if self._rate else 1.0) * (asked / seconds - self._rate)
-        self.waiting -= asked
+        answered = sum(len(job.queries) for job in jobs)
+        self._rate += (0.2 if self._rate else 1.0) * (answered / seconds - self._rate)
+        self.waiting -= answered
         self._observe(queries, seconds)
-
-
-class AnswerCache:
-    """An LRU of answers as they go over the wire, bounded by their bytes.
-
-    Args:
-        size: bytes of all answers and their queries. An answer that is larger is not kept.
-    """
-
-    _OVERHEAD = 250  # bytes that an entry takes beside the query and the answer themselves
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._used = 0
-        self._entries: OrderedDict[tuple[str, object], bytes] = OrderedDict()
-
-    def get(self, query: str, kind: object) -> bytes | None:
-        """The answer to a query, or None."""
-        answer = self._entries.get((query, kind))
-        if answer is not None:
-            self._entries.move_to_end((query, kind))
-        return answer
-
-    def put(self, query: str, kind: object, answer: bytes) -> None:
-        """Keep an answer, and drop those that were not asked for the longest time."""
-        cost = self._cost(query, answer)
-        if cost > self._size or (query, kind) in self._entries:
-            return
-        self._entries[query, kind] = answer
-        self._used += cost
-        while self._used > self._size:
-            (oldest, _), dropped = self._entries.popitem(last=False)
-            self._used -= self._cost(oldest, dropped)
-
-    def _cost(self, query: str, answer: bytes) -> int:
-        return self._OVERHEAD + sys.getsizeof(query) + sys.getsizeof(answer)

@@ -1,7 +1,7 @@
-"""What the retrieval service counts, for Prometheus.
+"""The counters of the retrieval service, for Prometheus.
 
-With several workers every process counts into files of its own in `PROMETHEUS_MULTIPROC_DIR`, and whichever worker
-is asked sums them up; that directory must be set before this module is imported.
+With several workers, every process writes its counters to its own files in `PROMETHEUS_MULTIPROC_DIR`, and the worker
+that serves `/metrics` adds them up. The variable must be set before this module is imported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Metrics:
 
     Args:
         backend: name of the retriever.
-        index_hash: what it searches.
+        index_hash: hash of its index.
     """
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
@@ -59,24 +59,24 @@ class Metrics:
         info.labels(backend, index_hash).set(1)
         self._hit, self._miss = self._cached.labels("hit"), self._cached.labels("miss")
 
-    def asked(self, hits: int, misses: int) -> None:
-        """Distinct queries of a request that were in the cache, and that were not."""
+    def requested(self, hits: int, misses: int) -> None:
+        """Count the distinct queries of a request: `hits` were in the cache, `misses` were not."""
         self._hit.inc(hits)
         self._miss.inc(misses)
 
     def searched(self, queries: int, seconds: float) -> None:
-        """A batch was searched."""
+        """Count a batch of queries that was searched."""
         self._batch.observe(queries)
         self._search.observe(seconds)
 
     def answered(self, status: int, seconds: float, waiting: int) -> None:
-        """A request was answered, and so many queries wait now."""
+        """Count a request that was answered; `waiting` queries wait now."""
         self._requests.labels(str(status)).inc()
         self._seconds.observe(seconds)
         self._waiting.set(waiting)
 
     def page(self) -> bytes:
-        """What `/metrics` shows: this process, or the sum of all workers."""
+        """The content of `/metrics`: the counters of this process, or the sum over all workers."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self._registry)
         together = CollectorRegistry()

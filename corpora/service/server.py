@@ -1,4 +1,4 @@
-"""Runs the retrieval service: `searchgym index serve`, and the same in one Python call."""
+"""Runs the retrieval service: `searchgym index serve`, or one Python call."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from searchgym.checks import integer
 from searchgym.errors import ConfigError, MissingExtraError, SearchGymError
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
@@ -36,29 +37,31 @@ except ModuleNotFoundError as missing:
 __all__ = ["Source", "local_service", "serve"]
 
 _BACKLOG = 2048  # connections that may wait to be accepted, e.g. while workers open the index
-_KEEP_ALIVE = 75  # seconds an idle connection is kept: a policy thinks for longer than uvicorn's five
-_CANNOT_START = 3  # exit status of a worker that would fail again
-_DEATHS = (5, 60.0)  # so many per worker within so many seconds are no accident: it gives up
+_KEEP_ALIVE = (
+    75  # seconds that an idle connection is kept; a policy may take longer than uvicorn's default of 5
+)
+_CANNOT_START = 3  # exit status of a worker that would fail again if it was started again
+_DEATHS = (5, 60.0)  # deaths per worker within seconds after which the service gives up
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is served: opened by every worker for itself.
+    """What is served; every worker opens it.
 
     Attributes:
-        index: a directory of a built index; or the spec of a retriever, which needs the corpus.
-        corpus: the spec of the corpus; None: the one recorded in the directory.
+        index: the directory of a built index, or the spec of a retriever, which needs the corpus.
+        corpus: the spec of the corpus; None for the one recorded in the directory.
     """
 
     index: Spec
     corpus: Spec | None = None
 
     def open(self) -> tuple[Retriever, Corpus]:
-        """Open both.
+        """Open index and corpus.
 
         Raises:
             IndexMismatchError: the directory holds no usable index.
-            ConfigError: the corpus is not known, or something of it cannot be used.
+            ConfigError: the corpus is unknown or cannot be used.
         """
         if isinstance(self.index, str) and os.path.isdir(self.index):
             spec = self.corpus if self.corpus is not None else read_index(self.index)["corpus"]
@@ -70,7 +73,7 @@ class Source:
             return open_index(self.index, corpus), corpus
         if self.corpus is None:
             raise ConfigError(
-                f"{self.index!r} is no directory of an index: give one, or name a retriever and its --corpus"
+                f"{self.index!r} is not the directory of an index: give one, or name a retriever and its --corpus"
             )
         corpus = open_corpus(self.corpus)
         return open_retriever(self.index, corpus), corpus
@@ -86,28 +89,27 @@ def serve(
     limits: Limits | None = None,
     grace: int = 30,
 ) -> None:
-    """Serve an index until SIGINT or SIGTERM, then answer what is in flight and return.
+    """Serve an index until SIGINT or SIGTERM, then answer the requests in flight and return.
 
     Args:
-        index: a directory of a built index; or the spec of a retriever, which needs the corpus.
-        corpus: the spec of the corpus; None: the one recorded in the directory.
-        host: address to listen on. Nobody is asked for a password: open it to a network you trust only.
-        port: 0 takes a free one; the line printed at the start says which.
-        workers: processes that answer, each with the index mapped from the same files and a cache of its own.
-        limits: what a request may ask for, and how much may wait.
-        grace: seconds given to requests in flight when it is told to stop.
+        index: the directory of a built index, or the spec of a retriever, which needs the corpus.
+        corpus: the spec of the corpus; None for the one recorded in the directory.
+        host: address to listen on. There is no authentication: open it only to a network you trust.
+        port: 0 chooses a free one; the line printed at the start names it.
+        workers: worker processes, each with its own cache; they map the same index files.
+        limits: the limits of the service; None for the defaults.
+        grace: seconds that requests in flight have to finish when the service is stopped.
 
     Raises:
-        ConfigError: the address cannot be used, or workers cannot start or die again and again.
+        ConfigError: the address cannot be used, or workers cannot start or keep dying.
         SearchGymError: the index cannot be opened.
     """
-    if workers < 1:
-        raise ConfigError(f"workers={workers}: use a whole number >= 1")
+    integer("workers", workers, 1)
     limits = limits or Limits()
     source = Source(index, corpus)
     listener = _bind(host, port)
     with listener:
-        retriever, opened = source.open()  # also with several workers: what is wrong is said once, and here
+        retriever, opened = source.open()  # also with several workers: an error is reported once, and here
         listener.listen(_BACKLOG)
         address, used = listener.getsockname()[:2]
         url = f"http://[{address}]:{used}" if ":" in address else f"http://{address}:{used}"
@@ -117,11 +119,11 @@ def serve(
             flush=True,
         )
         if not ipaddress.ip_address(address).is_loopback:
-            print("anyone who reaches this address can search: no password is asked for", file=sys.stderr)
+            print("anyone who can reach this address can search: there is no authentication", file=sys.stderr)
         if workers == 1:
             _run(create_app(retriever, opened, limits), listener, grace)
         else:
-            del retriever, opened  # this process does not search: an encoder need not stay in its memory
+            del retriever, opened  # this process does not search: free the memory, e.g. of an encoder
             _supervise(workers, (source, limits, listener, grace), grace)
 
 
@@ -129,15 +131,20 @@ def serve(
 def local_service(
     retriever: Retriever, corpus: Corpus | None = None, limits: Limits | None = None
 ) -> Iterator[str]:
-    """The service in a thread of this process, for notebooks and tests; gives its url.
+    """The service in a thread of this process, for notebooks and tests; yields its URL.
 
-    Leaving the block answers what is in flight and stops it.
+    At the end of the block, requests in flight are answered and the service stops.
 
         with local_service(index, corpus) as url:
             remote = open_remote(corpus, url=url)
+
+    Args:
+        retriever: what searches.
+        corpus: what it searches, for `/healthz`.
+        limits: the limits of the service; None for the defaults.
     """
     with _bind("127.0.0.1", 0) as listener:
-        listener.listen(_BACKLOG)  # clients may connect before the thread is that far
+        listener.listen(_BACKLOG)  # clients may connect before the thread has started
         server = _server(create_app(retriever, corpus, limits), grace=30)
         thread = threading.Thread(
             target=server.run, args=([listener],), name="searchgym-service", daemon=True
@@ -164,20 +171,20 @@ def _server(app: Any, grace: int) -> uvicorn.Server:
 
 
 def _run(app: Any, listener: socket.socket, grace: int) -> None:
-    """Serve until a signal comes; what is in flight is answered before it returns."""
+    """Serve until a signal arrives; requests in flight are answered before it returns."""
     server = _server(app, grace)
 
     def stop(number: int, frame: Any) -> None:
         server.should_exit = True
 
-    # uvicorn raises the signal again when it is done; it then finds this handler, not the one that kills.
+    # uvicorn raises the signal again when it has finished; this handler then takes it instead of the default one.
     with _handling(stop):
         server.run([listener])
 
 
 @contextlib.contextmanager
 def _handling(handler: Any) -> Iterator[None]:
-    """The handler of SIGINT and SIGTERM within the block."""
+    """Use a handler for SIGINT and SIGTERM within the block."""
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -187,35 +194,35 @@ def _handling(handler: Any) -> Iterator[None]:
 
 
 def _supervise(workers: int, arguments: tuple[Any, ...], grace: int) -> None:
-    """Keep so many workers running until a signal comes; one that dies is replaced."""
+    """Keep this many workers running until a signal arrives; a worker that dies is replaced."""
     context = multiprocessing.get_context("spawn")
-    told, tell = context.Pipe(duplex=False)
+    stop_receiver, stop_sender = context.Pipe(duplex=False)
     running: list[BaseProcess] = []
     deaths: deque[float] = deque(maxlen=_DEATHS[0] * workers)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(told)
-        stack.enter_context(tell)
+        stack.enter_context(stop_receiver)
+        stack.enter_context(stop_sender)
         metrics = stack.enter_context(tempfile.TemporaryDirectory(prefix="searchgym-metrics-"))
         stack.callback(_set_environment, os.environ.copy())
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-        stack.enter_context(_handling(lambda number, frame: tell.send_bytes(b"stop")))
+        stack.enter_context(_handling(lambda number, frame: stop_sender.send_bytes(b"stop")))
         stack.callback(_end, running, grace)
         while True:
             while len(running) < workers:
                 process = context.Process(target=_work, args=arguments, daemon=True)
                 process.start()
                 running.append(process)
-            if told in wait([told, *(process.sentinel for process in running)]):
+            if stop_receiver in wait([stop_receiver, *(process.sentinel for process in running)]):
                 return
             for dead in [process for process in running if not process.is_alive()]:
                 if dead.exitcode == _CANNOT_START:
-                    raise ConfigError("a worker could not start; what it said is above")
+                    raise ConfigError("a worker could not start: see its message above")
                 deaths.append(time.monotonic())
                 if len(deaths) == deaths.maxlen and deaths[-1] - deaths[0] < _DEATHS[1]:
                     raise ConfigError(
                         f"{len(deaths)} workers ended within {deaths[-1] - deaths[0]:.0f} s, the last with status "
-                        f"{dead.exitcode} (-9: killed, perhaps for want of memory): try fewer --workers"
+                        f"{dead.exitcode} (-9: killed, perhaps because memory ran out): try fewer --workers"
                     )
                 print(
                     f"worker {dead.pid} ended with status {dead.exitcode}: starting another", file=sys.stderr
@@ -239,7 +246,7 @@ def _set_environment(values: dict[str, str]) -> None:
 
 
 def _follow(sentinel: int) -> None:
-    """End this process when its parent has ended, however that came about."""
+    """End this process when its parent has ended for any reason."""
     wait([sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
 

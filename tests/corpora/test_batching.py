@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
-from searchgym.corpora.service.batching import AnswerCache, Overloaded, SearchCrashed, SearchQueue
+from searchgym.corpora.service.batching import Overloaded, SearchCrashed, SearchQueue
 from searchgym.errors import RetrievalError
 
 
@@ -255,39 +254,3 @@ def test_closing_finishes_what_waits() -> None:
         return await asyncio.gather(*jobs)
 
     assert run(play, search) == [{f"q{n}": f"Q{n}"} for n in range(3)]
-
-
-def test_the_cache_is_bounded_by_bytes_and_drops_what_was_not_asked_for() -> None:
-    cost = AnswerCache(0)._cost("a", b"x" * 1000)
-    cache = AnswerCache(3 * cost)
-    for query in "abc":
-        cache.put(query, 1, b"x" * 1000)
-    assert cache.get("a", 1) == b"x" * 1000
-    cache.put("d", 1, b"x" * 1000)
-    assert [query for query in "abcd" if cache.get(query, 1) is not None] == ["a", "c", "d"]
-    assert cache.get("a", 2) is None
-    cache.put("a", 1, b"other")  # the same answer from two batches counts once
-    assert cache.get("a", 1) == b"x" * 1000
-    for query, answer in (("big", b"x" * 5000), ("東" * 2000, b"")):  # two bytes a letter
-        cache.put(query, 1, answer)  # what fits nowhere drives nothing out
-        assert cache.get(query, 1) is None
-        assert [query for query in "acd" if cache.get(query, 1) is not None] == ["a", "c", "d"]
-    assert cache._used == 3 * cost
-    cache.put("e", 1, b"x" * 1500)
-    assert [query for query in "acde" if cache.get(query, 1) is not None] == ["d", "e"]
-    nothing = AnswerCache(0)
-    nothing.put("a", 1, b"")
-    assert nothing.get("a", 1) is None
-
-
-def test_the_cache_holds_what_it_says_in_memory() -> None:
-    size, answer = 2_000_000, bytes(700)
-    tracemalloc.start()
-    try:
-        cache = AnswerCache(size)
-        for n in range(5000):
-            cache.put(f"query {n}", (n % 3, True), answer + b"x")
-        held, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert 0.7 * size < held < 1.1 * size

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from searchgym.cli import main
 from searchgym.conformance import check_retriever
 from searchgym.corpora import BM25
 from searchgym.errors import ConfigError, IndexMismatchError, RetrievalError
+from searchgym.lru import LRUCache
 from searchgym.retriever import Hit, SearchResult
 
-MODULES = ("fastapi", "uvicorn", "httpx", "prometheus_client")
+MODULES = ("starlette", "uvicorn", "httpx", "prometheus_client")
 pytestmark = pytest.mark.skipif(
     not all(importlib.util.find_spec(module) for module in MODULES),
     reason='needs pip install "searchgym[serve]"',
@@ -40,6 +42,7 @@ if all(importlib.util.find_spec(module) for module in MODULES):
     import httpx
     import numpy as np
 
+    from searchgym.corpora.service import app as app_module
     from searchgym.corpora.service.app import Limits
     from searchgym.corpora.service.client import RemoteRetriever, open_remote
     from searchgym.corpora.service.server import local_service
@@ -159,7 +162,7 @@ BAD_BODIES: list[tuple[Any, str]] = [
     ({}, "'queries' is not a list of strings"),
     ({"queries": "river"}, "'queries' is not a list of strings"),
     ({"queries": ["river", None]}, "'queries' is not a list of strings"),
-    ({"queries": ["x"] * 6}, "6 queries, the most are 5: send several requests"),
+    ({"queries": ["x"] * 6}, "6 queries, but at most 5 are allowed: send several requests"),
     ({"queries": ["x" * 101]}, "a query is longer than 100 characters"),
     ({"queries": ["x"], "topk": 0}, "'topk' is 0"),
     ({"queries": ["x"], "topk": 2.0}, "'topk' is 2.0"),
@@ -222,6 +225,44 @@ def test_health(small_corpus: Any) -> None:
 
 
 # -- batches, cache, overload --------------------------------------------------------------------------------
+
+
+def test_the_service_describes_itself() -> None:
+    """Every route is in the description, and what is served fits it."""
+    with Server(Scripted(), topk=2, max_topk=7, queries=5) as server:
+        described = server.get("/openapi.json").json()
+        schemas = described["components"]["schemas"]
+        used = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(described)))
+        assert used == set(schemas)
+        properties = schemas["Request"]["properties"]
+        assert properties["topk"] == {"type": "integer", "minimum": 1, "maximum": 7, "default": 2}
+        assert properties["queries"]["maxItems"] == 5
+        request = {"queries": ["a", "fail"], "topk": 2, "return_scores": True, "partial": True}
+        assert set(properties) == set(request)
+        reply = server.post(request).json()
+        assert set(reply) == set(schemas["Reply"]["properties"])
+        assert set(reply["result"][0][0]) == set(schemas["ScoredDocument"]["properties"])
+        assert set(server.get("/healthz").json()) == set(schemas["Health"]["properties"])
+        answered = set(described["paths"]["/retrieve"]["post"]["responses"])
+        for body, status in ((request, 200), ({"queries": 3}, 422), ({"queries": ["fail"]}, 503)):
+            assert server.post(body).status_code == status
+            assert str(status) in answered
+        for path, methods in described["paths"].items():
+            assert server.get(path).status_code == (200 if "get" in methods else 405)
+        assert server.get("/docs").status_code == 404
+
+
+def test_the_cache_takes_the_memory_it_is_given() -> None:
+    size, answer = 2_000_000, bytes(700)
+    tracemalloc.start()
+    try:
+        cache = LRUCache[Any, bytes](size, app_module._cache_bytes)
+        for n in range(5000):
+            cache.put((f"query {n}", (n % 3, True)), answer + b"x")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.4 * size < held < 1.1 * size
 
 
 def test_concurrent_requests_are_searched_in_batches() -> None:
@@ -323,7 +364,7 @@ def test_failures_are_statuses_never_empty_results_and_are_not_cached(small_corp
         for query, status, reason in (
             ("raise", 503, "1 of 1 queries failed: the whole index is down"),
             ("fail", 503, "1 of 1 queries failed: this one failed"),
-            ("short", 503, "1 of 1 queries failed: the retriever gave 0 results for 1 queries"),
+            ("short", 503, "1 of 1 queries failed: the retriever returned 0 results for 1 queries"),
             ("bug", 500, "internal error: KeyError"),  # for that request alone, see test_batching
         ):
             for _ in range(2):
@@ -397,11 +438,11 @@ def test_metrics_count_what_happened() -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"threads": 0}, "threads=0: use a whole number >= 1"),
-        ({"topk": 0}, "topk=0: use a whole number >= 1"),
-        ({"topk": 10, "max_topk": 5}, "topk=10 is more than max_topk=5"),
-        ({"window": 5}, r"window=5 s.*use 0 to 1 second"),
-        ({"cache_bytes": -1}, "cache_bytes=-1"),
+        ({"threads": 0}, "threads is 0: give a whole number"),
+        ({"topk": 0}, "topk is 0"),
+        ({"topk": 10, "max_topk": 5}, r"topk is 10, more than max_topk \(5\)"),
+        ({"window": 5}, "window is 5: give a number from 0 to 1"),
+        ({"cache_bytes": -1}, "cache_bytes is -1"),
     ],
 )
 def test_bad_limits(limits: dict[str, Any], message: str) -> None:
@@ -655,7 +696,7 @@ def test_what_cannot_be_served_is_said_in_one_line(corpus_folder: Path, tmp_path
         port = str(taken.getsockname()[1])
         message = error("bm25", "--corpus", str(corpus_folder), "--port", port)
     assert re.match(rf"ConfigError: address 127.0.0.1:{port} cannot be used .*choose another with", message)
-    assert "no directory of an index: give one, or name a retriever and its --corpus" in error(
+    assert "not the directory of an index: give one, or name a retriever and its --corpus" in error(
         "nowhere", "--port", "0"
     )
     assert "no usable index" in error(str(tmp_path / "empty"), "--port", "0")
@@ -672,13 +713,13 @@ def test_an_address_of_the_network_is_warned_about(corpus_folder: Path, tmp_path
         assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False, timeout=30).status_code == 200
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=20)
-        assert err == "anyone who reaches this address can search: no password is asked for\n"
+        assert err == "anyone who can reach this address can search: there is no authentication\n"
 
 
 def test_without_the_extra_it_is_named_and_the_other_commands_work(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "sys.modules['fastapi'] = None\n"
+        "sys.modules['starlette'] = None\n"
         "from searchgym.cli import main\n"
         "status = main(['index', 'serve', 'bm25', '--corpus', 'country'])\n"
         "print(status, main(['index', '--help']))\n"
@@ -686,7 +727,9 @@ def test_without_the_extra_it_is_named_and_the_other_commands_work(tmp_path: Pat
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
-    assert "the retrieval service needs the module 'fastapi': pip install \"searchgym[serve]\"" in done.stderr
+    assert (
+        "the retrieval service needs the module 'starlette': pip install \"searchgym[serve]\"" in done.stderr
+    )
     assert done.stdout.endswith("2 0\n")
 
 

@@ -1,0 +1,141 @@
+"""The OpenAPI description of the retrieval service, as `/openapi.json` returns it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from searchgym._version import __version__
+
+__all__ = ["describe"]
+
+
+def describe(topk: int, max_topk: int, max_queries: int, max_characters: int) -> dict[str, Any]:
+    """The description as a JSON value.
+
+    Args:
+        topk: hits per query, if a request does not say.
+        max_topk: hits per query at most.
+        max_queries: queries per request at most.
+        max_characters: characters per query at most.
+    """
+    request = _object(
+        {
+            "queries": {
+                "type": "array",
+                "items": {"type": "string", "maxLength": max_characters},
+                "maxItems": max_queries,
+            },
+            "topk": {"type": "integer", "minimum": 1, "maximum": max_topk, "default": topk},
+            "return_scores": {
+                "type": "boolean",
+                "default": False,
+                "description": "Return each hit as an object of document and score instead of the bare document.",
+            },
+            "partial": {
+                "type": "boolean",
+                "default": False,
+                "description": "Return null and an entry in errors for a query that failed, instead of status 503.",
+            },
+        },
+        ["queries"],
+    )
+    document = _object(
+        {
+            "id": {"type": "string"},
+            "contents": {"type": "string", "description": "The title in quotes, a line break, and the text."},
+            "title": {"type": "string", "description": "Only if the title contains a line break."},
+            "text": {"type": "string", "description": "Only if the title contains a line break."},
+        },
+        ["id", "contents"],
+    )
+    scored = _object({"document": _reference("Document"), "score": {"type": "number"}}, ["document", "score"])
+    hits = {"type": "array", "items": {"anyOf": [_reference("ScoredDocument"), _reference("Document")]}}
+    reply = _object(
+        {
+            "result": {"type": "array", "items": {"anyOf": [hits, {"type": "null"}]}},
+            "errors": {
+                "type": "object",
+                "additionalProperties": {"type": "string"},
+                "description": "The reason of each failed query, by its position. Only with partial.",
+            },
+        },
+        ["result"],
+    )
+    nullable_string = {"type": ["string", "null"]}
+    health = _object(
+        {
+            "status": {"type": "string"},
+            "index_hash": {"type": "string"},
+            "backend": {"type": "string"},
+            "passages": {"type": ["integer", "null"]},
+            "corpus": nullable_string,
+            "corpus_hash": nullable_string,
+            "version": {"type": "string"},
+        },
+        ["status", "index_hash", "backend", "passages", "corpus", "corpus_hash", "version"],
+    )
+    refusals = {
+        "413": "The body is too large.",
+        "422": "The request cannot be read, or exceeds a limit.",
+        "429": "Too many queries are waiting; Retry-After says when to try again.",
+        "500": "The search raised an unexpected error.",
+        "503": "A query failed.",
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "SearchGym retrieval", "version": __version__},
+        "paths": {
+            "/retrieve": {
+                "post": {
+                    "summary": "Search a batch of queries.",
+                    "requestBody": {"required": True, "content": _json(_reference("Request"))},
+                    "responses": {
+                        "200": {
+                            "description": "The hits of each query.",
+                            "content": _json(_reference("Reply")),
+                        },
+                        **{
+                            status: {"description": reason, "content": _json(_reference("Refusal"))}
+                            for status, reason in refusals.items()
+                        },
+                    },
+                }
+            },
+            "/healthz": {
+                "get": {
+                    "summary": "The index that is served.",
+                    "responses": {
+                        "200": {"description": "The index.", "content": _json(_reference("Health"))}
+                    },
+                }
+            },
+            "/metrics": {
+                "get": {
+                    "summary": "Counters for Prometheus.",
+                    "responses": {"200": {"description": "The counters.", "content": {"text/plain": {}}}},
+                }
+            },
+        },
+        "components": {
+            "schemas": {
+                "Request": request,
+                "Reply": reply,
+                "Document": document,
+                "ScoredDocument": scored,
+                "Health": health,
+                "Refusal": _object({"detail": {"type": "string"}}, ["detail"]),
+            }
+        },
+    }
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
