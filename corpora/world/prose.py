@@ -15,12 +15,10 @@ from functools import lru_cache
 from string import Formatter
 
 from .arithmetic import hash64, key
-from .colour import COLOUR, FILLS
 from .facts import Country, Entity, Value, aliases
-from .phrases import ASKS, COMPARES, FOUND, MEASURES, NOUNS, OBSCURED, ROLES
 from .plans import Plan, end_of
 from .schema import RELATIONS, Relation
-from .sentences import ALIASES, LEADS, SENTENCES, SUBJECTS
+from .wordings import wordings
 from .words import MALE_NAMES
 
 __all__ = ["Prose"]
@@ -139,8 +137,8 @@ class Prose:
         last = ["died"] if "died" in facts else []
         known_as = aliases(entity)
         extra = []
-        if known_as and draw % 3 == 0 and entity.type in ALIASES:
-            extra.append(_choose(ALIASES[entity.type], draw // 3).replace("{v}", known_as[-1]))
+        if known_as and draw % 3 == 0 and entity.type in wordings("aliases"):
+            extra.append(_choose(wordings("aliases")[entity.type], draw // 3).replace("{v}", known_as[-1]))
         extra += self._colour(entity, len(lead.split()) + sum(len(s.split()) for s in sentences), draw)
         for i, sentence in enumerate(extra):
             sentences.insert(hash64(draw, i, 4) % (len(sentences) + 1 - len(last)), sentence)
@@ -149,13 +147,13 @@ class Prose:
     @staticmethod
     def _colour(entity: Entity, words: int, draw: int) -> list[str]:
         """One sentence of colour for most passages, more for short ones."""
-        wordings = list(COLOUR[entity.type])
+        templates = list(wordings("colour")[entity.type])
         out: list[str] = []
         number = hash64(draw, 5)
         while words < _SHORT or (not out and number % 4):
-            template = wordings.pop(number % len(wordings))
+            template = templates.pop(number % len(templates))
             number = hash64(number)
-            for name, choices in FILLS.items():
+            for name, choices in wordings("fills").items():
                 if f"{{{name}" in template:
                     first = number // 8 % len(choices)
                     template = template.replace(f"{{{name}}}", choices[first])
@@ -176,7 +174,7 @@ class Prose:
             fields["born_date"] = self._date("born", int(words["born"]), draw)[0]
         elif entity.type == "company":
             fields["trade"] = _TRADES[entity.role]
-        possible = [t for t in LEADS[entity.type] if _fields(t) <= fields.keys()]
+        possible = [t for t in wordings("leads")[entity.type] if _fields(t) <= fields.keys()]
         template = possible[draw // 64 % len(possible)]
         used = {"born" if name == "born_date" else name for name in _fields(template)}
         return template.format_map(fields), frozenset(used)
@@ -189,9 +187,10 @@ class Prose:
 
     def _sentence(self, entity: Entity, fact: tuple[Relation, Value], draw: int) -> str:
         spec, value = fact
-        wordings = SENTENCES.get(f"{entity.role}.{spec.name}") or SENTENCES[f"{entity.type}.{spec.name}"]
-        wording = wordings[hash64(draw, _KEYS[spec.name], 2) % len(wordings)]
-        text = wording.replace("{v}", self.value(spec, value))
+        table = wordings("sentences")
+        templates = table.get(f"{entity.role}.{spec.name}") or table[f"{entity.type}.{spec.name}"]
+        template = templates[hash64(draw, _KEYS[spec.name], 2) % len(templates)]
+        text = template.replace("{v}", self.value(spec, value))
         if isinstance(value, int) and spec.target == "year":
             date, month = self._date(spec.name, value, draw)
             text = text.replace("{d}", date).replace("{m}", month)
@@ -204,7 +203,7 @@ class Prose:
             subjects: tuple[str, ...] = (pronoun, pronoun, entity.name.split()[-1])
         else:
             pronoun, possessive, objective = "It", "its", "it"
-            subjects = SUBJECTS[entity.type]
+            subjects = wordings("subjects")[entity.type]
         out = [lead]
         i = 0
         while i < len(sentences):
@@ -242,27 +241,29 @@ class Prose:
         if plan.theme:
             fields = {"v": _theme(plan.theme), "decade": f"{plan.decade[1]}s" if plan.decade else ""}
             if number % 2 or len(plan.path) > 1:
-                introduction = _choose(OBSCURED[f"{plan.type}."], number // 2).format_map(fields) + " "
+                introduction = (
+                    _choose(wordings("descriptions")[f"{plan.type}."], number // 2).format_map(fields) + " "
+                )
                 phrase = f"that {plan.type}"
             else:
-                phrase = _choose(OBSCURED[plan.type], number // 2).format_map(fields)
+                phrase = _choose(wordings("descriptions")[plan.type], number // 2).format_map(fields)
             type_ = plan.type
         elif plan.lists:
             which, type_, fields = self._found(plan, starts)
             if not plan.path:
-                return _choose(FOUND[f"{which}?"], number).format_map(fields)
-            phrase = _choose(FOUND[which], number).format_map(fields)
+                return _choose(wordings("constraints")[f"{which}?"], number).format_map(fields)
+            phrase = _choose(wordings("constraints")[which], number).format_map(fields)
         else:
             phrase, type_ = self._named(starts[0]), starts[0].type
         simple = not plan.theme and not plan.lists
         for i, relation in enumerate(plan.path[:-1]):
-            wordings = NOUNS[f"{type_}.{relation}"]
+            phrases = wordings("noun_phrases")[f"{type_}.{relation}"]
             if not simple:  # a long phrase reads well only at the end
-                wordings = tuple(w for w in wordings if w.endswith("{x}"))
-            phrase = _choose(wordings, hash64(number, i)).replace("{x}", phrase)
+                phrases = tuple(p for p in phrases if p.endswith("{x}"))
+            phrase = _choose(phrases, hash64(number, i)).replace("{x}", phrase)
             type_ = end_of(type_, relation)
             simple = False
-        asks = ASKS[f"{type_}.{plan.path[-1]}"]
+        asks = wordings("questions")[f"{type_}.{plan.path[-1]}"]
         if len(phrase) > _LONG_PHRASE:  # as above
             asks = tuple(a for a in asks if a.endswith("{x}?")) or asks
         first = hash64(number, 99)
@@ -287,11 +288,11 @@ class Prose:
         if plan.path:
             end, form = end_of(type_, plan.path[0]), "bridged"
         person = type_ == "person"
-        text = _choose(COMPARES[form], number).format(
+        text = _choose(wordings("comparisons")[form], number).format(
             which="Who" if person else f"Which {type_}",
             one="who" if person else "which",
-            measure=_choose(MEASURES[f"{end}.{relation}.{extreme}"], number // 8),
-            role=ROLES.get(plan.path[0], plan.path[0]) if plan.path else "",
+            measure=_choose(wordings("measures")[f"{end}.{relation}.{extreme}"], number // 8),
+            role=wordings("roles").get(plan.path[0], (plan.path[0],))[0] if plan.path else "",
             x=self.mention(starts[0]),
             y=self.mention(starts[1]),
         )

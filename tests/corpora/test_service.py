@@ -703,7 +703,7 @@ def test_what_cannot_be_served_is_said_in_one_line(corpus_folder: Path, tmp_path
     assert "unknown retriever 'bm52'" in error("bm52", "--corpus", str(corpus_folder), "--port", "0")
     assert "unknown corpus" in error("bm25", "--corpus", "nowhere", "--port", "0")
     assert "cannot be used" in error("bm25", "--corpus", str(corpus_folder), "--host", "no.such.host.invalid")
-    assert "topk=5 is more than max_topk=3" in error("bm25", "--topk", "5", "--max-topk", "3")
+    assert "topk is 5, more than max_topk (3)" in error("bm25", "--topk", "5", "--max-topk", "3")
     assert issubclass(IndexMismatchError, ConfigError)
 
 

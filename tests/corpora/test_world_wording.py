@@ -10,13 +10,15 @@ import Stemmer
 
 from searchgym.corpora.bm25.analyzer import STOP_WORDS
 from searchgym.corpora.world import RELATIONS, TYPES, Country, Entity, terse_pieces, terse_vocabulary, words
-from searchgym.corpora.world.colour import COLOUR
 from searchgym.corpora.world.facts import Statement
-from searchgym.corpora.world.phrases import ASKS, COMPARES, FOUND, MEASURES, NOUNS, OBSCURED
 from searchgym.corpora.world.prose import Prose
 from searchgym.corpora.world.schema import relations_of
-from searchgym.corpora.world.sentences import ALIASES, LEADS, SENTENCES
 from searchgym.corpora.world.terse import Terse
+from searchgym.corpora.world.wordings import wordings
+
+ASKS, COMPARES, FOUND = wordings("questions"), wordings("comparisons"), wordings("constraints")
+MEASURES, NOUNS, OBSCURED = wordings("measures"), wordings("noun_phrases"), wordings("descriptions")
+ALIASES, LEADS, SENTENCES, COLOUR = map(wordings, ("aliases", "leads", "sentences", "colour"))
 
 _GLUED = [  # every surname and every place name
     *(head + tail for head in words.SURNAME_HEADS for tail in words.SURNAME_TAILS),
