@@ -1,4 +1,4 @@
-"""Hybrid retrieval: several retrievers over one corpus, their rankings fused.
+"""Hybrid retrieval: the rankings of several retrievers over one corpus, fused.
 
 Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009), with weights w (1 each by default):
 
@@ -6,18 +6,18 @@ Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009), with weights w (1 e
 
 Departures:
 
-1. Passages with equal scores share a rank, the best of theirs; identical passages must not be told apart by
-   their ids. Where scores differ the ranks are the paper's.
-2. Of each part the first `depth` hits count, and those that score the same as the last of them.
-3. A query that one part failed on has failed: half a fusion would be another ranking, and nobody would know.
+1. Passages with equal scores share a rank, their best one, so that identical passages are not ranked by their ids.
+   Where scores differ, the ranks are the paper's.
+2. From each part, the first `depth` hits count, and hits that score the same as the last of these.
+3. If one part fails on a query, the query has failed: a fusion of the other parts would silently be another ranking.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
+from searchgym.checks import integer, number
 from searchgym.errors import ConfigError, RetrievalError
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, Retriever, SearchResult
@@ -29,7 +29,7 @@ from .indexing.cache import digest
 __all__ = ["RRF_CONSTANT", "Hybrid", "open_hybrid"]
 
 RRF_CONSTANT = 60
-"""The paper's k: how little the first ranks stand out."""
+"""The paper's k: the larger, the less the first ranks stand out."""
 
 
 class Hybrid:
@@ -57,9 +57,7 @@ class Hybrid:
             raise ConfigError(f"hybrid has {len(parts)} part(s): name two or more retrievers")
         self._parts = list(parts)
         self._weights = [1.0] * len(parts) if weights is None else _check_weights(weights, len(parts))
-        if type(depth) is not int or depth < 1:
-            raise ConfigError(f"depth={depth!r}: use a whole number >= 1")
-        self._depth = depth
+        self._depth = integer("depth", depth, 1)
         self.index_hash = digest(
             {
                 "format": 1,
@@ -71,9 +69,9 @@ class Hybrid:
         )
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
-        """Search a batch; see `searchgym.Retriever.search`. Scores are fused ones, at most Σ w / 61.
+        """Search a batch; see `searchgym.Retriever.search`. The scores are fused, at most Σ w / 61.
 
-        There may be fewer than k hits: no more than the parts' first `depth` together.
+        There may be fewer than k hits: at most the first `depth` of all parts together.
 
         Raises:
             ConfigError: k is not a whole number >= 1, or `queries` is not a sequence of strings.
@@ -98,11 +96,11 @@ class Hybrid:
         return [found[id]._replace(score=scores[id]) for id in best]
 
     def _ranked(self, part: Retriever, queries: list[str]) -> list[dict[Hit, int] | RetrievalError]:
-        """What a part found for each query, with ranks from 1."""
+        """The hits of a part for each query, with ranks from 1."""
         ranked: list[dict[Hit, int] | RetrievalError] = []
         for query, result in zip(queries, _ask(part, queries, self._depth + 1), strict=True):
             hits, fetched = result, self._depth + 1
-            # Equal scores across the cut: fetch until they differ.
+            # If scores are equal across the cut, fetch until they differ.
             while (
                 isinstance(hits, list)
                 and len(hits) == fetched
@@ -147,7 +145,7 @@ def open_hybrid(
         ConfigError: see `Hybrid`; also what opening a part raises.
     """
     if isinstance(parts, str | dict) or not isinstance(parts, Sequence):
-        raise ConfigError(f'parts={parts!r}: give a list of retrievers, like ["bm25", "dense"]')
+        raise ConfigError(f'parts is {parts!r}: give a list of retrievers, like ["bm25", "dense"]')
     return Hybrid([open_retriever(part, corpus) for part in parts], weights, depth)
 
 
@@ -158,15 +156,12 @@ def _ask(part: Retriever, queries: list[str], k: int) -> Sequence[SearchResult]:
         raise RetrievalError(f"part {part.name!r} of hybrid: {error}") from error
     if len(results) != len(queries):
         raise RetrievalError(
-            f"part {part.name!r} of hybrid gave {len(results)} results for {len(queries)} queries"
+            f"part {part.name!r} of hybrid returned {len(results)} results for {len(queries)} queries"
         )
     return results
 
 
 def _check_weights(weights: object, count: int) -> list[float]:
     if isinstance(weights, str) or not isinstance(weights, Sequence) or len(weights) != count:
-        raise ConfigError(f"weights={weights!r}: give a list of {count} numbers, one for each part")
-    for weight in weights:
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
-            raise ConfigError(f"weight {weight!r} of hybrid: use a number > 0")
-    return [float(weight) for weight in weights]
+        raise ConfigError(f"weights is {weights!r}: give a list of {count} numbers, one for each part")
+    return [number("a weight of hybrid", weight, above=0) for weight in weights]

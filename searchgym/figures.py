@@ -1,21 +1,23 @@
-"""Pictures. matplotlib is an optional dependency and is imported only when one is drawn."""
+"""Plots. matplotlib is an optional dependency, imported only when a plot is drawn."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import MissingExtraError
-
-if TYPE_CHECKING:
-    pass
+from .files import replacing
 
 __all__ = ["new_figure", "save_figure"]
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A matplotlib figure in inches, on no screen.
+    """A matplotlib figure without a window.
+
+    Args:
+        width: inches.
+        height: inches.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -28,10 +30,12 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
-    """Write a matplotlib figure as PNG: complete or not at all, and equal bytes for equal figures."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
+    """Write a matplotlib figure as a PNG file in one step; equal figures give equal bytes.
+
+    Args:
+        figure: the figure.
+        path: the file.
+        dpi: dots per inch.
+    """
+    with replacing(path, alone=True) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where everything lives that is kept between runs."""
+"""The directory of everything that is kept between runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["home"]
 
 
 def home() -> Path:
-    """The directory all caches live under: `SEARCHGYM_HOME`, else the platform's user cache directory.
+    """The directory of all caches: `SEARCHGYM_HOME`, else the platform's user cache directory.
 
-    It need not exist; nothing is created here.
+    It need not exist; this function creates nothing.
     """
     chosen = os.environ.get("SEARCHGYM_HOME")
     return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("searchgym"))

@@ -19,6 +19,7 @@ from safetensors.torch import save as save_tensors
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from searchgym.errors import CheckpointError, ConfigError
+from searchgym.files import write_bytes, write_text
 
 from ..lm.weights import check_tensors
 
@@ -136,9 +137,9 @@ def save_model(model: Qwen3ForCausalLM, config: TinyConfig, directory: str | os.
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config.to_json(), indent=2) + "\n"
-    _replace(folder / CONFIG_FILE, text.encode())
+    write_text(folder / CONFIG_FILE, text)
     tensors = {name: t.detach().contiguous() for name, t in _own_weights(model, config).items()}
-    _replace(folder / WEIGHTS_FILE, save_tensors(tensors, metadata={"format": "pt"}))
+    write_bytes(folder / WEIGHTS_FILE, save_tensors(tensors, metadata={"format": "pt"}))
 
 
 def read_config(directory: str | os.PathLike[str]) -> TinyConfig:
@@ -199,13 +200,3 @@ def _own_weights(model: Qwen3ForCausalLM, config: TinyConfig) -> dict[str, torch
     if config.tie_embeddings:
         state.pop("lm_head.weight", None)
     return state
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -1,9 +1,9 @@
 """Builds the BM25 table in bounded memory: sorted runs ("shards"), then one merge (Heinz & Zobel 2003, SPIMI).
 
-A shard is the inverted index of some consecutive passages, made in memory and written to disk. Merging brings the
-shards' terms into one sorted vocabulary and their postings, term by term, into one table. Document frequencies and
-the average length are counted over all shards before anything is scored, so the finished table is the same, byte
-for byte, however the passages were cut into shards. A build that was killed goes on after its last shard.
+A shard is the inverted index of consecutive passages, built in memory and written to disk. Merging combines the shards'
+terms into one sorted vocabulary and their postings, term by term, into one table. Document frequencies and the average
+length are counted over all shards before anything is scored, so that the finished table is the same, byte for byte,
+regardless of the division into shards. A build that was killed continues after its last shard.
 
 What is stored of a (term, passage) pair is its count, not its score: five bytes instead of eight, and lengths are
 rounded to one byte as in Lucene, so that scores agree with Lucene's.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import os
 import shutil
 import time
 from array import array
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.errors import CorpusError
+from searchgym.files import write_text
 from searchgym.question import Corpus, Passage
 
 from ..indexing.backend import Estimate, Progress
@@ -34,12 +34,12 @@ from .analyzer import stem, words
 __all__ = ["LENGTHS", "MOST", "build_table", "estimate_table", "parts_table"]
 
 SHARD_WORDS = 2**24
-"""Words after which a shard is written: about 170,000 passages of 100 words, and 0.6 GB at the peak."""
+"""Words per shard: about 170,000 passages of 100 words, and 0.6 GB of memory at the peak."""
 MOST = 255
-"""A word counts at most so often in one passage: counts are stored in one byte."""
+"""The largest count of a word in a passage, as counts are stored in one byte."""
 _MERGED_AT_ONCE = 2**22  # postings; a single term that has more is merged alone
 _BUFFER = 2**20
-_TELL_EVERY = 1000  # passages between two reports of progress
+_REPORT_EVERY = 1000  # passages between two reports of progress
 _SAMPLE = 200  # passages that an estimate is made from
 
 
@@ -54,7 +54,7 @@ def _decoded_lengths() -> NDArray[np.int64]:
 
 
 LENGTHS = _decoded_lengths()
-"""The length that each of the 256 codes stands for; a length has the code of the next smaller or equal one."""
+"""The length of each of the 256 codes; a length has the code of the next smaller or equal length."""
 
 
 def parts_table(k1: float, b: float, average: float) -> NDArray[np.float64]:
@@ -77,11 +77,11 @@ def build_table(corpus: Corpus, settings: Mapping[str, Any], directory: Path, pr
     Args:
         corpus: its passages must be ordered by id.
         settings: k1, b and shuffle, as `BM25.build` takes them.
-        directory: where to.
+        directory: where the files are written.
         progress: called with the phases "reading" and "merging".
 
     Raises:
-        CorpusError: the corpus is empty, holds no words, or is not sorted by id.
+        CorpusError: the corpus is empty, has no words, or is not sorted by id.
     """
     if not (directory / "bm25.json").exists():
         place = directory / "shards"
@@ -104,7 +104,7 @@ def estimate_table(corpus: Corpus) -> Estimate:
     each = (time.perf_counter() - started) / max(1, len(sample))
     total = len(shard.words) / max(1, len(sample)) * count
     postings = distinct / max(1, len(sample)) * count
-    # The number of different terms by Heaps' law, on the safe side; the shards hold some of them again and again.
+    # The number of distinct terms by Heaps' law, rather too high; the shards repeat some of them.
     terms = 80 * total**0.55
     at_once = min(total, SHARD_WORDS)
     shards = 12 * 80 * at_once**0.55 * max(1.0, total / SHARD_WORDS)
@@ -131,7 +131,7 @@ class _Shard(NamedTuple):
 
 
 def _read(corpus: Corpus, settings: Mapping[str, Any], place: Path, progress: Progress) -> list[_Shard]:
-    """Cut the corpus into shards, but for those that are there already."""
+    """Divide the corpus into shards, except those that exist already."""
     passages = corpus.passages
     total = len(passages)
     shards = _finished_shards(place)
@@ -149,7 +149,7 @@ def _read(corpus: Corpus, settings: Mapping[str, Any], place: Path, progress: Pr
         if len(shard.words) >= SHARD_WORDS:
             shards.append(shard.write(place / f"{len(shards):05d}"))
             shard = _ShardWriter(position + 1)
-        if position % _TELL_EVERY == 0:
+        if position % _REPORT_EVERY == 0:
             progress("reading", position, total)
     if shard.ends or not shards:
         shards.append(shard.write(place / f"{len(shards):05d}"))
@@ -158,8 +158,8 @@ def _read(corpus: Corpus, settings: Mapping[str, Any], place: Path, progress: Pr
 
 
 def _derangement(count: int, seed: int) -> NDArray[np.int32]:
-    """A random cycle through all positions, so that none stays in place (if there are two or more)."""
-    order = np.random.RandomState(seed).permutation(count)  # RandomState: its stream is frozen for ever
+    """A random cycle through all positions, so that none stays in place if there are two or more."""
+    order = np.random.RandomState(seed).permutation(count)  # RandomState, because its stream never changes
     target = np.empty(count, np.int32)
     target[order] = np.roll(order, -1)
     return target
@@ -201,7 +201,7 @@ class _ShardWriter:
         ends = np.frombuffer(self.ends, np.int64)
         sizes = ends - np.concatenate([[0], ends[:-1]])
         passage = np.repeat(np.arange(self.start, self.start + count, dtype=np.int64), sizes)[kept]
-        # One number per word: by term, then by passage. Equal ones stand side by side once they are sorted.
+        # One number per word: by term, then by passage. After sorting, equal numbers are adjacent.
         keys = ranks[numbers[kept]]
         keys <<= 32
         keys |= passage
@@ -228,7 +228,7 @@ class _ShardWriter:
 
 
 def _finished_shards(place: Path) -> list[_Shard]:
-    """The shards an earlier build finished, without gap and whole (a power cut may have torn the last)."""
+    """The shards that an earlier build finished, without gaps and complete (a power cut may have damaged the last)."""
     shards: list[_Shard] = []
     while True:
         directory = place / f"{len(shards):05d}"
@@ -258,7 +258,7 @@ def _merge(
 ) -> None:
     total, count = sum(shard.words for shard in shards), shards[-1].end
     if total == 0:
-        raise CorpusError(f"corpus {corpus.name!r} has {count} passages and no word to search for")
+        raise CorpusError(f"corpus {corpus.name!r} has {count} passages without any word: give one with text")
     postings = sum(shard.postings for shard in shards)
     progress("merging", 0, postings)
     lengths = np.concatenate([shard.read("lengths", np.uint8) for shard in shards])
@@ -277,19 +277,18 @@ def _merge(
             np.maximum.reduceat(score, starts[low:high] - starts[low]).tofile(most)
             progress("merging", int(starts[high]), postings)
     facts = {"passages": count, "words": total, "terms": len(starts) - 1, "postings": postings}
-    work = directory / "bm25.json.tmp"
-    work.write_text(json.dumps(facts), "utf-8")
-    os.replace(work, directory / "bm25.json")  # says that all else is there
+    # Written last: it shows that everything else is there.
+    write_text(directory / "bm25.json", json.dumps(facts), alone=True)
 
 
 def _merge_terms(
     shards: Sequence[_Shard], directory: Path
 ) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]:
-    """Merge the sorted terms; returns each shard's terms as numbers among all, and where postings begin."""
+    """Merge the sorted terms; returns the numbers of each shard's terms, and where the postings of each term begin."""
 
     def lines(number: int) -> Iterator[tuple[bytes, int]]:
         with (shards[number].directory / "terms").open("rb", buffering=_BUFFER) as file:
-            # Without its line end a term sorts as its text does.
+            # Without its line end, a term sorts as its text does.
             yield from zip((line[:-1] for line in file), repeat(number))
 
     mapped = [array("i") for _ in shards]
@@ -315,8 +314,8 @@ def _merge_terms(
 def _merged_postings(
     shards: Sequence[_Shard], numbers: Sequence[NDArray[np.int32]], starts: NDArray[np.int64]
 ) -> Iterator[tuple[int, int, NDArray[np.int32], NDArray[np.uint8]]]:
-    """The postings of terms [low, high), one stretch of terms after the other: (low, high, positions, counts)."""
-    read = [0] * len(shards)  # terms and postings of each shard that are merged already
+    """The postings of consecutive ranges of terms [low, high), as (low, high, positions, counts)."""
+    read = [0] * len(shards)  # terms and postings of each shard that are already merged
     consumed = [0] * len(shards)
     low, terms = 0, len(starts) - 1
     while low < terms:

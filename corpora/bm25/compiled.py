@@ -1,15 +1,15 @@
-"""The search of `bm25.py`, compiled by numba: MaxScore (Turtle & Flood 1995) over windows of passages.
+"""The search of `index.py`, compiled by numba: MaxScore (Turtle & Flood 1995) over windows of passages.
 
-Terms are taken by falling bound, the most that any passage can gain by them. Once k passages are found, the
-worst of them sets a threshold: when the bounds of the last terms together stay below it, a passage that has none
-of the other terms cannot be among the best. The others, the essential terms, are added up window by window; the
-rest are added one after the other, only to passages that can still get over the threshold. Long postings of
-frequent words are thus hardly read.
+Terms are processed by falling bound, the largest gain of any passage. Once k passages are found, the worst of them sets
+a threshold: if the bounds of the last terms add up to less, a passage with none of the other terms cannot be among the
+best. The gains of those other, essential terms are summed window by window; the rest are added one term after the
+other, only for passages that can still exceed the threshold. So most of the long postings of frequent words are not
+read.
 
-Every score is the sum over the terms in the same order, in double precision, as `bm25.py` sums it with numpy: the
-two give the same bits.
+Every score is the sum over the terms in the same order and in double precision, as `index.py` computes it with numpy:
+both give the same bits.
 
-Importing this module compiles it, or reads what was compiled from numba's cache: see `bm25_loader.py`.
+Importing this module compiles it, or loads it from numba's cache; see `loader.py`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 Number = int | np.integer[Any]
 
 _WINDOW = 1 << 14  # passages; their scores (128 kB) stay in the cache of the core
-_SCAN = 16  # so many postings are read in the time of looking one passage up among them (measured)
-# Bounds are sums too, rounded in another order than scores: never prune by a rounding error.
+_SCAN = 16  # postings read in the time of looking up one passage among them (measured)
+# Bounds are sums, rounded in another order than scores: a rounding error must not prune a passage.
 _SLACK = 1.0 + 1e-12
 _END = np.int64(1) << 40  # beyond every position
 
@@ -41,7 +41,7 @@ def _compile(signature: Any) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         try:
             compiled: F = njit(signature, cache=True, nogil=True)(function)
-        except RuntimeError:  # there is no place to cache in
+        except RuntimeError:  # no directory for the cache can be written
             compiled = njit(signature, nogil=True)(function)
         return compiled
 
@@ -56,7 +56,7 @@ def _worse(score: float, passage: Number, other_score: float, other: Number) -> 
 
 @_compile(types.void(types.int32[::1], types.float64[::1], types.int64))
 def _sift_down(found: NDArray[np.int32], scores: NDArray[np.float64], size: int) -> None:
-    """Let the root of a heap, whose root should be the worst hit, sink to its place."""
+    """Move the root of a heap down to its place; the root should be the worst hit."""
     passage, score, hole = found[0], scores[0], 0
     while True:
         child = 2 * hole + 1
@@ -85,7 +85,7 @@ def _sift_up(found: NDArray[np.int32], scores: NDArray[np.float64], hole: int) -
 
 @_compile(types.int64(_array(types.int32), types.int64, types.int64, types.int64))
 def _lower_bound(positions: NDArray[np.int32], low: int, high: int, passage: Number) -> int:
-    """The first of positions[low:high] that is not before `passage`; soon, where it is near `low`."""
+    """The index of the first of positions[low:high] that is not before `passage`; fast if it is near `low`."""
     step = 1
     while low + step < high and positions[low + step] < passage:
         low += step
@@ -125,17 +125,21 @@ def search(
     """The best passages for a query.
 
     Args:
-        positions, counts, lengths, parts: the table, as `bm25_build.build_table` writes it.
-        postings: one row per term of the query, by falling bound: where its postings begin and end. Overwritten.
-        weights: one row per term: its idf, how often the query has it, and its bound.
-        found: takes the positions of the hits, best first; as many as it is long.
-        scores: takes their scores.
+        positions: passages of all postings, int32, as `build_table` writes them.
+        counts: how often the term occurs in each of these, uint8.
+        lengths: the length code of every passage, uint8.
+        parts: the part of the score by count and length, as `parts_table` computes it, float64.
+        postings: int64 [terms, 2], by falling bound: where the postings of each term of the query begin and end.
+            Overwritten.
+        weights: float64 [terms, 3]: the idf of each term, how often it occurs in the query, and its bound.
+        found: int32 [k]; receives the positions of the hits, best first.
+        scores: float64 [k]; receives their scores.
 
     Returns:
-        How many hits there are.
+        The number of hits.
     """
     terms, k, size = len(postings), len(found), 0
-    reach = np.zeros(terms + 1)  # what the terms from the i-th on can add at most
+    reach = np.zeros(terms + 1)  # the most that the terms from the i-th on can add
     for i in range(terms - 1, -1, -1):
         reach[i] = reach[i + 1] + weights[i, 2] * _SLACK
     sums = np.zeros(_WINDOW)
@@ -164,7 +168,7 @@ def search(
                 j += 1
             postings[i, 0] = j
         for i in range(essential, terms + 1):
-            if size == k:  # only those that can still get over the threshold
+            if size == k:  # keep only passages that can still exceed the threshold
                 kept = 0
                 for t in range(many):
                     place = touched[t]

@@ -1,9 +1,9 @@
-"""Brings in the compiled search while numpy answers.
+"""Loads the compiled search in the background while numpy searches.
 
-Importing numba takes a second, and compiling for the first time on a machine some ten; after that numba's cache on
-disk serves. So a large index asks for it after its first answer, and a thread in the background fetches it.
+Importing numba takes a second, and compiling for the first time on a machine about ten; after that numba's cache on
+disk is used. So a large index starts a background thread after its first results, which loads the compiled search.
 
-A fork waits until that thread is done. A child would otherwise inherit the locks of numba's compiler and of the
+A fork waits until that thread has finished. Otherwise the child would inherit the locks of numba's compiler and of the
 import system, held by a thread that it does not have.
 """
 
@@ -24,17 +24,17 @@ _lock = threading.Lock()
 
 
 def installed() -> bool:
-    """Whether there is a numba to compile with."""
+    """Whether numba is installed."""
     return importlib.util.find_spec("numba") is not None
 
 
 def ready() -> Callable[..., int] | None:
-    """The compiled search, if it is there."""
+    """The compiled search; None if it is not loaded."""
     return _search
 
 
 def fetch() -> None:
-    """See to it that the compiled search will be there, if numba is installed."""
+    """Start to load the compiled search, if numba is installed."""
     global _thread
     if _thread is None:
         with _lock:
@@ -44,7 +44,7 @@ def fetch() -> None:
 
 
 def wait() -> bool:
-    """Wait until the compiled search is there; False when there will be none."""
+    """Wait until the compiled search is loaded; returns False if it cannot be loaded."""
     fetch()
     assert _thread is not None
     _thread.join()
@@ -57,7 +57,7 @@ def _load() -> None:
         return
     try:
         from . import compiled
-    except Exception as error:  # numba too old for this Python or numpy: numpy goes on answering
+    except Exception as error:  # e.g. a numba that does not fit this Python or numpy: continue with numpy
         warnings.warn(f"numba cannot be used, searching with numpy: {error}", RuntimeWarning, stacklevel=2)
         return
     _search = compiled.search

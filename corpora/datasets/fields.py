@@ -1,6 +1,6 @@
-"""What a line of a passage or question file must hold: our fields, or those of FlashRAG and Search-R1.
+"""The fields of passage and question files: our own, or those of FlashRAG and Search-R1.
 
-docs/corpora.md has the schema of our own files, docs/datasets.md that of published question sets.
+docs/corpora.md describes our own files, docs/datasets.md published question sets.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _QUESTION_FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of passages or questions, and what its lines do not say themselves.
+    """A file of passages or questions, with defaults for what its lines do not contain.
 
     Attributes:
         file: the file.
-        split: the split of questions that name none.
-        set: the name of the question set; goes before the ids, which published sets number from 0 in every
-            split and set. Empty: ids are taken as they are.
-        foreign: a published file, which its user cannot mend. Of it, passages and answers that are blank are
-            passed over, numbers serve as ids, and a question left without an answer is passed over too.
+        split: the split of questions without one.
+        set: the name of the question set; a prefix of the ids, because published sets number each split from 0. Empty:
+            ids are used as they are.
+        foreign: whether it is a published file, which the user cannot correct. Then blank passages and answers are
+            skipped, numbers are accepted as ids, and a question without any answer is skipped too.
     """
 
     file: Path
@@ -55,7 +55,7 @@ class Source:
 
 
 def read_passage(line: Line, source: Source) -> Passage | None:
-    """A passage from `{id, title, text}`, or from `{id, contents}`; None for one to pass over."""
+    """A passage from `{id, title, text}` or `{id, contents}`; None for one to skip."""
     id = _read_id(line, source)
     if "contents" in line.fields and "text" not in line.fields:
         contents: str = line.get("contents", str)
@@ -79,9 +79,17 @@ def read_passage(line: Line, source: Source) -> Passage | None:
 
 
 def read_question(line: Line, passage_ids: Container[str], source: Source) -> Question | None:
-    """A question from our fields, or from `{id, question, golden_answers, metadata}`; None for one to pass over.
+    """A question from our fields, or from `{id, question, golden_answers, metadata}`; None for one to skip.
 
-    Fields that are not in the schema go to `metadata`.
+    Fields outside the schema are added to `metadata`.
+
+    Args:
+        line: the line.
+        passage_ids: the ids of the corpus, which the question may refer to.
+        source: its file.
+
+    Raises:
+        CorpusError: the line cannot be used.
     """
     answers = _read_answers(line, source)
     if answers is None:
@@ -92,7 +100,7 @@ def read_question(line: Line, passage_ids: Container[str], source: Source) -> Qu
         raise line.error(f"split is {shorten(split)}", f"Use train, dev or test.{near}")
     hops = line.get("hops", int, 0)
     if hops < 0:
-        raise line.error(f"hops is {hops}", "Use 0 when unknown, else the number of hops.")
+        raise line.error(f"hops is {hops}", "Use 0 if it is unknown, otherwise the number of hops.")
     metadata: dict[str, Any] = line.get("metadata", dict, {})
     kind = line.get("type", str, "")
     if not kind and isinstance(metadata.get("type"), str):
@@ -116,7 +124,7 @@ def read_question(line: Line, passage_ids: Container[str], source: Source) -> Qu
 def _read_id(line: Line, source: Source) -> str:
     number = line.fields.get("id")
     id = str(number) if source.foreign and type(number) is int else line.text("id")
-    # Files that join several sets, as Search-R1's, name the set in `data_source` and number each from 0.
+    # Files that combine several sets, like Search-R1's, name the set in `data_source` and number each from 0.
     name = line.fields.get("data_source") if source.set else None
     name = name if isinstance(name, str) and name else source.set
     return f"{line.encodable(name, 'the name of the set')}/{id}" if name else id
@@ -134,7 +142,8 @@ def _read_answers(line: Line, source: Source) -> list[str] | None:
     for answer in answers:
         if not exact_match(answer, [answer]):
             raise line.error(
-                f"answer {shorten(answer)} normalises to nothing", "No agent could give it: remove it."
+                f"answer {shorten(answer)} normalises to an empty string",
+                "No agent could give it: remove it.",
             )
     return answers
 
@@ -160,6 +169,7 @@ def _resolved(
     for id in ids:
         if id not in passage_ids:
             raise line.error(
-                f"{name} names {shorten(id)}, which no passage has", "Add the passage, or remove the id."
+                f"{name} contains {shorten(id)}, which is not the id of a passage",
+                "Add the passage, or remove the id.",
             )
     return tuple(ids)

@@ -2,10 +2,10 @@
 
 HotpotQA and 2WikiMultihopQA: `metadata.supporting_facts` = {"title": […], "sent_id": […]}, the sentences in
 `metadata.context` = {"title": […], "sentences" or "content": [[…], …]}. MuSiQue:
-`metadata.question_decomposition[i].support_paragraph` = {"title", "paragraph_text"}. None of them knows the
-passages of our corpus, so an article is looked up by its title. Where several passages have it, those are taken
-that hold most words of the gold sentences. A question with an article that is not found gets no gold passages at
-all: recall over the others would be too high.
+`metadata.question_decomposition[i].support_paragraph` = {"title", "paragraph_text"}. They do not refer to the passages
+of our corpus, so an article is looked up by its title. If several passages have that title, the ones with most words of
+the gold sentences are used. A question whose article is not found gets no gold passages at all, as recall over the
+others would be too high.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from .packing import Packed
 
 __all__ = ["Fact", "count_hops", "gold_facts", "gold_ids", "passages_by_title"]
 
-_LEAST_SHARE = 0.5  # of a gold sentence's distinct words that a passage must hold to be its source
+_MIN_SHARE = 0.5  # share of a gold sentence's distinct words that its passage must contain
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """An article and a sentence or paragraph of it; the text may be missing."""
+    """An article, and a sentence or paragraph of it, whose text may be empty."""
 
     title: str
     text: str
 
 
 def gold_facts(metadata: Mapping[str, Any]) -> list[Fact]:
-    """The evidence that a question's metadata names, in its order, each once."""
+    """The evidence that a question's metadata names, in order and without duplicates."""
     return list(dict.fromkeys([*_supporting_facts(metadata), *_decomposition(metadata)]))
 
 
 def count_hops(metadata: Mapping[str, Any]) -> int:
-    """How many hops the metadata speaks of: steps of a decomposition, else articles; 0 when it names none."""
+    """The number of hops in the metadata: steps of a decomposition, else articles; 0 if there are neither."""
     steps = metadata.get("question_decomposition")
     if isinstance(steps, list) and steps:
         return len(steps)
@@ -47,7 +47,7 @@ def count_hops(metadata: Mapping[str, Any]) -> int:
 
 
 def passages_by_title(passages: Packed[Passage], titles: set[str]) -> dict[str, list[int]]:
-    """The positions of the passages that have one of the titles; one scan over all of them."""
+    """The positions of the passages with each of the titles; one scan over all passages."""
     found: dict[str, list[int]] = {}
     wanted = {title.encode(): title for title in titles}
     for position, (_, begin, end, _) in enumerate(passages.each_row()):
@@ -60,7 +60,7 @@ def passages_by_title(passages: Packed[Passage], titles: set[str]) -> dict[str, 
 def gold_ids(
     facts: list[Fact], by_title: Mapping[str, list[int]], passages: Packed[Passage]
 ) -> tuple[str, ...]:
-    """The ids of the passages that hold the facts, in their order; empty when one of them is not found."""
+    """The ids of the passages with the facts, in order of the facts; empty if one of them is not found."""
     ids: dict[str, None] = {}
     for fact in facts:
         candidates = [passages[position] for position in by_title.get(fact.title, ())]
@@ -72,9 +72,9 @@ def gold_ids(
 
 
 def _holder(fact: Fact, candidates: list[Passage]) -> Passage | None:
-    """The candidate that holds most of the fact's words, the first of equals; None when all hold too few."""
+    """The candidate with most of the fact's words, the first of equals; None if all have too few."""
     words = set(_WORD.findall(fact.text.lower()))
-    best, most = None, _LEAST_SHARE * len(words)
+    best, most = None, _MIN_SHARE * len(words)
     for passage in candidates if words else ():
         share = len(words & set(_WORD.findall(passage.text.lower())))
         if share > most or (best is None and share >= most):

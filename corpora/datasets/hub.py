@@ -1,4 +1,4 @@
-"""Corpora and question sets from the Hugging Face hub: `corpus={"name": "hub", "corpus": "wiki-18", "questions": "nq"}`."""
+"""Corpora and question sets from the Hugging Face Hub: `corpus={"name": "hub", "corpus": "wiki-18", "questions": "nq"}`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from searchgym.checks import choice
 from searchgym.errors import ConfigError, CorpusError, did_you_mean
 
 from .fields import SPLITS, Source
@@ -29,9 +30,9 @@ KNOWN: dict[str, tuple[str, str, str]] = {
     "2wikimultihopqa": (_FLASHRAG, "2wikimultihopqa", "2WikiMultihopQA, two and four hops"),
     "musique": (_FLASHRAG, "musique", "MuSiQue, two to four hops"),
     "bamboogle": (_FLASHRAG, "bamboogle", "Bamboogle, two hops"),
-    "nq_hotpotqa_train": ("PeterJinGo/nq_hotpotqa_train", "", "what Search-R1 trains and tests on"),
+    "nq_hotpotqa_train": ("PeterJinGo/nq_hotpotqa_train", "", "the training and test questions of Search-R1"),
 }
-"""Short names: repository, path in it, what it is."""
+"""Short names: repository, path in it, description."""
 
 _NAME = re.compile(r"(?P<id>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[^@:\s]+))?(?::(?P<path>[^:]+))?")
 
@@ -43,7 +44,7 @@ class HubSet:
     Attributes:
         name: the short name, or the last part of the address.
         repository: the data set at its commit.
-        files: those that hold passages or questions.
+        files: its files of passages or questions.
     """
 
     name: str
@@ -70,7 +71,7 @@ class HubSet:
         return fetch_files(self.repository, self.files, beside=beside)
 
     def origin(self) -> dict[str, Any]:
-        """Where it came from, as JSON data."""
+        """Where it comes from, as JSON data."""
         paths = [file.path for file in self.files]
         return {
             "name": self.name,
@@ -81,58 +82,59 @@ class HubSet:
 
 
 def find_set(name: str, *, questions: bool | None = None, update: bool = False) -> HubSet:
-    """Find passages or a question set on the hub; downloads nothing but the list of files.
+    """Find passages or a question set on the hub; only downloads the list of files.
 
     Args:
         name: a short name of `KNOWN`, or "owner/name", each optionally with "@revision" and ":path/in/it".
-        questions: whether questions are wanted, or passages; None: questions where the files are named by splits.
-        update: use the branch's present commit instead of the one used before.
+        questions: True for questions, False for passages; None for questions if the files are named after splits.
+        update: use the branch's current commit instead of the one used before.
 
     Raises:
         ConfigError: not such a name.
-        CorpusError: nothing suitable there, or the hub cannot be asked.
+        CorpusError: no suitable files, or the hub cannot be reached.
     """
     match = _NAME.fullmatch(name)
     if match is None or ("/" not in match["id"] and match["id"] not in KNOWN):
         known = ", ".join(KNOWN)
         raise ConfigError(
-            f"{name!r} is neither a path nor a data set of the hub.{did_you_mean(name, KNOWN)} Known by short names: "
-            f"{known}. Others are owner/name, with :path where a data set holds several"
+            f"{name!r} is neither a path nor a data set of the hub.{did_you_mean(name, KNOWN)} Short names: "
+            f"{known}. Others are owner/name, with :path if a data set has several"
         )
     repository, path = match["id"], match["path"] or ""
     short = repository
     if match["id"] in KNOWN:
         if path:
-            raise ConfigError(f"{name!r}: a short name takes no path. Write {KNOWN[match['id']][0]}:{path}")
+            raise ConfigError(
+                f"{name!r}: a short name cannot have a path. Write {KNOWN[match['id']][0]}:{path}"
+            )
         short = match["id"]
         repository, path, _ = KNOWN[short]
     pinned = pin(repository, match["revision"] or "", update=update)
     path = path.strip("/")
     files = _select(list_files(pinned), path, questions, repository)
-    if match["id"] not in KNOWN:  # the folder, or the data set where there is none
+    if match["id"] not in KNOWN:  # the folder, or the data set if there is none
         folder = path.rpartition("/")[0] if [file.path for file in files] == [path] else path
         short = (folder or repository).rpartition("/")[2]
     return HubSet(short, pinned, files)
 
 
 def open_hub(corpus: str, questions: str | Sequence[str] | None = None, split: str = "train") -> JsonlCorpus:
-    """Open passages and questions of which at least some are on the hub; the entry point `hub` of `searchgym.corpora`.
+    """Open passages and questions, some of which are on the hub; the entry point `hub` of `searchgym.corpora`.
 
-    What is not on this machine yet is downloaded, after a look at the disk. The commit used first is used ever
-    after; it is part of the corpus's name.
+    Files that are not on this machine are downloaded, after a check of the free disk space. The commit that is used
+    first is used from then on; it is part of the corpus's name.
 
     Args:
         corpus: the passages: a data set of the hub (see `find_set`), or a local directory or file.
         questions: a question set of the hub or a local one, or several.
-        split: the split of questions that name none.
+        split: the split of questions without one.
 
     Raises:
-        ConfigError: a name that cannot be used, or the disk has no room.
-        CorpusError: there is no such data set, it cannot be downloaded, or its lines cannot be used.
-        MissingExtraError: something must be downloaded and the extra `hub` is not installed.
+        ConfigError: a name that cannot be used, or too little disk space.
+        CorpusError: no such data set, it cannot be downloaded, or its lines cannot be used.
+        MissingExtraError: a file has to be downloaded and the extra `hub` is not installed.
     """
-    if split not in SPLITS:
-        raise ConfigError(f"split={split!r}: use train, dev or test")
+    choice("split", split, SPLITS)
     asked = [questions] if isinstance(questions, str) else list(questions or ())
     for name in (corpus, *asked):
         if not isinstance(name, str):
@@ -164,7 +166,7 @@ def open_hub(corpus: str, questions: str | Sequence[str] | None = None, split: s
 def _select(
     files: list[RepositoryFile], path: str, questions: bool | None, repository: str
 ) -> list[RepositoryFile]:
-    """The files at a path of a data set that hold passages or questions."""
+    """The files of passages or questions at a path of a data set."""
     readable = [file for file in files if file.path.endswith(SUFFIXES)]
     chosen = [file for file in readable if file.path == path]
     if chosen:
@@ -175,7 +177,7 @@ def _select(
         paths = sorted({file.path.rpartition("/")[0] or file.path for file in readable})
         raise CorpusError(
             f"{repository} has no {', '.join(SUFFIXES)} file{f' in {path!r}' if path else ''}."
-            f"{did_you_mean(path, paths)} It has: {', '.join(paths[:20]) or 'none at all'}"
+            f"{did_you_mean(path, paths)} It has: {', '.join(paths[:20]) or 'none'}"
         )
     if len(folders) > 1:
         raise CorpusError(

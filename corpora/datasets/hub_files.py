@@ -1,9 +1,10 @@
-"""Files of data sets on the Hugging Face hub, fetched once and kept; the extra `hub`.
+"""Files of data sets on the Hugging Face Hub, downloaded once and kept; the extra `hub`.
 
-Below `SEARCHGYM_HOME/hub/OWNER--NAME/`: `refs.json` (which commit a branch was when it was first used),
-`COMMIT/tree.json` (the files of that commit, their sizes and hashes) and `COMMIT/files/…`. What has been used once
-stays at its commit and needs no network any more. The client library's own download starts anew after a kill,
-which is no way to fetch 5 GB: here a `.part` file grows, is continued, and gets its name when its hash is right.
+The directory `SEARCHGYM_HOME/hub/OWNER--NAME/` contains `refs.json` (the commit of a branch when it was first used),
+`COMMIT/tree.json` (the files of that commit, their sizes and hashes) and `COMMIT/files/…`. A data set stays at the
+commit that was used first and needs no network after that. The client library's own download starts again from the
+beginning after a kill, which is impractical for 5 GB. Here a `.part` file is continued and renamed when its hash is
+right.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from searchgym.errors import ConfigError, CorpusError, MissingExtraError, SearchGymError
+from searchgym.files import lock_file, sync, write_text
 
 from ..indexing.cache import home
 from ..indexing.disk import human, require_disk
@@ -30,14 +30,8 @@ from ..indexing.disk import human, require_disk
 __all__ = ["Repository", "RepositoryFile", "fetch_files", "list_files", "pin"]
 
 _BRANCH = "main"
-_NETWORK = (
-    "httpx2",
-    "httpx",
-    "httpcore",
-    "requests",
-    "urllib3",
-    "json",
-)  # whose errors mean a bad connection
+# Modules whose errors mean a bad connection.
+_NETWORK = ("httpx2", "httpx", "httpcore", "requests", "urllib3", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +53,8 @@ class RepositoryFile:
     Attributes:
         path: inside the repository.
         size: bytes.
-        sha256: of its content; "" for a small file, which git itself keeps.
-        git: the name git gives a small file's content (SHA-1 of a header and the content).
+        sha256: of its content; "" for a small file, which is stored in git itself.
+        git: the git hash of a small file (SHA-1 of a header and the content).
     """
 
     path: str
@@ -70,12 +64,12 @@ class RepositoryFile:
 
 
 def pin(repository: str, revision: str = "", *, update: bool = False) -> Repository:
-    """The commit of a data set that is used here: the one its branch had when it was first asked for.
+    """The commit of a data set that is used here: that of its branch when it was first used.
 
     Args:
         repository: "owner/name".
-        revision: a commit, branch or tag; default: the main branch.
-        update: ask the hub for the branch's present commit.
+        revision: a commit, branch or tag; "" for the main branch.
+        update: ask the hub for the branch's current commit.
 
     Raises:
         CorpusError: the hub has no such data set or revision, refuses it, or cannot be reached.
@@ -100,7 +94,11 @@ def pin(repository: str, revision: str = "", *, update: bool = False) -> Reposit
 
 
 def list_files(repository: Repository) -> list[RepositoryFile]:
-    """All files of a data set at its commit; raises `CorpusError`."""
+    """All files of a data set at its commit.
+
+    Raises:
+        CorpusError: the list cannot be downloaded, or names a file outside the repository.
+    """
     kept = repository.directory / "tree.json"
     if kept.exists():
         return [RepositoryFile(**facts) for facts in _read_json(kept)["files"]]
@@ -118,19 +116,19 @@ def list_files(repository: Repository) -> list[RepositoryFile]:
     for file in files:
         if not all(part not in ("", ".", "..") and "\\" not in part for part in file.path.split("/")):
             raise CorpusError(
-                f"{repository.id} names a file {file.path!r}, which leads elsewhere: do not use it"
+                f"{repository.id} names a file {file.path!r}, which is outside the repository: do not use it"
             )
     _write_json(kept, {"files": [asdict(file) for file in files]})
     return files
 
 
 def local_path(repository: Repository, file: RepositoryFile) -> Path:
-    """Where the file lies, or will lie."""
+    """The path of the file on this machine, whether it exists or not."""
     return repository.directory / "files" / file.path
 
 
 def missing_bytes(repository: Repository, files: list[RepositoryFile]) -> int:
-    """How much of the files is still to be downloaded."""
+    """The number of bytes of the files that are not downloaded yet."""
     total = 0
     for file in files:
         path = local_path(repository, file)
@@ -141,18 +139,18 @@ def missing_bytes(repository: Repository, files: list[RepositoryFile]) -> int:
 
 
 def fetch_files(repository: Repository, files: list[RepositoryFile], *, beside: int = 0) -> list[Path]:
-    """The files on this machine, downloaded as far as they are not there yet.
+    """The paths of files on this machine, after downloading the missing ones.
 
-    Shows what is downloaded on standard error. Interrupted or killed, it goes on where it was.
+    Shows progress on standard error. A download that was interrupted or killed is continued.
 
     Args:
         repository: the data set at its commit.
         files: which of its files.
-        beside: bytes the disk must have for what comes after.
+        beside: bytes that must be free in addition, for later steps.
 
     Raises:
         CorpusError: the download failed, or its content has another hash than the hub says.
-        ConfigError: the disk has no room.
+        ConfigError: too little disk space.
     """
     paths = [local_path(repository, file) for file in files]
     if all(path.exists() for path in paths):
@@ -168,7 +166,7 @@ def fetch_files(repository: Repository, files: list[RepositoryFile], *, beside: 
 
 
 def _download(repository: Repository, file: RepositoryFile, path: Path, advance: Any) -> None:
-    """Continue the `.part` file, check it and give it its name."""
+    """Continue the `.part` file, check it and rename it."""
     part = _part(path)
     part.parent.mkdir(parents=True, exist_ok=True)
     if part.exists() and part.stat().st_size > file.size:
@@ -179,18 +177,17 @@ def _download(repository: Repository, file: RepositoryFile, path: Path, advance:
         url = hub.hf_hub_url(
             repository.id, file.path, repo_type="dataset", revision=repository.commit, endpoint=_endpoint()
         )
-        # Text may come compressed for the transfer; then its length and a range of it would mean something else.
+        # Text may be compressed for the transfer; then lengths and ranges would refer to the compressed data.
         headers = {**hub.build_hf_headers(), "Accept-Encoding": "identity"}
         with part.open("ab") as out:
             hub.http_get(
                 url, out, resume_size=there, headers=headers, expected_size=file.size, _tqdm_bar=_Bar(advance)
             )
-            out.flush()
-            os.fsync(out.fileno())
+        sync(part)
     if not _is_content(part, file):
         part.unlink()
         raise CorpusError(
-            f"{repository.id}: {file.path} arrived with another content than the hub announced (its hash differs). "
+            f"{repository.id}: {file.path} arrived with other content than the hub announced (its hash differs). "
             "It was removed: try again"
         )
     part.rename(path)
@@ -207,7 +204,7 @@ def _is_content(part: Path, file: RepositoryFile) -> bool:
 
 
 class _Bar:
-    """What the client library reports its progress to."""
+    """A progress bar for the client library."""
 
     def __init__(self, advance: Any) -> None:
         self.update = advance
@@ -228,10 +225,10 @@ def _progress(total: int) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _asking(what: str, repository: str, part: Path | None = None, size: int = 0) -> Iterator[None]:
-    """Turn whatever goes wrong between here and the hub into one message."""
+    """Turn every failure of a request to the hub into one error."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise CorpusError(
-            f"{what} is not on this machine and HF_HUB_OFFLINE is set. Unset it, or fetch it where there is a network "
+            f"{what} is not on this machine and HF_HUB_OFFLINE is set. Unset it, or download on a machine with a network "
             f"(searchgym corpus fetch) and copy {home() / 'hub'}"
         )
     try:
@@ -254,7 +251,7 @@ def _asking(what: str, repository: str, part: Path | None = None, size: int = 0)
         ) from None
     except errors.RepositoryNotFoundError:
         raise CorpusError(
-            f"{what}: {_endpoint()} has no such data set, or a private one. Check the name; for a private one set "
+            f"{what}: {_endpoint()} has no such data set, or it is private. Check the name; for a private one set "
             "HF_TOKEN or run `hf auth login`"
         ) from None
     except errors.RevisionNotFoundError:
@@ -266,13 +263,13 @@ def _asking(what: str, repository: str, part: Path | None = None, size: int = 0)
         if status == 416 and part is not None:
             part.unlink(missing_ok=True)
             raise CorpusError(
-                f"{what}: the hub has less than it announced. Try again from the start"
+                f"{what}: the hub has fewer bytes than it announced. Try again from the start"
             ) from None
         raise CorpusError(f"{what}: {_endpoint()} answered {status}. {again()}") from None
-    except Exception as error:  # of the client's network library, which differs between its versions
+    except Exception as error:  # from the client's network library, which differs between its versions
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise ConfigError(
-                f"{what}: the disk is full. Make room and try again: it goes on from there"
+                f"{what}: the disk is full. Make room and try again: the download continues"
             ) from error
         if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _NETWORK:
             raise
@@ -302,12 +299,10 @@ def _part(path: Path) -> Path:
 def _locked(repository: str) -> Iterator[None]:
     directory = _directory(repository)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(directory / ".lock")
-        lock.acquire()
+        lock = lock_file(directory / ".lock", wait=True)
     except OSError as error:
         raise ConfigError(
-            f"{directory} cannot be written ({error.strerror or error}): set SEARCHGYM_HOME to a directory that can"
+            f"{directory} cannot be written ({error.strerror or error}): set SEARCHGYM_HOME to a writable directory"
         ) from None
     try:
         yield
@@ -324,6 +319,4 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    work = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    work.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-    work.replace(file)
+    write_text(file, json.dumps(value, indent=1) + "\n")

@@ -1,8 +1,8 @@
-"""Bring your own corpus: passages, and questions about them, from JSONL files (or Parquet).
+"""Your own corpus: passages, and questions about them, from JSONL or Parquet files.
 
-The files are checked and packed once, into the cache; after that a corpus opens in milliseconds whatever its
-size, and a passage is read from disk when it is asked for. Passages and questions are packed apart, so that
-other questions over the same passages cost seconds. docs/corpora.md has the schema.
+The files are checked and packed once, into the cache; after that a corpus of any size opens in milliseconds, and a
+passage is read from disk when it is accessed. Passages and questions are packed separately, so that other questions
+over the same passages take seconds. docs/corpora.md describes the files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from searchgym.checks import choice
 from searchgym.errors import ConfigError, CorpusError, UnknownIdError
+from searchgym.files import replacing
 from searchgym.question import Hop, Passage, Question
 
 from ..indexing.cache import cached_directory, home
@@ -30,20 +32,20 @@ from .packing import Packed, PassageIds, PassagePacker, content_hash, decode_pas
 __all__ = ["JsonlCorpus", "find_passages", "find_questions", "open_jsonl", "split_of"]
 
 _FORMAT = 2
-_SUGGEST_AMONG = 5_000  # ids compared for a "did you mean"; comparing millions would take minutes
-_CHECK_ROOM_FROM = 100_000_000  # bytes to pack from which the disk is asked first
+_SUGGEST_AMONG = 5_000  # ids compared for a suggestion; comparing millions would take minutes
+_CHECK_DISK_FROM = 100_000_000  # bytes to pack from which the free disk space is checked first
 
 
 class JsonlCorpus:
-    """A corpus read from files; implements `searchgym.Corpus`. Made by `open_jsonl` and `open_hub`.
+    """A corpus read from files; implements `searchgym.Corpus`. Created by `open_jsonl` and `open_hub`.
 
     Attributes:
         name: the name of the passages' directory or file.
         hash: digest of the passages: ids, titles and texts, in order of id.
-        passages: all passages, in order of id; each is read from disk when it is asked for.
-        splits: those of train, dev and test that have questions.
-        facts: what is known of it, as JSON data: numbers of passages, questions and those with gold passages,
-            of lines passed over, and where it came from.
+        passages: all passages, in order of id; each is read from disk when it is accessed.
+        splits: the splits that have questions, in the order train, dev, test.
+        facts: facts about the corpus, as JSON data: the numbers of passages, of questions, of questions with gold
+            passages and of skipped lines, and where the files come from.
     """
 
     def __init__(
@@ -54,18 +56,18 @@ class JsonlCorpus:
         reopen: tuple[Any, ...],
         origin: dict[str, Any] | None = None,
     ) -> None:
-        """Opens the packed files, packing them at the first call.
+        """Open the packed files, after packing them at the first call.
 
         Args:
             name: the corpus's name.
             passages: files of passages, together one corpus.
             questions: files of questions about them.
-            reopen: (function, arguments) by which another process opens it again.
-            origin: where the files came from, as JSON data; kept in `facts`.
+            reopen: (function, arguments) with which another process opens it again.
+            origin: where the files come from, as JSON data; part of `facts`.
 
         Raises:
-            CorpusError: a line is bad; says which, why and what to do. Nothing half-done is kept.
-            ConfigError: the disk has no room.
+            CorpusError: a line is bad; says which, why and what to do. Nothing is kept.
+            ConfigError: too little disk space.
         """
         store = cached_directory("passages", _key(passages), lambda at: _build_passages(passages, at))
         packed = json.loads((store / "corpus.json").read_text("utf-8"))
@@ -120,7 +122,7 @@ class JsonlCorpus:
         ids = json.loads((self._store / "task_ids.json").read_text("utf-8"))
         return {id: position for position, id in enumerate(ids)}
 
-    def __reduce__(self) -> tuple[Any, ...]:  # a worker maps the files itself
+    def __reduce__(self) -> tuple[Any, ...]:  # a worker maps the same files
         return self._reopen
 
 
@@ -134,18 +136,17 @@ def open_jsonl(
     Args:
         path: a directory with `passages.jsonl` and, optionally, `questions.jsonl`, or a file of passages. Files
             may be `.jsonl`, `.jsonl.gz` or `.parquet`.
-        split: the split of questions that name none: "train", "dev" or "test".
-        questions: questions from elsewhere, instead of those in the directory: a file, or a question set, which
-            is a directory with files like `train.jsonl` and `dev.jsonl`; or several of these.
+        split: the split of questions without one: "train", "dev" or "test".
+        questions: other questions, instead of those in the directory: a file, or a question set, which is a directory
+            with files like `train.jsonl` and `dev.jsonl`; or several of these.
 
     Raises:
         CorpusError: a file is missing or a line is bad; says which, why and what to do. Nothing is kept.
-        ConfigError: no such split, or the disk has no room.
+        ConfigError: an unknown split, or too little disk space.
     """
-    if split not in SPLITS:
-        raise ConfigError(f"split={split!r}: use train, dev or test")
+    choice("split", split, SPLITS)
     if not isinstance(path, str | os.PathLike):
-        raise ConfigError(f"path={path!r}: give the directory that holds passages.jsonl[.gz]")
+        raise ConfigError(f"path is {path!r}: give the directory that contains passages.jsonl[.gz]")
     place = Path(path).expanduser().resolve()
     passages = find_passages(place)
     if questions is None:
@@ -161,12 +162,12 @@ def open_jsonl(
 
 
 def find_passages(place: Path) -> Source:
-    """The file of passages at a path; raises `CorpusError` when there is none."""
+    """The file of passages at a path; raises `CorpusError` if there is none."""
     if place.is_file() and place.name.endswith(SUFFIXES):
         return Source(place)
     if not place.is_dir():
         raise CorpusError(
-            f"{place} is not a directory or a {', '.join(SUFFIXES)} file: give one that holds passages"
+            f"{place} is not a directory or a {', '.join(SUFFIXES)} file: give one with passages"
         )
     found = _find(place, "passages")
     if found is None:
@@ -183,8 +184,8 @@ def find_questions(
 
     Args:
         place: the path.
-        split: of questions that name none, where the file's name is not that of a split.
-        name: of the set; default: the directory's name. Only the ids of a set begin with it.
+        split: the split of questions without one, if the file is not named after a split.
+        name: of the set; "" for the directory's name. Only the ids of a set begin with it.
         foreign: see `Source`.
 
     Raises:
@@ -202,7 +203,7 @@ def find_questions(
         if files:
             return [Source(file, split_of(file.name), name or place.name, foreign) for file in files]
     raise CorpusError(
-        f"{place} holds no questions: give a {', '.join(SUFFIXES)} file, or a directory with questions.jsonl or "
+        f"{place} contains no questions: give a {', '.join(SUFFIXES)} file, or a directory with questions.jsonl or "
         "with train.jsonl, dev.jsonl, test.jsonl"
     )
 
@@ -216,7 +217,7 @@ def split_of(name: str) -> str:
 
 
 def _key(sources: Sequence[Source]) -> dict[str, Any]:
-    """What the packed files are found again by: as `make` does, hashing all texts at each start takes a minute."""
+    """The cache key of packed files: sizes and modification times, as hashing all texts at each start takes a minute."""
     files = []
     for source in sources:
         facts = source.file.stat()
@@ -241,12 +242,12 @@ def _decode(data: bytes) -> Question:
 def _encode(question: Question) -> bytes:
     fields = dataclasses.asdict(question)
     fields["chain"] = [list(dataclasses.astuple(hop)) for hop in question.chain]
-    return json.dumps(fields, default=str).encode()  # a Parquet file may hold dates
+    return json.dumps(fields, default=str).encode()  # a Parquet file may contain dates
 
 
 def _build_passages(sources: Sequence[Source], store: Path) -> None:
     need = packed_size((source.file.name, source.file.stat().st_size) for source in sources)
-    if need >= _CHECK_ROOM_FROM:
+    if need >= _CHECK_DISK_FROM:
         require_disk(home(), need, f"packing {sources[0].file.name}")
     packer, passed_over = PassagePacker(store), 0
     for source in sources:
@@ -299,10 +300,10 @@ def _build_questions(sources: Sequence[Source], passages: Packed[Passage], store
 def _find_gold(
     file: Path, written: _Writer, titles: set[str], passages: Packed[Passage]
 ) -> tuple[_Writer, int]:
-    """Write the questions again, those that name their evidence by article with passages; returns how many."""
+    """Write the questions again, with gold passages for those that name articles; returns the number of these."""
     by_title = passages_by_title(passages, titles)
-    again, found = file.with_suffix(".tmp"), 0
-    with file.open("rb") as first, _Writer(again) as out:
+    found = 0
+    with replacing(file, alone=True) as again, file.open("rb") as first, _Writer(again) as out:
         for start, end in written.rows():
             question = _decode(first.read(end - start))
             if not question.supporting_ids:
@@ -310,12 +311,11 @@ def _find_gold(
                 question = dataclasses.replace(question, supporting_ids=gold)
                 found += bool(gold)
             out.write(_encode(question))
-    again.replace(file)
     return out, found
 
 
 class _Writer:
-    """Appends records to a file and keeps where each begins and ends."""
+    """Appends records to a file and remembers where each begins and ends."""
 
     def __init__(self, file: Path) -> None:
         self._out = file.open("wb")
@@ -345,7 +345,7 @@ def _find(directory: Path, stem: str) -> Path | None:
 
 
 def _note(lines: dict[str, Line], id: str, line: Line) -> None:
-    here = Line(line.file, line.number, {})  # without the fields: these stay in memory
+    here = Line(line.file, line.number, {})  # without the fields, because these objects stay in memory
     first = lines.setdefault(id, here)
     if first is not here:
         where = "" if first.file == line.file else f" of {first.file}"

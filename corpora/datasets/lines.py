@@ -1,7 +1,6 @@
 """Reads JSON objects from `.jsonl`, `.jsonl.gz` and `.parquet` files and refuses the first bad line.
 
-Every refusal is one `CorpusError`: file, line, what is wrong, what to do. What an object must hold is said in
-`jsonl_fields.py`.
+Every refusal is one `CorpusError`: file, line, what is wrong, what to do. `fields.py` checks the content of the objects.
 """
 
 from __future__ import annotations
@@ -22,17 +21,13 @@ from searchgym.errors import CorpusError, MissingExtraError, did_you_mean
 __all__ = ["MAX_LINE", "SUFFIXES", "Line", "read_lines", "shorten"]
 
 MAX_LINE = 10_000_000
-"""Bytes. A longer line is a damaged file or a whole book, and neither is a passage."""
+"""Bytes of a line at most; a longer one is a damaged file or a whole book."""
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 """The kinds of files that can be read."""
 
 _PROGRESS_FROM = 50_000_000  # bytes of a file from which reading takes long enough to show progress
-_PACKED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}  # how files begin
+# The first bytes of compressed files.
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _TYPES = {
     bool: "a boolean",
     int: "a number",
@@ -45,7 +40,7 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One JSON object and where it stands: the number of its line, or of its row in a Parquet file."""
+    """One JSON object with its place: the number of its line, or of its row in a Parquet file."""
 
     file: Path
     number: int
@@ -53,13 +48,15 @@ class Line:
 
     @property
     def unit(self) -> str:
+        """What `number` counts: "line" or "row"."""
         return "row" if self.file.suffix == ".parquet" else "line"
 
     def error(self, reason: str, move: str) -> CorpusError:
+        """An error that names file, line, reason and next move."""
         return CorpusError(f"{self.file}, {self.unit} {self.number}: {reason}. {move}")
 
     def get(self, name: str, kind: type, default: Any = None) -> Any:
-        """A field of the given JSON type; without a default it must be there. Null is as good as absent."""
+        """A field of the given JSON type; without a default it is required. Null counts as absent."""
         value = self.fields.get(name)
         if value is None:
             value = default
@@ -78,13 +75,17 @@ class Line:
         return self.check(value, f"field {name!r}")
 
     def check(self, value: str, what: str) -> str:
+        """A string; raises `CorpusError` if it is blank or cannot be encoded."""
         if not value.strip():
             raise self.error(f"{what} is empty", "Fill it in, or remove the line.")
         return self.encodable(value, what)
 
     def encodable(self, value: str, what: str) -> str:
+        """A string; raises `CorpusError` if it has lone surrogates."""
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-            raise self.error(f"{what} has half a surrogate pair", "Write whole characters, or U+FFFD for it.")
+            raise self.error(
+                f"{what} has a lone surrogate", "Write whole characters, or U+FFFD in its place."
+            )
         return value
 
     def strings(self, name: str, default: list[str] | None = None) -> list[str]:
@@ -92,7 +93,7 @@ class Line:
         values: list[Any] = self.get(name, list, default)
         for value in values:
             if not isinstance(value, str):
-                raise self.error(f"field {name!r} holds {shorten(value)}", "Write a list of strings.")
+                raise self.error(f"field {name!r} contains {shorten(value)}", "Write a list of strings.")
             self.check(value, f"an entry of field {name!r}")
         return values
 
@@ -113,12 +114,12 @@ def read_lines(file: Path) -> Iterator[Line]:
             while raw := stream.readline(MAX_LINE + 1):
                 number += 1
                 if number == 1:
-                    raw = raw.removeprefix(codecs.BOM_UTF8)  # Windows editors write one
+                    raw = raw.removeprefix(codecs.BOM_UTF8)  # some editors write a byte order mark
                 yield Line(file, number, _parse(Line(file, number, {}), raw))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         where = Line(file, number + 1, {})
         raise where.error(
-            f"the compressed data ends or breaks here ({error})", "Copy the file again."
+            f"the compressed data ends or is damaged here ({error})", "Copy the file again."
         ) from None
     except OSError as error:
         raise CorpusError(f"{file} cannot be read: {error.strerror or error}. Check the path.") from None
@@ -126,7 +127,7 @@ def read_lines(file: Path) -> Iterator[Line]:
 
 @contextlib.contextmanager
 def _open(file: Path) -> Iterator[IO[bytes]]:
-    from rich import console, progress  # only building needs them
+    from rich import console, progress  # only needed while building
 
     quiet = file.stat().st_size < _PROGRESS_FROM or not sys.stderr.isatty()
     with contextlib.ExitStack() as stack:

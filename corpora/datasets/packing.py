@@ -1,7 +1,7 @@
-"""Packs passages and questions into memory-mapped files, with bounded memory whatever their number.
+"""Packs passages and questions into memory-mapped files, with bounded memory for any number of them.
 
-Only the ids of one run of passages are held at a time: each run is sorted and written, and the runs are merged
-(an external merge sort). A dictionary of all ids would take 4 GB for the 21 million passages of Wikipedia.
+Only the ids of one run of passages are in memory at a time: each run is sorted and written, and the runs are merged (an
+external merge sort). A dictionary of all ids would take 4 GB for the 21 million passages of Wikipedia.
 """
 
 from __future__ import annotations
@@ -37,18 +37,23 @@ __all__ = [
 T = TypeVar("T")
 
 RUN = 250_000
-"""Ids sorted in memory at a time: about 80 MB."""
-_ROW = struct.Struct("<4q")  # where a passage's id, its title and its text begin, and where it ends
+"""Ids that are sorted in memory at a time: about 80 MB."""
+_ROW = struct.Struct("<4q")  # where the id, title and text of a passage begin, and where it ends
 _ENTRY = struct.Struct("<IQ32s")  # an id's length, which passage it is, and its row of offsets; then the id
-_COMPRESSION = 3.2  # how many times smaller compressed passages are (2.8 measured on Wikipedia)
+_COMPRESSION = 3.2  # plain size of passages by compressed size (2.8 measured on Wikipedia)
 _BUFFER = 1 << 20  # bytes read at a time from each run while merging
-_SCAN = 16_384  # records after which a scan lets the pages go that it has read
+_SCAN = 16_384  # records after which a scan releases the pages it has read
 
 
 class Packed(Sequence[T], Generic[T]):
     """A read-only sequence of records in a memory-mapped file, decoded one at a time.
 
-    `NAME.bin` has the bytes, `NAME.npy` one row of offsets per record: where its fields begin, and its end.
+    `NAME.bin` contains the bytes, `NAME.npy` one row of offsets per record: where each field begins, and the end.
+
+    Args:
+        store: the directory.
+        name: the name of the files.
+        decode: makes a record from the bytes and its row of offsets.
     """
 
     def __init__(self, store: Path, name: str, decode: Callable[[mmap.mmap, list[int]], T]) -> None:
@@ -80,12 +85,12 @@ class Packed(Sequence[T], Generic[T]):
         return (self._decode(self.bytes, row) for row in self.each_row())
 
     def each_row(self) -> Iterator[list[int]]:
-        """The offsets of every record, in order: a scan that decodes nothing and keeps little in memory."""
+        """The offsets of every record, in order; a scan that decodes nothing and uses little memory."""
         for start in range(0, len(self), _SCAN):
             yield from self.rows[start : start + _SCAN].tolist()
             if len(self) > _SCAN and hasattr(mmap, "MADV_DONTNEED"):
                 for pages in self._maps:
-                    pages.madvise(mmap.MADV_DONTNEED)  # they stay in the system's cache, not in this process
+                    pages.madvise(mmap.MADV_DONTNEED)  # they stay in the page cache, but not in this process
 
 
 def decode_passage(data: mmap.mmap, row: list[int]) -> Passage:
@@ -95,7 +100,7 @@ def decode_passage(data: mmap.mmap, row: list[int]) -> Passage:
 
 
 class PassageIds:
-    """Which ids the packed passages have, found by bisection."""
+    """The ids of the packed passages, found by bisection."""
 
     def __init__(self, passages: Packed[Passage]) -> None:
         self._passages = passages
@@ -104,7 +109,7 @@ class PassageIds:
         return isinstance(id, str) and self.position(id) is not None
 
     def position(self, id: str) -> int | None:
-        """Where the passage with this id stands."""
+        """The position of the passage with this id; None if there is none."""
         rows, data, wanted = self._passages.rows, self._passages.bytes, id.encode()
         found = bisect_left(range(len(rows)), wanted, key=lambda i: data[rows[i, 0] : rows[i, 1]])
         if found == len(rows) or data[rows[found, 0] : rows[found, 1]] != wanted:
@@ -113,10 +118,10 @@ class PassageIds:
 
 
 class PassagePacker:
-    """Writes `passages.bin` and `passages.npy`, ordered by id; refuses an id used twice.
+    """Writes `passages.bin` and `passages.npy`, ordered by id; refuses duplicate ids.
 
     Args:
-        store: the directory to write into; also holds the sorted runs until `finish`.
+        store: the directory; it also contains the sorted runs until `finish`.
     """
 
     def __init__(self, store: Path) -> None:
@@ -124,15 +129,15 @@ class PassagePacker:
         self._bytes = (store / "passages.bin").open("wb")
         self._end = 0
         self._count = 0
-        self._run: dict[bytes, tuple[int, bytes]] = {}  # id -> which passage, and its row
+        self._run: dict[bytes, tuple[int, bytes]] = {}  # id -> the number of the passage, and its row
         self._runs: list[Path] = []
-        self._blocks: list[tuple[int, int, Line]] = []  # the first passage of each stretch of plain counting
+        self._blocks: list[tuple[int, int, Line]] = []  # the first passage of each block of consecutive lines
 
     def add(self, passage: Passage, line: Line) -> None:
-        """Append a passage that stands on `line`; raises `CorpusError` when the run already has its id."""
+        """Append a passage from `line`; raises `CorpusError` if the run already contains its id."""
         id, title, text = passage.id.encode(), passage.title.encode(), passage.text.encode()
         block = self._blocks[-1] if self._blocks else None
-        # Passages and lines count alike, except where a file begins or a line was passed over.
+        # Passages and lines have the same numbers, except where a file begins or a line was skipped.
         if block is None or block[2].file != line.file or line.number - block[1] != self._count - block[0]:
             self._blocks.append((self._count, line.number, Line(line.file, line.number, {})))
         if id in self._run:
@@ -147,7 +152,7 @@ class PassagePacker:
             self._write_run()
 
     def finish(self) -> int:
-        """Merge the runs; returns the number of passages. Raises `CorpusError` for an id used twice."""
+        """Merge the runs; returns the number of passages. Raises `CorpusError` for a duplicate id."""
         self._bytes.close()
         self._write_run()
         shape = {"descr": "<i8", "fortran_order": False, "shape": (self._count, 4)}
@@ -178,7 +183,7 @@ class PassagePacker:
         return here.error(reason, "Give each line its own id.")
 
     def _line(self, position: int) -> Line:
-        """Where the passage added as number `position` stands."""
+        """The line of the passage that was added as number `position`."""
         start, number, line = self._blocks[-1]
         for block in self._blocks:
             if block[0] <= position:
@@ -194,9 +199,9 @@ def _read_run(file: Path) -> Iterator[tuple[bytes, int, bytes]]:
 
 
 def packed_size(files: Iterable[tuple[str, int]]) -> int:
-    """About how many bytes of disk packing files of passages takes, by their names and sizes."""
+    """The approximate number of bytes that packing files of passages takes, from their names and sizes."""
     plain = sum(size if name.endswith(".jsonl") else size * _COMPRESSION for name, size in files)
-    return int(1.25 * plain)  # of what JSON needs beside the texts much goes; offsets and the runs come
+    return int(1.25 * plain)  # less the syntax of JSON, plus offsets and runs
 
 
 def save_rows(file: Path, offsets: array[int], width: int, order: list[int]) -> None:

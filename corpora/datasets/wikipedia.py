@@ -1,9 +1,9 @@
-"""A Wikipedia XML dump, cut into passages: `PAGES-ARTICLES.xml.bz2` to a directory with `passages.jsonl.gz`.
+"""A Wikipedia XML dump, cut into passages: from `PAGES-ARTICLES.xml.bz2` to a directory with `passages.jsonl.gz`.
 
-The dump is read as a stream, its articles are cleaned in other processes, and the passages of each batch are
-appended as one gzip member. After each batch `state.json` says how far that goes in both files, so that an import
-that was killed goes on from there: at a boundary of a multistream dump's streams by seeking, else by reading over
-the pages that are done, which is much quicker than parsing them.
+The dump is read as a stream, its articles are cleaned in other processes, and the passages of each batch are appended as
+one gzip member. After each batch, `state.json` records the position in both files, so that an import that was killed
+continues from there: by seeking, at a boundary of a multistream dump's streams, otherwise by skipping the pages that
+are done, which is much faster than parsing them.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from searchgym.checks import integer
 from searchgym.errors import ConfigError, CorpusError, MissingExtraError
+from searchgym.files import write_text
 
 from ..indexing.backend import Progress, quiet
 from ..indexing.cache import output_directory
 from ..indexing.disk import require_disk
 from .wikipedia_xml import DumpReader
-from .wikitext import cut, is_disambiguation, plain_text
+from .wikitext import chunk_words, is_disambiguation, plain_text
 
 __all__ = ["estimate_dump", "import_dump"]
 
 _FORMAT = 1
 _BATCH = 500_000  # characters of wikitext that one process cleans at a time
 _GROWTH = 0.8  # compressed passages to compressed dump, at most: 0.63 measured on long articles
-_LISTED = 100  # failed pages the card names
+_LISTED = 100  # failed pages that the card names
 
 
 @dataclass
 class _State:
-    """How far the import is: where in the dump, how much was written, and what was seen."""
+    """The state of an import: the position in the dump, the bytes written, and the counts."""
 
     stream: int = 0  # byte of the dump at which a compressed stream begins
     skip: int = 0  # pages after that byte that are done
@@ -54,14 +56,13 @@ class _State:
     failed: list[str] = field(default_factory=list)
     failures: int = 0
     site: str = ""
-    left_out: list[str] = field(
-        default_factory=list
-    )  # the wiki's names for the namespaces of files and categories
+    # The wiki's names of the namespaces of files and categories.
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Batch:
-    """Articles to clean, and the state once they are written."""
+    """Articles to clean, and the state after they are written."""
 
     articles: list[tuple[int, str, str]]
     size: int
@@ -73,7 +74,7 @@ class _Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Cleaned:
-    """What became of a batch."""
+    """The result of cleaning a batch."""
 
     data: bytes  # a gzip member of JSON lines
     counts: dict[str, int]
@@ -92,25 +93,26 @@ def import_dump(
 ) -> Path:
     """Cut the articles of a dump into passages.
 
-    Redirects, pages outside the article namespace and disambiguation pages are passed over. A passage's id is
-    "PAGE-NUMBER", both padded with zeros, so that passages in order of id are in order of the dump's articles.
+    Redirects, pages outside the article namespace and disambiguation pages are skipped. A passage's id is "PAGE-NUMBER",
+    both padded with zeros, so that the order of ids is the order of articles in the dump.
 
     Args:
         file: `….xml.bz2`, multistream or not, or plain `.xml`.
-        out: a directory, absent or empty; it appears when it is complete. An interrupted or killed import goes on
-            when it is called again.
-        words: of a passage; the last of an article may be a fifth longer, or shorter.
+        out: a directory, absent or empty; it appears when it is complete. To continue an import that was interrupted
+            or killed, call this function again.
+        words: words of a passage, 5 to 10,000; the last one of an article may be shorter, or a fifth longer.
         keep_disambiguation: keep disambiguation pages.
-        disambiguation_templates: names of templates that mark them, beside those of the English Wikipedia.
-        workers: processes that clean articles; 0: this one does.
-        progress: called as (what, bytes of the dump read, its bytes).
+        disambiguation_templates: names of templates that mark them, in addition to those of the English Wikipedia.
+        workers: processes that clean articles, at most 256; 0 to clean them in this process.
+        progress: called as (phase, bytes of the dump that were read, its bytes).
 
     Returns:
-        The directory: `passages.jsonl.gz`, `card.json` (what was seen, and from which dump) and its manifest.
+        The directory, with `passages.jsonl.gz`, `card.json` (the dump and the counts) and its manifest.
 
     Raises:
-        CorpusError: the file is no dump, ends too early or is damaged.
-        ConfigError: an option out of range, a directory with something else in it, no room, or another import.
+        CorpusError: the file is not a dump, ends too early or is damaged.
+        ConfigError: an option out of range, a directory with other content, too little disk space, or another process
+            is importing there.
         MissingExtraError: the extra `dump` is not installed.
     """
     file, out = Path(file).expanduser().resolve(), Path(out)
@@ -133,22 +135,20 @@ def import_dump(
         return output_directory(out, "dump", key, build)
     except BrokenExecutor:
         raise ConfigError(
-            "a worker process was killed, perhaps for want of memory: try again with fewer workers; the import goes on"
+            "a worker process was killed, perhaps because memory ran out: try again with fewer workers; the import continues"
         ) from None
 
 
 def estimate_dump(file: Path) -> int:
-    """At most so many bytes of disk does importing the dump take."""
+    """The bytes of disk that importing the dump takes at most."""
     return int(_GROWTH * file.stat().st_size * (1 if file.suffix == ".bz2" else 0.25))
 
 
 def _check(file: Path, words: int, workers: int) -> None:
     if not file.is_file():
         raise CorpusError(f"{file} is not a file: give a Wikipedia dump, ….xml.bz2")
-    if type(words) is not int or not 5 <= words <= 10_000:
-        raise ConfigError(f"words={words!r}: use 5 to 10,000 words for a passage")
-    if type(workers) is not int or not 0 <= workers <= 256:
-        raise ConfigError(f"workers={workers!r}: use 0 to 256 processes")
+    integer("words", words, 5, 10_000)
+    integer("workers", workers, 0, 256)
 
 
 def _parser_version() -> str:
@@ -183,7 +183,9 @@ def _build(
             _save_state(work, state)
             progress(f"{state.articles:,} articles", batch.read, source["size"])
     if not state.passages:
-        raise CorpusError(f"{file} holds no articles, in {state.pages} pages. Give a pages-articles dump")
+        raise CorpusError(
+            f"{file} contains no articles, only {state.pages} other pages. Give a pages-articles dump"
+        )
     counted = asdict(state)
     for name in ("stream", "skip", "written", "left_out"):
         del counted[name]
@@ -198,7 +200,7 @@ def _build(
 
 
 def _load_state(work: Path) -> _State:
-    """The state of an earlier import into the same directory, where its output is as long as the state says."""
+    """The state of an earlier import into the same directory, if its output is complete up to that state."""
     written = work / "passages.jsonl.gz"
     try:
         state = _State(**json.loads((work / "state.json").read_text("utf-8")))
@@ -208,9 +210,8 @@ def _load_state(work: Path) -> _State:
 
 
 def _save_state(work: Path, state: _State) -> None:
-    temporary = work / "state.tmp"
-    temporary.write_text(json.dumps(asdict(state)), "utf-8")
-    temporary.replace(work / "state.json")
+    # Not durable: after a power cut, the import starts again.
+    write_text(work / "state.json", json.dumps(asdict(state)), alone=True, durable=False)
 
 
 @contextlib.contextmanager
@@ -218,9 +219,7 @@ def _pool(workers: int) -> Iterator[Executor | None]:
     if not workers:
         yield None
         return
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a fork would inherit the locks of whatever threads there are
+    context = multiprocessing.get_context("spawn")  # a fork would inherit locks that other threads hold
     pool = ProcessPoolExecutor(workers, context, _end_with_the_parent)
     try:
         yield pool
@@ -229,7 +228,7 @@ def _pool(workers: int) -> Iterator[Executor | None]:
 
 
 def _end_with_the_parent() -> None:
-    """A worker of a killed import would wait for work for ever."""
+    """End this worker when its parent ends; the worker of a killed import would wait forever."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -243,7 +242,7 @@ def _end_with_the_parent() -> None:
 def _cleaned(
     reader: DumpReader, state: _State, settings: dict[str, Any], pool: Executor | None, workers: int
 ) -> Iterator[tuple[_Batch, _Cleaned]]:
-    """The batches and what became of them, in order, some of them in the making."""
+    """The batches and their results, in order; the pool works on several batches ahead."""
     waiting: deque[tuple[_Batch, Future[_Cleaned]]] = deque()
     for batch in _batches(reader, state):
         if pool is None:
@@ -270,8 +269,8 @@ def _clean(articles: list[tuple[int, str, str]], left_out: set[str], settings: d
             counts["disambiguation"] += 1
             continue
         try:
-            texts = cut(plain_text(wikitext, left_out), settings["words"])
-        except Exception as error:  # one article the parser cannot read must not cost the others
+            texts = chunk_words(plain_text(wikitext, left_out), settings["words"])
+        except Exception as error:  # an article that the parser cannot read must not affect the others
             counts["failures"] += 1
             failed.append(f"{title}: {type(error).__name__}")
             continue

@@ -1,4 +1,4 @@
-"""Reads the pages of a Wikipedia XML dump as a stream, from the beginning or from where an earlier reader was."""
+"""Reads the pages of a Wikipedia XML dump as a stream, from the beginning or from the position of an earlier reader."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .wikitext import FILE_AND_CATEGORY
 __all__ = ["DumpReader", "Page"]
 
 _CHUNK = 1 << 18  # compressed bytes read at a time
-_MOST = 1 << 22  # bytes decompressed at a time
+_MAX_DECOMPRESSED = 1 << 22  # bytes decompressed at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of a dump: its last revision's wikitext. `namespace` is "0" for articles."""
+    """A page of a dump, with the wikitext of its last revision; `namespace` is "0" for articles."""
 
     id: int
     title: str
@@ -31,21 +31,21 @@ class Page:
 
 
 class DumpReader:
-    """The pages of a dump, one at a time, and where in the file they stand.
+    """Reads the pages of a dump one at a time and keeps the position in the file.
 
     Args:
         file: `….xml.bz2`, multistream or not, or plain `.xml`.
-        stream: the byte at which to begin, 0 or a `stream` of an earlier reader.
-        skip: pages to read over from there, an earlier reader's `done`.
-        site: what an earlier reader found, where this one does not begin at the beginning.
-        left_out: the same.
+        stream: the byte to start at: 0, or the `stream` of an earlier reader.
+        skip: pages to skip from there: the `done` of an earlier reader.
+        site: the `site` of an earlier reader, if this one does not start at 0.
+        left_out: the `left_out` of an earlier reader, if this one does not start at 0.
 
     Attributes:
-        stream: the byte at which the last compressed stream began whose first page is whole.
-        done: pages given since then.
+        stream: the byte at which the last compressed stream began whose first page is complete.
+        done: pages returned since then.
         read: bytes of the file read so far.
-        site: what the dump says it is of.
-        left_out: the wiki's names for the namespaces of files and categories, in lower case.
+        site: the name of the wiki.
+        left_out: the wiki's names of the namespaces of files and categories, in lower case.
     """
 
     def __init__(
@@ -60,12 +60,13 @@ class DumpReader:
         self._title = ""
 
     def pages(self) -> Iterator[Page]:
+        """The pages; raises `CorpusError` if the file is damaged or not a dump."""
         parser: Any = ElementTree.XMLPullParser(("start", "end"))
         depth = 0
         root: ElementTree.Element | None = None
         tail = b""
         try:
-            if self.stream:  # in the middle of the document: its root was opened long before
+            if self.stream:  # in the middle of the document, after the start of its root
                 parser.feed("<mediawiki>")
             for data, next_stream in self._decompressed():
                 parser.feed(data)
@@ -93,7 +94,7 @@ class DumpReader:
             ) from None
 
     def _decompressed(self) -> Iterator[tuple[bytes, int]]:
-        """Parts of the XML; with the last part of each compressed stream, the byte at which the next one begins."""
+        """Parts of the XML, each with 0, or with the start of the next compressed stream after the last part of one."""
         with self._file.open("rb") as stream:
             packed = stream.read(3) == b"BZh"
             stream.seek(self.stream)
@@ -105,9 +106,9 @@ class DumpReader:
                     continue
                 while chunk or not expander.needs_input:
                     try:
-                        data = expander.decompress(chunk, _MOST)
+                        data = expander.decompress(chunk, _MAX_DECOMPRESSED)
                     except OSError as error:
-                        raise self._breaks(str(error)) from None
+                        raise self._damaged(str(error)) from None
                     chunk, begun = b"", True
                     if expander.eof:
                         chunk = expander.unused_data
@@ -116,12 +117,12 @@ class DumpReader:
                     else:
                         yield data, 0
             if begun:
-                raise self._breaks("it ends in the middle")
+                raise self._damaged("it ends in the middle")
 
-    def _breaks(self, why: str) -> CorpusError:
+    def _damaged(self, why: str) -> CorpusError:
         after = f" after {self._title!r}" if self._title else ""
         return CorpusError(
-            f"{self._file}: the compressed data ends or breaks{after} ({why}). Copy the file again"
+            f"{self._file}: the compressed data ends or is damaged{after} ({why}). Copy the file again"
         )
 
     def _page(self, element: ElementTree.Element) -> Page:

@@ -1,8 +1,8 @@
-"""Wikitext to plain text and passages; the extra `dump` (mwparserfromhell reads the markup).
+"""From wikitext to plain text and passages; the extra `dump` (mwparserfromhell parses the markup).
 
-What is left out: templates (but for those in `_KEPT`), tables, references, comments, images and categories with
-their captions, galleries, formulas, headings, and the sections of links and notes at an article's end. Templates
-are not expanded, so what only a template says (an infobox, a chart, a population figure) is not in the text.
+Omitted are templates (except those in `_KEPT`), tables, references, comments, images and categories with their captions,
+galleries, formulas, headings, and the sections of links and notes at the end of an article. Templates are not expanded,
+so information that only a template contains (an infobox, a chart, a population figure) is not in the text.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from mwparserfromhell.nodes import Node, Tag, Template, Wikilink
     from mwparserfromhell.wikicode import Wikicode
 
-__all__ = ["FILE_AND_CATEGORY", "cut", "is_disambiguation", "plain_text"]
+__all__ = ["FILE_AND_CATEGORY", "chunk_words", "is_disambiguation", "plain_text"]
 
 FILE_AND_CATEGORY = frozenset({"file", "image", "media", "category"})
-"""Namespaces whose links are not text, in English; every wiki knows these beside its own names for them."""
+"""The English names of namespaces whose links are not text; every wiki accepts them in addition to its own names."""
 
 _DROPPED_TAGS = frozenset(
     "ref references table gallery math chem ce score timeline syntaxhighlight source imagemap templatestyles "
@@ -34,7 +34,7 @@ _DISAMBIGUATION = frozenset(
     "dab disamb hndis geodis numberdis mathdab mathdis roaddis dmbox callsigndis".split()
 )
 _TEMPLATE_NAME = re.compile(r"\{\{\s*([^{}|\n#:<>]+?)\s*(?:\||\}\})")
-_MOST_UNCLOSED = 500
+_MAX_UNCLOSED = 500
 _UNCLOSED = (("{{", "}}"), ("{|", "|}"), ("[http", "]"), ("<nowiki>", "</nowiki>"))
 _TAG = re.compile(r"<(/?)(?!br\b|hr\b|li\b|d[dt]\b)[A-Za-z][^<>]*(?<!/)>")
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
@@ -42,7 +42,7 @@ _MARKERS = re.compile(r"^([*#:;]{20})[*#:;]+", re.MULTILINE)
 _NUMBER = re.compile(r"formatnum:\s*[\d.,-]+")
 _INTERWIKI = re.compile(r"[a-z]{2,3}(-[a-z]+)*|simple|species|commons")
 
-# Markup that is not closed stays as text; these remove the rest of it.
+# Markup that is not closed stays in the text; these patterns remove the rest of it.
 _REST = (
     (re.compile(r"^\s*(\{\||\|\}|\|-|\||!|\}\}).*$", re.MULTILINE), ""),
     (re.compile(r"\{\{[^{}\n]*$", re.MULTILINE), ""),
@@ -51,7 +51,7 @@ _REST = (
     (re.compile(r"__[A-Z]+__"), ""),
     (re.compile(r"^[ \t]*[*#:;]+[ \t]*", re.MULTILINE), ""),
 )
-# What leaving things out does to the punctuation around them; for lines whose words are one space apart.
+# Repairs punctuation around omitted markup, in lines whose words are separated by single spaces.
 _PUNCTUATION = (
     (re.compile(r"\([,;: ]*\)"), ""),
     (re.compile(r"\( ?[,;]? "), "("),
@@ -64,18 +64,18 @@ def plain_text(wikitext: str, left_out: Collection[str] = FILE_AND_CATEGORY) -> 
 
     Args:
         wikitext: the article's source.
-        left_out: namespaces (lower case) whose links are left out with their captions.
+        left_out: namespaces (lower case) whose links are omitted with their captions.
 
     Raises:
-        ValueError: hundreds of templates, tables, links or tags are not closed; the parser's time grows with their
-            square, up to days for a page.
+        ValueError: hundreds of templates, tables, links or tags are not closed. The parser's time grows with the
+            square of their number, up to days for a page.
     """
     import mwparserfromhell
 
     wikitext = _MARKERS.sub(r"\1", _COMMENT.sub("", wikitext))
     open_tags = sum(-1 if match[1] else 1 for match in _TAG.finditer(wikitext))
     unclosed = max(open_tags, *(wikitext.count(begin) - wikitext.count(end) for begin, end in _UNCLOSED))
-    if unclosed > _MOST_UNCLOSED:
+    if unclosed > _MAX_UNCLOSED:
         raise ValueError(f"{unclosed} pieces of markup are not closed")
     out: list[str] = []
     code = mwparserfromhell.parse(wikitext, skip_style_tags=True)
@@ -93,8 +93,8 @@ def plain_text(wikitext: str, left_out: Collection[str] = FILE_AND_CATEGORY) -> 
     return "\n".join(lines)
 
 
-def cut(text: str, words: int = 100) -> list[str]:
-    """Passages of so many words; a rest of less than a fifth goes with the one before it."""
+def chunk_words(text: str, words: int = 100) -> list[str]:
+    """Passages of `words` words; a rest of less than a fifth is added to the previous passage."""
     all_words = text.split()
     starts = list(range(0, len(all_words), words))
     if len(starts) > 1 and len(all_words) - starts[-1] < words / 5:
@@ -104,7 +104,7 @@ def cut(text: str, words: int = 100) -> list[str]:
 
 
 def is_disambiguation(title: str, wikitext: str, templates: Collection[str] = ()) -> bool:
-    """Whether a page only tells articles of the same name apart: by its title, magic word or templates.
+    """Whether a page is a disambiguation page, by its title, magic word or templates.
 
     Args:
         title: the page's title.
@@ -125,7 +125,7 @@ def is_disambiguation(title: str, wikitext: str, templates: Collection[str] = ()
 def _render(code: Wikicode, out: list[str], left_out: Collection[str]) -> None:
     from mwparserfromhell import nodes
 
-    dropped_level = 0  # of the heading of a section that is left out
+    dropped_level = 0  # the level of the heading of an omitted section
     for node in code.nodes:
         if isinstance(node, nodes.Heading):
             if not dropped_level or node.level <= dropped_level:
@@ -182,7 +182,7 @@ def _entity(node: Node) -> str:
     return " " if character == "\xa0" else "" if "\ud800" <= character <= "\udfff" else character
 
 
-# -- templates that stand for words of a sentence --------------------------------------------------------------
+# -- templates that represent words of a sentence --------------------------------------------------------------
 
 
 def _argument(node: Template, name: str) -> Wikicode | None:

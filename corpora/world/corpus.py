@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
+from searchgym.checks import integer
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.question import Hop, Passage, Question
 
@@ -25,7 +26,7 @@ from .terse import Terse
 __all__ = ["SPLITS", "World", "open_country", "open_country_hard", "open_country_terse", "write_world"]
 
 VERSION = 2
-"""Part of every digest: raised whenever any passage or question of any world changes."""
+"""Part of every digest; increased whenever any passage or question of any world changes."""
 SPLITS = {"train": 2_000, "dev": 600, "test": 600}
 _HOMONYMS, _HARD_HOMONYMS = 0.15, 0.40
 _ID_DIGITS = 8
@@ -33,7 +34,7 @@ _SAMPLE = 64  # passages that enter the corpus hash
 
 
 class _Passages(Sequence[Passage]):
-    """All passages of a world in the order of their ids, each computed when asked for."""
+    """All passages of a world in the order of their ids, each computed on access."""
 
     def __init__(self, country: Country, style: Prose | Terse) -> None:
         self._country, self._style = country, style
@@ -68,13 +69,15 @@ class World:
     Args:
         size: number of passages, 1,000 to 10,000,000.
         seed: any integer; another seed gives another country.
-        style: "encyclopedia" (paragraphs of 20-100 words) or "terse" (lines of 15-25 short pieces); the same
-            facts, question ids and answers in both.
+        style: "encyclopedia" (paragraphs of 20-100 words) or "terse" (lines of 15-25 short pieces). Both have the same
+            facts, question ids and answers.
         hard: questions of 3-4 hops only, and more homonyms.
-        train, dev, test: questions per split.
+        train: questions of the split train.
+        dev: questions of the split dev.
+        test: questions of the split test.
 
     Raises:
-        ConfigError: an argument out of range, or more questions than so small a world has.
+        ConfigError: an argument out of range, or more questions than a world of this size has.
     """
 
     def __init__(
@@ -90,8 +93,7 @@ class World:
         if style not in _STYLES:
             raise UnknownIdError("style", style, _STYLES)
         for split, count in (("train", train), ("dev", dev), ("test", test)):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-                raise ConfigError(f"number of {split} questions {count!r} is not an integer >= 0")
+            integer(f"number of {split} questions", count, 0)
         self.country = Country(size, seed, _HARD_HOMONYMS if hard else _HOMONYMS)
         self._counts = {"train": train, "dev": dev, "test": test}
         self._profile = HARD if hard else DEFAULT
@@ -106,7 +108,7 @@ class World:
         return World, (*arguments, c["train"], c["dev"], c["test"])
 
     def _digest(self) -> str:
-        # The arguments determine every passage; the sample notices a change of code that forgot `VERSION`.
+        # The arguments determine every passage; the sample detects a change of the code without a new `VERSION`.
         c, passages = self.country, self.passages
         described: list[Any] = [VERSION, c.size, c.seed, c.homonyms, self._style_name]
         for i in range(_SAMPLE):
@@ -116,7 +118,7 @@ class World:
 
     @property
     def passages(self) -> Sequence[Passage]:
-        """All passages, ordered by id, each computed when asked for (tens of microseconds)."""
+        """All passages, ordered by id, each computed on access (tens of microseconds)."""
         return _Passages(self.country, self._style)
 
     @property
@@ -125,13 +127,13 @@ class World:
         return tuple(split for split, count in self._counts.items() if count)
 
     def questions(self, split: str) -> Sequence[Question]:
-        """The questions of one split, kinds and lengths mixed, in a fixed order."""
+        """The questions of one split, in a fixed order that mixes kinds and lengths; raises `UnknownIdError`."""
         if split not in self.splits:
             raise UnknownIdError("split", split, self.splits)
         return self._questions[split]
 
     def question(self, task_id: str) -> Question:
-        """One question of any split."""
+        """One question of any split; raises `UnknownIdError`."""
         found = self._by_id.get(task_id)
         if found is None:
             raise UnknownIdError("task id", task_id, self._by_id)
@@ -168,7 +170,7 @@ class World:
             if len(drawn[split]) < wanted:
                 raise ConfigError(
                     f"a world of {self.country.size:,} passages has only {len(drawn[split]):,} of the {wanted:,} "
-                    f"{split} questions asked for: ask for fewer or take a larger world"
+                    f"{split} questions requested: request fewer, or use a larger world"
                 )
             prefix = f"{self._profile.name}-{self.country.seed}-{split}"
             for i, (number, plan, steps, answer) in enumerate(sorted(drawn[split], key=lambda row: row[0])):
@@ -251,7 +253,7 @@ def open_country_terse(**options: Any) -> World:
 
 
 def open_country_hard(**options: Any) -> World:
-    """The entry point "country-hard": 3-4 hops, more homonyms."""
+    """The entry point "country-hard": questions of 3-4 hops, and more homonyms."""
     return _open("country-hard", {"style": "encyclopedia", "hard": True}, options)
 
 
@@ -268,12 +270,12 @@ def _open(name: str, fixed: dict[str, Any], options: dict[str, Any]) -> World:
 def write_world(directory: str | Path, **options: Any) -> Path:
     """Write a world to disk as `passages.jsonl` and `questions.jsonl`, one passage at a time.
 
-    Memory does not grow with the size. The files are written to a temporary directory beside `directory`,
-    which is renamed into place at the end: there is either a whole world or none.
+    Memory use does not grow with the size. The files are written to a temporary directory next to `directory`, which is
+    renamed at the end: the directory is complete or absent.
 
     Args:
-        directory: where to; must not exist or be empty.
-        **options: of `World`.
+        directory: the directory; absent or empty.
+        **options: the arguments of `World`.
 
     Returns:
         The directory.
@@ -284,7 +286,7 @@ def write_world(directory: str | Path, **options: Any) -> Path:
     world = World(**options)
     target = Path(directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"cannot write a world to {target}: it exists and is not an empty directory")
+        raise ConfigError(f"{target} is not an empty directory: name another one for the world")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:

@@ -1,4 +1,4 @@
-"""How questions are drawn from the facts: a stream of plans for each kind, kept where they keep every promise."""
+"""Draws questions from the facts: a stream of plans for each kind, filtered by the guarantees of a question."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How many questions of which shape.
+    """The mix of questions.
 
     Attributes:
         name: part of the question ids.
         shares: percent of the questions per kind.
-        chain: weights of the lengths of chains, as a tuple with one entry per ticket.
-        after: how many relations to follow after an intersection (one entry per ticket).
-        obscured: how many after an entity described by its theme (one entry per ticket).
-        bridged: percent of the comparisons that compare by way of another page.
+        chain: lengths of chains; one is drawn uniformly, so that repetition is weight.
+        after: numbers of relations to follow after an intersection, drawn likewise.
+        obscured: numbers of relations to follow from an entity described by its theme, drawn likewise.
+        bridged: percent of the comparisons that compare values on related pages.
     """
 
     name: str
@@ -37,18 +37,23 @@ class Profile:
     bridged: int
 
 
-_SHARES = (("intersection", 15), ("obscured", 20), ("comparison", 15), ("chain", 50))  # the scarce first
+_SHARES = (
+    ("intersection", 15),
+    ("obscured", 20),
+    ("comparison", 15),
+    ("chain", 50),
+)  # the rarest kinds first
 DEFAULT = Profile("country", _SHARES, (1, 2, 2, 2, 2, 3, 3, 3, 3, 4), (0, 0, 1), (1, 2, 2, 3), 50)
 HARD = Profile("country-hard", _SHARES, (3, 3, 4), (1, 2), (3, 3, 4), 100)
 
-# Where the item's own page says neither constraint, so that both lists are needed.
+# Lists that the item's own page does not mention, so that both are needed.
 _LIST_PAIRS = (
     (("person", "films", "actor"), ("person", "films", "screenwriter")),
     (("person", "books", "illustrator"), ("person", "books", "translator")),
     (("river", "towns", ""), ("railway", "towns", "")),
 )
 _WHERE = ("birthplace", "school", "spouse")
-_PATIENCE = 3_000  # draws without a new question after which a world counts as exhausted
+_MAX_FRUITLESS = 3_000  # draws without a new question after which a world counts as exhausted
 _DECADES = {"film": "released", "book": "published"}
 
 
@@ -70,9 +75,9 @@ _STEPS: dict[tuple[str, str], tuple[tuple[Relation, ...], tuple[Relation, ...]]]
 
 
 def _followable(entity: Entity) -> tuple[tuple[Relation, ...], tuple[Relation, ...]]:
-    """The relations that can be asked last, and those that can lead on to another page.
+    """The relations that a question can ask for last, and those that can lead to another page.
 
-    A symmetric relation never leads on: the other page states it too, so the first would not be needed.
+    A symmetric relation never leads to another page: that page states it too, so the first page would not be needed.
     """
     role = entity.role if entity.type == "person" else ""
     found = _STEPS.get((entity.type, role))
@@ -86,7 +91,7 @@ def _followable(entity: Entity) -> tuple[tuple[Relation, ...], tuple[Relation, .
 
 
 def _random_path(country: Country, draw: _Draw, start: Entity, length: int) -> tuple[str, ...] | None:
-    """A path of `length` relations from `start` that meets no entity twice, or None."""
+    """A path of `length` relations from `start` that visits no entity twice; None if this draw finds none."""
     path: list[str] = []
     seen = {start.index}
     entity = start
@@ -110,7 +115,7 @@ def _random_path(country: Country, draw: _Draw, start: Entity, length: int) -> t
 
 
 def _entity(country: Country, draw: _Draw) -> Entity:
-    # Every second start is drawn by type, or two in five would be people and one in fifty a museum.
+    # Every second start is drawn by type. Otherwise two in five would be people, and one in fifty a museum.
     if draw.below(2):
         return country.entity(draw.below(country.size))
     type_ = draw.choice(tuple(TYPES))
@@ -147,7 +152,7 @@ def _draw_comparison(country: Country, draw: _Draw, profile: Profile) -> Plan | 
     numbers = [country.fact(e, relation.name) for e in ends]
     if numbers[0] == numbers[1]:
         return None
-    # One of the two for each pair, whichever is named first: else the pair could be in two splits.
+    # Independent of the order of the pair; otherwise the pair could be in two splits.
     low, high = sorted((one.index, two.index))
     extreme = ("least", "most")[hash64(low, high, key(relation.name), len(path)) % 2]
     return Plan("comparison", (one.index, two.index), path=path, compare=(relation.name, extreme))
@@ -235,7 +240,7 @@ _DRAWERS: dict[str, Callable[[Country, _Draw, Profile], Plan | None]] = {
 
 
 def _final_key(plan: Plan, steps: list[Step], answer: Value) -> tuple[int, str]:
-    """What decides the split: every question with the same last (entity, relation, answer) has the same key."""
+    """The key that determines the split: equal for all questions with the same last (entity, relation, answer)."""
     if plan.path and plan.compare is None:
         return steps[-1].entity.index, plan.path[-1]
     assert isinstance(answer, Entity)
@@ -245,7 +250,7 @@ def _final_key(plan: Plan, steps: list[Step], answer: Value) -> tuple[int, str]:
 
 
 def _gives_away(plan: Plan, country: Country, answer: Value) -> bool:
-    """Whether some accepted answer would stand in the question's own words."""
+    """Whether the text of the question would contain an accepted answer."""
     if plan.compare is not None:
         return False
     named = [country.entity(i) for i in plan.starts]
@@ -279,7 +284,7 @@ def draw_plans(
     Yields:
         (split, sort key, plan, gold steps, answer) of every question; sorting a split by its key mixes kinds.
 
-    Drawing stops early when the world is too small for so many questions.
+    Drawing stops early if the world is too small for this many questions.
     """
     total = sum(counts.values())
     base = hash64(country.seed, country.size, key(profile.name))
@@ -291,7 +296,7 @@ def draw_plans(
         seen: set[Plan] = set()
         attempts = fruitless = 0
         while any(wanted.values()):
-            if fruitless == _PATIENCE:
+            if fruitless == _MAX_FRUITLESS:
                 return
             attempts += 1
             fruitless += 1

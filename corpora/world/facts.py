@@ -1,7 +1,7 @@
-"""The facts of a world, independent of any wording: entities, and what is true of them.
+"""The facts of a world, independent of their wording: entities and their properties.
 
-Every answer is computed on demand from (size, seed) by counter-based arithmetic; nothing is stored, so a world
-of ten million entities takes no more memory than one of a thousand.
+Every fact is computed on demand from (size, seed) by counter-based arithmetic. Nothing is stored, so that a world of ten
+million entities takes no more memory than one of a thousand.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from searchgym.checks import integer, number
 from searchgym.errors import ConfigError
 
 from .arithmetic import AffinePermutation, Grouping, hash64, key
@@ -19,12 +20,12 @@ from .schema import INDUSTRIES, PROFESSIONS, RELATIONS, TYPES, Relation, relatio
 __all__ = ["Country", "Entity", "Literal", "Statement", "Value", "aliases"]
 
 MIN_SIZE, MAX_SIZE = 1_000, 10_000_000
-_SPOUSE_BLOCK = 32  # spouses are found within so many neighbours by birth: a gap of a few years
+_SPOUSE_BLOCK = 32  # spouses are chosen among this many neighbours by birth: a gap of a few years
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """Something that has a page.
+    """An entity with a page.
 
     Attributes:
         index: its number in the world, 0-based; types occupy consecutive ranges.
@@ -32,7 +33,7 @@ class Entity:
         rank: its number within the type, in the order of the type's years.
         name: its name, which one other entity may share.
         role: a person's profession, a company's trade, else "".
-        homonym: whether another entity bears the same name.
+        homonym: whether another entity has the same name.
     """
 
     index: int
@@ -44,12 +45,12 @@ class Entity:
 
     @property
     def qualifier(self) -> str:
-        """The word that tells homonyms apart: a person's profession, else the type."""
+        """The word that distinguishes homonyms: a person's profession, else the type."""
         return self.role if self.type == "person" else self.type
 
     @property
     def title(self) -> str:
-        """The name, with the qualifier in parentheses where another entity shares the name."""
+        """The name, with the qualifier in parentheses if another entity has the same name."""
         return f"{self.name} ({self.qualifier})" if self.homonym else self.name
 
 
@@ -57,11 +58,11 @@ Literal = int | tuple[str, ...]
 """A year, a number, or the words of a theme."""
 Value = Entity | Literal | list[Entity]
 Statement = tuple[int, str, int | tuple[str, ...]]
-"""Subject, relation, object: entities by index, literals as they are. One per item of a list."""
+"""Subject, relation, object: entities by index, literals as they are; one statement per item of a list."""
 
 
 def aliases(entity: Entity) -> tuple[str, ...]:
-    """Other accepted names of an entity, best known first; its title is not among them."""
+    """Other accepted names of an entity, the most common first, without its title."""
     out = [entity.name, f"{entity.qualifier} {entity.name}"] if entity.homonym else []
     words = entity.name.split()
     match entity.type:
@@ -80,19 +81,16 @@ class Country:
     Args:
         size: number of entities, 1,000 to 10,000,000.
         seed: any integer; another seed gives another country.
-        homonyms: part of the possible name pairs that share a name, 0 to 1.
+        homonyms: share of the possible name pairs that share a name, 0 to 1.
 
     Raises:
-        ConfigError: size or share out of range.
+        ConfigError: an argument out of range.
     """
 
     def __init__(self, size: int = 5_000, seed: int = 0, homonyms: float = 0.15) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or not MIN_SIZE <= size <= MAX_SIZE:
-            raise ConfigError(f"world size {size!r} is not an integer from {MIN_SIZE:,} to {MAX_SIZE:,}")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise ConfigError(f"world seed {seed!r} is not an integer")
-        if not 0 <= homonyms <= 1:
-            raise ConfigError(f"share of homonyms {homonyms!r} is not between 0 and 1")
+        integer("world size", size, MIN_SIZE, MAX_SIZE)
+        integer("world seed", seed)
+        number("share of homonyms", homonyms, 0, 1)
         self.size, self.seed, self.homonyms = size, seed, homonyms
         self._key = hash64(seed, key("country"))
         self.counts = {t.name: size * t.share // 100 for t in TYPES.values()}
@@ -131,7 +129,7 @@ class Country:
         return self.entity(self.offsets[type_] + rank)
 
     def at(self, position: int) -> Entity:
-        """The entity whose passage stands at `position` (passages are scattered over the types)."""
+        """The entity of the passage at `position`; the types are mixed."""
         return self.entity(self._scatter.inverse(position))
 
     def of_theme(self, type_: str, theme: Sequence[str]) -> Entity:
@@ -139,16 +137,16 @@ class Country:
         return self.of(type_, self._themes[type_].rank(theme))
 
     def position(self, entity: Entity) -> int:
-        """Where the entity's passage stands."""
+        """The position of the entity's passage."""
         return self._scatter(entity.index)
 
     def partner(self, entity: Entity) -> Entity | None:
-        """The entity that shares its name, if there is one."""
+        """The entity with the same name; None if there is none."""
         found = self._names.partner(entity.type, entity.rank)
         return None if found is None else self.of(*found)
 
     def year(self, entity: Entity) -> int | None:
-        """The entity's own year (birth, founding, release); None for what is timeless."""
+        """The entity's own year (birth, founding, release); None for types without years."""
         years = TYPES[entity.type].years
         if years is None:
             return None
@@ -162,7 +160,7 @@ class Country:
         return relations_of(entity.type, entity.role)
 
     def fact(self, entity: Entity, relation: str) -> Value | None:
-        """The value of a relation, or None where the entity lacks it.
+        """The value of a relation; None if the entity does not have it.
 
         Raises:
             ConfigError: entities of this type never have the relation.
@@ -205,7 +203,7 @@ class Country:
                 yield spec, value
 
     def statements(self, entity: Entity) -> list[Statement]:
-        """What the entity's passage states, in both renderings. A symmetric fact names the lower index first."""
+        """What the entity's passage states, in both renderings. A symmetric fact has the lower index first."""
         out: list[Statement] = []
         for spec, value in self.facts(entity):
             if spec.prose_only:
@@ -264,7 +262,7 @@ class Country:
 
     @staticmethod
     def _number(spec: Relation, draw: int) -> int:
-        # Uniform over octaves, then uniform within: small things are common, large ones rare.
+        # Uniform over octaves, then uniform within an octave: small values are common, large ones rare.
         low, high = spec.numbers
         octaves = max(1, (high // low).bit_length() - 1)
         base = low << (draw % octaves)
@@ -274,7 +272,7 @@ class Country:
         return (len(PROFESSIONS), PROFESSIONS.index(role)) if role else (1, 0)
 
     def _grouping(self, spec: Relation) -> dict[str, Grouping]:
-        """One dealing of items per profession that holds such a list ("" for types without professions)."""
+        """One grouping per profession that has such a list; "" for types without professions."""
         out = {}
         for role in spec.only or ("",):
             step, offset = self._hub_step(role)
@@ -293,7 +291,7 @@ class Country:
         ]
 
     def holder(self, item: Entity, relation: str, type_: str, role: str = "") -> Entity | None:
-        """The entity whose list `relation` holds `item`: the inverse of a list-valued fact."""
+        """The entity whose list `relation` contains `item`: the inverse of a list-valued fact."""
         spec = RELATIONS[type_, relation]
         item_step, _ = self._hub_step(spec.role)
         if spec.role and item.role != spec.role:

@@ -1,8 +1,8 @@
-"""Which name each entity bears: a bijection, except for homonyms made on purpose.
+"""The names of entities: a bijection, except for intended homonyms.
 
-Types that share a way of naming form a pool (books, films and bands; towns and ships; people). Entity q of a
-pool may be paired with entity q + half, of another type or profession: a known share of these pairs bears one
-name. Everybody else's name is the image of the entity's own number under a permutation, hence unique.
+Types with the same kind of names form a pool (books, films and bands; towns and ships; people). Entity q of a pool can be
+paired with entity q + half, of another type or profession; a known share of these pairs has one name. The name of any
+other entity is the image of its own number under a permutation, hence unique.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ POOLS: dict[str, tuple[str, ...]] = {
 """Types that may share names with each other."""
 
 _FEATURES = ("county", "river", "mountain", "railway", "newspaper")
-"""Types named after places. Each place name serves one of them at most, so that a town's bare name, used as a
-query, is contested by one such page at most."""
+"""Types named after places. Each place name is used for at most one of them, so that a town's name, used as a query,
+matches at most one such page."""
 
 _SHAPES = {
     "county": ("{} County",),
@@ -62,7 +62,7 @@ def _surname(i: int) -> str:
 
 
 class _Glued:
-    """Names of one or more glued words out of one list; more words only where the world needs them."""
+    """Names of one or more compound words from one list; as few words as the world allows."""
 
     def __init__(self, needed: int, words: int, seed: int) -> None:
         self._words = words
@@ -71,7 +71,7 @@ class _Glued:
             self._more += 1
         if self._more:
             sides = (self._capacity() // words, words)
-        else:  # a grid needs two sides of some size to look random
+        else:  # a grid looks random only if neither side is small
             side = max(d for d in range(1, 60) if words % d == 0)
             sides = (words // side, side)
         self._permutation = GridPermutation(*sides, seed)
@@ -85,13 +85,13 @@ class _Glued:
         found = [word]
         for _ in range(self._more):
             value, step = divmod(value, self._words - 1)
-            word = (word + 1 + step) % self._words  # any word but the one before it
+            word = (word + 1 + step) % self._words  # any word except the previous one
             found.append(word)
         return found
 
 
 class _People:
-    """Given name and surname, from a grid about six times as large as needed, so that parts recur."""
+    """Given name and surname, from a grid about six times as large as necessary, so that parts recur."""
 
     def __init__(self, needed: int, seed: int) -> None:
         given = len(GIVEN_NAMES)
@@ -141,7 +141,7 @@ class Names:
     Args:
         counts: number of entities per type.
         seed: the world's seed.
-        homonyms: part of the possible pairs that bear one name, 0 to 1.
+        homonyms: share of the possible pairs that have one name, 0 to 1.
     """
 
     def __init__(self, counts: Mapping[str, int], seed: int, homonyms: float) -> None:
@@ -159,7 +159,7 @@ class Names:
                 size += counts[t]
             half = size // 2
             if pool == "people" and half % len(PROFESSIONS) == 0:
-                half -= 7  # else both of every pair would have the same profession
+                half -= 7  # otherwise both entities of every pair would have the same profession
             self._size[pool], self._half[pool] = size, half
         self._people = _People(self._size["people"], self._seed)
         self._titles = _Titles(self._size["titles"], self._seed)
@@ -180,7 +180,7 @@ class Names:
         return next(t for t in reversed(POOLS[pool]) if q >= self._start[t])
 
     def partner(self, type_: str, rank: int) -> tuple[str, int] | None:
-        """Type and rank of the entity that bears the same name, if there is one."""
+        """Type and rank of the entity with the same name; None if there is none."""
         pool = self._pool_of.get(type_)
         if pool is None:
             return None
@@ -194,7 +194,7 @@ class Names:
         return found, other - self._start[found]
 
     def name(self, type_: str, rank: int) -> tuple[str, bool]:
-        """The entity's name without qualifier, and whether another entity bears it too."""
+        """The entity's name without qualifier, and whether another entity has it too."""
         shapes = _SHAPES.get(type_)
         if shapes is not None:
             shape = shapes[rank % len(shapes)]
@@ -216,7 +216,7 @@ class Names:
 
 
 class Themes:
-    """Which figure and which event a book, film or town legend is about: unique within the type.
+    """The figure and the event that a book, film or town legend is about; unique within the type.
 
     Two words ("ferryman", "eclipse") in worlds up to about 8,000 passages, more in larger ones.
     """
@@ -243,7 +243,7 @@ class Themes:
         return tuple(words)
 
     def rank(self, words: Sequence[str]) -> int:
-        """The inverse: whose theme this is."""
+        """The inverse: the rank of the entity with this theme."""
         value = 0
         for choices, word in reversed(list(zip(self._lists, words, strict=True))):
             value = value * len(choices) + choices.index(word)

@@ -1,8 +1,8 @@
-"""What a question asks, before any wording: a plan, and how its answer is derived.
+"""A question independent of its wording: a plan, and the derivation of its answer.
 
-A plan finds a start (a named entity, an entity described vaguely, or the one item that two constraints leave),
-then follows relations from page to page; a comparison does so for two named entities and compares what it ends
-on. Both renderings word the same plans, so questions have the same ids and answers in both.
+A plan finds a start (a named entity, an entity described vaguely, or the one item that satisfies two constraints), then
+follows relations from page to page; a comparison does so for two named entities and compares the values it arrives at.
+Both renderings word the same plans, so that questions have the same ids and answers in both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Plan:
         kind: "chain", "comparison", "intersection" or "obscured".
         starts: the named entities: one for chains, two for comparisons, the list holders for intersections and
             for obscured members of a list; empty for obscured entities known by their theme.
-        lists: the list-valued relation to read from each start; empty where starts are taken as they are.
+        lists: the list-valued relation to read from each start; empty if the starts are used as they are.
         where: for one list: (relation, entity index), the second constraint on its items.
         type: for themes: the described entity's type.
         theme: the words of its theme.
@@ -59,12 +59,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One gold passage and what it is read for.
+    """One gold passage and the fact that is read from it.
 
     Attributes:
-        entity: whose passage.
-        relation: the relation read.
-        value: what it yields: of a list, the item that matters.
+        entity: the entity of the passage.
+        relation: the relation.
+        value: its value; of a list, the item that the derivation uses.
     """
 
     entity: Entity
@@ -73,7 +73,7 @@ class Step:
 
 
 def end_of(type_: str, relation: str) -> str:
-    """The type of what a relation leads to."""
+    """The type of the values of a relation."""
     return RELATIONS[type_, relation].target
 
 
@@ -117,7 +117,9 @@ def trace(country: Country, plan: Plan) -> tuple[list[Step], Value]:
         for holder, relation in zip(starts, plan.lists, strict=True):
             read(holder, relation, start)
         constraint = plan.where or plan.decade
-        if constraint is not None and not plan.path:  # else the first of the path is read from the same page
+        if (
+            constraint is not None and not plan.path
+        ):  # otherwise the first relation of the path is read from the same page
             read(start, constraint[0])
     else:
         start = starts[0]
@@ -125,7 +127,7 @@ def trace(country: Country, plan: Plan) -> tuple[list[Step], Value]:
 
 
 def common(country: Country, plan: Plan, holders: list[Entity]) -> Entity:
-    """The one item that the plan's constraints leave; raises ValueError when they leave none or several."""
+    """The one item that satisfies the plan's constraints; raises ValueError if there are none or several."""
     first, *others = [country.fact(h, r) for h, r in zip(holders, plan.lists, strict=True)]
     assert isinstance(first, list)
     items = [item for item in first if all(isinstance(o, list) and item in o for o in others)]

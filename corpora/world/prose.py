@@ -3,8 +3,8 @@
     Mira Vogack (born 14 March 1893) was a painter from Oldmoor. She learned the craft from the poet Jan Kerberg
     and was married to Otto Lindhart. Vogack died in 1961.
 
-Which of several wordings is used, in which order, with which pronouns, is a hash of the entity's number, so a
-passage never changes. Homonyms are told apart in the text ("the painter Mira Vogack").
+The choice of wordings, their order and the pronouns are a hash of the entity's number, so that a passage never changes.
+Homonyms are distinguished in the text ("the painter Mira Vogack").
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MONTHS = (
 _DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _WITH_ARTICLE = frozenset({"river", "railway", "prize", "museum", "newspaper", "ship"})
 _SHORT = 24
-"""Words below which a passage gets more sentences of colour (names of several words are not counted)."""
+"""Passages with fewer words than this get more sentences of colour."""
 _IN_A_LIFE = {"born": 0, "birthplace": 0, "died": 2}
 _KEYS = {relation: key(relation) for _, relation in RELATIONS}
 _LONG_PHRASE = 50  # characters
@@ -82,7 +82,11 @@ def _theme(words: Sequence[str]) -> str:
 
 
 class Prose:
-    """Words facts and plans as an encyclopedia does."""
+    """Renders facts and plans in the style of an encyclopedia.
+
+    Args:
+        country: the facts.
+    """
 
     name = "encyclopedia"
 
@@ -93,7 +97,7 @@ class Prose:
     # -- values ------------------------------------------------------------------------------------------------
 
     def mention(self, entity: Entity) -> str:
-        """The entity's name in running text, with what it takes to tell it from a homonym."""
+        """The entity's name in running text, with its qualifier if it has a homonym."""
         if entity.homonym:
             return f"the {entity.qualifier} {entity.name}"
         return f"the {entity.name}" if entity.type in _WITH_ARTICLE else entity.name
@@ -109,7 +113,7 @@ class Prose:
         return f"{value:,}" if spec.target == "number" else str(value)
 
     def bridge(self, spec: Relation, value: Value) -> str:
-        """What a hop yields, as it stands literally in the passage, without an article."""
+        """The value of a hop as it appears in the passage, without an article."""
         if isinstance(value, Entity):
             return f"{value.qualifier} {value.name}" if value.homonym else value.name
         return self.value(spec, value)
@@ -131,7 +135,7 @@ class Prose:
         words = {name: self.value(spec, value) for name, (spec, value) in facts.items()}
         lead, used = self._lead(entity, words, draw)
         names = [name for name in facts if name not in used]
-        # Any order of the remaining facts, except that a life is told from birth to death.
+        # The remaining facts in any order, except that a life begins with birth and ends with death.
         names.sort(key=lambda name: (_IN_A_LIFE.get(name, 1), hash64(draw, _KEYS[name])))
         sentences = [self._sentence(entity, facts[name], draw) for name in names]
         last = ["died"] if "died" in facts else []
@@ -146,7 +150,7 @@ class Prose:
 
     @staticmethod
     def _colour(entity: Entity, words: int, draw: int) -> list[str]:
-        """One sentence of colour for most passages, more for short ones."""
+        """One sentence of colour for most passages, more for short ones, none for some."""
         templates = list(wordings("colour")[entity.type])
         out: list[str] = []
         number = hash64(draw, 5)
@@ -211,7 +215,7 @@ class Prose:
             text = sentences[i]
             i += 1
             joins = text.startswith("{S} ") and i < len(sentences) and choice % 5 < 3
-            # Only plain ones: a reader would lose the thread where either has a comma or an "and" of its own.
+            # Only simple sentences: the result is hard to read if either contains a comma or "and".
             if joins and sentences[i].startswith("{S} ") and not _BRANCHES.search(text + sentences[i]):
                 text = f"{text[:-1]} and {sentences[i].removeprefix('{S} ')}"
                 i += 1
@@ -227,13 +231,18 @@ class Prose:
     # -- questions ---------------------------------------------------------------------------------------------
 
     def _named(self, entity: Entity) -> str:
-        """A named entity in a question: always with a word for what it is."""
+        """A named entity in a question, always with a word that says what it is."""
         if entity.type in ("person", "town", "company", "book", "film", "band", "ship") or entity.homonym:
             return f"the {entity.qualifier} {entity.name}"
         return self.mention(entity)
 
     def question(self, plan: Plan, number: int) -> str:
-        """The question in words; `number` chooses among wordings."""
+        """The question in words.
+
+        Args:
+            plan: the question.
+            number: chooses among the wordings.
+        """
         starts = [self._country.entity(i) for i in plan.starts]
         if plan.compare is not None:
             return self._comparison(plan, starts, number)
@@ -268,7 +277,7 @@ class Prose:
             asks = tuple(a for a in asks if a.endswith("{x}?")) or asks
         first = hash64(number, 99)
         whole = [_choose(asks, first + i).replace("{x}", phrase) for i in range(len(asks))]
-        # Phrases can end in the word that follows: "the school where she was educated educated?"
+        # A phrase can end in the word that follows it: "the school where she was educated educated?"
         return introduction + next((w for w in whole if not _DOUBLED.search(w)), whole[0])
 
     def _found(self, plan: Plan, starts: list[Entity]) -> tuple[str, str, dict[str, str]]:

@@ -1,6 +1,6 @@
-"""What kinds of things the country holds and which facts each kind has: one table to read.
+"""The types of entities in the country and the relations of each type.
 
-Nothing here is about wording: `terse.py` and `prose.py` render these facts, `facts.py` computes them.
+`facts.py` computes the facts; `terse.py` and `prose.py` word them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class EntityType:
 
     Attributes:
         name: the word for it ("town"); also the qualifier of its homonyms, except for people.
-        share: part of the world's passages, in percent.
-        years: first and last value of its own year (birth, founding, release ...); None for what is timeless.
+        share: share of the world's passages, in percent.
+        years: first and last value of its own year (birth, founding, release ...); None for types without years.
             Entities of a type are numbered in the order of their years.
     """
 
@@ -96,14 +96,14 @@ class Relation:
         type: the type that has it.
         name: one lowercase word; together with `type` it is unique.
         target: an entity type, or "year", "number" or "theme" for literals.
-        role: the target's profession or trade, when it must be a certain one.
-        window: the target's year, relative to the entity's own year, or absolute when the first is > 1000.
-        only: the professions that have it; empty for all of the type.
-        percent: how many of them have it.
-        many: the value is a list of entities (dealt by `arithmetic.Grouping`).
+        role: the profession or trade that the target must have; "" for any, "same" for that of the entity.
+        window: the target's year, relative to the entity's own year, or absolute if the first is > 1000.
+        only: the professions that have it; empty for all entities of the type.
+        percent: share of these that have it, in percent.
+        many: whether the value is a list of entities (assigned by `arithmetic.Grouping`).
         numbers: lowest and highest value of a "number"; values are spread over the orders of magnitude.
-        symmetric: it holds both ways and is stated on both pages.
-        prose_only: stated in the encyclopedia rendering only, and never asked for.
+        symmetric: whether it holds in both directions and is stated on both pages.
+        prose_only: whether it is only stated in the encyclopedia rendering, and never asked for.
     """
 
     type: str
@@ -188,7 +188,7 @@ RELATIONS: dict[tuple[str, str], Relation] = {
         Relation("ship", "captain", "person", "sailor", (-58, -30)),
     )
 }
-"""Every fact there is, by (type, relation)."""
+"""All relations, by (type, name)."""
 
 
 _BY_TYPE: dict[str, tuple[Relation, ...]] = {

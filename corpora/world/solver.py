@@ -1,9 +1,8 @@
-"""A symbolic reader: which answers follow from a set of passages, and from nothing else.
+"""A symbolic reader: the answers that follow from a set of passages, and from nothing else.
 
-It knows what the passages state (`Country.statements`) and what a question asks (`Plan`); it searches and reads
-nothing. The guarantees of every generated question are checked with it: the answer follows from the gold
-passages, from all passages of the world taken together nothing else follows, and without any one of the gold
-passages nothing follows.
+It uses the statements of the passages (`Country.statements`) and the plan of the question (`Plan`), not their text. The
+tests use it to check the guarantees of every generated question: the answer follows from the gold passages; no other
+answer follows from all passages of the world together; and no answer follows without any one of the gold passages.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ _SYMMETRIC = {name for (_, name), r in RELATIONS.items() if r.symmetric}
 
 
 class Knowledge:
-    """What a set of passages states.
+    """The statements of a set of passages.
 
     Args:
         country: the facts.
-        entities: whose passages are known, by index.
+        entities: the entities of the passages, by index.
     """
 
     def __init__(self, country: Country, entities: Iterable[int]) -> None:
@@ -47,7 +46,7 @@ class Knowledge:
             self._by_theme[value].add(subject)
 
     def values(self, entity: Value, relation: str) -> set[Value]:
-        """The known values of a relation; empty where the entity or the relation is unknown."""
+        """The known values of a relation; empty if the entity or the relation is unknown."""
         return self._objects.get((entity, relation), set()) if isinstance(entity, int) else set()
 
     def with_theme(self, plan: Plan) -> set[Value]:
@@ -59,7 +58,7 @@ class Knowledge:
         return found
 
     def in_decade(self, entity: Value, plan: Plan) -> bool:
-        """Whether the entity's year is known to lie in the plan's decade, if it has one."""
+        """Whether the entity's year is known to be in the plan's decade; True if the plan has no decade."""
         if plan.decade is None:
             return True
         relation, decade = plan.decade
@@ -71,7 +70,7 @@ def solve(plan: Plan, known: Knowledge) -> set[Value]:
     """Every answer to the plan's question that follows from what is known.
 
     Returns:
-        Entities by index, literals as they are. Empty: nothing follows. More than one: it is ambiguous.
+        Entities by index, literals as they are. Empty if no answer follows; several if the question is ambiguous.
     """
     if plan.compare is not None:
         relation, extreme = plan.compare
@@ -79,7 +78,7 @@ def solve(plan: Plan, known: Knowledge) -> set[Value]:
         for side in plan.starts:
             numbers = {v for end in _follow({side}, plan.path, known) for v in known.values(end, relation)}
             if len(numbers) != 1:
-                return set()  # one side is unknown: nothing can be said
+                return set()  # one side is unknown
             (number,) = numbers
             assert isinstance(number, int)
             values.append(number)

@@ -2,8 +2,8 @@
 
     Mira Vogack is painter ; born 1893 ; birthplace Oldmoor ; mentor Jan Kerberg (poet)
 
-made for a language model with a vocabulary of a few hundred pieces (`terse_vocabulary`). Its questions name
-the start, then the relations in the order to follow:
+It is meant for a language model with a vocabulary of a few hundred pieces (`terse_vocabulary`). A question names the
+start, then the relations in the order to follow:
 
     chain         Mira Vogack : mentor : birthplace ?
     comparison    Oldmoor , Ashford : mayor : least born ?
@@ -34,7 +34,11 @@ __all__ = ["Terse", "name_classes", "terse_pieces", "terse_vocabulary"]
 
 
 class Terse:
-    """Words facts and plans as short lines."""
+    """Renders facts and plans as short lines.
+
+    Args:
+        country: the facts.
+    """
 
     name = "terse"
 
@@ -58,7 +62,7 @@ class Terse:
         return " ".join(value) if isinstance(value, tuple) else str(value)
 
     def bridge(self, spec: Relation, value: Value) -> str:
-        """What a hop yields, as it stands literally in the passage."""
+        """The value of a hop as it appears in the passage."""
         return self.value(spec, value)
 
     def query(self, entity: Entity) -> str:
@@ -70,7 +74,12 @@ class Terse:
         return " ".join((plan.type, *plan.theme))
 
     def question(self, plan: Plan, number: int) -> str:
-        """The question; `number` would choose among wordings, of which there is one here."""
+        """The question.
+
+        Args:
+            plan: the question.
+            number: not used, as there is only one wording.
+        """
         entity = self._country.entity
         if plan.compare is not None:
             parts = [" , ".join(entity(i).title for i in plan.starts), *plan.path]
@@ -111,7 +120,7 @@ _PLACES = [head + tail for head in PLACE_HEADS for tail in PLACE_TAILS]
 
 
 def name_classes() -> tuple[tuple[str, ...], ...]:
-    """Words that could stand for each other without changing what a terse world means, by class.
+    """Classes of words that could be exchanged without changing the structure of a terse world.
 
     Given names, surnames, places, the words of titles, of themes, and pairs of digits. The classes are disjoint.
     """
@@ -128,10 +137,11 @@ def terse_pieces() -> dict[str, tuple[str, ...]]:
     """The pieces of the terse rendering by role, for worlds of the default size.
 
     Returns:
-        "punctuation"; "words": types, professions, relations and the few words between them; "names": whole words
-        that begin a name or stand in one; "heads": first halves of glued names; "tails": second halves, which
-        follow a head without a space ("Oldmoor" = "Old" + "moor"); "glued": every whole word so made; "numbers": one or two digits, glued likewise
-        ("1947" = "19" + "47"); a decade adds the tail "s". Greedy longest match from the left finds them again.
+        "punctuation"; "words": types, professions, relations and the few words between them; "names": whole words of
+        names; "heads": first halves of compound names; "tails": second halves, which follow a head without a space
+        ("Oldmoor" = "Old" + "moor"); "glued": all these compounds; "numbers": one or two digits, joined likewise
+        ("1947" = "19" + "47"), with the tail "s" for a decade. Greedy longest match from the left splits a text into
+        these pieces.
     """
     words = {"is", "least", "most", *PROFESSIONS, *(r.name for r in RELATIONS.values() if not r.prose_only)}
     words |= {t for t in TYPES if t != "person"}
@@ -149,6 +159,6 @@ def terse_pieces() -> dict[str, tuple[str, ...]]:
 def terse_vocabulary() -> list[str]:
     """Every piece the terse rendering can contain at the default size, sorted, without duplicates.
 
-    Glued words are left out: their heads and tails are there.
+    Compounds are omitted, as their heads and tails are in the vocabulary.
     """
     return sorted({piece for role, pieces in terse_pieces().items() if role != "glued" for piece in pieces})

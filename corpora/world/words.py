@@ -1,7 +1,7 @@
-"""The parts that names are made of.
+"""The parts of names.
 
-Names are glued from few parts ("Oldmoor" = "Old" + "moor"), so that a small vocabulary covers every world. No
-part begins another in a way that would mislead greedy longest match, and no two stem alike (both tested).
+Names are compounds of few parts ("Oldmoor" = "Old" + "moor"), so that a small vocabulary covers every world. No part is
+a prefix of another in a way that would mislead greedy longest match, and no two have the same stem (both are tested).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MALE_NAMES = frozenset(
     Nikolai Oskar Otto Quentin Ragnar Rufus Tobias Ulrich Viktor
     """)
 )
-"""Whose pronoun is "he"; everybody else's is "she"."""
+"""The given names with the pronoun "he"; all others have "she"."""
 SURNAME_HEADS = _parts("""
     Barn Bel Brod Cald Cor Dal Dren Esk Fal Fen Gar Gild Hask Hol Jask Jor Kes Krag Lam Lind Lor Mard Mels
     Mord Nor Nyl Ost Pard Pelk Quar Rask Rin Rom Sand Schel Stor Tal Thorn Tor Tren Ur Vand Vasp Vog Wal

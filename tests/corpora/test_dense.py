@@ -179,7 +179,7 @@ def test_cells_of_large_indexes_are_as_good_as_faiss_trains_them(monkeypatch: py
         return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows, truth, strict=True)]))
 
     plain = recall()
-    monkeypatch.setattr(faiss_files, "_PARTED_FROM", 100)
+    monkeypatch.setattr(faiss_files, "_HIERARCHICAL_FROM", 100)
     in_parts = recall()
     monkeypatch.setattr(faiss_files, "_GRAPH_FROM", 100)
     assert plain > 0.6

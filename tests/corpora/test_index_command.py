@@ -190,7 +190,7 @@ def test_verify_names_every_kind_of_damage_and_the_next_move(run: Run, mine: Pat
     status, _, err = run("verify", "idx")
     assert status == 2
     assert (
-        "idx/notes.txt is no part of it: remove it. Build it again, or copy it from where it is intact."
+        "idx/notes.txt is not part of it: remove it. Build it again, or copy it from where it is intact."
         in err
     )
     assert run("search", "idx", "Aln")[0] == 0  # it harms no search

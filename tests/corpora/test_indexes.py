@@ -276,7 +276,7 @@ def test_verify_names_everything_that_differs(small_corpus: ListCorpus, tmp_path
     assert sorted(verify_directory(place)) == [
         f"{place / 'counts.npy'} has changed since it was written",
         f"{place / 'most.npy'} cannot be read (No such file or directory)",
-        f"{place / 'sub' / 'notes.txt'} is no part of it: remove it",
+        f"{place / 'sub' / 'notes.txt'} is not part of it: remove it",
         f"{place / 'terms.txt'} has {size} bytes instead of {size + 1}",
     ]
     for text in (

@@ -175,7 +175,7 @@ def test_bad_arguments(small_corpus: Any, home: Path) -> None:
 
 
 def test_corpora_that_cannot_be_indexed_leave_nothing(make_corpus: Any, home: Path) -> None:
-    with pytest.raises(CorpusError, match="2 passages and no word to search for"):
+    with pytest.raises(CorpusError, match="2 passages without any word"):
         LUCENE_BACKEND(make_corpus(["?!", "the of"]))
     unsorted = make_corpus(["river", "town", "hill"])
     unsorted.passages = [unsorted.passages[i] for i in (0, 2, 1)]

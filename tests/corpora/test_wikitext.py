@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("mwparserfromhell", reason="the parser of wikitext comes with the extra 'dump'")
 
-from searchgym.corpora.datasets.wikitext import cut, is_disambiguation, plain_text
+from searchgym.corpora.datasets.wikitext import chunk_words, is_disambiguation, plain_text
 
 CASES = [
     ("'''Aln''' is a ''river''.", "Aln is a river."),
@@ -113,13 +113,13 @@ def test_a_long_article() -> None:
 def test_passages_hold_all_words_in_order() -> None:
     for count in (1, 99, 100, 101, 119, 120, 121, 250):
         words = [str(n) for n in range(count)]
-        passages = cut(" ".join(words))
+        passages = chunk_words(" ".join(words))
         assert " ".join(passages).split() == words
         assert all(len(passage.split()) == 100 for passage in passages[:-1])
         assert len(passages[-1].split()) >= (20 if count >= 20 else 1)
         assert len(passages[-1].split()) < 120
-    assert cut("") == []
-    assert [len(passage.split()) for passage in cut("a " * 23, 10)] == [10, 10, 3]
+    assert chunk_words("") == []
+    assert [len(passage.split()) for passage in chunk_words("a " * 23, 10)] == [10, 10, 3]
 
 
 @pytest.mark.parametrize(

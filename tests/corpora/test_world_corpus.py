@@ -184,11 +184,11 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 10}, "world size 10 is not an integer from 1,000 to 10,000,000"),
-        ({"size": "5000"}, "world size '5000' is not an integer"),
-        ({"seed": None}, "world seed None is not an integer"),
-        ({"train": -1}, "number of train questions -1 is not an integer >= 0"),
-        ({"dev": 1.5}, "number of dev questions 1.5 is not an integer >= 0"),
+        ({"size": 10}, "world size is 10: give a whole number from 1000 to 10000000"),
+        ({"size": "5000"}, "world size is '5000'"),
+        ({"seed": None}, "world seed is None"),
+        ({"train": -1}, "number of train questions is -1"),
+        ({"dev": 1.5}, "number of dev questions is 1.5"),
         ({"sise": 5_000}, "unknown option of the corpus 'country' 'sise'. Did you mean 'size'"),
         ({"style": "terse"}, "unknown option of the corpus 'country' 'style'"),
     ],
