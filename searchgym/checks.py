@@ -80,7 +80,7 @@ def choice(name: str, value: object, allowed: Sequence[str]) -> str:
     if isinstance(value, str) and value in allowed:
         return value
     near = did_you_mean(value, allowed) if isinstance(value, str) else ""
-    raise ConfigError(f"{name} is {value!r:.120}: use one of {', '.join(allowed)}.{near}")
+    raise ConfigError(f"{name} is {value!r:.120}: use one of {', '.join(allowed)}{near and '.' + near}")
 
 
 def mapping(name: str, value: object) -> dict[str, Any]:

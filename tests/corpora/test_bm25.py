@@ -155,7 +155,7 @@ def test_the_tables_start_afresh_when_they_are_full(
 
 @pytest.mark.parametrize("k", [0, -1, 1.0, "3", None, True])
 def test_bad_k(small_corpus: Any, k: Any) -> None:
-    with pytest.raises(ConfigError, match=r"k=.*whole number >= 1"):
+    with pytest.raises(ConfigError, match=r"k is .*whole number"):
         BM25.build(small_corpus).search(["river"], k)
 
 
@@ -189,9 +189,9 @@ def test_bad_settings(small_corpus: Any, home: Path, setting: dict[str, Any], me
 
 
 def test_corpora_that_cannot_be_indexed(make_corpus: Any, home: Path) -> None:
-    with pytest.raises(CorpusError, match="0 passages and no word"):
+    with pytest.raises(CorpusError, match="0 passages without any word"):
         BM25.build(make_corpus([]))
-    with pytest.raises(CorpusError, match="2 passages and no word"):
+    with pytest.raises(CorpusError, match="2 passages without any word"):
         open_bm25(make_corpus(["?!", "the of"]))
     assert [path for path in home.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
     unsorted = make_corpus(["river", "town", "hill"])

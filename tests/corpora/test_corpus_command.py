@@ -83,7 +83,7 @@ def test_check(run: Run, mine: Path) -> None:
     status, _, err = run("check", "mine")
     assert status == 2
     assert err.rstrip().endswith(
-        "line 1: supporting_ids names 'zz', which no passage has. Add the passage, or remove the id."
+        "line 1: supporting_ids contains 'zz', which is not the id of a passage. Add the passage, or remove the id."
     )
     assert run("check", "nowhere")[0] == 2
 

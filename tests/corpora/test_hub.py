@@ -205,11 +205,11 @@ def test_only_the_files_asked_for_are_downloaded_and_the_token_stays_on_the_hub(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere/nothing", "has no such data set, or a private one. Check the name"),
+        ("nowhere/nothing", "has no such data set, or it is private. Check the name"),
         ("wiki-18@v7", "PeterJinGo/wiki-18-corpus, revision v7: no such revision"),
         ("wiki_18", r"neither a path nor a data set of the hub. Did you mean 'wiki-18'"),
         ("no such thing", "neither a path nor a data set of the hub"),
-        ("nq:test", "a short name takes no path. Write RUC-NLPIR/FlashRAG_datasets:test"),
+        ("nq:test", "a short name cannot have a path. Write RUC-NLPIR/FlashRAG_datasets:test"),
         (
             "RUC-NLPIR/FlashRAG_datasets",
             "has files in 4 folders: name one, as in RUC-NLPIR/FlashRAG_datasets:",
@@ -301,14 +301,14 @@ def test_a_file_that_is_not_what_was_announced_is_never_used(hub: FakeHub, home:
     data = lines(WIKI)
     hub.repos["a/small"] = Repo({"x.jsonl": data}, lfs={"x.jsonl"} if lfs else set())
     hub.faults["x.jsonl"] = corrupt
-    with pytest.raises(CorpusError, match=r"x.jsonl arrived with another content .*removed: try again"):
+    with pytest.raises(CorpusError, match=r"x.jsonl arrived with other content .*removed: try again"):
         find_set("a/small").fetch()
     hub.faults["x.jsonl"] = only(50)
     with pytest.raises(
         CorpusError, match=r"failed \(Consistency check failed: .*50 B of \d+ B are kept. Try again"
     ):
         find_set("a/small").fetch()
-    with pytest.raises(CorpusError, match=r"has less than it announced. Try again from the start"):
+    with pytest.raises(CorpusError, match=r"has fewer bytes than it announced. Try again from the start"):
         find_set("a/small").fetch()
     assert not [path for path in home.rglob("x.jsonl*") if path.is_file()]
     hub.faults.clear()
@@ -329,7 +329,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_fetched(
 
 def test_a_path_that_leads_out_of_the_cache_is_refused(hub: FakeHub, home: Path) -> None:
     hub.repos["a/evil"] = Repo({"../../../x.jsonl": lines(WIKI)})
-    with pytest.raises(CorpusError, match="which leads elsewhere"):
+    with pytest.raises(CorpusError, match="which is outside the repository"):
         find_set("a/evil")
 
 

@@ -101,7 +101,7 @@ def test_a_failed_part_fails_the_query_and_only_it() -> None:
 
 
 def test_a_part_that_answers_too_little_is_a_failure() -> None:
-    with pytest.raises(RetrievalError, match="'short' of hybrid gave 0 results for 1 queries"):
+    with pytest.raises(RetrievalError, match="'short' of hybrid returned 0 results for 1 queries"):
         Hybrid([Fixed("good", []), Short("short", [])]).search(["q"], 3)
 
 
@@ -132,13 +132,13 @@ def test_the_hash_is_that_of_the_parts_and_options(small_corpus: Any) -> None:
     ("options", "said"),
     [
         ({"parts": ["bm25"]}, r"hybrid has 1 part\(s\)"),
-        ({"parts": "bm25"}, "parts='bm25': give a list"),
+        ({"parts": "bm25"}, "parts is 'bm25': give a list"),
         ({"parts": ["bm25", "bm26"]}, "unknown retriever 'bm26'"),
         ({"weights": [1.0]}, "give a list of 2 numbers"),
-        ({"weights": [1.0, 0]}, "weight 0 of hybrid: use a number > 0"),
-        ({"weights": [1.0, True]}, "weight True"),
-        ({"weights": [1.0, float("nan")]}, "weight nan"),
-        ({"depth": 0}, "depth=0"),
+        ({"weights": [1.0, 0]}, "a weight of hybrid is 0"),
+        ({"weights": [1.0, True]}, "weight of hybrid is True"),
+        ({"weights": [1.0, float("nan")]}, "weight of hybrid is nan"),
+        ({"depth": 0}, "depth is 0"),
     ],
     ids=str,
 )

@@ -127,7 +127,7 @@ def test_an_index_whose_corpus_moved_takes_another_path(run: Run, mine: Path) ->
         (["build", "--corpus", "mine", "--retriever", "remote", "--out", "x"], "has no index that is built"),
         (["build", "--corpus", "mine", "--option", "k2=1", "--out", "idx"], "'k2'. Did you mean 'k1'"),
         (["build", "--corpus", "mine", "--option", "k1", "--out", "idx"], "write KEY=VALUE"),
-        (["build", "--corpus", "mine", "--option", "b=7", "--out", "idx"], "b=7"),
+        (["build", "--corpus", "mine", "--option", "b is 7", "--out", "idx"], "b is 7"),
         (["build", "--corpus", "mine", "--out", "mine"], "mine is not empty"),
         (["info", "mine"], "no usable index in mine"),
         (["verify", "nowhere"], "nowhere"),
@@ -160,7 +160,7 @@ def test_what_cannot_fit_is_refused_with_the_figures_said(
     status, out, err = run("build", "--corpus", "mine", "--out", "idx")
     assert status == 2
     assert "of memory" in out
-    assert "of memory to build, and 1.0 kB are available" in err
+    assert "of memory to build, but 1.0 kB are available" in err
     assert not Path("idx").exists()
 
 
@@ -296,9 +296,9 @@ def test_on_a_disk_that_is_too_small_and_on_one_that_is_read_only(mine: Path, tm
         "2",
     ]  # and nothing there
     small, read_only = done.stderr.splitlines()
-    assert "needs 1.1 MB of disk to build, and " in small
+    assert "needs 1.1 MB of disk to build, but " in small
     assert " has 262 kB: make room" in small
-    assert "disk/idx cannot be written (Read-only file system): name another place" in read_only
+    assert "disk/idx cannot be written (Read-only file system): choose another place" in read_only
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

@@ -229,7 +229,7 @@ def test_what_was_begun_outlives_a_refusal(
     toy.needs = Estimate(disk=1, memory=5_000_000_000)
     with monkeypatch.context() as patch:
         patch.setattr(indexes, "available_memory", lambda: 4_000_000_000)
-        with pytest.raises(ConfigError, match=r"and 4\.0 GB are"):
+        with pytest.raises(ConfigError, match=r"but 4\.0 GB are"):
             build_index(toy, small_corpus, tmp_path / "index")
     toy.fails, toy.written = None, 0
     build_index(toy, small_corpus, tmp_path / "index")
@@ -240,7 +240,7 @@ def test_where_nothing_can_be_written(small_corpus: ListCorpus, tmp_path: Path, 
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file" / "index", tmp_path / "file" / "deeper" / "index"):
         with pytest.raises(
-            ConfigError, match=r"index cannot be written \((File exists|Not a directory)\): name another"
+            ConfigError, match=r"index cannot be written \((File exists|Not a directory)\): choose another"
         ):
             build_index(toy, small_corpus, place)
 
@@ -324,13 +324,13 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
 ) -> None:
     free = shutil.disk_usage(tmp_path).free
     toy.needs = Estimate(disk=free * 1000, memory=1)
-    message = r"the toy index of 'list' \(77 passages\) needs \d.* TB of disk to build, and .* has \d"
+    message = r"the toy index of 'list' \(77 passages\) needs \d.* TB of disk to build, but .* has \d"
     for build in (lambda: build_index(toy, small_corpus, tmp_path / "index"), lambda: toy(small_corpus)):
         with pytest.raises(ConfigError, match=message):
             build()
     toy.needs = Estimate(disk=1, memory=5_000_000_000)
     monkeypatch.setattr(indexes, "available_memory", lambda: 4_000_000_000)
-    with pytest.raises(ConfigError, match=r"needs 5.0 GB of memory to build, and 4.0 GB are available"):
+    with pytest.raises(ConfigError, match=r"needs 5.0 GB of memory to build, but 4.0 GB are available"):
         build_index(toy, small_corpus, tmp_path / "index")
     assert toy.written == 0
     assert [name for name in names(tmp_path) if "index" in name and not name.endswith(".lock")] == []
@@ -366,7 +366,7 @@ def test_unknown_and_bad_options(small_corpus: ListCorpus, tmp_path: Path) -> No
             UnknownIdError, match=r"unknown option of retriever 'bm25': 'k2'. Did you mean 'k1'"
         ):
             build({"k2": 1})
-        with pytest.raises(ConfigError, match="k1=-1: use a number"):
+        with pytest.raises(ConfigError, match="k1 is -1: give a number"):
             build({"k1": -1})
     assert names(tmp_path) == []
 
@@ -389,7 +389,7 @@ def test_open_refuses_what_would_answer_wrongly(
             open_index(place, small_corpus)
     with pytest.raises(IndexMismatchError, match=r"manifest.json cannot be read.*Build it again"):
         open_index(tmp_path / "nowhere", small_corpus)
-    with pytest.raises(ConfigError, match="does not say how to open its corpus 'list'"):
+    with pytest.raises(ConfigError, match="does not record how to open its corpus 'list'"):
         open_index(place)
     whole = {path.name: path.read_bytes() for path in place.iterdir()}
     for name, content in whole.items():
@@ -417,7 +417,7 @@ def test_a_directory_that_something_else_sealed(
     with pytest.raises(IndexMismatchError, match=r"of another version: unknown option .*'size'"):
         open_index(place, small_corpus)
     monkeypatch.setattr(plugins, "load", lambda group, name: open_bm25)
-    with pytest.raises(PluginError, match=r"'toy' of the index in .* is no IndexBackend"):
+    with pytest.raises(PluginError, match=r"'toy' of the index in .* is not an IndexBackend"):
         open_index(place, small_corpus)
     (tmp_path / "cached").mkdir()
     from searchgym.corpora.indexing.cache import seal

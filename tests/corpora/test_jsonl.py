@@ -130,7 +130,7 @@ def test_the_hash_is_of_the_passages_alone(mine: Path, tmp_path: Path) -> None:
 def test_questions_without_a_split_go_where_they_are_told(mine: Path) -> None:
     assert open_jsonl(mine, split="test").question("q3").split == "test"
     assert open_jsonl(mine).question("q3").split == "train"
-    with pytest.raises(ConfigError, match="split='validation': use train, dev or test"):
+    with pytest.raises(ConfigError, match="split is 'validation': use one of train, dev, test"):
         open_jsonl(mine, split="validation")
 
 
@@ -187,8 +187,8 @@ BAD_PASSAGES: list[tuple[Any, str]] = [
         b'{"id": "c", "title": "caf\xe9", "text": "x"}',
         "not UTF-8 .byte 0xe9 at byte 26.*Save the file as UTF-8",
     ),
-    (b'{"id": "c", "title": "\\ud800", "text": "x"}', "'title' has half a surrogate pair"),
-    (b'{"id": "c", "title": "", "text": "\\udfffx"}', "'text' has half a surrogate pair"),
+    (b'{"id": "c", "title": "\\ud800", "text": "x"}', "'title' has a lone surrogate"),
+    (b'{"id": "c", "title": "", "text": "\\udfffx"}', "'text' has a lone surrogate"),
     (b'{"id": "c", "title": "", "text": "' + b"x" * 10_000_000 + b'"}', "longer than 10,000,000 bytes"),
     ({"title": "", "text": "x"}, "no field 'id'. Add it. It has text, title"),
     ({"id": "c", "text": "x"}, "no field 'title'"),
@@ -209,12 +209,12 @@ BAD_QUESTIONS: list[tuple[Any, str]] = [
     (without(question(), "answers"), "no field 'answers'"),
     (question(answers="x"), "field 'answers' is a string, not a list"),
     (question(answers=[]), "the list of answers is empty. Give at least one"),
-    (question(answers=["x", 3]), "field 'answers' holds 3. Write a list of strings"),
-    (question(answers=["x", ["y" * 1000]]), r"field 'answers' holds \['yyy"),
+    (question(answers=["x", 3]), "field 'answers' contains 3. Write a list of strings"),
+    (question(answers=["x", ["y" * 1000]]), r"field 'answers' contains \['yyy"),
     (question(answers=["x", ""]), "an entry of field 'answers' is empty"),
     (question(answers=["\u2003"]), "an entry of field 'answers' is empty"),
     (question(question=""), "field 'question' is empty"),
-    (question(supporting_ids=["a", "zz"]), "supporting_ids names 'zz', which no passage has"),
+    (question(supporting_ids=["a", "zz"]), "supporting_ids contains 'zz', which is not the id of a passage"),
     (question(supporting_ids="a"), "field 'supporting_ids' is a string, not a list"),
     (question(hops="2"), "field 'hops' is a string, not a number"),
     (question(hops=True), "field 'hops' is a boolean, not a number"),
@@ -226,7 +226,7 @@ BAD_QUESTIONS: list[tuple[Any, str]] = [
     (question(chain=[{"query": "x", "relation": "y", "bridge": "z"}]), "no field 'passage_ids'"),
     (
         question(chain=[{"query": "x", "relation": "y", "passage_ids": ["zz"], "bridge": "z"}]),
-        "passage_ids names 'zz'",
+        "passage_ids contains 'zz'",
     ),
     (question(id="q1"), "id 'q1' was already used in line 2"),
     (b'{"id": "q", "question": "\xff", "answers": ["x"]}', "not UTF-8"),
@@ -260,7 +260,7 @@ def test_every_bad_line_is_one_error_and_nothing_is_kept(
 
 def test_missing_empty_and_ambiguous_files(mine: Path, tmp_path: Path, home: Path) -> None:
     with pytest.raises(
-        CorpusError, match=r"is not a directory or a .jsonl, .jsonl.gz, .parquet file: give one that"
+        CorpusError, match=r"is not a directory or a .jsonl, .jsonl.gz, .parquet file: give one with"
     ):
         open_jsonl(tmp_path / "nowhere")
     with pytest.raises(CorpusError, match="is not a directory"):

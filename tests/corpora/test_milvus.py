@@ -239,7 +239,7 @@ def test_a_collection_of_something_else_is_refused(
     for corpus, options, why in (
         (make_corpus([*texts, "one more"]), {}, r"row \d+ is another passage, or has other vectors"),
         (make_corpus([*texts[:10], "another", *texts[11:]]), {}, r"row \d+ is another passage"),
-        (make_corpus(texts[:5]), {}, "it has 33 rows, but the corpus 5 distinct passages"),
+        (make_corpus(texts[:5]), {}, "it has 33 rows, but the corpus has 5 distinct passages"),
         (small_corpus, {"b": 0.75}, "row 0 is another passage, or has other vectors"),
     ):
         with pytest.raises(

@@ -98,7 +98,9 @@ def test_the_split_of_a_file_is_in_its_name(tmp_path: Path) -> None:
     assert (source.split, source.set) == ("test", "")
     for missing in (tmp_path / "nowhere", tmp_path):
         (tmp_path / "test.jsonl").unlink(missing_ok=True)
-        with pytest.raises(CorpusError, match=r"holds no questions: give a .jsonl, .jsonl.gz, .parquet file"):
+        with pytest.raises(
+            CorpusError, match=r"contains no questions: give a .jsonl, .jsonl.gz, .parquet file"
+        ):
             find_questions(missing)
 
 
