@@ -77,10 +77,10 @@ class Hybrid:
             ConfigError: k is not a whole number >= 1, or `queries` is not a sequence of strings.
             RetrievalError: a part failed on the whole batch.
         """
-        limit, asked = check_k(k), check_queries(queries)
-        if not asked:
+        limit, checked = check_k(k), check_queries(queries)
+        if not checked:
             return []
-        rankings = [self._ranked(part, asked) for part in self._parts]
+        rankings = [self._ranked(part, checked) for part in self._parts]
         return [self._fused(one_query, limit) for one_query in zip(*rankings, strict=True)]
 
     def _fused(self, rankings: Sequence[dict[Hit, int] | RetrievalError], k: int) -> SearchResult:

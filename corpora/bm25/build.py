@@ -342,7 +342,7 @@ def _merged_postings(
 
 
 def _npy(file: Path, dtype: type[np.generic], count: int) -> BinaryIO:
-    """A new .npy file of so many numbers, which the caller writes: arrays too large for memory."""
+    """A new .npy file for `count` numbers, which the caller writes; for arrays larger than memory."""
     out = file.open("wb", buffering=_BUFFER)
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     np.lib.format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": (count,)})

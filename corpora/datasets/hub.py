@@ -66,9 +66,9 @@ class HubSet:
         """Bytes still to be downloaded."""
         return missing_bytes(self.repository, self.files)
 
-    def fetch(self, beside: int = 0) -> list[Path]:
+    def fetch(self, reserve: int = 0) -> list[Path]:
         """The files on this machine; see `fetch_files`."""
-        return fetch_files(self.repository, self.files, beside=beside)
+        return fetch_files(self.repository, self.files, reserve=reserve)
 
     def origin(self) -> dict[str, Any]:
         """Where it comes from, as JSON data."""
@@ -135,23 +135,23 @@ def open_hub(corpus: str, questions: str | Sequence[str] | None = None, split: s
         MissingExtraError: a file has to be downloaded and the extra `hub` is not installed.
     """
     choice("split", split, SPLITS)
-    asked = [questions] if isinstance(questions, str) else list(questions or ())
-    for name in (corpus, *asked):
+    sets_or_paths = [questions] if isinstance(questions, str) else list(questions or ())
+    for name in (corpus, *sets_or_paths):
         if not isinstance(name, str):
             raise ConfigError(f"{name!r} is not a string: give a name of the hub, or a path")
     # Everything is found before anything is downloaded.
     passages = None if os.path.exists(corpus) else find_set(corpus, questions=False)
-    sets = [None if os.path.exists(name) else find_set(name, questions=True) for name in asked]
-    origin: dict[str, Any] = {"passages": corpus, "questions": asked}
+    sets = [None if os.path.exists(name) else find_set(name, questions=True) for name in sets_or_paths]
+    origin: dict[str, Any] = {"passages": corpus, "questions": sets_or_paths}
     label = Path(corpus).resolve().name.split(".")[0]
     if passages is None:
         sources = [find_passages(Path(corpus).resolve())]
     else:
-        beside = packed_size((file.path, file.size) for file in passages.files)
-        files = [Source(path, foreign=True) for path in passages.fetch(beside)]
+        reserve = packed_size((file.path, file.size) for file in passages.files)
+        files = [Source(path, foreign=True) for path in passages.fetch(reserve)]
         sources, label, origin["passages"] = files, passages.label, passages.origin()
     found: list[Source] = []
-    for position, (name, here) in enumerate(zip(asked, sets, strict=True)):
+    for position, (name, here) in enumerate(zip(sets_or_paths, sets, strict=True)):
         if here is None:
             found += find_questions(Path(name), split)
             label += f"+{Path(name).resolve().name.split('.')[0]}"

@@ -75,21 +75,21 @@ def pin(repository: str, revision: str = "", *, update: bool = False) -> Reposit
         CorpusError: the hub has no such data set or revision, refuses it, or cannot be reached.
         MissingExtraError: the extra `hub` is not installed.
     """
-    asked = revision or _BRANCH
+    requested = revision or _BRANCH
     refs = _read_json(_directory(repository) / "refs.json")
-    known = Repository(repository, refs.get(asked, asked))
-    if not update and (asked in refs or (known.directory / "tree.json").exists()):
+    known = Repository(repository, refs.get(requested, requested))
+    if not update and (requested in refs or (known.directory / "tree.json").exists()):
         return known
-    with _asking(f"{repository}, revision {asked}", repository):
-        info = _api().dataset_info(repository, revision=asked)
+    with _hub_errors(f"{repository}, revision {requested}", repository):
+        info = _api().dataset_info(repository, revision=requested)
     if not info.sha:
         raise CorpusError(
-            f"{repository}: {_endpoint()} does not say which commit {asked} is. Name one: {repository}@…"
+            f"{repository}: {_endpoint()} does not say which commit {requested} is. Name one: {repository}@…"
         )
     found = Repository(repository, info.sha)
     with _locked(repository):
         refs = _read_json(_directory(repository) / "refs.json")
-        _write_json(_directory(repository) / "refs.json", {**refs, asked: found.commit})
+        _write_json(_directory(repository) / "refs.json", {**refs, requested: found.commit})
     return found
 
 
@@ -102,7 +102,7 @@ def list_files(repository: Repository) -> list[RepositoryFile]:
     kept = repository.directory / "tree.json"
     if kept.exists():
         return [RepositoryFile(**facts) for facts in _read_json(kept)["files"]]
-    with _asking(repository.id, repository.id):
+    with _hub_errors(repository.id, repository.id):
         tree = list(
             _api().list_repo_tree(
                 repository.id, repo_type="dataset", revision=repository.commit, recursive=True
@@ -138,7 +138,7 @@ def missing_bytes(repository: Repository, files: list[RepositoryFile]) -> int:
     return total
 
 
-def fetch_files(repository: Repository, files: list[RepositoryFile], *, beside: int = 0) -> list[Path]:
+def fetch_files(repository: Repository, files: list[RepositoryFile], *, reserve: int = 0) -> list[Path]:
     """The paths of files on this machine, after downloading the missing ones.
 
     Shows progress on standard error. A download that was interrupted or killed is continued.
@@ -146,7 +146,7 @@ def fetch_files(repository: Repository, files: list[RepositoryFile], *, beside: 
     Args:
         repository: the data set at its commit.
         files: which of its files.
-        beside: bytes that must be free in addition, for later steps.
+        reserve: bytes that must be free in addition, for later steps.
 
     Raises:
         CorpusError: the download failed, or its content has another hash than the hub says.
@@ -156,7 +156,7 @@ def fetch_files(repository: Repository, files: list[RepositoryFile], *, beside: 
     if all(path.exists() for path in paths):
         return paths
     need = missing_bytes(repository, files)
-    require_disk(home(), need + beside, f"{repository.id}: the download ({human(need)}) and packing it")
+    require_disk(home(), need + reserve, f"{repository.id}: the download ({human(need)}) and packing it")
     print(f"{repository.id}@{repository.commit[:7]}: downloading {human(need)} to {home()}", file=sys.stderr)
     with _locked(repository.id), _progress(need) as advance:
         for file, path in zip(files, paths, strict=True):
@@ -172,7 +172,7 @@ def _download(repository: Repository, file: RepositoryFile, path: Path, advance:
     if part.exists() and part.stat().st_size > file.size:
         part.unlink()
     there = part.stat().st_size if part.exists() else 0
-    with _asking(f"{repository.id}: {file.path}", repository.id, part, file.size):
+    with _hub_errors(f"{repository.id}: {file.path}", repository.id, part, file.size):
         hub: Any = importlib.import_module("huggingface_hub.file_download")
         url = hub.hf_hub_url(
             repository.id, file.path, repo_type="dataset", revision=repository.commit, endpoint=_endpoint()
@@ -222,7 +222,7 @@ def _progress(total: int) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _asking(what: str, repository: str, part: Path | None = None, size: int = 0) -> Iterator[None]:
+def _hub_errors(what: str, repository: str, part: Path | None = None, size: int = 0) -> Iterator[None]:
     """Turn every failure of a request to the hub into one error."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise CorpusError(
@@ -272,7 +272,7 @@ def _asking(what: str, repository: str, part: Path | None = None, size: int = 0)
         if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _NETWORK:
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise CorpusError(f"{what}: asking {_endpoint()} failed ({reason}). {again()}") from None
+        raise CorpusError(f"{what}: a request to {_endpoint()} failed ({reason}). {again()}") from None
 
 
 def _api() -> Any:

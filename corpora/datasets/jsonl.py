@@ -78,8 +78,8 @@ class JsonlCorpus:
         self._store = cached_directory(
             "questions", key, lambda at: _build_questions(questions, self._passages, at)
         )
-        asked = json.loads((self._store / "questions.json").read_text("utf-8"))
-        self._ranges: dict[str, list[int]] = asked["splits"]
+        packed_questions = json.loads((self._store / "questions.json").read_text("utf-8"))
+        self._ranges: dict[str, list[int]] = packed_questions["splits"]
         self._questions = Packed(self._store, "questions", _question)
         self._reopen = reopen
         self.facts: dict[str, Any] = {
@@ -88,8 +88,8 @@ class JsonlCorpus:
             "passages": len(self._passages),
             "passages_passed_over": packed["passed_over"],
             "questions": {split: end - start for split, (start, end) in self._ranges.items()},
-            "questions_with_gold_passages": asked["supported"],
-            "questions_passed_over": asked["passed_over"],
+            "questions_with_gold_passages": packed_questions["supported"],
+            "questions_passed_over": packed_questions["passed_over"],
             "files": [str(source.file) for source in (*passages, *questions)],
             "origin": origin or {},
         }
@@ -151,14 +151,14 @@ def open_jsonl(
     passages = find_passages(place)
     if questions is None:
         own = _find(place, "questions") if place.is_dir() else None
-        asked = [Source(own, split)] if own is not None else []
+        sources = [Source(own, split)] if own is not None else []
     else:
         several = [questions] if isinstance(questions, str | os.PathLike) else questions
-        asked = [source for one in several for source in find_questions(Path(one).expanduser(), split)]
+        sources = [source for one in several for source in find_questions(Path(one).expanduser(), split)]
     names = [place] if questions is None else [place, *(Path(one).expanduser().resolve() for one in several)]
     arguments = (str(place), split, None if questions is None else list(map(str, names[1:])))
     label = "+".join(name.name.split(".")[0] for name in names)
-    return JsonlCorpus(label, [passages], asked, (open_jsonl, arguments))
+    return JsonlCorpus(label, [passages], sources, (open_jsonl, arguments))
 
 
 def find_passages(place: Path) -> Source:

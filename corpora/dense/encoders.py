@@ -256,6 +256,7 @@ class Encoder:
                 str(self.path),
                 device=self._device,
                 local_files_only=True,
+                trust_remote_code=False,
                 model_kwargs={"torch_dtype": getattr(torch, self.identity["dtype"])},
             )
         except Exception as error:  # files from anywhere may raise anything

@@ -1,7 +1,7 @@
 """One cache directory for everything that is built once and read often: worlds, indexes, compact corpora.
 
 An entry's address is a digest of what it is made from. It is built next to its final place and renamed, so that it is
-either complete or absent, whatever happens in between:
+either complete or absent, even if the build fails:
 
 - two processes at first run: a file lock lets one build; the other waits and reads;
 - kill -9 during a build: only a `.tmp` directory is left, which the next build removes; or, if the build can be

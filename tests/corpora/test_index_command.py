@@ -288,7 +288,7 @@ def test_on_a_disk_that_is_too_small_and_on_one_that_is_read_only(mine: Path, tm
     small, read_only = done.stderr.splitlines()
     assert "needs 1.1 MB of disk to build, but " in small
     assert " has 262 kB: make room" in small
-    assert "disk/idx cannot be written (Read-only file system): choose another place" in read_only
+    assert "disk/idx cannot be written (Read-only file system): choose another directory" in read_only
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

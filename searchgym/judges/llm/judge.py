@@ -73,8 +73,8 @@ class LLMJudge:
         del corpus
         options = EndpointOptions.from_mapping(_OWNER, {"max_tokens": max_tokens, **endpoint})
         json_object = {"response_format": {"type": "json_object"}}
-        asked = boolean(f"{_OWNER}: response_format", response_format)
-        self._endpoint = CachedEndpoint(options, "judgements", json_object if asked else None)
+        wants_json = boolean(f"{_OWNER}: response_format", response_format)
+        self._endpoint = CachedEndpoint(options, "judgements", json_object if wants_json else None)
         # 32 bytes that name everything a judgement depends on, apart from what is judged.
         self._key = digest([PROMPT_VERSION, *self._endpoint.identity, options.sample])
         self._checked = False

@@ -65,7 +65,7 @@ def _last(reply: str, code: str, numbers: tuple[str, ...]) -> dict[str, Any]:
 
 def _fault(value: dict[str, Any] | None, code: str, numbers: tuple[str, ...]) -> str:
     if value is None:
-        return "its JSON object gives a key twice, or a number that is none"
+        return "its JSON object has a duplicate key or an invalid number"
     if value.get("code") != code:
         return f'its JSON object does not give "code": "{code}"'
     for name in numbers:
