@@ -250,7 +250,7 @@ def test_refusals(tmp_path, demonstrations):
     with pytest.raises(ConfigError, match=r"no round in .* has a verdict: record it with --judge"):
         SFT({"episodes": str(tmp_path / "unjudged.jsonl"), "rounds": "contributing"})
     with pytest.raises(
-        ConfigError, match=r"agent 'tabular' cannot learn from recorded texts: it has no encode\(\)"
+        ConfigError, match=r"agent 'tabular' cannot learn from recorded texts, because it has no encode\(\)"
     ):
         TabularPolicy().encode(unjudged[0])
     assert not (tmp_path / "run").exists()
