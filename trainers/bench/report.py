@@ -57,7 +57,7 @@ def _head(a: Mapping[str, Any], command: str) -> str:
         f"- Date {a['date']}; {a['machine']['cores']} cores, {a['machine']['processor']}, {a['machine']['system']}; "
         + ", ".join(f"{k} {v}" for k, v in a["versions"].items())
         + f"; code {', '.join(codes)}.",
-        f"- Every run gets {budget}, whatever the trainer, then one evaluation on the test split.",
+        f"- Every run of every trainer gets {budget}, then one evaluation on the test split.",
         f"- Environments: {places}.",
         f"- Rows are compared with `{spec['baseline']}`, which ended at a test EM of {baseline:.3f}.",
     ]

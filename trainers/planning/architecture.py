@@ -1,4 +1,4 @@
-"""The shape of a language model and what follows from it: weights, adapters, cache. No torch in here.
+"""The shape of a language model and what follows from it: weights, adapters, cache. This file does not import torch.
 
 Counts are exact; tests hold them to the models transformers builds.
 """

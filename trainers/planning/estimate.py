@@ -1,4 +1,4 @@
-"""How much memory and time a training run takes, before anything is loaded. No torch in here.
+"""How much memory and time a training run takes, before anything is loaded. This file does not import torch.
 
 Every figure states what it is computed from. Weights, gradients, optimizer states, adapters and cache are exact;
 activations count the tensors that the forward pass keeps for the backward pass; tests hold all of these to a real

@@ -16,7 +16,7 @@ from ..rollouts import RolloutRequest, run_requests
 
 __all__ = ["evaluate_on", "greedy"]
 
-_EVAL_SEED = 0  # the evaluation questions are the same whatever the run's seed
+_EVAL_SEED = 0  # the evaluation questions do not depend on the run's seed
 
 
 @contextmanager
