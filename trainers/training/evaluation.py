@@ -34,15 +34,15 @@ def greedy(policy: Policy) -> Iterator[None]:
 def evaluate_on(
     envs: SearchVectorEnv, policy: Policy, split: str, episodes: int | None, ids: random.Random
 ) -> EvalResult:
-    """Play questions of a split under the rules of the training environments.
+    """Play questions of a split under the configuration of the training environments.
 
-    Without feedback and judge: an evaluation must not have what a deployed agent has not.
+    Feedback act and judge are left out, because a deployed agent does not have them.
 
     Args:
-        envs: their rules are taken; they are not stepped.
+        envs: provide the configuration; they are not stepped.
         policy: plays.
         split: of the questions.
-        episodes: questions of that split; None: all.
+        episodes: number of questions of that split; None: all.
         ids: draws the episodes' ids.
     """
     fresh = SearchVectorEnv.from_config(envs.config.for_evaluation(), envs.num_envs)
