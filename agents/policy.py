@@ -135,8 +135,8 @@ class Policy(Agent):
             ConfigError: the policy cannot learn from texts.
         """
         raise ConfigError(
-            f"agent {self.name!r} cannot learn from recorded texts, because it has no encode(): let it learn from "
-            "episodes that it plays itself"
+            f"agent {self.name!r} cannot learn from recorded texts: it has no encode(); let it learn from episodes "
+            "that it plays itself"
         )
 
     def cost(self, sample: Sample) -> int:

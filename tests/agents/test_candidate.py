@@ -26,7 +26,7 @@ from searchgym.agents.candidate.features import (
     list_candidates,
 )
 from searchgym.agents.policy import Sample
-from searchgym.dialects import DIALECTS, Act
+from searchgym.dialects import DIALECTS, Act, get_dialect
 from searchgym.env.env import SearchEnv
 from searchgym.env.feedback import FEEDBACK_LEVELS
 from searchgym.episode import Episode
@@ -36,7 +36,7 @@ from searchgym.retriever import Hit
 from searchgym.rollouts.collection import rollout
 from searchgym.scoring import exact_match
 
-TAGS = DIALECTS["tags"]
+TAGS = get_dialect("tags")
 QUESTION = "Mira Vogack : mentor : birthplace ?"
 MIRA = Hit(
     "1",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from searchgym.agents.passages import NUMBER, SPAN, YEAR, contains_phrase, read_passages
-from searchgym.dialects import DIALECTS, Dialect
+from searchgym.dialects import DIALECTS, Dialect, get_dialect
 from searchgym.retriever import Hit
 
 
-@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda d: d.name)
+@pytest.mark.parametrize("dialect", map(get_dialect, DIALECTS), ids=lambda d: d.name)
 def test_what_a_dialect_renders_is_read_back(dialect: Dialect) -> None:
     hits = [
         Hit("1", "Oslo", "Capital of Norway.", 2.0),
@@ -25,7 +25,7 @@ def test_what_a_dialect_renders_is_read_back(dialect: Dialect) -> None:
 
 
 def test_a_cut_result_keeps_what_was_shown() -> None:
-    cut = DIALECTS["tags"].render_hits([Hit("1", "Oslo", "Capital of Norway.", 1.0)], 14)
+    cut = get_dialect("tags").render_hits([Hit("1", "Oslo", "Capital of Norway.", 1.0)], 14)
     assert [tuple(p) for p in read_passages(cut)] == [("Oslo", "Capit")]
 
 
