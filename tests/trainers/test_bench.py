@@ -184,13 +184,13 @@ def test_a_benchmark_in_pieces(
     arguments = ["bench", str(spec_file), "--out", str(tmp_path), "--processes", "1", "--minutes", "0"]
     assert main([*arguments, "--seeds", "3"]) == 0
     printed = capsys.readouterr().out
-    assert "the time is up; the same command goes on" in printed
+    assert "time limit reached; finished runs are stored" in printed
     assert "| `cw-grpo` | 2 |" in (tmp_path / "report.md").read_text("utf-8")  # what there is, is reported
     (tmp_path / "report.md").unlink()
     for phase in ("selection", "final"):
         shutil.rmtree(tmp_path / "runs" / phase)
     assert main(arguments) == 0
-    assert "the time is up" in capsys.readouterr().out
+    assert "time limit reached" in capsys.readouterr().out
     assert not (tmp_path / "report.md").exists()
     assert main([*arguments, "--report-only"]) == 2
     assert "holds no complete seed of the baseline 'grpo' yet" in capsys.readouterr().err
