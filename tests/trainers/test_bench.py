@@ -337,6 +337,7 @@ def test_kill_9_in_the_middle_changes_nothing(finished: Path, spec_file: Path, t
     killed = start_searchgym(*arguments, "--processes", "2", env=environment, stdout=subprocess.DEVNULL)
     try:
         wait_until(lambda: any((out / "runs").rglob("result.json")), "a finished run", killed, 300)
+        killed.send_signal(signal.SIGSTOP)  # it starts no further run while this test looks
         workers = children(killed.pid)
     finally:
         killed.send_signal(signal.SIGKILL)
