@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from chat_models import make_tokenizer
 from families import build_family
+from helpers import small_world
 
 from searchgym.agent import AgentContext
 from searchgym.agents.hf.agent import HFAgent
@@ -19,7 +20,7 @@ from searchgym.env.env import SearchEnv
 from searchgym.rollouts.collection import agent_context_of
 
 WORDS = ("employer", "founder", "mayor", "river", "mentor", "moor", "Mira", "Voss")
-WORLD = {"name": "country-terse", "size": 1000, "train": 40, "dev": 10, "test": 10}
+WORLD = small_world("country-terse", train=40, dev=10, test=10)
 
 
 def make_env(dialect: str = "tags", max_rounds: int = 3) -> SearchEnv:

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from fixtures.stub_llm import StubLLM
+from helpers import small_world
 
 import searchgym
 from searchgym.agents.api import APIAgent
 from searchgym.cli import main
 from searchgym.errors import BudgetSpentError, ConfigError
 
-WORLD = {"name": "country", "size": 1000, "train": 50, "dev": 20, "test": 20}
+WORLD = small_world()
 PRICES = {"usd_per_million_input": 1.0, "usd_per_million_output": 10.0}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from chat_models import make_tokenizer
 from families import build_family
+from helpers import play_groups
 from hf_models import make_env, save_family, save_taught
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -22,7 +22,7 @@ from searchgym.agents.policy import Sample
 from searchgym.env.env import SearchEnv
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import CheckpointError, ConfigError
-from searchgym.rollouts.collection import agent_context_of, collect, open_envs, rollout
+from searchgym.rollouts.collection import agent_context_of, rollout
 
 LORA = {"rank": 4}
 
@@ -35,12 +35,6 @@ def env() -> SearchEnv:
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_taught(tmp_path_factory.mktemp("model"))
-
-
-def play(env: SearchEnv, agent: HFAgent, tasks: int = 3, group: int = 3) -> list[Episode]:
-    ids = [q.id for q in env.config.tasks("train")[:tasks] for _ in range(group)]
-    groups = [f"g{i // group}" for i in range(len(ids))]
-    return collect(open_envs(env, agent, len(ids)), agent, ids, group_ids=groups, ids=random.Random(0))
 
 
 def samples(episodes: list[Episode]) -> list[Sample]:
@@ -85,7 +79,7 @@ def test_recorded_logprobs_are_those_of_evaluate_tokens(
 ) -> None:
     agent = HFAgent(save_family(tmp_path, family), seed=1, temperature=0.9, max_new_tokens=7, lora=lora)
     stir(agent)
-    episodes = play(env, agent, tasks=2, group=2)
+    episodes = play_groups(env, agent, tasks=2, group=2)
     assert all(len(e.rounds) > 1 for e in episodes)
     outputs = agent.evaluate_tokens(samples(episodes))
     torch.testing.assert_close(outputs.logprobs_N.detach(), recorded(episodes), atol=3e-4, rtol=0)
@@ -98,7 +92,7 @@ def test_recorded_logprobs_are_those_of_evaluate_tokens(
 
 def test_a_chat_only_grows_and_acts_end_where_they_close(env: SearchEnv, taught: str) -> None:
     agent = HFAgent(taught, seed=2, max_new_tokens=24)
-    episodes = play(env, agent, tasks=4, group=4)
+    episodes = play_groups(env, agent, tasks=4, group=4)
     kinds = {r.action.kind for e in episodes for r in e.rounds}
     assert {"search", "answer"} <= kinds
     stops = ("</search>", "</answer>", "</feedback>")
@@ -154,10 +148,10 @@ def test_a_fork_goes_on_like_its_source(env: SearchEnv, taught: str) -> None:
 
 
 def test_an_episode_ends_when_the_context_is_full(env: SearchEnv, taught: str) -> None:
-    whole = play(env, HFAgent(taught, seed=4, max_new_tokens=24), tasks=1, group=2)
+    whole = play_groups(env, HFAgent(taught, seed=4, max_new_tokens=24), tasks=1, group=2)
     first = len(whole[0].segments[0].tokens[: whole[0].segments[0].mask.index(1)])
     for limit, sampled in ((first + 5, True), (first - 5, False)):
-        for episode in play(env, HFAgent(taught, seed=4, max_context=limit), tasks=1, group=2):
+        for episode in play_groups(env, HFAgent(taught, seed=4, max_context=limit), tasks=1, group=2):
             assert episode.outcome is not None
             assert episode.outcome.stop_reason is StopReason.TOKEN_BUDGET
             assert sum(sum(s.mask) for s in episode.segments) == (5 if sampled else 0)
@@ -176,7 +170,7 @@ def test_a_recorded_episode_becomes_the_tokens_of_its_acts(env: SearchEnv, taugh
             if m and r == index
         ]
         assert agent.chat.text(act) == round_.text
-    (own,) = play(env, agent, tasks=1, group=1)
+    (own,) = play_groups(env, agent, tasks=1, group=1)
     (again,) = agent.encode(own)
     assert agent.tokenizer.decode(again.tokens) == agent.tokenizer.decode(own.segments[0].tokens)
 
@@ -189,7 +183,7 @@ def test_an_adapter_opens_in_plain_peft_with_the_same_logprobs(
 ) -> None:
     agent = HFAgent(taught, seed=5, lora=LORA, max_new_tokens=16)
     stir(agent)
-    episodes = play(env, agent, tasks=2, group=2)
+    episodes = play_groups(env, agent, tasks=2, group=2)
     agent.save(tmp_path / "adapter")
     names = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= names
@@ -200,7 +194,7 @@ def test_an_adapter_opens_in_plain_peft_with_the_same_logprobs(
     assert AutoTokenizer.from_pretrained(tmp_path / "adapter").chat_template == agent.tokenizer.chat_template
     opened = HFAgent(str(tmp_path / "adapter"), seed=5, max_new_tokens=16)
     assert opened.describe() == agent.describe()
-    assert [e.rounds for e in play(env, opened, tasks=2, group=2)] == [e.rounds for e in episodes]
+    assert [e.rounds for e in play_groups(env, opened, tasks=2, group=2)] == [e.rounds for e in episodes]
 
 
 def test_all_weights_open_in_plain_transformers(env: SearchEnv, taught: str, tmp_path: Path) -> None:
@@ -208,7 +202,7 @@ def test_all_weights_open_in_plain_transformers(env: SearchEnv, taught: str, tmp
     with torch.no_grad():
         for p in agent.module.parameters():
             p.mul_(1.01)
-    episodes = play(env, agent, tasks=1, group=2)
+    episodes = play_groups(env, agent, tasks=1, group=2)
     agent.save(tmp_path / "full")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "full")
     torch.testing.assert_close(plain_logprobs(model, episodes, 1.0), recorded(episodes), atol=3e-4, rtol=0)
@@ -221,7 +215,7 @@ def test_all_weights_open_in_plain_transformers(env: SearchEnv, taught: str, tmp
 
 def test_the_reference_of_a_new_adapter_is_the_model_without_it(env: SearchEnv, taught: str) -> None:
     agent = HFAgent(taught, lora=LORA, max_new_tokens=16)
-    episodes = play(env, agent, tasks=1, group=2)
+    episodes = play_groups(env, agent, tasks=1, group=2)
     reference = agent.freeze_reference()
     with torch.no_grad():
         before = agent.evaluate_tokens(samples(episodes)).logprobs_N
@@ -350,4 +344,4 @@ def test_a_tokenizer_without_padding_is_enough(env: SearchEnv, tmp_path: Path) -
     tokenizer.pad_token = None
     agent = HFAgent(save_family(tmp_path, tokenizer=tokenizer), max_new_tokens=4)
     assert agent.tokenizer.pad_token is None
-    assert len(play(env, agent, tasks=2, group=1)) == 2
+    assert len(play_groups(env, agent, tasks=2, group=1)) == 2

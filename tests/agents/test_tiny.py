@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import random
 import string
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import play_groups
 
 from searchgym.agents.lm.evaluation import TokenSequence, evaluate
 from searchgym.agents.policy import Sample
@@ -23,7 +24,7 @@ from searchgym.env.env import SearchEnv
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import CheckpointError, ConfigError
 from searchgym.retriever import Hit
-from searchgym.rollouts.collection import collect, open_agent, open_envs, rollout
+from searchgym.rollouts.collection import open_agent, rollout
 
 WORDS = ["employer", "founder", "mayor", "river", "Mira", "Voss", "of", "the", "What", "is"]
 
@@ -78,10 +79,7 @@ def env() -> SearchEnv:
     return SearchEnv(corpus=world, retriever=open_bm25(world), split="train", max_rounds=4)
 
 
-def play(env: SearchEnv, agent: TinyAgent, tasks: int = 4, group: int = 3) -> list[Episode]:
-    ids = [q.id for q in env.config.tasks("train")[:tasks] for _ in range(group)]
-    groups = [f"g{i // group}" for i in range(len(ids))]
-    return collect(open_envs(env, agent, len(ids)), agent, ids, group_ids=groups, ids=random.Random(0))
+play = partial(play_groups, tasks=4)
 
 
 def samples(episodes: list[Episode]) -> list[Sample]:

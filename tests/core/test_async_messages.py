@@ -6,12 +6,13 @@ import multiprocessing
 import gymnasium as gym
 import pytest
 from gymnasium.vector.utils import shared_memory
+from helpers import small_world
 
 import searchgym
 from searchgym.env.spaces import MessageSpace
 from searchgym.errors import ConfigError
 
-SMALL = {"name": "country", "size": 1000, "train": 50, "dev": 20, "test": 20}
+SMALL = small_world()
 
 
 def test_memory_is_read_when_asked_not_when_opened() -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import CommandLine
 
 import searchgym
 from searchgym.audit.agreement import agreement, cohen_kappa
 from searchgym.audit.auditing import CRITERIA, audit
-from searchgym.cli import main
 from searchgym.conformance import check_judge
 from searchgym.dialects import Act
 from searchgym.episode import Episode, Outcome, Retrieval, Round, StopReason, load_episodes, save_episodes
@@ -338,24 +337,14 @@ def test_a_rate_that_is_none_is_refused(rate: Any) -> None:
 
 # -- the command ---------------------------------------------------------------------------------------------
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO())
-        status = main(["judge", "audit", *arguments])
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return status, said.out, said.err
-
-    return call
+def run(cli: CommandLine) -> CommandLine:
+    """Run `searchgym judge audit`."""
+    return partial(cli, "judge", "audit")
 
 
-def test_the_command_plays_saves_and_audits_again(run: Run, toy: str, tmp_path: Path) -> None:
+def test_the_command_plays_saves_and_audits_again(run: CommandLine, toy: str, tmp_path: Path) -> None:
     saved, world = tmp_path / "audited.jsonl", ("--env-option", f"corpus={toy}")
     status, out, err = run(
         "--judge", "rules", *world, "--agent", "gold", "--agent", "copy", "--save", str(saved), "--json"
@@ -387,7 +376,7 @@ def test_the_command_plays_saves_and_audits_again(run: Run, toy: str, tmp_path: 
     assert (status, "needs a corpus" in err) == (2, True)
 
 
-def test_the_command_reads_options_of_judges(run: Run, toy: str, tmp_path: Path) -> None:
+def test_the_command_reads_options_of_judges(run: CommandLine, toy: str, tmp_path: Path) -> None:
     config = tmp_path / "audit.toml"
     config.write_text(
         f'judge = "corrupted"\nagent = ["gold"]\n[judge-option]\nrate = 1.0\n[env-option]\ncorpus = "{toy}"\n'
@@ -399,7 +388,7 @@ def test_the_command_reads_options_of_judges(run: Run, toy: str, tmp_path: Path)
     assert json.loads(out)["criteria"]["reasoning"]["accuracy"]["value"] == 1.0
 
 
-def test_the_command_on_recorded_rollouts(run: Run, toy: str, tmp_path: Path) -> None:
+def test_the_command_on_recorded_rollouts(run: CommandLine, toy: str, tmp_path: Path) -> None:
     text = (
         "Question: In which town is the company that Anna Reed works for?\nThought 1: a\nAction 1: Search[Anna Reed]\n"
         "Observation 1: She works for Corvin Mills.\nThought 2: b\nAction 2: Finish[Tarn]\nObservation 2: Answer is CORRECT\n"
@@ -467,14 +456,14 @@ def test_the_command_on_recorded_rollouts(run: Run, toy: str, tmp_path: Path) ->
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else None,
 )
-def test_mistakes_are_one_line(arguments: list[str], message: str, run: Run, toy: str) -> None:
+def test_mistakes_are_one_line(arguments: list[str], message: str, run: CommandLine, toy: str) -> None:
     status, out, err = run(*arguments, "--env-option", f"corpus={toy}")
     assert (status, out) == (2, ""), err
     assert message in err
 
 
 def test_judges_are_asked_before_any_episode_is_played(
-    run: Run, toy: str, monkeypatch: pytest.MonkeyPatch
+    run: CommandLine, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_key(judge: OracleJudge) -> None:
         raise ConfigError("no key")
@@ -486,7 +475,9 @@ def test_judges_are_asked_before_any_episode_is_played(
         assert (status, "no key" in err) == (2, True)
 
 
-def test_saved_episodes_without_rounds_or_verdicts_are_refused(run: Run, toy: str, tmp_path: Path) -> None:
+def test_saved_episodes_without_rounds_or_verdicts_are_refused(
+    run: CommandLine, toy: str, tmp_path: Path
+) -> None:
     path, common = (
         tmp_path / "e.jsonl",
         ("--from", str(tmp_path / "e.jsonl"), "--env-option", f"corpus={toy}"),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from helpers import small_world
 
 import searchgym
 from searchgym.conformance import check_judge
@@ -16,7 +17,7 @@ from searchgym.judges import Grade, Trace, Verdict, open_judge, traces_of
 from searchgym.question import Question
 from searchgym.scoring import normalize_answer
 
-WORLD = {"name": "country-terse", "size": 1000, "train": 50, "dev": 20, "test": 20}
+WORLD = small_world("country-terse")
 
 
 class Novelty:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from helpers import small_world
 
 import searchgym
 from searchgym.dialects import Act
@@ -85,7 +86,7 @@ def test_oracle_wants_the_answer_to_have_been_read() -> None:
 
 
 def test_oracle_agrees_with_the_oracle_agent_on_the_generated_world() -> None:
-    world = {"name": "country-terse", "size": 1000, "train": 50, "dev": 20, "test": 20}
+    world = small_world("country-terse")
     episodes = searchgym.rollout("SearchQA-Terse-v0", "oracle", 50, corpus=world)
     verdicts = OracleJudge().judge([t for e in episodes for t in traces_of(e)])
     kinds = [r.action.kind for e in episodes for r in e.rounds]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,11 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from fixtures.stub_llm import StubLLM
+from helpers import CommandLine, Result
 from toys import RIGHT, SEARCH, WRONG, Probe, play
 
 import searchgym
 from searchgym import plugins
-from searchgym.cli import main
 from searchgym.env.env import SearchEnv
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode, load_episodes
@@ -182,20 +180,17 @@ def test_arguments_that_cannot_be_used(toy: str, arguments: dict[str, Any], mess
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toy: str) -> Any:
-    """Run a command on the toy corpus in an empty directory; returns status, stdout, stderr."""
+def run(cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toy: str) -> CommandLine:
+    """Run a command on the toy corpus in an empty directory."""
     monkeypatch.chdir(tmp_path)
 
-    def call(command: str, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        status = main([command, "--env-option", f"corpus={json.dumps(toy)}", *arguments])
-        said = capsys.readouterr()
-        return status, said.out, said.err
+    def call(command: str, *arguments: str, stdin: str = "") -> Result:
+        return cli(command, "--env-option", f"corpus={json.dumps(toy)}", *arguments, stdin=stdin)
 
     return call
 
 
-def test_eval_records_and_replays(run: Any, no_parts: Callable[[], None]) -> None:
+def test_eval_records_and_replays(run: CommandLine, no_parts: Callable[[], None]) -> None:
     judged = ["--agent", "copy", "--judge", "oracle", "--json"]
     status, first, _ = run("eval", *judged, "--record", "t", "--save", "a.jsonl")
     assert status == 0
@@ -219,7 +214,7 @@ def test_eval_records_and_replays(run: Any, no_parts: Callable[[], None]) -> Non
     assert "--env-option replay=t: use --replay t" in err
 
 
-def test_play_records_and_replays(run: Any, no_parts: Callable[[], None]) -> None:
+def test_play_records_and_replays(run: CommandLine, no_parts: Callable[[], None]) -> None:
     typed = "Anna Reed\n/answer Tarn\n"
     options = ["--task-id", "employer-town"]
     first = run("play", *options, "--record", "t", stdin=typed)

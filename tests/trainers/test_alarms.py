@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from helpers import small_world
 from rich.console import Console
 
 from searchgym.errors import ConfigError
@@ -177,7 +178,7 @@ def test_which_alarms_end_a_run():
 
 # -- runs ---------------------------------------------------------------------------------------------------------
 
-WORLD = {"name": "country-terse", "size": 1000, "train": 300, "dev": 400, "test": 20}
+WORLD = small_world("country-terse", train=300, dev=400)
 RUN = {
     "agent": "candidate",
     "env_options": {"corpus": WORLD, "types": ["chain"], "hops": [1]},

@@ -7,13 +7,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import start_searchgym, wait_until
 
 from searchgym.cli import main
 from searchgym.errors import ConfigError
@@ -331,25 +329,15 @@ def test_a_failed_run_scores_zero_and_is_counted(
     assert row["mean"]["value"] <= 0.5
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 300.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 def test_kill_9_in_the_middle_changes_nothing(finished: Path, spec_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["bench", str(spec_file), "--out", str(out), "--only", "grpo"]
-    command = [sys.executable, "-c", "from searchgym.cli import main; main()", *arguments]
-    killed = subprocess.Popen(
-        [*command, "--processes", "2"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = start_searchgym(*arguments, "--processes", "2", env=environment, stdout=subprocess.DEVNULL)
     try:
-        wait_for(lambda: any((out / "runs").rglob("result.json")))
+        wait_until(lambda: any((out / "runs").rglob("result.json")), "a finished run", killed, 300)
+        killed.send_signal(signal.SIGSTOP)  # it starts no further run while this test looks
         workers = children(killed.pid)
     finally:
         killed.send_signal(signal.SIGKILL)
@@ -357,7 +345,9 @@ def test_kill_9_in_the_middle_changes_nothing(finished: Path, spec_file: Path, t
     assert workers or not Path("/proc").exists()
     whole = {place: result for place, result in results(finished).items() if "/grpo/" in place}
     assert len(results(out)) < len(whole) == 5
-    wait_for(lambda: not any(map(alive, workers)))  # they must not outlive it
+    wait_until(
+        lambda: not any(map(alive, workers)), "the end of the workers", timeout=300
+    )  # they must not outlive it
     assert main([*arguments, "--processes", "1"]) == 0
     assert results(out) == whole
 

@@ -5,6 +5,7 @@ import typing
 
 import numpy as np
 import pytest
+from helpers import small_world
 from judged_episodes import episode, group_of
 from numpy.testing import assert_allclose
 
@@ -21,7 +22,7 @@ from searchgym.trainers.groups import Groups
 from searchgym.trainers.objective import group_advantages
 from searchgym.trainers.training.api import train
 
-WORLD = {"name": "country-terse", "size": 1000, "train": 100, "dev": 20, "test": 20}
+WORLD = small_world("country-terse", train=100)
 S, F, A = "search", "feedback", "answer"
 
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers import small_world
 from judged_episodes import episode, group_of
 from numpy.testing import assert_allclose
 
@@ -265,7 +266,7 @@ def test_a_reward_that_is_not_a_number_stops():
         group_of(one, episode((1, 0), 0.0))
 
 
-WORLD = {"name": "country-terse", "size": 1000, "train": 100, "dev": 20, "test": 20}
+WORLD = small_world("country-terse", train=100)
 CONFIG = {"trainer": "cw-grpo", "agent": "candidate", "iterations": 1, "questions": 2, "eval_episodes": 0}
 
 

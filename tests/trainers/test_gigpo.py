@@ -7,6 +7,7 @@ from difflib import SequenceMatcher
 import numpy as np
 import pytest
 import torch
+from helpers import small_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judged_episodes import group_of
@@ -355,7 +356,7 @@ def test_metrics_of_the_states():
     assert metrics["state_credit"] == 2 / 7  # the two rounds in "a": at gamma 0 nobody is paid in "q"
 
 
-WORLD = {"name": "country-terse", "size": 1000, "train": 300, "dev": 400, "test": 20}
+WORLD = small_world("country-terse", train=300, dev=400)
 
 
 class EvenIds(GiGPO):

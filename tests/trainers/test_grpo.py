@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import small_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judged_episodes import episode, group_of
@@ -24,7 +25,7 @@ from searchgym.trainers.groups import Groups, drop_invalid
 from searchgym.trainers.objective import discounted_sums, sequence_log_ratio, whiten
 from searchgym.trainers.training.api import train
 
-WORLD = {"name": "country-terse", "size": 1000, "train": 300, "dev": 400, "test": 20}
+WORLD = small_world("country-terse", train=300, dev=400)
 
 
 def ended(reward, tokens=1):

@@ -5,6 +5,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from helpers import small_world
 
 import searchgym
 from searchgym.trainers.algorithm import Algorithm
@@ -28,7 +29,7 @@ def recording(name, calls):
 def test_the_page_has_the_order_of_the_loop(tmp_path):
     calls = []
     kind = type("Recording", (GRPO,), {name: recording(name, calls) for name in HOOKS})
-    world = {"name": "country-terse", "size": 1000, "train": 60, "dev": 20, "test": 20}
+    world = small_world("country-terse", train=60)
     searchgym.train(
         trainer=kind, agent="candidate", iterations=2, questions=4, eval_episodes=0, run_dir=tmp_path / "run",
         env_options={"corpus": world, "reward": {"recall": 1.0}}, settings={"group_size": 4},

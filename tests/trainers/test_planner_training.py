@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import small_world
 
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.planner.opening import open_planner
@@ -14,7 +15,7 @@ from searchgym.agents.planner.policy import PlannerPolicy
 from searchgym.errors import ConfigError
 from searchgym.trainers.training.api import train
 
-WORLD = {"name": "country-terse", "size": 1000, "train": 50, "dev": 20, "test": 20}
+WORLD = small_world("country-terse")
 
 
 def run(directory: Path, agent_options: dict[str, Any]) -> Any:

@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from helpers import candidate_run
 
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.env.vector import make_vec
@@ -24,17 +25,7 @@ from searchgym.trainers.rollouts import (
 from searchgym.trainers.training.api import resume, train
 
 pytestmark = pytest.mark.usefixtures("no_curve")
-CONFIG = {
-    "agent": "candidate",
-    "env_options": {"types": ["chain"], "hops": [2], "reward": {"recall": 1.0, "f1": 1.0}},
-    "settings": {"group_size": 4},
-    "questions": 4,
-    "iterations": 4,
-    "lr": 0.1,
-    "eval_episodes": 0,
-    "checkpoint_every": 1,
-    "keep_checkpoints": 9,
-}
+CONFIG = candidate_run(checkpoint_every=1, keep_checkpoints=9)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import small_world
 from judged_episodes import episode, group_of
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file
@@ -20,7 +21,7 @@ from searchgym.trainers.groups import Groups
 from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.training.api import train
 
-WORLD = {"name": "country-terse", "size": 1000, "train": 100, "dev": 20, "test": 20}
+WORLD = small_world("country-terse", train=100)
 
 
 def ready(settings=None, kind=PPO):

@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+from helpers import candidate_run
 
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.errors import ConfigError
@@ -20,16 +21,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed"),
     pytest.mark.usefixtures("no_curve"),
 ]
-CONFIG = {
-    "agent": "candidate",
-    "env_options": {"types": ["chain"], "hops": [2], "reward": {"recall": 1.0, "f1": 1.0}},
-    "settings": {"group_size": 3},
-    "questions": 4,
-    "iterations": 2,
-    "lr": 0.1,
-    "eval_episodes": 0,
-    "process_timeout": 240.0,
-}
+CONFIG = candidate_run(settings={"group_size": 3}, iterations=2, process_timeout=240.0)
 
 
 @pytest.fixture(scope="module")

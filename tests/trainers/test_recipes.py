@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import small_world
 
 from searchgym import plugins
 from searchgym.agents.policy import Policy
-from searchgym.cli import main
 from searchgym.corpora.indexing.disk import human
 from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError, UnknownIdError
@@ -25,14 +25,19 @@ from searchgym.trainers.recipes import RECIPES, load_recipe
 sys.path.append(str(Path(__file__).resolve().parents[1] / "agents"))
 from hf_models import save_family
 
-SMALL = {"name": "country-terse", "size": 1000, "train": 40, "dev": 10, "test": 10}
+SMALL = small_world("country-terse", train=40, dev=10, test=10)
 LARGE = [name for name in RECIPES if name != "tiny-cpu"]
 
 
-def run(capsys, *arguments):
-    code = main(["train", *arguments])
-    captured = capsys.readouterr()
-    return code, " ".join(captured.out.split()), captured.err
+@pytest.fixture
+def run(cli):
+    """Run `searchgym train`; the output without line breaks."""
+
+    def call(*arguments):
+        status, out, err = cli("train", *arguments)
+        return status, " ".join(out.split()), err
+
+    return call
 
 
 def plan_of(recipe):
@@ -102,9 +107,9 @@ def test_the_tiny_recipe_is_the_readmes_command():
     assert load_recipe("tiny-cpu").config == make_config({})
 
 
-def test_the_tiny_recipe_runs(tmp_path, capsys):
+def test_the_tiny_recipe_runs(tmp_path, run):
     arguments = ("--iterations", "2", "--questions", "4", "--set", "group_size=4", "--eval-episodes", "8")
-    code, _, err = run(capsys, "--recipe", "tiny-cpu", *arguments, "--run-dir", str(tmp_path / "run"))
+    code, _, err = run("--recipe", "tiny-cpu", *arguments, "--run-dir", str(tmp_path / "run"))
     assert code == 0, err
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert (config["iterations"], config["questions"]) == (2, 4)
@@ -113,22 +118,22 @@ def test_the_tiny_recipe_runs(tmp_path, capsys):
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-def test_list_recipes(capsys):
-    code, out, _ = run(capsys, "--list-recipes")
+def test_list_recipes(run):
+    code, out, _ = run("--list-recipes")
     assert code == 0
     assert all(name[:10] in out for name in RECIPES)
 
 
-def test_a_dry_run_of_the_tiny_recipe_finds_nothing_wrong_and_writes_nothing(tmp_path, capsys, monkeypatch):
+def test_a_dry_run_of_the_tiny_recipe_finds_nothing_wrong_and_writes_nothing(tmp_path, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(capsys, "--recipe", "tiny-cpu", "--dry-run", "--run-dir", "here")
+    code, out, err = run("--recipe", "tiny-cpu", "--dry-run", "--run-dir", "here")
     assert code == 0, out + err
     assert "349,536 weights" in out
     assert "hits for the first question" in out
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_recipe_of_ones_own_and_options_that_win_over_it(tmp_path, capsys):
+def test_a_recipe_of_ones_own_and_options_that_win_over_it(tmp_path, run):
     file = tmp_path / "mine.toml"
     file.write_text(
         'agent = "candidate"\nquestions = 2\niterations = 7\neval_episodes = 0\n[settings]\ngroup_size = 4\n'
@@ -146,7 +151,7 @@ def test_a_recipe_of_ones_own_and_options_that_win_over_it(tmp_path, capsys):
         "--run-dir",
         str(tmp_path / "r"),
     ]
-    code, _, err = run(capsys, *arguments)
+    code, _, err = run(*arguments)
     assert code == 0, err
     config = json.loads((tmp_path / "r" / "config.json").read_text())["config"]
     assert config["iterations"] == 1
@@ -173,10 +178,10 @@ def test_mistakes_in_a_recipe_are_named(text, message, tmp_path):
         load_recipe(file)
 
 
-def test_an_unknown_recipe_is_told_from_its_neighbours(capsys):
+def test_an_unknown_recipe_is_told_from_its_neighbours(run):
     with pytest.raises(UnknownIdError, match=r"Did you mean 'qwen3-1\.7b'"):
         load_recipe("qwen-1.7b")
-    code, _, err = run(capsys, "--recipe", "tiny")
+    code, _, err = run("--recipe", "tiny")
     assert code == 2
     assert "Did you mean 'tiny-cpu'" in err
 
@@ -239,12 +244,12 @@ def test_what_cannot_be_known_is_no_failure(tmp_path):
     assert "Without that, no estimates" in next(c.text for c in found.checks if c.name == "model")
 
 
-def test_a_dry_run_is_of_a_new_run(tmp_path, capsys):
-    code, _, err = run(capsys, "--dry-run", "--resume", "--run-dir", str(tmp_path))
+def test_a_dry_run_is_of_a_new_run(tmp_path, run):
+    code, _, err = run("--dry-run", "--resume", "--run-dir", str(tmp_path))
     assert code == 2
     assert "leave out --resume" in err
     file = tmp_path / "mine.toml"
     file.write_text('[recipe]\ntitel = "x"\n')
-    code, _, err = run(capsys, "--recipe", str(file))
+    code, _, err = run("--recipe", str(file))
     assert code == 2
     assert "Did you mean 'title'" in err

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers import small_world
 
 import searchgym
 from searchgym.cli import main
@@ -45,7 +46,7 @@ class Unfinished(GRPO.__mro__[1]):
     def loss(self, batch, outputs):
         return None
 '''
-WORLD = {"name": "country-terse", "size": 1000, "train": 60, "dev": 20, "test": 20}
+WORLD = small_world("country-terse", train=60)
 SMALL = {
     "agent": "candidate", "iterations": 2, "questions": 4, "eval_episodes": 0, "lr": 0.1, "checkpoint_every": 1,
     "env_options": {"corpus": WORLD, "reward": {"recall": 1.0}}, "settings": {"group_size": 4},

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import small_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judged_episodes import episode, group_of
@@ -20,7 +21,7 @@ from searchgym.trainers.conformance import TabularPolicy, check_trainer
 from searchgym.trainers.groups import Groups, drop_invalid
 from searchgym.trainers.training.api import train
 
-WORLD = {"name": "country-terse", "size": 1000, "train": 300, "dev": 400, "test": 20}
+WORLD = small_world("country-terse", train=300, dev=400)
 ENVIRONMENT = {"corpus": WORLD, "types": ["chain"], "hops": [1], "reward": {"em": 1.0, "recall": 0.5}}
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import small_world
 from judged_episodes import episode, group_of
 from toy_bandit import VOCABULARY, ToyGRPO, make_trainer
 
@@ -20,7 +21,7 @@ from searchgym.trainers.groups import Groups
 from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.training.api import resume, train
 
-WORLD = {"name": "country-terse", "size": 1000, "train": 200, "dev": 100, "test": 20}
+WORLD = small_world("country-terse", train=200, dev=100)
 OPTIONS = {"corpus": WORLD, "types": ["chain"], "hops": [1, 2]}
 S, F, A, X = "search", "feedback", "answer", "invalid"
 

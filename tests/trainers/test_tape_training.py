@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from flaky_parts import break_parts, mend_parts
+from helpers import small_world
 
 import searchgym.trainers.training.loop
 from searchgym.cli import main
@@ -19,7 +20,7 @@ from searchgym.trainers.training.api import resume, train
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 
-WORLD = {"name": "country-terse", "size": 1000, "train": 50, "dev": 20, "test": 20}
+WORLD = small_world("country-terse")
 CONFIG = {
     "agent": "candidate",
     "env_options": {"corpus": WORLD, "judge": "oracle", "reward": {"recall": 1.0, "utility": 0.1}},

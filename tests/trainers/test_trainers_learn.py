@@ -1,11 +1,12 @@
 """Each trainer teaches the candidate policy to look up one fact, with the oracle as its judge."""
 
 import pytest
+from helpers import small_world
 
 from searchgym.trainers.bench.results import FEEDBACK_NEEDED
 from searchgym.trainers.training.api import train
 
-WORLD = {"name": "country-terse", "size": 1000, "train": 300, "dev": 400, "test": 20}
+WORLD = small_world("country-terse", train=300, dev=400)
 GROUPS = {"questions": 16, "settings": {"group_size": 8, "entropy_coef": 0.01, "skip_equal": False}}
 SINGLES = {"questions": 128, "settings": {"entropy_coef": 0.01}}
 JUDGED = {"judge": "oracle", "judge_when": "unequal-success"}
