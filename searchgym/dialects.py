@@ -128,15 +128,15 @@ class Dialect(Protocol):
 
 
 _RETRY = {
-    "no_act": "it held no act",
-    "several_acts": "it held more than one act",
-    "empty_act": "its act was empty",
-    "nested_act": "its act held another act",
-    "too_many_queries": "it held more queries than allowed",
-    "unknown_tool": "it called a tool there is not",
+    "no_act": "it contained no action",
+    "several_acts": "it contained more than one action",
+    "empty_act": "its action was empty",
+    "nested_act": "its action contained another action",
+    "too_many_queries": "it contained more queries than allowed",
+    "unknown_tool": "it called an unknown tool",
     "malformed_call": "its tool call could not be read",
-    "feedback_off": "it used an act there is not",
-    "feedback_spent": "no more feedback is given",
+    "feedback_off": "it used an action that is not available",
+    "feedback_spent": "no more feedback is available",
     "too_long": "it was too long",
 }
 
@@ -232,7 +232,7 @@ class TagsDialect:
 
     def render_invalid(self, error: str, *, feedback: bool) -> str:
         acts = "<search>, <answer> or <feedback>" if feedback else "<search> or <answer>"
-        return f"Your last message was not used: {_RETRY[error]}. Write exactly one {acts} act."
+        return f"Your last message was not used: {_RETRY[error]}. Write exactly one {acts} action."
 
     def _quote(self, text: str) -> str:
         """Our own tags inside a passage must not look like the environment's or the agent's."""
