@@ -144,7 +144,7 @@ _RETRY = {
 def _role(corpus_description: str) -> str:
     return (
         f"You answer questions by searching {corpus_description}. Work in rounds. In each round first think, then do "
-        "exactly one act and stop. "
+        "exactly one action and stop. "
     )
 
 
@@ -296,7 +296,7 @@ class ToolsDialect:
 
     def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
         return (
-            f"{_role(self.corpus_description)}Each act is one tool call. Ask about one fact at a time, do not repeat a query, and "
+            f"{_role(self.corpus_description)}Each action is one tool call. Ask about one fact at a time, do not repeat a query, and "
             "rephrase a query that found nothing. End with the answer tool."
             + self.tool_section(feedback=feedback, max_queries=max_queries)
         )

@@ -35,7 +35,7 @@ def warmup(out: Path, seed: int, steps: int | None, threads: int, device: str) -
     """Recreate the warm start of the tiny language model.
 
     Trains the model on demonstrations from generated worlds other than the default one. The warm start of the package
-    was made by `searchgym warmup --seed 0`. Nothing is written until training is finished, so an interrupted run leaves
+    was made by `searchgym warmup --seed 1`. Nothing is written until training is finished, so an interrupted run leaves
     --out unchanged. On a CPU with one thread, the result depends only on the options and the versions of torch and
     searchgym.
     """
