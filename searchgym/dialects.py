@@ -143,7 +143,7 @@ _RETRY = {
 
 def _role(corpus_description: str) -> str:
     return (
-        f"You answer questions by searching {corpus_description}. Work in rounds. In each round first think, then do "
+        f"You answer questions by searching {corpus_description}. Work in rounds. In each round first think, then take "
         "exactly one action and stop. "
     )
 
