@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from helpers import small_world
 from hf_models import make_env, save_taught
 from test_vllm_engine import install
 
-from searchgym.agent import Agent
+from searchgym.agent import Agent, Turn
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.hf.agent import HFAgent
+from searchgym.agents.planner.agent import PlannerAgent
+from searchgym.agents.planner.opening import open_planner
 from searchgym.agents.scripted import CopyAgent, OracleAgent
 from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.env.vector import SearchVectorEnv
@@ -30,6 +33,10 @@ AGENTS: dict[str, Callable[[str], Any]] = {
     "hf": lambda path: HFAgent(path, max_new_tokens=12, greedy=True),
     "hf, its own forward": lambda path: HFAgent(path, max_new_tokens=12, greedy=True, attention="sdpa"),
     "vllm": lambda path: HFAgent(path, max_new_tokens=12, greedy=True, engine="vllm"),
+    "planner": lambda path: open_planner(TinyAgent(greedy=True)),
+    "planner and answerer": lambda path: open_planner(
+        TinyAgent(greedy=True), CandidateAgent(init_std=0.5), train="planner"
+    ),
     "oracle": lambda path: OracleAgent(),
     "copy": lambda path: CopyAgent(),
 }
@@ -40,9 +47,24 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_taught(tmp_path_factory.mktemp("taught"))
 
 
+class Sends(Agent):
+    """Sends a message first, and then nothing that can be read."""
+
+    name = "sends"
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> list[str | Turn]:
+        return ["hm" if "round" in info else self.message for info in infos]
+
+
 def open_agent(name: str, path: str) -> Any:
     agent = AGENTS[name](path)
-    agent.greedy = True
+    for part in (agent, *getattr(getattr(agent, "agent", None), "parts", ())):
+        part.greedy = True
     return agent
 
 
@@ -126,6 +148,21 @@ def test_the_shared_context_of_siblings_is_computed_once(name: str, path: str) -
     )
     assert prefilled == [given, given]
     assert given < len(context)
+
+
+def test_a_planner_continues_its_own_rounds_and_none_in_which_the_answerer_was_at_work() -> None:
+    agent = open_planner({"name": "copy"}, {"name": "copy"})
+    assert isinstance(agent, PlannerAgent)
+    envs = open_envs("SearchQA-Terse-v0", agent, 2, corpus=small_world("country-terse", train=5))
+    task = envs.task_ids()[0]
+    (parent,) = collect(envs, agent, [task])
+    (branch,) = collect(envs, agent, starts=[Start(task, prefix=parent, fork_round=1)])
+    assert [r.text for r in branch.rounds] == [r.text for r in parent.rounds]
+    tight = SearchVectorEnv.from_config(dataclasses.replace(envs.config, max_searches=1), 2)
+    (spent,) = collect(tight, Sends(parent.rounds[0].text), [task])
+    collect(tight, agent, starts=[Start(task, prefix=spent, fork_round=1)])
+    with pytest.raises(ConfigError, match="answerer may have taken over"):
+        collect(tight, agent, starts=[Start(task, prefix=spent, fork_round=2)])
 
 
 def test_tokens_are_needed_where_an_agent_acts_on_tokens(path: str) -> None:
