@@ -196,7 +196,7 @@ class PlannerAgent(Agent):
         }
         if self.needs_gold:
             info["gold"] = prefix.gold
-        state = _State(prefix.question, info, **budget)
+        state = _State(prefix.question, info, budget["rounds"], budget["searches"], budget["chars"])
         contexts = len(segments_before(prefix.segments, fork_round))
         for index, record in enumerate(prefix.rounds[:fork_round]):
             if index:
