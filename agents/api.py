@@ -27,7 +27,7 @@ from typing import Any
 from searchgym.agent import Agent, AgentContext, Turn
 from searchgym.checks import boolean
 from searchgym.dialects import ToolsDialect
-from searchgym.episode import StopReason
+from searchgym.episode import Episode, StopReason
 from searchgym.errors import BudgetSpentError, ConfigError, MissingExtraError
 from searchgym.signatures import takes_options
 
@@ -126,6 +126,24 @@ class APIAgent(Agent):
             self._chats[target] = replace(
                 origin, sample=self._next_sample(question), messages=list(origin.messages)
             )
+
+    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
+        """Rebuild a conversation from the recorded messages.
+
+        Raises:
+            ConfigError: with the API's own tool calls, whose form is not recorded.
+        """
+        if self._uses_tools:
+            raise ConfigError(
+                f"{_OWNER}: an episode with native tool calls cannot be continued from its record, which does not hold them: "
+                "use native_tools=False, or the tags dialect"
+            )
+        chat = self._chats[slot] = _Chat()
+        self._append_observation(chat, prefix.question)
+        for index, record in enumerate(prefix.rounds[:fork_round]):
+            if index:
+                self._append_observation(chat, prefix.rounds[index - 1].observation)
+            chat.messages.append({"role": "assistant", "content": record.text})
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]

@@ -17,6 +17,7 @@ from typing import Any
 
 from searchgym.agent import Agent, Turn
 from searchgym.dialects import Act
+from searchgym.episode import Episode
 from searchgym.errors import ConfigError
 
 from .passages import NUMBER, SPAN, YEAR, contains_phrase, read_passages
@@ -54,6 +55,9 @@ class RandomAgent(Agent):
     def fork(self, source: int, targets: Sequence[int]) -> None:
         """See `Agent`: there is no state, because no act depends on an earlier one."""
 
+    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
+        """See `fork`."""
+
 
 class GoldAgent(Agent):
     """Answers with the gold answer at once: an EM below 1.0 on any corpus is a fault of the scorer."""
@@ -68,6 +72,9 @@ class GoldAgent(Agent):
 
     def fork(self, source: int, targets: Sequence[int]) -> None:
         """See `Agent`: there is no state, because every info holds the gold answer."""
+
+    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
+        """See `fork`."""
 
 
 class OracleAgent(Agent):
@@ -112,10 +119,7 @@ class OracleAgent(Agent):
                 )
             state = self._states[slot] = _OracleState(shown=[observation])
         else:
-            text = "\n".join(f"{p.title}\n{p.text}" for p in read_passages(observation))
-            state.shown.append(text)
-            state.derived &= contains_phrase(text, chain[state.hop]["bridge"])
-            state.hop += 1
+            state.read(observation, chain)
         if state.derived and state.hop < len(chain):
             return dialect.write(Act("search", queries=(chain[state.hop]["query"],)))
         readable = [a for a in gold["answers"] if any(contains_phrase(text, a) for text in state.shown)]
@@ -129,6 +133,12 @@ class OracleAgent(Agent):
             if state is not None:
                 self._states[target] = _OracleState(list(state.shown), state.hop, state.derived)
 
+    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
+        """See `Agent`."""
+        state = self._states[slot] = _OracleState(shown=[prefix.question])
+        for done in prefix.rounds[: fork_round - 1]:
+            state.read(done.observation, prefix.gold["chain"])
+
 
 class _OracleState:
     """A running episode of the oracle.
@@ -141,6 +151,18 @@ class _OracleState:
 
     def __init__(self, shown: list[str], hop: int = 0, derived: bool = True) -> None:
         self.shown, self.hop, self.derived = shown, hop, derived
+
+    def read(self, observation: str, chain: Sequence[dict[str, Any]]) -> None:
+        """Take in what the search for the current hop returned.
+
+        Args:
+            observation: the search result.
+            chain: the gold sub-queries with their bridges.
+        """
+        text = "\n".join(f"{p.title}\n{p.text}" for p in read_passages(observation))
+        self.shown.append(text)
+        self.derived &= self.hop < len(chain) and contains_phrase(text, chain[self.hop]["bridge"])
+        self.hop += 1
 
 
 class CopyAgent(Agent):
@@ -217,6 +239,10 @@ class CopyAgent(Agent):
             self._questions.pop(target, None)
             if question is not None:
                 self._questions[target] = question
+
+    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
+        """See `Agent`."""
+        self._questions[slot] = prefix.question
 
 
 def _gold(info: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from .episode import StopReason
 
 if TYPE_CHECKING:
     from .dialects import Dialect
+    from .episode import Episode
     from .question import Corpus
 
 __all__ = ["Agent", "AgentContext", "FunctionAgent", "Turn"]
@@ -71,7 +72,7 @@ class Turn:
 class Agent:
     """Base class of agents. One instance serves many episodes at once, identified by slot numbers.
 
-    Subclasses implement `act`; stateful ones also `begin` and, for branching methods, `fork`.
+    Subclasses implement `act`; stateful ones also `begin` and, for branching methods, `fork` and `resume`.
     """
 
     name: str = "agent"
@@ -132,6 +133,24 @@ class Agent:
         """
         raise NotImplementedError(f"agent {self.name!r} cannot fork an episode: implement Agent.fork")
 
+    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
+        """Put a slot into the state in which this agent would be after it had played these rounds.
+
+        The next `act` gets the observation that the last of them returned. Called after `begin`; where several slots
+        continue the same rounds, one of them resumes and `fork` copies it to the others.
+
+        Args:
+            slot: the slot.
+            prefix: a recorded episode, whose first `fork_round` rounds were played.
+            fork_round: number of rounds, at least 1.
+
+        Raises:
+            ConfigError: the record lacks what the agent needs, e.g. its tokens.
+        """
+        raise NotImplementedError(
+            f"agent {self.name!r} cannot continue a recorded episode: implement Agent.resume"
+        )
+
     def costs(self) -> dict[str, float]:
         """The costs of all acts so far, for agents that are paid for: "calls", "input_tokens", "output_tokens", "usd", and
         "cached" replies, which cost nothing."""
@@ -154,3 +173,9 @@ class FunctionAgent(Agent):
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
     ) -> list[str | Turn]:
         return [self._policy(o, i) for o, i in zip(observations, infos, strict=True)]
+
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`: there is no state, because the function is not told the slot."""
+
+    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
+        """See `fork`."""

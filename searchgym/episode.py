@@ -39,6 +39,7 @@ __all__ = [
     "anchor_of",
     "load_episodes",
     "save_episodes",
+    "segments_before",
 ]
 
 EPISODE_SCHEMA = 2
@@ -137,6 +138,23 @@ class Segment:
     mask: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
+
+
+def segments_before(segments: Iterable[Segment], fork_round: int) -> list[Segment]:
+    """Copies of segments up to a round, without those that are empty then.
+
+    Args:
+        segments: of an episode.
+        fork_round: number of rounds to keep. The observation that the last of them returned is not kept, because it
+            belongs to the round that reads it.
+    """
+    kept: list[Segment] = []
+    for segment in segments:
+        at = [i for i, round_ in enumerate(segment.rounds) if round_ < fork_round]
+        if at:
+            columns = (segment.tokens, segment.mask, segment.logprobs, segment.rounds)
+            kept.append(Segment(*([column[i] for i in at] for column in columns)))  # type: ignore[arg-type]
+    return kept
 
 
 class Retrieval(NamedTuple):

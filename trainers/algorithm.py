@@ -91,7 +91,7 @@ class TrainContext:
         policy: the policy that is trained, at its initial weights.
         rng: the algorithm's source of randomness; its state is saved in checkpoints.
         token_budget: tokens per forward pass in `Algorithm.prepare`.
-        play: plays tasks in groups, in this process or in others.
+        play: plays tasks in groups and continues recorded episodes, in this process or in others.
         world: the processes of the run.
     """
 

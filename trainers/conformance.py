@@ -170,7 +170,8 @@ def check_trainer(algorithm: Algorithm, seed: int = 0, env_options: Mapping[str,
     """Check that an algorithm keeps the contract of `Algorithm`.
 
     - `configure_env` returns a configuration; `collect` returns groups of one question and one group id each, with
-      distinct episodes and the log-probabilities of the policy that played, and leaves the weights alone.
+      distinct episodes and the log-probabilities of the policy that played, and leaves the weights alone. Branches have
+      their parent in their group and share its rounds and tokens; no other episodes share a round.
     - `credit` has the right shape and is finite, does not depend on the order inside a group, survives dropped
       episodes, and is zero in groups of equal rewards if the algorithm declares itself `group_relative`.
     - `prepare` leaves the weights alone and fills its columns.

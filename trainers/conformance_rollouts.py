@@ -14,7 +14,7 @@ from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.policy import Policy
 from searchgym.env.config import EnvConfig
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
+from searchgym.episode import Episode, segments_before
 from searchgym.errors import ConfigError, TrainingError, UnknownIdError
 from searchgym.question import Hop, Passage, Question
 from searchgym.retriever import Hit, SearchResult
@@ -156,6 +156,36 @@ def _check_groups(played: object) -> None:
     ids = [episode.episode_id for episode in episodes]
     if len(set(ids)) < len(ids):
         _fail("collect() returned an episode id twice")
+    for group in played:
+        _check_branches(group)
+
+
+def _check_branches(group: Sequence[Episode]) -> None:
+    """Episodes that say that they continue another one share its rounds; others share none."""
+    members = {episode.episode_id: episode for episode in group}
+    owners: dict[str, str] = {}
+    for episode in group:
+        kept = episode.fork_round or 0
+        if episode.parent_id is not None:
+            parent = members.get(episode.parent_id)
+            if parent is None or parent.tree_id != episode.tree_id:
+                _fail(
+                    f"collect() returned branch {episode.episode_id!r} without its parent in its group and tree"
+                )
+            shared = [[round_.uid for round_ in e.rounds[:kept]] for e in (episode, parent)]
+            if shared[0] != shared[1] or len(shared[0]) != kept:
+                _fail(
+                    f"branch {episode.episode_id!r} does not share the first {kept} rounds (uids) of its parent"
+                )
+            tokens = [segments_before(e.segments, kept) for e in (episode, parent)]
+            if tokens[0] != tokens[1]:
+                _fail(f"branch {episode.episode_id!r} does not have its parent's tokens in the shared rounds")
+        for round_ in episode.rounds[kept:]:
+            if owners.setdefault(round_.uid, episode.episode_id) != episode.episode_id:
+                _fail(
+                    f"episodes {owners[round_.uid]!r} and {episode.episode_id!r} share round {round_.uid!r}, but neither "
+                    "continues the other: branch with context.play.branch"
+                )
 
 
 def _check_tokens(policy: Policy, played: Sequence[list[Episode]]) -> None:

@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from searchgym.agents.policy import Sample
-from searchgym.episode import Episode
+from searchgym.episode import Episode, segments_before
 from searchgym.errors import TrainingError
 
-__all__ = ["Group", "Groups", "Tokens", "drop_invalid", "sampled_tokens"]
+__all__ = ["Group", "Groups", "Tokens", "drop_invalid", "new_tokens", "sampled_tokens"]
 
 Group = list[Episode]
 """Episodes of one question, collected together."""
@@ -185,8 +185,18 @@ def _checked_rewards(rewards: ArrayLike, group: Group) -> NDArray[np.float64]:
 
 
 def sampled_tokens(episode: Episode) -> int:
-    """Number of tokens the policy sampled in an episode."""
+    """Number of sampled tokens in an episode, those of rounds that it shares with its parent included."""
     return sum(sum(segment.mask) for segment in episode.segments)
+
+
+def new_tokens(episode: Episode) -> int:
+    """Number of tokens sampled for this episode: without the rounds that a branch shares with its parent.
+
+    Summed over the episodes of a tree, every sampled token counts once.
+    """
+    return sampled_tokens(episode) - sum(
+        sum(segment.mask) for segment in segments_before(episode.segments, episode.fork_round or 0)
+    )
 
 
 def drop_invalid(groups: Sequence[Group]) -> tuple[list[Group], dict[str, int]]:

@@ -1,8 +1,9 @@
 """How an iteration's groups are played: in this process, in all processes or by workers; now, or during an update.
 
-An algorithm's `collect` plays through `TrainContext.play`. With `streams=run` that is `play_groups`: the policy plays
-everything with one random generator. With `streams=episode` it is `SeededRollouts`, which draws a seed for every group:
-a request (task, size, seed) gives the same episodes in every process. `PrefetchCollector` collects the next iteration
+An algorithm's `collect` plays through `TrainContext.play`: a call plays groups, `branch` continues recorded episodes.
+With `streams=run` that is `play_groups`: the policy plays everything with one random generator. With `streams=episode` it
+is `SeededRollouts`, which draws a seed for every group: a request (task or start, size, seed) gives the same episodes in
+every process. `PrefetchCollector` collects the next iteration
 in a thread while the current one is learned from.
 """
 
@@ -25,11 +26,13 @@ from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode, load_episodes, save_episodes
 from searchgym.errors import TrainingError
 from searchgym.rollouts.collection import collect
+from searchgym.rollouts.starts import Start
 
 from .groups import Group
 from .processes import world
 
 __all__ = [
+    "LocalRollouts",
     "Play",
     "PrefetchCollector",
     "RolloutRequest",
@@ -47,21 +50,23 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RolloutRequest:
-    """A group to play.
+    """A group to play, or branches of an episode.
 
     Attributes:
         task_id: the question.
         size: number of episodes.
-        seed: seeds all randomness of the group.
+        seed: seeds all randomness of these episodes.
+        start: where they begin, if they continue an episode; they are then in its group.
     """
 
     task_id: str
     size: int
     seed: int
+    start: Start | None = None
 
 
 class Play(Protocol):
-    """Plays every task `group_size` times; returns one group per task."""
+    """Plays an iteration's episodes, here or elsewhere."""
 
     def __call__(
         self,
@@ -70,7 +75,24 @@ class Play(Protocol):
         task_ids: Sequence[str],
         group_size: int,
         rng: np.random.Generator,
-    ) -> list[Group]: ...
+    ) -> list[Group]:
+        """Play every task `group_size` times; returns one group per task."""
+
+    def branch(
+        self, policy: Policy, envs: SearchVectorEnv, starts: Sequence[Start], rng: np.random.Generator
+    ) -> list[Episode]:
+        """Continue recorded episodes.
+
+        Args:
+            policy: plays.
+            envs: the environments; the episodes were played in them.
+            starts: where each branch begins, e.g. `Start(parent.task_id, prefix=parent, fork_round=2)`. Equal starts
+                that follow each other compute their shared context once.
+            rng: draws episode ids.
+
+        Returns:
+            One episode per start, in its parent's group and tree.
+        """
 
 
 RunRequests = Callable[[Policy, SearchVectorEnv, Sequence[RolloutRequest]], list[Group]]
@@ -91,34 +113,52 @@ class Workers(Protocol):
     ) -> list[Group]: ...
 
 
-def play_groups(
-    policy: Policy, envs: SearchVectorEnv, task_ids: Sequence[str], group_size: int, rng: np.random.Generator
-) -> list[Group]:
-    """Play every task `group_size` times in this process.
+class LocalRollouts:
+    """A `Play` in this process, in which the policy samples everything from its own generator."""
 
-    Args:
-        policy: plays, sampling from its own generator.
-        envs: the environments.
-        task_ids: the questions.
-        group_size: episodes per question.
-        rng: draws group and episode ids.
+    def __call__(
+        self,
+        policy: Policy,
+        envs: SearchVectorEnv,
+        task_ids: Sequence[str],
+        group_size: int,
+        rng: np.random.Generator,
+    ) -> list[Group]:
+        """See `Play`.
 
-    Returns:
-        One group per task, each with a newly drawn group id.
-    """
-    group_ids = [f"g{rng.integers(2**63):016x}" for _ in task_ids]
-    episodes = collect(
-        envs,
-        policy,
-        [task for task in task_ids for _ in range(group_size)],
-        group_ids=[group for group in group_ids for _ in range(group_size)],
-        ids=random.Random(int(rng.integers(2**63))),
-    )
-    return [episodes[i : i + group_size] for i in range(0, len(episodes), group_size)]
+        Args:
+            policy: plays.
+            envs: the environments.
+            task_ids: the questions.
+            group_size: episodes per question.
+            rng: draws group and episode ids.
+
+        Returns:
+            One group per task, each with a newly drawn group id.
+        """
+        group_ids = [f"g{rng.integers(2**63):016x}" for _ in task_ids]
+        episodes = collect(
+            envs,
+            policy,
+            [task for task in task_ids for _ in range(group_size)],
+            group_ids=[group for group in group_ids for _ in range(group_size)],
+            ids=random.Random(int(rng.integers(2**63))),
+        )
+        return [episodes[i : i + group_size] for i in range(0, len(episodes), group_size)]
+
+    def branch(
+        self, policy: Policy, envs: SearchVectorEnv, starts: Sequence[Start], rng: np.random.Generator
+    ) -> list[Episode]:
+        """See `Play`."""
+        _check_prefixes(starts)
+        return collect(envs, policy, starts=starts, ids=random.Random(int(rng.integers(2**63))))
+
+
+play_groups = LocalRollouts()
 
 
 def run_requests(policy: Policy, envs: SearchVectorEnv, requests: Sequence[RolloutRequest]) -> list[Group]:
-    """Play requested groups in this process, all together."""
+    """Play requested groups in this process, all together. A request's episodes are independent of the other requests."""
     if not requests:
         return []
     sources = [random.Random(request.seed) for request in requests]
@@ -126,9 +166,11 @@ def run_requests(policy: Policy, envs: SearchVectorEnv, requests: Sequence[Rollo
     played: Sequence[Episode] = collect(
         envs,
         policy,
-        [request.task_id for request in requests for _ in range(request.size)],
+        starts=[request.start or Start(request.task_id) for request in requests for _ in range(request.size)],
         group_ids=[
-            group for group, request in zip(groups, requests, strict=True) for _ in range(request.size)
+            group if request.start is None or request.start.prefix is None else request.start.prefix.group_id
+            for group, request in zip(groups, requests, strict=True)
+            for _ in range(request.size)
         ],
         seeds=[
             s.getrandbits(64)
@@ -162,7 +204,33 @@ class SeededRollouts:
         requests = [
             RolloutRequest(task, group_size, int(self._generator.integers(2**63))) for task in task_ids
         ]
+        return self._share_out(policy, envs, requests)
+
+    def branch(
+        self, policy: Policy, envs: SearchVectorEnv, starts: Sequence[Start], rng: np.random.Generator
+    ) -> list[Episode]:
+        """See `Play`."""
+        _check_prefixes(starts)
+        requests = []
+        for _, equal in groupby(starts, key=lambda start: (id(start.prefix), start.fork_round)):
+            first, *others = equal
+            seed = int(self._generator.integers(2**63))
+            requests.append(RolloutRequest(first.task_id, 1 + len(others), seed, first))
+        return list(chain.from_iterable(self._share_out(policy, envs, requests)))
+
+    def _share_out(
+        self, policy: Policy, envs: SearchVectorEnv, requests: Sequence[RolloutRequest]
+    ) -> list[Group]:
         return world().all_gather_ordered(self._play(policy, envs, world().shard(requests)))
+
+
+def _check_prefixes(starts: Sequence[Start]) -> None:
+    for start in starts:
+        if start.prefix is None:
+            raise TrainingError(
+                f"the start of task {start.task_id!r} has no prefix, so there is nothing to branch: play new episodes by "
+                "calling context.play"
+            )
 
 
 class PrefetchCollector:

@@ -132,6 +132,13 @@ class CandidateAgent(Policy):
         if state is not None:
             self._fork_streams(source, targets)
 
+    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
+        """See `Agent`. The texts of the rounds are sufficient, so the episode may be another agent's."""
+        state = _start(prefix)
+        for done in prefix.rounds[: fork_round - 1]:
+            state = state.after(done.action, done.observation)
+        self._states[slot] = state
+
     @torch.no_grad()
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]

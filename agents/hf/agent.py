@@ -116,6 +116,12 @@ class HFAgent(TokenPolicy):
         self._ended.update((target, self._ended[source]) for target in targets)
         self._fork_streams(source, targets)
 
+    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
+        """See `Agent`. The context consists of the recorded tokens; it is computed with the next act."""
+        context = self._recorded_context(prefix, fork_round)
+        self.engine.resume(slot, context)
+        self._ended[slot] = context[-1] in self.chat.end_ids
+
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
     ) -> list[str | Turn]:

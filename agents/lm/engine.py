@@ -155,6 +155,9 @@ class GenerationEngine(Protocol):
     def fork(self, source: int, targets: Sequence[int]) -> None:
         """Copy the context of slot `source` to each target slot; a target need not be begun."""
 
+    def resume(self, slot: int, context: Sequence[int]) -> None:
+        """Begin the slot with these tokens as its context."""
+
     def generate(
         self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sampling
     ) -> list[Generation]:
@@ -283,6 +286,15 @@ class Engine:
             copy.context, copy.cached = list(origin.context), origin.cached
         self._reserve(origin.cached)
         self._cache.move([origin.row] * len(copies), [copy.row for copy in copies], origin.cached)
+
+    def resume(self, slot: int, context: Sequence[int]) -> None:
+        """Begin the slot with these tokens as its context.
+
+        They are computed with the next prompt; slots with equal contexts, such as forks made before that, are then
+        computed once.
+        """
+        self.begin([slot])
+        self._slots[slot].context = list(context)
 
     @torch.inference_mode()
     def generate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from searchgym.episode import Episode, segments_before
 from searchgym.errors import ConfigError
 
 from ..policy import Policy, Sample, TokenOutputs
@@ -56,6 +57,24 @@ class TokenPolicy(Policy):
         if 0 < sum(map(len, paths)) <= budget:
             return [list(range(len(paths)))]
         return split_by_budget(paths, budget)
+
+    def _recorded_context(self, prefix: Episode, fork_round: int) -> list[int]:
+        """The context after the first rounds of an episode, which ends with the act of the last of them.
+
+        Raises:
+            ConfigError: the episode does not hold this agent's tokens of these rounds.
+        """
+        segments = segments_before(prefix.segments, fork_round)
+        acted = {r for s in segments for r, sampled in zip(s.rounds, s.mask, strict=True) if sampled}
+        if (
+            len(acted) < fork_round or self.name not in prefix.agent
+        ):  # a planner's name contains those of its parts
+            raise ConfigError(
+                f"agent {self.name!r} continues an episode from the tokens it sampled, and episode "
+                f"{prefix.episode_id!r} of agent {prefix.agent!r} does not have them: give an episode that this agent "
+                "played"
+            )
+        return segments[-1].tokens
 
     def _sampling(self) -> Sampling:
         return Sampling(self.generator, self.temperature, self.top_p, self.greedy, self.rng_streams)

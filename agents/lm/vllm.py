@@ -116,6 +116,10 @@ class VLLMSlots:
         context = self._context(source)
         self._contexts.update((target, list(context)) for target in targets)
 
+    def resume(self, slot: int, context: Sequence[int]) -> None:
+        """Begin the slot with these tokens as its context."""
+        self._contexts[slot] = list(context)
+
     def release(self) -> None:
         """Rollouts are over for now: the engine may free memory until the next `generate`."""
 

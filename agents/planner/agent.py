@@ -21,7 +21,7 @@ from typing import Any
 
 from searchgym.agent import Agent, AgentContext, Turn
 from searchgym.dialects import Act
-from searchgym.episode import StopReason
+from searchgym.episode import INFO_SCHEMA, Episode, StopReason, anchor_of, segments_before
 from searchgym.errors import ConfigError
 from searchgym.retriever import Hit
 from searchgym.rollouts.collection import AgentLike, open_agent
@@ -177,6 +177,40 @@ class PlannerAgent(Agent):
             streams = getattr(part, "rng_streams", None)  # a policy's, where episodes have seeds
             if part is not working and streams is not None:
                 streams.fork(source, targets)
+
+    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
+        """See `Agent`.
+
+        Raises:
+            ConfigError: the answerer has taken over in these rounds, or may have: what it was shown is not recorded.
+        """
+        limits = {name: prefix.env[f"max_{name}"] for name in ("rounds", "searches", "chars")}
+        budget = {name: -1 if limit is None else limit for name, limit in limits.items()}
+        info = {
+            "schema": INFO_SCHEMA,
+            "task_id": prefix.task_id,
+            "split": prefix.split,
+            "question": prefix.question,
+            "anchor": anchor_of(prefix.question),
+            "budget": budget,
+        }
+        if self.needs_gold:
+            info["gold"] = prefix.gold
+        state = _State(prefix.question, info, budget["rounds"], budget["searches"], budget["chars"])
+        contexts = len(segments_before(prefix.segments, fork_round))
+        for index, record in enumerate(prefix.rounds[:fork_round]):
+            if index:
+                before = prefix.rounds[index - 1]
+                state.read(before.observation, before.to_info())
+            if state.spent or (record.action.kind == "invalid" and contexts != 1):
+                raise ConfigError(
+                    f"agent {self.name} cannot continue episode {prefix.episode_id!r} after {fork_round} rounds: its answerer "
+                    "may have taken over by then; give a smaller fork_round"
+                )
+            if state.chars >= 0:
+                state.chars = max(0, state.chars - len(record.text))
+        self._states[slot] = state
+        self.planner.resume(slot, prefix, fork_round)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from searchgym.agent import AgentContext, Turn
+from searchgym.episode import Episode
 from searchgym.errors import ConfigError
 
 from ..policy import Policy, Sample, TokenOutputs
@@ -70,6 +71,10 @@ class PlannerPolicy(Policy):
     def fork(self, source: int, targets: Sequence[int]) -> None:
         """See `Agent`."""
         self.agent.fork(source, targets)
+
+    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
+        """See `Agent`."""
+        self.agent.resume(slot, prefix, fork_round)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]

@@ -13,7 +13,7 @@ import importlib.resources
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from transformers import Qwen3ForCausalLM
 
 from searchgym.agent import AgentContext, Turn
 from searchgym.dialects import TagsDialect
-from searchgym.episode import Episode, Segment, StopReason
+from searchgym.episode import Episode, Segment, StopReason, segments_before
 from searchgym.errors import CheckpointError, ConfigError
 
 from ..lm.engine import Ending, Engine
@@ -188,6 +188,19 @@ class TinyAgent(TokenPolicy):
         self._texts.update((target, list(self._texts[source])) for target in targets)
         self._fork_streams(source, targets)
 
+    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
+        """See `Agent`. The context consists of the recorded tokens; it is computed with the next act."""
+        self.engine.resume(slot, self._recorded_context(prefix, fork_round))
+        if self.history is None:
+            return
+        segments = segments_before(prefix.segments, fork_round)
+        texts = [[t for t, r, sampled in _columns(segments) if r == 0 and not sampled]]
+        for index in range(fork_round):
+            if index:
+                texts.append(prompt_ids(self.tokenizer, prefix.rounds[index - 1].observation, first=False))
+            texts.append([t for t, r, sampled in _columns(segments) if r == index and sampled])
+        self._texts[slot] = texts
+
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
     ) -> list[str | Turn]:
@@ -272,6 +285,12 @@ class TinyAgent(TokenPolicy):
             "max_context": self.engine.max_context,
             "history": self.history,
         }
+
+
+def _columns(segments: Sequence[Segment]) -> Iterator[tuple[int, int, int]]:
+    """Token, round and mask of each position."""
+    for segment in segments:
+        yield from zip(segment.tokens, segment.rounds, segment.mask, strict=True)
 
 
 def _packaged_warm_start() -> Path:

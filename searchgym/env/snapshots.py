@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..dialects import Act
-from ..episode import RoundRecord
+from ..episode import Episode, RoundRecord, anchor_of
 from ..errors import ResetNeededError, SnapshotError
 from ..retriever import Hit
-from .config import EnvConfig
+from .config import EnvConfig, env_fingerprint
 from .episode_state import EpisodeState
 
-__all__ = ["SNAPSHOT_SCHEMA", "restore", "snapshot"]
+__all__ = ["SNAPSHOT_SCHEMA", "check_fork", "observation_after", "restore", "snapshot", "snapshot_after"]
 
 SNAPSHOT_SCHEMA = 2
 
@@ -80,6 +80,83 @@ def restore(episode: EpisodeState, state: dict[str, Any]) -> None:
     episode.resume(question, set(found), rounds, anchor, feedback_left)
     episode.round, episode.searches, episode.chars, episode.invalid = round_, searches, chars, invalid
     episode.assisted, episode.unjudged = assisted, unjudged
+
+
+def snapshot_after(config: EnvConfig, episode: Episode, fork_round: int) -> dict[str, Any]:
+    """The snapshot that an environment would have given after the first rounds of a recorded episode.
+
+    It is computed from the records alone: nothing is searched or judged.
+
+    Args:
+        config: the arguments of the environment that is to continue the episode.
+        episode: played under the same arguments; may have been loaded from a file.
+        fork_round: number of rounds to keep, less than the episode has.
+
+    Returns:
+        A snapshot for `restore`.
+
+    Raises:
+        SnapshotError: see `check_fork`.
+    """
+    check_fork(config, episode, fork_round)
+    rounds = episode.rounds[:fork_round]
+    gold = set(config.corpus.question(episode.task_id).supporting_ids)
+    kinds = [record.action.kind for record in rounds]
+    return {
+        "schema": SNAPSHOT_SCHEMA,
+        "index_hash": config.retriever.index_hash,
+        "task_id": episode.task_id,
+        "round": fork_round,
+        "searches": sum(len(r.action.queries) for r in rounds if r.action.kind == "search"),
+        "chars": sum(len(record.text) + len(record.observation) for record in rounds),
+        "feedback_left": config.feedback_calls - kinds.count("feedback"),
+        "assisted": "feedback" in kinds,
+        "invalid": kinds.count("invalid"),
+        "unjudged": config.verdict_pays and any(record.judge.status == "error" for record in rounds),
+        "found": sorted(gold & {hit.id for record in rounds for hit in record.hits}),
+        "anchor": anchor_of(observation_after(config, episode, fork_round)),
+        "trace": _pack(rounds if config.keeps_trace else []),
+    }
+
+
+def observation_after(config: EnvConfig, episode: Episode, fork_round: int) -> str:
+    """The observation that the act of round `fork_round` answers: the question, or what the round before it returned."""
+    if fork_round:
+        return episode.rounds[fork_round - 1].observation
+    return config.corpus.question(episode.task_id).text[: config.max_observation_chars]
+
+
+def check_fork(config: EnvConfig, episode: Episode, fork_round: int) -> None:
+    """Refuse to continue a recorded episode where that is not possible.
+
+    Args:
+        config: the arguments of the environment that is to continue the episode.
+        episode: the record.
+        fork_round: number of rounds to keep.
+
+    Raises:
+        SnapshotError: the episode was played on another index or under other arguments, or it does not continue after
+            this number of rounds.
+    """
+    index_hash = config.retriever.index_hash
+    if episode.env.get("index_hash") != index_hash:
+        raise SnapshotError(
+            f"episode {episode.episode_id!r} was played on index {episode.env.get('index_hash')!r}, this environment "
+            f"searches {index_hash!r}: continue it on the same corpus and retriever"
+        )
+    here = env_fingerprint(config)
+    if episode.env != here:
+        names = here.keys() | episode.env.keys()
+        different = sorted(n for n in names if here.get(n) != episode.env.get(n))
+        raise SnapshotError(
+            f"episode {episode.episode_id!r} was played under other arguments ({', '.join(different)}): make the "
+            "environment with the arguments in the episode's `env`"
+        )
+    count = len(episode.rounds)
+    if type(fork_round) is not int or not 0 <= fork_round < count:
+        raise SnapshotError(
+            f"fork_round is {fork_round!r}, and episode {episode.episode_id!r} has {count} rounds: give 0 to {count - 1}"
+        )
 
 
 def _pack(rounds: list[RoundRecord]) -> dict[str, Any]:

@@ -310,20 +310,21 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         """
         return snapshot(self._episode(slot))
 
-    def restore(self, slot: int, state: dict[str, Any]) -> None:
+    def restore(self, slot: int, state: dict[str, Any], observation: str = "") -> None:
         """Continue a snapshot of any slot, or of a `SearchEnv`, in this slot.
-
-        A snapshot does not hold the last observation; until the next step the slot's observation is "".
 
         Args:
             slot: number of the slot.
             state: what `snapshot` returned.
+            observation: the last observation, which a snapshot does not hold; the slot's observation until the next
+                step.
 
         Raises:
             SnapshotError: damaged, of another schema, or of another index. The slot is then as it was.
         """
-        restore(self._episode(slot), state)
-        self._observations[slot] = ""
+        episode = self._episode(slot)
+        restore(episode, state)
+        episode.observation = self._observations[slot] = observation
 
     @property
     def system_prompt(self) -> str:

@@ -12,9 +12,13 @@ if TYPE_CHECKING:
     from .collection import open_agent as open_agent
     from .collection import rollout as rollout
     from .evaluation import evaluate as evaluate
+    from .recorder import EpisodeRecorder as EpisodeRecorder
     from .rescoring import rescore as rescore
+    from .starts import Start as Start
 
 _MODULES = {
+    "EpisodeRecorder": "recorder",
+    "Start": "starts",
     "collect": "collection",
     "evaluate": "evaluation",
     "evaluate_budgets": "budgets",
@@ -22,6 +26,15 @@ _MODULES = {
     "rescore": "rescoring",
     "rollout": "collection",
 }
-__all__ = ["collect", "evaluate", "evaluate_budgets", "open_agent", "rescore", "rollout"]
+__all__ = [
+    "EpisodeRecorder",
+    "Start",
+    "collect",
+    "evaluate",
+    "evaluate_budgets",
+    "open_agent",
+    "rescore",
+    "rollout",
+]
 
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -28,6 +28,7 @@ from ..episode import Episode, RoundRecord
 from ..errors import ConfigError
 from ..judges.protocol import check_judge
 from .recorder import EpisodeRecorder
+from .starts import Start, check_starts, open_slots
 
 __all__ = [
     "AgentLike",
@@ -83,44 +84,51 @@ def agent_context_of(env_config: EnvConfig) -> AgentContext:
 def collect(
     envs: SearchVectorEnv,
     agent: Agent,
-    task_ids: Sequence[str],
+    task_ids: Sequence[str] | None = None,
     *,
+    starts: Sequence[Start] | None = None,
     group_ids: Sequence[str] | None = None,
     ids: random.Random | None = None,
     seeds: Sequence[int] | None = None,
     on_episode: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
-    """Play one episode per task, refilling slots as they become free.
+    """Play one episode per task or start, refilling slots as they become free.
 
     Args:
         envs: its slots are started as needed, whatever its `autoreset_mode`.
         agent: answers all running slots in one call per step.
         task_ids: the questions; repeats are allowed.
-        group_ids: one per task; episodes of a group share it. Default: every episode is its own group.
+        starts: in place of `task_ids`: where each episode begins. An episode that continues another one (a branch) shares
+            the rounds up to the fork with it: the same records with the same uids, and the same tokens.
+        group_ids: one per episode; episodes of a group share it. Default: a branch is in its parent's group, any other
+            episode in a group of its own.
         ids: source of episode ids; pass a seeded one for reproducible records.
-        seeds: one per task, below 2**64: an episode's samples then depend on its seed alone, not on the episodes that
+        seeds: one per episode, below 2**64: an episode's samples then depend on its seed alone, not on the episodes that
             run at the same time (except for rounding in batched arithmetic). The seeds are also the episodes' ids.
         on_episode: called with each episode as it ends, before verdicts of judges that run after the episodes.
 
     Returns:
-        Episodes in the order of `task_ids`, judged.
+        Episodes in the order of `task_ids` or `starts`, judged.
 
     Raises:
-        ConfigError: an unknown task, or a judge that cannot work; no episode was played.
+        ConfigError: an unknown task, an episode that cannot be continued in these environments, or a judge that cannot
+            work; no episode was played.
     """
-    if group_ids is not None and len(group_ids) != len(task_ids):
-        raise ConfigError(f"{len(group_ids)} group ids for {len(task_ids)} tasks: give one per task")
-    if seeds is not None and len(seeds) != len(task_ids):
-        raise ConfigError(f"{len(seeds)} seeds for {len(task_ids)} tasks: give one per task")
-    for task_id in task_ids:
-        envs.config.corpus.question(task_id)  # refuses an unknown id before any episode is played
+    if (task_ids is None) == (starts is None):
+        raise ConfigError("give either task_ids or starts")
+    begins = [Start(task_id) for task_id in task_ids or ()] if starts is None else list(starts)
+    if group_ids is not None and len(group_ids) != len(begins):
+        raise ConfigError(f"{len(group_ids)} group ids for {len(begins)} tasks: give one per task")
+    if seeds is not None and len(seeds) != len(begins):
+        raise ConfigError(f"{len(seeds)} seeds for {len(begins)} tasks: give one per task")
+    states = check_starts(envs.config, begins)
     check_judge(envs.config.judge)
     source = ids or random.Random(secrets.randbits(64))
     agent.bind(agent_context_of(envs.config))
-    waiting = deque(range(len(task_ids)))
+    waiting = deque(range(len(begins)))
     finished: dict[int, Episode] = {}
     recorders: dict[int, EpisodeRecorder] = {}  # by slot
-    positions: dict[int, int] = {}  # slot -> position in task_ids
+    positions: dict[int, int] = {}  # slot -> position in `begins`
     observations: dict[int, str] = {}
     latest: dict[int, InfoSource] = {}
 
@@ -130,13 +138,34 @@ def collect(
             return
         for slot in slots:
             positions[slot] = waiting.popleft()
-        for slot, start in envs.start({slot: task_ids[positions[slot]] for slot in slots}).items():
+        opened = open_slots(
+            envs, {slot: (begins[positions[slot]], states[positions[slot]]) for slot in slots}
+        )
+        for slot, (observation, info_source) in opened.items():
             number = source.getrandbits(64) if seeds is None else seeds[positions[slot]]
-            episode_id = f"{number:016x}"
-            group_id = group_ids[positions[slot]] if group_ids is not None else episode_id
-            recorders[slot] = EpisodeRecorder(episode_id, group_id, start.question)
-            observations[slot], latest[slot] = start.observation, start
+            episode_id, start = f"{number:016x}", begins[positions[slot]]
+            group_id = episode_id if start.prefix is None else start.prefix.group_id
+            if group_ids is not None:
+                group_id = group_ids[positions[slot]]
+            question = envs.config.corpus.question(start.task_id)
+            recorders[slot] = EpisodeRecorder(episode_id, group_id, question, start.prefix, start.fork_round)
+            observations[slot], latest[slot] = observation, info_source
         agent.begin(slots)
+        seed(slots)
+        siblings: dict[tuple[int, int], list[int]] = {}
+        for slot in slots:
+            start = begins[positions[slot]]
+            if start.prefix is not None and start.fork_round:
+                siblings.setdefault((id(start.prefix), start.fork_round), []).append(slot)
+        for first, *others in siblings.values():
+            start = begins[positions[first]]
+            assert start.prefix is not None
+            agent.resume(first, start.prefix, start.fork_round)
+            if others:
+                agent.fork(first, others)
+                seed(others)
+
+    def seed(slots: list[int]) -> None:
         if seeds is not None:
             agent.seed(slots, [seeds[positions[slot]] for slot in slots])
 
@@ -165,7 +194,7 @@ def collect(
             take(turns, envs.play(playing))
         if waiting:
             fill([slot for slot in range(envs.num_envs) if slot not in recorders])
-    episodes = [finished[i] for i in range(len(task_ids))]
+    episodes = [finished[i] for i in range(len(begins))]
     if envs.config.judge is not None and not envs.config.judges_steps:
         judge_episodes(envs.config.judge, episodes, envs.config.judge_when, envs.judge_costs)
     return episodes

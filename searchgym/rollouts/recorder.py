@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..agent import Turn
 from ..env.config import EnvConfig, env_fingerprint
-from ..episode import Episode, RoundRecord, Segment
+from ..episode import Episode, RoundRecord, Segment, segments_before
 from ..errors import ConfigError
 from ..question import Question, gold_record
 
@@ -15,19 +15,33 @@ class EpisodeRecorder:
     """Collects the rounds and tokens of one episode.
 
     Args:
-        episode_id: id of the episode; the uids of its rounds begin with it.
+        episode_id: id of the episode; the uids of the rounds that are added begin with it.
         group_id: id of its group.
         question: the task.
+        prefix: the episode that this one continues. Its first rounds are shared: they are the same records with the
+            same uids, and their tokens are copied as they are.
+        fork_round: number of shared rounds.
 
     Attributes:
         rounds: the records so far.
         segments: the tokens so far.
     """
 
-    def __init__(self, episode_id: str, group_id: str, question: Question) -> None:
+    def __init__(
+        self,
+        episode_id: str,
+        group_id: str,
+        question: Question,
+        prefix: Episode | None = None,
+        fork_round: int = 0,
+    ) -> None:
         self.episode_id, self.group_id, self.question = episode_id, group_id, question
+        self._prefix, self._fork_round = prefix, fork_round
         self.rounds: list[RoundRecord] = []
         self.segments: list[Segment] = []
+        if prefix is not None:
+            self.rounds += prefix.rounds[:fork_round]
+            self.segments = segments_before(prefix.segments, fork_round)
 
     def add(self, turn: Turn, record: RoundRecord) -> None:
         """Add a round.
@@ -79,14 +93,14 @@ class EpisodeRecorder:
             config: the arguments of the environment it was played in.
             agent: name of the agent.
         """
-        last, question = self.rounds[-1], self.question
+        last, question, prefix = self.rounds[-1], self.question, self._prefix
         assert last.outcome is not None, "the episode has not ended"
         return Episode(
             episode_id=self.episode_id,
             group_id=self.group_id,
-            tree_id=self.episode_id,
-            parent_id=None,
-            fork_round=None,
+            tree_id=self.episode_id if prefix is None else prefix.tree_id,
+            parent_id=None if prefix is None else prefix.episode_id,
+            fork_round=None if prefix is None else self._fork_round,
             agent=agent,
             env=env_fingerprint(config),
             task_id=question.id,

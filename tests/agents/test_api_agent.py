@@ -16,6 +16,8 @@ import searchgym
 from searchgym.agents.api import APIAgent
 from searchgym.cli import main
 from searchgym.errors import BudgetSpentError, ConfigError
+from searchgym.rollouts import Start, collect
+from searchgym.rollouts.collection import open_envs
 
 WORLD = small_world()
 PRICES = {"usd_per_million_input": 1.0, "usd_per_million_output": 10.0}
@@ -258,6 +260,28 @@ def test_a_fork_goes_on_with_replies_of_its_own(stub: StubLLM, options: dict[str
     before = len(stub.bodies)
     agent.act([0, 1], ["[1] Oldmoor", "[1] Oldmoor"], [{}, {}])
     assert len(stub.bodies) == before + 2
+
+
+def test_a_recorded_conversation_is_continued(stub: StubLLM, options: dict[str, Any]) -> None:
+    agent = APIAgent(**options)
+    envs = open_envs("SearchQA-v0", agent, 2, corpus=WORLD)
+    task = envs.task_ids()[0]
+    (parent,) = collect(envs, agent, [task])
+    assert (len(parent.rounds), len(stub.bodies)) == (2, 2)
+    start = Start(task, prefix=parent, fork_round=1)
+    (branch,) = collect(envs, agent, starts=[start])
+    assert branch.rounds[1].text == parent.rounds[1].text
+    assert (len(stub.bodies), agent.costs()["cached"]) == (2, 1), "the same messages are in the cache"
+    collect(envs, agent, starts=[start, start])
+    assert stub.bodies[2]["messages"] == stub.bodies[1]["messages"], "a sibling gets a reply of its own"
+
+
+def test_native_calls_are_not_in_a_record(options: dict[str, Any]) -> None:
+    agent = APIAgent(**options)
+    envs = open_envs("SearchQA-v0", agent, 1, corpus=WORLD, dialect="tools")
+    (parent,) = collect(envs, agent, envs.task_ids()[:1])
+    with pytest.raises(ConfigError, match="native_tools=False"):
+        collect(envs, agent, starts=[Start(parent.task_id, prefix=parent, fork_round=1)])
 
 
 def test_the_command_line_shows_what_it_cost(

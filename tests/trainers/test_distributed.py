@@ -43,6 +43,7 @@ BASE = {
 RUNS = {
     "grpo": {"settings": {"group_size": 4, "kl_coef": 0.01}, "token_budget": 8},
     "reinforce++": {"settings": {"group_size": 2, "variant": "reinforce++"}, "epochs": 2},
+    "tree-grpo": {"trainer": "tree-grpo", "settings": {"group_size": 6}},
     "lag": {"settings": {"group_size": 3}, "rollout_lag": 1},
     "ppo": {"trainer": "ppo", "questions": 3, "minibatches": 1},  # three samples: shares differ in size
 }

@@ -10,6 +10,7 @@ import pytest
 from helpers import candidate_run
 
 from searchgym.agents.candidate.agent import CandidateAgent
+from searchgym.episode import load_episodes
 from searchgym.errors import ConfigError
 from searchgym.trainers.config import make_config
 from searchgym.trainers.rollouts import RolloutRequest, run_requests
@@ -53,6 +54,19 @@ def test_two_workers_one_or_none_give_the_same_run(ray, tmp_path):
         files.append((result.metrics, result.policy.module.state_dict()["weight"].tolist()))
     assert files[0] == files[1] == files[2]
     assert sum(row.get("updates", 0) for row in files[0][0]) > 0
+
+
+def test_branches_are_shared_out_over_workers(ray, tmp_path):
+    tree = {**CONFIG, "trainer": "tree-grpo", "settings": {"group_size": 6}, "streams": "episode"}
+    runs = []
+    for workers in (0, 2):
+        run = tmp_path / str(workers)
+        result = train({**tree, "rollout_workers": workers}, run)
+        rows = [{k: v for k, v in row.items() if k != "lost_workers"} for row in result.metrics]
+        played = list(load_episodes(next((run / "episodes").glob("train-*.jsonl"))))
+        runs.append((rows, result.policy.module.state_dict()["weight"].tolist(), played))
+    assert runs[0] == runs[1]
+    assert sum(episode.parent_id is not None for episode in runs[0][2]) == 4 * 4
 
 
 def test_what_a_dead_worker_was_to_play_others_play(ray):

@@ -1,11 +1,14 @@
 """Every registered trainer passes the conformance checks, and trainers that break the contract do not."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from searchgym import plugins
 from searchgym.errors import TrainingError
+from searchgym.rollouts import Start
 from searchgym.trainers.algorithm import Algorithm, Loss, TrainContext
 from searchgym.trainers.algorithms.gigpo import GiGPO
 from searchgym.trainers.algorithms.grpo import GRPO
@@ -20,7 +23,7 @@ def test_registered_trainers(name):
 
 def test_who_declares_to_be_relative_to_the_group():
     relative = {name for name in plugins.names("trainers") if plugins.load("trainers", name)().group_relative}
-    assert relative >= {"grpo", "cw-grpo", "capf"}
+    assert relative >= {"grpo", "cw-grpo", "capf", "tree-grpo"}
     assert not relative & {"reinforce", "ppo", "mt-ppo", "gigpo"}
     assert GiGPO({"omega": 0}).group_relative
     assert not GRPO({"variant": "reinforce++"}).group_relative
@@ -36,6 +39,38 @@ class Plain(Algorithm):
 
     def loss(self, batch, outputs):
         return Loss(batch.total(-batch.advantages_N * outputs.logprobs_N))
+
+
+class Branches(GRPO):
+    """Adds a branch to each group, and spoils it."""
+
+    spoil = staticmethod(lambda branch: branch)
+
+    def play(self, policy, envs, task_ids):
+        groups = super().play(policy, envs, task_ids)
+        parents = [max(group, key=lambda e: len(e.rounds)) for group in groups]
+        starts = [Start(e.task_id, prefix=e, fork_round=len(e.rounds) - 1) for e in parents]
+        branches = self.context.play.branch(policy, envs, starts, self.context.rng)
+        return [[*group, self.spoil(b)] for group, b in zip(groups, branches, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parent_id": "x"}, "without its parent in its group and tree"),
+        ({"tree_id": "x"}, "without its parent in its group and tree"),
+        ({"fork_round": 9}, r"does not share the first 9 rounds \(uids\)"),
+        ({"segments": []}, "does not have its parent's tokens"),
+        ({"parent_id": None, "fork_round": None}, "share round .* neither continues the other"),
+    ],
+)
+def test_branches_keep_their_contract(changes, message):
+    class Spoilt(Branches):
+        spoil = staticmethod(lambda branch: dataclasses.replace(branch, **changes))
+
+    check_trainer(Branches())
+    with pytest.raises(TrainingError, match=message):
+        check_trainer(Spoilt())
 
 
 def test_the_plain_algorithm():

@@ -8,6 +8,7 @@ from searchgym.trainers.training.api import train
 
 WORLD = small_world("country-terse", train=300, dev=400)
 GROUPS = {"questions": 16, "settings": {"group_size": 8, "entropy_coef": 0.01, "skip_equal": False}}
+TREES = {**GROUPS, "settings": {**GROUPS["settings"], "nodes": 3}}
 SINGLES = {"questions": 128, "settings": {"entropy_coef": 0.01}}
 JUDGED = {"judge": "oracle", "judge_when": "unequal-success"}
 
@@ -18,6 +19,7 @@ JUDGED = {"judge": "oracle", "judge_when": "unequal-success"}
     [
         ("cw-grpo", GROUPS, JUDGED),
         ("capf", GROUPS, {}),
+        ("tree-grpo", TREES, {}),
         ("ppo", SINGLES, {}),
         ("mt-ppo", SINGLES, {"judge": "oracle", "reward": "mt_ppo"}),
     ],

@@ -183,12 +183,16 @@ class GRPO(Algorithm):
         self._reference = context.policy.freeze_reference() if self.settings.kl_coef > 0.0 else None
 
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
-        groups = list(super().collect(policy, envs, tasks))
+        groups = self.play(policy, envs, tasks.draw())
         for _ in range(self.settings.resample):
             if sum(rewards_differ(group) for group in groups) >= tasks.count:
                 break
-            groups += super().collect(policy, envs, tasks)
+            groups += self.play(policy, envs, tasks.draw())
         return groups
+
+    def play(self, policy: Policy, envs: SearchVectorEnv, task_ids: Sequence[str]) -> list[Group]:
+        """Play the group of each question; branching methods override it."""
+        return self.context.play(policy, envs, task_ids, self.settings.group_size, self.context.rng)
 
     def rewards(self, group: Group) -> NDArray[np.float64]:
         r_G = super().rewards(group)

@@ -11,7 +11,7 @@ from searchgym.episode import Episode, StopReason
 from searchgym.rollouts.evaluation import EvalResult
 from searchgym.statistics import Interval
 
-from ..groups import Group, sampled_tokens
+from ..groups import Group, new_tokens
 
 __all__ = [
     "best_evaluation",
@@ -23,7 +23,11 @@ __all__ = [
 
 
 def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
-    """Metrics of collected episodes, over all valid ones: means per episode, shares of episodes or rounds."""
+    """Metrics of collected episodes, over all valid ones: means per episode, shares of episodes or rounds.
+
+    A round that branches share counts in each of them, except in "tokens": these are the tokens sampled for an episode
+    itself, so that their sum is what a run has spent.
+    """
     played = [episode for group in groups for episode in group]
     episodes = [episode for episode in played if episode.valid_for_training]
     rounds = [round_ for episode in episodes for round_ in episode.rounds]
@@ -41,7 +45,7 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "f1": mean([e.outcome.f1 for e in episodes]),
         "rounds": mean([len(e.rounds) for e in episodes]),
         "searches": mean([e.outcome.searches for e in episodes]),
-        "tokens": mean([sampled_tokens(e) for e in episodes]),
+        "tokens": mean([new_tokens(e) for e in episodes]),
         "surprisal": _surprisal(episodes),
         "invalid_rounds": mean([r.action.kind == "invalid" for r in rounds]),
         "repeated_searches": mean([again for e in episodes for again in _searched_before(e)]),

@@ -33,6 +33,7 @@ from ..learner.learner import Learner
 from ..learner.metrics import UpdateMetrics
 from ..processes import world
 from ..rollouts import (
+    Play,
     PrefetchCollector,
     SeededRollouts,
     Workers,
@@ -133,7 +134,7 @@ class Loop:
             "algorithm": np.random.default_rng([config.seed, 1]),
             "minibatches": np.random.default_rng([config.seed, 2]),
         }
-        play = play_groups
+        play: Play = play_groups
         if config.streams == "episode":
             self.generators["rollouts"] = np.random.default_rng([config.seed, 3])
             play = SeededRollouts(self.generators["rollouts"], players.workers or run_requests)
