@@ -344,7 +344,7 @@ def test_qwens_own_tool_template_lists_the_tools_once_and_wraps_observations_onc
     for tool in get_dialect("tools").tools(feedback=False, max_queries=1):  # type: ignore[attr-defined]
         assert opening.count(tool["function"]["description"]) == 1
     assert opening.count("# Tools") == 1
-    assert "exactly one act and stop" in opening  # the rest of the dialect's prompt stays
+    assert "exactly one action and stop" in opening  # the rest of the dialect's prompt stays
     assert '<|im_start|>user\n<tool_response>\n"A"\nB\n</tool_response><|im_end|>' in reply
 
 

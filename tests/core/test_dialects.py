@@ -271,7 +271,7 @@ def test_feedback_is_never_mentioned_while_it_is_off(dialect: Dialect, max_queri
 def test_the_prompts_without_feedback_byte_for_byte() -> None:
     assert get_dialect("tags", "an encyclopedia").system_prompt(feedback=False, max_queries=1) == (
         "You answer questions by searching an encyclopedia. Work in rounds. In each round first think, "
-        "then do exactly one act and stop. Write your thoughts as <think>…</think>.\n"
+        "then take exactly one action and stop. Write your thoughts as <think>…</think>.\n"
         "- <search>your query</search> returns passages as <information>…</information>.\n"
         "- <answer>the answer</answer> ends the episode. Give only the answer, a few words, no sentence.\n"
         "Ask about one fact at a time, do not repeat a query, and rephrase a query that found nothing."

@@ -128,7 +128,7 @@ def test_a_dry_run_of_the_tiny_recipe_finds_nothing_wrong_and_writes_nothing(tmp
     monkeypatch.chdir(tmp_path)
     code, out, err = run("--recipe", "tiny-cpu", "--dry-run", "--run-dir", "here")
     assert code == 0, out + err
-    assert "349,536 weights" in out
+    assert "349,600 weights" in out
     assert "hits for the first question" in out
     assert list(tmp_path.iterdir()) == []
 
