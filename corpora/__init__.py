@@ -5,18 +5,7 @@ Names are loaded when first used, so that `import searchgym.corpora` stays cheap
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from searchgym.lazy import lazy_exports
-
-if TYPE_CHECKING:
-    from .bm25.index import BM25, open_bm25
-    from .datasets.jsonl import JsonlCorpus, open_jsonl
-    from .indexing.backend import Estimate, IndexBackend, build_index, open_index
-    from .indexing.cache import cached_directory, home, verify_directory
-    from .service.app import Limits, create_app
-    from .service.client import open_remote
-    from .service.server import local_service, serve
 
 __all__ = [
     "BM25",

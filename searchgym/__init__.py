@@ -8,7 +8,7 @@ Importing this package registers the environments and loads nothing heavy: names
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as _gym
 
@@ -54,41 +54,6 @@ _FUNCTIONS = ("resume", "train")
 
 __all__ = ["__version__", *_EXPORTS, *_FUNCTIONS]
 
-if TYPE_CHECKING:
-    from .agent import Agent as Agent
-    from .agent import Turn as Turn
-    from .env.env import SearchEnv as SearchEnv
-    from .env.judging import judge_episodes as judge_episodes
-    from .env.vector import SearchVectorEnv as SearchVectorEnv
-    from .env.vector import make_vec as make_vec
-    from .episode import Episode as Episode
-    from .episode import Outcome as Outcome
-    from .episode import Round as Round
-    from .episode import Segment as Segment
-    from .episode import StopReason as StopReason
-    from .episode import load_episodes as load_episodes
-    from .episode import save_episodes as save_episodes
-    from .errors import SearchGymError as SearchGymError
-    from .judges.protocol import Judge as Judge
-    from .judges.protocol import Trace as Trace
-    from .judges.protocol import Verdict as Verdict
-    from .judges.protocol import open_judge as open_judge
-    from .question import Corpus as Corpus
-    from .question import Hop as Hop
-    from .question import Passage as Passage
-    from .question import Question as Question
-    from .retriever import Hit as Hit
-    from .retriever import Retriever as Retriever
-    from .rollouts.budgets import BudgetCurve as BudgetCurve
-    from .rollouts.budgets import evaluate_budgets as evaluate_budgets
-    from .rollouts.collection import collect as collect
-    from .rollouts.collection import rollout as rollout
-    from .rollouts.evaluation import EvalResult as EvalResult
-    from .rollouts.evaluation import evaluate as evaluate
-    from .specs import open_corpus as open_corpus
-    from .specs import open_retriever as open_retriever
-
-
 _get, _names = lazy_exports(__name__, _EXPORTS)
 
 
@@ -114,7 +79,7 @@ for _id, _arguments in _ENVIRONMENTS.items():
     # restores. The budget is the argument `max_rounds`.
     _gym.register(
         id=_id,
-        entry_point="searchgym.env.env:SearchEnv",
-        vector_entry_point="searchgym.env.vector:SearchVectorEnv",
+        entry_point="searchgym.env:SearchEnv",
+        vector_entry_point="searchgym.env:SearchVectorEnv",
         kwargs=_arguments,
     )

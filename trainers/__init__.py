@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from searchgym.lazy import lazy_exports
-
-if TYPE_CHECKING:
-    from .runs.credit_record import CreditRecord as CreditRecord
-    from .runs.credit_record import load_credit as load_credit
 
 _MODULES = {
     "CreditRecord": "runs.credit_record",

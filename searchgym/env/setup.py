@@ -124,7 +124,7 @@ def registered_arguments(env_id: str, arguments: dict[str, Any]) -> dict[str, An
             raise ConfigError(
                 f"environment {env_id!r}: module {module!r} cannot be imported: {error}"
             ) from error
-    known = [i for i, s in gym.registry.items() if s.entry_point == "searchgym.env.env:SearchEnv"]
+    known = [i for i, s in gym.registry.items() if s.entry_point == "searchgym.env:SearchEnv"]
     if name not in known:
         raise UnknownIdError("environment", env_id, known)
     check_names(arguments)

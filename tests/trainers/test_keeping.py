@@ -13,7 +13,7 @@ import safetensors.torch
 from test_run import assert_same_run
 from toy_bandit import ToyGRPO, make_trainer, play, run_toy
 
-import searchgym.trainers.conformance
+import searchgym.trainers.conformance.checks
 import searchgym.trainers.learner.checkpoint
 from searchgym.episode import Segment, StopReason
 from searchgym.errors import ConfigError, RunDirectoryError, TrainingError
@@ -156,7 +156,7 @@ class FullDisk:
         monkeypatch.setattr(pathlib.Path, "write_text", write_text)
         monkeypatch.setattr(pathlib.Path, "open", opened)
         monkeypatch.setattr(pathlib.Path, "mkdir", mkdir)
-        for module in (searchgym.trainers.learner.checkpoint, searchgym.trainers.conformance):
+        for module in (searchgym.trainers.learner.checkpoint, searchgym.trainers.conformance.checks):
             monkeypatch.setattr(module, "save_file", saved)
 
     def full(self):

@@ -1,7 +1,7 @@
 """Checks every trainer must pass; run them on your own: `check_trainer(MyAlgorithm())`.
 
 Credit and loss are checked on synthetic episodes of a tabular policy, in which every token's probability is known
-exactly; `configure_env` and `collect` in a small environment (conformance_rollouts.py).
+exactly; `configure_env` and `collect` in a small environment (collection.py).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from searchgym.errors import CheckpointError, TrainingError
 from searchgym.retriever import Hit
 from searchgym.verdict import Verdict
 
-from .algorithm import Algorithm, Loss, TrainContext
-from .batch import Batch, micro_batches, pack
-from .conformance_rollouts import check_collect
-from .credit import Credit
-from .groups import Group, Groups, drop_invalid
+from ..algorithm import Algorithm, Loss, TrainContext
+from ..batch import Batch, micro_batches, pack
+from ..credit import Credit
+from ..groups import Group, Groups, drop_invalid
+from .collection import check_collect
 
 __all__ = ["TabularPolicy", "check_trainer", "make_episode", "synthetic_groups"]
 

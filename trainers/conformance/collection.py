@@ -19,9 +19,9 @@ from searchgym.errors import ConfigError, TrainingError, UnknownIdError
 from searchgym.question import Hop, Passage, Question
 from searchgym.retriever import Hit, SearchResult
 
-from .algorithm import Algorithm, TrainContext
-from .groups import Groups
-from .tasks import TaskSampler
+from ..algorithm import Algorithm, TrainContext
+from ..groups import Groups
+from ..tasks import TaskSampler
 
 __all__ = ["check_collect"]
 

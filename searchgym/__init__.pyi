@@ -1,0 +1,41 @@
+# What type checkers and editors see: `__init__.py` resolves these names on first use.
+
+from collections.abc import Callable
+from typing import Any
+
+from .agent import Agent as Agent
+from .agent import Turn as Turn
+from .env.env import SearchEnv as SearchEnv
+from .env.judging import judge_episodes as judge_episodes
+from .env.vector import SearchVectorEnv as SearchVectorEnv
+from .env.vector import make_vec as make_vec
+from .episode import Episode as Episode
+from .episode import Outcome as Outcome
+from .episode import Round as Round
+from .episode import Segment as Segment
+from .episode import StopReason as StopReason
+from .episode import load_episodes as load_episodes
+from .episode import save_episodes as save_episodes
+from .errors import SearchGymError as SearchGymError
+from .judges.protocol import Judge as Judge
+from .judges.protocol import Trace as Trace
+from .judges.protocol import Verdict as Verdict
+from .judges.protocol import open_judge as open_judge
+from .question import Corpus as Corpus
+from .question import Hop as Hop
+from .question import Passage as Passage
+from .question import Question as Question
+from .retriever import Hit as Hit
+from .retriever import Retriever as Retriever
+from .rollouts.budgets import BudgetCurve as BudgetCurve
+from .rollouts.budgets import evaluate_budgets as evaluate_budgets
+from .rollouts.collection import collect as collect
+from .rollouts.collection import rollout as rollout
+from .rollouts.evaluation import EvalResult as EvalResult
+from .rollouts.evaluation import evaluate as evaluate
+from .specs import open_corpus as open_corpus
+from .specs import open_retriever as open_retriever
+
+__version__: str
+resume: Callable[..., Any]
+train: Callable[..., Any]
