@@ -43,7 +43,7 @@ def test_few_blocks_are_skipped_and_each_says_why() -> None:
     }
     assert len(skips) <= MOST_SKIPS, skips
     for place, reason in skips.items():
-        assert len(reason.split()) >= 2, f"{place}: {reason!r} is no reason"
+        assert len(reason.split()) >= 2, f"{place}: {reason!r} is not a reason"
 
 
 # -- links ---------------------------------------------------------------------------------------------------
