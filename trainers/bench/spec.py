@@ -168,7 +168,7 @@ def load_spec(source: str | Path, **changes: Any) -> Spec:
         **changes: replace keys of the file.
 
     Raises:
-        ConfigError: not there, not TOML or JSON, or a value that cannot be used.
+        ConfigError: the file is missing or not TOML or JSON, or a value cannot be used.
     """
     values = _read(str(source), Path())
     return parse_spec({**values, **changes})
