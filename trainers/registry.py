@@ -112,8 +112,8 @@ def absolute_name(name: str, folder: Path | None = None) -> str:
     source, _, attribute = name.rpartition(":")
     if not source.endswith(".py"):
         return name
-    beside = (folder or Path()) / source
-    return f"{os.path.abspath(beside if beside.is_file() else source)}:{attribute}"
+    nearby = (folder or Path()) / source
+    return f"{os.path.abspath(nearby if nearby.is_file() else source)}:{attribute}"
 
 
 def _load_file(name: str, path: Path) -> ModuleType:

@@ -159,7 +159,7 @@ class TestCandidates:
         assert all(choice.phrases)
 
     def test_no_feature_tells_the_answer_by_itself(self) -> None:
-        """Along the gold path of a hundred questions, whatever marks right answers also marks wrong ones."""
+        """Along the gold path of a hundred questions, every feature of right answers is also one of wrong answers."""
         env = SearchEnv(corpus="country-terse", split="dev", types=["chain"], hops=[2, 3])
         wrong = np.zeros(WIDTH, dtype=np.int64)
         right = np.zeros(WIDTH, dtype=np.int64)

@@ -197,7 +197,7 @@ def test_the_ends_are_those_of_tokenizer_template_and_generation_config() -> Non
 
 
 def test_where_the_next_message_ends_one_its_header_is_not_written_twice() -> None:
-    """GLM's templates: no end of a message; the model samples the header of whoever speaks next."""
+    """GLM's templates: no end of a message; the model samples the header of the next speaker."""
     template = (
         "{% for m in messages %}{{ ('[INST]' if m.role != 'assistant' else '[/INST]') + m.content }}{% endfor %}"
         "{% if add_generation_prompt %}[/INST]{% endif %}"
@@ -572,7 +572,7 @@ def test_drift_names_text_that_becomes_control_tokens_or_is_trimmed() -> None:
 
 
 def test_drift_looks_at_nothing_after_the_last_sampled_token() -> None:
-    """An episode that ran out of tokens ends with an observation nobody answered."""
+    """An episode that ran out of tokens ends with an observation without an answer."""
     chat = family_format("gemma")
     played = episode(chat, "Who?", [chat.plain(ACTS[0])], [])
     whole = chat.drift(played)

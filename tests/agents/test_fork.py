@@ -54,7 +54,7 @@ def make(request: pytest.FixtureRequest, path: str, monkeypatch: pytest.MonkeyPa
 def advance(
     agent: Agent, env: SearchEnv, slot: int, point: Point, rounds: int
 ) -> tuple[list[Turn], Point | None]:
-    """Play up to so many rounds in a slot; the point is None after the last round of an episode."""
+    """Play up to `rounds` rounds in a slot; the point is None after the last round of an episode."""
     turns: list[Turn] = []
     for _ in range(rounds):
         (turn,) = agent.act([slot], [point[0]], [point[1]])
@@ -68,7 +68,7 @@ def advance(
 
 
 def play_to(agent: Agent, env: SearchEnv, rounds: int) -> Point:
-    """An episode in slot 0 that still runs after so many rounds."""
+    """An episode in slot 0 that still runs after `rounds` rounds."""
     agent.bind(agent_context_of(env.config))
     for seed, task in enumerate(env.task_ids()):
         agent.begin([0])

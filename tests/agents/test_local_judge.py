@@ -252,7 +252,9 @@ def test_text_never_becomes_a_control_token(place: int) -> None:
         len(control(tokenizer, whole)) == len(control(tokenizer, ids)) + 4
     )  # what the usual way lets through
     assert tokenizer.decode(ids) == tokenizer.decode(whole)  # the model is shown every character all the same
-    assert tokenizer.convert_tokens_to_ids("\n\n\n") in encoder.plain("a\n\n\nb")  # white space is no control
+    assert tokenizer.convert_tokens_to_ids("\n\n\n") in encoder.plain(
+        "a\n\n\nb"
+    )  # white space is not a control token
 
 
 def test_text_that_is_normalised_into_a_control_token_does_not_become_one() -> None:

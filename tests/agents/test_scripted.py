@@ -100,7 +100,7 @@ def test_random_is_deterministic_and_seeded(env: SearchEnv) -> None:
 @pytest.mark.parametrize("dataset", ["hotpotqa", "2wiki"])
 def test_gold_is_always_right_on_real_data(dataset: str) -> None:
     if not (DATA / dataset).is_dir():
-        pytest.skip("the real data sets are not beside this checkout")
+        pytest.skip("the real data sets are not next to this checkout")
     from searchgym.corpora import open_jsonl
 
     class NoRetriever:

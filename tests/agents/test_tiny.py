@@ -136,7 +136,7 @@ def test_a_fork_has_the_same_history() -> None:
     agent.fork(0, [1])
     here, there = agent.act([0, 1], ["founder of the river"] * 2, [{}, {}])
     assert (here.prompt_ids, here.token_ids) == (there.prompt_ids, there.token_ids)  # type: ignore[union-attr]
-    agent.act([1], ["Voss"], [{}])  # the two go on apart
+    agent.act([1], ["Voss"], [{}])  # the two continue separately
     (after,) = agent.act([0], ["mayor"], [{}])
     question = prompt_ids(agent.tokenizer, "the river of Mira ?", first=True)
     newest = prompt_ids(agent.tokenizer, "mayor", first=False)

@@ -230,7 +230,7 @@ def test_a_server_that_dies_loses_acts_and_comes_back_with_the_weights(stub: Stu
     patient = time.monotonic() - start
     start = time.monotonic()
     assert {g.ending for g in drawn(engine)} == {Ending.FAILED}
-    assert time.monotonic() - start < patient  # nobody waits for it a second time
+    assert time.monotonic() - start < patient  # it is not waited for a second time
     with pytest.raises(EngineError, match="cannot be reached"):
         engine.sync(model, 6)
     stub.start_anew()
@@ -248,7 +248,7 @@ def test_a_server_that_is_back_in_time_loses_nothing(stub: StubVLLM) -> None:
     stub.start_anew()
     threading.Timer(0.5, stub.listen).start()
     assert drawn(engine) == expected
-    assert len(stub.loaded) == 2  # before the first act, by whoever asked first
+    assert len(stub.loaded) == 2  # before the first act, by the request that came first
     assert stub.loaded[0] == stub.loaded[1]
 
 

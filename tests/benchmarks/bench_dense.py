@@ -223,7 +223,7 @@ def line(name: str, f: dict[str, Any]) -> str:
 def projection(measured: dict[int, dict[str, Any]]) -> str:
     """Power laws through the three largest sizes, extended to wiki-18, times the ratio of the dimensions.
 
-    Memory is no power law, as building holds a sample or a file of the index: it is what the package estimates.
+    Memory does not follow a power law, as building holds a sample or a file of the index: it is what the package estimates.
     """
     sizes = sorted(measured)[-3:]
     fits = []

@@ -3,7 +3,7 @@
 python tests/benchmarks/bench_feedback.py [SEEDS] [RETENTION ...]
 
 Every run is one of the row `capf` of the benchmark `seconds`, its budget and world, at the middle learning rate, with
-the selection's seeds (1000, 1001, …) and one level after the other; row `grpo` beside them. The share is that of all
+the selection's seeds (1000, 1001, …) and one level after the other; and the row `grpo` for comparison. The share is that of all
 training episodes.
 """
 

@@ -33,7 +33,7 @@ from searchgym.judges.llm.prompt import round_prompt
 
 
 def played(count: int) -> list[Trace]:
-    """So many different rounds of the oracle agent on the default world."""
+    """`count` different rounds of the oracle agent on the default world."""
     traces: dict[bytes, Trace] = {}
     seed = 0
     while len(traces) < count:

@@ -4,7 +4,7 @@
     python tests/benchmarks/bench_service.py --seconds 60           64 clients for a minute
     python tests/benchmarks/bench_service.py --keep DIR             keeps corpus and indexes there for the next run
 
-The passages are sentences of the real passages beside the repository, shuffled; without those, of the generated
+The passages are sentences of the real passages next to the repository, shuffled; without those, of the generated
 world. The peer answers the same protocol the way retrieval servers are usually written: a FastAPI route with a
 pydantic model, every request searched for itself in FastAPI's thread pool, by bm25s with its numba backend where that
 is installed. TOY are the figures of the first such server that was measured, over tantivy, on another day.

@@ -107,7 +107,7 @@ def main() -> None:
             command = [sys.executable, __file__, *sys.argv[1:], "--way", way, *["--frozen"][: int(frozen)]]
             row = found[way] = figures_of(command)
             print(
-                f"{way}, weight {'frozen' if frozen else 'trained'}: {row['bytes'] / 1e9:.3f} GB beside inputs"
+                f"{way}, weight {'frozen' if frozen else 'trained'}: {row['bytes'] / 1e9:.3f} GB in addition to inputs"
                 f"{'' if frozen else ' and the gradient of the weight'}; forward {row['forward']:.1f} s, "
                 f"backward {row['backward']:.1f} s of processor time",
                 flush=True,

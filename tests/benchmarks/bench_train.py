@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_train.py [--seeds N] [--control]
 
 Each seed runs the command as a user would, imports and both evaluations included. `--control` shuffles the
-rewards inside every group: whatever is learned then was not learned from the rewards.
+rewards inside every group: what is learned then was not learned from the rewards.
 """
 
 import argparse

@@ -12,7 +12,7 @@ time; half of the groups get unequal ones, drawn at random.
 
 Each row runs in a process of its own; the processes take turns, one iteration each, in rotating order, two to warm up
 and `--iterations` that count. Printed are medians, of wall time and of processor time (which other work on the machine
-changes little), and beside them what each row did: rounds, sampled tokens, lengths, episodes updated on. Needs TRL;
+changes little), and next to them what each row did: rounds, sampled tokens, lengths, episodes updated on. Needs TRL;
 without it only our own rows are run.
 """
 

@@ -65,7 +65,7 @@ def test_a_last_round_is_left_to_answer_in(toy: str) -> None:
 
 
 def test_the_planner_agent_answers_under_every_budget(toy: str) -> None:
-    # Gold queries, the answer read from whatever was found: what is missing is missing for want of searches.
+    # Gold queries, the answer read from the passages found: what is missing is missing because the searches ran out.
     spec = {"name": "planner", "planner": "oracle", "answerer": {"name": "copy"}}
     curve = searchgym.evaluate_budgets("SearchQA-v0", spec, (0, 1, 2), corpus=toy)
     alone = searchgym.evaluate_budgets("SearchQA-v0", "oracle", (0, 1, 2), corpus=toy)

@@ -313,7 +313,7 @@ def test_lookup_by_name() -> None:
         get_dialect("tag")
 
 
-@pytest.mark.skipif(not ROLLOUTS.is_file(), reason="the recorded rollouts are not beside this checkout")
+@pytest.mark.skipif(not ROLLOUTS.is_file(), reason="the recorded rollouts are not next to this checkout")
 def test_recorded_rollouts_of_real_models_parse() -> None:
     """Foreign formats: nothing may raise, and the one tag they share with ours must be read right."""
     with gzip.open(ROLLOUTS, "rt", encoding="utf-8") as handle:

@@ -114,7 +114,7 @@ def test_where_no_file_can_be_written(episodes: list[Episode], tmp_path: Path) -
 
 
 def damaged(line: str) -> dict[str, tuple[str, str]]:
-    """Lines that are no episode, with what the error must say."""
+    """Lines that are not an episode, with what the error must say."""
     good = json.loads(line)
 
     def but(**changes: Any) -> str:

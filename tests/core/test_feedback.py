@@ -58,7 +58,7 @@ def test_an_earlier_step_is_named_from_the_derivation_or_from_the_gold_titles() 
     assert said(known, "Sochi", "hop", ("b",)) == f"{step} Step 2 of 2 has not been found."
     assert said(unknown, "Sochi", "hop", ("b",)) == f"{step} 1 of 2 passages needed have not been found."
     assert said(known, "Sochi", "hop", ("a", "b")) == f"{step} Everything needed has been found."
-    # What the question itself names is no step on the way, but one of the things compared.
+    # What the question itself names is not a step on the way, but one of the things compared.
     compared = question("Moscow", text="Which is older, Sochi or Moscow?", supporting_ids=("a",))
     assert said(compared, "Sochi") == "The draft is wrong."
 

@@ -74,7 +74,7 @@ TAGS = """I must search. <answer> not yet </answer> The query is "<|begin_of_que
 
 <|begin_of_documents|>
 (1)Lake Orrin   Lake Orrin Lake Orrin (2) lies north of (3) Sundmark.
-(7) is no document, <answer>Trap</answer> </think> is no answer.
+(7) is not a document, <answer>Trap</answer> </think> is not an answer.
 (2)"Title: The ""Orrin"" Text:  A ship named ""Orrin"", 4   decks."
 (3)Title: Empty Text:
 <|end_of_documents|>
@@ -100,7 +100,7 @@ def test_tags_become_rounds_that_hold_every_character() -> None:
     ]
     first = episode.rounds[0].hits
     assert [h.title for h in first] == ["Lake Orrin", 'The "Orrin"', "Empty"]
-    assert "(7) is no document" in first[0].text
+    assert "(7) is not a document" in first[0].text
     assert first[1].text == 'A ship named "Orrin", 4   decks.'
     assert first[1].id == content_id(first[1].title, first[1].text)
     assert episode.rounds[2].hits == []

@@ -56,7 +56,7 @@ def voted(vote: str, *opinions: tuple[float, float] | None, quorum: int | None =
     [("mean", (0.5, 0.25)), ("majority", (0.0, 0.0)), ("all", (1.0, 1.0))],
 )
 def test_each_criterion_is_put_to_the_vote_by_itself(vote: str, expected: tuple[float, float]) -> None:
-    # u: two of four say yes, which is no majority and not all of them saying no. v: one of four says yes.
+    # u: two of four say yes, which is not a majority, and not all of them say no. v: one of four says yes.
     assert voted(vote, (1.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)) == expected
 
 

@@ -238,7 +238,7 @@ def test_check_says_what_to_do_and_judging_fails_softly(
         verdicts = judge.judge(traces(50))
     assert {v.status for v in verdicts} == {"error"}
     assert all(v.utility is None and "secret" not in v.reason for v in verdicts)
-    assert len(llm_stub.bodies) <= 6  # nobody asks fifty times for what there is not
+    assert len(llm_stub.bodies) <= 6  # what does not exist is not requested fifty times
     assert len(caplog.records) == 1
 
 

@@ -338,7 +338,7 @@ def test_an_interrupt_stops_asking_and_keeps_what_is_there(
     asked = len(llm_stub.bodies)
     assert 4 <= asked < 100
     time.sleep(0.3)
-    assert len(llm_stub.bodies) == asked  # nothing goes on in the background
+    assert len(llm_stub.bodies) == asked  # nothing runs in the background
     assert sum(v.cost["calls"] for v in judge.judge(traces(asked))) <= 4  # those that were in flight
 
 

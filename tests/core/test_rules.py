@@ -134,7 +134,7 @@ def test_a_failed_retrieval_is_never_a_wrong_answer(
     assert info["reward_terms"] == {"recall": 0.0}
     assert "retrieval failed" in caplog.text  # the reason is told to the user ...
     for said in (observation, env.render(), json.dumps(info)):
-        assert "SECRET" not in str(said)  # ... and to nobody else
+        assert "SECRET" not in str(said)  # ... and not to the agent
 
 
 def test_an_interrupted_step_can_be_played_again(toy: str) -> None:

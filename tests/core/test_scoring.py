@@ -245,7 +245,7 @@ class TestAgainstSearchR1:
 def test_every_real_gold_answer_scores_full_marks(dataset: str) -> None:
     path = DATA / dataset / "questions.jsonl.gz"
     if not path.is_file():
-        pytest.skip("the real data sets are not beside this checkout")
+        pytest.skip("the real data sets are not next to this checkout")
     with gzip.open(path, "rt", encoding="utf-8") as handle:
         rows = [json.loads(row) for row in handle]
     assert len(rows) > 500
@@ -257,7 +257,7 @@ def test_every_real_gold_answer_scores_full_marks(dataset: str) -> None:
 def test_recorded_predictions_of_real_models_score() -> None:
     path = DATA / "recorded_rollouts_sample.jsonl.gz"
     if not path.is_file():
-        pytest.skip("the recorded rollouts are not beside this checkout")
+        pytest.skip("the recorded rollouts are not next to this checkout")
     with gzip.open(path, "rt", encoding="utf-8") as handle:
         rows = [json.loads(row) for row in handle]
     matches = 0

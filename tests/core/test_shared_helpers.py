@@ -99,7 +99,7 @@ def test_a_lock_file_is_taken_once(tmp_path: Path) -> None:
 
 
 def test_the_most_recent_entries_are_kept_and_the_capacity_is_a_bound() -> None:
-    """Against a list of all uses: whatever was among the last half of the capacity is there."""
+    """Against a list of all uses: every entry used within the last half of the capacity is there."""
     rng, cache, uses = random.Random(0), LRUCache[int, int](20), list[int]()
     for _ in range(3000):
         key = int(rng.expovariate(0.05))

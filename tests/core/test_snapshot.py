@@ -128,7 +128,7 @@ def test_snapshots_go_between_single_and_vector(env: SearchEnv, toy: str) -> Non
     env.reset(seed=5)
     generator = env.snapshot()["generator"]
     env.restore(envs.snapshot(1))
-    assert env.snapshot()["generator"] == generator  # its own goes on
+    assert env.snapshot()["generator"] == generator  # its own continues
     envs.restore(0, env.snapshot())
     after = envs.step([RIGHT, RIGHT])
     assert env.step(RIGHT)[4] == after[4].rows()[0] == after[4].rows()[1]

@@ -1,4 +1,4 @@
-"""The layout: imports run one way and without circles, the core is light, entry points resolve, the wheel is complete."""
+"""The layout: imports run one way and without cycles, the core is light, entry points resolve, the wheel is complete."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def graph(added: dict[str, str] | None = None) -> dict[str, set[str]]:
     return found
 
 
-def circles(arrows: dict[str, set[str]]) -> list[str]:
-    """The nodes that lie on import circles or between them: the rest after removing leaves from both ends."""
+def cycles(arrows: dict[str, set[str]]) -> list[str]:
+    """The nodes that lie on import cycles or between them: the rest after removing leaves from both ends."""
     left = {node: set(targets) & set(arrows) for node, targets in arrows.items()}
     while True:
         wanted = {target for targets in left.values() for target in targets}
@@ -144,22 +144,22 @@ def by_package(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
     return found
 
 
-def test_no_import_circles_between_files_or_packages() -> None:
+def test_no_import_cycles_between_files_or_packages() -> None:
     arrows = graph()
-    assert circles(arrows) == []
-    assert circles(by_package(arrows)) == []
+    assert cycles(arrows) == []
+    assert cycles(by_package(arrows)) == []
 
 
-def test_the_circle_check_can_fail() -> None:
+def test_the_cycle_check_can_fail() -> None:
     for module, code in (
         ("searchgym.env.spaces", "def f():\n    from .env import SearchEnv"),
         ("searchgym.errors", "def f():\n    from .env import config"),
         ("searchgym.judges.protocol", "from ..rollouts.evaluation import evaluate"),
     ):
         arrows = graph({module: code})
-        assert circles(by_package(arrows)) or circles(arrows), code
+        assert cycles(by_package(arrows)) or cycles(arrows), code
     typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .env.env import SearchEnv"
-    assert circles(graph({"searchgym.errors": typed})) == []
+    assert cycles(graph({"searchgym.errors": typed})) == []
 
 
 def test_every_package_says_what_may_be_in_it() -> None:

@@ -223,7 +223,7 @@ def test_workers_replay_but_do_not_record(tmp_path: Path, method: str) -> None:
         worker.start()
         said.append(queue.get(timeout=60))
         worker.join(60)
-    assert said[0] == (1, 3)  # it goes on where the pickled one was
+    assert said[0] == (1, 3)  # it continues where the pickled one was
     assert "is being recorded by another process" in said[1]
     assert (tmp_path / "t").read_bytes() == before
     recorder.search(["y"], 3)  # the worker's end did not touch what this process holds

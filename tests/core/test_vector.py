@@ -64,7 +64,7 @@ def test_one_retriever_call_per_step(envs: SearchVectorEnv, probe: Probe) -> Non
     envs.step([RIGHT, SEARCH, "no act"])
     assert probe.calls[1:] == [["Anna Reed born"]]
     envs.step(["", WRONG, "no act"])
-    assert len(probe.calls) == 2  # nobody searched: nobody was asked
+    assert len(probe.calls) == 2  # no searches: the retriever was not called
     assert envs.stats["batches"] == 2
     assert envs.stats["queries"] == 4
     assert envs.stats["episodes"] == 3
@@ -127,7 +127,7 @@ def test_seeds_draw_what_single_environments_draw(toy: str) -> None:
 def test_forks_between_slots(envs: SearchVectorEnv) -> None:
     envs.step([SEARCH, "<search>zzz</search>", RIGHT])
     state = json.loads(json.dumps(envs.snapshot(0)))
-    envs.restore(2, state)  # a finished slot goes on
+    envs.restore(2, state)  # a finished slot continues
     envs.restore(1, state)
     assert envs.running.all()
     assert [envs.snapshot(i) for i in (1, 2)] == [state, state]
@@ -156,7 +156,7 @@ def test_truncate_from_outside(envs: SearchVectorEnv) -> None:
     ):
         with pytest.raises(error):
             envs.truncate(stops)
-        assert envs.running.tolist() == [True, False, True]  # nobody was ended halfway
+        assert envs.running.tolist() == [True, False, True]  # no slot was ended
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The lines that the issue of every corpus has, through the doors users come by: one error, and nothing half-built."""
+"""Malformed lines of a corpus, by every way a user opens one: one error, and nothing half-built."""
 
 from __future__ import annotations
 

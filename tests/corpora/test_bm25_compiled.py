@@ -142,7 +142,7 @@ def test_a_fork_while_it_loads(small_corpus: ListCorpus, tmp_path: Path) -> None
         first = index.search(query, 5)  # the thread has begun
         child = os.fork()
         if child == 0:
-            import numba  # would wait for ever for an import that nobody finishes
+            import numba  # would wait forever for an import that never finishes
             assert bm25_loader.ready() and bm25_loader.wait()
             os._exit(0 if index.search(query, 5) == first else 3)
         assert index.search(query, 5) == first

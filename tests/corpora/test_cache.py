@@ -1,4 +1,4 @@
-"""The cache: built once, whatever interrupts, races or damages it."""
+"""The cache: built once, despite interruptions, races and damage."""
 
 from __future__ import annotations
 

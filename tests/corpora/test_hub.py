@@ -245,7 +245,7 @@ def test_a_server_that_fails(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> N
         open_hub("wiki-18")
     hub.faults.clear()
     assert len(open_hub("wiki-18").passages) == 2
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(CorpusError, match=r"a request to http://127.0.0.1:9 failed \(.+\). Try again$"):
         open_hub("wiki-18", "nq")
 

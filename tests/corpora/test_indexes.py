@@ -203,7 +203,7 @@ def test_killed_between_the_seal_and_the_rename(
     assert (place / "manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
 
 
-def test_builds_beside_it_and_odd_names_are_left_alone(
+def test_builds_next_to_it_and_odd_names_are_left_alone(
     small_corpus: ListCorpus, tmp_path: Path, toy: ToyBackend
 ) -> None:
     toy.fails = KeyboardInterrupt()

@@ -338,7 +338,7 @@ def test_real_wikipedia_passages(
     name: str, passages: int, questions: int, recall_at: dict[int, float]
 ) -> None:
     if not (DATA / name).is_dir():
-        pytest.skip(f"the data set is not there: {DATA / name}")
+        pytest.skip(f"the data set is missing: {DATA / name}")
     corpus = open_jsonl(DATA / name)
     check_corpus(corpus)
     asked = [question for split in corpus.splits for question in corpus.questions(split)]

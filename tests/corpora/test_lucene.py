@@ -242,7 +242,7 @@ def test_a_damaged_or_foreign_index_is_refused(
     largest.write_bytes(largest.read_bytes()[:-3])
     with pytest.raises(IndexMismatchError, match=r"bytes instead of"):
         open_index(directory, small_corpus)
-    # The last line of defence, when somebody opens the directory without looking at its manifest.
+    # The last line of defence, when the directory is opened without a look at its manifest.
     with pytest.raises(IndexMismatchError, match=r"Lucene cannot read .*Build it again|has \d+ passages"):
         LUCENE_BACKEND.open(small_corpus, LUCENE_BACKEND.settings(), directory)
 
@@ -292,7 +292,7 @@ def test_a_forked_child_is_told_and_a_spawned_one_works(small_corpus: Any) -> No
             assert ours.recv() == expected
         child.join(30)
         assert child.exitcode == 0
-    assert index.search(["river"], 9)  # the parent's goes on
+    assert index.search(["river"], 9)  # the parent's still works
 
 
 def test_it_pickles(small_corpus: Any) -> None:

@@ -1,4 +1,4 @@
-"""Milvus, embedded and as a server: its ranking beside our BM25, its promises, kills, strangers, failures."""
+"""Milvus, embedded and as a server: its ranking compared with our BM25, its promises, kills, foreign collections, failures."""
 
 from __future__ import annotations
 

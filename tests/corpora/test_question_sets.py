@@ -150,7 +150,7 @@ def test_the_forms_of_evidence() -> None:
         {"support_paragraph": None},
     ]
     assert gold_facts({"question_decomposition": steps}) == [Fact("Aln", "The Aln."), Fact("Dorn", "")]
-    # Whatever else stands there is no evidence, and no error.
+    # Anything else in these fields is neither evidence nor an error.
     for facts in (None, [], ["Aln", 0], {"title": "Aln"}, {"title": [None, 3, " "]}, {}):
         assert gold_facts({"supporting_facts": facts, "context": CONTEXT}) == []
     out_of_range = {"supporting_facts": {"title": ["Aln"] * 3, "sent_id": [7, -1, None]}, "context": CONTEXT}

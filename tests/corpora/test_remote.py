@@ -270,7 +270,7 @@ BAD_SERVERS: dict[str, tuple[Callable[..., None] | bytes, str]] = {
         r"no complete reply within 0\.5 s",
     ),
     "drips headers": (drip(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"), r"no complete reply within 0\.5 s"),
-    "goes on and on": (drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), r"no complete reply within 0\.5 s"),
+    "never ends": (drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), r"no complete reply within 0\.5 s"),
     "huge": (http(200, b" " * 10**6), "the reply is larger than 500,000 bytes"),
     "endless": (chunked(*[b" " * 10**5] * 10), "the reply is larger than 500,000 bytes"),
     "endless headers": (b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 50_000, "receive buffer too long"),
@@ -293,7 +293,7 @@ BAD_SERVERS: dict[str, tuple[Callable[..., None] | bytes, str]] = {
     "an id that is none": (http(200, {"result": [[{**GOOD, "id": [1]}]]}), "id is"),
     "a score that is none": (http(200, {"result": [[{"document": GOOD, "score": "x"}]]}), "not an answer"),
     "an infinite score": (http(200, {"result": [[{"document": GOOD, "score": 1e999}]]}), "a score is inf"),
-    "a score that is no number": (
+    "a score that is not a number": (
         http(200, b'{"result": [[{"contents": "x", "score": NaN}]]}'),
         "a score is nan",
     ),

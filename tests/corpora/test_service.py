@@ -201,7 +201,7 @@ def test_a_client_that_leaves_or_lies_does_no_harm() -> None:
             b"",
             b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{",
             b"GET / HTTP/9.9\r\n\r\n",
-            b"\x16\x03\x01\x02\x00",  # somebody speaks TLS
+            b"\x16\x03\x01\x02\x00",  # a client that speaks TLS
         ):
             with socket.create_connection(address) as connection:
                 connection.sendall(sent)
@@ -497,7 +497,7 @@ def test_in_flight_requests_are_answered_when_it_is_told_to_stop() -> None:
         wait_for(lambda: retriever.calls)
         time.sleep(0.1)  # the others wait in the queue
         stopping = pool.submit(server.__exit__)
-        wait_for(lambda: refuses(server))  # nobody new is let in
+        wait_for(lambda: refuses(server))  # new clients are refused
         assert not stopping.done()
         retriever.gate.set()
         assert [job.result().json()["result"][0][0]["id"] for job in held] == ["q0", "q1", "q2"]

@@ -178,7 +178,7 @@ def test_passages_are_well_formed(entities: list[Entity], prose: list[str]) -> N
     )
     for entity, text in zip(entities, prose, strict=True):
         found = bad.search(text)
-        # Numbers such as "35 kilometres" are no dates.
+        # Numbers such as "35 kilometres" are not dates.
         assert found is None or found.group().strip().isdecimal(), (entity.title, found, text)
 
 

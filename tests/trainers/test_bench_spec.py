@@ -59,7 +59,7 @@ def test_the_two_main_benchmarks_are_as_large_as_they_claim() -> None:
 
 
 def third_party() -> set[str]:
-    """Trainers that this package does not bring: whoever runs the tests may have plug-ins installed."""
+    """Trainers of plug-ins: some may be installed where the tests run."""
     names = plugins.names("trainers")
     return {n for n in names if not plugins.load("trainers", n).__module__.startswith("searchgym.")}
 

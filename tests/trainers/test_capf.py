@@ -106,10 +106,10 @@ def test_the_baseline_of_those_who_asked_for_nothing():
     assert_allclose(CAPF().advantages(groups)[0], group_advantages([1, 1, 0, 0]))
 
 
-def test_a_baseline_of_nobody_of_one_and_of_equals():
+def test_a_baseline_of_none_of_one_and_of_equals():
     algorithm = CAPF({"baseline": "unassisted"})
-    everybody = group_of(episode([None] * 2, 1.0, [F, A]), episode([None] * 2, 0.0, [F, A]))
-    assert_allclose(algorithm.advantages(everybody)[0], group_advantages([1, 0]))
+    assisted = group_of(episode([None] * 2, 1.0, [F, A]), episode([None] * 2, 0.0, [F, A]))
+    assert_allclose(algorithm.advantages(assisted)[0], group_advantages([1, 0]))
     alone = group_of(episode([None] * 2, 1.0, [S, A]))
     assert_allclose(algorithm.advantages(alone)[0], group_advantages([1]))
     # Only failures went without: the one success must not be divided by their standard deviation of 0.

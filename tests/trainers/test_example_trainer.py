@@ -51,7 +51,7 @@ raise SystemExit(status)
 def installed(tmp_path: Path) -> Path:
     """The package, installed offline into a folder of its own."""
     source, target = tmp_path / "source", tmp_path / "site"
-    shutil.copytree(PACKAGE, source)  # building writes beside the sources
+    shutil.copytree(PACKAGE, source)  # building writes next to the sources
     command = [
         sys.executable,
         "-m",

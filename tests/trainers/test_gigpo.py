@@ -131,7 +131,7 @@ def test_similar_observations_are_one_state_whatever_the_order():
 
 
 def test_sorting_makes_the_clusters_independent_of_the_order():
-    # b is near both a and c, which are not near each other: whoever comes first would take it.
+    # b is near both a and c, which are not near each other: the first of the two would take it.
     a, b, c = "aaaa bbbb cccc dddd", "aaaa bbbb cccc eeee", "ffff bbbb cccc eeee"
     assert SequenceMatcher(None, a, b, autojunk=False).ratio() > 0.75
     assert SequenceMatcher(None, b, c, autojunk=False).ratio() > 0.75
@@ -353,7 +353,7 @@ def test_metrics_of_the_states():
     metrics = GiGPO({"gamma": 0.0}).credit(groups).metrics
     assert metrics["state_size"] == 7 / 4  # q, a, b, c
     assert metrics["shared_states"] == 5 / 7
-    assert metrics["state_credit"] == 2 / 7  # the two rounds in "a": at gamma 0 nobody is paid in "q"
+    assert metrics["state_credit"] == 2 / 7  # the two rounds in "a": at gamma 0 there is no credit in "q"
 
 
 WORLD = small_world("country-terse", train=300, dev=400)

@@ -225,7 +225,7 @@ def test_dapo_plays_other_questions_in_place_of_groups_of_equal_accuracy(tmp_pat
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_groups_of_one_of_equals_and_of_nobody(name):
+def test_groups_of_one_of_equals_and_empty(name):
     algorithm = GRPO({"variant": name})
     alone = group_of(ended(1.0))
     assert algorithm.select(alone) == [True]
@@ -236,9 +236,9 @@ def test_groups_of_one_of_equals_and_of_nobody(name):
     lost = [ended(1.0), ended(0.0)]
     for one in lost:
         one.valid_for_training = False
-    nobody = Groups(drop_invalid([lost])[0])
-    assert algorithm.select(nobody) == []
-    assert len(pack(nobody, algorithm.credit(nobody)).samples) == 0
+    empty = Groups(drop_invalid([lost])[0])
+    assert algorithm.select(empty) == []
+    assert len(pack(empty, algorithm.credit(empty)).samples) == 0
 
 
 def test_a_reward_that_is_not_a_number_stops():

@@ -1,4 +1,4 @@
-"""`searchgym train --agent hf`: a small chat model with an adapter learns, is stopped, goes on, and opens elsewhere."""
+"""`searchgym train --agent hf`: a small chat model with an adapter learns, is stopped, continues, and opens elsewhere."""
 
 from __future__ import annotations
 

@@ -257,7 +257,7 @@ def test_a_failure_that_cannot_be_saved_is_still_the_failure(tmp_path, monkeypat
 
 
 class Cramped(ToyGRPO):
-    """Of every group so many episodes end at once: their question does not fit."""
+    """The first `cramped` episodes of every group end at once: their question does not fit."""
 
     cramped = 8
 

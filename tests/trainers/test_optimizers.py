@@ -243,7 +243,7 @@ def test_gradients_of_micro_batches_add_up_in_float32():
     weight = torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
     masters = MasterWeights([weight])
     with masters.accumulating_grads():
-        for part in (1.0, 2.0**-9):  # their sum is no bfloat16 number
+        for part in (1.0, 2.0**-9):  # their sum is not a bfloat16 number
             (part * weight).sum().backward()
     assert weight.grad is None
     assert float(masters.parameters[0].grad) == 1.0 + 2.0**-9

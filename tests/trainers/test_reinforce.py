@@ -117,9 +117,9 @@ def test_edges():
     assert not algorithm.credit(equal).to_tokens(equal).any()
     lost = paid([1.0])
     lost.valid_for_training = False
-    nobody = Groups(drop_invalid([[lost]])[0])
-    assert algorithm.select(nobody) == []
-    assert len(pack(nobody, algorithm.credit(nobody)).samples) == 0
+    empty = Groups(drop_invalid([[lost]])[0])
+    assert algorithm.select(empty) == []
+    assert len(pack(empty, algorithm.credit(empty)).samples) == 0
     with pytest.raises(TrainingError, match="rewards must be finite"):
         group_of(paid([math.nan]))
 

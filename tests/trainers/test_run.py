@@ -82,7 +82,7 @@ def test_rows_after_the_last_checkpoint_and_a_cut_line_are_forgotten(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="the driver forks")
 def test_killed_at_random_moments_and_resumed(tmp_path):
-    """SIGKILL in a loop; what is left continues to the same bytes as a run nobody touched."""
+    """SIGKILL in a loop; what is left continues to the same bytes as an undisturbed run."""
     driver = [sys.executable, str(Path(__file__).with_name("toy_bandit.py"))]
     subprocess.run([*driver, str(tmp_path / "straight"), "40", "0"], check=True)
     killed = subprocess.run(

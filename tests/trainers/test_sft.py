@@ -186,7 +186,9 @@ def test_a_blank_policy_learns_from_records(tmp_path, demonstrations, rounds):
     assert result.after["em"].value >= 0.9
     first, last = result.metrics[1], result.metrics[-1]
     assert last["loss"] < 0.2 * first["loss"]
-    assert first["surprisal"] is None  # nobody sampled these tokens, so there is nothing to compare with
+    assert (
+        first["surprisal"] is None
+    )  # the policy did not sample these tokens, so there is nothing to compare with
     assert not {"step_kl", "log_ratio_max", "sampling_gap"} & first.keys()
     assert all(row["alarms"] == [] for row in result.metrics[1:])
 

@@ -141,7 +141,7 @@ def test_what_the_tape_lacks_ends_the_run_and_it_can_go_on_with_more(tmp_path):
     train({**CONFIG, "iterations": 2, "record": str(tmp_path / "t")}, tmp_path / "recorded")
     with pytest.raises(TapeError, match=r"has no (search|verdict)"):
         train({**CONFIG, "replay": str(tmp_path / "t")}, tmp_path / "replayed")
-    resume(tmp_path / "recorded", iterations=6)  # goes on recording
+    resume(tmp_path / "recorded", iterations=6)  # continues to record
     resume(tmp_path / "replayed")
     plain = train({**CONFIG, "replay": str(tmp_path / "t")}, tmp_path / "straight")
     assert outputs(tmp_path / "replayed") == outputs(tmp_path / "straight")

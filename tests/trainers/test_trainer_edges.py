@@ -57,7 +57,7 @@ def test_all_invalid_groups_are_counted_and_nothing_is_learned(tmp_path, name):
 def test_equal_rewards(tmp_path, name):
     row, changed = iterate(tmp_path, name, [judged(1.0), judged(1.0)], [judged(0.0), judged(0.0)])
     assert row["equal_groups"] == 2
-    assert changed == (name in ACTOR_CRITIC)  # whose baseline is no group's mean
+    assert changed == (name in ACTOR_CRITIC)  # whose baseline is not the group's mean
     assert row["skipped_groups"] == (0 if changed else 2)
 
 

@@ -11,7 +11,7 @@ K is the set of tokens that the agent wrote (never a prompt or a retrieved passa
 
 Without `episodes` it is rejection fine-tuning: each iteration plays `questions` × `group_size` episodes and learns from
 the good ones. With `episodes`, a JSONL file of records (`searchgym eval --out`), nothing is played: each iteration takes
-that many records, every one once before any a second time. The policy encodes their texts itself.
+that many records, each one once before any of them a second time. The policy encodes their texts itself.
 
 Sources: rejection-sampled fine-tuning with deduplication, arXiv 2308.01825; the same with the current policy in a
 loop, arXiv 2304.06767 (RAFT). Learning only from steps a judge likes: WebSTAR, arXiv 2512.10962, grades steps 1-10.

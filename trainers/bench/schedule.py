@@ -57,7 +57,7 @@ class Workers:
             Whether all were run.
 
         Raises:
-            TrainingError: a worker process was killed. Whatever a job raises.
+            TrainingError: a worker process was killed. Exceptions of jobs are raised as they are.
         """
         waiting = list(reversed(jobs))
         if self._pool is None:

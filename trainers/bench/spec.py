@@ -168,7 +168,7 @@ def load_spec(source: str | Path, **changes: Any) -> Spec:
         **changes: replace keys of the file.
 
     Raises:
-        ConfigError: not there, not TOML or JSON, or a value that cannot be used.
+        ConfigError: the file is missing or not TOML or JSON, or a value cannot be used.
     """
     values = _read(str(source), Path())
     return parse_spec({**values, **changes})
@@ -239,9 +239,9 @@ def _check_budget(budget: Mapping[str, Any]) -> None:
         raise ConfigError(f"budget {unit} is {amount!r}: give a positive number")
 
 
-def _read(source: str, beside: Path) -> dict[str, Any]:
+def _read(source: str, folder: Path) -> dict[str, Any]:
     """The values of a spec, with what it extends filled in."""
-    path = beside / source
+    path = folder / source
     if source in SHIPPED and not path.is_file():
         path = _FOLDER / f"{source}.toml"
     try:
