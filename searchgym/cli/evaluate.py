@@ -15,7 +15,7 @@ from ..episode import Episode, check_writable, save_episodes
 from ..errors import ConfigError
 from ..figures import new_figure
 from ..rollouts.budgets import BudgetCurve, evaluate_budgets
-from ..rollouts.collection import open_agent
+from ..rollouts.collection import open_agent, open_envs
 from ..rollouts.evaluation import EvalResult
 from ..rollouts.evaluation import evaluate as evaluate_agent
 from .budgets import parse_budgets, show_curve
@@ -190,14 +190,13 @@ def evaluate(
             "samples": samples,
             "split": split,
             "seed": seed,
-            "num_envs": num_envs,
             "on_episode": count,
-            **arguments,
         }
+        envs = open_envs(env_id, opened, num_envs, split, **arguments)
         result = (
-            evaluate_agent(env_id, opened, **common)
+            evaluate_agent(envs, opened, **common)
             if limits is None
-            else evaluate_budgets(env_id, opened, limits, **common)
+            else evaluate_budgets(envs, opened, limits, **common)
         )
     if plot is not None and isinstance(result, BudgetCurve):
         result.plot(plot)

@@ -93,8 +93,7 @@ def import_rollout(
     gold: str | Sequence[str],
     *,
     agent: str = "unknown",
-    source: str = "recorded",
-    row: str = "0",
+    origin: tuple[str, str] = ("recorded", "0"),
     corpus: Corpus | GoldPassages | None = None,
     recorded: Mapping[str, Any] | None = None,
 ) -> Episode:
@@ -111,8 +110,7 @@ def import_rollout(
         question: the question; None to read it from the text.
         gold: the accepted answers.
         agent: the model that wrote it.
-        source: the file or project it comes from; part of the episode's id.
-        row: its row there; part of the episode's id.
+        origin: the file or project it comes from, and its row there; part of the episode's id.
         corpus: where to look for the question and its gold passages; see `searchgym.importing.gold`.
         recorded: further values for `extra["recorded"]`.
 
@@ -120,6 +118,7 @@ def import_rollout(
         UnknownIdError: an unknown format.
         EpisodeFileError: the text is not in this format, or there is no question or no gold answer.
     """
+    source, row = origin
     parsed = parse_rollout(text, format)
     asked = (question or parsed.question).strip()
     answers = [gold] if isinstance(gold, str) else list(gold)
@@ -238,8 +237,7 @@ def import_rollouts(path: str | os.PathLike[str], corpus: Corpus | None = None) 
                 row.get("question"),
                 row["gold"] if row["gold"] is not None else [],
                 agent=str(row.get("model") or "unknown"),
-                source=source,
-                row=name,
+                origin=(source, name),
                 corpus=golds,
                 recorded=recorded,
             )

@@ -27,6 +27,8 @@ from .plot import draw_budgets
 
 __all__ = ["BudgetCurve", "BudgetPoint", "check_budgets", "evaluate_budgets"]
 
+_NUM_ENVS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class BudgetPoint:
@@ -121,7 +123,6 @@ def evaluate_budgets(
     samples: int = 1,
     split: str | None = "dev",
     seed: int | None = None,
-    num_envs: int = 64,
     on_episode: Callable[[Episode], None] | None = None,
     **arguments: Any,
 ) -> BudgetCurve:
@@ -131,14 +132,13 @@ def evaluate_budgets(
     that is larger, so that a last round is left for the answer.
 
     Args:
-        env: see `evaluate`.
+        env: see `evaluate`; 64 episodes are played at once, or as many as a vector environment has slots.
         agent: see `evaluate`.
         budgets: searches allowed per episode.
         episodes: see `evaluate`.
         samples: see `evaluate`.
         split: see `evaluate`.
         seed: see `evaluate`.
-        num_envs: see `evaluate`.
         on_episode: see `evaluate`.
         **arguments: see `evaluate`.
 
@@ -146,24 +146,24 @@ def evaluate_budgets(
         ConfigError: an argument that cannot be used, or no episode that can be scored.
     """
     budgets = check_budgets(budgets)
-    if "max_searches" in arguments:
-        raise ConfigError(
-            f"max_searches is {arguments['max_searches']!r}, but budgets sets it: give one of the two"
-        )
     opened = open_agent(agent)
-    env_config = open_envs(env, opened, num_envs, split, **arguments).config
+    envs = open_envs(env, opened, _NUM_ENVS, split, **arguments)
+    env_config = envs.config
+    if env_config.max_searches is not None:
+        raise ConfigError(
+            f"max_searches is {env_config.max_searches!r}, but budgets sets it: give one of the two"
+        )
     max_rounds = max(env_config.max_rounds, budgets[-1] + 1)
     points = []
     for budget in budgets:
         limited = replace(env_config, max_searches=budget, max_rounds=max_rounds)
         result = evaluate(
-            SearchVectorEnv.from_config(limited, num_envs),
+            SearchVectorEnv.from_config(limited, envs.num_envs),
             opened,
             episodes,
             samples=samples,
             split=split,
             seed=seed,
-            num_envs=num_envs,
             on_episode=on_episode,
         )
         points.append(_point(budget, result))

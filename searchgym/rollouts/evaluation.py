@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from ..agent import Agent
 from ..checks import check_count
+from ..env.vector import SearchVectorEnv
 from ..episode import Episode
 from ..errors import ConfigError
 from ..statistics import Interval, bootstrap
 from .collection import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs
 
-__all__ = ["METRICS", "EvalResult", "evaluate", "summarize"]
+__all__ = ["METRICS", "EvalResult", "evaluate", "evaluate_tasks", "summarize"]
 
 METRICS = ("em", "f1", "sub_em", "recall")
 
@@ -147,7 +149,6 @@ def evaluate(
     split: str | None = "dev",
     seed: int | None = None,
     num_envs: int = 64,
-    ids: random.Random | None = None,
     on_episode: Callable[[Episode], None] | None = None,
     **arguments: Any,
 ) -> EvalResult:
@@ -161,7 +162,6 @@ def evaluate(
         split: "dev" by default; None: the environment's.
         seed: draws the questions; None takes the first ones in corpus order.
         num_envs: episodes played at once.
-        ids: source of episode ids; pass a seeded one for reproducible records.
         on_episode: called as each episode ends.
         **arguments: environment arguments (only with an id).
 
@@ -174,19 +174,44 @@ def evaluate(
     opened = open_agent(agent)
     envs = open_envs(env, opened, num_envs, split, **arguments)
     tasks = choose_tasks(envs.config, split, None, seed)[:episodes]
+    return evaluate_tasks(envs, opened, tasks, samples=samples, on_episode=on_episode)
+
+
+def evaluate_tasks(
+    envs: SearchVectorEnv,
+    agent: Agent,
+    tasks: Sequence[str],
+    *,
+    samples: int = 1,
+    ids: random.Random | None = None,
+    on_episode: Callable[[Episode], None] | None = None,
+) -> EvalResult:
+    """Play and score given questions; `evaluate` chooses them.
+
+    Args:
+        envs: where the episodes are played.
+        agent: plays.
+        tasks: ids of the questions.
+        samples: episodes per question.
+        ids: source of episode ids; pass a seeded one for reproducible records.
+        on_episode: called as each episode ends.
+
+    Raises:
+        ConfigError: no episode can be scored.
+    """
     source = ids or random.Random(secrets.randbits(64))
-    before = opened.costs()
+    before = agent.costs()
     groups = [f"{source.getrandbits(64):016x}" for _ in tasks]
     played = collect(
         envs,
-        opened,
+        agent,
         [task for task in tasks for _ in range(samples)],
         group_ids=[group for group in groups for _ in range(samples)],
         ids=source,
         on_episode=on_episode,
     )
     result = summarize(played)
-    result.costs = {name: value - before.get(name, 0.0) for name, value in opened.costs().items()}
+    result.costs = {name: value - before.get(name, 0.0) for name, value in agent.costs().items()}
     if envs.config.judge is not None:
         result.judged |= envs.judge_costs.to_stats()
     return result

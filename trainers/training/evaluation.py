@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.rollouts.collection import choose_tasks
-from searchgym.rollouts.evaluation import EvalResult, evaluate, summarize
+from searchgym.rollouts.evaluation import EvalResult, evaluate_tasks, summarize
 
 from ..processes import world
 from ..rollouts import RolloutRequest, run_requests
@@ -46,9 +46,9 @@ def evaluate_on(
         ids: draws the episodes' ids.
     """
     fresh = SearchVectorEnv.from_config(envs.config.for_evaluation(), envs.num_envs)
+    tasks = choose_tasks(fresh.config, split, None, _EVAL_SEED)[:episodes]
     if world().count > 1:
-        tasks = choose_tasks(fresh.config, split, None, _EVAL_SEED)[:episodes]
         requests = [RolloutRequest(task, 1, ids.getrandbits(63)) for task in tasks]
         played = world().all_gather_ordered(run_requests(policy, fresh, world().shard(requests)))
         return summarize([episode for group in played for episode in group])
-    return evaluate(fresh, policy, episodes, split=split, seed=_EVAL_SEED, ids=ids)
+    return evaluate_tasks(fresh, policy, tasks, ids=ids)
