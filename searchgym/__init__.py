@@ -8,11 +8,13 @@ Importing this package registers the environments and loads nothing heavy: names
 
 from __future__ import annotations
 
+import sys as _sys
 from typing import Any
 
 import gymnasium as _gym
 
 from ._version import __version__
+from .lazy import MovedModules as _MovedModules
 from .lazy import lazy_exports
 
 _EXPORTS = {
@@ -68,6 +70,8 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     return sorted({*_names(), *_FUNCTIONS})
 
+
+_sys.meta_path.append(_MovedModules())
 
 _ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "SearchQA-v0": {"corpus": "country"},

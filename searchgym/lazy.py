@@ -1,13 +1,53 @@
-"""Package-level names that are imported on first use, so that importing a package stays cheap."""
+"""Names that are imported on first use, so that importing a package stays cheap; and old paths of modules that moved."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
-__all__ = ["lazy_exports"]
+__all__ = ["MOVED", "MovedModules", "lazy_exports"]
+
+MOVED = {
+    f"searchgym.{old}": f"searchgym.{new}"
+    for old, new in {
+        "budgets": "rollouts.budgets",
+        "evaluation": "rollouts.evaluation",
+        "judging": "env.judging",
+        "opening": "specs",
+        "rescoring": "rollouts.rescoring",
+        "vector": "env.vector",
+        "judges.audit": "audit.auditing",
+        "judges.prompt": "judges.llm.prompt",
+        "judges.reading": "judges.llm.replies",
+        "corpora.hub": "corpora.datasets.hub",
+        "corpora.indexes": "corpora.indexing.backend",
+        "corpora.jsonl": "corpora.datasets.jsonl",
+        "agents.candidates": "agents.candidate.features",
+        "agents.chat": "agents.hf.chat",
+        "agents.evidence": "agents.planner.evidence",
+        "agents.model": "agents.tiny.model",
+        "agents.network": "agents.lm.network",
+        "agents.streams": "agents.rng_streams",
+        "agents.tokenizer": "agents.tiny.tokenizer",
+        "trainers.alarms": "trainers.runs.alarms",
+        "trainers.capf": "trainers.algorithms.capf",
+        "trainers.cw_grpo": "trainers.algorithms.cw_grpo",
+        "trainers.dry_run": "trainers.planning.dry_run",
+        "trainers.failures": "trainers.learner.failures",
+        "trainers.gigpo": "trainers.algorithms.gigpo",
+        "trainers.grpo": "trainers.algorithms.grpo",
+        "trainers.mt_ppo": "trainers.algorithms.mt_ppo",
+        "trainers.ppo": "trainers.algorithms.ppo",
+        "trainers.reinforce": "trainers.algorithms.reinforce",
+        "trainers.sft": "trainers.algorithms.sft",
+    }.items()
+}
+"""Module paths that the documentation of version 0.1.0 named, and where their contents are now."""
 
 
 def lazy_exports(
@@ -29,3 +69,30 @@ def lazy_exports(
         return sorted({*vars(sys.modules[package]), *modules})
 
     return get, names
+
+
+class MovedModules:
+    """Finds the modules of `MOVED`, for `sys.meta_path`: a finder and loader without their ABCs, which are slow to import.
+
+    An old path imports with a `DeprecationWarning` and gives what the new module has.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of a moved module; None for all others."""
+        return ModuleSpec(fullname, self) if fullname in MOVED else None  # type: ignore[arg-type]  # no ABC
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave the creation to the import system."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Fill the module: every name is looked up in the new one."""
+        new = MOVED[module.__name__]
+        warnings.warn(f"{module.__name__} has moved to {new}", DeprecationWarning, stacklevel=2)
+        target = import_module(new)
+
+        def get(name: str) -> Any:
+            return getattr(target, name)
+
+        module.__getattr__ = get  # type: ignore[method-assign]

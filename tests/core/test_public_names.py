@@ -6,7 +6,10 @@ import pkgutil
 import subprocess
 import sys
 
+import pytest
+
 import searchgym
+from searchgym.lazy import MOVED
 
 
 def test_no_submodule_hides_a_public_name() -> None:
@@ -24,3 +27,16 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import sys, gymnasium, searchgym; print([m for m in ('torch', 'transformers', 'bm25s') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_a_documented_path_of_0_1_0_still_imports(old: str) -> None:
+    pytest.importorskip("torch", reason="the extra train is not installed")
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} has moved to {MOVED[old]}"):
+        moved = importlib.import_module(old)
+    now = importlib.import_module(MOVED[old])
+    for name in now.__all__:
+        assert getattr(moved, name) is getattr(now, name)
+    assert now.__spec__ is not None
+    assert now.__spec__.name == MOVED[old]

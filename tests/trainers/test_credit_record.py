@@ -126,9 +126,9 @@ def test_the_newest_records_are_kept_and_a_resumed_run_has_the_same(tmp_path):
     run_toy(tmp_path / "a", iterations=6, checkpoint_every=1)
     run_toy(tmp_path / "b", iterations=4, checkpoint_every=1)
     run_toy(tmp_path / "b", iterations=6, checkpoint_every=1)
-    a, b = (sorted((tmp_path / n / "episodes").glob("*.credit.safetensors")) for n in "ab")
+    a, b = (sorted((tmp_path / n / "credit").glob("*.safetensors")) for n in "ab")
     assert [p.name for p in a] == [p.name for p in b] == [
-        f"train-00000{i}.credit.safetensors" for i in (4, 5, 6)
+        f"train-00000{i}.safetensors" for i in (4, 5, 6)
     ]  # fmt: skip
     assert [p.read_bytes() for p in a] == [p.read_bytes() for p in b]
 
@@ -177,7 +177,7 @@ def test_what_cannot_be_loaded(tmp_path):
     run_toy(tmp_path / "run", iterations=2, checkpoint_every=1)
     with pytest.raises(RunDirectoryError, match=r"iteration 7: choose one of 1, 2"):
         load_credit(tmp_path / "run", 7)
-    path = tmp_path / "run" / "episodes" / "train-000002.credit.safetensors"
+    path = tmp_path / "run" / "credit" / "train-000002.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RunDirectoryError, match="is damaged"):
         load_credit(tmp_path / "run")
@@ -185,7 +185,7 @@ def test_what_cannot_be_loaded(tmp_path):
 
 def test_a_run_directory_from_before_continues(tmp_path):
     run_toy(tmp_path, iterations=2, checkpoint_every=1)
-    for path in (tmp_path / "episodes").glob("*.credit.safetensors"):
+    for path in (tmp_path / "credit").glob("*.safetensors"):
         path.unlink()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     old = [{k: v for k, v in row.items() if "credit" not in k and "singleton" not in k} for row in rows]
@@ -196,8 +196,5 @@ def test_a_run_directory_from_before_continues(tmp_path):
 
 def test_it_is_small(tmp_path):
     run_toy(tmp_path, iterations=1, checkpoint_every=1)
-    folder = tmp_path / "episodes"
-    sizes = [
-        (folder / f"train-000001{suffix}").stat().st_size for suffix in (".credit.safetensors", ".jsonl")
-    ]
-    assert sizes[0] < sizes[1]
+    credit = (tmp_path / "credit" / "train-000001.safetensors").stat().st_size
+    assert credit < (tmp_path / "episodes" / "train-000001.jsonl").stat().st_size

@@ -33,16 +33,18 @@ def test_what_a_run_leaves_behind(tmp_path):
     run_toy(tmp_path / "run", iterations=9, keep_checkpoints=2)
     run = tmp_path / "run"
     assert sorted(p.name for p in run.iterdir() if p.name != ".lock") == [
-        "checkpoints", "config.json", "curve.png", "episodes", "metrics.jsonl", "summary.json", "timings.jsonl",
+        "checkpoints", "config.json", "credit", "curve.png", "episodes", "metrics.jsonl", "summary.json", "timings.jsonl",
     ]  # fmt: skip
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
         "step-000000", "step-000008", "step-000009",
     ]  # fmt: skip
     assert sorted(p.name for p in (run / "episodes").iterdir()) == [
         "eval-000000.jsonl", "eval-000009.jsonl",
-        "train-000006.credit.safetensors", "train-000006.jsonl", "train-000008.credit.safetensors", "train-000008.jsonl",
-        "train-000009.credit.safetensors", "train-000009.jsonl",
+        "train-000006.jsonl", "train-000008.jsonl", "train-000009.jsonl",
     ]  # fmt: skip
+    assert sorted(p.name for p in (run / "credit").iterdir()) == [
+        f"train-00000{i}.safetensors" for i in (6, 8, 9)
+    ]
     assert [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").open()] == list(range(10))
     assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((run / "summary.json").read_text())

@@ -1,7 +1,7 @@
 """The credit of an iteration: what each round and each sampled token received, saved with the training episodes.
 
     episodes/train-000010.jsonl                  the episodes that were played
-    episodes/train-000010.credit.safetensors     the credit they received
+    credit/train-000010.safetensors              the credit they received
 
     record = load_credit("runs/mine")            the newest; load_credit("runs/mine", 10) that of iteration 10
     record["e3f0…"].rounds_R                     one episode's credit, round by round
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 _SCHEMA = 1
-_SUFFIX = ".credit.safetensors"
+_FOLDER, _SUFFIX = "credit", ".safetensors"
 _FILE = re.compile(r"train-(\d{6,})" + re.escape(_SUFFIX))
 
 Status = Literal["learned", "skipped", "invalid"]
@@ -187,7 +187,7 @@ def credit_metrics(groups: Groups, credit: Credit) -> dict[str, Any]:
 
 def credit_path(episodes: Path) -> Path:
     """The credit file that belongs to an episode file."""
-    return episodes.with_name(episodes.stem + _SUFFIX)
+    return episodes.parent.parent / _FOLDER / (episodes.stem + _SUFFIX)
 
 
 def save_credit(path: Path, record: CreditRecord) -> None:
@@ -217,6 +217,7 @@ def save_credit(path: Path, record: CreditRecord) -> None:
         "trained_reward_E": np.array([e.trained_reward for e in episodes], dtype=np.float64),
         "relative_reward_E": np.array([e.relative_reward for e in episodes], dtype=np.float64),
     }
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         save_file(tensors, temporary, {"searchgym": json.dumps(index)})
@@ -237,7 +238,7 @@ def load_credit(run_dir: str | Path, step: int | None = None) -> CreditRecord:
     Raises:
         RunDirectoryError: no credit of this iteration is saved, or the file is damaged.
     """
-    folder = Path(run_dir) / "episodes"
+    folder = Path(run_dir) / _FOLDER
     saved = {
         int(match[1]): path
         for path in (sorted(folder.iterdir()) if folder.is_dir() else [])

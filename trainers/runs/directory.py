@@ -3,8 +3,8 @@
     config.json              metadata: what the run was started with
     metrics.jsonl            one line per iteration, deterministic (line 0: the evaluation before training)
     timings.jsonl            seconds per iteration (not deterministic)
-    episodes/*.jsonl         the newest training episodes saved and every evaluation's; next to training episodes the
-                             credit they received, as *.credit.safetensors
+    episodes/*.jsonl         the newest training episodes saved and every evaluation's
+    credit/*.safetensors     the credit that the saved training episodes received
     checkpoints/step-000010/ policy, optimizer, generators, counters
     curve.png, summary.json  written at the end
 
@@ -171,7 +171,7 @@ class RunDirectory:
         Args:
             name: a word, a hyphen and the iteration.
             episodes: the episodes.
-            credit: what they received; written next to them.
+            credit: what they received; written to `credit/`.
             keep: number of files with the same first word that remain, the newest; None: all.
         """
         path = self.path / "episodes" / f"{name}.jsonl"
@@ -299,7 +299,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def _remove_episodes(path: Path) -> None:
-    """Remove an episode file, and the credit next to it."""
+    """Remove an episode file, and the credit of its episodes."""
     credit_path(path).unlink(missing_ok=True)
     path.unlink()
 
