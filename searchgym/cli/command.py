@@ -39,6 +39,11 @@ def option(*flags: str, group: str = _GENERAL, **attributes: Any) -> Callable[[F
 class Command(click.Command):
     """A command whose help page has one section per group of options, in order of declaration."""
 
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        # click keeps the help option of the first call: without this a call outside the group would lose -h.
+        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):

@@ -25,14 +25,15 @@ from searchgym.errors import ConfigError
 from searchgym.rollouts import Start, collect
 from searchgym.rollouts.collection import open_envs
 
+# 8 new tokens cut most acts off: an invalid round does not end an episode, so there are rounds to fork at.
 AGENTS: dict[str, Callable[[str], Any]] = {
     "tiny": lambda path: TinyAgent(greedy=True),
     "tiny, one round of history": lambda path: TinyAgent(greedy=True, history=1),
     "candidate": lambda path: CandidateAgent(seed=4, init_std=0.5),
     "candidate, feedback": lambda path: CandidateAgent(seed=8, init_std=0.5),
-    "hf": lambda path: HFAgent(path, max_new_tokens=12, greedy=True),
-    "hf, its own forward": lambda path: HFAgent(path, max_new_tokens=12, greedy=True, attention="sdpa"),
-    "vllm": lambda path: HFAgent(path, max_new_tokens=12, greedy=True, engine="vllm"),
+    "hf": lambda path: HFAgent(path, max_new_tokens=8, greedy=True),
+    "hf, its own forward": lambda path: HFAgent(path, max_new_tokens=8, greedy=True, attention="sdpa"),
+    "vllm": lambda path: HFAgent(path, max_new_tokens=8, greedy=True, engine="vllm"),
     "planner": lambda path: open_planner(TinyAgent(greedy=True)),
     "planner and answerer": lambda path: open_planner(
         TinyAgent(greedy=True), CandidateAgent(init_std=0.5), train="planner"
