@@ -55,7 +55,6 @@ class VectorInfos(dict[str, Any]):
 
     def _fill(self) -> None:
         if not self._filled:
-            self._filled = True
             stacker = VectorEnv[Any, Any, Any]()
             stacker.num_envs = self._num_envs
             columns: dict[str, Any] = {}
@@ -63,6 +62,7 @@ class VectorInfos(dict[str, Any]):
                 # Gymnasium's own stacking, so that every vectorization mode has one layout.
                 columns = stacker._add_info(columns, self._sources[slot].to_info(), slot)
             dict.update(self, columns)
+            self._filled = True  # not before: an interrupted fill is repeated
 
 
 def _filling(name: str) -> Callable[..., Any]:
