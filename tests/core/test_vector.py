@@ -289,3 +289,12 @@ def test_same_step_does_not_fall_silent_after_truncate(toy: str) -> None:
 def test_seeds_may_be_a_numpy_array(toy: str) -> None:
     vector = SearchVectorEnv(2, corpus=toy)
     assert vector.reset(seed=np.array([4, 9]))[0] == vector.reset(seed=[4, 9])[0]
+
+
+def test_infos_that_nobody_has_read_are_written_as_json(envs: SearchVectorEnv) -> None:
+    def plain(value: Any) -> Any:
+        return value.tolist()
+
+    infos = envs.step([SEARCH] * 3)[4]
+    assert json.loads(json.dumps(infos, default=plain))["round"] == [1, 1, 1]
+    assert list(VectorInfos(3, {})) == []

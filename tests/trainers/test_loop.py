@@ -126,11 +126,7 @@ def test_invalid_episodes_are_dropped_and_counted(tmp_path):
             return super().credit(groups)
 
     with RunDirectory.create(tmp_path, {}) as run:
-        row = (
-            make_trainer(run, Flaky({"group_size": 4}), iterations=1)
-            .run_to_end()
-            .metrics[-1]
-        )
+        row = make_trainer(run, Flaky({"group_size": 4}), iterations=1).run_to_end().metrics[-1]
     assert row["invalid_episodes"] == 4
     assert row["singleton_groups"] == 1
 
