@@ -132,6 +132,7 @@ def pack(groups: Groups, credit: Credit, sequences: Sequences = "episode") -> Ba
     advantages_N = credit.to_tokens(groups)
     tokens = groups.tokens
     for name, column in groups.columns.items():
+        column = groups.columns[name] = torch.as_tensor(column)
         if column.shape[:1] != advantages_N.shape:
             raise TrainingError(
                 f"column {name!r} has shape {tuple(column.shape)}, not ({len(advantages_N)},): prepare() must "
@@ -218,9 +219,12 @@ def _merge_shared_rounds(
                 f"round {uid!r} is shared by {len(places)} episodes but has {[len(s) for s in spans]} sampled "
                 "tokens in them: branches that share a round must share its tokens"
             )
-        spans = [span for span in spans if loss_mask_N[span].all()]
-        if spans:
-            advantages_N[spans[0]] = np.mean([advantages_N[span] for span in spans], axis=0)
-        for span in spans[1:]:
-            loss_mask_N[span] = False
+        copies_CN = np.stack(spans)
+        kept_CN = loss_mask_N[copies_CN]
+        at = np.arange(kept_CN.shape[1])[kept_CN.any(axis=0)]
+        first_N = copies_CN[kept_CN.argmax(axis=0), np.arange(kept_CN.shape[1])][at]
+        sums_N = np.where(kept_CN, advantages_N[copies_CN], 0.0).sum(axis=0)
+        advantages_N[first_N] = sums_N[at] / kept_CN.sum(axis=0)[at]
+        loss_mask_N[copies_CN] = False
+        loss_mask_N[first_N] = True
     return loss_mask_N, advantages_N

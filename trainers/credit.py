@@ -36,6 +36,16 @@ class Credit:
     metrics: dict[str, float] = field(default_factory=dict)
     loss_mask_N: NDArray[np.bool_] | None = None
 
+    def __post_init__(self) -> None:
+        if self.loss_mask_N is None:
+            return
+        mask_N = np.asarray(self.loss_mask_N)
+        if mask_N.dtype != np.bool_:  # numbers would be taken for positions
+            raise TrainingError(
+                f"credit.loss_mask_N has dtype {mask_N.dtype}: give one bool per sampled token"
+            )
+        object.__setattr__(self, "loss_mask_N", mask_N)
+
     @classmethod
     def per_episode(cls, values: Sequence[ArrayLike], metrics: dict[str, float] | None = None) -> Credit:
         """One value per episode, for every token of the episode.

@@ -32,7 +32,8 @@ class VectorInfos(dict[str, Any]):
     """
 
     def __init__(self, num_envs: int, sources: Mapping[int, InfoSource]) -> None:
-        super().__init__()
+        # Not empty where the filled infos are not: json's encoder looks at the raw size before it asks for the items.
+        super().__init__({"schema": None} if sources else {})
         self._num_envs = num_envs
         self._sources = sources
         self._filled = False
@@ -55,14 +56,15 @@ class VectorInfos(dict[str, Any]):
 
     def _fill(self) -> None:
         if not self._filled:
-            self._filled = True
             stacker = VectorEnv[Any, Any, Any]()
             stacker.num_envs = self._num_envs
             columns: dict[str, Any] = {}
             for slot in sorted(self._sources):
                 # Gymnasium's own stacking, so that every vectorization mode has one layout.
                 columns = stacker._add_info(columns, self._sources[slot].to_info(), slot)
+            dict.clear(self)
             dict.update(self, columns)
+            self._filled = True  # not before: an interrupted fill is repeated
 
 
 def _filling(name: str) -> Callable[..., Any]:

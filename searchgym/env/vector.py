@@ -180,7 +180,7 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         mode = self.autoreset_mode
         if not playing and not self._stats["episodes"]:
             raise ResetNeededError("no episode was ever started: call reset() first")
-        if not playing and mode is AutoresetMode.DISABLED:
+        if not playing and mode is not AutoresetMode.NEXT_STEP:  # SAME_STEP: all were ended by `truncate`
             raise ResetNeededError(
                 "all episodes have ended: start new ones with reset(options={'reset_mask': mask}), or create the "
                 "environment with autoreset_mode='NextStep' or 'SameStep'"
@@ -386,7 +386,7 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         if isinstance(seed, int | np.integer):
             seeds: list[Any] = [int(seed) + i for i in range(self.num_envs)]
         elif isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
-            seeds = list(seed)
+            seeds = [int(s) if isinstance(s, np.integer) else s for s in seed]
         else:
             raise ConfigError(f"seed is {seed!r}: give a whole number, or one per slot")
         if len(seeds) != self.num_envs:

@@ -13,6 +13,7 @@ from ..env.snapshots import check_fork, observation_after, restore, snapshot_aft
 from ..env.vector import SearchVectorEnv
 from ..episode import Episode
 from ..errors import ConfigError, SnapshotError
+from ..verdict import no_verdict
 
 __all__ = ["Start", "check_starts", "open_slots"]
 
@@ -103,8 +104,12 @@ def open_slots(
             continue
         observation = observation_after(envs.config, prefix, start.fork_round)
         envs.restore(slot, state, observation)
+        last = prefix.rounds[start.fork_round - 1]
         gold = envs.config.corpus.question(start.task_id) if envs.config.reveal_gold else None
-        opened[slot] = observation, replace(prefix.rounds[start.fork_round - 1], gold=gold)
+        judge = last.judge
+        if envs.config.judge is not None and not envs.config.judges_steps and last.action.kind != "feedback":
+            judge = no_verdict("pending")  # the agent of the prefix did not see the later verdict either
+        opened[slot] = observation, replace(last, gold=gold, judge=judge)
     return opened
 
 

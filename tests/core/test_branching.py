@@ -106,6 +106,15 @@ def play(envs: SearchVectorEnv, *messages: str, task_id: str = TASK) -> tuple[Sc
     return script, episode
 
 
+def test_a_branch_does_not_show_a_verdict_that_came_after_the_episode(toy: str) -> None:
+    envs = make(toy, judge="oracle", judge_when="end")
+    script, episode = play(envs, SEARCH, "nonsense", RIGHT)
+    assert episode.rounds[0].judge.status == "ok"
+    again = Script(envs, [SEARCH, "nonsense", RIGHT])
+    collect(envs, again, starts=[Start(TASK, prefix=episode, fork_round=1)])
+    assert again.infos[0] == script.infos[1]
+
+
 def tokens(episode: Episode) -> list[Any]:
     return [(s.tokens, s.mask, s.logprobs, s.rounds) for s in episode.segments]
 

@@ -11,6 +11,7 @@ import pytest
 from toys import RIGHT, SEARCH, WRONG, Probe
 
 import searchgym
+from searchgym.env.infos import VectorInfos
 from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.episode import StopReason
 from searchgym.errors import ConfigError, ResetNeededError, UnknownIdError
@@ -259,3 +260,41 @@ def test_the_stock_statistics_wrapper(toy: str) -> None:
     vector.step([SEARCH, WRONG])
     *_, infos = vector.step([RIGHT, ""])
     assert infos["episode"]["r"][0] == 1.0
+
+
+def test_infos_whose_filling_was_interrupted_are_filled_at_the_next_access(envs: SearchVectorEnv) -> None:
+    class Interrupted:
+        calls = 0
+
+        def to_info(self) -> dict[str, Any]:
+            self.calls += 1
+            if self.calls == 1:
+                raise KeyboardInterrupt
+            return {"round": 1}
+
+    infos = VectorInfos(1, {0: Interrupted()})
+    with pytest.raises(KeyboardInterrupt):
+        infos["round"]
+    assert infos["round"].tolist() == [1]
+
+
+def test_same_step_does_not_fall_silent_after_truncate(toy: str) -> None:
+    vector = SearchVectorEnv(2, autoreset_mode="SameStep", corpus=toy)
+    vector.reset(seed=1)
+    vector.truncate({0: StopReason.ABORTED, 1: StopReason.ABORTED})
+    with pytest.raises(ResetNeededError, match="all episodes have ended"):
+        vector.step(["", ""])
+
+
+def test_seeds_may_be_a_numpy_array(toy: str) -> None:
+    vector = SearchVectorEnv(2, corpus=toy)
+    assert vector.reset(seed=np.array([4, 9]))[0] == vector.reset(seed=[4, 9])[0]
+
+
+def test_infos_that_nobody_has_read_are_written_as_json(envs: SearchVectorEnv) -> None:
+    def plain(value: Any) -> Any:
+        return value.tolist()
+
+    infos = envs.step([SEARCH] * 3)[4]
+    assert json.loads(json.dumps(infos, default=plain))["round"] == [1, 1, 1]
+    assert list(VectorInfos(3, {})) == []

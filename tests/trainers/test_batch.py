@@ -163,6 +163,25 @@ def test_a_round_shared_by_branches_enters_the_loss_once_with_the_mean_of_its_cr
     assert batch.weighted("token-mean", 1).loss_weight_N[~batch.loss_mask_N].tolist() == [0.0] * 4
 
 
+def test_masked_tokens_of_a_shared_round_enter_the_loss_once_too():
+    groups = Groups([branches([1.0, 0.0])])
+    credit = Credit.per_episode([[0.5, -0.1]])
+    # the first copy leaves out token 0 of the shared round, the second copy token 1
+    some = replace(credit, loss_mask_N=np.array([False, True, True, True, False, True]))
+    batch = pack(groups, some)
+    assert batch.loss_mask_N.tolist() == [False, True, True, True, False, True]
+    both = replace(credit, loss_mask_N=np.array([False, True, True, False, True, True]))
+    batch = pack(groups, both)
+    assert batch.loss_mask_N.tolist() == [False, True, True, False, False, True]
+    assert batch.advantages_N[batch.loss_mask_N].tolist() == pytest.approx([0.2, 0.5, -0.1])
+
+
+def test_a_loss_mask_holds_booleans():
+    with pytest.raises(TrainingError, match="loss_mask_N has dtype int64"):
+        Credit("episode", [[np.ones(1)]], loss_mask_N=np.ones(3, dtype=np.int64))
+    assert Credit("episode", [[np.ones(1)]], loss_mask_N=[True, False]).loss_mask_N.dtype == np.bool_
+
+
 def test_a_sample_whose_tokens_all_stand_elsewhere_is_dropped():
     twins = branches([1.0, 0.0])
     twins[1].segments = [Segment([0, 1, 2], [0, 1, 1], [0.0, -2.0, -2.0], [0, 0, 0])]
@@ -208,6 +227,12 @@ def test_credit_per_round_reaches_the_rounds_tokens(groups):
 def test_bad_credit_is_refused(groups, credit, message):
     with pytest.raises(TrainingError, match=message):
         credit.to_tokens(groups)
+
+
+def test_a_column_may_be_a_numpy_array(groups):
+    count = len(groups.tokens.round_N)
+    groups.columns["x"] = np.arange(count, dtype=np.float32)
+    assert pack(groups, Credit.per_episode([np.zeros(len(g)) for g in groups])).columns["x"].shape == (count,)
 
 
 def test_a_column_of_the_wrong_length_is_refused(groups):

@@ -155,6 +155,37 @@ def test_not_finite_stops_before_the_weights_change_and_saves_the_episodes(tmp_p
     assert len(list(load_episodes(tmp_path / "failed-000001" / "episodes.jsonl"))) >= 1
 
 
+def test_numpy_and_torch_numbers_are_metrics_and_arrays_are_not(tmp_path):
+    class Measured(ToyGRPO):
+        def credit(self, groups):
+            credit = super().credit(groups)
+            credit.metrics.update(a=np.float32(0.5), b=torch.tensor(2.0), c=np.array([3]))
+            return credit
+
+    class Array(ToyGRPO):
+        def credit(self, groups):
+            credit = super().credit(groups)
+            credit.metrics["many"] = np.zeros(3)
+            return credit
+
+    with RunDirectory.create(tmp_path / "a", {}) as run:
+        row = make_trainer(run, Measured({"group_size": 4, "skip_equal": False})).loop.iterate().metrics
+        assert {name: row[name] for name in "abc"} == {"a": 0.5, "b": 2.0, "c": 3}
+        json.dumps(row)
+    wrong = pytest.raises(TrainingError, match="metric 'many'")
+    with RunDirectory.create(tmp_path / "b", {}) as run, wrong:
+        make_trainer(run, Array({"group_size": 4, "skip_equal": False})).loop.iterate()
+
+
+def test_a_setup_that_forgets_the_context_is_told_so(tmp_path):
+    class Forgetful(ToyGRPO):
+        def setup(self, context):
+            self.mine = 1
+
+    with RunDirectory.create(tmp_path, {}) as run, pytest.raises(TrainingError, match=r"Forgetful.setup\(\)"):
+        make_trainer(run, Forgetful())
+
+
 def test_credit_of_the_wrong_shape_stops_the_run(tmp_path):
     class Wrong(ToyGRPO):
         def credit(self, groups):

@@ -89,13 +89,24 @@ def load_policy(directory: Path, policy: Policy) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {directory} has schema {schema!r}, this version reads {_SCHEMA}")
     here = json.loads(json.dumps(policy.describe()))
     if saved != here:
-        keys = sorted(k for k in {*saved, *here} if saved.get(k) != here.get(k))
+        was, now = _flat(saved), _flat(here)
+        keys = sorted(k for k in {*was, *now} if was.get(k) != now.get(k))
         raise CheckpointError(
-            f"checkpoint {directory} is of another architecture: it has { {k: saved.get(k) for k in keys} }, the "
-            f"agent has { {k: here.get(k) for k in keys} }: build the agent with the options it was saved with"
+            f"checkpoint {directory} is of another architecture: it has { {k: was.get(k) for k in keys} }, the "
+            f"agent has { {k: now.get(k) for k in keys} }: build the agent with the options it was saved with; if these "
+            "are the same, the agent's own files have changed since: resume with the version of searchgym that saved it, "
+            f"or start a new run from its weights in {directory / 'policy'}"
         )
     policy.load_weights(directory / "policy")
     return metadata
+
+
+def _flat(described: dict[str, Any]) -> dict[str, Any]:
+    """A description with the entries of its tables named "table.entry"."""
+    flat: dict[str, Any] = {}
+    for name, value in described.items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:

@@ -147,6 +147,11 @@ class Loop:
         self.algorithm.setup(
             TrainContext(self.policy, self.generators["algorithm"], config.token_budget, play, world())
         )
+        if not hasattr(self.algorithm, "context"):
+            raise TrainingError(
+                f"{type(self.algorithm).__name__}.setup() did not keep the context: begin it with "
+                "super().setup(context)"
+            )
         self._workers = players.workers
         self._prefetch = (
             None
@@ -240,6 +245,10 @@ class Loop:
         credit = self._update(groups, row, update, watch) if groups.samples else None
         row |= {"updates": update.updates, "policy_version": self.policy.version, **update.result()}
         for name, value in row.items():
+            if isinstance(value, np.generic | np.ndarray | torch.Tensor):  # given by an algorithm; not JSON
+                if np.prod(value.shape) != 1:
+                    raise TrainingError(f"metric {name!r} is {value!r:.60}: give one number")
+                row[name] = value = value.item()
             if isinstance(value, float) and not math.isfinite(value):
                 raise NonFiniteError(f"metric {name!r} of iteration {self.iteration} is {value}: {ADVICE}")
         origin = (self.iteration, self.config.trainer, type(self.algorithm).__name__)
