@@ -145,9 +145,9 @@ def check_fork(config: EnvConfig, episode: Episode, fork_round: int) -> None:
             f"searches {index_hash!r}: continue it on the same corpus and retriever"
         )
     here = env_fingerprint(config)
-    if episode.env != here:
-        names = here.keys() | episode.env.keys()
-        different = sorted(n for n in names if here.get(n) != episode.env.get(n))
+    # Only what the record names: a file of an earlier version lacks the arguments that came later.
+    different = sorted(name for name, value in episode.env.items() if here.get(name) != value)
+    if different:
         raise SnapshotError(
             f"episode {episode.episode_id!r} was played under other arguments ({', '.join(different)}): make the "
             "environment with the arguments in the episode's `env`"

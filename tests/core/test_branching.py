@@ -249,6 +249,15 @@ def test_starts_and_branches_mix_and_come_back_in_order(toy: str) -> None:
     assert plain == as_starts
 
 
+def test_an_argument_that_the_record_does_not_know_is_not_compared(toy: str) -> None:
+    """Files of an earlier version lack the arguments that came later."""
+    envs = make(toy)
+    script, parent = play(envs, SEARCH, WRONG)
+    del parent.env["corpus_description"]
+    (branch,) = collect(envs, script, starts=[Start(TASK, prefix=parent, fork_round=1)])
+    assert (branch.parent_id, branch.fork_round) == (parent.episode_id, 1)
+
+
 def test_what_cannot_be_continued_is_refused_before_anything_is_played(toy: str, tmp_path: Path) -> None:
     envs = make(toy)
     script, parent = play(envs, SEARCH, WRONG)
