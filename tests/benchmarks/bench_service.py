@@ -7,7 +7,7 @@
 The passages are sentences of the real passages next to the repository, shuffled; without those, of the generated
 world. The peer answers the same protocol the way retrieval servers are usually written: a FastAPI route with a
 pydantic model, every request searched for itself in FastAPI's thread pool, by bm25s with its numba backend where that
-is installed. TOY are the figures of the first such server that was measured, over tantivy, on another day.
+is installed. The peer needs `pip install fastapi`, which the project itself does not. TOY are the figures of the first such server that was measured, over tantivy, on another day.
 
 Every answer of the service is compared with the in-process index's: the first one of a request in full, later ones
 byte by byte with the first. `lost` counts requests without an answer of status 200.

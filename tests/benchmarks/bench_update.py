@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 import torch
 
-from searchgym.agents.lm import prefix_tree as prefixes
+from searchgym.agents.lm import prefix_tree
 from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.trainers.config import make_config
@@ -80,7 +80,7 @@ def main() -> None:
         halves = [sequences[: len(sequences) // 2], sequences[len(sequences) // 2 :]]
         tokens = sum(s.targets[-1] for s in sequences)
         for way in rng.sample(sorted(measured), 2):
-            nothing = patch.object(prefixes, "_common", return_value=0)
+            nothing = patch.object(prefix_tree, "common_beginning", return_value=0)
             if way == "in full":
                 with nothing:
                     seconds, stats = training_pass(agent, halves)

@@ -11,7 +11,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
 from searchgym.dialects import Act
 from searchgym.episode import Episode, Outcome, Retrieval, Round, Segment, StopReason
-from searchgym.errors import CheckpointError, TrainingError
+from searchgym.errors import CheckpointError
 from searchgym.retriever import Hit
 from searchgym.verdict import Verdict
 
@@ -31,7 +31,7 @@ from ..algorithm import Algorithm, Loss, TrainContext
 from ..batch import Batch, micro_batches, pack
 from ..credit import Credit
 from ..groups import Group, Groups, drop_invalid
-from .collection import check_collect
+from .collection import check_collect, fail
 
 __all__ = ["TabularPolicy", "check_trainer", "make_episode", "synthetic_groups"]
 
@@ -191,11 +191,11 @@ def check_trainer(algorithm: Algorithm, seed: int = 0, env_options: Mapping[str,
     algorithm.setup(TrainContext(policy, np.random.default_rng(seed)))
     extra = algorithm.extra_modules()
     if not all(isinstance(module, nn.Module) for module in extra.values()):
-        _fail("extra_modules() must return a dict of torch modules")
+        fail("extra_modules() must return a dict of torch modules")
     played = synthetic_groups(policy, seed=seed)
     groups, credit = _credit(algorithm, policy, played)
     if not len(groups):
-        _fail("select() wants no group at all, although rewards differ in every one")
+        fail("select() wants no group at all, although rewards differ in every one")
     _check_order(algorithm, policy, played, credit.to_tokens(groups), groups)
     _check_dropped(algorithm, policy, played)
     if algorithm.group_relative:
@@ -209,23 +209,23 @@ def _credit(algorithm: Algorithm, policy: TabularPolicy, played: Sequence[Group]
     rewards = [algorithm.rewards(group) for group in valid]
     for group, r_G in zip(valid, rewards, strict=True):
         if np.shape(r_G) != (len(group),) or not np.isfinite(r_G).all():
-            _fail(f"rewards() gave {r_G!r} for a group of {len(group)}: one finite number per episode")
+            fail(f"rewards() gave {r_G!r} for a group of {len(group)}: one finite number per episode")
     everything = Groups(valid, rewards)
     wanted = algorithm.select(everything)
     if len(wanted) != len(everything):
-        _fail(f"select() gave {len(wanted)} verdicts for {len(everything)} groups")
+        fail(f"select() gave {len(wanted)} verdicts for {len(everything)} groups")
     kept = [i for i, w in enumerate(wanted) if w]
     groups = Groups([valid[i] for i in kept], [rewards[i] for i in kept])
     before = [p.detach().clone() for p in policy.module.parameters()]
     algorithm.prepare(policy, groups)
     if not all(torch.equal(a, b) for a, b in zip(before, policy.module.parameters(), strict=True)):
-        _fail("prepare() changed the policy's weights")
+        fail("prepare() changed the policy's weights")
     for name, column in groups.columns.items():
         if not torch.isfinite(column).all():
-            _fail(f"prepare() left a value that is not finite in column {name!r}")
+            fail(f"prepare() left a value that is not finite in column {name!r}")
     credit: object = algorithm.credit(groups)
     if not isinstance(credit, Credit):
-        _fail(f"credit() returned {credit!r:.60}: return a Credit, e.g. Credit.per_episode(values)")
+        fail(f"credit() returned {credit!r:.60}: return a Credit, e.g. Credit.per_episode(values)")
     pack(groups, credit)  # checks shapes and finiteness
     return groups, credit
 
@@ -241,7 +241,7 @@ def _check_order(
     here, there = _by_episode(groups, advantages_N), _by_episode(turned, credit.to_tokens(turned))
     for name, values in here.items():
         if not np.allclose(values, there[name], rtol=1e-6, atol=1e-9):
-            _fail(f"credit of episode {name!r} changed when its group was put in another order")
+            fail(f"credit of episode {name!r} changed when its group was put in another order")
 
 
 def _check_dropped(algorithm: Algorithm, policy: TabularPolicy, played: Sequence[Group]) -> None:
@@ -251,7 +251,7 @@ def _check_dropped(algorithm: Algorithm, policy: TabularPolicy, played: Sequence
     )
     groups, _ = _credit(algorithm, policy, [[*played[0][:-1], invalid], *played[1:]])
     if any(not episode.valid_for_training for episode in groups.episodes):
-        _fail("an episode that is not valid for training was given credit")
+        fail("an episode that is not valid for training was given credit")
 
 
 def _check_equal(algorithm: Algorithm, policy: TabularPolicy, played: Sequence[Group]) -> None:
@@ -262,7 +262,7 @@ def _check_equal(algorithm: Algorithm, policy: TabularPolicy, played: Sequence[G
     groups = Groups(equal, [np.ones(len(group)) for group in equal])
     algorithm.prepare(policy, groups)
     if algorithm.credit(groups).to_tokens(groups).any():
-        _fail("group_relative is True, but a group whose rewards are all equal was given credit")
+        fail("group_relative is True, but a group whose rewards are all equal was given credit")
 
 
 def _check_loss(
@@ -278,14 +278,14 @@ def _check_loss(
         for micro in micro_batches(batch, policy, budget):
             loss: object = algorithm.loss(micro, policy.evaluate_tokens(micro.samples))
             if not isinstance(loss, Loss):
-                _fail(f"loss() returned {loss!r:.60}: return a Loss, e.g. Loss(batch.total(loss_N))")
+                fail(f"loss() returned {loss!r:.60}: return a Loss, e.g. Loss(batch.total(loss_N))")
             if loss.total.ndim != 0 or not torch.isfinite(loss.total):
-                _fail(f"loss() gave {loss.total!r}: it must be one finite number")
+                fail(f"loss() gave {loss.total!r}: it must be one finite number")
             loss.total.backward()  # type: ignore[no-untyped-call]
             total += float(loss.total.detach())
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in weights]
         if not all(torch.isfinite(g).all() for g in gradients):
-            _fail("the gradient of loss() is not finite")
+            fail("the gradient of loss() is not finite")
         results.append((total, gradients))
     (whole, whole_gradients), (parts, part_gradients) = results
     same = all(
@@ -293,11 +293,11 @@ def _check_loss(
         for a, b in zip(whole_gradients, part_gradients, strict=True)
     )
     if not same or not np.isclose(whole, parts, rtol=1e-4, atol=1e-6):
-        _fail(
+        fail(
             f"loss() is {whole} in one piece but {parts} in micro-batches: use batch.total(...), whose parts add up"
         )
     if not any(bool(g.abs().sum() > 0) for g in whole_gradients):
-        _fail("loss() has no gradient at all, although rewards differ in every group")
+        fail("loss() has no gradient at all, although rewards differ in every group")
 
 
 def _by_episode(groups: Groups, advantages_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -355,7 +355,3 @@ def _observe(episode: Episode, rng: np.random.Generator) -> None:
     for round_, after in itertools.pairwise(episode.rounds):
         first, last = rng.choice(["aaaa", "ffff"]), rng.choice(["dddd", "eeee"])
         round_.observation = after.anchor = f"{first} bbbb cccc {last}"
-
-
-def _fail(message: str) -> NoReturn:
-    raise TrainingError(f"trainer check failed: {message}")

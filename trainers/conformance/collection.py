@@ -23,7 +23,7 @@ from ..algorithm import Algorithm, TrainContext
 from ..groups import Groups
 from ..tasks import TaskSampler
 
-__all__ = ["check_collect"]
+__all__ = ["check_collect", "fail"]
 
 _ENVIRONMENTS: tuple[dict[str, Any], ...] = (
     {},
@@ -105,9 +105,9 @@ def check_collect(algorithm: Algorithm, env_options: Mapping[str, Any] | None, s
     before, version = [p.detach().clone() for p in policy.module.parameters()], policy.version
     played = algorithm.collect(policy, envs, tasks)
     if not all(torch.equal(a, b) for a, b in zip(before, policy.module.parameters(), strict=True)):
-        _fail("collect() changed the policy's weights")
+        fail("collect() changed the policy's weights")
     if policy.version != version:
-        _fail("collect() changed policy.version, which counts optimizer updates")
+        fail("collect() changed policy.version, which counts optimizer updates")
     _check_groups(played)
     if algorithm.on_policy:
         _check_tokens(policy, [list(group) for group in played])
@@ -126,7 +126,7 @@ def _open_envs(algorithm: Algorithm, env_options: Mapping[str, Any] | None) -> S
             refusal = error
             continue
         if not isinstance(configured, EnvConfig):
-            _fail(
+            fail(
                 f"configure_env() returned {configured!r:.60}: return an EnvConfig, e.g. the one it was given"
             )
         return SearchVectorEnv.from_config(configured, envs.num_envs)
@@ -138,24 +138,24 @@ def _open_envs(algorithm: Algorithm, env_options: Mapping[str, Any] | None) -> S
 
 def _check_groups(played: object) -> None:
     if not isinstance(played, Sequence) or not all(isinstance(group, Sequence) for group in played):
-        _fail(f"collect() returned {played!r:.60}: return a list of groups, each a list of episodes")
+        fail(f"collect() returned {played!r:.60}: return a list of groups, each a list of episodes")
     if not any(len(group) for group in played):
-        _fail("collect() returned no episode at all")
+        fail("collect() returned no episode at all")
     episodes = list(chain.from_iterable(played))
     for episode in episodes:
         if not isinstance(episode, Episode):
-            _fail(f"collect() returned {episode!r:.60} in a group: groups hold episodes")
+            fail(f"collect() returned {episode!r:.60} in a group: groups hold episodes")
     for group in played:
         if len({episode.task_id for episode in group}) > 1:
-            _fail(f"collect() put episodes of several questions into group {group[0].group_id!r}")
+            fail(f"collect() put episodes of several questions into group {group[0].group_id!r}")
         if len({episode.group_id for episode in group}) > 1:
-            _fail(f"collect() returned a group with several group ids, among them {group[0].group_id!r}")
+            fail(f"collect() returned a group with several group ids, among them {group[0].group_id!r}")
     names = [group[0].group_id for group in played if len(group)]
     if len(set(names)) < len(names):
-        _fail("collect() gave one group id to several groups: draw an id for each")
+        fail("collect() gave one group id to several groups: draw an id for each")
     ids = [episode.episode_id for episode in episodes]
     if len(set(ids)) < len(ids):
-        _fail("collect() returned an episode id twice")
+        fail("collect() returned an episode id twice")
     for group in played:
         _check_branches(group)
 
@@ -169,20 +169,20 @@ def _check_branches(group: Sequence[Episode]) -> None:
         if episode.parent_id is not None:
             parent = members.get(episode.parent_id)
             if parent is None or parent.tree_id != episode.tree_id:
-                _fail(
+                fail(
                     f"collect() returned branch {episode.episode_id!r} without its parent in its group and tree"
                 )
             shared = [[round_.uid for round_ in e.rounds[:kept]] for e in (episode, parent)]
             if shared[0] != shared[1] or len(shared[0]) != kept:
-                _fail(
+                fail(
                     f"branch {episode.episode_id!r} does not share the first {kept} rounds (uids) of its parent"
                 )
             tokens = [segments_before(e.segments, kept) for e in (episode, parent)]
             if tokens[0] != tokens[1]:
-                _fail(f"branch {episode.episode_id!r} does not have its parent's tokens in the shared rounds")
+                fail(f"branch {episode.episode_id!r} does not have its parent's tokens in the shared rounds")
         for round_ in episode.rounds[kept:]:
             if owners.setdefault(round_.uid, episode.episode_id) != episode.episode_id:
-                _fail(
+                fail(
                     f"episodes {owners[round_.uid]!r} and {episode.episode_id!r} share round {round_.uid!r}, but neither "
                     "continues the other: branch with context.play.branch"
                 )
@@ -191,16 +191,17 @@ def _check_branches(group: Sequence[Episode]) -> None:
 def _check_tokens(policy: Policy, played: Sequence[list[Episode]]) -> None:
     groups = Groups(played)
     if not groups.samples:
-        _fail("collect() returned no sampled token, although the trainer says that it is on-policy")
+        fail("collect() returned no sampled token, although the trainer says that it is on-policy")
     with torch.no_grad():
         now_N = policy.evaluate_tokens(groups.samples).logprobs_N.numpy()
     gap = float(np.abs(now_N - groups.tokens.logprobs_N).max())
     if gap > 1e-3:
-        _fail(
+        fail(
             f"recorded log-probabilities differ from the policy's by {gap:.2g} nats: collect() must play with the policy "
             "it is given, or the trainer declare on_policy = False"
         )
 
 
-def _fail(message: str) -> NoReturn:
+def fail(message: str) -> NoReturn:
+    """Raise the error of a failed check."""
     raise TrainingError(f"trainer check failed: {message}")
