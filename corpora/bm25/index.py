@@ -26,7 +26,7 @@ import mmap
 import tempfile
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from searchgym.checks import integer, number
 from searchgym.lru import LRUCache
-from searchgym.question import Corpus, Passage
+from searchgym.question import Corpus
 from searchgym.retriever import Hit, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
@@ -56,6 +56,8 @@ _CACHED_WORDS = 200_000
 _CACHED_PASSAGES = 100_000  # a corpus may compute or decode a passage on each access
 _CACHED_GAINS = 4_000_000  # gains of (term, passage) pairs in the numpy search, 12 bytes each
 _COMPILED_FROM = 50_000  # passages from which compiling with numba pays
+_SCORES_AT_ONCE = 1 << 16  # of the numpy search: 512 kB, which stay in the cache of the core
+_LEAST = np.nextafter(0.0, 1.0)  # a passage without any word of the query has score 0 and is not a hit
 
 
 class _Table(NamedTuple):
@@ -87,7 +89,7 @@ _QueryTerm = tuple[float, int, int, _Term]
 _Gains = tuple[NDArray[np.int32], NDArray[np.float64]]
 """The positions of the passages with a term, and what the term adds to the score of each."""
 
-_Found = tuple[NDArray[Any], NDArray[np.float64]]
+_Found = list[tuple[int, float]]
 """The positions of the best passages and their scores, in order."""
 
 
@@ -120,7 +122,7 @@ class BM25:
         # Read as `cache[key]` within try: on the hot path that costs as little as a dict.
         self._words = LRUCache[str, _Term | None](_CACHED_WORDS)
         self._gains = LRUCache[int, _Gains](_CACHED_GAINS, lambda _, gains: len(gains[1]))
-        self._cached_passages = LRUCache[int, Passage](_CACHED_PASSAGES)
+        self._cached_passages = LRUCache[int, tuple[str, str, str]](_CACHED_PASSAGES)
 
     @classmethod
     def build(cls, corpus: Corpus, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> BM25:
@@ -153,24 +155,23 @@ class BM25:
             ConfigError: k is not a whole number >= 1, or `queries` is not a sequence of strings.
         """
         limit = min(check_k(k), self._count)  # a k beyond the corpus must not size arrays
+        asked = [self._query_terms(query) for query in check_queries(queries)]
         large = self._count >= _COMPILED_FROM
         best = self._best_compiled if large and loader.ready() else self._best
+        found = best([terms for terms in asked if terms], limit)
         results: list[SearchResult] = []
-        cached, passages = self._cached_passages, self._passages
-        for query in check_queries(queries):
-            terms = self._query_terms(query)
-            if not terms:
-                results.append([])
-                continue
-            positions, scores = best(terms, limit)
-            hits = []
-            for position, score in zip(positions.tolist(), scores.tolist(), strict=True):
-                try:
-                    passage = cached[position]
-                except KeyError:
-                    passage = passages[position]
-                    cached.put(position, passage)
-                hits.append(Hit(passage.id, passage.title, passage.text, score))
+        cached, passages, new = self._cached_passages, self._passages, tuple.__new__
+        for terms in asked:
+            hits: list[Hit] = []
+            if terms:
+                for position, score in next(found):
+                    try:
+                        shown = cached[position]
+                    except KeyError:
+                        passage = passages[position]
+                        shown = (passage.id, passage.title, passage.text)
+                        cached.put(position, shown)
+                    hits.append(new(Hit, (*shown, score)))  # Hit(*shown, score), at half its cost
             results.append(hits)
         if large:
             loader.fetch()  # after the first results, which should not wait for it
@@ -191,13 +192,69 @@ class BM25:
             gains[term] = entry.idf * self._parts.item(min(count, MOST) * 256 + length)
         return gains
 
-    def _best(self, terms: Sequence[_QueryTerm], k: int) -> _Found:
-        """The best passages and their scores, by numpy: every posting is read."""
-        # With the scores as a matrix, the maximum of each column bounds the k-th best score from below: a cheap and
-        # exact way to discard nearly all passages before sorting. At least 2 k columns make the bound tight.
+    def _best(self, asked: Sequence[Sequence[_QueryTerm]], k: int) -> Iterator[_Found]:
+        """What each query finds, by numpy: every posting is read.
+
+        With the scores of a query as a matrix, the maximum of each column bounds the k-th best score from below: a cheap
+        and exact way to discard nearly all passages before sorting. At least 2 k columns make the bound tight.
+        """
         columns = max(128, 4 * k)
         rows = -(-self._count // columns)
-        where, what = [], []
+        # Several queries share each call to numpy, which costs as much as the work on the scores of a small corpus.
+        together = max(1, _SCORES_AT_ONCE // (rows * columns))
+        for begin in range(0, len(asked), together):
+            group = asked[begin : begin + together]
+            if len(group) == 1:
+                yield self._best_of_one(group[0], k, rows, columns)
+            else:
+                yield from self._best_of_several(group, k, rows, columns)
+
+    def _best_of_one(self, terms: Sequence[_QueryTerm], k: int, rows: int, columns: int) -> _Found:
+        where: list[NDArray[np.int32]] = []
+        what: list[NDArray[np.float64]] = []
+        self._add_gains(terms, where, what)
+        scores = np.bincount(np.concatenate(where), np.concatenate(what), rows * columns)
+        best = scores.reshape(rows, columns).max(axis=0)
+        best.sort()
+        bound = best[-k]
+        candidates = (scores >= bound if bound > 0 else scores > 0).nonzero()[0]
+        values = cast("NDArray[np.float64]", scores[candidates])  # numpy's stubs know only counts
+        # Stable: equal scores stay in order of position, which is the order of ids.
+        order = (-values).argsort(kind="stable")[:k]
+        return list(zip(candidates[order].tolist(), values[order].tolist(), strict=True))
+
+    def _best_of_several(
+        self, asked: Sequence[Sequence[_QueryTerm]], k: int, rows: int, columns: int
+    ) -> Iterator[_Found]:
+        """The same, with a dimension for the queries."""
+        where: list[NDArray[np.int32]] = []
+        what: list[NDArray[np.float64]] = []
+        postings = [self._add_gains(terms, where, what) for terms in asked]
+        count, size = len(asked), rows * columns
+        places = np.concatenate(where) + np.repeat(np.arange(0, count * size, size), postings)
+        scores = np.bincount(places, np.concatenate(what), count * size)
+        best = scores.reshape(count, rows, columns).max(axis=1)
+        best.sort(axis=1)
+        bound = np.maximum(best[:, columns - k, None], _LEAST)
+        # Over one dimension, because `nonzero` is several times slower over two.
+        candidates = (scores.reshape(count, size) >= bound).ravel().nonzero()[0]
+        values = cast("NDArray[np.float64]", scores[candidates])
+        query = candidates // size
+        order = np.lexsort((-values, query))
+        found = list(zip((candidates - query * size)[order].tolist(), values[order].tolist(), strict=True))
+        begin = 0
+        for end in np.bincount(query, minlength=count).cumsum().tolist():
+            yield found[begin : min(end, begin + k)]
+            begin = end
+
+    def _add_gains(
+        self,
+        terms: Sequence[_QueryTerm],
+        where: list[NDArray[np.int32]],
+        what: list[NDArray[np.float64]],
+    ) -> int:
+        """Append the postings of a query and what each adds to a score, in the order of summing; returns their number."""
+        postings = 0
         for _, _, times, term in terms:
             try:
                 positions, gains = self._gains[term.number]
@@ -205,41 +262,42 @@ class BM25:
                 positions, gains = self._compute_gains(term)
             where.append(positions)
             what.append(gains if times == 1 else gains * times)
-        sums = np.bincount(np.concatenate(where), np.concatenate(what), rows * columns)
-        scores = cast("NDArray[np.float64]", sums)  # numpy's stubs know only counts
-        best = scores.reshape(rows, columns).max(axis=0)
-        best.sort()
-        bound = best[-k]
-        candidates = (scores >= bound if bound > 0 else scores > 0).nonzero()[0]
-        values = scores[candidates]
-        # Stable: equal scores stay in order of position, which is the order of ids.
-        order = (-values).argsort(kind="stable")[:k]
-        return candidates[order], values[order]
+            postings += len(positions)
+        return postings
 
-    def _best_compiled(self, terms: Sequence[_QueryTerm], k: int) -> _Found:
+    def _best_compiled(self, asked: Sequence[Sequence[_QueryTerm]], k: int) -> Iterator[_Found]:
         """The same, compiled; see `compiled.search`."""
         search = loader.ready()
         assert search is not None
         table = self._table
-        postings = np.array([(term.start, term.end) for _, _, _, term in terms], np.int64)
-        weights = np.array([(term.idf, times, -negative) for negative, _, times, term in terms], np.float64)
         found, scores = np.empty(k, np.int32), np.empty(k, np.float64)
-        size = search(
-            table.positions, table.counts, table.lengths, self._parts, postings, weights, found, scores
-        )
-        return found[:size], scores[:size]
+        for terms in asked:
+            postings = np.array([(term.start, term.end) for _, _, _, term in terms], np.int64)
+            weights = np.array(
+                [(term.idf, times, -negative) for negative, _, times, term in terms], np.float64
+            )
+            size = search(
+                table.positions, table.counts, table.lengths, self._parts, postings, weights, found, scores
+            )
+            yield list(zip(found[:size].tolist(), scores[:size].tolist(), strict=True))
 
     def _query_terms(self, query: str) -> list[_QueryTerm]:
         """The terms of a query, in the order in which their gains are summed."""
-        counts: dict[_Term, int] = {}
+        found: dict[int, _QueryTerm] = {}
         for word in words(query):
             try:
                 term = self._words[word]
             except KeyError:
                 term = self._look_up(word)
-            if term is not None and (term in counts or len(counts) < MAX_QUERY_TERMS):
-                counts[term] = counts.get(term, 0) + 1
-        return sorted((-term.bound * times, term.number, times, term) for term, times in counts.items())
+            if term is None:
+                continue
+            number = term.number
+            if number in found:
+                times = found[number][2] + 1
+                found[number] = (-term.bound * times, number, times, term)
+            elif len(found) < MAX_QUERY_TERMS:
+                found[number] = (-term.bound, number, 1, term)
+        return sorted(found.values())
 
     def _look_up(self, word: str) -> _Term | None:
         found = None

@@ -84,6 +84,20 @@ def test_ties_are_ordered_by_id_across_every_cut(make_corpus: Any) -> None:
             assert index.search([query], k)[0] == everything[:k]
 
 
+@pytest.mark.parametrize("scores_at_once", [1, 1_000, 3_000, 1 << 16])
+def test_queries_that_are_computed_together_find_what_each_finds_alone(
+    make_corpus: Any, monkeypatch: pytest.MonkeyPatch, scores_at_once: int
+) -> None:
+    rng = random.Random(11)
+    index = BM25.build(make_corpus(random_text(rng, rng.choice((3, 3, 9)), 40) for _ in range(500)))
+    queries = [random_text(rng, n % 7, 40) for n in range(40)]  # some are empty
+    for k in (1, 3, 40, 500):
+        alone = [index.search([query], k)[0] for query in queries]
+        monkeypatch.setattr(module, "_SCORES_AT_ONCE", scores_at_once)
+        assert index.search(queries, k) == alone
+        monkeypatch.undo()
+
+
 def test_it_conforms(small_corpus: Any) -> None:
     index = BM25.build(small_corpus)
     assert isinstance(index, Retriever)
