@@ -190,6 +190,8 @@ class EnvConfig:
             self._check_needs(term)
         if self.feedback is not None:
             set_field(self, "feedback", _feedback(self.feedback))
+        if not getattr(self.retriever, "ids_match", True):
+            self._refuse_gold()
         self._derive()
         self.tasks(self.split)
 
@@ -232,6 +234,20 @@ class EnvConfig:
         if needs.needs_grade and not isinstance(self.judge, Grader):
             have = "there is no judge" if self.judge is None else f"judge {self.judge.name!r} does not"
             raise ConfigError(f'reward term {term!r} needs a judge that grades answers, e.g. "llm"; {have}')
+
+    def _refuse_gold(self) -> None:
+        """Refuse what compares hits with gold passages, because the retriever's hits are not passages of the corpus."""
+        needs = [f"reward term {term!r}" for term in self.reward if REWARD_TERMS[term].needs_gold]
+        if getattr(self.judge, "needs_gold", False):
+            needs.append(f"judge {self.judge.name!r}")  # type: ignore[union-attr]  # None needs nothing
+        if self.feedback is not None and self.feedback["level"] != "kind":
+            needs.append(f"feedback of level {self.feedback['level']!r}")
+        if needs:
+            raise ConfigError(
+                f"{needs[0]} needs the gold passages of corpus {self.corpus.name!r}, but retriever "
+                f"{self.retriever.name!r} returns other passages than the corpus has (no id, title or text agrees): "
+                "let it search this corpus, or do without"
+            )
 
     @cached_property
     def gain(self) -> InformationGain:

@@ -15,7 +15,7 @@ from ..episode import INFO_SCHEMA, Feedback, Outcome, Retrieval, RoundRecord, St
 from ..errors import ConfigError, CorpusError, ResetNeededError, RetrievalError, UnknownIdError
 from ..judges.protocol import Trace
 from ..question import Corpus, Passage, Question, find_passage, gold_record
-from ..retriever import Hit, SearchResult
+from ..retriever import Hit, SearchResult, distinct_hits
 from ..scoring import exact_match, f1, recall, sub_exact_match
 from ..verdict import Grade, Verdict, no_verdict
 from .config import EnvConfig
@@ -361,10 +361,7 @@ class EpisodeState:
                 self.found.add(gold)
         if len(ids) == len(shown):
             return shown
-        once: dict[str, Hit] = {}
-        for hit in shown:
-            once.setdefault(hit.id, hit)
-        return list(once.values())
+        return distinct_hits(shown)
 
     def _write_feedback(self, draft: str) -> str:
         level = self.config.feedback_level or ""
