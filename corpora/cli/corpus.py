@@ -188,7 +188,7 @@ def import_wikipedia(
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if file.is_file() and not as_json:
         click.echo(
-            f"{file}: {human(file.stat().st_size)}; the passages need at most {human(estimate_dump(file))} "
+            f"{file}: {human(file.stat().st_size)}; the passages need at most {human(estimate_dump(file, max(1, words)))} "
             f"({human(free_disk(out))} free)"
         )
     with shown_progress() as progress:
