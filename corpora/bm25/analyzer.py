@@ -22,6 +22,8 @@ from functools import cache, lru_cache
 
 import Stemmer
 
+from searchgym.scripts import IDEOGRAPHS, KATAKANA, SOUTH_EAST_ASIAN
+
 __all__ = ["MAX_LENGTH", "STOP_WORDS", "TOKENIZER", "stem", "words"]
 
 TOKENIZER = "uax29-nfkc_casefold-max255-lucene33-porter/2"
@@ -37,21 +39,6 @@ STOP_WORDS = frozenset({
 })
 # fmt: on
 
-# Scripts whose words are not separated. Ideographs with their radicals, and hiragana: each character is a word.
-_SINGLE = (
-    r"\u2e80-\u2fd5\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3041-\u3096\u309d-\u309f\u3400-\u4dbf\u4e00-\u9fff"
-    r"\uf900-\ufaff\U0001b001-\U0001b152\U00020000-\U0003ffff"
-)
-_KATAKANA = (
-    r"\u3031-\u3035\u309b\u309c\u30a0-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u32d0-\u32fe\u3300-\u3357\uff66-\uff9f"
-    r"\U0001b000\U0001b164-\U0001b167"
-)
-# Thai, Lao, Myanmar, Khmer, Tai Le, New Tai Lue, Tai Tham, Tai Viet and Ahom, without their digits.
-_SOUTH_EAST_ASIAN = (
-    r"\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ecf\u0edc-\u0edf\u1000-\u103f\u1050-\u108f\u109a-\u109f\u1780-\u17d3\u17d7"
-    r"\u17dc\u17dd\u1950-\u1974\u1980-\u19c9\u19da\u19de\u19df\u1a20-\u1a7c\u1aa0-\u1aad\ua9e0-\ua9ef\ua9fa-\ua9fe"
-    r"\uaa60-\uaadf\U00011700-\U0001172b\U0001173a-\U0001173f"
-)
 # Letters to Unicode's annex that Python's \w does not match: modifiers, Armenian and Hebrew marks, circled letters.
 _MORE_LETTERS = (
     r"\u02c2-\u02c5\u02d2-\u02d7\u02de\u02df\u02ed\u02ef-\u02ff\u055b\u055c\u055e\u05f3\u066b\u24b6-\u24e9"
@@ -108,7 +95,7 @@ def _fold(word: str) -> str:
 @cache
 def _word_finder() -> Callable[[str], list[str]]:
     """`findall` of the pattern of words in case-folded text of any script; made when first needed, in about 0.1 s."""
-    unseparated = re.compile(f"[{_SINGLE}{_KATAKANA}{_SOUTH_EAST_ASIAN}{_SYMBOLS}]").match
+    unseparated = re.compile(f"[{IDEOGRAPHS}{KATAKANA}{SOUTH_EAST_ASIAN}{_SYMBOLS}]").match
     letters, marks = [*b"_abcdefghijklmnopqrstuvwxyz0123456789"], []
     for code in range(0x80, 0x1FBFF):  # beyond it there are ideographs, and the tags and selectors below
         char = chr(code)
@@ -120,9 +107,9 @@ def _word_finder() -> Callable[[str], list[str]]:
     word, mark = _ranges(letters) + _MORE_LETTERS, _ranges(marks) + r"\U000e0001-\U000e01ef"
     kinds = (
         rf"[{word}][{word}{mark}]*",
-        rf"[{_SINGLE}][{mark}]*",
-        rf"[{_SOUTH_EAST_ASIAN}][{_SOUTH_EAST_ASIAN}{mark}]*",
-        rf"[{_KATAKANA}][{_KATAKANA}{mark}]*",
+        rf"[{IDEOGRAPHS}][{mark}]*",
+        rf"[{SOUTH_EAST_ASIAN}][{SOUTH_EAST_ASIAN}{mark}]*",
+        rf"[{KATAKANA}][{KATAKANA}{mark}]*",
         r"[\U0001f1e6-\U0001f1ff]{2}",  # a flag
         rf"[{_SYMBOLS}](?:[{mark}\U0001f3fb-\U0001f3ff]|(?<=\u200d)[{_SYMBOLS}])*",
     )

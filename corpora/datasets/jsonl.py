@@ -22,6 +22,7 @@ from searchgym.checks import choice
 from searchgym.errors import ConfigError, CorpusError, UnknownIdError
 from searchgym.files import replacing
 from searchgym.question import Hop, Passage, Question
+from searchgym.scoring import DEFAULT_SEGMENTATION, SEGMENTATIONS
 
 from ..indexing.cache import cached_directory, home
 from ..indexing.disk import require_disk
@@ -45,6 +46,7 @@ class JsonlCorpus:
         hash: digest of the passages: ids, titles and texts, in order of id.
         passages: all passages, in order of id; each is read from disk when it is accessed.
         splits: the splits that have questions, in the order train, dev, test.
+        segmentation: what F1 and substring match count as a word.
         facts: facts about the corpus, as JSON data: the numbers of passages, of questions, of questions with gold
             passages and of skipped lines, where the files come from, and in `notes` the numbers of lines that were
             skipped or read in another way than written, by reason.
@@ -57,6 +59,7 @@ class JsonlCorpus:
         questions: Sequence[Source],
         reopen: tuple[Any, ...],
         origin: dict[str, Any] | None = None,
+        segmentation: str = DEFAULT_SEGMENTATION,
     ) -> None:
         """Open the packed files, after packing them at the first call.
 
@@ -66,11 +69,13 @@ class JsonlCorpus:
             questions: files of questions about them.
             reopen: (function, arguments) with which another process opens it again.
             origin: where the files come from, as JSON data; part of `facts`.
+            segmentation: what F1 and substring match count as a word; see `searchgym.scoring.SEGMENTATIONS`.
 
         Raises:
             CorpusError: a line is bad; says which, why and what to do. Nothing is kept.
-            ConfigError: too little disk space.
+            ConfigError: an unknown segmentation, or too little disk space.
         """
+        self.segmentation = choice("segmentation", segmentation, SEGMENTATIONS)
         store = cached_directory("passages", _key(passages), lambda at: _build_passages(passages, at))
         packed = json.loads((store / "corpus.json").read_text("utf-8"))
         self.name = name
@@ -133,6 +138,7 @@ def open_jsonl(
     path: str | os.PathLike[str],
     split: str = "train",
     questions: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    segmentation: str = DEFAULT_SEGMENTATION,
 ) -> JsonlCorpus:
     """Open a corpus of files; the entry point `jsonl` of `searchgym.corpora`.
 
@@ -142,10 +148,11 @@ def open_jsonl(
         split: the split of questions without one: "train", "dev" or "test".
         questions: other questions, instead of those in the directory: a file, or a question set, which is a directory
             with files like `train.jsonl` and `dev.jsonl`; or several of these.
+        segmentation: what F1 and substring match count as a word; see `searchgym.scoring.SEGMENTATIONS`.
 
     Raises:
         CorpusError: a file is missing or a line is bad; says which, why and what to do. Nothing is kept.
-        ConfigError: an unknown split, or too little disk space.
+        ConfigError: an unknown split or segmentation, or too little disk space.
     """
     choice("split", split, SPLITS)
     if not isinstance(path, str | os.PathLike):
@@ -159,9 +166,9 @@ def open_jsonl(
         several = [questions] if isinstance(questions, str | os.PathLike) else questions
         sources = [source for one in several for source in find_questions(Path(one).expanduser(), split)]
     names = [place] if questions is None else [place, *(Path(one).expanduser().resolve() for one in several)]
-    arguments = (str(place), split, None if questions is None else list(map(str, names[1:])))
+    arguments = (str(place), split, None if questions is None else list(map(str, names[1:])), segmentation)
     label = "+".join(name.name.split(".")[0] for name in names)
-    return JsonlCorpus(label, [passages], sources, (open_jsonl, arguments))
+    return JsonlCorpus(label, [passages], sources, (open_jsonl, arguments), segmentation=segmentation)
 
 
 def find_passages(place: Path) -> Source:

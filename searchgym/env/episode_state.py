@@ -394,12 +394,12 @@ class EpisodeState:
     def _close(self, stop: StopReason) -> Outcome:
         """End and score the episode."""
         self.running = False
-        golds, answer = self.question.answers, self.answer
+        golds, answer, segmentation = self.question.answers, self.answer, self.config.segmentation
         return Outcome(
             answer=answer,
             em=exact_match(answer, golds),
-            f1=f1(answer, golds),
-            sub_em=sub_exact_match(answer, golds),
+            f1=f1(answer, golds, segmentation),
+            sub_em=sub_exact_match(answer, golds, segmentation),
             recall=recall(self.found, self.question.supporting_ids),
             rounds=self.round,
             searches=self.searches,
