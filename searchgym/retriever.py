@@ -121,8 +121,8 @@ class CachedRetriever:
     share one cache; it has no lock, which a forked worker could inherit held.
 
     As in `searchgym.lru.LRUCache` there are two generations: what is read in the older one moves to the younger one, and
-    when the younger one is full, it becomes the older one. Each may hold a third of the bound; the last third is what
-    memory allocators need in addition (measured: a tenth to a quarter of the passages' size).
+    when the younger one is full, it becomes the older one. Each may hold a third of the bound; the last third is left for
+    what memory allocators need in addition.
 
     Args:
         retriever: answers the queries that are not cached.

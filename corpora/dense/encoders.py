@@ -261,7 +261,7 @@ class Encoder:
                 [_encodable(text) for text in texts], prompt=self.passage_prefix, **self._arguments(batch)
             )
         vectors = np.asarray(found, np.float32)
-        bad = (~np.isfinite(vectors).all(axis=1)).nonzero()[0]
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(bad):
             raise ConfigError(
                 f"encoder {self.path.name!r} gives a vector that is not finite for the passage that begins with "

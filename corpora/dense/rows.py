@@ -135,7 +135,7 @@ def group_vectors(
         for start in range(0, len(used), _CHUNK):
             some = used[start : start + _CHUNK]
             found = vectors.read(some)
-            bad = (~(np.abs(found).max(axis=1) <= _LARGEST)).nonzero()[0]  # also true for NaN
+            bad = np.flatnonzero(~(np.abs(found).max(axis=1) <= _LARGEST))  # also those with NaN
             if len(bad):
                 row = int(some[bad[0]])
                 passage = corpus.passages[int((rows == row).argmax())]
