@@ -29,7 +29,7 @@ __all__ = ["Groups", "Vectors", "cached_groups", "group_passages", "group_vector
 _FORMAT = 1
 _SHOW_EVERY = 20_000  # passages
 _CHUNK = 16_384  # rows read at a time
-# Components from which products could leave the range of float32; faiss's clustering then ends the process (SIGSEGV).
+# Components from which products could leave the range of float32; faiss's clustering then ends the process (SIGABRT).
 _LARGEST = 1e12
 
 

@@ -219,7 +219,9 @@ class RemoteRetriever:
                 f"{self.url} searches corpus {facts.get('corpus')!r} ({theirs}), but the questions belong to "
                 f"{corpus.name!r} ({corpus.hash}): serve that corpus, or set the option any_corpus to true"
             )
-        if self._matcher is not None:
+        if (
+            self._matcher is not None and theirs
+        ):  # a server of ours that names no corpus is matched without a probe
             try:
                 self._probe()
             except _Failed as error:

@@ -145,6 +145,26 @@ def test_other_passages_are_told_once_and_never_count_as_gold(id: Any) -> None:
                 searchgym.SearchEnv(corpus=CORPUS, retriever=spec, **arguments)
 
 
+@pytest.mark.parametrize("has_them", [True, False])
+def test_a_server_of_ours_with_another_corpus_is_matched_too(has_them: bool) -> None:
+    facts = {"index_hash": "h1", "corpus": "wiki", "corpus_hash": "w"}
+    passage = (
+        Passage("77", "Mira Voss", TEXTS[2][1]) if has_them else Passage("p002", "Elsewhere", "Far away.")
+    )
+    reply = {"result": [[{"document": {"id": passage.id, "contents": contents(passage)}, "score": 1.0}]]}
+    answer = http(200, reply).replace(b"\r\n\r\n", b"\r\nx-index-hash: h1\r\n\r\n", 1)
+    with serving(answer, health=http(200, facts)) as server, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        spec = {"name": "remote", "url": server.url, "any_corpus": True}
+        env = searchgym.SearchEnv(corpus=CORPUS, retriever=spec, top_k=1)
+        env.reset(options={"task_id": "q1"})
+        env.step(SEARCH)
+        *_, info = env.step("<answer>Mira Voss</answer>")
+        assert info["outcome"]["recall"] == float(has_them)
+        assert env.retriever.ids_match is has_them  # type: ignore[attr-defined]
+        assert len(caught) == (not has_them)
+
+
 @pytest.mark.parametrize("arguments", NEEDS_GOLD, ids=json.dumps)
 def test_what_needs_gold_is_allowed_with_the_own_index(arguments: dict[str, Any]) -> None:
     searchgym.SearchEnv(corpus=CORPUS, retriever="bm25", **arguments)
