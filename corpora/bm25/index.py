@@ -5,8 +5,8 @@ Score of passage d for query q (Robertson & Zaragoza 2009, as Lucene computes it
     score(q, d) = sum over t in q of  ln(1 + (N - df_t + 0.5) / (df_t + 0.5))
                                       * tf(t, d) / (tf(t, d) + k1 * (1 - b + b * |d| / avgdl))
 
-As in Lucene, |d| is rounded down to one of 256 lengths (exact up to 40 words), and a word counts at most 255 times in a
-passage. Beyond the formula, the following is promised:
+As in Lucene, |d| is rounded down to one of 256 lengths (exact up to 40 words), a word counts at most 255 times in a
+passage, and N and avgdl are those of the passages with at least one term. Beyond the formula, the following is promised:
 
 1. Hits are ordered by falling score, equal scores by id, also across the cut at k.
 2. A passage without any word of the query is not a hit, so that there may be fewer than k hits.
@@ -50,7 +50,7 @@ __all__ = ["BM25", "BM25_BACKEND", "MAX_QUERY_TERMS", "open_bm25"]
 MAX_QUERY_TERMS = 1024
 """The number of distinct known words of a query that are used, the first ones (Lucene's clause limit)."""
 
-_FORMAT = 2
+_FORMAT = 3
 # Capacities of the caches.
 _CACHED_WORDS = 200_000
 _CACHED_PASSAGES = 100_000  # a corpus may compute or decode a passage on each access
@@ -117,7 +117,8 @@ class BM25:
         self._count = table.facts["passages"]
         self._table = table
         self._directory = directory
-        average = table.facts["words"] / self._count
+        self._documents = table.facts["documents"]  # with at least one term: the N of the formula
+        average = table.facts["words"] / self._documents
         self._parts = parts_table(settings["k1"], settings["b"], average)
         # Read as `cache[key]` within try: on the hot path that costs as little as a dict.
         self._words = LRUCache[str, _Term | None](_CACHED_WORDS)
@@ -313,7 +314,7 @@ class BM25:
             if number < count and text(number) == wanted:
                 start, end = table.starts[number : number + 2].tolist()
                 frequency = end - start
-                idf = math.log(1 + (self._count - frequency + 0.5) / (frequency + 0.5))
+                idf = math.log(1 + (self._documents - frequency + 0.5) / (frequency + 0.5))
                 found = _Term(number, start, end, idf, idf * table.most.item(number))
         self._words.put(word, found)
         return found

@@ -82,6 +82,7 @@ def info(spec: str, as_json: bool) -> None:
     for what in ("passages", "questions"):
         if facts.get(f"{what}_passed_over"):
             table.add_row(f"{what} skipped", f"{facts[f'{what}_passed_over']:,} (blank or unanswerable)")
+    _add_notes(table, facts)
     table.add_row("hash", facts["hash"])
     if isinstance(facts.get("origin"), dict):
         for part in _origins(facts["origin"]):
@@ -127,7 +128,8 @@ def check(spec: str, as_json: bool) -> None:
     """Check a corpus line by line and print statistics.
 
     Checks every line, the order of the passages, the ids and the gold passages of SPEC, which is a registered name, a
-    path, or JSON. The first error is reported with its file, line and reason; the exit code is then 2.
+    path, or JSON. The first error is reported with its file, line and reason; the exit code is then 2. Lines that were
+    skipped or read in another way than written are counted by reason.
     """
     with Console(stderr=True).status("checking"):
         if (Path(spec) / "manifest.json").is_file() and (problems := verify_directory(Path(spec))):
@@ -144,6 +146,7 @@ def check(spec: str, as_json: bool) -> None:
             table.add_row(name.replace("_", " "), f"{value:.3g}")
         elif isinstance(value, int | str):
             table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else shown(value))
+    _add_notes(table, facts)
     Console().print(table)
 
 
@@ -185,7 +188,7 @@ def import_wikipedia(
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if file.is_file() and not as_json:
         click.echo(
-            f"{file}: {human(file.stat().st_size)}; the passages need at most {human(estimate_dump(file))} "
+            f"{file}: {human(file.stat().st_size)}; the passages need at most {human(estimate_dump(file, max(1, words)))} "
             f"({human(free_disk(out))} free)"
         )
     with shown_progress() as progress:
@@ -207,6 +210,13 @@ def import_wikipedia(
         f"{card['disambiguation']:,} disambiguation pages, {card['other_namespaces']:,} pages of other namespaces and "
         f"{card['empty']:,} without text, of {card['pages']:,} pages; {card['failures']:,} could not be read"
     )
+
+
+def _add_notes(table: Table, facts: dict[str, Any]) -> None:
+    """One row for every reason for which lines were skipped or read in another way than written."""
+    for what, notes in facts.get("notes", {}).items():
+        for reason, count in notes.items():
+            table.add_row(f"{what}: {reason}", f"{count:,}")
 
 
 def _facts(opened: Corpus) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from searchgym.files import replacing
 
 from ..indexing.backend import Progress
-from .vectors import Vectors, load_faiss
+from .rows import Vectors
+from .vectors import load_faiss
 
 __all__ = ["FaissFiles", "build_faiss_files", "cells_for", "faiss_bytes"]
 

@@ -6,32 +6,37 @@ unquoted, or send `title` and `text` as separate fields; all of these forms are 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from searchgym.retriever import Hit
+from searchgym.retriever import Hit, content_id
 
 __all__ = ["read_document", "read_hits", "split_contents", "write_document"]
 
 
-def split_contents(contents: str) -> tuple[str, str]:
+def split_contents(contents: str, given: Any = None) -> tuple[str, str]:
     """Title and text of "contents": the first line without one pair of quotes, and the rest.
 
     A single line is a text without a title.
+
+    Args:
+        contents: the string.
+        given: the title, if it is known. Then "contents" is the text; a first line that repeats the title is removed.
     """
-    title, newline, text = contents.partition("\n")
-    if not newline:
-        return "", contents
-    title = title.strip()
+    first, newline, rest = contents.partition("\n")
+    title = first.strip()
     if len(title) >= 2 and title[0] == title[-1] == '"':
         title = title[1:-1]
-    return title, text
+    if isinstance(given, str) and given.strip():
+        return given, rest if newline and title == given.strip() else contents
+    return (title, rest) if newline else ("", contents)
 
 
 def read_document(document: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Id, title and text of a document; without an id, a digest of the contents serves as one.
+    """Id, title and text of a document; without an id, or with an empty one, `content_id` serves as one.
+
+    A `title` beside "contents" is the title.
 
     Raises:
         ValueError: it has no text, or a field has the wrong type; the message says which.
@@ -39,16 +44,18 @@ def read_document(document: Mapping[str, Any]) -> tuple[str, str, str]:
     if isinstance(document.get("text"), str):
         title, text = document.get("title") or "", document["text"]
     elif isinstance(document.get("contents"), str):
-        title, text = split_contents(document["contents"])
+        title, text = split_contents(document["contents"], document.get("title"))
     else:
         fields = ", ".join(sorted(map(str, document))[:8]) or "no fields"
         raise ValueError(f"a document has neither 'contents' nor 'text' (it has {fields})")
     if not isinstance(title, str):
         raise ValueError(f"a document's title is {title!r:.60}, not a string")
     title, text = _whole(title), _whole(text)
-    id = document.get("id", document.get("_id"))
-    if id is None:
-        id = hashlib.blake2b(f"{title}\n{text}".encode(), digest_size=8).hexdigest()
+    id = document.get("id")
+    if id in (None, ""):
+        id = document.get("_id")
+    if id in (None, ""):
+        id = content_id(title, text)
     if isinstance(id, bool) or not isinstance(id, str | int):
         raise ValueError(f"a document's id is {id!r:.60}, not a string or a number")
     return _whole(str(id)), title, text

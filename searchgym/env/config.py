@@ -8,7 +8,7 @@ from functools import cached_property
 from math import isfinite
 from typing import Any
 
-from ..checks import check_count
+from ..checks import check_count, choice
 from ..dialects import Dialect, get_dialect
 from ..episode import Feedback, Retrieval
 from ..errors import ConfigError, UnknownIdError
@@ -16,6 +16,7 @@ from ..judges.gain import InformationGain
 from ..judges.protocol import Grader, Judge
 from ..question import Corpus, Question, describe_corpus
 from ..retriever import Retriever
+from ..scoring import DEFAULT_SEGMENTATION, SEGMENTATIONS
 from .feedback import check_level
 from .rewards import REWARD_TERMS
 
@@ -62,7 +63,7 @@ class EnvConfig:
         "country",
         "registered name (a generated world, or `hub` with options), directory with `passages.jsonl`, "
         'or `{"name": …, **options}`',
-        comparable=lambda c: {"corpus": c.corpus.name, "corpus_hash": c.corpus.hash},
+        comparable=lambda c: {"corpus": c.corpus.name, "corpus_hash": c.corpus.hash, **_segmentation(c)},
     )
     corpus_description: str = argument(
         None,
@@ -128,6 +129,8 @@ class EnvConfig:
     """The judge as a JSON value, as far as there is one."""
 
     # Derived from the arguments once, because every step reads them.
+    segmentation: str = derived()
+    """What F1 and substring match count as a word, as the corpus says."""
     has_feedback: bool = derived()
     """Whether the feedback act is enabled."""
     feedback_level: str | None = derived()
@@ -190,6 +193,8 @@ class EnvConfig:
             self._check_needs(term)
         if self.feedback is not None:
             set_field(self, "feedback", _feedback(self.feedback))
+        if not getattr(self.retriever, "ids_match", True):
+            self._refuse_gold()
         self._derive()
         self.tasks(self.split)
 
@@ -199,7 +204,11 @@ class EnvConfig:
         judges_steps = self.judge is not None and self.judge_when == "step"
         other_terms = tuple(name for name, term in terms.items() if term.value is not None)
         retrieval = Retrieval("none", self.retriever.name, self.retriever.index_hash)
+        segmentation = getattr(self.corpus, "segmentation", DEFAULT_SEGMENTATION)
         values = {
+            "segmentation": choice(
+                f"segmentation of corpus {self.corpus.name!r}", segmentation, SEGMENTATIONS
+            ),
             "has_feedback": self.feedback is not None,
             "feedback_level": feedback["level"],
             "feedback_calls": feedback["calls"],
@@ -232,6 +241,20 @@ class EnvConfig:
         if needs.needs_grade and not isinstance(self.judge, Grader):
             have = "there is no judge" if self.judge is None else f"judge {self.judge.name!r} does not"
             raise ConfigError(f'reward term {term!r} needs a judge that grades answers, e.g. "llm"; {have}')
+
+    def _refuse_gold(self) -> None:
+        """Refuse what compares hits with gold passages, because the retriever's hits are not passages of the corpus."""
+        needs = [f"reward term {term!r}" for term in self.reward if REWARD_TERMS[term].needs_gold]
+        if getattr(self.judge, "needs_gold", False):
+            needs.append(f"judge {self.judge.name!r}")  # type: ignore[union-attr]  # None needs nothing
+        if self.feedback is not None and self.feedback["level"] != "kind":
+            needs.append(f"feedback of level {self.feedback['level']!r}")
+        if needs:
+            raise ConfigError(
+                f"{needs[0]} needs the gold passages of corpus {self.corpus.name!r}, but retriever "
+                f"{self.retriever.name!r} returns other passages than the corpus has (no id, title or text agrees): "
+                "let it search this corpus, or do without"
+            )
 
     @cached_property
     def gain(self) -> InformationGain:
@@ -314,6 +337,12 @@ def argument_table() -> str:
         default = f'"{declared.default}"' if isinstance(declared.default, str) else str(declared.default)
         rows.append(f"| `{name}` | `{default}` | {declared.metadata['text']} |")
     return "\n".join(rows)
+
+
+def _segmentation(config: EnvConfig) -> dict[str, str]:
+    """The entry of `Episode.env` for a segmentation that is not the default."""
+    default = config.segmentation == DEFAULT_SEGMENTATION
+    return {} if default else {"segmentation": config.segmentation}
 
 
 def _list_of(argument: str, values: Any, kind: type) -> tuple[Any, ...]:

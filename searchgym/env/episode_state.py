@@ -15,7 +15,7 @@ from ..episode import INFO_SCHEMA, Feedback, Outcome, Retrieval, RoundRecord, St
 from ..errors import ConfigError, CorpusError, ResetNeededError, RetrievalError, UnknownIdError
 from ..judges.protocol import Trace
 from ..question import Corpus, Passage, Question, find_passage, gold_record
-from ..retriever import Hit, SearchResult
+from ..retriever import Hit, SearchResult, distinct_hits
 from ..scoring import exact_match, f1, recall, sub_exact_match
 from ..verdict import Grade, Verdict, no_verdict
 from .config import EnvConfig
@@ -363,10 +363,7 @@ class EpisodeState:
                 self.found.add(gold)
         if len(ids) == len(shown):
             return shown
-        once: dict[str, Hit] = {}
-        for hit in shown:
-            once.setdefault(hit.id, hit)
-        return list(once.values())
+        return distinct_hits(shown)
 
     def _write_feedback(self, draft: str) -> str:
         level = self.config.feedback_level or ""
@@ -399,12 +396,12 @@ class EpisodeState:
     def _close(self, stop: StopReason) -> Outcome:
         """End and score the episode."""
         self.running = False
-        golds, answer = self.question.answers, self.answer
+        golds, answer, segmentation = self.question.answers, self.answer, self.config.segmentation
         return Outcome(
             answer=answer,
             em=exact_match(answer, golds),
-            f1=f1(answer, golds),
-            sub_em=sub_exact_match(answer, golds),
+            f1=f1(answer, golds, segmentation),
+            sub_em=sub_exact_match(answer, golds, segmentation),
             recall=recall(self.found, self.question.supporting_ids),
             rounds=self.round,
             searches=self.searches,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 
 from ..errors import UnknownIdError
 from ..question import Passage, Question
-from ..scoring import exact_match, normalize_answer, sub_exact_match
+from ..scoring import contains_answer, exact_match, normalize_answer, sub_exact_match
 
 __all__ = ["FEEDBACK_LEVELS", "write_feedback"]
 
@@ -112,7 +112,7 @@ def _pointer(passage: Passage, answers: Collection[str]) -> str:
 def _tells(text: str, answers: Collection[str]) -> bool:
     """Whether a text contains an answer; "yes or no" tells neither."""
     words = f" {normalize_answer(text)} ".replace(" yes or no ", " ")
-    return any(f" {key} " in words for answer in answers if (key := normalize_answer(answer)))
+    return any(contains_answer(words, answer) for answer in answers)
 
 
 def _kind(text: str) -> str:

@@ -64,6 +64,7 @@ class RewardTerm:
         needs_verdict: needs a judge that runs in every step.
         needs_grade: needs a judge that grades answers.
         needs_trace: needs the earlier rounds.
+        needs_gold: compares hits with the gold passages.
     """
 
     value: Callable[[RewardContext], float] | None
@@ -72,6 +73,7 @@ class RewardTerm:
     needs_verdict: bool = False
     needs_grade: bool = False
     needs_trace: bool = False
+    needs_gold: bool = False
 
 
 def _format(c: RewardContext) -> float:
@@ -132,7 +134,7 @@ REWARD_TERMS: dict[str, RewardTerm] = {
     "em": RewardTerm(None, "exact match of the answer", last=True),
     "f1": RewardTerm(None, "token F1 of the answer", last=True),
     "sub_em": RewardTerm(None, "1 if the answer contains a gold answer", last=True),
-    "recall": RewardTerm(None, "share of the gold passages retrieved", last=True),
+    "recall": RewardTerm(None, "share of the gold passages retrieved", last=True, needs_gold=True),
     "correct": RewardTerm(
         lambda c: c.grade.score or 0.0 if c.grade else 0.0,
         "the judge's grade of the answer against the gold answers",
@@ -153,14 +155,15 @@ REWARD_TERMS: dict[str, RewardTerm] = {
         last=True,
         needs_trace=True,
     ),
-    "ndcg": RewardTerm(_ndcg, "NDCG of this round's hits, gold passages relevant"),
+    "ndcg": RewardTerm(_ndcg, "NDCG of this round's hits, gold passages relevant", needs_gold=True),
     "new_recall": RewardTerm(
         _new_recall,
         "share of the gold passages that this round returned first; sums to recall",
         needs_trace=True,
+        needs_gold=True,
     ),
     "stepsearch": RewardTerm(
-        _stepsearch, "information gain minus redundancy of this search", needs_trace=True
+        _stepsearch, "information gain minus redundancy of this search", needs_trace=True, needs_gold=True
     ),
     "utility": RewardTerm(_utility, "the judge's u of this round", needs_verdict=True),
     "reasoning": RewardTerm(_reasoning, "the judge's v of this round", needs_verdict=True),

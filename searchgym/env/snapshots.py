@@ -11,7 +11,7 @@ from typing import Any
 from ..dialects import Act
 from ..episode import Episode, RoundRecord, anchor_of
 from ..errors import ResetNeededError, SnapshotError
-from ..retriever import Hit
+from ..retriever import Hit, content_id, distinct_hits
 from .config import EnvConfig, env_fingerprint
 from .episode_state import EpisodeState
 
@@ -168,8 +168,12 @@ def _pack(rounds: list[RoundRecord]) -> dict[str, Any]:
         hits = []
         for query_index, result in enumerate(record.results):
             for rank, hit in enumerate(result, 1):
-                passages[hit.id] = [hit.title, hit.text]
-                hits.append([hit.id, float(hit.score), rank, query_index])
+                content = [hit.title, hit.text]
+                packed_hit = [hit.id, float(hit.score), rank, query_index]
+                if passages.setdefault(hit.id, content) != content:  # another passage with the same id
+                    packed_hit.append(key := content_id(*content))
+                    passages[key] = content
+                hits.append(packed_hit)
         packed.append([record.text, record.action.to_json(), hits, "" if hits else record.observation])
     return {"passages": passages, "rounds": packed}
 
@@ -199,12 +203,11 @@ def _unpack_round(
     text, action, hits, observation = packed
     act = Act(**{**action, "queries": tuple(action["queries"])})
     results: list[list[Hit]] = [[] for _ in act.queries]
-    for id_, score, _, query_index in hits:
-        title, passage = passages[id_]
+    for id_, score, _, query_index, *key in hits:
+        title, passage = passages[key[0] if key else id_]
         results[query_index].append(Hit(id_, title, passage, score))
     if hits:
-        shown = {hit.id: hit for result in reversed(results) for hit in reversed(result)}
-        ordered = [shown[id_] for id_ in dict.fromkeys(hit.id for result in results for hit in result)]
+        ordered = distinct_hits(hit for result in results for hit in result)
         observation = config.dialect.render_hits(ordered, config.max_observation_chars)
     retrieval = config.ok_retrieval if act.kind == "search" else config.no_retrieval
     return RoundRecord(text, act, results, observation, number, retrieval)

@@ -38,6 +38,7 @@ class OracleJudge:
     """
 
     name = "oracle"
+    needs_gold = True
 
     def __init__(self, corpus: Corpus | None = None) -> None:
         del corpus

@@ -48,6 +48,9 @@ class Judge(Protocol):
 
     A judge that may be unable to work (no key, wrong address, spent budget) also has a method `check()`, which
     then raises `ConfigError`; environments call it before episodes begin, so that no episode is lost.
+
+    A judge that compares hits with the gold passages has an attribute `needs_gold` that is True. It is refused with a
+    retriever whose hits have other ids than the corpus's passages (`searchgym.Retriever`).
     """
 
     name: str

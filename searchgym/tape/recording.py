@@ -69,6 +69,8 @@ def recording(
         "judge_name": None if judge is None else judge.name,
         "grader": isinstance(judge, Grader),
     }
+    if not getattr(retriever, "ids_match", True):
+        tape_header["ids_match"] = False
     recorder = Recorder.open(path, tape_header)
     recorded: Judge | None = None
     if judge is not None:
@@ -135,6 +137,7 @@ class RecordingRetriever:
         self._inner, self.tape = retriever, tape
         self.name = retriever.name
         self.index_hash = retriever.index_hash
+        self.ids_match: bool = getattr(retriever, "ids_match", True)
 
     @property
     def hits(self) -> int:
@@ -168,6 +171,7 @@ class ReplayRetriever:
         self.tape = tape
         self.name: str = tape.tape_header["backend"]
         self.index_hash: str = tape.tape_header["index_hash"]
+        self.ids_match: bool = tape.tape_header.get("ids_match", True)
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         recall, results = self.tape.recall, []
@@ -185,6 +189,7 @@ class RecordingJudge:
     def __init__(self, judge: Judge, tape: Recorder) -> None:
         self._inner, self.tape = judge, tape
         self.name = judge.name
+        self.needs_gold: bool = getattr(judge, "needs_gold", False)
 
     def check(self) -> None:
         """Run the judge's own check."""
