@@ -22,11 +22,13 @@ from searchgym.files import replacing
 from searchgym.question import Corpus, Passage
 
 from ..indexing.backend import Progress
-from ..indexing.cache import cached_directory
+from ..indexing.cache import cached_directory, open_checked
+from ..indexing.checksums import SHIFT
 from ..indexing.disk import require_disk
 from .encoders import MAX_CHARACTERS, Encoder
 
 __all__ = [
+    "GROUP_FILES",
     "VECTORS",
     "EncodedVectors",
     "Groups",
@@ -48,6 +50,9 @@ BLOCK = 1024
 
 VECTORS = "vectors.f32"
 """The file that `encode_rows` writes."""
+
+GROUP_FILES = ("positions.npy", "starts.npy")
+"""The files of `Groups`, whose blocks are compared with their checksums when they are first read."""
 
 _FORMAT = 1
 _SHOW_EVERY = 20_000  # passages
@@ -77,27 +82,39 @@ class Groups:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._positions: NDArray[np.int32] = np.load(directory / "positions.npy", mmap_mode="r")
-        self._starts: NDArray[np.int32] = np.load(directory / "starts.npy", mmap_mode="r")
+        self._files = open_checked(directory, *GROUP_FILES)
+        (self._positions, self._place), (self._starts, self._first) = (f.array("<i4") for f in self._files)
 
     def __len__(self) -> int:
         return len(self._starts) - 1
 
     def firsts(self) -> NDArray[np.int64]:
         """The position of the first passage of every row."""
+        self._check_all()
         return self._positions[self._starts[:-1]].astype(np.int64)
 
     def rows(self) -> NDArray[np.int64]:
         """The row of every passage, in order of position."""
+        self._check_all()
         rows = np.empty(len(self._positions), np.int64)
         rows[self._positions] = np.repeat(np.arange(len(self)), np.diff(self._starts))
         return rows
 
     def passages(self, row: int) -> list[int]:
         """The positions of a row's passages, ascending."""
+        positions, starts = self._files
+        place = self._first + 4 * row
+        if row < 0 or not (starts.seen[place >> SHIFT] and starts.seen[(place + 7) >> SHIFT]):
+            starts.check(place, place + 8)
         first, end = self._starts[row : row + 2].tolist()
+        if not positions.seen[(self._place + 4 * first) >> SHIFT] or end - first != 1:
+            positions.check(self._place + 4 * first, self._place + 4 * end)
         found: list[int] = self._positions[first:end].tolist()
         return found
+
+    def _check_all(self) -> None:
+        for file in self._files:
+            file.check(0, len(file.data))
 
 
 class EncodedVectors:
@@ -109,10 +126,14 @@ class EncodedVectors:
     """
 
     def __init__(self, file: Path, dimension: int) -> None:
-        self._data: NDArray[np.float32] = np.memmap(file, np.float32, "r").reshape(-1, dimension)
+        (self._file,) = open_checked(file.parent, file.name)
+        if len(self._file.data) % (4 * dimension):
+            self._file.refuse(f"it has {len(self._file.data):,} bytes, no whole number of vectors")
+        self._data: NDArray[np.float32] = np.frombuffer(self._file.data, np.float32).reshape(-1, dimension)
         self.count, self.dimension = self._data.shape
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        self._file.check_rows(rows, 0, 4 * self.dimension)
         return np.ascontiguousarray(self._data[rows])
 
 
@@ -260,7 +281,7 @@ def cached_groups(corpus: Corpus, progress: Progress) -> Groups:
     def build(directory: Path) -> None:
         group_passages(corpus, directory, progress, text=lambda passage: f"{passage.title}\n{passage.text}")
 
-    return Groups(cached_directory("groups", {"format": _FORMAT, "corpus": corpus.hash}, build))
+    return Groups(cached_directory("groups", {"format": _FORMAT, "corpus": corpus.hash}, build, lazy=GROUP_FILES))
 
 
 def cached_vectors(corpus: Corpus, encoder: Encoder, progress: Progress) -> Vectors:
@@ -279,7 +300,7 @@ def cached_vectors(corpus: Corpus, encoder: Encoder, progress: Progress) -> Vect
             corpus, group_passages(corpus, directory, progress), encoder, directory / VECTORS, progress
         )
 
-    directory = cached_directory("vectors", key, build, resumable=True)
+    directory = cached_directory("vectors", key, build, resumable=True, lazy=(VECTORS, *GROUP_FILES))
     return pick(EncodedVectors(directory / VECTORS, encoder.dimension), Groups(directory).rows())
 
 

@@ -68,9 +68,12 @@ class IndexBackend(ABC):
 
     Attributes:
         name: its registered name, which is also that of its retrievers and cache entries.
+        lazy: patterns of files that `open` reads through `open_checked`, which compares their content when it is first
+            read. All other files are compared completely when the index is opened.
     """
 
     name: ClassVar[str]
+    lazy: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def settings(self, *args: Any, **options: Any) -> dict[str, Any]:
@@ -131,7 +134,11 @@ class IndexBackend(ABC):
             with shown_progress() as progress:
                 _fill(self, corpus, settings, work, None, progress)
 
-        return self.open(corpus, settings, cached_directory(self.name, key, build, resumable=True))
+        return self.open(corpus, settings, self._cached(key, build))
+
+
+    def _cached(self, key: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+        return cached_directory(self.name, key, build, resumable=True, lazy=self.lazy)
 
 
 def build_index(
@@ -168,7 +175,8 @@ def build_index(
     def build(place: Path) -> None:
         _fill(backend, corpus, settings, place, _absolute(corpus_spec), progress or quiet)
 
-    return output_directory(Path(directory), backend.name, backend.key(corpus, settings), build)
+    key = backend.key(corpus, settings)
+    return output_directory(Path(directory), backend.name, key, build, lazy=backend.lazy)
 
 
 def open_index(directory: str | os.PathLike[str], corpus: Corpus | None = None) -> Retriever:
