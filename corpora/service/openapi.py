@@ -6,18 +6,18 @@ from typing import Any
 
 from searchgym._version import __version__
 
+from .limits import Limits
+
 __all__ = ["describe"]
 
 
-def describe(topk: int, max_topk: int, max_queries: int, max_characters: int) -> dict[str, Any]:
+def describe(limits: Limits) -> dict[str, Any]:
     """The description as a JSON value.
 
     Args:
-        topk: hits per query, if a request does not say.
-        max_topk: hits per query at most.
-        max_queries: queries per request at most.
-        max_characters: characters per query at most.
+        limits: the limits of the service.
     """
+    max_topk, topk, max_queries, max_characters = limits.max_topk, limits.topk, limits.queries, limits.query_chars
     request = _object(
         {
             "queries": {
