@@ -11,7 +11,7 @@ be a string, a flag may be 0, 1 or "yes".
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ _QUERIES = ("queries", "query")
 _TOPK = ("topk", "top_k", "top_n", "k")
 _SCORES = ("return_scores", "return_score")
 _YES, _NO = ("1", "on", "t", "true", "y", "yes"), ("0", "off", "f", "false", "n", "no")
-_DIGITS = 20  # of a number in a string
+_WHOLE = re.compile(r"[+-]?[0-9]{1,20}(\.0*)?")
 
 
 class Refused(SearchGymError):
@@ -168,20 +168,12 @@ def _one_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, Any
 
 def _topk(fields: Mapping[str, Any], limits: Limits) -> int:
     name, value = _one_of(fields, _TOPK)
-    refused = Refused(422, f"{name!r} is {value!r:.40}: use a whole number from 1 to {limits.max_topk}")
-    if isinstance(value, str):
-        try:
-            value = float(value) if len(value.strip()) <= _DIGITS else None
-        except ValueError:
-            raise refused from None
-        if value is None:
-            raise refused
+    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        value = int(value.partition(".")[0])
     if value is None or value == 0:  # Search-R1's server: its default
         return limits.topk
-    if not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
-        raise refused
-    if not 1 <= value <= limits.max_topk:
-        raise refused
+    if not isinstance(value, int | float) or not 1 <= value <= limits.max_topk or value != int(value):
+        raise Refused(422, f"{name!r} is {value!r:.40}: use a whole number from 1 to {limits.max_topk}")
     return int(value)
 
 

@@ -43,8 +43,9 @@ if all(importlib.util.find_spec(module) for module in MODULES):
     import numpy as np
 
     from searchgym.corpora.service import app as app_module
-    from searchgym.corpora.service.app import Limits
+    from searchgym.corpora.service.limits import Limits
     from searchgym.corpora.service.client import RemoteRetriever, open_remote
+    from searchgym.corpora.service.requests import Form
     from searchgym.corpora.service.server import local_service
 
 
@@ -161,21 +162,34 @@ BAD_BODIES: list[tuple[Any, str]] = [
     (b"[1]", "not a JSON object"),
     ({}, "'queries' is not a list of strings"),
     ({"queries": "river"}, "'queries' is not a list of strings"),
-    ({"queries": ["river", None]}, "'queries' is not a list of strings"),
+    ({"queries": ["river", None]}, "'queries' is not a list of strings: number 1 is None"),
+    ({"query": {"text": "x"}}, "'query' is not a list of strings"),
+    ({"queries": ["x"], "query": "y"}, "'queries' and 'query' contradict each other"),
+    ({"query": ["x"], "topk": 2, "top_n": 3}, "'topk' and 'top_n' contradict each other"),
+    (b'{"queries": ["x"], "a": [' + b"1," * 100_000 + b"1]}", "the body has more than 100,000 commas"),
+    ({"queries": ["x"] * 5, "topk": 500}, "5 queries with 500 hits each are 2,500 hits, but at most 1,000"),
     ({"queries": ["x"] * 6}, "6 queries, but at most 5 are allowed: send several requests"),
     ({"queries": ["x" * 101]}, "a query is longer than 100 characters"),
-    ({"queries": ["x"], "topk": 0}, "'topk' is 0"),
-    ({"queries": ["x"], "topk": 2.0}, "'topk' is 2.0"),
-    ({"queries": ["x"], "topk": True}, "'topk' is True"),
+    ({"queries": ["x"], "topk": -1}, "'topk' is -1"),
+    ({"queries": ["x"], "topk": 2.5}, "'topk' is 2.5"),
+    ({"queries": ["x"], "topk": [3]}, "'topk' is [3]"),
+    ({"queries": ["x"], "topk": "many"}, "'topk' is 'many'"),
+    ({"queries": ["x"], "topk": "9" * 5000}, "'topk' is '9999"),
+    ({"queries": ["x"], "topk": 10**400}, "'topk' is 1000"),
+    ({"query": "x", "top_n": 1e300}, "'top_n' is 1e+300"),
     (b'{"queries": ["x"], "topk": NaN}', "'topk' is nan"),
-    ({"queries": ["x"], "return_scores": "yes"}, "'return_scores' is 'yes': use true or false"),
-    ({"queries": ["x"], "partial": 1}, "'partial' is 1: use true or false"),
+    ({"queries": ["x"], "return_scores": "maybe"}, "'return_scores' is 'maybe': use true or false"),
+    ({"queries": ["x"], "return_score": [True]}, "'return_score' is [True]: use true or false"),
+    ({"queries": ["x"], "partial": 2}, "'partial' is 2: use true or false"),
+    (b"\x81", "the body is not msgpack"),
+    (b"\x81\xa7queries\xc1", "the body is not msgpack"),
+    (b"\x81\xa7queries\xa1x", "'queries' is not a list of strings"),
 ]
 
 
 def test_bad_requests_are_refused_with_a_reason_and_the_server_goes_on() -> None:
     retriever = Scripted()
-    with Server(retriever, queries=5, query_chars=100, body_bytes=10**6) as server:
+    with Server(retriever, queries=5, query_chars=100, body_bytes=10**6, hits=1000) as server:
         for body, reason in BAD_BODIES:
             answer = server.post(body)
             assert answer.status_code == 422, (body, answer.text)
@@ -235,10 +249,10 @@ def test_the_service_describes_itself() -> None:
         used = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(described)))
         assert used == set(schemas)
         properties = schemas["Request"]["properties"]
-        assert properties["topk"] == {"type": "integer", "minimum": 1, "maximum": 7, "default": 2}
+        assert (properties["topk"]["maximum"], properties["topk"]["default"]) == (7, 2)
         assert properties["queries"]["maxItems"] == 5
         request = {"queries": ["a", "fail"], "topk": 2, "return_scores": True, "partial": True}
-        assert set(properties) == set(request)
+        assert set(properties) == {*request, "query"}
         reply = server.post(request).json()
         assert set(reply) == set(schemas["Reply"]["properties"])
         assert set(reply["result"][0][0]) == set(schemas["ScoredDocument"]["properties"])
@@ -258,7 +272,7 @@ def test_the_cache_takes_the_memory_it_is_given() -> None:
     try:
         cache = LRUCache[Any, bytes](size, app_module._cache_bytes)
         for n in range(5000):
-            cache.put((f"query {n}", (n % 3, True)), answer + b"x")
+            cache.put((f"query {n}", Form(n % 3, True)), answer + b"x")
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -443,6 +457,8 @@ def test_metrics_count_what_happened() -> None:
         ({"topk": 10, "max_topk": 5}, r"topk is 10, more than max_topk \(5\)"),
         ({"window": 5}, "window is 5: give a number from 0 to 1"),
         ({"cache_bytes": -1}, "cache_bytes is -1"),
+        ({"memory": 2**28}, "memory is 268,435,456 bytes: give at least 603,979,776, or a smaller cache"),
+        ({"client_seconds": 0}, "client_seconds is 0"),
     ],
 )
 def test_bad_limits(limits: dict[str, Any], message: str) -> None:
