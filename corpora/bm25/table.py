@@ -24,7 +24,14 @@ from ..indexing.checksums import SHIFT, CheckedFile
 
 __all__ = ["LAZY", "Entry", "Table"]
 
-_ARRAYS = (("positions", "<i4"), ("counts", "|u1"), ("starts", "<i8"), ("most", "<f8"), ("lengths", "|u1"), ("term_starts", "<i8"))
+_ARRAYS = (
+    ("positions", "<i4"),
+    ("counts", "|u1"),
+    ("starts", "<i8"),
+    ("most", "<f8"),
+    ("lengths", "|u1"),
+    ("term_starts", "<i8"),
+)
 LAZY = tuple(f"{name}.npy" for name, _ in _ARRAYS) + ("terms.txt",)
 """The files whose blocks are compared when they are first read."""
 
@@ -58,7 +65,14 @@ class Table:
     def __init__(self, files: Sequence[CheckedFile], facts: dict[str, int]) -> None:
         self._files, self.facts = tuple(files), facts
         arrays = {name: file.array(dtype) for (name, dtype), file in zip(_ARRAYS, files, strict=False)}
-        (self._positions_file, self._counts_file, self._starts_file, self._most_file, lengths, self._spans_file) = files[:-1]
+        (
+            self._positions_file,
+            self._counts_file,
+            self._starts_file,
+            self._most_file,
+            lengths,
+            self._spans_file,
+        ) = files[:-1]
         self._terms_file = files[-1]
         self.positions: NDArray[np.int32] = arrays["positions"][0]
         self.counts: NDArray[np.uint8] = arrays["counts"][0]
@@ -78,7 +92,9 @@ class Table:
         }
         for name, size in sizes.items():
             if len(arrays[name][0]) != size:
-                self._file(name).refuse(f"it has {len(arrays[name][0]):,} numbers, where the other files have {size:,}")
+                self._file(name).refuse(
+                    f"it has {len(arrays[name][0]):,} numbers, where the other files have {size:,}"
+                )
         if _total(facts, "words", lengths) < 1 or not len(self._most):
             lengths.refuse("the table has no words")
         lengths.check(0, len(lengths.data))  # one byte per passage; read at random
@@ -102,9 +118,13 @@ class Table:
             )
             facts = json.loads((directory / "bm25.json").read_text("utf-8"))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DamagedFileError(f"the BM25 index in {directory} cannot be read ({error}): build it again") from error
+            raise DamagedFileError(
+                f"the BM25 index in {directory} cannot be read ({error}): build it again"
+            ) from error
         if not isinstance(facts, dict):
-            raise DamagedFileError(f"{directory / 'bm25.json'} holds {facts!r:.60}, no totals: build the index again")
+            raise DamagedFileError(
+                f"{directory / 'bm25.json'} holds {facts!r:.60}, no totals: build the index again"
+            )
         return cls(files, facts)
 
     def find(self, term: str) -> Entry | None:
@@ -143,7 +163,9 @@ class Table:
         self._most_file.check(place, place + 8)
         start, end, most = self._starts[number], self._starts[number + 1], self._most[number]
         if not 0 <= start < end <= len(self.positions):
-            self._starts_file.refuse(f"term {number} has postings {start:,} to {end:,} of {len(self.positions):,}")
+            self._starts_file.refuse(
+                f"term {number} has postings {start:,} to {end:,} of {len(self.positions):,}"
+            )
         if not (math.isfinite(most) and 0 <= most <= 1):
             self._most_file.refuse(f"the largest part of term {number} is {most}")
         place = self._offsets["positions"]

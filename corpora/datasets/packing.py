@@ -111,7 +111,9 @@ class Packed(Sequence[T], Generic[T]):
             if len(self) > _SCAN and hasattr(mmap, "MADV_DONTNEED"):
                 for pages in (self._rows_file.data, self._file.data):
                     if isinstance(pages, mmap.mmap):
-                        pages.madvise(mmap.MADV_DONTNEED)  # they stay in the page cache, but not in this process
+                        pages.madvise(
+                            mmap.MADV_DONTNEED
+                        )  # they stay in the page cache, but not in this process
 
     def _record(self, row: list[int]) -> T:
         low, high, seen = row[0], row[-1], self._file.seen

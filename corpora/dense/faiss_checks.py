@@ -59,12 +59,20 @@ def check_index(index: Any, file: CheckedFile) -> None:
             "its cells do not fit its lists",
             file,
         )
-        _require(index.code_size == index.invlists.code_size == index.sq.code_size, "its codes have several sizes", file)
+        _require(
+            index.code_size == index.invlists.code_size == index.sq.code_size,
+            "its codes have several sizes",
+            file,
+        )
         _check_quantizer(index, file)
         check_index(quantizer, file)
     elif isinstance(index, faiss.IndexHNSW):
         storage = faiss.downcast_index(index.storage)
-        _require(storage.ntotal == index.ntotal and storage.d == index.d, "its graph does not fit its vectors", file)
+        _require(
+            storage.ntotal == index.ntotal and storage.d == index.d,
+            "its graph does not fit its vectors",
+            file,
+        )
         _check_graph(index.hnsw, index.ntotal, file)
         check_index(storage, file)
     else:
@@ -93,10 +101,16 @@ class ListBlocks:
     def __init__(self, index: Any, file: CheckedFile) -> None:
         lists = load_faiss().downcast_InvertedLists(index.invlists)
         sizes = np.array([lists.list_size(number) for number in range(lists.nlist)], np.int64)
-        _require(bool((sizes >= 0).all()) and int(sizes.sum()) == index.ntotal, "its lists have wrong sizes", file)
+        _require(
+            bool((sizes >= 0).all()) and int(sizes.sum()) == index.ntotal, "its lists have wrong sizes", file
+        )
         ends = np.cumsum(sizes * (lists.code_size + 8))
         first = len(file.data) - int(ends[-1])
-        _require(0 < first <= len(file.data) and lists.lists.at(0).offset == first, "its lists do not fill the file", file)
+        _require(
+            0 < first <= len(file.data) and lists.lists.at(0).offset == first,
+            "its lists do not fill the file",
+            file,
+        )
         self._ends = ends + first
         self._begins = self._ends - sizes * (lists.code_size + 8)
         self._file = file
@@ -120,7 +134,9 @@ def _check_quantizer(index: Any, file: CheckedFile) -> None:
     quantizer, ranges = index.sq, load_faiss().vector_to_array(index.sq.trained)
     _require(quantizer.qtype == load_faiss().ScalarQuantizer.QT_8bit, "its codes are of another kind", file)
     _require(
-        quantizer.d == quantizer.code_size == index.code_size == index.d, "its codes have another dimension", file
+        quantizer.d == quantizer.code_size == index.code_size == index.d,
+        "its codes have another dimension",
+        file,
     )
     _require(
         len(ranges) == 2 * index.d and bool(np.isfinite(ranges).all()),
@@ -136,7 +152,9 @@ def _check_graph(graph: Any, count: int, file: CheckedFile) -> None:
     offsets = faiss.vector_to_array(graph.offsets).astype(np.int64)
     links = _view(graph.neighbors, np.int32)
     about = "its graph is damaged"
-    _require(len(levels) == count and len(offsets) == count + 1 and len(sizes) > 1 and sizes[0] == 0, about, file)
+    _require(
+        len(levels) == count and len(offsets) == count + 1 and len(sizes) > 1 and sizes[0] == 0, about, file
+    )
     _require(bool((np.diff(sizes) >= 0).all()), about, file)
     if not count:
         return
@@ -144,7 +162,9 @@ def _check_graph(graph: Any, count: int, file: CheckedFile) -> None:
     _require(offsets[0] == 0 and offsets[-1] == len(links), about, file)
     _require(bool((np.diff(offsets) == sizes[levels]).all()), about, file)
     _require(int(links.min(initial=0)) >= -1 and int(links.max(initial=-1)) < count, about, file)
-    _require(0 <= graph.entry_point < count and 0 <= graph.max_level < int(levels[graph.entry_point]), about, file)
+    _require(
+        0 <= graph.entry_point < count and 0 <= graph.max_level < int(levels[graph.entry_point]), about, file
+    )
     for level in range(1, int(levels.max())):  # a link leads to a passage that is on the same level too
         nodes = (levels > level).nonzero()[0]
         near = links[offsets[nodes][:, None] + np.arange(sizes[level], sizes[level + 1])]

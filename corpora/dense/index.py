@@ -98,7 +98,9 @@ class Dense:
         self._groups = Groups(directory)
         self._vectors: LRUCache[str, NDArray[np.float32]] = LRUCache(_CACHED_QUERIES)
         files = json.loads((directory / MANIFEST).read_text("utf-8"))["files"]
-        content = {n: {"size": f["size"], "blake2b": f["blake2b"]} for n, f in files.items() if n != CHECKSUMS}
+        content = {
+            n: {"size": f["size"], "blake2b": f["blake2b"]} for n, f in files.items() if n != CHECKSUMS
+        }
         searched = {"nprobe": settings["nprobe"], "ef_search": settings["ef_search"]}
         self.index_hash = digest({"key": dict(key), "content": content, "search": searched})
         if encoder.dimension != self._index.dimension:

@@ -281,7 +281,9 @@ def cached_groups(corpus: Corpus, progress: Progress) -> Groups:
     def build(directory: Path) -> None:
         group_passages(corpus, directory, progress, text=lambda passage: f"{passage.title}\n{passage.text}")
 
-    return Groups(cached_directory("groups", {"format": _FORMAT, "corpus": corpus.hash}, build, lazy=GROUP_FILES))
+    return Groups(
+        cached_directory("groups", {"format": _FORMAT, "corpus": corpus.hash}, build, lazy=GROUP_FILES)
+    )
 
 
 def cached_vectors(corpus: Corpus, encoder: Encoder, progress: Progress) -> Vectors:

@@ -136,7 +136,6 @@ class IndexBackend(ABC):
 
         return self.open(corpus, settings, self._cached(key, build))
 
-
     def _cached(self, key: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
         return cached_directory(self.name, key, build, resumable=True, lazy=self.lazy)
 

@@ -345,7 +345,10 @@ def _finished(target: Path, key: Mapping[str, Any]) -> bool:
 
 
 def _finish(
-    work: Path, target: Path, build: Callable[[Path], None], sealed: tuple[str, Mapping[str, Any], Iterable[str]]
+    work: Path,
+    target: Path,
+    build: Callable[[Path], None],
+    sealed: tuple[str, Mapping[str, Any], Iterable[str]],
 ) -> None:
     """Fill `work`, which may contain an unfinished build of the same key, seal it and rename it to `target`.
 

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from searchgym.errors import DamagedFileError
 
-__all__ = ["BLOCK", "CHECKSUMS", "DAMAGED", "SHIFT", "CheckedFile", "block_sums", "read_checksums", "write_checksums"]
+__all__ = [
+    "BLOCK",
+    "CHECKSUMS",
+    "DAMAGED",
+    "SHIFT",
+    "CheckedFile",
+    "block_sums",
+    "read_checksums",
+    "write_checksums",
+]
 
 SHIFT = 16
 BLOCK = 1 << SHIFT
@@ -64,7 +73,9 @@ def read_checksums(directory: Path, sizes: Mapping[str, int]) -> dict[str, NDArr
     sums = np.fromfile(directory / CHECKSUMS, "<u4")
     counts = {name: -(-size // BLOCK) for name, size in sizes.items()}
     if len(sums) != sum(counts.values()):
-        raise ValueError(f"{directory / CHECKSUMS} has {len(sums)} checksums instead of {sum(counts.values())}")
+        raise ValueError(
+            f"{directory / CHECKSUMS} has {len(sums)} checksums instead of {sum(counts.values())}"
+        )
     split, first = {}, 0
     for name, count in counts.items():
         split[name] = sums[first : first + count]

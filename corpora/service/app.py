@@ -206,7 +206,9 @@ class _Service:
 
     def _too_large(self) -> Refused:
         limit = self.limits.answer_bytes
-        return Refused(413, f"the answer is larger than {limit:,} bytes: lower 'topk', or send fewer queries at once")
+        return Refused(
+            413, f"the answer is larger than {limit:,} bytes: lower 'topk', or send fewer queries at once"
+        )
 
     def _search(self, queries: list[str], form: Any) -> Sequence[bytes | RetrievalError]:
         """Search and encode the results; runs in a searching thread."""
@@ -246,7 +248,9 @@ class _Streamed(Response):
                     return
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except asyncio.CancelledError:  # the client did not read in the time that it has when the service is stopped
+        except (
+            asyncio.CancelledError
+        ):  # the client did not read in the time that it has when the service is stopped
             if self._holding.connection is not None:
                 self._holding.connection.abort()
         finally:
@@ -288,7 +292,11 @@ def _joined(search: Search, rows: list[bytes], failed: Mapping[int, str]) -> lis
         packer.pack_map_header(2 if failed else 1)
         packer.pack("result")
         packer.pack_array_header(len(rows))
-        errors = [msgpack.packb("errors") + msgpack.packb({str(n): e for n, e in failed.items()})] if failed else []
+        errors = (
+            [msgpack.packb("errors") + msgpack.packb({str(n): e for n, e in failed.items()})]
+            if failed
+            else []
+        )
         return [packer.bytes(), *rows, *errors]
     errors = [b',"errors":' + json.dumps(failed).encode()] if failed else []
     return [b'{"result":[', *_separated(rows), b"]", *errors, b"}"]

@@ -20,7 +20,9 @@ from .limits import Limits
 __all__ = ["Guard", "Holding", "guarded"]
 
 _HEAD_BYTES = 2**16
-_SMALL = 2**16  # bytes that every request may hold, however full the memory is: at most 64 MB over 1,024 connections
+_SMALL = (
+    2**16
+)  # bytes that every request may hold, however full the memory is: at most 64 MB over 1,024 connections
 _STALLED = 1.0  # seconds without progress after which a connection may be closed to free memory
 _KEY = "searchgym.connection"
 

@@ -9,7 +9,9 @@ from searchgym.errors import ConfigError
 
 __all__ = ["Limits"]
 
-_BASE = 2**28  # bytes of a process apart from cache and requests: interpreter, libraries, passages that were read
+_BASE = (
+    2**28
+)  # bytes of a process apart from cache and requests: interpreter, libraries, passages that were read
 _LEAST = 2**26  # bytes for requests, at least
 
 

@@ -17,7 +17,12 @@ def describe(limits: Limits) -> dict[str, Any]:
     Args:
         limits: the limits of the service.
     """
-    max_topk, topk, max_queries, max_characters = limits.max_topk, limits.topk, limits.queries, limits.query_chars
+    max_topk, topk, max_queries, max_characters = (
+        limits.max_topk,
+        limits.topk,
+        limits.queries,
+        limits.query_chars,
+    )
     queries = {
         "type": "array",
         "items": {"type": "string", "maxLength": max_characters},
@@ -127,7 +132,10 @@ def describe(limits: Limits) -> dict[str, Any]:
                     "summary": "Search a batch of queries.",
                     "requestBody": {"required": True, "content": _json_or_msgpack("Request")},
                     "responses": {
-                        "200": {"description": "The hits of each query.", "content": _json_or_msgpack("Reply")},
+                        "200": {
+                            "description": "The hits of each query.",
+                            "content": _json_or_msgpack("Reply"),
+                        },
                         **refused,
                     },
                 }
@@ -138,7 +146,10 @@ def describe(limits: Limits) -> dict[str, Any]:
                         "summary": "Search a batch of queries, in the protocol of ReSearch.",
                         "requestBody": {"required": True, "content": _json(_reference("ListRequest"))},
                         "responses": {
-                            "200": {"description": "The hits of each query.", "content": _json(_reference("ListReply"))},
+                            "200": {
+                                "description": "The hits of each query.",
+                                "content": _json(_reference("ListReply")),
+                            },
                             **refused,
                         },
                     }

@@ -101,7 +101,10 @@ def read_search(body: bytes, media: str, limits: Limits, *, bare: bool = False) 
     packed = not bare and _is_msgpack(body, media)
     fields = _unpack(body) if packed else _parse(body)
     if not isinstance(fields, dict):
-        raise Refused(422, f'the body is not a{" map" if packed else " JSON object"}: send {{"queries": ["…"], "topk": 3}}')
+        raise Refused(
+            422,
+            f'the body is not a{" map" if packed else " JSON object"}: send {{"queries": ["…"], "topk": 3}}',
+        )
     name, value = _one_of(fields, _QUERIES)
     single = isinstance(value, str) and name == "query"
     queries = [value] if single else value
@@ -149,7 +152,8 @@ def _unpack(body: bytes) -> Any:
         import msgpack
     except ModuleNotFoundError:
         raise Refused(
-            415, 'the body is msgpack, and the server has no module msgpack: pip install "searchgym[serve]", or send JSON'
+            415,
+            'the body is msgpack, and the server has no module msgpack: pip install "searchgym[serve]", or send JSON',
         ) from None
     try:
         return msgpack.unpackb(body, max_array_len=_COMMAS, max_map_len=1000, strict_map_key=False)

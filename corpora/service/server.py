@@ -44,7 +44,9 @@ _BACKLOG = 2048  # connections that may wait to be accepted, e.g. while workers 
 _KEEP_ALIVE = (
     75  # seconds that an idle connection is kept; a policy may take longer than uvicorn's default of 5
 )
-_SWITCH = 0.001  # seconds for which one thread keeps Python's lock while the one that reads requests waits for it
+_SWITCH = (
+    0.001  # seconds for which one thread keeps Python's lock while the one that reads requests waits for it
+)
 _CANNOT_START = 3  # exit status of a worker that would fail again if it was started again
 _DEATHS = (5, 60.0)  # deaths per worker within seconds after which the service gives up
 

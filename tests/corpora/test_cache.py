@@ -156,7 +156,9 @@ def test_large_entries_are_read_in_full_only_on_request(monkeypatch: pytest.Monk
     with pytest.raises(DamagedFileError, match=r"words.txt is damaged: bytes 0 to 13 have changed"):
         words.check(4, 5)
     with pytest.warns(RuntimeWarning, match="damaged cache entry: .*words.txt is damaged"):
-        assert cached_directory("thing", KEY, fill, lazy=["words.*"]) == entry  # what was found is not forgotten
+        assert (
+            cached_directory("thing", KEY, fill, lazy=["words.*"]) == entry
+        )  # what was found is not forgotten
     assert verify_directory(entry) == []
 
 
@@ -233,7 +235,12 @@ def test_kill_9_leaves_litter_that_the_next_build_removes(home: Path, tmp_path: 
         assert verify_directory(entry) == []
         assert litter(home) == []
         cached_directory("thing", key, never)
-        for name in ("words.txt", "part/numbers.bin", "checksums.u32", "manifest.json"):  # the second victim must build again
+        for name in (
+            "words.txt",
+            "part/numbers.bin",
+            "checksums.u32",
+            "manifest.json",
+        ):  # the second victim must build again
             (entry / name).unlink()
         (entry / "part").rmdir()
         entry.rmdir()

@@ -13,9 +13,15 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from list_corpus import ListCorpus  # noqa: E402
+from socket_server import http, serving  # noqa: E402
+
+from searchgym.corpora.service.client import open_remote  # noqa: E402
 from searchgym.corpora.service.limits import Limits  # noqa: E402
+from searchgym.corpora.service.protocol import read_hits  # noqa: E402
 from searchgym.corpora.service.requests import Refused, read_search  # noqa: E402
 from searchgym.corpora.service.server import local_service  # noqa: E402
+from searchgym.errors import ConfigError  # noqa: E402
 from searchgym.retriever import Hit  # noqa: E402
 
 
@@ -57,7 +63,9 @@ def test_skyrl_and_verl_agent_send_one_query_that_is_not_in_a_list(url: str) -> 
     assert json.loads(reply) == {"result": [[{"document": document("alps"), "score": 9.5}]]}
 
 
-@pytest.mark.parametrize("headers", [{}, {"content-type": "application/msgpack"}, {"content-type": "application/x-msgpack"}])
+@pytest.mark.parametrize(
+    "headers", [{}, {"content-type": "application/msgpack"}, {"content-type": "application/x-msgpack"}]
+)
 @pytest.mark.parametrize("fields", [{"queries": ["alps"]}, {"query": "alps"}])
 @pytest.mark.parametrize("scores", [True, False])
 def test_gem_speaks_msgpack(url: str, headers: dict[str, str], fields: dict[str, Any], scores: bool) -> None:
@@ -138,9 +146,105 @@ def test_what_is_refused_names_the_field(url: str) -> None:
         ({"queries": "alps"}, 422, "'queries' is not a list of strings"),
         ({"query": 3}, 422, "'query' is not a list of strings"),
         ({"queries": ["x"], "topk": 1001}, 422, "'topk' is 1001: use a whole number from 1 to 1000"),
-        ({"queries": ["x"] * 1024, "topk": 1000}, 422, "1,024,000 hits, but at most 65,536 are allowed: lower 'topk'"),
+        (
+            {"queries": ["x"] * 1024, "topk": 1000},
+            422,
+            "1,024,000 hits, but at most 65,536 are allowed: lower 'topk'",
+        ),
     ):
         with pytest.raises(urllib.error.HTTPError) as refused:
             post(url, body)
         assert refused.value.code == status
         assert reason in json.load(refused.value)["detail"]
+
+
+# -- the client: servers of other projects ------------------------------------------------------------------------
+
+
+CONTENTS = '"Mira Voss"\nAn engineer.'
+DOCUMENTS: dict[str, Any] = {
+    "Search-R1 dense": {"document": {"id": "7", "contents": CONTENTS}, "score": 2.0},
+    "Search-R1 bm25": {
+        "document": {"title": "Mira Voss", "text": "An engineer.", "contents": CONTENTS},
+        "score": 2.0,
+    },
+    "bare": {"id": "7", "contents": CONTENTS},
+    "content": {"document": {"id": "7", "content": CONTENTS}, "score": 2.0},
+    "content, bare": {"id": "7", "content": CONTENTS},
+    "a string as document": {"document": CONTENTS, "score": 2.0},
+    "rerank": {"document": '(Title: "Mira Voss") An engineer.', "score": 2.0},
+    "rerank, unquoted": {"document": "(Title: Mira Voss) An engineer.", "score": "2.0"},
+    "a string": CONTENTS,
+    "a formatted string": '(Title: "Mira Voss") An engineer.',
+    "a number as id": {"document": {"id": 7, "contents": CONTENTS}, "score": None},
+}
+
+
+@pytest.mark.parametrize("shape", DOCUMENTS)
+def test_documents_are_read_in_every_shape(shape: str) -> None:
+    (hit,) = read_hits([DOCUMENTS[shape]], 3)
+    assert (hit.title, hit.text) == ("Mira Voss", "An engineer.")
+    assert hit.score == (2.0 if "2.0" in str(DOCUMENTS[shape]) else 1.0)
+    assert hit.id
+
+
+@pytest.mark.parametrize(
+    "row", [["error"], ["Internal Server Error"], [3], [None], [["x"]], [{"document": 3}], [{}]]
+)
+def test_what_may_be_a_message_or_nothing_is_refused(row: list[Any]) -> None:
+    with pytest.raises((ValueError, TypeError, AttributeError)):
+        read_hits(row, 3)
+
+
+def _skyrl(request: dict[str, Any]) -> bytes:
+    if "query" not in request:
+        return http(422, {"detail": [{"loc": ["body", "query"], "msg": "Field required"}]})
+    assert isinstance(request["query"], str)
+    return http(200, {"result": [[{"document": {"id": "7", "contents": request["query"]}, "score": 2.0}]]})
+
+
+def _strict(request: dict[str, Any]) -> bytes:
+    if {*request} - {"queries", "topk", "return_scores"}:
+        return http(422, {"detail": "extra fields not permitted"})
+    return http(200, {"result": [[{"id": "7", "contents": query}] for query in request["queries"]]})
+
+
+def _research(request: dict[str, Any]) -> bytes:
+    if not isinstance(request.get("query"), list):
+        return http(422, {"detail": "query: value is not a valid list"})
+    documents = [[{"id": "7", "contents": query}] for query in request["query"]]
+    return http(200, [documents, [[2.0] for _ in documents]] if request.get("return_score") else documents)
+
+
+def _lists_only(request: dict[str, Any]) -> bytes:
+    if "query" not in request:  # GET /batch_search/healthz
+        return http(404)
+    return http(200, [[{"id": "7", "contents": query}] for query in request["query"]])
+
+
+@pytest.mark.parametrize(
+    ("answer", "path", "score"),
+    [
+        (_skyrl, "", 2.0),
+        (_strict, "", 1.0),
+        (_research, "/batch_search", 2.0),
+        (_research, "", 2.0),
+        (_lists_only, "/batch_search", 1.0),
+    ],
+)
+def test_the_client_finds_out_which_dialect_a_server_speaks(answer: Any, path: str, score: float) -> None:
+    def reply(connection: Any, request: dict[str, Any]) -> None:
+        connection.sendall(answer(request))
+
+    with serving(reply) as server:
+        remote = open_remote(ListCorpus([]), url=server.url + path, retries=0)
+        found = remote.search(["mira", "voss", "aln"], 2)
+    assert [[(hit.text, hit.score) for hit in hits] for hits in found] == [  # type: ignore[union-attr]
+        [(query, score)] for query in ("mira", "voss", "aln")
+    ]
+
+
+def test_a_server_of_another_kind_is_said_to_be_there() -> None:
+    with serving(http(404, {"detail": "Not Found"})) as server, pytest.raises(ConfigError) as refused:
+        open_remote(ListCorpus([]), url=server.url, retries=0)
+    assert f"no retrieval server is at {server.url}/retrieve: status 404" in str(refused.value)
