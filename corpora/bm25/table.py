@@ -32,7 +32,7 @@ _ARRAYS = (
     ("lengths", "|u1"),
     ("term_starts", "<i8"),
 )
-LAZY = tuple(f"{name}.npy" for name, _ in _ARRAYS) + ("terms.txt",)
+LAZY = (*(f"{name}.npy" for name, _ in _ARRAYS), "terms.txt")
 """The files whose blocks are compared when they are first read."""
 
 

@@ -65,7 +65,7 @@ _NETWORK, _LIMITS, _THROUGHPUT = "Network", "Limits of requests", "Throughput"
 @option(
     "--max-hits",
     type=click.IntRange(1),
-    default=65536,
+    default=32768,
     show_default=True,
     group=_LIMITS,
     help="Maximum number of hits per request: queries times topk.",
@@ -73,7 +73,7 @@ _NETWORK, _LIMITS, _THROUGHPUT = "Network", "Limits of requests", "Throughput"
 @option(
     "--max-body-mb",
     type=click.IntRange(1),
-    default=8,
+    default=4,
     show_default=True,
     group=_LIMITS,
     help="Maximum size of a request in MiB.",

@@ -158,7 +158,7 @@ def _check_graph(graph: Any, count: int, file: CheckedFile) -> None:
     _require(bool((np.diff(sizes) >= 0).all()), about, file)
     if not count:
         return
-    _require(1 <= int(levels.min()) and int(levels.max()) < len(sizes), about, file)
+    _require(int(levels.min()) >= 1 and int(levels.max()) < len(sizes), about, file)
     _require(offsets[0] == 0 and offsets[-1] == len(links), about, file)
     _require(bool((np.diff(offsets) == sizes[levels]).all()), about, file)
     _require(int(links.min(initial=0)) >= -1 and int(links.max(initial=-1)) < count, about, file)

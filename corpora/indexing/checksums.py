@@ -142,7 +142,7 @@ class CheckedFile:
         low = (rows * size + offset) >> SHIFT
         high = (rows * size + (offset + size - 1)) >> SHIFT
         flags = np.frombuffer(self.seen, np.uint8)
-        if len(rows) and not (0 <= int(low.min()) and int(high.max()) < len(flags)):
+        if len(rows) and not (int(low.min()) >= 0 and int(high.max()) < len(flags)):
             self.refuse("a row beyond its end is asked for")
         if flags[low].all() and flags[high].all() and int((high - low).max(initial=0)) < 2:
             return

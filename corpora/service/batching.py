@@ -3,9 +3,10 @@
 While all threads search, queries that arrive wait and form the next batch. Only if a thread was idle is the first query
 held for a moment (the window), so that others can join it.
 
-A request of few hits is searched whole. A heavy one is searched in slices of about ten milliseconds, and the slices of
-several heavy requests take turns; requests of few hits go before them three times out of four. So nobody waits for a
-heavy request of somebody else.
+A request of few hits is searched whole. A heavy one is searched in slices of a few milliseconds, and the slices of several
+heavy requests take turns. While requests of few hits come in, they go first three times out of four, one thread is theirs,
+and the others rest after each slice as long as it took, because they also take Python's lock from the thread that reads
+requests. So nobody waits long for a heavy request of somebody else, and alone it is searched by all threads.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ LIGHT = 256
 """Hits up to which a request is searched whole, and before heavy ones."""
 
 T = TypeVar("T")
-_SLICE = 0.01  # seconds that a slice of a heavy request should take
+_SLICE = 0.005  # seconds that a slice of a heavy request should take
+_LIGHT_FOR = 0.5  # seconds after a light request in which others are expected
 _log = logging.getLogger("searchgym.service")
 
 
@@ -56,14 +58,14 @@ class SearchCrashed(SearchGymError):
     """A search raised an error that no retriever may raise. The message names it, and the log has the traceback."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # the repr would show all results
 class _Job(Generic[T]):
     """The queries of one request that are not in the cache."""
 
     queries: Sequence[str]
     kind: object
     heavy: bool
-    done: asyncio.Future[dict[str, T]] = field(repr=False)
+    done: asyncio.Future[dict[str, T]]
     claim: Callable[[Mapping[str, T]], None]
     wanted: Callable[[], bool]
     taken: int = 0  # queries that were given to a thread
@@ -118,6 +120,8 @@ class SearchQueue(Generic[T]):
         self._light: deque[_Job[T]] = deque()
         self._heavy: deque[_Job[T]] = deque()
         self._turn = 0
+        self._light_until = 0.0
+        self._slicing = 0  # threads that search a slice of a heavy request
         self._each: dict[object, float] = {}  # seconds per query of a kind, recently
         self._closed = False
         self._changed = threading.Condition()  # guards the jobs and the flag
@@ -159,6 +163,8 @@ class SearchQueue(Generic[T]):
         self.waiting += len(queries)
         with self._changed:
             (self._heavy if heavy else self._light).append(job)
+            if not heavy:
+                self._light_until = time.monotonic() + _LIGHT_FOR
             self._changed.notify()
         return await job.done
 
@@ -180,21 +186,40 @@ class SearchQueue(Generic[T]):
         while True:
             with self._changed:
                 idle = not (self._light or self._heavy)
-                while not (self._light or self._heavy):
-                    if self._closed:
+                while not self._ready():
+                    if self._closed and not self._heavy:
                         return
-                    self._changed.wait()
+                    # A heavy request that has to wait for its turn may go on when no light ones come any more.
+                    self._changed.wait(_LIGHT_FOR if self._heavy else None)
             if idle and self._window:
                 time.sleep(self._window)
             with self._changed:
                 batch = self._take()  # nothing if another thread was quicker
-            if batch:
-                self._answer(batch)
+                heavy = bool(batch) and batch[0][0].heavy
+                self._slicing += heavy
+            if not batch:
+                continue
+            started = time.monotonic()
+            self._answer(batch)
+            if heavy:
+                if self._light_until > time.monotonic():
+                    time.sleep(min(time.monotonic() - started, 10 * _SLICE))
+                with self._changed:
+                    self._slicing -= 1
+                    self._changed.notify()
+
+    def _ready(self) -> bool:
+        """Whether there is something that this thread may search."""
+        return bool(self._light) or (bool(self._heavy) and self._may_slice())
+
+    def _may_slice(self) -> bool:
+        spare = self._count - 1 if self._light_until > time.monotonic() else self._count
+        return self._slicing < max(1, spare)
 
     def _take(self) -> list[_Slice[T]]:
         """What is searched next: jobs of the same kind, or a slice of a heavy job."""
         self._turn += 1
-        if self._heavy and (not self._light or self._turn % 4 == 0):
+        if self._heavy and self._may_slice() and (not self._light or self._turn % 4 == 0):
             return [self._slice()]
         if not self._light:
             return []
@@ -289,5 +314,5 @@ class SearchQueue(Generic[T]):
         with self._changed:
             self.waiting -= len(job.queries) - min(job.taken, len(job.queries))
             job.taken = len(job.queries)
-            with contextlib.suppress(ValueError):
+            if job in self._heavy:
                 self._heavy.remove(job)

@@ -66,19 +66,23 @@ class Guard:
 
     Attributes:
         held: bytes of all requests.
-        connections: the open ones, those that made progress longest ago first.
+        connections: the open ones that have sent a request, those that sent one longest ago first; and what the last
+            request of each holds.
+        new: those that have not sent one yet.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.held = 0
-        self.connections: dict[Any, Holding | None] = {}
+        self.connections: dict[Any, Holding] = {}
+        self.new: dict[Any, None] = {}
 
     def hold(self, scope: MutableMapping[str, Any]) -> Holding:
         """The holding of a new request."""
         connection = scope.get(_KEY)
         holding = Holding(self, connection)
-        if connection is not None:
+        if connection is not None and not connection.gone:
+            self.closed(connection)
             self.connections[connection] = holding
         return holding
 
@@ -92,11 +96,17 @@ class Guard:
         self.held += size
 
     def opened(self, connection: Any) -> None:
-        """A connection was opened: close another one if there are too many."""
-        self.connections[connection] = None
-        if len(self.connections) > self._limits.connections:
-            idle = (c for c in self.connections if c is not connection and not c.busy)
-            (next(idle, None) or next(iter(self.connections))).abort()
+        """A connection was opened: close another one if there are too many, one that has not sent a request if possible."""
+        self.new[connection] = None
+        if len(self.new) + len(self.connections) > self._limits.connections:
+            waiting = (one for one in self.new if one is not connection)
+            idle = (one for one in self.connections if not one.busy)
+            (next(waiting, None) or next(idle, None) or connection).abort()
+
+    def closed(self, connection: Any) -> None:
+        """A connection is closed."""
+        self.new.pop(connection, None)
+        self.connections.pop(connection, None)
 
     def _free(self, size: int, newcomer: Holding) -> None:
         """Close connections that have stalled, those that hold most first, until there is room."""
@@ -104,8 +114,8 @@ class Guard:
         stalled = [
             holding
             for connection, holding in self.connections.items()
-            if holding is not None and holding is not newcomer and now - connection.progress > _STALLED
-            if holding.bytes and connection.waits_for_client
+            if holding is not newcomer and holding.bytes
+            if connection.waits_for_client and now - connection.progress > _STALLED
         ]
         for holding in sorted(stalled, key=lambda one: -one.bytes):
             if self.held + size <= self._limits.request_bytes:
@@ -206,7 +216,7 @@ def guarded(guard: Guard, limits: Limits) -> type[asyncio.Protocol]:
         def _end(self) -> None:
             self.gone = True
             self._rest()
-            guard.connections.pop(self, None)
+            guard.closed(self)
 
         def _wait(self) -> None:
             """Close the connection unless the client does its part in time."""

@@ -47,8 +47,8 @@ class Limits:
     max_topk: int = 1000
     queries: int = 4096
     query_chars: int = 2**20
-    hits: int = 2**16
-    body_bytes: int = 2**23
+    hits: int = 2**15
+    body_bytes: int = 2**22
     answer_bytes: int = 2**26
     waiting: int = 16_384
     threads: int = 2

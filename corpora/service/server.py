@@ -6,8 +6,8 @@ import contextlib
 import ipaddress
 import multiprocessing
 import os
-import signal
 import shutil
+import signal
 import socket
 import sys
 import threading

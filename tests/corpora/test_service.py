@@ -43,8 +43,8 @@ if all(importlib.util.find_spec(module) for module in MODULES):
     import numpy as np
 
     from searchgym.corpora.service import app as app_module
-    from searchgym.corpora.service.limits import Limits
     from searchgym.corpora.service.client import RemoteRetriever, open_remote
+    from searchgym.corpora.service.limits import Limits
     from searchgym.corpora.service.requests import Form
     from searchgym.corpora.service.server import local_service
 
