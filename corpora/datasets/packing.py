@@ -117,7 +117,11 @@ class Packed(Sequence[T], Generic[T]):
 
     def _record(self, row: list[int]) -> T:
         low, high, seen = row[0], row[-1], self._file.seen
-        if not 0 <= low < high <= len(self._file.data) or high - low >= BLOCK or not (seen[low >> SHIFT] and seen[(high - 1) >> SHIFT]):
+        if (
+            not 0 <= low < high <= len(self._file.data)
+            or high - low >= BLOCK
+            or not (seen[low >> SHIFT] and seen[(high - 1) >> SHIFT])
+        ):
             self._file.check(low, high)
         return self._decode(self._file.data, row)
 

@@ -47,7 +47,9 @@ def request(body: bytes, close: bool = False) -> bytes:
     )
 
 
-async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, bytes]:
+async def exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes
+) -> tuple[int, bytes]:
     writer.write(request(body))
     await writer.drain()
     head = await reader.readuntil(b"\r\n\r\n")
@@ -55,7 +57,9 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, b
     return int(head.split()[1]), await reader.readexactly(length)
 
 
-async def polite(host: str, port: int, until: float, number: int, times: list[float], problems: list[str]) -> None:
+async def polite(
+    host: str, port: int, until: float, number: int, times: list[float], problems: list[str]
+) -> None:
     """Sends a request whenever its turn comes, and checks every answer."""
     expected: dict[bytes, bytes] = {}
     turn, connection = 0, None
@@ -75,7 +79,11 @@ async def polite(host: str, port: int, until: float, number: int, times: list[fl
             connection = None
             continue
         times.append(time.monotonic() - started)
-        if status != 200 or expected.setdefault(body, answer) != answer or len(json.loads(answer)["result"]) != 8:
+        if (
+            status != 200
+            or expected.setdefault(body, answer) != answer
+            or len(json.loads(answer)["result"]) != 8
+        ):
             problems.append(f"status {status}: {answer[:80]!r}")
     if connection is not None:
         connection[1].close()
@@ -120,7 +128,11 @@ async def stall(host: str, port: int, until: float, number: int) -> None:
 async def refused(host: str, port: int, until: float, number: int) -> None:
     async def act(turn: int) -> None:
         reader, writer = await asyncio.open_connection(host, port)
-        writer.write(request(json.dumps({"queries": [f"q{n}" for n in range(1024)], "topk": 1000}).encode(), close=True))
+        writer.write(
+            request(
+                json.dumps({"queries": [f"q{n}" for n in range(1024)], "topk": 1000}).encode(), close=True
+            )
+        )
         await reader.read()
         writer.close()
 
@@ -234,7 +246,9 @@ async def play(address: tuple[str, int], server: int, seconds: float, kind: str 
     hostile: subprocess.Popen[bytes] | None = None
     if kind is not None:
         host, port = address
-        hostile = subprocess.Popen([sys.executable, __file__, "--attack", host, str(port), str(seconds), kind])
+        hostile = subprocess.Popen(
+            [sys.executable, __file__, "--attack", host, str(port), str(seconds), kind]
+        )
     others = [asyncio.create_task(polite(*address, until, n, times, problems)) for n in range(8)]
     most = 0.0
     while time.monotonic() < until:
@@ -290,7 +304,9 @@ def main() -> int:
             print("kind        MB  median ms  p99 ms  ratio of p99  answers  problems")
             failed = False
             for kind in (None, *options.kinds):
-                seen = usual if kind is None else asyncio.run(play(address, process.pid, options.seconds, kind))
+                seen = (
+                    usual if kind is None else asyncio.run(play(address, process.pid, options.seconds, kind))
+                )
                 print(
                     f"{kind or 'nobody':8} {seen['most']:5.0f} {seen['median']:9.1f} {seen['p99']:8.1f} "
                     f"{seen['p99'] / usual['p99']:12.2f} {seen['answers']:9} {len(seen['problems']):8}",

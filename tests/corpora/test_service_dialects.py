@@ -110,7 +110,9 @@ def test_numbers_are_coerced_as_pydantic_does(value: Any) -> None:
     except ValueError:
         expected = None
     try:
-        found: Any = read_search(json.dumps({"queries": ["x"], "topk": value}).encode(), "", Limits()).form.topk
+        found: Any = read_search(
+            json.dumps({"queries": ["x"], "topk": value}).encode(), "", Limits()
+        ).form.topk
     except Refused as refused:
         found = None if "'topk' is" in str(refused) else str(refused)
     assert found == (None if expected is None or expected < 0 else expected)
