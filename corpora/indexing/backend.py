@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
 from searchgym import plugins
+from searchgym.checks import plain
 from searchgym.errors import ConfigError, IndexMismatchError, PluginError
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
@@ -375,6 +376,7 @@ def _absolute(spec: Spec | None) -> Spec | None:
             return [place(one) for one in value]
         return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
 
+    spec = plain("corpus", spec)
     if isinstance(spec, dict):
         return {name: place(value) if name in _PATH_OPTIONS else value for name, value in spec.items()}
     return spec if spec in plugins.names("corpora") else place(spec)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -99,7 +99,7 @@ def open_judge(spec: str | dict[str, Any] | Judge, corpus: Corpus | None = None)
     """
     from ..specs import open_shared, split_spec
 
-    if not isinstance(spec, str | dict) and isinstance(spec, Judge):
+    if not isinstance(spec, str | Mapping) and isinstance(spec, Judge):
         return spec
     name, options = split_spec("judge", spec)
     judge = open_shared("judge", name, options, corpus)
