@@ -123,7 +123,10 @@ class Packed(Sequence[T], Generic[T]):
             or not (seen[low >> SHIFT] and seen[(high - 1) >> SHIFT])
         ):
             self._file.check(low, high)
-        return self._decode(self._file.data, row)
+        try:
+            return self._decode(self._file.data, row)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            self._file.refuse(f"bytes {low:,} to {high:,} are not a record ({error!r:.100})")
 
     def _check_rows(self, low: int, high: int) -> None:
         size = 8 * self.rows.shape[1]

@@ -84,6 +84,12 @@ class Groups:
     def __init__(self, directory: Path) -> None:
         self._files = open_checked(directory, *GROUP_FILES)
         (self._positions, self._place), (self._starts, self._first) = (f.array("<i4") for f in self._files)
+        if (
+            self._positions.ndim != 1
+            or self._starts.ndim != 1
+            or not 1 < len(self._starts) <= len(self._positions) + 1
+        ):
+            self._files[1].refuse(f"it has {len(self._starts):,} rows for {len(self._positions):,} passages")
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -103,13 +109,20 @@ class Groups:
     def passages(self, row: int) -> list[int]:
         """The positions of a row's passages, ascending."""
         positions, starts = self._files
+        if not 0 <= row < len(self):
+            starts.refuse(f"the index refers to row {row:,} of {len(self):,}")
         place = self._first + 4 * row
-        if row < 0 or not (starts.seen[place >> SHIFT] and starts.seen[(place + 7) >> SHIFT]):
+        if not (starts.seen[place >> SHIFT] and starts.seen[(place + 7) >> SHIFT]):
             starts.check(place, place + 8)
         first, end = self._starts[row : row + 2].tolist()
-        if not positions.seen[(self._place + 4 * first) >> SHIFT] or end - first != 1:
-            positions.check(self._place + 4 * first, self._place + 4 * end)
+        if not 0 <= first < end <= len(self._positions):
+            starts.refuse(f"row {row:,} has the passages {first:,} to {end:,} of {len(self._positions):,}")
+        place = self._place + 4 * first
+        if end - first > 1 or not (positions.seen[place >> SHIFT] and positions.seen[(place + 3) >> SHIFT]):
+            positions.check(place, self._place + 4 * end)
         found: list[int] = self._positions[first:end].tolist()
+        if min(found) < 0 or max(found) >= len(self._positions):
+            positions.refuse(f"row {row:,} is of passages {found[:3]} of {len(self._positions):,}")
         return found
 
     def _check_all(self) -> None:

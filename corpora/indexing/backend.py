@@ -248,6 +248,8 @@ def _compare(
         settings = backend.checked(backend.recorded_settings(facts["settings"]))
     except ConfigError as error:
         return {}, [f"version: {error}"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return {}, [f"version: its settings cannot be read ({error!r:.200})"]
     ours = backend.key(corpus, settings)
     return settings, [
         f"{name}: {built.get(name)!r}, not {ours.get(name)!r}"

@@ -183,17 +183,23 @@ def options_of_row(
     if "task_id" in columns:
         return {**given, "task_id": columns["task_id"]}
     if "prompt" not in columns:
-        raise UnknownIdError("argument of reset", next(iter(columns)), ["seed", "options", "task_id", "prompt"])
+        raise UnknownIdError(
+            "argument of reset", next(iter(columns)), ["seed", "options", "task_id", "prompt"]
+        )
     prompt = plain("prompt", columns["prompt"])
     message = prompt[-1] if isinstance(prompt, list) and prompt else prompt
     text = message.get("content") if isinstance(message, dict) else message
     if not isinstance(text, str):
-        raise ConfigError(f"prompt is {prompt!r:.80}: give a text or chat messages that end with the question's text")
+        raise ConfigError(
+            f"prompt is {prompt!r:.80}: give a text or chat messages that end with the question's text"
+        )
     tasks = config.tasks(given.get("split") or config.split)
     found = [question.id for question in tasks if text.rstrip().endswith(question.text)]
     if len(found) != 1:
         many = "no question" if not found else f"{len(found)} questions"
-        raise ConfigError(f"{many} of the split at the end of the prompt {text[-80:]!r}: add a column 'task_id' to the rows")
+        raise ConfigError(
+            f"{many} of the split at the end of the prompt {text[-80:]!r}: add a column 'task_id' to the rows"
+        )
     return {**given, "task_id": found[0]}
 
 

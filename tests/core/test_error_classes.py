@@ -22,7 +22,12 @@ VALUES = {"int": 503, "bool": True, "str": "a reason", "object": "a name", "Iter
 
 
 def classes() -> Iterator[type[BaseException]]:
-    packages = (searchgym, searchgym.corpora, searchgym.agents, searchgym.trainers)  # the last three are other folders
+    packages = (
+        searchgym,
+        searchgym.corpora,
+        searchgym.agents,
+        searchgym.trainers,
+    )  # the last three are other folders
     for module in (m for p in packages for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}.")):
         if module.name.endswith("__main__"):
             continue
@@ -31,7 +36,11 @@ def classes() -> Iterator[type[BaseException]]:
         except ImportError:  # an extra is not installed
             continue
         for value in vars(loaded).values():
-            if inspect.isclass(value) and issubclass(value, BaseException) and value.__module__ == module.name:
+            if (
+                inspect.isclass(value)
+                and issubclass(value, BaseException)
+                and value.__module__ == module.name
+            ):
                 yield value
 
 
@@ -52,7 +61,9 @@ def made(kind: type[BaseException]) -> BaseException:
     return kind(*arguments, **named)
 
 
-@pytest.mark.parametrize("kind", sorted(set(classes()), key=lambda kind: f"{kind.__module__}.{kind.__name__}"))
+@pytest.mark.parametrize(
+    "kind", sorted(set(classes()), key=lambda kind: f"{kind.__module__}.{kind.__name__}")
+)
 def test_it_survives_pickling_and_copying(kind: type[BaseException]) -> None:
     error = made(kind)
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
@@ -66,4 +77,6 @@ def test_it_survives_pickling_and_copying(kind: type[BaseException]) -> None:
 def test_all_of_them_are_found() -> None:
     found = {kind.__name__ for kind in classes()}
     assert {"UnknownIdError", "DamagedFileError", "Overloaded", "Refused", "RequestFailed"} <= found
-    assert all(issubclass(kind, SearchGymError) for kind in classes() if kind.__module__ == "searchgym.errors")
+    assert all(
+        issubclass(kind, SearchGymError) for kind in classes() if kind.__module__ == "searchgym.errors"
+    )

@@ -90,7 +90,9 @@ def test_every_argument_of_an_environment(given: Any) -> None:
         json.dumps(env.snapshot())
     vector, plain = (searchgym.make_vec("SearchQA-v0", 2, **a) for a in (made, arguments))
     assert vector.reset(seed=3)[0] == plain.reset(seed=3)[0]
-    again = pickle.loads(pickle.dumps(searchgym.SearchEnv(**{k: v for k, v in made.items() if given is not proxy})))
+    again = pickle.loads(
+        pickle.dumps(searchgym.SearchEnv(**{k: v for k, v in made.items() if given is not proxy}))
+    )
     again.reset(seed=1)
 
 
@@ -98,13 +100,19 @@ def test_every_argument_of_an_environment(given: Any) -> None:
 def test_every_function_that_takes_a_spec(given: Any, tmp_path: Path) -> None:
     corpus = open_corpus(given(WORLD))
     assert corpus is open_corpus(WORLD)
-    assert open_retriever(given({"name": "bm25", "b": 0.3}), corpus) is open_retriever({"name": "bm25", "b": 0.3}, corpus)
+    assert open_retriever(given({"name": "bm25", "b": 0.3}), corpus) is open_retriever(
+        {"name": "bm25", "b": 0.3}, corpus
+    )
     assert open_judge(given({"name": "rules"}), corpus).name == "rules"
     assert open_agent(given({"name": "random", "seed": 4})).name == "random"
     place = build_index(BM25_BACKEND, corpus, tmp_path / "index", given({"k1": 1.5}), given(WORLD))
     assert json.loads((place / "index.json").read_text())["corpus"] == WORLD
     assert open_index(place).index_hash == open_retriever({"name": "bm25", "k1": 1.5}, corpus).index_hash
-    config = make_config(given({"trainer": "grpo", "settings": {"group_size": 4}, "env_options": {"corpus": WORLD, "hops": [2]}}))
+    config = make_config(
+        given(
+            {"trainer": "grpo", "settings": {"group_size": 4}, "env_options": {"corpus": WORLD, "hops": [2]}}
+        )
+    )
     assert (type(config.env_options), config.env_options["corpus"]) == (dict, WORLD)
     assert json.dumps(config.settings) == '{"group_size": 4}'
     first = searchgym.evaluate("SearchQA-v0", given({"name": "oracle"}), 3, corpus=given(WORLD))
@@ -148,7 +156,10 @@ def test_gem_gives_the_seed_when_it_makes_an_environment() -> None:
 def test_trl_passes_a_row_of_its_dataset_to_reset() -> None:
     env = searchgym.SearchEnv(corpus=WORLD)
     for question in env.corpus.questions("train")[:3]:
-        chat = [{"role": "system", "content": env.system_prompt}, {"role": "user", "content": f"Question: {question.text}\n"}]
+        chat = [
+            {"role": "system", "content": env.system_prompt},
+            {"role": "user", "content": f"Question: {question.text}\n"},
+        ]
         for row in (
             {"prompt": question.text},
             {"prompt": chat, "answer": "not looked at"},
