@@ -150,15 +150,25 @@ def local_service(
         corpus: what it searches, for `/healthz`.
         limits: the limits of the service; None for the defaults.
     """
+    with served(retriever, corpus, limits) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def served(
+    retriever: Retriever, corpus: Corpus | None = None, limits: Limits | None = None
+) -> Iterator[tuple[str, Any]]:
+    """`local_service`, with the application too; the arguments are the same."""
+    app = create_app(retriever, corpus, limits)
     with _bind("127.0.0.1", 0) as listener:
         listener.listen(_BACKLOG)  # clients may connect before the thread has started
-        server = _server(create_app(retriever, corpus, limits), grace=30)
+        server = _server(app, grace=30)
         thread = threading.Thread(
             target=server.run, args=([listener],), name="searchgym-service", daemon=True
         )
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", app
         finally:
             server.should_exit = True
             thread.join()

@@ -139,7 +139,7 @@ class Index(Kind):
         return self.searched(index)
 
     def searched(self, index: Any) -> Any:
-        asked = [text for text in texts(self.passages)[: QUESTIONS * 3 : 3]]
+        asked = texts(self.passages)[: QUESTIONS * 3 : 3]
         found = []
         for result in index.search(asked, 5):
             if isinstance(result, RetrievalError):

@@ -137,7 +137,7 @@ def test_a_missing_value_of_hydra_is_named() -> None:
     for broken in ({"name": "country", "size": "???"}, {"name": "country", "size": "${nowhere}"}):
         with pytest.raises(ConfigError, match=r"corpus cannot be read: .*(Missing|nowhere)"):
             searchgym.SearchEnv(corpus=omegaconf.OmegaConf.create(broken))
-    with pytest.raises(ConfigError, match="corpus is {'size': 3}: give a name"):
+    with pytest.raises(ConfigError, match=r"corpus is \{'size': 3\}: give a name"):
         searchgym.SearchEnv(corpus=omegaconf.OmegaConf.create({"size": 3}))
 
 
@@ -170,7 +170,7 @@ def test_trl_passes_a_row_of_its_dataset_to_reset() -> None:
         env.reset(prompt="Who?")
     with pytest.raises(ConfigError, match="prompt is"):
         env.reset(prompt=[])
-    with pytest.raises(UnknownIdError, match="unknown argument of reset 'option'. Did you mean 'options'"):
+    with pytest.raises(UnknownIdError, match=r"unknown argument of reset 'option'\. Did you mean 'options'"):
         env.reset(option={"split": "dev"})
     with pytest.raises(UnknownIdError):
         env.reset(options={"split": "dev"}, answer="x")
