@@ -116,7 +116,7 @@ def test_other_queries_are_answered(corpus: ListCorpus, intact: Path, copy: Path
         results, open_index(intact, corpus).search([f"w{n}" for n in range(900)], 3), strict=True
     ):
         assert isinstance(found, RetrievalError) or found == right
-    with pytest.raises(SearchGymError, match="positions.npy is damaged"):  # it is not opened again
+    with pytest.raises(SearchGymError, match=r"positions\.npy is damaged"):  # it is not opened again
         open_index(copy, corpus)
 
 
@@ -193,7 +193,7 @@ def test_an_index_without_checksums_is_compared_completely(corpus: ListCorpus, c
     content = bytearray((copy / "positions.npy").read_bytes())
     content[-1] ^= 1
     (copy / "positions.npy").write_bytes(content)
-    with pytest.raises(SearchGymError, match="positions.npy has changed since it was written"):
+    with pytest.raises(SearchGymError, match=r"positions\.npy has changed since it was written"):
         open_index(copy, corpus)
 
 
