@@ -91,9 +91,9 @@ def mapping(name: str, value: object) -> dict[str, Any]:
         ConfigError: `value` is something else.
     """
     if isinstance(value, Mapping):
-        value = plain(name, value)
-        if all(isinstance(key, str) for key in value):
-            return value
+        found: dict[str, Any] = plain(name, value)
+        if all(isinstance(key, str) for key in found):
+            return found
     raise ConfigError(f'{name} is {value!r:.120}: give a mapping like {{"option": value}}')
 
 

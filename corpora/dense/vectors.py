@@ -97,7 +97,8 @@ class Groups:
     def firsts(self) -> NDArray[np.int64]:
         """The position of the first passage of every row."""
         self._check_all()
-        return self._positions[self._starts[:-1]].astype(np.int64)
+        first: NDArray[np.int64] = self._positions[self._starts[:-1]].astype(np.int64)
+        return first
 
     def rows(self) -> NDArray[np.int64]:
         """The row of every passage, in order of position."""

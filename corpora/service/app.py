@@ -199,9 +199,9 @@ class _Service:
             raise Refused(500, str(error)) from None
         except RetrievalError as error:
             return {**found, **dict.fromkeys(missing, error)}
-        for query, answer in new.items():
-            if isinstance(answer, bytes):
-                self._cache.put((query, search.form), answer)
+        for query, result in new.items():
+            if isinstance(result, bytes):
+                self._cache.put((query, search.form), result)
         return {**found, **new}
 
     def _too_large(self) -> Refused:

@@ -148,7 +148,7 @@ def guarded(guard: Guard, limits: Limits) -> type[asyncio.Protocol]:
             self._head = 0  # bytes received of a request's head
             self._in_body = False
             self._deadline: asyncio.TimerHandle | None = None
-            self.app = _with_connection(self.app, self)
+            self.app: Any = _with_connection(self.config.loaded_app, self)
             guard.opened(self)
             self._wait()
 

@@ -83,7 +83,7 @@ def traces_of(episode: Episode) -> list[Trace]:
     return [Trace(question, rounds[: i + 1]) for i in range(len(rounds))]
 
 
-def open_judge(spec: str | dict[str, Any] | Judge, corpus: Corpus | None = None) -> Judge:
+def open_judge(spec: str | Mapping[str, Any] | Judge, corpus: Corpus | None = None) -> Judge:
     """Open a judge by name or {"name": …, **options}; a `Judge` object is returned as it is.
 
     A judge opened by name is shared within the process, with its budget and its connections.
