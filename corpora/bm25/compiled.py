@@ -212,14 +212,14 @@ def search(
                         sums[touched[t]] += idf * part * times
         for t in range(many):
             place = touched[t]
-            passage, score = np.int32(start + place), sums[place]
+            hit, score = np.int32(start + place), sums[place]
             sums[place] = 0.0
             if size < k:
-                found[size], scores[size] = passage, score
+                found[size], scores[size] = hit, score
                 _sift_up(found, scores, size)
                 size += 1
-            elif _worse(scores[0], found[0], score, passage):
-                found[0], scores[0] = passage, score
+            elif _worse(scores[0], found[0], score, hit):
+                found[0], scores[0] = hit, score
                 _sift_down(found, scores, size)
     for last in range(size - 1, 0, -1):  # heap sort: the worst goes last
         found[0], found[last] = found[last], found[0]

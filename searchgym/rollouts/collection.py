@@ -40,7 +40,7 @@ __all__ = [
     "rollout",
 ]
 
-AgentLike = Agent | str | dict[str, Any] | Callable[[str, dict[str, Any]], str]
+AgentLike = Agent | str | Mapping[str, Any] | Callable[[str, dict[str, Any]], str]
 """An agent, a registered name, {"name": …, **options}, or a function (observation, info) -> action."""
 EnvLike = str | gym.Env[str, str] | SearchVectorEnv
 """A registered id, a search environment, or a vector of them."""
