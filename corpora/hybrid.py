@@ -15,7 +15,7 @@ Departures:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from searchgym.checks import integer, number
@@ -150,7 +150,7 @@ def open_hybrid(
     Raises:
         ConfigError: see `Hybrid`; also what opening a part raises.
     """
-    if isinstance(parts, str | dict) or not isinstance(parts, Sequence):
+    if isinstance(parts, str | Mapping) or not isinstance(parts, Sequence):
         raise ConfigError(f'parts is {parts!r}: give a list of retrievers, like ["bm25", "dense"]')
     return Hybrid([open_retriever(part, corpus, cached=False) for part in parts], weights, depth)
 

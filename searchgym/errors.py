@@ -19,6 +19,7 @@ __all__ = [
     "ConfigError",
     "ConformanceError",
     "CorpusError",
+    "DamagedFileError",
     "EngineError",
     "EpisodeFileError",
     "IndexMismatchError",
@@ -104,6 +105,13 @@ class ResetNeededError(SearchGymError, RuntimeError):
 
 class RetrievalError(SearchGymError):
     """The retriever failed (server down, timeout, malformed reply). Infrastructure, never a wrong answer."""
+
+
+class DamagedFileError(ConfigError, RetrievalError):
+    """A file of an index or of a packed corpus that has changed since it was written, found when it was read.
+
+    During a search it is a failure of the infrastructure, like any `RetrievalError`.
+    """
 
 
 class EngineError(SearchGymError):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import filelock
 
-__all__ = ["lock_file", "replacing", "sync", "write_bytes", "write_text"]
+__all__ = ["lock_file", "replacing", "sync", "temporary_directory", "write_bytes", "write_text"]
+
+_IN_USE = ".in-use"  # locked by the process that uses a temporary directory
 
 
 @contextmanager
@@ -85,3 +89,27 @@ def lock_file(path: Path, *, wait: bool = False, mode: int = 0o644) -> filelock.
     lock = filelock.FileLock(path, timeout=-1 if wait else 0, mode=mode)
     lock.acquire()
     return lock
+
+
+@contextmanager
+def temporary_directory(prefix: str) -> Iterator[Path]:
+    """A temporary directory for the block. Those that killed processes left under the same prefix are removed too.
+
+    Args:
+        prefix: the beginning of its name.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*/{_IN_USE}"):
+        with suppress(Exception):  # in use, or of another user
+            lock = lock_file(left)
+            shutil.rmtree(left.parent, ignore_errors=True)
+            lock.release()
+    place = Path(tempfile.mkdtemp(prefix=prefix))
+    lock = lock_file(place / _IN_USE)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        lock.release()

@@ -1,7 +1,7 @@
 """Opens corpora and retrievers from JSON values, as `gym.make` takes them.
 
 A spec is a registered name ("country", "bm25"), a path (of a directory with passages.jsonl, of a file of passages, or
-of a built index), or a dict {"name": …, **options}. What was opened is shared within the process, so that sixty-four
+of a built index), or a mapping {"name": …, **options}: a dict, or e.g. a `DictConfig` of Hydra. What was opened is shared within the process, so that sixty-four
 environments hold one index.
 """
 
@@ -10,21 +10,23 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from . import plugins
-from .checks import integer
+from .checks import integer, plain
 from .errors import ConfigError, PluginError, UnknownIdError
 from .question import Corpus
 from .retriever import CACHE_BYTES, CachedRetriever, Retriever
 
 __all__ = ["ByIdentity", "Spec", "open_corpus", "open_retriever"]
 
-Spec = str | dict[str, Any]
+Spec = str | Mapping[str, Any]
 
 
 def split_spec(kind: str, spec: Spec) -> tuple[str, dict[str, Any]]:
+    spec = plain(kind, spec)
     if isinstance(spec, str):
         return spec, {}
     if isinstance(spec, dict) and isinstance(spec.get("name"), str):
@@ -40,7 +42,7 @@ def open_corpus(spec: Spec | Corpus) -> Corpus:
         CorpusError: the files cannot be used.
         ConfigError: an option the corpus does not take.
     """
-    if not isinstance(spec, str | dict) and isinstance(spec, Corpus):
+    if not isinstance(spec, str | Mapping) and isinstance(spec, Corpus):
         return spec
     name, options = split_spec("corpus", spec)
     if name not in plugins.names("corpora"):
@@ -97,7 +99,7 @@ def open_retriever(spec: Spec | Retriever, corpus: Corpus, *, cached: bool = Tru
         IndexMismatchError: the directory holds no usable index of this corpus.
         ConfigError: an option the retriever does not take.
     """
-    if not isinstance(spec, str | dict) and isinstance(spec, Retriever):
+    if not isinstance(spec, str | Mapping) and isinstance(spec, Retriever):
         return spec
     name, options = split_spec("retriever", spec)
     size = integer("cache_bytes", options.pop("cache_bytes", CACHE_BYTES), 0)
@@ -146,6 +148,7 @@ def _behind_cache(retriever: ByIdentity, size: int) -> CachedRetriever:
 
 def call_factory(kind: str, name: str, factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Call a factory; an option it does not take is the user's mistake, said as one."""
+    options = plain(f"the options of {kind} {name!r}", options)
     bind_options(kind, name, factory, args, options)
     return factory(*args, **options)
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from searchgym.checks import mapping
 from searchgym.errors import ConfigError, did_you_mean
 
 __all__ = ["Schedule", "TrainConfig", "describe_settings", "make_config", "option", "parse_settings"]
@@ -124,6 +125,7 @@ def make_config(values: Mapping[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: see `parse_settings`.
     """
+    values = mapping("the training options", values)
     if "env" in values:
         values = {"env_options": {}, **values}
     else:

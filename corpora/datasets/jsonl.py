@@ -76,14 +76,19 @@ class JsonlCorpus:
             ConfigError: an unknown segmentation, or too little disk space.
         """
         self.segmentation = choice("segmentation", segmentation, SEGMENTATIONS)
-        store = cached_directory("passages", _key(passages), lambda at: _build_passages(passages, at))
+        store = cached_directory(
+            "passages", _key(passages), lambda at: _build_passages(passages, at), lazy=("passages.*",)
+        )
         packed = json.loads((store / "corpus.json").read_text("utf-8"))
         self.name = name
         self.hash: str = packed["hash"]
         self._passages = Packed(store, "passages", decode_passage)
         key = {**_key(questions), "corpus": self.hash}
         self._store = cached_directory(
-            "questions", key, lambda at: _build_questions(questions, self._passages, at)
+            "questions",
+            key,
+            lambda at: _build_questions(questions, self._passages, at),
+            lazy=("questions.bin", "questions.npy"),
         )
         packed_questions = json.loads((self._store / "questions.json").read_text("utf-8"))
         self._ranges: dict[str, list[int]] = packed_questions["splits"]
@@ -236,7 +241,7 @@ def _key(sources: Sequence[Source]) -> dict[str, Any]:
     return {"format": _FORMAT, "files": files}
 
 
-def _question(data: mmap.mmap, row: list[int]) -> Question:
+def _question(data: bytes | mmap.mmap, row: list[int]) -> Question:
     return _decode(data[row[0] : row[1]])
 
 

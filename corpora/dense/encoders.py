@@ -55,6 +55,7 @@ _FAMILIES = (
     (re.compile(r"(?<![a-z0-9])bge-[a-z]+-zh"), _BGE_ZH, ""),
 )
 _FINGERPRINTED = ("river", " ".join(f"Which river number {n} flows through the town?" for n in range(24)))
+_LIBRARY = "sentence_transformers."
 # The files of a model that determine its vectors; a hub repository often holds the weights in five formats.
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
 _OTHER_FORMATS = ("onnx", "openvino", "tf_model", "flax_model")
@@ -157,11 +158,12 @@ class Encoder:
             spec: a name, or a dict of the options of `EncoderOptions`.
 
         Raises:
-            ConfigError: no such model, or an option has a value that cannot be used.
+            ConfigError: no such model, one that needs Python code of its own, or an option has a value that cannot be used.
             MissingExtraError: "minilm" without its package.
         """
         options = EncoderOptions.parse(spec)
         path, model = locate_encoder(options.name, options.revision)
+        _check_modules(path)
         query, passage = _prefixes(options.name, path)
         identity = {
             "model": model,
@@ -289,6 +291,7 @@ class Encoder:
         except ModuleNotFoundError as error:
             missing = (error.name or "").partition(".")[0]
             raise MissingExtraError("dense retrieval", missing, "dense") from error
+        _check_modules(self.path)
         bars = transformers.utils.logging.is_progress_bar_enabled()
         transformers.utils.logging.disable_progress_bar()
         try:
@@ -385,6 +388,40 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise ConfigError(
             f"encoder {name!r} is not a directory and could not be downloaded from the Hugging Face Hub: {reason}"
         ) from error
+
+
+def _check_modules(path: Path) -> None:
+    """Refuse a model that names Python code, which lies beside it or in any installed package, to be imported and run.
+
+    Raises:
+        ConfigError: a module is not one of sentence_transformers, an activation is not one of torch.
+    """
+    for file in sorted({*path.glob("*.json"), *path.glob("*/*.json")}):
+        named = _named_code(file)
+        for name, start in named:
+            if not isinstance(name, str) or not name.startswith(start):
+                raise ConfigError(
+                    f"{file} names the code {name!r:.80}: only models whose code is part of {start[:-1]} are loaded"
+                )
+
+
+def _named_code(file: Path) -> list[tuple[Any, str]]:
+    """The code that a file of a model names, and how each name has to begin."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []  # said when the model is loaded
+    if file.name == "modules.json":
+        modules = content if isinstance(content, list) else [content]
+        return [(m.get("type") if isinstance(m, dict) else m, _LIBRARY) for m in modules]
+    if not isinstance(content, dict):
+        return []
+    types = content.get("types")
+    named = [(name, _LIBRARY) for name in types.values()] if isinstance(types, dict) else []
+    activation = content.get("activation_function")
+    if isinstance(activation, str) and "." in activation:  # "gelu_new" is a word of transformers
+        named.append((activation, "torch."))
+    return named
 
 
 def _model_files(path: Path) -> list[Path]:

@@ -37,9 +37,10 @@ from searchgym.signatures import declared_options
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.backend import Estimate, IndexBackend, Progress
 from ..indexing.cache import MANIFEST, digest
+from ..indexing.checksums import CHECKSUMS
 from .encoders import MINILM, Encoder, EncoderOptions, EncoderSpec
 from .faiss_files import FaissFiles, build_faiss_files, faiss_bytes
-from .rows import Groups, Vectors, group_passages, group_vectors, passage_text
+from .rows import GROUP_FILES, Groups, Vectors, group_passages, group_vectors, passage_text
 from .vectors import (
     VECTORS,
     PublishedVectors,
@@ -94,7 +95,10 @@ class Dense:
         self._index = FaissFiles(directory, settings["nprobe"], settings["ef_search"])
         self._groups = Groups(directory)
         self._vectors: LRUCache[str, NDArray[np.float32]] = LRUCache(_CACHED_QUERIES)
-        content = json.loads((directory / MANIFEST).read_text("utf-8"))["files"]
+        files = json.loads((directory / MANIFEST).read_text("utf-8"))["files"]
+        content = {
+            n: {"size": f["size"], "blake2b": f["blake2b"]} for n, f in files.items() if n != CHECKSUMS
+        }
         searched = {"nprobe": settings["nprobe"], "ef_search": settings["ef_search"]}
         self.index_hash = digest(
             {"key": dict(key), "content": content, "search": searched, "queries": encoder.fingerprint}
@@ -188,6 +192,7 @@ class DenseBackend(IndexBackend):
     """Builds and opens `Dense` indexes; the entry point `dense` of `searchgym.retrievers`."""
 
     name = "dense"
+    lazy = ("index-*.faiss", *GROUP_FILES)
 
     def settings(
         self,

@@ -21,10 +21,22 @@ from searchgym.files import replacing
 from searchgym.question import Corpus, Passage
 
 from ..indexing.backend import Progress
-from ..indexing.cache import cached_directory
+from ..indexing.cache import cached_directory, open_checked
+from ..indexing.checksums import SHIFT
 from .encoders import MAX_CHARACTERS
 
-__all__ = ["Groups", "Vectors", "cached_groups", "group_passages", "group_vectors", "passage_text"]
+__all__ = [
+    "GROUP_FILES",
+    "Groups",
+    "Vectors",
+    "cached_groups",
+    "group_passages",
+    "group_vectors",
+    "passage_text",
+]
+
+GROUP_FILES = ("positions.npy", "starts.npy")
+"""The files of `Groups`, whose blocks are compared with their checksums when they are first read."""
 
 _FORMAT = 1
 _SHOW_EVERY = 20_000  # passages
@@ -56,27 +68,53 @@ class Groups:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._positions: NDArray[np.int32] = np.load(directory / "positions.npy", mmap_mode="r")
-        self._starts: NDArray[np.int32] = np.load(directory / "starts.npy", mmap_mode="r")
+        self._files = open_checked(directory, *GROUP_FILES)
+        (self._positions, self._place), (self._starts, self._first) = (f.array("<i4") for f in self._files)
+        if (
+            self._positions.ndim != 1
+            or self._starts.ndim != 1
+            or not 1 < len(self._starts) <= len(self._positions) + 1
+        ):
+            self._files[1].refuse(f"it has {len(self._starts):,} rows for {len(self._positions):,} passages")
 
     def __len__(self) -> int:
         return len(self._starts) - 1
 
     def firsts(self) -> NDArray[np.int64]:
         """The position of the first passage of every row."""
-        return self._positions[self._starts[:-1]].astype(np.int64)
+        self._check_all()
+        first: NDArray[np.int64] = self._positions[self._starts[:-1]].astype(np.int64)
+        return first
 
     def rows(self) -> NDArray[np.int64]:
         """The row of every passage, in order of position."""
+        self._check_all()
         rows = np.empty(len(self._positions), np.int64)
         rows[self._positions] = np.repeat(np.arange(len(self)), np.diff(self._starts))
         return rows
 
     def passages(self, row: int) -> list[int]:
         """The positions of a row's passages, ascending."""
+        positions, starts = self._files
+        if not 0 <= row < len(self):
+            starts.refuse(f"the index refers to row {row:,} of {len(self):,}")
+        place = self._first + 4 * row
+        if not (starts.seen[place >> SHIFT] and starts.seen[(place + 7) >> SHIFT]):
+            starts.check(place, place + 8)
         first, end = self._starts[row : row + 2].tolist()
+        if not 0 <= first < end <= len(self._positions):
+            starts.refuse(f"row {row:,} has the passages {first:,} to {end:,} of {len(self._positions):,}")
+        place = self._place + 4 * first
+        if end - first > 1 or not (positions.seen[place >> SHIFT] and positions.seen[(place + 3) >> SHIFT]):
+            positions.check(place, self._place + 4 * end)
         found: list[int] = self._positions[first:end].tolist()
+        if min(found) < 0 or max(found) >= len(self._positions):
+            positions.refuse(f"row {row:,} is of passages {found[:3]} of {len(self._positions):,}")
         return found
+
+    def _check_all(self) -> None:
+        for file in self._files:
+            file.check(0, len(file.data))
 
 
 def passage_text(passage: Passage) -> str:
@@ -157,7 +195,9 @@ def cached_groups(corpus: Corpus, progress: Progress) -> Groups:
     def build(directory: Path) -> None:
         group_passages(corpus, directory, progress, text=lambda passage: f"{passage.title}\n{passage.text}")
 
-    return Groups(cached_directory("groups", {"format": _FORMAT, "corpus": corpus.hash}, build))
+    return Groups(
+        cached_directory("groups", {"format": _FORMAT, "corpus": corpus.hash}, build, lazy=GROUP_FILES)
+    )
 
 
 def _save_groups(digests: bytes | bytearray, order: NDArray[np.int64] | None, directory: Path) -> None:

@@ -16,10 +16,10 @@ from searchgym.errors import ConfigError, MissingExtraError
 from searchgym.question import Corpus
 
 from ..indexing.backend import Progress
-from ..indexing.cache import cached_directory
+from ..indexing.cache import cached_directory, open_checked
 from ..indexing.disk import require_disk
 from .encoders import Encoder
-from .rows import Groups, Vectors, group_passages, passage_text
+from .rows import GROUP_FILES, Groups, Vectors, group_passages, passage_text
 
 __all__ = [
     "VECTORS",
@@ -52,10 +52,14 @@ class EncodedVectors:
     """
 
     def __init__(self, file: Path, dimension: int) -> None:
-        self._data: NDArray[np.float32] = np.memmap(file, np.float32, "r").reshape(-1, dimension)
+        (self._file,) = open_checked(file.parent, file.name)
+        if len(self._file.data) % (4 * dimension):
+            self._file.refuse(f"it has {len(self._file.data):,} bytes, no whole number of vectors")
+        self._data: NDArray[np.float32] = np.frombuffer(self._file.data, np.float32).reshape(-1, dimension)
         self.count, self.dimension = self._data.shape
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        self._file.check_rows(rows, 0, 4 * self.dimension)
         return np.ascontiguousarray(self._data[rows])
 
 
@@ -167,7 +171,7 @@ def cached_vectors(corpus: Corpus, encoder: Encoder, progress: Progress) -> Vect
             corpus, group_passages(corpus, directory, progress), encoder, directory / VECTORS, progress
         )
 
-    directory = cached_directory("vectors", key, build, resumable=True)
+    directory = cached_directory("vectors", key, build, resumable=True, lazy=(VECTORS, *GROUP_FILES))
     return pick(EncodedVectors(directory / VECTORS, encoder.dimension), Groups(directory).rows())
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
 from searchgym import plugins
+from searchgym.checks import plain
 from searchgym.errors import ConfigError, IndexMismatchError, PluginError
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
@@ -68,9 +69,12 @@ class IndexBackend(ABC):
 
     Attributes:
         name: its registered name, which is also that of its retrievers and cache entries.
+        lazy: patterns of files that `open` reads through `open_checked`, which compares their content when it is first
+            read. All other files are compared completely when the index is opened.
     """
 
     name: ClassVar[str]
+    lazy: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def settings(self, *args: Any, **options: Any) -> dict[str, Any]:
@@ -131,7 +135,10 @@ class IndexBackend(ABC):
             with shown_progress() as progress:
                 _fill(self, corpus, settings, work, None, progress)
 
-        return self.open(corpus, settings, cached_directory(self.name, key, build, resumable=True))
+        return self.open(corpus, settings, self._cached(key, build))
+
+    def _cached(self, key: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+        return cached_directory(self.name, key, build, resumable=True, lazy=self.lazy)
 
 
 def build_index(
@@ -168,7 +175,8 @@ def build_index(
     def build(place: Path) -> None:
         _fill(backend, corpus, settings, place, _absolute(corpus_spec), progress or quiet)
 
-    return output_directory(Path(directory), backend.name, backend.key(corpus, settings), build)
+    key = backend.key(corpus, settings)
+    return output_directory(Path(directory), backend.name, key, build, lazy=backend.lazy)
 
 
 def open_index(directory: str | os.PathLike[str], corpus: Corpus | None = None) -> Retriever:
@@ -240,6 +248,8 @@ def _compare(
         settings = backend.checked(backend.recorded_settings(facts["settings"]))
     except ConfigError as error:
         return {}, [f"version: {error}"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return {}, [f"version: its settings cannot be read ({error!r:.200})"]
     ours = backend.key(corpus, settings)
     return settings, [
         f"{name}: {built.get(name)!r}, not {ours.get(name)!r}"
@@ -368,6 +378,7 @@ def _absolute(spec: Spec | None) -> Spec | None:
             return [place(one) for one in value]
         return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
 
+    spec = plain("corpus", spec)
     if isinstance(spec, dict):
         return {name: place(value) if name in _PATH_OPTIONS else value for name, value in spec.items()}
     return spec if spec in plugins.names("corpora") else place(spec)

@@ -3,7 +3,7 @@
     {"queries": ["…"], "topk": 5, "return_scores": true}
     -> {"result": [[{"document": {"id": "…", "contents": "\"Title\"\nText"}, "score": 9.1}, …], …]}
 
-Hits that are bare documents are read too; a hit without a score gets 1 / rank. When a server answers with an error, with
+Hits that are bare documents or strings are read too, and so are the dialects of `client_dialects`; a hit without a score gets 1 / rank. When a server answers with an error, with
 malformed data, too slowly or never, the query becomes a `RetrievalError` after retries with back-off.
 
 A remote retriever cannot promise that the server orders equal scores by id, that a query has the same result alone and
@@ -28,6 +28,7 @@ from searchgym.retriever import Hit, SearchResult
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.cache import digest
 from ..indexing.matching import PROBE_HITS, PassageMatcher
+from .client_dialects import DIALECTS, QUERIES
 from .protocol import read_hits
 
 try:
@@ -106,6 +107,7 @@ class RemoteRetriever:
         self.url = self._server.origin + self._path
         self.retries = 0
         self._options = options
+        self._dialect = QUERIES
         self._names_index = False  # whether every reply of the server names its index
         # For a server that may search other passages; None if it has those of the corpus, or the corpus has none.
         self._matcher: PassageMatcher | None = None
@@ -121,7 +123,7 @@ class RemoteRetriever:
         Raises:
             ConfigError: k is not a whole number >= 1, or `queries` is not a sequence of strings.
         """
-        topk, batch = check_k(k), self._options.batch
+        topk, batch = check_k(k), self._dialect.batch or self._options.batch
         distinct = list(dict.fromkeys(query for query in check_queries(queries) if query.strip()))
         found: dict[str, SearchResult] = {}
         for start in range(0, len(distinct), batch):
@@ -155,23 +157,25 @@ class RemoteRetriever:
 
     def _retrieve(self, queries: list[str], topk: int) -> list[SearchResult]:
         """One attempt to get the results of one request."""
-        request = {"queries": queries, "topk": topk, "return_scores": True, "partial": True}
+        request = self._dialect.request(queries, topk)
+        if self._names_index:  # other servers may refuse a field that they do not know
+            request["partial"] = True
         # UTF-8 is much shorter than JSON's escapes for most scripts. It cannot encode lone surrogates.
         reply = self._exchange(
             "POST", self._path, json.dumps(request, ensure_ascii=False).encode(errors="replace")
         )
         try:
             fields = json.loads(reply)
-            rows = fields["result"]
-            errors = fields.get("errors") or {}
+            rows = self._dialect.rows(fields)
+            errors = (fields.get("errors") if isinstance(fields, dict) else None) or {}
             if len(rows) != len(queries):
-                raise _Failed(f"{len(rows)} results for {len(queries)} queries")
+                raise _Failed(f"{len(rows)} results for {len(queries)} queries", status=200)
             return [
                 RetrievalError(f"{self.url}: {errors[str(n)]}") if row is None else self._read(row, topk)
                 for n, row in enumerate(rows)
             ]
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            raise _Failed(f"not an answer of the /retrieve protocol ({error!r:.200})") from None
+            raise _Failed(f"not an answer of the /retrieve protocol ({error!r:.200})", status=200) from None
 
     def _read(self, row: Any, topk: int) -> list[Hit]:
         hits = read_hits(row, topk)
@@ -206,12 +210,12 @@ class RemoteRetriever:
             if len(corpus.passages) and known.get("corpus_hash") != corpus.hash:
                 self._matcher = PassageMatcher(corpus)
             if facts is None:  # a tiny search is the health check of any other server
-                self._probe()
+                self._find_dialect()
                 return digest({"format": _FORMAT, "backend": self.name, "url": self.url})
         except _Failed as error:
+            there = "no retrieval server answers at" if error.status is None else "no retrieval server is at"
             raise ConfigError(
-                f"no retrieval server answers at {self.url}: {error}. Start one (searchgym index serve INDEX), or "
-                "correct the option url"
+                f"{there} {self.url}: {error}. Start one (searchgym index serve INDEX), or correct the option url"
             ) from None
         theirs = facts.get("corpus_hash")
         if theirs and len(corpus.passages) and theirs != corpus.hash and not self._options.any_corpus:
@@ -229,12 +233,28 @@ class RemoteRetriever:
         self._names_index = True
         return str(facts["index_hash"])
 
-    def _probe(self) -> None:
-        """Search for a passage of the corpus, to see whether the server works and has it."""
+    def _find_dialect(self) -> None:
+        """Find out which dialect the server speaks and, by searching for a passage of the corpus, whether it has it.
+
+        Raises:
+            _Failed: the reason of the first dialect, if it speaks none.
+        """
         probes = self._matcher.probes(1) if self._matcher is not None else ["river"]
-        results = self._with_retries(lambda: self._retrieve(probes, PROBE_HITS), _OPENING_ATTEMPTS)
-        if self._matcher is not None:
-            self.ids_match = self._matcher.check(results, self.url)
+        first: _Failed | None = None
+        for dialect in DIALECTS[self._path.partition("?")[0].endswith("search")]:
+            self._dialect = dialect
+            try:
+                results = self._with_retries(lambda: self._retrieve(probes, PROBE_HITS), _OPENING_ATTEMPTS)
+            except _Failed as error:
+                if error.status is None or error.status in _UNAVAILABLE:
+                    raise
+                first = first or error
+                continue
+            if self._matcher is not None:
+                self.ids_match = self._matcher.check(results, self.url)
+            return
+        assert first is not None
+        raise first
 
     def _health(self) -> dict[str, Any] | None:
         """The health page of a server of ours; None for another kind of server."""

@@ -1,18 +1,21 @@
 """The documents of the de-facto `/retrieve` protocol (Search-R1's), read and written.
 
 A document is `{"id": …, "contents": "\\"Title\\"\\nText"}`. Existing servers also omit the id, leave the title
-unquoted, or send `title` and `text` as separate fields; all of these forms are read.
+unquoted, send `title` and `text` as separate fields, `content`, or only a string; all of these forms are read.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from searchgym.retriever import Hit, content_id
 
 __all__ = ["read_document", "read_hits", "split_contents", "write_document"]
+
+_FORMATTED = re.compile(r'\(Title: "?(.*?)"?\)\s(.*)', re.DOTALL)  # a document as rerank servers write it
 
 
 def split_contents(contents: str, given: Any = None) -> tuple[str, str]:
@@ -73,13 +76,29 @@ def read_hits(row: Any, topk: int) -> list[Hit]:
         raise ValueError(f"the hits of a query are {row!r:.60}, not a list")
     hits = []
     for rank, entry in enumerate(row[:topk], 1):
-        id, title, text = read_document(entry.get("document", entry))
-        score = entry.get("score")
+        if isinstance(entry, str) and "\n" not in entry and not _FORMATTED.fullmatch(entry):
+            raise ValueError(
+                f"a hit is {entry!r:.60}, which may be a message: a title or a document is expected"
+            )
+        fields = entry if isinstance(entry, dict) else {"document": entry}
+        id, title, text = read_document(_named(fields.get("document", fields)))
+        score = fields.get("score")
         score = 1.0 / rank if score is None else float(score)
         if not math.isfinite(score):
             raise ValueError(f"a score is {score}")
         hits.append(Hit(id, title, text, score))
     return hits
+
+
+def _named(document: Any) -> Mapping[str, Any]:
+    """A document with the usual names of its fields; some servers send strings, or "content"."""
+    if isinstance(document, str):
+        formatted = _FORMATTED.fullmatch(document)
+        return {"title": formatted[1], "text": formatted[2]} if formatted else {"contents": document}
+    if "contents" not in document and isinstance(document.get("content"), str):
+        return {**document, "contents": document["content"]}
+    fields: Mapping[str, Any] = document
+    return fields
 
 
 def _whole(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from ..checks import integer
 from ..dialects import Dialect
 from ..episode import RoundRecord, StopReason
 from ..errors import ConfigError, SnapshotError
@@ -22,6 +23,7 @@ from .setup import (
     choose_question,
     make_env_config,
     observation_space,
+    options_of_row,
     search,
 )
 from .snapshots import restore, snapshot
@@ -69,6 +71,7 @@ class SearchEnv(gym.Env[str, str]):
 
     Args:
         render_mode: "ansi" keeps a transcript for `render`.
+        seed: of the first `reset` that is given none, for frameworks that seed environments when they make them (GEM).
         **arguments: see above.
 
     Raises:
@@ -77,10 +80,11 @@ class SearchEnv(gym.Env[str, str]):
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  (declared so by gymnasium.Env)
 
-    def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
+    def __init__(self, *, render_mode: str | None = None, seed: int | None = None, **arguments: Any) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"render_mode is {render_mode!r}: give 'ansi' or None")
         self.render_mode = render_mode
+        self._seed = None if seed is None else integer("seed", seed, 0)
         self._arguments = arguments
         self.config = make_env_config(**arguments)
         self.observation_space = observation_space(self.config)
@@ -94,15 +98,24 @@ class SearchEnv(gym.Env[str, str]):
     # -- Gymnasium -------------------------------------------------------------------------------------
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None, **columns: Any
     ) -> tuple[str, dict[str, Any]]:
         """Start an episode.
 
         Args:
             seed: seeds the environment's generator.
             options: {"task_id": id} or {"split": name}.
+            **columns: a row of a dataset, as TRL passes it: `task_id` or `prompt` (a text or chat messages) says which
+                question is asked, and other columns are not looked at.
+
+        Raises:
+            UnknownIdError: an unknown option, task or split.
+            ConfigError: a value that cannot be used, or a row that does not say which question is asked.
         """
-        super().reset(seed=seed)
+        if columns:
+            options = options_of_row(self.config, columns, options)
+        super().reset(seed=self._seed if seed is None else seed)
+        self._seed = None
         question = choose_question(self.config, options, lambda n: int(self.np_random.integers(n)))
         self._stats["episodes"] += 1
         start = self.episode.start(question)

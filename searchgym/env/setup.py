@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
 
+from ..checks import plain
 from ..errors import ConfigError, RetrievalError, UnknownIdError
 from ..judges.protocol import Judge, open_judge
 from ..question import Corpus, Question
@@ -24,6 +25,7 @@ __all__ = [
     "choose_question",
     "make_env_config",
     "observation_space",
+    "options_of_row",
     "registered_arguments",
     "search",
 ]
@@ -41,6 +43,7 @@ def make_env_config(**arguments: Any) -> EnvConfig:
         UnknownIdError: an unknown argument, or an unknown name in one.
         ConfigError: a value that cannot be used.
     """
+    arguments = {name: plain(name, value) for name, value in arguments.items()}
     check_names(arguments)
     given = {name: arguments.get(name, declared.default) for name, declared in ARGUMENTS.items()}
     corpus = given["corpus"] = open_corpus(given["corpus"])
@@ -154,11 +157,50 @@ def choose_question(
 
 def check_options(options: Any, known: tuple[str, ...]) -> None:
     """Refuse unknown reset options: a misspelt one would otherwise be ignored."""
-    if options is not None and not isinstance(options, dict):
+    if options is not None and not isinstance(options, Mapping):
         raise ConfigError(f"options is {options!r}: give a dict with {' or '.join(map(repr, known))}")
     for name in options or {}:
         if name not in known:
             raise UnknownIdError("reset option", name, known)
+
+
+def options_of_row(
+    config: EnvConfig, columns: Mapping[str, Any], options: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The reset options for a row of a dataset.
+
+    Args:
+        config: the environment's arguments.
+        columns: the row: `task_id`, or `prompt`, whose last message ends with the text of a question.
+        options: other reset options.
+
+    Raises:
+        UnknownIdError: the row has neither of these columns.
+        ConfigError: the prompt is not that of a question of the split, or of several.
+    """
+    check_options(options, ("task_id", "split"))
+    given = dict(options or {})
+    if "task_id" in columns:
+        return {**given, "task_id": columns["task_id"]}
+    if "prompt" not in columns:
+        raise UnknownIdError(
+            "argument of reset", next(iter(columns)), ["seed", "options", "task_id", "prompt"]
+        )
+    prompt = plain("prompt", columns["prompt"])
+    message = prompt[-1] if isinstance(prompt, list) and prompt else prompt
+    text = message.get("content") if isinstance(message, dict) else message
+    if not isinstance(text, str):
+        raise ConfigError(
+            f"prompt is {prompt!r:.80}: give a text or chat messages that end with the question's text"
+        )
+    tasks = config.tasks(given.get("split") or config.split)
+    found = [question.id for question in tasks if text.rstrip().endswith(question.text)]
+    if len(found) != 1:
+        many = "no question" if not found else f"{len(found)} questions"
+        raise ConfigError(
+            f"{many} of the split at the end of the prompt {text[-80:]!r}: add a column 'task_id' to the rows"
+        )
+    return {**given, "task_id": found[0]}
 
 
 def search(config: EnvConfig, queries: Sequence[str]) -> list[SearchResult]:

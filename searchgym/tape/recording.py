@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import RetrievalError, TapeError
@@ -124,7 +124,7 @@ def tape_of(envs: Any) -> Recorder | Player | None:
 
 def _named(spec: Any, opened: Retriever | Judge | None) -> Any:
     """A spec in its shortest form; the name where there is only an object."""
-    if isinstance(spec, str | dict):
+    if isinstance(spec, str | Mapping):
         name, options = split_spec("part", spec)
         return {"name": name, **options} if options else name
     return None if opened is None else opened.name
