@@ -234,27 +234,26 @@ class RemoteRetriever:
         return str(facts["index_hash"])
 
     def _find_dialect(self) -> None:
-        """Find out which dialect the server speaks and, by searching for a passage of the corpus, whether it has it.
-
-        Raises:
-            _Failed: the reason of the first dialect, if it speaks none.
-        """
-        probes = self._matcher.probes(1) if self._matcher is not None else ["river"]
+        """Find out which dialect the server speaks; raises `_Failed` with the reason of the first if it speaks none."""
         first: _Failed | None = None
         for dialect in DIALECTS[self._path.partition("?")[0].endswith("search")]:
             self._dialect = dialect
             try:
-                results = self._with_retries(lambda: self._retrieve(probes, PROBE_HITS), _OPENING_ATTEMPTS)
+                self._probe()
+                return
             except _Failed as error:
                 if error.status is None or error.status in _UNAVAILABLE:
                     raise
                 first = first or error
-                continue
-            if self._matcher is not None:
-                self.ids_match = self._matcher.check(results, self.url)
-            return
         assert first is not None
         raise first
+
+    def _probe(self) -> None:
+        """Search for a passage of the corpus, to see whether the server works and has it."""
+        probes = self._matcher.probes(1) if self._matcher is not None else ["river"]
+        results = self._with_retries(lambda: self._retrieve(probes, PROBE_HITS), _OPENING_ATTEMPTS)
+        if self._matcher is not None:
+            self.ids_match = self._matcher.check(results, self.url)
 
     def _health(self) -> dict[str, Any] | None:
         """The health page of a server of ours; None for another kind of server."""
