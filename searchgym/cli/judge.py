@@ -20,7 +20,7 @@ from ..audit.auditing import audit as audit_judge
 from ..env.setup import registered_arguments
 from ..episode import Episode, check_writable, load_episodes, save_episodes
 from ..errors import ConfigError
-from ..importing import Imported, SourceReport, import_rollouts, report
+from ..importing import LAYOUTS, Imported, SourceReport, import_rollouts, report
 from ..question import Corpus
 from ..rollouts.collection import choose_tasks, collect, open_agent, open_envs
 from ..specs import open_corpus
@@ -80,7 +80,15 @@ def judge() -> None:
     "--rollouts",
     type=click.Path(path_type=Path),
     group=_RECORDED,
-    help="Audit on rollouts recorded by other projects (JSONL, optionally gzipped).",
+    help="Audit on rollouts recorded by other projects, in the file that they wrote.",
+)
+@option(
+    "--format",
+    "layout",
+    type=click.Choice(list(LAYOUTS)),
+    group=_RECORDED,
+    show_default="recognised row by row",
+    help="Whose file --rollouts is.",
 )
 @option(
     "--gold-corpus",
@@ -128,6 +136,7 @@ def audit(
     reference: str,
     saved: Path | None,
     rollouts: Path | None,
+    layout: str | None,
     gold_corpus: str | None,
     agents: tuple[str, ...],
     agent_options: tuple[str, ...],
@@ -161,6 +170,8 @@ def audit(
         )
     if gold_corpus is not None and rollouts is None:
         raise ConfigError(f"--gold-corpus {gold_corpus} only applies to --rollouts: leave it out")
+    if layout is not None and rollouts is None:
+        raise ConfigError(f"--format {layout} only applies to --rollouts: leave it out")
     if save is not None:
         check_writable(save)
     played: list[Episode] = []
@@ -168,7 +179,7 @@ def audit(
     corpus: Corpus | None
     if rollouts is not None:
         corpus = open_corpus(gold_corpus) if gold_corpus is not None else None
-        imported = import_rollouts(rollouts, corpus)
+        imported = import_rollouts(rollouts, corpus, layout)
         played = imported.episodes
     else:
         arguments = registered_arguments(env_id, env_arguments(env_pairs))

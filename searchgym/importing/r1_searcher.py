@@ -7,7 +7,7 @@
 
 Both document styles occur; the second is quoted as in CSV where its text holds quotes. A query and what leads to it
 are one round; the text after the last documents is the answer round. Messages and observations together are the
-whole text, character by character. Only an answer in the agent's own last message counts, never one in a document.
+whole text, character by character. Only an answer in the agent's own last message and outside its thought counts, never one in a document.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def parse_r1_searcher(text: Any) -> Parsed:
         return Parsed(rounds)
     if not rest.strip():
         raise RolloutTextError("the text is empty")
-    _, opening, answer = rest.rpartition("<answer>")
+    # The prompt opens the thought: an answer before the end of it is one that the agent considers.
+    _, opening, answer = rest.rpartition("</think>")[2].rpartition("<answer>")
     answer, closing, _ = answer.partition("</answer>")
     if not opening:
         rounds.append(RoundRecord(rest, act("invalid", error="no_act")))

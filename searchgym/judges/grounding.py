@@ -15,8 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-import Stemmer
-
 from ..episode import RoundRecord
 from ..question import Corpus, Passage
 from ..retriever import Hit
@@ -37,6 +35,7 @@ __all__ = [
 _SAMPLE = 20_000
 _ENTITY = re.compile(r"\b(?:[A-Z][\w'’-]*|\d(?:[\w.,]*\w)?)")
 _LETTERS = re.compile(r"[^\W\d_]{3,}")
+_ENDING = re.compile(r"(?<=...)(?:ings?|ed|e?rs?|es?|s|ly)\Z")
 _ORDINARY = FUNCTION_WORDS | QUERY_WORDS
 _SENTENCE_END = (".", "!", "?", ":", ";", '."', '!"', '?"', ".”", "!”", "?”")
 
@@ -94,8 +93,7 @@ class CommonWords:
             common = self._stems = _lower_stems(p.text for p in sample_passages(self._corpus))
         else:
             common = self._stems
-        stem = Stemmer.Stemmer("english").stemWord
-        return [word for word in words if stem(word) not in common]
+        return [word for word in words if _stem(word) not in common]
 
 
 def contains_words(text: str, words: str) -> bool:
@@ -159,4 +157,9 @@ def _bag(query: str) -> tuple[str, ...]:
 
 def _lower_stems(texts: Iterable[str]) -> frozenset[str]:
     words = {word for text in texts for word in _LETTERS.findall(text) if word.islower()}
-    return frozenset(Stemmer.Stemmer("english").stemWords(sorted(words)))
+    return frozenset(map(_stem, words))
+
+
+def _stem(word: str) -> str:
+    """A word without its English ending: "employers" and "employed" are as common as "employer"."""
+    return _ENDING.sub("", word)
