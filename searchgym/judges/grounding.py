@@ -16,9 +16,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ..episode import RoundRecord
-from ..question import Corpus, Passage
+from ..question import Corpus, Hop, Passage
 from ..retriever import Hit
 from ..scoring import normalize_answer
+from .protocol import Trace
 from .words import FUNCTION_WORDS, OPENERS, QUERY_WORDS
 
 __all__ = [
@@ -67,33 +68,47 @@ class CommonWords:
     """The words that a corpus writes in lower case, read at the first question about one.
 
     Args:
-        corpus: where to look; None if there is only the text at hand.
+        corpus: where to look; None if there are only the texts of a trace.
     """
 
     def __init__(self, corpus: Corpus | None) -> None:
         self._corpus = corpus
         self._stems: frozenset[str] | None = None
 
-    def unknown(self, query: str, known: Iterable[str], at_hand: Iterable[Hit]) -> list[str]:
-        """The words of a query in lower case that are neither known nor common: names, invented or guessed.
+    def ungrounded(self, trace: Trace, chain: Sequence[Hop] = ()) -> str:
+        """The first name in the queries of the last round that has not been read, or "".
+
+        Names are capitalised words, numbers, bridges of the derivation, and words in lower case that no text uses as
+        common words: names, invented or guessed.
 
         Args:
-            query: the query.
-            known: case-folded texts that the agent may take words from.
-            at_hand: hits whose words in lower case are common words if there is no corpus.
+            trace: its last round is a search; the question and the results of earlier rounds have been read.
+            chain: the gold derivation, whose queries and relations need not be read, and whose bridges must be.
         """
+        *earlier, last = trace.rounds
+        query, asked = " ".join(last.action.queries), trace.question.text.casefold()
+        names = names_in(query) + [h.bridge for h in chain if h.bridge.casefold() in query.casefold()]
+        names = [name for name in names if not contains_words(asked, name)]
         words = [w for w in _LETTERS.findall(query) if w.islower() and w not in _ORDINARY]
-        for text in known:
-            words = [word for word in words if not contains_words(text, word)]
-        if not words:
-            return []
+        words = [word for word in words if not contains_words(asked, word)]
+        if names or words:
+            read = text_of(hit for round_ in earlier for hit in round_.hits).casefold()
+            names = [name for name in names if not contains_words(read, name)]
+            words = [word for word in words if not contains_words(read, word)]
+        if words and not names:
+            derivation = "\n".join(f"{hop.query}\n{hop.relation}" for hop in chain).casefold()
+            words = [word for word in words if not contains_words(derivation, word)]
+            common = self._common(hit for round_ in trace.rounds for hit in round_.hits) if words else ()
+            names = [word for word in words if _stem(word) not in common]
+        return names[0] if names else ""
+
+    def _common(self, at_hand: Iterable[Hit]) -> frozenset[str]:
+        """The stems of words in lower case of the corpus, or of the texts at hand if there is none."""
         if self._corpus is None:
-            common = _lower_stems(hit.text for hit in at_hand)
-        elif self._stems is None:
-            common = self._stems = _lower_stems(p.text for p in sample_passages(self._corpus))
-        else:
-            common = self._stems
-        return [word for word in words if _stem(word) not in common]
+            return _lower_stems(hit.text for hit in at_hand)
+        if self._stems is None:
+            self._stems = _lower_stems(passage.text for passage in sample_passages(self._corpus))
+        return self._stems
 
 
 def contains_words(text: str, words: str) -> bool:
@@ -129,7 +144,8 @@ def support(answer: str, accepted: Sequence[str], hits: Sequence[Hit]) -> bool:
 def holds_name(text: str, key: str, heading: bool = False) -> bool:
     """Whether a text contains words of which at least one is written as a name.
 
-    A capital letter at the beginning of a sentence proves nothing if the text also has the word in lower case.
+    A capital letter at the beginning of a sentence proves nothing for an ordinary word, or one that the text also has in
+    lower case.
 
     Args:
         text: where to look.
@@ -138,13 +154,13 @@ def holds_name(text: str, key: str, heading: bool = False) -> bool:
     """
     wanted = key.split()
     words = [(token, word) for word in text.split() for token in normalize_answer(word).split()]
-    lower = {token for token, word in words if word.islower()}
+    common = _ORDINARY | {token for token, word in words if word.islower()}
     opens = [True, *(word.endswith(_SENTENCE_END) for _, word in words)]
     for start in range(len(words) - len(wanted) + 1):
         if all(words[start + i][0] == token for i, token in enumerate(wanted)) and any(
             not words[i][1].islower()
             and words[i][0] not in FUNCTION_WORDS
-            and (heading or not opens[i] or words[i][0] not in lower)
+            and (heading or not opens[i] or words[i][0] not in common)
             for i in range(start, start + len(wanted))
         ):
             return True

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from ..episode import RoundRecord
 from ..question import Corpus
 from ..scoring import normalize_answer
-from .grounding import CommonWords, contains_words, holds_name, names_in, repeats, support, text_of
+from .grounding import CommonWords, holds_name, repeats, support
 from .protocol import Trace, Verdict
 
 __all__ = ["OracleJudge"]
@@ -49,7 +49,7 @@ class OracleJudge:
             gold = set(question.supporting_ids)
             before = {hit.id for round_ in earlier for hit in round_.hits}
             new = [hit.title for hit in last.hits if hit.id in gold and hit.id not in before]
-            unseen = self._unseen(trace, earlier, last)
+            unseen = self._words.ungrounded(trace, question.chain)
             repeated = repeats(last.action.queries, earlier)
             reason = f"new gold: {', '.join(new)}" if new else "no new gold passage"
             if unseen:
@@ -61,27 +61,6 @@ class OracleJudge:
             supported = self._supported(trace, earlier, last.action.answer)
             return Verdict.ok(0.0, float(supported), "supported" if supported else "not supported")
         return Verdict.ok(0.0, 0.0, "no search and no answer")
-
-    def _unseen(self, trace: Trace, earlier: Sequence[RoundRecord], last: RoundRecord) -> str:
-        """The first name of the query that neither the question nor retrieved text contains, or ""."""
-        query = " ".join(last.action.queries)
-        question, folded = trace.question, query.casefold()
-        names = names_in(query) + [hop.bridge for hop in question.chain if hop.bridge.casefold() in folded]
-        asked = question.text.casefold()
-        missing = [name for name in names if not contains_words(asked, name)]
-        if missing:
-            read = text_of(h for r in earlier for h in r.hits).casefold()
-            missing = [name for name in missing if not contains_words(read, name)]
-        return next(iter(missing or self._unknown(trace, query, asked)), "")
-
-    def _unknown(self, trace: Trace, query: str, asked: str) -> list[str]:
-        """Words of the query in lower case that are names and have not been read."""
-        *earlier, _ = trace.rounds
-        derivation = "\n".join(f"{hop.query}\n{hop.relation}" for hop in trace.question.chain).casefold()
-        read = text_of(h for r in earlier for h in r.hits).casefold()
-        return self._words.unknown(
-            query, (asked, derivation, read), (h for r in trace.rounds for h in r.hits)
-        )
 
     def _supported(self, trace: Trace, earlier: Sequence[RoundRecord], answer: str) -> bool:
         """Whether retrieved text contains the answer. An answer that the question names (a comparison), and yes or no,
