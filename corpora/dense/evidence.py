@@ -1,24 +1,25 @@
-"""The evidence judge, for corpora without gold passages: does a search return something new that bears on the question?
+"""The evidence judge, for corpora without gold passages: does a search return a new passage that bears on the question?
 
-    u = 1                for a passage that no earlier call had returned and that is named in the question or contains an
-                         accepted answer
-    u = s / 2t           otherwise, s being the greatest cosine, by a sentence encoder, of such a passage to the question, or
-                         to the query if a passage read before names it; at most 1. t is the threshold (0.6), so that
-                         u ≥ 1/2 means s ≥ t
+    u = 1                if such a passage has a title that the question names and that was not returned before, or is the
+                         first to contain an accepted answer
+    u = s / 2t           otherwise, s being a cosine by a sentence encoder: of the passage closest to the question, if it is
+                         closer than every earlier one; or of the passage closest to the query, among those with a new
+                         title that an earlier passage names. At most 1. t is the threshold (0.55): u ≥ 1/2 means s ≥ t
 
     v (search) = 1 if it does not repeat an earlier one and every name in it has been read, as by the oracle
     v (answer) = 1 if a retrieved passage contains the answer as a name, or as an accepted answer; yes and no need passages
                  that contain every name of the question
 
 Why this finds gold: a multi-hop question names where to begin, the passages found there name where to go on, and the
-last one holds the answer. A passage is named by its title without what stands in brackets. The rule is this
-project's own; docs/judge-audit.md says how far it agrees with the oracle.
+last one holds the answer. Each of these pays once, so that paging through an article or repeating what is known earns
+nothing. A passage is named by its title without what stands in brackets. The rule is this project's own;
+docs/judge-audit.md says how far it agrees with the oracle, and where it does not.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class EvidenceJudge:
     Args:
         corpus: its words in lower case are no names; without one, those of the retrieved texts are none.
         encoder: a sentence-transformers model: a name, or a dict of options, as for the retriever `dense`.
-        threshold: cosine from which a passage counts as evidence, in (0, 1).
+        threshold: t, the cosine from which a passage counts as evidence, in (0, 1).
         answers: whether accepted answers may be used; without, the judge stands for a reader who has no key.
 
     Raises:
@@ -61,7 +62,7 @@ class EvidenceJudge:
         self,
         corpus: Corpus | None = None,
         encoder: EncoderSpec = MINILM,
-        threshold: float = 0.6,
+        threshold: float = 0.55,
         answers: bool = True,
     ) -> None:
         self._threshold = number("threshold", threshold, above=0.0)
@@ -105,37 +106,36 @@ class EvidenceJudge:
     def _utility(self, trace: Trace, read: Sequence[Hit]) -> tuple[float, str]:
         """u of the last round, a search, and its reason."""
         last, question = trace.rounds[-1], trace.question
-        before = {hit.id for hit in read}
+        before, titles = {hit.id for hit in read}, {_name(hit) for hit in read}
         new = [hit for hit in last.hits if hit.id not in before]
-        asked = f" {normalize_answer(question.text)} "
-        named = [hit.title for hit in new if _named(hit, asked)]
-        if named:
-            return 1.0, f"new, and named in the question: {named[0]}"
-        keys = [normalize_answer(answer) for answer in question.answers] if self._answers else []
-        keys = [key for key in keys if len(key) >= _LEAST_LETTERS and key not in ("yes", "no")]
-        for hit in new:
-            text = f" {normalize_answer(hit.title)} {normalize_answer(hit.text)} "
-            if any(f" {key} " in text for key in keys):
-                return 1.0, f"new, and contains the answer: {hit.title}"
         if not new:
             return 0.0, "nothing new"
-        seen = f" {normalize_answer(text_of(read))} "
-        vectors = [self._encoded(f"{hit.title}\n{hit.text}") for hit in new]
-        closest, about = max(self._closeness(question.text, vectors), default=0.0), "question"
-        linked = [vector for hit, vector in zip(new, vectors, strict=True) if _named(hit, seen)]
+        unread = [hit for hit in new if len(_name(hit)) >= _LEAST_LETTERS and _name(hit) not in titles]
+        asked, seen = f" {normalize_answer(question.text)} ", f" {normalize_answer(text_of(read))} "
+        named = next((hit.title for hit in unread if f" {_name(hit)} " in asked), None)
+        if named is not None:
+            return 1.0, f"new, and named in the question: {named}"
+        keys = [normalize_answer(answer) for answer in question.answers] if self._answers else []
+        keys = [f" {key} " for key in keys if len(key) >= _LEAST_LETTERS and key not in ("yes", "no")]
+        found = f" {normalize_answer(text_of(new))} "
+        if any(key in found for key in keys) and not any(key in seen for key in keys):
+            return 1.0, "the first to contain the answer"
+        closest, about = self._closest(question.text, new), "question"
+        if closest <= self._closest(question.text, read):
+            closest = 0.0
+        linked = [hit for hit in unread if f" {_name(hit)} " in seen]
         for query in last.action.queries:
-            close = max(self._closeness(query, linked), default=0.0)
-            if close > closest:
+            if (close := self._closest(query, linked)) > closest:
                 closest, about = close, "query"
         utility = min(1.0, max(0.0, closest / (2 * self._threshold)))
-        return utility, f"cosine to the {about} {closest:.3f}"
+        return utility, f"new closeness to the {about}: {closest:.3f}"
 
-    def _closeness(self, text: str, vectors: Iterable[NDArray[np.float32]]) -> list[float]:
-        found = list(vectors)
-        if not found:
-            return []
+    def _closest(self, text: str, hits: Sequence[Hit]) -> float:
+        """The greatest cosine of a question or a query to a passage; −1 without passages."""
+        if not hits:
+            return -1.0
         query = self._encoded(text, query=True)
-        return [float(query @ vector) for vector in found]
+        return max(float(query @ self._encoded(f"{hit.title}\n{hit.text}")) for hit in hits)
 
     def _encoded(self, text: str, query: bool = False) -> NDArray[np.float32]:
         """The vector of a text. One text at a time: a vector must not depend on what else is judged."""
@@ -154,7 +154,6 @@ class EvidenceJudge:
         return support(answer, trace.question.answers if self._answers else (), read)
 
 
-def _named(hit: Hit, text: str) -> bool:
-    """Whether a normalised text, between blanks, contains the title of a hit without what stands in brackets."""
-    title = normalize_answer(_BRACKETS.sub("", hit.title))
-    return len(title) >= _LEAST_LETTERS and f" {title} " in text
+def _name(hit: Hit) -> str:
+    """The normalised title of a hit, without what stands in brackets."""
+    return normalize_answer(_BRACKETS.sub("", hit.title))
