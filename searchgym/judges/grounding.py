@@ -134,11 +134,12 @@ def support(answer: str, accepted: Sequence[str], hits: Sequence[Hit]) -> bool:
     key = normalize_answer(answer)
     if not key:
         return False
-    padded = f" {key} "
-    holding = [h for h in hits if padded in f" {normalize_answer(h.title)} {normalize_answer(h.text)} "]
-    if not holding or key in {normalize_answer(gold) for gold in accepted}:
-        return bool(holding)
-    return any(holds_name(hit.title, key, heading=True) or holds_name(hit.text, key) for hit in holding)
+    padded, known = f" {key} ", any(key == normalize_answer(gold) for gold in accepted)
+    return any(
+        padded in f" {normalize_answer(hit.title)} {normalize_answer(hit.text)} "
+        and (known or holds_name(hit.title, key, heading=True) or holds_name(hit.text, key))
+        for hit in hits
+    )
 
 
 def holds_name(text: str, key: str, heading: bool = False) -> bool:
@@ -154,13 +155,13 @@ def holds_name(text: str, key: str, heading: bool = False) -> bool:
     """
     wanted = key.split()
     words = [(token, word) for word in text.split() for token in normalize_answer(word).split()]
-    common = _ORDINARY | {token for token, word in words if word.islower()}
+    lower = {token for token, word in words if word.islower()}
     opens = [True, *(word.endswith(_SENTENCE_END) for _, word in words)]
     for start in range(len(words) - len(wanted) + 1):
         if all(words[start + i][0] == token for i, token in enumerate(wanted)) and any(
             not words[i][1].islower()
             and words[i][0] not in FUNCTION_WORDS
-            and (heading or not opens[i] or words[i][0] not in common)
+            and (heading or not opens[i] or not (words[i][0] in lower or words[i][0] in _ORDINARY))
             for i in range(start, start + len(wanted))
         ):
             return True
