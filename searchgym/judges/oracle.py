@@ -32,6 +32,7 @@ class OracleJudge:
     """
 
     name = "oracle"
+    _words = CommonWords(None)  # of a subclass that takes no corpus
 
     def __init__(self, corpus: Corpus | None = None) -> None:
         self._words = CommonWords(corpus)
