@@ -44,6 +44,7 @@ __all__ = ["judge"]
 
 _DEFAULT_CORPUS = "country"  # the environment's default, for ids that name no corpus
 _MIXTURE = ("oracle", "copy", "random")
+_SHOWN_ROWS = 10  # of those that were skipped for one reason
 _RECORDED = "Recorded episodes (default: episodes are played now)"
 
 
@@ -214,6 +215,7 @@ def audit(
         if imported is not None:
             data["sources"] = [source.to_json() for source in sources]
             data["skipped"] = [str(skipped) for skipped in imported.skipped]
+            data["reasons"] = imported.reasons
         click.echo(json.dumps(data))
         return
     _show(Console(), result, sources, imported)
@@ -339,9 +341,12 @@ def _skipped_lines(imported: Imported) -> list[str]:
     groups: dict[tuple[str, str], list[str]] = {}
     for skipped in imported.skipped:
         groups.setdefault((skipped.source, skipped.reason), []).append(skipped.row)
-    return [
-        f"not used: {source}, rows {', '.join(rows)}: {reason}" for (source, reason), rows in groups.items()
-    ]
+    lines = []
+    for (source, reason), rows in groups.items():
+        more = len(rows) - _SHOWN_ROWS
+        shown = ", ".join(rows[:_SHOWN_ROWS]) + (f" and {more} more" if more > 0 else "")
+        lines.append(f"not used: {source}, rows {shown}: {reason}")
+    return lines
 
 
 def _of(count: int, total: int) -> str:

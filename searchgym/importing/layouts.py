@@ -184,7 +184,8 @@ def _verifiers(row: Mapping[str, Any]) -> list[Record]:
         format = "messages" if isinstance(completion, list) else "transcript"
         recorded = {} if row.get("reward") is None else {"correct": _is_right(row["reward"])}
         name = _string(row.get("example_id"))
-        return [Record(completion, format, _asked(row["prompt"]), _gold(row), row=name, recorded=recorded)]
+        gold = _gold(row) or _gold(_object(row.get("info")))
+        return [Record(completion, format, _asked(row.get("prompt")), gold, row=name, recorded=recorded)]
     if not (traces := row.get("traces", [row])):
         raise RolloutTextError(
             "its run failed before a trace began" if row.get("errors") else "it has no traces"

@@ -280,6 +280,10 @@ FILES: dict[str, tuple[str, bytes]] = {
     "verifiers, tags": ("verifiers", lines(episode_row(trace(TAG_MESSAGES)))),
     "verifiers, results.jsonl": ("verifiers", lines(legacy(messages(DUMPED)))),
     "verifiers, results.jsonl, tags": ("verifiers", lines(legacy(TAG_MESSAGES))),
+    "verifiers, results.jsonl, key in info": (
+        "verifiers",
+        lines({**legacy(TAG_MESSAGES, info={"answer": "Tarn"}), "answer": None}),
+    ),
     "verifiers, results.jsonl, text": ("verifiers", lines(legacy(TAGS, prompt=ASKED))),
 }
 
