@@ -20,7 +20,7 @@ from ..audit.auditing import audit as audit_judge
 from ..env.setup import registered_arguments
 from ..episode import Episode, check_writable, load_episodes, save_episodes
 from ..errors import ConfigError
-from ..importing import Imported, SourceReport, import_rollouts, report
+from ..importing import LAYOUTS, Imported, SourceReport, import_rollouts, report
 from ..question import Corpus
 from ..rollouts.collection import choose_tasks, collect, open_agent, open_envs
 from ..specs import open_corpus
@@ -44,6 +44,7 @@ __all__ = ["judge"]
 
 _DEFAULT_CORPUS = "country"  # the environment's default, for ids that name no corpus
 _MIXTURE = ("oracle", "copy", "random")
+_SHOWN_ROWS = 10  # of those that were skipped for one reason
 _RECORDED = "Recorded episodes (default: episodes are played now)"
 
 
@@ -80,7 +81,15 @@ def judge() -> None:
     "--rollouts",
     type=click.Path(path_type=Path),
     group=_RECORDED,
-    help="Audit on rollouts recorded by other projects (JSONL, optionally gzipped).",
+    help="Audit on rollouts recorded by other projects, in the file that they wrote.",
+)
+@option(
+    "--format",
+    "layout",
+    type=click.Choice(list(LAYOUTS)),
+    group=_RECORDED,
+    show_default="recognised row by row",
+    help="Whose file --rollouts is.",
 )
 @option(
     "--gold-corpus",
@@ -128,6 +137,7 @@ def audit(
     reference: str,
     saved: Path | None,
     rollouts: Path | None,
+    layout: str | None,
     gold_corpus: str | None,
     agents: tuple[str, ...],
     agent_options: tuple[str, ...],
@@ -161,6 +171,8 @@ def audit(
         )
     if gold_corpus is not None and rollouts is None:
         raise ConfigError(f"--gold-corpus {gold_corpus} only applies to --rollouts: leave it out")
+    if layout is not None and rollouts is None:
+        raise ConfigError(f"--format {layout} only applies to --rollouts: leave it out")
     if save is not None:
         check_writable(save)
     played: list[Episode] = []
@@ -168,7 +180,7 @@ def audit(
     corpus: Corpus | None
     if rollouts is not None:
         corpus = open_corpus(gold_corpus) if gold_corpus is not None else None
-        imported = import_rollouts(rollouts, corpus)
+        imported = import_rollouts(rollouts, corpus, layout)
         played = imported.episodes
     else:
         arguments = registered_arguments(env_id, env_arguments(env_pairs))
@@ -203,6 +215,7 @@ def audit(
         if imported is not None:
             data["sources"] = [source.to_json() for source in sources]
             data["skipped"] = [str(skipped) for skipped in imported.skipped]
+            data["reasons"] = imported.reasons
         click.echo(json.dumps(data))
         return
     _show(Console(), result, sources, imported)
@@ -328,9 +341,12 @@ def _skipped_lines(imported: Imported) -> list[str]:
     groups: dict[tuple[str, str], list[str]] = {}
     for skipped in imported.skipped:
         groups.setdefault((skipped.source, skipped.reason), []).append(skipped.row)
-    return [
-        f"not used: {source}, rows {', '.join(rows)}: {reason}" for (source, reason), rows in groups.items()
-    ]
+    lines = []
+    for (source, reason), rows in groups.items():
+        more = len(rows) - _SHOWN_ROWS
+        shown = ", ".join(rows[:_SHOWN_ROWS]) + (f" and {more} more" if more > 0 else "")
+        lines.append(f"not used: {source}, rows {shown}: {reason}")
+    return lines
 
 
 def _of(count: int, total: int) -> str:

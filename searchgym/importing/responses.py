@@ -10,7 +10,8 @@ An output is JSON, often JSON within JSON. A list of records in it gives one hit
 text from `text`, `snippet`, `content` or `description`, or else the record as JSON); any other text is one hit,
 titled with the call's `url` where it has one. An output {"error": …} is not a hit.
 
-The answer of a message is the last JSON object with a key "answer" in it, else the last \\boxed{…}, else all of it.
+The answer of a message is what stands between <answer> and </answer>, else the last JSON object with a key "answer" in
+it, else the last \\boxed{…}, else all of it; thoughts before it do not count.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import re
 from typing import Any
 
+from ..dialects import DIALECTS
 from ..episode import RoundRecord
 from ..retriever import Hit
 from ..scanner import after_thoughts
@@ -178,7 +180,10 @@ def _written(value: Any) -> str:
 
 def _final(message: str) -> str:
     """The answer in a final message; see the module docstring."""
-    message = after_thoughts(message)
+    answered = DIALECTS["tags"].parse(message, feedback=False, max_queries=1)
+    if answered.kind == "answer":
+        return answered.answer
+    message = after_thoughts(message).strip()
     decoder = json.JSONDecoder()
     for start in reversed([match.start() for match in re.finditer(r"\{", message)]):
         try:
