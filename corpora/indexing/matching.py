@@ -55,12 +55,16 @@ class PassageMatcher:
         """
         return [self._match(hit)[0] for hit in hits]
 
-    def probes(self, most: int) -> list[str]:
-        """Queries for passages that the corpus has, gold ones if there are any; at most `most`, and 8."""
+    def probes(self) -> list[str]:
+        """Queries for passages that the corpus has, gold ones if there are any; at most 8."""
         return [
             f"{passage.title} {' '.join(passage.text.split()[:_PROBE_WORDS])}".strip()
-            for passage in islice(self._sample(), min(most, _PROBES))
+            for passage in islice(self._sample(), _PROBES)
         ]
+
+    def knows(self, result: SearchResult) -> bool:
+        """Whether a result has a passage of the corpus."""
+        return not isinstance(result, RetrievalError) and any(self._match(hit)[1] for hit in result)
 
     def check(self, results: Sequence[SearchResult], where: str) -> bool:
         """Whether most probes found a passage of the corpus; otherwise a warning says what that means.
@@ -69,11 +73,7 @@ class PassageMatcher:
             results: of the probes, with at most `PROBE_HITS` hits each.
             where: the server or the index, for the warning.
         """
-        found = sum(
-            any(self._match(hit)[1] for hit in result)
-            for result in results
-            if not isinstance(result, RetrievalError)
-        )
+        found = sum(map(self.knows, results))
         if 2 * found >= len(results):
             return True
         warnings.warn(

@@ -79,7 +79,7 @@ class PrebuiltLucene:
             ) from None
         if len(corpus.passages) and self._stored.document(0).get(_RAW) is not None:
             self._matcher = PassageMatcher(corpus)
-            results = self.search(self._matcher.probes(8), PROBE_HITS)
+            results = self.search(self._matcher.probes(), PROBE_HITS)
             self.ids_match = self._matcher.check(results, f"the Lucene index in {directory}")
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:

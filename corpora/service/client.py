@@ -250,7 +250,7 @@ class RemoteRetriever:
 
     def _probe(self) -> None:
         """Search for a passage of the corpus, to see whether the server works and has it."""
-        probes = self._matcher.probes(1) if self._matcher is not None else ["river"]
+        probes = self._matcher.probes()[:1] if self._matcher is not None else ["river"]
         results = self._with_retries(lambda: self._retrieve(probes, PROBE_HITS), _OPENING_ATTEMPTS)
         if self._matcher is not None:
             self.ids_match = self._matcher.check(results, self.url)
