@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,6 +29,7 @@ from searchgym.dialects import ToolsDialect
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import BudgetSpentError, ConfigError, MissingExtraError
 from searchgym.signatures import takes_options
+from searchgym.terminal import get_logger
 
 try:
     from searchgym.endpoint import event_loop
@@ -42,7 +42,7 @@ except ModuleNotFoundError as missing:
 
 __all__ = ["APIAgent"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _OWNER = "agent 'api'"
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from searchgym.checkpoints import policy_directory
 from searchgym.errors import ConfigError, did_you_mean
 
 from .lora import Adapter, adapter_base
@@ -56,7 +57,7 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
 
     Args:
         owner: what needs it, as error messages begin: "agent 'hf'".
-        path: a directory, the id of a model on the Hub, or the directory of an adapter.
+        path: a directory, the id of a model on the Hub, the directory of an adapter, or a training run or checkpoint.
         options: the agent's options.
 
     Raises:
@@ -67,6 +68,8 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
     path = check_path(owner, "model", path)
+    if os.path.isdir(path):
+        path = str(policy_directory(path))
     base = adapter_base(path)
     lora = options.adapter()
     if base is not None:

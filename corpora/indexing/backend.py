@@ -252,6 +252,10 @@ def open_index_over(corpus: Corpus, *, path: str) -> Retriever:
     """A built index over a corpus that is already open, as `retriever="path/of/an/index"` opens it.
 
     The entry point `index-directory` of `searchgym.retrievers`; raises the same errors as `open_index`.
+
+    Args:
+        corpus: the corpus the index was built from.
+        path: directory of the index.
     """
     return open_index(path, corpus)
 

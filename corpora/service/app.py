@@ -15,7 +15,6 @@ would read an empty result as "nothing found".
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -29,6 +28,7 @@ from searchgym.errors import ConfigError, MissingExtraError, RetrievalError
 from searchgym.lru import LRUCache
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, Retriever
+from searchgym.terminal import get_logger
 
 from .batching import Overloaded, SearchCrashed, SearchQueue
 from .openapi import describe
@@ -51,7 +51,7 @@ _Kind = tuple[int, bool]  # topk, and whether scores are requested
 _JSON = "application/json"
 _CACHE_OVERHEAD = 250  # bytes of a cache entry apart from the query and the result themselves
 _PATIENCE = 1.0  # seconds for searches whose requests were abandoned when the server stopped
-_log = logging.getLogger("searchgym.service")
+_log = get_logger("searchgym.service")
 
 
 @dataclass(frozen=True, slots=True)

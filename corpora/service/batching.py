@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import threading
 import time
@@ -18,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from searchgym.errors import RetrievalError
+from searchgym.terminal import get_logger
 
 __all__ = ["Overloaded", "SearchCrashed", "SearchQueue"]
 
 T = TypeVar("T")
-_log = logging.getLogger("searchgym.service")
+_log = get_logger("searchgym.service")
 
 
 class Overloaded(Exception):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from ..errors import ConfigError
 from ..rollouts.budgets import BudgetCurve, check_budgets
+from .console import Console
 
 __all__ = ["curve_table", "parse_budgets", "show_curve"]
 
@@ -52,16 +52,20 @@ def show_curve(console: Console, curve: BudgetCurve, title: str) -> None:
     first = curve.points[0].result
     console.print(curve_table(curve, f"{title}: {first.questions} questions x {first.samples}"))
     console.print(
-        f"budget: maximum number of searches per episode; maximum number of rounds: {curve.max_rounds}",
-        highlight=False,
+        f"budget: maximum number of searches per episode; maximum number of rounds: {curve.max_rounds}"
     )
     if any(point.on_budget for point in curve.points):
         console.print(
-            "[yellow]episodes stopped by the budget count as wrong: at those budgets, EM reflects the limit as well as the agent",
+            "episodes stopped by the budget count as wrong: at those budgets, EM reflects the limit as well as the agent",
+            style="yellow",
         )
     failed = sum(point.result.failed for point in curve.points)
     if failed:
-        console.print(f"[yellow]{failed} episodes failed because of infrastructure errors and are not scored")
+        console.print(
+            f"{failed} episodes failed because of infrastructure errors and are not scored", style="yellow"
+        )
     assisted = max(point.result.assisted for point in curve.points)
     if assisted:
-        console.print(f"[yellow]up to {assisted:.1%} of the episodes of a budget used privileged feedback")
+        console.print(
+            f"up to {assisted:.1%} of the episodes of a budget used privileged feedback", style="yellow"
+        )

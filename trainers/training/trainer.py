@@ -6,7 +6,6 @@ own.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from ..runs.alarms import Alarms, parse_stops
 from ..runs.directory import RunDirectory
 from ..runs.display import Display
 from ..runs.metrics import estimates, evaluation_row
-from .evaluation import evaluate_on, greedy
+from .evaluation import evaluate_on, evaluation_ids, greedy
 from .loop import Iteration, Loop, Players, Probe, Stopwatch
 from .parts import Parts
 from .recorder import RunRecorder
@@ -139,7 +138,7 @@ class Trainer:
                 return self.evaluator(self.policy)
             if split is None:
                 split, episodes = self.config.eval_split, self.config.eval_episodes
-            ids = random.Random(f"evaluation {self.config.seed} {self.loop.iteration}")
+            ids = evaluation_ids(self.config.seed, self.loop.iteration)
             return evaluate_on(self.envs, self.policy, split, episodes, ids)
 
     def _ended(self) -> bool:
