@@ -159,6 +159,16 @@ class Algorithm(ABC):
                 "permute_rewards permutes inside groups, and group_size is 1: the control would be the run it is "
                 "meant to check; set group_size to 2 or more"
             )
+        if self.group_relative:
+            self._refuse_single_episodes()
+
+    def _refuse_single_episodes(self) -> None:
+        """Refuse a group size at which nothing can be learned, because episodes are compared within their group."""
+        if self.settings.group_size == 1:
+            raise ConfigError(
+                f"group_size is 1, but {type(self).__name__} compares the episodes of a group: one alone gets no credit, so "
+                "nothing would be learned; set group_size to 2 or more, or train with ppo or reinforce"
+            )
 
     # -- capabilities ------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class Skipped:
         return f"line {self.line} ({self.source}, row {self.row}): {self.reason}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Imported:
     """The contents of a file of recorded rollouts: every row is either an episode or skipped.
 
@@ -65,6 +65,9 @@ class Imported:
 
     episodes: list[Episode] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<Imported {len(self.episodes)} episodes, {len(self.skipped)} rows skipped>"
 
 
 def parse_rollout(text: Any, format: str) -> Parsed:

@@ -195,6 +195,8 @@ def _open(
         changes["train"] = {**spec.train, **parse_pairs("--train", train_pairs)}
     if compare and only:
         raise ConfigError("--compare and --only exclude each other: leave out --only")
+    if compare and compare[0] == compare[1]:
+        raise ConfigError(f"--compare {' '.join(compare)} compares a row with itself: give two rows")
     labels = compare or (*only, spec.baseline) if compare or only else [row.label for row in spec.rows]
     baseline = compare[1] if compare else spec.baseline
     return restrict(dataclasses.replace(spec, **changes), labels, baseline)

@@ -33,7 +33,7 @@ __all__ = ["Result", "Trainer"]
 _LEARNING = ("collect", "credit", "prepare", "update")  # the parts of an iteration that `max_seconds` counts
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Result:
     """What a training run gave.
 
@@ -54,6 +54,10 @@ class Result:
     metrics: list[dict[str, Any]]
     seconds: float
     trainer: Trainer
+
+    def __repr__(self) -> str:
+        em = [str(one["em"]) if one else "not measured" for one in (self.before, self.after)]
+        return f"<Result {self.run_dir}: EM {em[0]} before, {em[1]} after {self.trainer.loop.iteration} iterations>"
 
 
 class Trainer:
