@@ -23,6 +23,7 @@ __all__ = [
     "ChatModel",
     "check_dtype",
     "check_path",
+    "check_template",
     "open_chat_model",
     "open_device",
     "open_model",
@@ -78,11 +79,7 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
         base = check_path(owner, "base model of the adapter", base)
     source = path if base is None else base
     tokenizer = open_tokenizer(owner, source)
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            f"{owner}: {path!r} has no chat template, so it is not a chat model: use an instruction-tuned one "
-            "(its tokenizer files contain a chat template)"
-        )
+    check_template(owner, path, tokenizer)
     model = open_model(owner, source, dtype, attention=options.attention).to(device)
     rows, largest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
     if largest >= rows:
@@ -96,6 +93,24 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
     elif lora is not None:
         adapter = Adapter.add(model, lora, path, options.seed)
     return ChatModel(model, tokenizer, adapter, source, dtype)
+
+
+def check_template(owner: str, path: str, tokenizer: Any) -> None:
+    """Refuse a model that is not a chat model.
+
+    Args:
+        owner: what needs it, as error messages begin: "agent 'hf'".
+        path: directory or id of the model.
+        tokenizer: its tokenizer.
+
+    Raises:
+        ConfigError: it has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"{owner}: {path!r} has no chat template, so it is not a chat model: use an instruction-tuned one "
+            "(its tokenizer files contain a chat template)"
+        )
 
 
 def open_device(owner: str, name: str) -> torch.device:

@@ -29,6 +29,12 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
         console.print("No estimates: the size of the model is not known.")
         return
     plan, need = result.plan, result.memory
+    if plan.architecture.counted:
+        console.print(
+            "The weights are counted; activations, cache and times are estimated as those of a Llama of these sizes, because "
+            "this family is not one whose layers are known here.",
+            style="yellow",
+        )
     table = Table("memory of a device", "", "computed from", title="memory")
     for part, figures in (("", need.held), ("update: ", need.update), ("rollouts: ", need.rollouts)):
         for figure in figures:
