@@ -29,6 +29,10 @@ class Console(rich.console.Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text of a string; replaces characters here so that widths are those of what is shown."""
+        return super().render_str(printable(text), **options)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The segments to write; the last step before the terminal, so that nothing gets around it."""
         for segment in super().render(renderable, options):
@@ -42,7 +46,7 @@ def text(value: object, style: str = "") -> Text:
         value: what to show.
         style: of rich, e.g. "bold".
     """
-    return Text(str(value), style=style)
+    return Text(printable(str(value)), style=style)
 
 
 def say(line: object, *, err: bool = False) -> None:
