@@ -107,7 +107,7 @@ def load_run(
     policy = open_agent({**config.agent_options, **(agent_options or {}), "name": config.agent})
     if not isinstance(policy, Policy):
         raise ConfigError(f"agent {config.agent!r} of run {str(path)!r} is not trainable with these options")
-    load_policy(checkpoint, policy)
+    policy.version = load_policy(checkpoint, policy)["policy_version"]
     policy.temperature, policy.top_p, policy.greedy = config.temperature, 1.0, True
     lock = filelock.FileLock(path / ".lock")  # not acquired: the run is only read, and may be in use
     rows = RunDirectory(path, metadata, lock).rows("metrics.jsonl")
