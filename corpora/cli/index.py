@@ -15,6 +15,7 @@ from rich.text import Text
 from searchgym import plugins
 from searchgym.cli.command import Group, option
 from searchgym.cli.console import Console, say, text
+from searchgym.cli.listing import listing_options
 from searchgym.cli.options import SPEC_HELP, parse_pairs, read_spec
 from searchgym.errors import (
     ConfigError,
@@ -76,11 +77,17 @@ def index() -> None:
 
 @index.command()
 @option("--corpus", required=True, metavar="SPEC", help=SPEC_HELP)
-@option("--retriever", default="bm25", show_default=True, help="Kind of index: bm25, lucene, dense, …")
+@option(
+    "--retriever",
+    default="bm25",
+    show_default=True,
+    help="Kind of index: bm25, lucene, dense, … (see --list-retrievers).",
+)
 @option("--option", "pairs", metavar="KEY=VALUE", multiple=True, help="Option of the retriever. Repeatable.")
 @option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the index, new or empty.")
 @option("--dry-run", is_flag=True, help="Show the estimate without building.")
 @option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+@listing_options
 def build(
     corpus: str, retriever: str, pairs: tuple[str, ...], out: Path, dry_run: bool, as_json: bool
 ) -> None:

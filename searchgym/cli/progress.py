@@ -34,10 +34,12 @@ def progress_bar(
         console: where to draw; by default standard error, so that standard output holds results only.
         transient: whether the bar disappears at the end.
     """
+    console = console or Console(stderr=True)
     return Progress(
         _Description(),
         BarColumn(),
         *(columns or (MofNCompleteColumn(), TimeRemainingColumn())),
-        console=console or Console(stderr=True),
+        console=console,
         transient=transient,
+        disable=not console.is_terminal,
     )
