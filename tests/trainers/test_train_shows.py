@@ -130,7 +130,9 @@ def test_one_episode_per_question_is_refused_where_episodes_are_compared(name, c
 def test_and_accepted_where_they_are_not():
     assert PPO().settings.group_size == 1
     assert plugins.load("trainers", "reinforce")({"group_size": 1}).settings.group_size == 1
-    assert not GRPO({"variant": "reinforce++", "group_size": 1}).group_relative
+    assert not GRPO({"advantage": "reinforce++", "group_size": 1}).group_relative
+    with pytest.raises(ConfigError, match="group_size is 1"):
+        GRPO({"advantage": "reinforce++-baseline", "group_size": 1})
 
 
 def test_a_trainer_of_ones_own_that_is_group_relative_is_refused_too():

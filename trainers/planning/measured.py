@@ -38,7 +38,8 @@ def measure_architecture(config: Any) -> Architecture:
         )
     try:
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config)
+            loader: Any = AutoModelForCausalLM  # partly untyped
+            model = loader.from_config(config)
     except Exception as error:  # any architecture may raise anything
         raise NoEstimateError(
             f"no estimate for models of type {family!r}: {type(error).__name__}: {error}"
@@ -84,6 +85,9 @@ def _experts(text: Any) -> int:
 
 def _intermediate(text: Any) -> int:
     """Width of the feed-forward part that a token goes through."""
-    dense = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
     expert = getattr(text, "moe_intermediate_size", None)
-    return expert * getattr(text, "num_experts_per_tok", 1) if expert else dense
+    if expert:
+        return int(expert * getattr(text, "num_experts_per_tok", 1))
+    return int(
+        getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
+    )
