@@ -163,11 +163,11 @@ class Algorithm(ABC):
             self._refuse_single_episodes()
 
     def _refuse_single_episodes(self) -> None:
-        """Refuse a group size at which nothing can be learned, because episodes are compared within their group."""
+        """Refuse groups of one, for algorithms that compare the episodes of a group."""
         if self.settings.group_size == 1:
             raise ConfigError(
-                f"group_size is 1, but {type(self).__name__} compares the episodes of a group: one alone gets no credit, so "
-                "nothing would be learned; set group_size to 2 or more, or train with ppo or reinforce"
+                f"group_size is 1, but {type(self).__name__} compares the episodes of a group, and one alone has nothing to be "
+                "compared with: set group_size to 2 or more, or train with ppo or reinforce"
             )
 
     # -- capabilities ------------------------------------------------------------------------------------------

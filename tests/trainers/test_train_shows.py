@@ -62,11 +62,11 @@ def test_the_live_view_shows_names_as_text(name):
     assert "\x1b[2Jb" not in shown
 
 
-def test_plain_lines_say_that_the_run_is_opening():
+def test_plain_lines_say_that_the_run_is_opening(capsys):
     out = io.StringIO()
-    display = PlainDisplay(out)
-    with display.opening():
-        assert out.getvalue() == "opening agent, corpus and index …\n"
+    with PlainDisplay(out).opening():
+        assert capsys.readouterr().err == "opening agent, corpus and index …\n"
+    assert out.getvalue() == ""
 
 
 def test_an_interrupted_opening_leaves_the_terminal_as_it_was(monkeypatch):
@@ -124,7 +124,7 @@ def test_one_episode_per_question_is_refused_where_episodes_are_compared(name, c
         plugins.load("trainers", name)({"group_size": 1})
     status, _, err = cli("train", "--trainer", name, "--group-size", "1")
     assert status == 2
-    assert "one alone gets no credit" in err
+    assert "one alone has nothing to be compared with" in err
 
 
 def test_and_accepted_where_they_are_not():

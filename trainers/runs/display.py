@@ -98,7 +98,7 @@ class PlainDisplay(Display):
         print(printable(line), file=self._stream, flush=True)
 
     def opening(self) -> AbstractContextManager[object]:
-        self._say(_OPENING)
+        print(_OPENING, file=sys.stderr, flush=True)  # not a line of the log: it says why nothing happens yet
         return nullcontext()
 
     def start(

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -236,7 +237,9 @@ def train(
 
     display = make_display(console)
     try:
-        with display.opening():  # torch alone takes seconds to load
+        with (
+            display.opening() if os.environ.get("RANK", "0") == "0" else nullcontext()
+        ):  # torch alone takes seconds
             from ..processes import world
             from . import api
 
