@@ -1,4 +1,4 @@
-"""The option --budget of `searchgym eval`: parsing and output."""
+"""The option --budget of `searchgym eval`, and the lines that its two tables share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from rich.table import Table
 
 from ..errors import ConfigError
 from ..rollouts.budgets import BudgetCurve, check_budgets
+from ..rollouts.evaluation import invalid_shares
 from .console import Console
 
-__all__ = ["curve_table", "parse_budgets", "show_curve"]
+__all__ = ["curve_table", "parse_budgets", "show_curve", "show_invalid"]
 
 
 def parse_budgets(text: str) -> list[int]:
@@ -47,6 +48,18 @@ def curve_table(curve: BudgetCurve, title: str) -> Table:
     return table
 
 
+def show_invalid(console: Console, invalid: dict[str, float]) -> None:
+    """Print the share of messages that were not a valid act, by reason.
+
+    Args:
+        console: where.
+        invalid: see `EvalResult.invalid`.
+    """
+    reasons = ", ".join(f"{reason} {share:.1%}" for reason, share in invalid.items())
+    line = f"invalid messages: {sum(invalid.values()):.1%} of all{f' ({reasons})' if reasons else ''}"
+    console.print(line, style="yellow" if invalid else None)
+
+
 def show_curve(console: Console, curve: BudgetCurve, title: str) -> None:
     """Print a curve and the caveats that apply to it."""
     first = curve.points[0].result
@@ -59,6 +72,7 @@ def show_curve(console: Console, curve: BudgetCurve, title: str) -> None:
             "episodes stopped by the budget count as wrong: at those budgets, EM reflects the limit as well as the agent",
             style="yellow",
         )
+    show_invalid(console, invalid_shares([e for e in curve.episodes if e.valid_for_training]))
     failed = sum(point.result.failed for point in curve.points)
     if failed:
         console.print(

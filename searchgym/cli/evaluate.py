@@ -17,7 +17,7 @@ from ..rollouts.budgets import BudgetCurve, evaluate_budgets
 from ..rollouts.collection import choose_tasks
 from ..rollouts.evaluation import EvalResult
 from ..rollouts.evaluation import evaluate as evaluate_agent
-from .budgets import parse_budgets, show_curve
+from .budgets import parse_budgets, show_curve, show_invalid
 from .command import Command, option
 from .console import Console
 from .listing import listing_options
@@ -78,12 +78,6 @@ def costs_line(costs: dict[str, float]) -> str:
         f"agent: {costs['calls']:,.0f} calls, {costs['input_tokens']:,.0f} input tokens, "
         f"{costs['output_tokens']:,.0f} output tokens, ${costs['usd']:.4f}; {costs['cached']:,.0f} replies from the cache"
     )
-
-
-def invalid_line(invalid: dict[str, float]) -> str:
-    """One line with the share of messages that were not a valid act, by reason."""
-    reasons = ", ".join(f"{reason} {share:.1%}" for reason, share in invalid.items())
-    return f"invalid messages: {sum(invalid.values()):.1%} of all{f' ({reasons})' if reasons else ''}"
 
 
 @click.command("eval", cls=Command)
@@ -212,7 +206,7 @@ def _show(console: Console, result: EvalResult, subject: Subject, samples: int) 
     console.print(result_table(result, f"{subject.title}: {result.questions} questions x {samples}"))
     ends = ", ".join(f"{reason} {n}" for reason, n in sorted(result.stop_reasons.items()))
     console.print(f"episodes ended: {ends}")
-    console.print(invalid_line(result.invalid), style="yellow" if result.invalid else None)
+    show_invalid(console, result.invalid)
     for line in subject.lines(result):
         console.print(line, soft_wrap=True)
     if result.costs:

@@ -22,7 +22,7 @@ from ..errors import ConfigError
 from ..statistics import Interval, bootstrap
 from .collection import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs
 
-__all__ = ["METRICS", "EvalResult", "evaluate", "evaluate_tasks", "summarize"]
+__all__ = ["METRICS", "EvalResult", "evaluate", "evaluate_tasks", "invalid_shares", "summarize"]
 
 METRICS = ("em", "f1", "sub_em", "recall")
 
@@ -132,12 +132,16 @@ def summarize(episodes: Sequence[Episode]) -> EvalResult:
         assisted=float(np.mean([e.outcome.assisted for e in valid])),
         judged=_judged(valid),
         episodes=list(episodes),
-        invalid=_invalid(valid),
+        invalid=invalid_shares(valid),
     )
 
 
-def _invalid(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Share of the messages that were not a valid act, by reason."""
+def invalid_shares(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Share of the messages that were not a valid act, by reason, the most frequent first.
+
+    Args:
+        episodes: those whose messages are counted.
+    """
     messages = [r.action for e in episodes for r in e.rounds if r.action.kind != "none"]
     reasons = Counter(action.error for action in messages if action.kind == "invalid")
     return {reason: count / len(messages) for reason, count in reasons.most_common()}

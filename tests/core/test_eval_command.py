@@ -14,6 +14,7 @@ from helpers import CommandLine
 import searchgym
 from searchgym.cli import evaluate as command
 from searchgym.cli import main
+from searchgym.cli.budgets import show_invalid
 from searchgym.cli.console import Console
 from searchgym.cli.progress import progress_bar
 from searchgym.env.env import SearchEnv
@@ -61,7 +62,9 @@ def test_shares_of_several_reasons_add_up(toy: str) -> None:
     ],
 )
 def test_the_line_of_invalid_messages(invalid: dict[str, float], line: str) -> None:
-    assert command.invalid_line(invalid) == line
+    out = io.StringIO()
+    show_invalid(Console(file=out, width=200), invalid)
+    assert out.getvalue() == line + "\n"
 
 
 def test_eval_prints_invalid_messages_and_stop_reasons(cli: CommandLine, toy: str) -> None:

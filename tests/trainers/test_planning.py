@@ -147,6 +147,7 @@ def test_a_dry_run_of_a_checkpoint_and_of_a_target_that_does_not_exist(chat_mode
     found, _ = found_by(run, tmp_path)
     assert found.passed, found.checks
     assert found.plan.rank == 2
+    assert HFAgent(str(run)).describe()["lora"]["rank"] == 2
     found, checks = found_by(chat_model, tmp_path, lora={"targets": ["q_prj"]})
     assert "Did you mean 'q_proj'" in checks["model"].text
 
