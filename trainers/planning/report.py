@@ -23,7 +23,9 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
     """
     table = Table("check", "", "found", title="checks")
     for check in result.checks:
-        table.add_row(check.name, text("ok", "green") if check.passed else text("failed", "red"), check.text)
+        table.add_row(
+            check.name, text("ok", "green") if check.passed else text("failed", "red"), text(check.text)
+        )
     console.print(table)
     if result.plan is None or result.memory is None:
         console.print("No estimates: the size of the model is not known.")
@@ -38,7 +40,7 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
     table = Table("memory of a device", "", "computed from", title="memory")
     for part, figures in (("", need.held), ("update: ", need.update), ("rollouts: ", need.rollouts)):
         for figure in figures:
-            table.add_row(part + figure.name, human(figure.value), figure.source)
+            table.add_row(part + figure.name, human(figure.value), text(figure.source))
         table.add_section()
     table.add_row(
         text("peak", "bold"), text(human(need.peak), "bold"), "held, and the larger of update and rollouts"
@@ -64,7 +66,7 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
     if hardware in HARDWARE:
         table = Table(f"an iteration on {hardware}", "", "computed from")
         for figure in _parts(seconds(plan, HARDWARE[hardware])):
-            table.add_row(figure.name, duration(figure.value), figure.source)
+            table.add_row(figure.name, duration(figure.value), text(figure.source))
         console.print(table)
     console.print(
         f"Times are for {plan.rounds:g} rounds per episode, {plan.act} tokens per act, {plan.observation} per observation "

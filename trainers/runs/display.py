@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from searchgym.cli.console import Console
+from searchgym.cli.console import text as literal
 from searchgym.cli.progress import progress_bar
 from searchgym.figures import new_figure, save_figure
 from searchgym.terminal import printable
@@ -132,7 +133,7 @@ class LiveDisplay(Display):
         columns = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self._bar = progress_bar(*columns, console=console, transient=False)
         self._live = Live(self._draw(), console=console, refresh_per_second=4)
-        self._status = console.status(Text(_OPENING))
+        self._status = console.status(literal(_OPENING))
 
     def opening(self) -> AbstractContextManager[object]:
         return self._status
@@ -152,7 +153,7 @@ class LiveDisplay(Display):
         self, config: Mapping[str, Any], run_dir: Path, done: int, rows: Sequence[Mapping[str, Any]]
     ) -> None:
         self._console.print(
-            _headline(config), Text.assemble("run directory: ", (str(run_dir), "bold")), sep="\n"
+            literal(_headline(config)), Text.assemble("run directory: ", literal(run_dir, "bold")), sep="\n"
         )
         self._task = self._bar.add_task("training", total=config["iterations"], completed=done)
         for row in rows:
@@ -167,7 +168,7 @@ class LiveDisplay(Display):
         self._live.update(self._draw())
 
     def alarm(self, text: str) -> None:
-        self._console.print(text, style="yellow")
+        self._console.print(literal(text, "yellow"))
 
     def _add(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
         if row["iteration"] > 0:
@@ -175,7 +176,9 @@ class LiveDisplay(Display):
             took = f"{sum(seconds.values()):.2f}" if seconds else ""
             self._rows.append((str(row["iteration"]), *cells, _speed(row, seconds), took))
         if "eval" in row:
-            self._console.print(f"greedy evaluation after {row['iteration']} iterations: {_evaluation(row)}")
+            self._console.print(
+                literal(f"greedy evaluation after {row['iteration']} iterations: {_evaluation(row)}")
+            )
 
     def _draw(self) -> Group:
         table = Table(box=None, pad_edge=False)
