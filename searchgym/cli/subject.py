@@ -126,7 +126,8 @@ def _named(values: dict[str, Any]) -> Subject:
         if runs
         else ""
     )
-    title = f"{name} on {values['env_id']}, {split or 'dev'}"
+    shown = name if agent.name == Agent.name else agent.name  # a class need not have a name of its own
+    title = f"{shown} on {values['env_id']}, {split or 'dev'}"
     return Subject(agent, envs, split, values["episodes"] or None, values["seed"], title, note=note)
 
 
