@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -37,6 +36,7 @@ from searchgym.episode import Episode, StopReason
 from searchgym.errors import BudgetSpentError, ConfigError, MissingExtraError
 from searchgym.scanner import Scanner, begins_inside
 from searchgym.signatures import takes_options
+from searchgym.terminal import get_logger
 
 try:
     from searchgym.endpoint import event_loop
@@ -49,7 +49,7 @@ except ModuleNotFoundError as missing:
 
 __all__ = ["APIAgent"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _OWNER = "agent 'api'"
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 

@@ -366,7 +366,7 @@ _STORED = tuple(
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Episode:
     """One question played to its end.
 
@@ -412,6 +412,12 @@ class Episode:
     segments: list[Segment] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
     schema: int = EPISODE_SCHEMA
+
+    def __repr__(self) -> str:
+        return (
+            f"<Episode {self.task_id!r} by {self.agent!r}: {len(self.rounds)} rounds, {self.outcome.stop_reason}, "
+            f"EM {self.outcome.em:g}>"
+        )
 
     @property
     def reward(self) -> float:

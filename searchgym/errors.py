@@ -13,6 +13,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from .terminal import printable
+
 __all__ = [
     "BudgetSpentError",
     "CheckpointError",
@@ -38,7 +40,13 @@ __all__ = [
 
 
 class SearchGymError(Exception):
-    """Base of all errors raised on purpose; the command line prints these without a traceback."""
+    """Base of all errors raised on purpose; the command line prints these without a traceback.
+
+    Messages may quote servers, models and files: they are made printable here (`searchgym.terminal`).
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(SearchGymError, ValueError):

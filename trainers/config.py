@@ -173,7 +173,9 @@ def _check(what: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any
         choices = typing.get_args(hint)
         if value not in choices:
             near = did_you_mean(str(value), [str(c) for c in choices])
-            raise ConfigError(f"{what} is {value!r}.{near} Choose one of: {', '.join(map(str, choices))}.")
+            raise ConfigError(
+                f"{what} is {value!r}.{near} Choose one of: {', '.join(str(c) for c in choices if c != '')}."
+            )
         return value
     if origin in (typing.Union, types.UnionType):
         arms = typing.get_args(hint)

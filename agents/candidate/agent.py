@@ -16,6 +16,7 @@ The shipped demonstration is `SearchQA-Terse-v0` with chains of 1-3 hops; see do
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from searchgym.agent import Turn
+from searchgym.checkpoints import policy_directory
 from searchgym.dialects import Act
 from searchgym.episode import Episode, Segment
 from searchgym.errors import CheckpointError, ConfigError
@@ -99,15 +101,19 @@ class CandidateAgent(Policy):
         seed: seed of the sampling generator.
         init_std: standard deviation of random initial weights; 0: all are zero. The weights of feedback always start
             at zero.
+        checkpoint: a directory written by `save`, a training run or one of its checkpoints, whose weights are loaded.
 
     Raises:
         ConfigError: `init_std` is negative.
+        CheckpointError: the checkpoint is missing, damaged or of other features.
     """
 
     name = "candidate"
     module: _Scores
 
-    def __init__(self, seed: int = 0, init_std: float = 0.0) -> None:
+    def __init__(
+        self, seed: int = 0, init_std: float = 0.0, checkpoint: str | os.PathLike[str] | None = None
+    ) -> None:
         if not init_std >= 0.0:
             raise ConfigError(f"init_std is {init_std!r}: give 0 or a positive number")
         self.generator = torch.Generator().manual_seed(seed)
@@ -115,6 +121,8 @@ class CandidateAgent(Policy):
         with torch.no_grad():
             self.module.weight.copy_(torch.randn(2, WIDTH, generator=self.generator) * init_std)
         self._states: dict[int, _State] = {}
+        if checkpoint is not None:
+            self.load_weights(policy_directory(checkpoint))
 
     # -- playing -----------------------------------------------------------------------------------------------
 

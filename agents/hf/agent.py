@@ -46,8 +46,8 @@ class HFAgent(TokenPolicy):
     """A causal language model with a chat template.
 
     Args:
-        model: a directory, the id of a model on the Hugging Face Hub, or the directory of a LoRA adapter, whose
-            configuration names its model.
+        model: a directory, the id of a model on the Hugging Face Hub, the directory of a LoRA adapter, whose
+            configuration names its model, or a training run or one of its checkpoints.
         **options: the fields of `HFOptions`.
 
     Attributes:

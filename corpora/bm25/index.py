@@ -342,12 +342,25 @@ class BM25:
 
 
 class BM25Backend(IndexBackend):
-    """The entry point `bm25` of `searchgym.retrievers`. Options and errors are those of `BM25.build`."""
+    """BM25 with Lucene's formula and English terms; needs no extra.
+
+    The entry point `bm25` of `searchgym.retrievers`. Options and errors are those of `BM25.build`.
+    """
 
     name = BM25.name
     lazy = LAZY
 
     def settings(self, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> dict[str, Any]:
+        """Check the options.
+
+        Args:
+            k1: how slowly repeated words saturate, 0 to 1000.
+            b: how much long passages are penalised, 0 to 1.
+            shuffle: seed of a control experiment in which every passage is returned in place of another.
+
+        Raises:
+            ConfigError: a setting out of range.
+        """
         return _check_settings(k1, b, shuffle)
 
     def key(self, corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:

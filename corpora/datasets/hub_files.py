@@ -24,6 +24,7 @@ from typing import Any
 
 from searchgym.errors import ConfigError, CorpusError, MissingExtraError, SearchGymError
 from searchgym.files import lock_file, sync, write_text
+from searchgym.terminal import printable
 
 from ..indexing.cache import home
 from ..indexing.disk import human, require_disk
@@ -178,7 +179,8 @@ def fetch_files(repository: Repository, files: list[RepositoryFile], *, reserve:
         return paths
     need = missing_bytes(repository, files)
     require_disk(home(), need + reserve, f"{repository.id}: the download ({human(need)}) and packing it")
-    print(f"{repository.id}@{repository.commit[:7]}: downloading {human(need)} to {home()}", file=sys.stderr)
+    commit = printable(repository.commit[:7])  # the hub sent it
+    print(f"{repository.id}@{commit}: downloading {human(need)} to {home()}", file=sys.stderr)
     with _locked(repository.id), _progress(need) as advance:
         for file, path in zip(files, paths, strict=True):
             if not path.exists():

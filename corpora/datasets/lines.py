@@ -144,13 +144,15 @@ def read_lines(file: Path, *, by_content: bool = False) -> Iterator[Line]:
 
 @contextlib.contextmanager
 def _open(file: Path, by_content: bool) -> Iterator[IO[bytes]]:
-    from rich import console, progress  # only needed while building
+    from rich import markup, progress  # only needed while building
+
+    from searchgym.cli.console import Console
 
     quiet = file.stat().st_size < _PROGRESS_FROM or not sys.stderr.isatty()
     with contextlib.ExitStack() as stack:
         raw: Any = stack.enter_context(
             progress.open(
-                file, "rb", description=file.name, console=console.Console(stderr=True), disable=quiet
+                file, "rb", description=markup.escape(file.name), console=Console(stderr=True), disable=quiet
             )
         )
         packed = file.suffix == ".gz"

@@ -25,6 +25,7 @@ from searchgym.errors import ConfigError, IndexMismatchError, PluginError
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
 from searchgym.specs import Spec, call_factory, open_corpus
+from searchgym.terminal import printable
 
 from .cache import cached_directory, damage, output_directory, read_key
 from .disk import free_disk, human
@@ -128,7 +129,7 @@ class IndexBackend(ABC):
             estimate = self.estimate(corpus, settings)
             if (estimate.seconds or 0) >= _LONG and not sys.stderr.isatty():  # no progress is shown there
                 print(
-                    f"building the {self.name} index of {corpus.name} ({len(corpus.passages):,} passages): about "
+                    f"building the {self.name} index of {printable(corpus.name)} ({len(corpus.passages):,} passages): about "
                     f"{estimate.seconds:.0f} s, {human(estimate.disk)} of disk, {human(estimate.memory)} of memory",
                     file=sys.stderr,
                 )
@@ -262,6 +263,10 @@ def open_index_over(corpus: Corpus, *, path: str) -> Retriever:
     """A built index over a corpus that is already open, as `retriever="path/of/an/index"` opens it.
 
     The entry point `index-directory` of `searchgym.retrievers`; raises the same errors as `open_index`.
+
+    Args:
+        corpus: the corpus the index was built from.
+        path: directory of the index.
     """
     return open_index(path, corpus)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from searchgym.errors import MissingExtraError, RetrievalError
 from searchgym.lru import LRUCache
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, Retriever
+from searchgym.terminal import get_logger
 
 from .batching import Overloaded, SearchCrashed, SearchQueue
 from .limits import Limits
@@ -54,7 +54,7 @@ _PARSED = 3  # times the size of a body is what it takes while it is read
 _BETWEEN = b"\n"  # documents and scores in one entry of the cache; JSON has no line breaks here
 _CACHE_OVERHEAD = 330  # bytes of a cache entry apart from the query and the result themselves
 _PATIENCE = 1.0  # seconds for searches whose requests were abandoned when the server stopped
-_log = logging.getLogger("searchgym.service")
+_log = get_logger("searchgym.service")
 
 
 def create_app(retriever: Retriever, corpus: Corpus | None = None, limits: Limits | None = None) -> Starlette:

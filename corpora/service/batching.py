@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import threading
 import time
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from searchgym.errors import RetrievalError, SearchGymError
+from searchgym.terminal import get_logger
 
 __all__ = ["Overloaded", "SearchCrashed", "SearchQueue"]
 
@@ -32,7 +32,7 @@ LIGHT = 256
 T = TypeVar("T")
 _SLICE = 0.005  # seconds that a slice of a heavy request should take
 _LIGHT_FOR = 0.5  # seconds after a light request in which others are expected
-_log = logging.getLogger("searchgym.service")
+_log = get_logger("searchgym.service")
 
 
 class Overloaded(SearchGymError):

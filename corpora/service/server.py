@@ -25,6 +25,7 @@ from searchgym.files import temporary_directory
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
 from searchgym.specs import Spec, open_corpus, open_retriever
+from searchgym.terminal import printable
 
 from ..indexing.backend import open_index, read_index
 from .app import create_app
@@ -121,7 +122,7 @@ def serve(
         address, used = listener.getsockname()[:2]
         url = f"http://[{address}]:{used}" if ":" in address else f"http://{address}:{used}"
         print(
-            f"serving {retriever.name} of {opened.name} ({len(opened.passages):,} passages) on {url}/retrieve, "
+            f"serving {retriever.name} of {printable(opened.name)} ({len(opened.passages):,} passages) on {url}/retrieve, "
             f"{workers} worker{'s' if workers > 1 else ''}; Ctrl-C stops",
             flush=True,
         )

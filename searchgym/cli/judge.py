@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -25,11 +24,12 @@ from ..question import Corpus
 from ..rollouts.collection import choose_tasks, collect, open_agent, open_envs
 from ..specs import open_corpus
 from .command import Group, option
+from .console import Console
+from .listing import listing_options
 from .options import (
     AGENT,
     ENVIRONMENT,
     JUDGE,
-    OUTPUT,
     agent_option,
     config_option,
     env_arguments,
@@ -37,6 +37,9 @@ from .options import (
     judge_options,
     judge_spec,
     parse_pairs,
+    question_options,
+    read_spec,
+    save_options,
 )
 from .progress import progress_bar
 
@@ -95,7 +98,7 @@ def judge() -> None:
     "--gold-corpus",
     metavar="NAME|DIR",
     group=_RECORDED,
-    help="Corpus that holds the questions of --rollouts and their gold passages.",
+    help="Corpus that holds the questions of --rollouts and their gold passages; the same as --corpus.",
 )
 @option(
     "--agent",
@@ -107,29 +110,9 @@ def judge() -> None:
 )
 @agent_option
 @env_options(default_split="dev")
-@option(
-    "--episodes",
-    type=click.IntRange(0),
-    default=200,
-    show_default=True,
-    group=ENVIRONMENT,
-    help="Number of questions each agent plays (0: the whole split).",
-)
-@option(
-    "--seed",
-    type=click.IntRange(0),
-    group=ENVIRONMENT,
-    show_default="the first of the split",
-    help="Random seed that draws the questions.",
-)
-@option("--num-envs", default=64, show_default=True, group=ENVIRONMENT, help="Episodes played in parallel.")
-@option(
-    "--save",
-    type=click.Path(path_type=Path),
-    group=OUTPUT,
-    help="Write the episodes with the verdicts to this file (JSONL).",
-)
-@option("--json", "as_json", is_flag=True, group=OUTPUT, help="Print the result as one line of JSON.")
+@question_options(ENVIRONMENT)
+@save_options
+@listing_options
 @config_option
 def audit(
     judge: str | None,
@@ -142,6 +125,8 @@ def audit(
     agents: tuple[str, ...],
     agent_options: tuple[str, ...],
     env_id: str,
+    corpus: str | None,
+    retriever: str | None,
     env_pairs: tuple[str, ...],
     split: str,
     episodes: int,
@@ -173,35 +158,42 @@ def audit(
         raise ConfigError(f"--gold-corpus {gold_corpus} only applies to --rollouts: leave it out")
     if layout is not None and rollouts is None:
         raise ConfigError(f"--format {layout} only applies to --rollouts: leave it out")
+    if gold_corpus is not None and corpus is not None:
+        raise ConfigError("--gold-corpus and --corpus exclude each other: give one of them")
+    if retriever is not None and (saved is not None or rollouts is not None):
+        raise ConfigError(
+            f"--retriever {retriever} only applies to episodes that are played now: leave it out"
+        )
     if save is not None:
         check_writable(save)
     played: list[Episode] = []
     imported: Imported | None = None
-    corpus: Corpus | None
+    opened: Corpus | None
+    arguments = env_arguments(env_pairs, corpus=corpus, retriever=retriever)
     if rollouts is not None:
-        corpus = open_corpus(gold_corpus) if gold_corpus is not None else None
-        imported = import_rollouts(rollouts, corpus, layout)
+        gold = gold_corpus or corpus
+        opened = open_corpus(read_spec(gold)) if gold is not None else None
+        imported = import_rollouts(rollouts, opened, layout)
         played = imported.episodes
     else:
-        arguments = registered_arguments(env_id, env_arguments(env_pairs))
-        corpus = open_corpus(arguments.get("corpus", _DEFAULT_CORPUS))
+        opened = open_corpus(registered_arguments(env_id, arguments).get("corpus", _DEFAULT_CORPUS))
         if saved is not None:
             played = list(load_episodes(saved))
-            if {e.env.get("corpus_hash") for e in played} != {corpus.hash}:
-                corpus = None  # a judge that needs the corpus of the episodes reports that it is missing
+            if {e.env.get("corpus_hash") for e in played} != {opened.hash}:
+                opened = None  # a judge that needs the corpus of the episodes reports that it is missing
     # Open both judges before playing, so that a mistake costs no time.
-    known = ready_judge(reference, corpus)
-    audited = ready_judge(spec, corpus) if spec is not None else None
+    known = ready_judge(reference, opened)
+    audited = ready_judge(spec, opened) if spec is not None else None
     if saved is None and rollouts is None:
         players = [open_agent({"name": name, **options}) for name in names]
-        played = _play(players, env_id, env_arguments(env_pairs), split, episodes or None, seed, num_envs)
+        played = _play(players, env_id, arguments, split, episodes or None, seed, num_envs)
     with progress_bar() as progress:
         bar = progress.add_task(f"judge {judge or 'recorded'}", total=sum(len(e.rounds) for e in played))
         result = audit_judge(
             audited,
             played,
             known,
-            corpus=corpus,
+            corpus=opened,
             threshold=threshold,
             batch_size=batch_size,
             on_judged=lambda count: progress.advance(bar, count),
@@ -252,7 +244,7 @@ def _show(
         console.print(_source_table(sources))
         lines = [f"{number:>3}  {one.source} ({one.format})" for number, one in enumerate(sources, 1)]
         lines += _skipped_lines(imported)
-        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+        console.print("\n".join(lines), soft_wrap=True)
     console.print(_agreement_table(result))
     console.print(_confusion_table(result))
     lines = [f"{result.episodes} episodes, {result.rounds} rounds, {result.compared} compared"]
@@ -279,7 +271,7 @@ def _show(
         )
     if result.cost:
         lines.append("cost: " + ", ".join(f"{what} {amount:,g}" for what, amount in result.cost.items()))
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 def _agreement_table(result: AuditResult) -> Table:

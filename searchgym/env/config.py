@@ -268,6 +268,15 @@ class EnvConfig:
         }
         return replace(self, judge_spec=None, **defaults)
 
+    def _check_exists(self, name: str, attribute: str, wanted: set[Any]) -> None:
+        """Refuse a filter value that no question of any split has: it is a typing error, not a filter."""
+        there = {getattr(q, attribute) for split in self.corpus.splits for q in self.corpus.questions(split)}
+        if wanted - there:
+            raise ConfigError(
+                f"{name} asks for {sorted(wanted - there)}, but no question of corpus {self.corpus.name!r} has that: it has "
+                f"{name} {sorted(there)}"
+            )
+
     @property
     def system_prompt(self) -> str:
         """The instructions for a language model."""
@@ -281,7 +290,7 @@ class EnvConfig:
 
         Raises:
             UnknownIdError: no such split.
-            ConfigError: no question passes.
+            ConfigError: no question passes, or the corpus has no question at all with one of the types or hops.
         """
         if not isinstance(split, str):
             raise ConfigError(f"split is {split!r}: give one of {', '.join(self.corpus.splits)}")
@@ -303,6 +312,10 @@ class EnvConfig:
                     f"hops={self.hops}: it has types {sorted({q.type for q in questions})} and "
                     f"hops {sorted({q.hops for q in questions})}"
                 )
+            for name, wanted, attribute in (("types", self.types, "type"), ("hops", self.hops, "hops")):
+                missing = set(wanted or ()) - {getattr(q, attribute) for q in kept}
+                if missing:
+                    self._check_exists(name, attribute, missing)
             cache[split] = kept
         return cache[split]
 

@@ -15,6 +15,7 @@ from ..errors import ConfigError, SnapshotError
 from ..judges.protocol import check_judge
 from ..question import Corpus
 from ..retriever import Retriever, SearchResult
+from ..terminal import printable
 from .episode_state import EpisodeState
 from .judging import Costs, finish_steps
 from .setup import (
@@ -141,8 +142,8 @@ class SearchEnv(gym.Env[str, str]):
         return self._return(record, f"agent> {action}")
 
     def render(self) -> str | None:
-        """The transcript so far (render_mode "ansi")."""
-        return "\n\n".join(self._transcript) + "\n" if self.render_mode == "ansi" else None
+        """The transcript so far (render_mode "ansi"), without control sequences of passages and messages."""
+        return printable("\n\n".join(self._transcript)) + "\n" if self.render_mode == "ansi" else None
 
     # -- pickling and copying: everything but the config, which the arguments give again -----------------
 

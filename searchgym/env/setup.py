@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -15,6 +14,7 @@ from ..judges.protocol import Judge, open_judge
 from ..question import Corpus, Question
 from ..retriever import Retriever, SearchResult
 from ..specs import Spec, open_corpus, open_retriever
+from ..terminal import get_logger
 from .config import ARGUMENTS, EnvConfig, check_names
 from .spaces import MessageSpace, SampleTitles
 
@@ -30,7 +30,7 @@ __all__ = [
     "search",
 ]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 def make_env_config(**arguments: Any) -> EnvConfig:

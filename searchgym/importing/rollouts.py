@@ -65,7 +65,7 @@ class Skipped:
         return f"line {self.line} ({self.source}, row {self.row}): {self.reason}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Imported:
     """The contents of a file of recorded rollouts: every row is either an episode or skipped.
 
@@ -81,6 +81,9 @@ class Imported:
     def reasons(self) -> dict[str, int]:
         """How many rows were skipped for each reason, the most frequent first."""
         return dict(Counter(skipped.reason for skipped in self.skipped).most_common())
+
+    def __repr__(self) -> str:
+        return f"<Imported {len(self.episodes)} episodes, {len(self.skipped)} rows skipped>"
 
 
 def parse_rollout(text: Any, format: str) -> Parsed:

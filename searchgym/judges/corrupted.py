@@ -22,7 +22,7 @@ __all__ = ["CorruptedJudge"]
 
 
 class CorruptedJudge:
-    """See the module docstring.
+    """Flips verdicts of another judge at random, to measure what a wrong judge costs.
 
     Args:
         corpus: passed to the wrapped judge.

@@ -150,7 +150,7 @@ def open_ensemble(
     vote: str = "majority",
     quorum: int | None = None,
 ) -> Ensemble:
-    """Open the members. If all of them are graders, so is the ensemble.
+    """Several judges that vote on each round. If all of them are graders, so is the ensemble.
 
     Args:
         corpus: passed to every member.

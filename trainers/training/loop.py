@@ -64,7 +64,7 @@ class Players:
     rollout_policy: Policy | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Iteration:
     """What an iteration gave.
 
@@ -77,6 +77,9 @@ class Iteration:
     groups: list[Group]
     metrics: dict[str, Any]
     credit: CreditRecord
+
+    def __repr__(self) -> str:
+        return f"<Iteration of {len(self.groups)} groups: EM {self.metrics['em']}, reward {self.metrics['reward']}>"
 
 
 @dataclass

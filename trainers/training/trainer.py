@@ -6,7 +6,6 @@ own.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from ..runs.alarms import Alarms, parse_stops
 from ..runs.directory import RunDirectory
 from ..runs.display import Display
 from ..runs.metrics import estimates, evaluation_row
-from .evaluation import evaluate_on, greedy
+from .evaluation import evaluate_on, evaluation_ids, greedy
 from .loop import Iteration, Loop, Players, Probe, Stopwatch
 from .parts import Parts
 from .recorder import RunRecorder
@@ -34,7 +33,7 @@ __all__ = ["Result", "Trainer"]
 _LEARNING = ("collect", "credit", "prepare", "update")  # the parts of an iteration that `max_seconds` counts
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Result:
     """What a training run gave.
 
@@ -55,6 +54,10 @@ class Result:
     metrics: list[dict[str, Any]]
     seconds: float
     trainer: Trainer
+
+    def __repr__(self) -> str:
+        em = [str(one["em"]) if one else "not measured" for one in (self.before, self.after)]
+        return f"<Result {self.run_dir}: EM {em[0]} before, {em[1]} after {self.trainer.loop.iteration} iterations>"
 
 
 class Trainer:
@@ -139,7 +142,7 @@ class Trainer:
                 return self.evaluator(self.policy)
             if split is None:
                 split, episodes = self.config.eval_split, self.config.eval_episodes
-            ids = random.Random(f"evaluation {self.config.seed} {self.loop.iteration}")
+            ids = evaluation_ids(self.config.seed, self.loop.iteration)
             return evaluate_on(self.envs, self.policy, split, episodes, ids)
 
     def _ended(self) -> bool:
