@@ -2,7 +2,7 @@
 
 The first context of an episode is the chat template's rendering of system prompt and question. Then sampled acts and
 the observations that answered them alternate, in the template's form (`chat`). Earlier tokens never change, so every
-token is computed once. An act ends with the token that completes its closing or ends the model's message; nothing is
+token is computed once. An act ends with the token that completes it or ends the model's message; nothing is
 decoded and tokenised again.
 """
 
@@ -101,7 +101,7 @@ class HFAgent(TokenPolicy):
             generation_config=getattr(self.model, "generation_config", None),
         )
         self.engine.stop_ids = self.chat.end_ids
-        self.engine.closes = self.chat.closes
+        self.engine.watch = self.chat.watch
         self.engine.stop_strings = tuple(agent_context.dialect.stop_strings)
         self.engine.clear()
         self._ended.clear()

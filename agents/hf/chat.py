@@ -22,13 +22,15 @@ from searchgym.agent import AgentContext
 from searchgym.dialects import ToolsDialect
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.scanner import THOUGHT_NAMES
 
+from ..lm.stopping import ActWatch
 from .chat_encoder import ChatEncoder, opened_thought
 from .tool_calls import as_written, call_reader, tool_text
 
 __all__ = ["ChatFormat", "Drift"]
 
-_THOUGHT_TAG = re.compile(r"</?think>")
+_THOUGHT_TAG = re.compile(rf"(?i)<(?P<end>/?)(?:{THOUGHT_NAMES})>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +134,10 @@ class ChatFormat:
                 f"{self._encoder.name!r} writes tool calls in a format of its own, so it cannot learn from recorded "
                 "texts in the tools dialect: use dialect='tags'"
             )
-        if self._opened:
-            thought = text.startswith("<think>")
-            text = (
-                text.removeprefix(self._opened).removeprefix("<think>") if thought else f"</think>\n\n{text}"
-            )
-        ids = self._encoder.plain(text, marks=True)
-        closing = (i for i in range(len(ids)) if self.closes(ids[: i + 1]))
-        if (last := next(closing, None)) is not None:
-            return ids[: last + 1]
-        return [*ids, self._turn_end]
+        ids = self._encoder.plain(self._after_opening(text), marks=True)
+        completes = self.watch()
+        last = next((i for i, id in enumerate(ids) if completes(id)), None)
+        return [*ids, self._turn_end] if last is None else ids[: last + 1]
 
     def plain(self, text: str) -> list[int]:
         """The ids of a text, none of them a control token."""
@@ -154,18 +150,20 @@ class ChatFormat:
         """
         return self._read(self._opened + self._decode(self._without_end(ids)))
 
-    def closes(self, ids: Sequence[int]) -> bool:
-        """Whether the last of the sampled ids completes the closing of an act (`dialect.stop_strings`).
+    def watch(self) -> ActWatch:
+        """A watch for a new act: it takes the sampled ids one by one and tells which one completes the act.
 
-        The closing may end inside the text of this id and begin in any earlier id.
+        A closing tag may end inside the text of an id and begin in any earlier id. One that a thought quotes, or a string
+        in a tool call, completes nothing (see `searchgym.scanner`); a thought that the template opens is one.
         """
-        if not ids or (self._closers is not None and ids[-1] not in self._closers):
-            return False
-        now = self._decode(ids)
-        if not any(closing in now for closing in self._dialect.stop_strings):
-            return False
-        before = self._decode(ids[:-1])
-        return any(now.count(closing) > before.count(closing) for closing in self._dialect.stop_strings)
+        scanner = self._dialect.scanner()
+        scanner.feed(self._opened)
+        return ActWatch(scanner, self._decode, self._closers)
+
+    def closes(self, ids: Sequence[int]) -> bool:
+        """Whether the last of the sampled ids completes the act."""
+        completes = self.watch()
+        return [completes(id) for id in ids][-1:] == [True]
 
     def drift(self, episode: Episode) -> Drift:
         """Compare the ids of an episode with those of its conversation, rendered and tokenised as a whole.
@@ -279,8 +277,22 @@ class ChatFormat:
         found = token in self._after_act
         self._after_end = self._after_act.partition(token)[2] if found else self._after_act
 
+    def _after_opening(self, text: str) -> str:
+        """The part of a recorded message that the model writes: the template may open a thought for it, or not."""
+        reading = self._dialect.read(text)
+        opening = _THOUGHT_TAG.match(text.lstrip())
+        if not self._opened:
+            return f"<think>{text}" if reading.unopened else text
+        if opening is not None and not opening["end"]:
+            return (
+                text.removeprefix(self._opened)
+                if text.startswith(self._opened)
+                else text.lstrip()[opening.end() :]
+            )
+        return text if reading.unopened else f"</think>\n\n{text}"
+
     def _closing_ids(self) -> frozenset[int] | None:
-        """Ids that may complete a closing; None if any may."""
+        """Ids that may complete a closing tag; None if any may."""
         last = {closing[-1] for closing in self._dialect.stop_strings}
         if not all(character.isascii() and character.isprintable() for character in last):
             return None

@@ -217,7 +217,10 @@ class VLLMServerEngine(VLLMSlots):
         if cached is not None:  # the server reports it with --enable-prompt-tokens-details
             self.stats.copied_tokens += cached
             self.stats.prefilled_tokens += usage["prompt_tokens"] - cached
-        return Sampled(ids, [float(value) for value in logprobs], choice["finish_reason"] == "stop")
+        at_string = isinstance(choice.get("stop_reason"), str)
+        return Sampled(
+            ids, [float(value) for value in logprobs], choice["finish_reason"] == "stop", at_string
+        )
 
     async def _connect(self, served_model: str | None) -> None:
         """Make sure that the server is there and can do what is needed, before any episode begins."""

@@ -29,14 +29,16 @@ from searchgym.errors import CheckpointError, ConfigError
 from ..lm.engine import Ending, Engine
 from ..lm.evaluation import EvaluationStats
 from ..lm.network import DecoderNetwork
+from ..lm.stopping import ActWatch
 from ..lm.token_policy import TokenPolicy
 from .model import TinyConfig, build_model, load_model, load_weights, read_config, save_model
-from .tokenizer import Tokenizer
+from .tokenizer import TAGS, Tokenizer
 
 __all__ = ["TOKENIZER_FILE", "TinyAgent", "prompt_ids"]
 
 TOKENIZER_FILE = "tokenizer.json"
 
+_DIALECT = TagsDialect()
 _ACT_TAG = re.compile(r"<(?=/?(?:think|search|answer|feedback)>)")
 _ANY_TAG = re.compile(r"<(?=/?(?:think|search|answer|feedback|information)>)")
 
@@ -157,10 +159,13 @@ class TinyAgent(TokenPolicy):
         self.network = DecoderNetwork(model, whole_logits=True)
         self.engine = Engine(
             self.network,
-            [tokenizer.token_id(tag) for tag in TagsDialect.stop_strings],
+            (),
             max_new_tokens=max_new_tokens,
             max_context=config.max_positions if max_context is None else max_context,
         )
+        opening = {tokenizer.token_id(tag) for tag in TAGS if tag not in TagsDialect.stop_strings}
+        candidates = tokenizer.ids_with(">") - opening
+        self.engine.watch = lambda: ActWatch(_DIALECT.scanner(), tokenizer.decode, candidates)
         self.evaluation = EvaluationStats()
 
     def bind(self, agent_context: AgentContext) -> None:

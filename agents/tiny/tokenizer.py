@@ -190,6 +190,11 @@ class Tokenizer:
         """
         return self._start[text]
 
+    def ids_with(self, character: str) -> frozenset[int]:
+        """The ids whose text contains an ASCII character."""
+        texts = {i for i, text in enumerate(self._texts) if character in text}
+        return frozenset({*texts, self._byte0 + ord(character)})
+
     def is_byte(self, token: int) -> bool:
         """Whether this is one of the 256 byte tokens, which encode words outside the vocabulary."""
         return self._byte0 <= token < self._byte0 + 256

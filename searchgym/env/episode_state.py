@@ -223,7 +223,9 @@ class EpisodeState:
             observation = self._dialect.render_feedback(shown)
         else:
             self.invalid += 1
-            observation = self._dialect.render_invalid(act.error, feedback=config.has_feedback)
+            observation = self._dialect.render_invalid(
+                act.error, feedback=config.has_feedback, reason=act.reason
+            )
 
         if stop is None:
             self.chars += len(observation)

@@ -55,11 +55,12 @@ class LLM:
         outputs = []
         for prompt, fields in zip(prompts, params, strict=True):
             request = {**fields, "prompt": prompt["prompt_token_ids"], "logprobs": 1}
-            ids, values, _, reason = self.stub._sample(model, request, 0)
+            ids, values, _, reason, stop = self.stub._sample(model, request, 0)
             act = SimpleNamespace(
                 token_ids=ids,
                 logprobs=[{i: SimpleNamespace(logprob=v)} for i, v in zip(ids, values, strict=True)],
                 finish_reason="abort" if self.aborts else reason,
+                stop_reason=stop,
             )
             outputs.append(
                 SimpleNamespace(outputs=[act], prompt_token_ids=request["prompt"], num_cached_tokens=16)

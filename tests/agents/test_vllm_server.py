@@ -112,7 +112,7 @@ def test_an_act_is_cut_after_the_id_that_closes_it(model_dir: str, behaviour: st
         whole = drawn(engine)[2].token_ids
         closing = stub.tokenizer.decode(whole[3:5])
         engine.stop_strings = (closing,)
-        engine.closes = lambda ids: closing in stub.tokenizer.decode(ids)
+        engine.watch = lambda: Watch(stub.tokenizer, closing)
         (generation,) = drawn(engine, PROMPTS)[2:]
         assert generation.ending is Ending.CLOSED
         assert generation.token_ids == whole[: len(generation.token_ids)]
