@@ -157,8 +157,11 @@ _RETRY = {
 }
 
 
+_LONGEST_REASON = 90  # characters; observations are bounded
+
+
 def _refusal(error: str, reason: str) -> str:
-    detail = f" ({reason})" if reason else ""
+    detail = f" ({reason[:_LONGEST_REASON]})" if reason else ""
     return f"Your last message was not used: {_RETRY[error]}{detail}."
 
 

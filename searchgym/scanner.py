@@ -24,7 +24,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["THOUGHT_NAMES", "Block", "Grammar", "Scanner"]
+__all__ = ["THOUGHT_NAMES", "Block", "Grammar", "Scanner", "after_thoughts"]
 
 THOUGHT_NAMES = "think|thinking|thought|reasoning"
 """The names of tags around a thought, as a regular expression."""
@@ -78,6 +78,18 @@ class Grammar:
 
 
 _THOUGHT_TAG = re.compile(_THOUGHT)
+
+
+def after_thoughts(text: str) -> str:
+    """What follows the last thought of a message in a format of its own, up to one that is never closed.
+
+    Args:
+        text: the message; without a thought tag it is returned as it is.
+    """
+    tags = list(_THOUGHT_TAG.finditer(text))
+    closed = max((tag.end() for tag in tags if tag["end"]), default=0)
+    unclosed = min((tag.start() for tag in tags if tag.start() >= closed), default=len(text))
+    return text[closed:unclosed]
 
 
 class Scanner:

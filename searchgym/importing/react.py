@@ -21,6 +21,7 @@ from typing import Any
 from ..dialects import Act
 from ..episode import RoundRecord
 from ..retriever import Hit
+from ..scanner import after_thoughts
 from .parsed import Parsed, RolloutTextError, act, hit
 
 __all__ = ["parse_react", "parse_react_numbered"]
@@ -134,6 +135,7 @@ def _parse(question: str, turns: list[tuple[str, str | None]], pages: bool) -> P
 
 def _action(message: str) -> tuple[str, str, Act]:
     """(name, argument, action) of the agent's message."""
+    message = after_thoughts(message)
     lines = list(_ACTION_LINE.finditer(message)) or list(_ACTION_ANYWHERE.finditer(message))[-1:]
     if not lines:
         return "", "", act("invalid", error="no_act")
