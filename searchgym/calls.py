@@ -44,7 +44,9 @@ def read_call(body: str) -> tuple[str, dict[str, Any]]:
     try:
         call = _unwrapped(_DECODER.decode(body))
     except ValueError as error:
-        detail = f": {error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        detail = ""
+        if isinstance(error, json.JSONDecodeError):
+            detail = f": {error.msg.removesuffix(' at')} at character {error.pos}"
         raise CallError(f"it is not JSON{detail}") from None
     except RecursionError:
         raise CallError("it is not JSON: too deeply nested") from None

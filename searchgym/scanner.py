@@ -239,6 +239,8 @@ class Scanner:
         if match.lastgroup == "close":
             self.blocks.append(Block(self.name, "".join(self._body), self._at + end))
             self.name = ""
+        elif match.lastgroup == "end" and match["end"] and self.name and self.thoughts and not self.depth:
+            self._skip(match[0])  # this message shows its opening tags: the closing tag is text of the act
         elif match.lastgroup == "end":
             self._thought_tag(closing=match["end"] != "", end=self._at + end)
         elif match["open"] not in self._ignored:
