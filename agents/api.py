@@ -35,7 +35,7 @@ from searchgym.checks import boolean
 from searchgym.dialects import Dialect, ToolsDialect
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import BudgetSpentError, ConfigError, MissingExtraError
-from searchgym.scanner import Scanner
+from searchgym.scanner import Scanner, begins_inside
 from searchgym.signatures import takes_options
 
 try:
@@ -203,13 +203,15 @@ class APIAgent(Agent):
         dialect, text = self.agent_context.dialect, reply.text
         if reply.calls and not dialect.read(text).blocks:  # some servers leave the calls in the text, too
             text = "\n".join([text, *map(_written_call, reply.calls)]).lstrip()
+        opening = "<think>" if self._hides_thoughts and begins_inside(text) else ""
+        text = opening + text
         if not self._uses_tools:
             text = dialect.cut(text)
         if self._uses_tools and reply.calls:
             chat.open_calls, sent = _sendable(reply.calls)
             chat.messages.append({"role": "assistant", "content": reply.text, "tool_calls": sent})
         else:
-            chat.messages.append({"role": "assistant", "content": text})
+            chat.messages.append({"role": "assistant", "content": text.removeprefix(opening)})
         return text
 
     def _whole_replies(self, chats: list[_Chat]) -> list[Reply | RequestError]:
@@ -220,27 +222,20 @@ class APIAgent(Agent):
         dialect = self.agent_context.dialect
         stopped = [n for n, r in enumerate(replies) if isinstance(r, Reply) and not (r.cut_off or r.calls)]
         texts = {n: dialect.close(replies[n].text) for n in stopped}  # type: ignore[union-attr]
+        if any(begins_inside(text) for text in texts.values()):
+            self._hides_thoughts = True
         for n in stopped:
-            self._learn(texts[n])
-        bare = [n for n in stopped if _is_bare(dialect.read(texts[n]), texts[n])]
-        for n in bare:
-            if self._hides_thoughts is None:
+            if self._hides_thoughts is None and _is_bare(dialect.read(texts[n]), texts[n]):
                 (whole,) = self._replies([chats[n]], self._unstopped)
                 if isinstance(whole, Reply) and not whole.cut_off:
-                    self._hides_thoughts = dialect.read(whole.text).unopened
-        again = [n for n in stopped if _is_open(dialect, texts[n]) or (n in bare and self._hides_thoughts)]
+                    self._hides_thoughts = begins_inside(whole.text)
+        again = [n for n in stopped if self._hides_thoughts or _is_open(dialect, texts[n])]
         fresh = self._replies([chats[n] for n in again], self._unstopped) if again else []
         for n in stopped:
             replies[n] = replace(replies[n], text=texts[n])  # type: ignore[type-var]
         for n, reply in zip(again, fresh, strict=True):
             replies[n] = reply
         return replies
-
-    def _learn(self, text: str) -> None:
-        """Take what a reply shows of whether this server's replies begin inside a thought."""
-        scanner = self.agent_context.dialect.read(text)
-        if self._hides_thoughts is None and scanner.thoughts:
-            self._hides_thoughts = scanner.unopened
 
     def _replies(self, chats: list[_Chat], endpoint: CachedEndpoint) -> list[Reply | RequestError]:
         """One reply to each conversation, from the cache or from the server."""
@@ -319,13 +314,16 @@ def _is_open(dialect: Dialect, text: str) -> bool:
 
 
 def _is_bare(scanner: Scanner, text: str) -> bool:
-    """Whether a reply that stopped at its act has words before it and no thought tag.
+    """Whether a reply that a stop string may have ended has words before its act, or no act, and no thought tag.
 
-    Either they are no thought, or the server's chat template has opened one, and the act is quoted in it.
+    Either they are no thought, or the server's chat template has opened one, and the closing tag is quoted in it.
     """
-    if not scanner.blocks or scanner.thoughts or scanner.blocks[0].end < len(text.rstrip()):
+    if scanner.thoughts:
         return False
-    return not text.lstrip().startswith(f"<{scanner.blocks[0].name}>")
+    if not scanner.blocks:
+        return True
+    act = scanner.blocks[0]
+    return act.end == len(text.rstrip()) and not text.lstrip().startswith(f"<{act.name}>")
 
 
 def _written_call(call: ToolCall) -> str:

@@ -6,9 +6,10 @@ stop sampling by it, the agent `api` cuts replies with it, and SFT cuts the mess
 A thought stands between `<think>` and `</think>` (also `thinking`, `thought`, `reasoning`; upper and lower case). Nothing
 in it is an act.
 
-- It ends at the closing tag that balances its opening tags, so a thought may quote a whole `<think>…</think>`. A message
-  whose tags do not balance ends its thought at its last closing tag. An opening tag that only white space separates
-  from another one is its repetition: templates write one, and models write it again.
+- It ends at the closing tag that balances its opening tags, so a thought may quote a whole `<think>…</think>`. An
+  opening tag that only white space separates from another one is its repetition: templates write one, and models write
+  it again. If a thought quotes a single opening tag, the tags never balance: it then ends at its last closing tag,
+  provided that the message ends with an act.
 - A thought that is never closed reaches to the end of the message, which then has no act there.
 - A closing tag without an opening one ends a thought that began with the message: a chat template opened it, and a
   server without a reasoning parser returns what follows.
@@ -24,7 +25,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["THOUGHT_NAMES", "Block", "Grammar", "Scanner", "after_thoughts"]
+__all__ = ["THOUGHT_NAMES", "Block", "Grammar", "Scanner", "after_thoughts", "begins_inside"]
 
 THOUGHT_NAMES = "think|thinking|thought|reasoning"
 """The names of tags around a thought, as a regular expression."""
@@ -53,13 +54,13 @@ class Grammar:
     """The tags that a dialect writes its acts with.
 
     Args:
-        names: names of the tags.
+        names: names of the tags; none for thoughts alone.
         calls: whether the body of a block is a tool call. Strings in it are opaque, also for thought tags.
     """
 
     def __init__(self, names: Sequence[str], *, calls: bool = False) -> None:
         self.first_mode = "start" if calls else "plain"
-        opening = f"<(?P<open>{'|'.join(names)})>"
+        opening = f"<(?P<open>{'|'.join(names) or '(?!)'})>"
         again = (
             f"|{opening}" if calls else ""
         )  # "write a <tool_call>, so: <tool_call>{…": the first one is prose
@@ -179,12 +180,13 @@ class Scanner:
         Args:
             message: all that was fed.
         """
+        unbalanced = len(message)
         while True:
             if self.depth:
                 if self._thought_end < 0:
-                    return
-                self.depth = 0
-                self._resume(message, self._thought_end)
+                    break
+                unbalanced, self.depth = self._thought_end, 0
+                self._resume(message, unbalanced)
             elif self.name:
                 name, body, self.name = self.name, self._opened, ""
                 closing = -1 if self._mode == "plain" else message.find(f"</{name}>", body)
@@ -197,7 +199,9 @@ class Scanner:
                     self.blocks.append(Block(name, message[body:closing], end))
                     self._resume(message, end)
             else:
-                return
+                break
+        if self.blocks and unbalanced < self.blocks[-1].end < len(message.rstrip()):
+            self.blocks = [block for block in self.blocks if block.end <= unbalanced]
 
     def _resume(self, message: str, position: int) -> None:
         self._tail, self._at = "", position
@@ -264,3 +268,17 @@ class Scanner:
             self.unopened = True
             self.name = ""
             self.blocks.clear()
+
+
+_THOUGHTS = Grammar(())
+
+
+def begins_inside(text: str) -> bool:
+    """Whether a message begins inside a thought: a closing tag has no opening one before it.
+
+    Args:
+        text: the message. Nothing in it hides a thought tag, no act and no string in a call.
+    """
+    scanner = Scanner(_THOUGHTS)
+    scanner.feed(text)
+    return scanner.unopened

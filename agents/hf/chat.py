@@ -32,6 +32,8 @@ __all__ = ["ChatFormat", "Drift"]
 
 _THOUGHT_TAG = re.compile(rf"(?i)<(?P<end>/?)(?:{THOUGHT_NAMES})>")
 
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
 
 @dataclass(frozen=True, slots=True)
 class Drift:
@@ -291,13 +293,14 @@ class ChatFormat:
             )
         return text if reading.unopened else f"</think>\n\n{text}"
 
-    def _closing_ids(self) -> frozenset[int] | None:
-        """Ids that may complete a closing tag; None if any may."""
-        last = {closing[-1] for closing in self._dialect.stop_strings}
-        if not all(character.isascii() and character.isprintable() for character in last):
-            return None
+    def _closing_ids(self) -> frozenset[int]:
+        """Ids that may complete a closing tag; of the 256 bytes that some vocabularies hold, only the one of ">"."""
         vocabulary = self._tokenizer.get_vocab().items()
-        return frozenset(id for token, id in vocabulary if not last.isdisjoint(token))
+        return frozenset(
+            id
+            for token, id in vocabulary
+            if ">" in token and (token == "<0x3E>" or not _BYTE.fullmatch(token))
+        )
 
     # -- texts -------------------------------------------------------------------------------------------------
 

@@ -13,12 +13,12 @@ class ActWatch:
     """Follows the sampling of one act.
 
     Ids are decoded when one of them may have completed a closing tag, each id once. So an id costs a look-up in a set,
-    however long the act is.
+    however long the act is. They are not decoded one by one: an id may be one byte of a character.
 
     Args:
         scanner: a new scanner; it may have read the beginning of the message.
         decode: the text of ids.
-        candidates: ids that may complete a closing tag; None if any may.
+        candidates: ids that may complete a closing tag.
         ends: candidates that end the message anywhere outside a thought, for a model without a token for that.
     """
 
@@ -28,7 +28,7 @@ class ActWatch:
         self,
         scanner: Scanner,
         decode: Callable[[Sequence[int]], str],
-        candidates: Collection[int] | None,
+        candidates: Collection[int],
         ends: Collection[int] = (),
     ) -> None:
         self._scanner, self._decode, self._candidates, self._ends = scanner, decode, candidates, ends
@@ -45,7 +45,7 @@ class ActWatch:
             Whether the message ends with it, because it completes the act.
         """
         self._pending.append(token)
-        if self._candidates is not None and token not in self._candidates:
+        if token not in self._candidates:
             return False
         known = len(self._decode(self._pending[:1])) if self._known else 0
         text = self._decode(self._pending)[known:]
