@@ -331,7 +331,7 @@ def _written_call(call: ToolCall) -> str:
     try:
         # A number with a point stays as it was written: 3.50 is another answer than 3.5.
         written = json_text({"name": call.name, "arguments": json.loads(call.arguments, parse_float=str)})
-    except ValueError:
+    except (ValueError, RecursionError):
         written = f'{{"name": {json_text(call.name)}, "arguments": {call.arguments}}}'.replace("<", "\\u003c")
     return f"<tool_call>\n{written}\n</tool_call>"
 
