@@ -220,22 +220,21 @@ class APIAgent(Agent):
             return self._replies(chats, self._unstopped)
         replies = self._replies(chats, self._endpoint)
         dialect = self.agent_context.dialect
-        stopped = [n for n, r in enumerate(replies) if isinstance(r, Reply) and not (r.cut_off or r.calls)]
-        texts = {n: dialect.close(replies[n].text) for n in stopped}  # type: ignore[union-attr]
-        if any(begins_inside(text) for text in texts.values()):
+        stopped: dict[int, Reply] = {}
+        for n, reply in enumerate(replies):
+            if isinstance(reply, Reply) and not (reply.cut_off or reply.calls):
+                replies[n] = stopped[n] = replace(reply, text=dialect.close(reply.text))
+        if any(begins_inside(reply.text) for reply in stopped.values()):
             self._hides_thoughts = True
-        for n in stopped:
-            if self._hides_thoughts is None and _is_bare(dialect.read(texts[n]), texts[n]):
+        for n, reply in stopped.items():
+            if self._hides_thoughts is None and _is_bare(dialect.read(reply.text), reply.text):
                 (whole,) = self._replies([chats[n]], self._unstopped)
                 if isinstance(whole, Reply) and not whole.cut_off:
                     self._hides_thoughts = begins_inside(whole.text)
-        again = [n for n in stopped if self._hides_thoughts or _is_open(dialect, texts[n])]
+        again = [n for n, reply in stopped.items() if self._hides_thoughts or _is_open(dialect, reply.text)]
         fresh = self._replies([chats[n] for n in again], self._unstopped) if again else []
-        for n in stopped:
-            replies[n] = replace(replies[n], text=texts[n])  # type: ignore[type-var]
-        for n, reply in zip(again, fresh, strict=True):
-            replies[n] = reply
-        return replies
+        whole_replies = dict(zip(again, fresh, strict=True))
+        return [whole_replies.get(n, reply) for n, reply in enumerate(replies)]
 
     def _replies(self, chats: list[_Chat], endpoint: CachedEndpoint) -> list[Reply | RequestError]:
         """One reply to each conversation, from the cache or from the server."""
