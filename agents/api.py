@@ -75,7 +75,7 @@ class APIAgent(Agent):
 
     Args:
         native_tools: in the tools dialect, use the API's own tool calls.
-        stop: in the tags dialect, ask the server to stop at a closing tag; False for models that refuse the field.
+        stop: where actions are plain text, ask the server to stop at a closing tag; False for models that refuse the field.
         **endpoint: the options of `EndpointOptions`. `model` is required. `sample` is added to the number of each
             episode's sample. When the budget is spent, the evaluation stops with `BudgetSpentError`.
 

@@ -60,6 +60,12 @@ class Act(NamedTuple):
     def __hash__(self) -> int:
         return hash(self[:-1])
 
+    def __repr__(self) -> str:
+        shown = self._asdict()
+        if not self.reason:
+            del shown["reason"]
+        return f"Act({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data, as in `info["action"]`; `reason` is in it where there is one."""
         data = {
