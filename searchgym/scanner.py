@@ -14,7 +14,8 @@ in it is an act.
 - A closing tag without an opening one ends a thought that began with the message: a chat template opened it, and a
   server without a reasoning parser returns what follows.
 
-An act is open until its own closing tag. One that is never closed is plain text. In a tool call whose body is JSON, a
+An act is open until its own closing tag. One that is never closed is plain text. A closing tag that closes nothing is
+plain text, too, but a model that writes one outside a thought has ended its message (`stray`). In a tool call whose body is JSON, a
 closing tag inside a string is text; in one whose body is `<function=…>…</function>`, a closing tag before
 `</function>` is.
 """
@@ -61,14 +62,12 @@ class Grammar:
     def __init__(self, names: Sequence[str], *, calls: bool = False) -> None:
         self.first_mode = "start" if calls else "plain"
         opening = f"<(?P<open>{'|'.join(names) or '(?!)'})>"
-        again = (
-            f"|{opening}" if calls else ""
-        )  # "write a <tool_call>, so: <tool_call>{…": the first one is prose
-        self.text = re.compile(f"{_THOUGHT}|{opening}")
+        stray = f"</(?P<stray>{'|'.join(names) or '(?!)'})>"
+        self.text = re.compile(f"{_THOUGHT}|{opening}|{stray}")
         self.bodies = {
             name: {
                 "start": re.compile(r"\S"),
-                "plain": re.compile(f"{_THOUGHT}|(?P<close></{name}>){again}"),
+                "plain": re.compile(f"{_THOUGHT}|(?P<close></{name}>)|{opening}|{stray}"),
                 "json": re.compile(f'{_STRING}|"|(?P<close></{name}>)|{_THOUGHT_END}', re.DOTALL),
                 "string": re.compile(r'"|\\.', re.DOTALL),
                 "markup": re.compile("</function>"),
@@ -108,6 +107,7 @@ class Scanner:
         name: the tag of the act that is open; "" if none is.
         thoughts: whether any thought tag was read.
         unopened: whether a closing thought tag came without an opening one.
+        stray: whether an act's closing tag came, outside thoughts, that closed nothing.
     """
 
     __slots__ = (
@@ -117,6 +117,7 @@ class Scanner:
         "_fresh",
         "_grammar",
         "_ignored",
+        "_inside",
         "_mode",
         "_opened",
         "_tail",
@@ -124,6 +125,7 @@ class Scanner:
         "blocks",
         "depth",
         "name",
+        "stray",
         "thoughts",
         "unopened",
     )
@@ -133,13 +135,14 @@ class Scanner:
         self.blocks: list[Block] = []
         self.depth = 0
         self.name = ""
-        self.thoughts = self.unopened = False
+        self.thoughts = self.unopened = self.stray = False
         self._first_mode = grammar.first_mode
         self._mode = ""  # of the body of the open act
         self._body: list[str] = []
         self._opened = 0  # where the body begins
         self._fresh = False  # nothing but white space since the last opening thought tag
         self._thought_end = -1  # after the last closing tag in the thought that is open
+        self._inside: set[str] = set()  # acts that opened inside the open one
         self._ignored: set[str] = set()  # acts that are known to be never closed
         self._tail = ""  # the end of the last piece, where it may be the beginning of a tag
         self._at = 0  # the position of the tail in the message
@@ -147,8 +150,8 @@ class Scanner:
     @property
     def closable(self) -> bool:
         """Whether an act is open that its closing tag would complete here, and nothing is open inside it."""
-        inside = self.depth or self._mode in ("string", "markup")
-        return self.name != "" and not inside and not self._grammar.text.search("".join(self._body))
+        inside = self.depth or self._inside or self._mode in ("string", "markup")
+        return self.name != "" and not inside
 
     def feed(self, piece: str) -> bool:
         """Read on.
@@ -189,6 +192,7 @@ class Scanner:
                 self._resume(message, unbalanced)
             elif self.name:
                 name, body, self.name = self.name, self._opened, ""
+                self._inside.clear()
                 closing = -1 if self._mode == "plain" else message.find(f"</{name}>", body)
                 if closing < 0:
                     self._ignored.add(name)
@@ -243,13 +247,23 @@ class Scanner:
         if match.lastgroup == "close":
             self.blocks.append(Block(self.name, "".join(self._body), self._at + end))
             self.name = ""
+            self._inside.clear()
         elif match.lastgroup == "end" and match["end"] and self.name and self.thoughts and not self.depth:
             self._skip(match[0])  # this message shows its opening tags: the closing tag is text of the act
         elif match.lastgroup == "end":
             self._thought_tag(closing=match["end"] != "", end=self._at + end)
-        elif match["open"] not in self._ignored:
+        elif match.lastgroup == "stray":
+            self._skip(match[0])
+            self.stray = self.stray or match["stray"] not in self._inside
+        elif self.name and self._grammar.first_mode == "plain":
+            self._skip(match[0])
+            self._inside.add(match["open"])
+        elif (
+            match["open"] not in self._ignored
+        ):  # in prose about calls, the last <tool_call> is the one that counts
             self.name, self._mode = match["open"], self._first_mode
             self._body, self._opened = [], self._at + end
+            self._inside.clear()
         return end
 
     def _thought_tag(self, *, closing: bool, end: int) -> None:
@@ -265,9 +279,9 @@ class Scanner:
             self._thought_end = end
             self._fresh = False
         else:  # all that came before is a thought
-            self.unopened = True
-            self.name = ""
+            self.unopened, self.stray, self.name = True, False, ""
             self.blocks.clear()
+            self._inside.clear()
 
 
 _THOUGHTS = Grammar(())

@@ -136,10 +136,9 @@ class ChatFormat:
                 f"{self._encoder.name!r} writes tool calls in a format of its own, so it cannot learn from recorded "
                 "texts in the tools dialect: use dialect='tags'"
             )
-        ids = self._encoder.plain(self._after_opening(text), marks=True)
-        completes = self.watch()
-        last = next((i for i, id in enumerate(ids) if completes(id)), None)
-        return [*ids, self._turn_end] if last is None else ids[: last + 1]
+        reading = self._dialect.read(text)
+        ids = self._encoder.plain(self._continued(self._dialect.cut(text), reading.unopened), marks=True)
+        return ids if reading.blocks else [*ids, self._turn_end]
 
     def plain(self, text: str) -> list[int]:
         """The ids of a text, none of them a control token."""
@@ -156,14 +155,14 @@ class ChatFormat:
         """A watch for a new act: it takes the sampled ids one by one and tells which one completes the act.
 
         A closing tag may end inside the text of an id and begin in any earlier id. One that a thought quotes, or a string
-        in a tool call, completes nothing (see `searchgym.scanner`); a thought that the template opens is one.
+        in a tool call, ends nothing (see `searchgym.scanner`); a thought that the template opens is one.
         """
         scanner = self._dialect.scanner()
         scanner.feed(self._opened)
         return ActWatch(scanner, self._decode, self._closers)
 
     def closes(self, ids: Sequence[int]) -> bool:
-        """Whether the last of the sampled ids completes the act."""
+        """Whether the message ends with the last of the sampled ids; see `watch`."""
         completes = self.watch()
         return [completes(id) for id in ids][-1:] == [True]
 
@@ -279,19 +278,16 @@ class ChatFormat:
         found = token in self._after_act
         self._after_end = self._after_act.partition(token)[2] if found else self._after_act
 
-    def _after_opening(self, text: str) -> str:
+    def _continued(self, text: str, unopened: bool) -> str:
         """The part of a recorded message that the model writes: the template may open a thought for it, or not."""
-        reading = self._dialect.read(text)
         opening = _THOUGHT_TAG.match(text.lstrip())
         if not self._opened:
-            return f"<think>{text}" if reading.unopened else text
+            return f"<think>{text}" if unopened else text
         if opening is not None and not opening["end"]:
-            return (
-                text.removeprefix(self._opened)
-                if text.startswith(self._opened)
-                else text.lstrip()[opening.end() :]
-            )
-        return text if reading.unopened else f"</think>\n\n{text}"
+            if text.startswith(self._opened):
+                return text.removeprefix(self._opened)
+            return text.lstrip()[opening.end() :]
+        return text if unopened else f"</think>\n\n{text}"
 
     def _closing_ids(self) -> frozenset[int]:
         """Ids that may complete a closing tag; of the 256 bytes that some vocabularies hold, only the one of ">"."""

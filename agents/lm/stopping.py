@@ -19,19 +19,17 @@ class ActWatch:
         scanner: a new scanner; it may have read the beginning of the message.
         decode: the text of ids.
         candidates: ids that may complete a closing tag.
-        ends: candidates that end the message anywhere outside a thought, for a model without a token for that.
     """
 
-    __slots__ = ("_candidates", "_decode", "_ends", "_known", "_pending", "_scanner")
+    __slots__ = ("_candidates", "_decode", "_known", "_pending", "_scanner")
 
     def __init__(
         self,
         scanner: Scanner,
         decode: Callable[[Sequence[int]], str],
         candidates: Collection[int],
-        ends: Collection[int] = (),
     ) -> None:
-        self._scanner, self._decode, self._candidates, self._ends = scanner, decode, candidates, ends
+        self._scanner, self._decode, self._candidates = scanner, decode, candidates
         self._pending: list[int] = []
         self._known = 0  # how many of the pending ids were scanned before: decoders look at the id before
 
@@ -42,7 +40,7 @@ class ActWatch:
             token: the id.
 
         Returns:
-            Whether the message ends with it, because it completes the act.
+            Whether the message ends with it: it completes the act, or a closing tag that closes nothing.
         """
         self._pending.append(token)
         if token not in self._candidates:
@@ -50,4 +48,4 @@ class ActWatch:
         known = len(self._decode(self._pending[:1])) if self._known else 0
         text = self._decode(self._pending)[known:]
         self._pending, self._known = [token], 1
-        return self._scanner.feed(text) or (token in self._ends and not self._scanner.depth)
+        return self._scanner.feed(text) or self._scanner.stray

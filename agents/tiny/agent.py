@@ -163,10 +163,9 @@ class TinyAgent(TokenPolicy):
             max_new_tokens=max_new_tokens,
             max_context=config.max_positions if max_context is None else max_context,
         )
-        # The model has no token that ends a message: any closing tag outside a thought does.
-        ends = frozenset(tokenizer.token_id(tag) for tag in TagsDialect.stop_strings)
-        candidates = tokenizer.ids_with(">") - {tokenizer.token_id(tag) for tag in TAGS} | ends
-        self.engine.watch = lambda: ActWatch(_DIALECT.scanner(), tokenizer.decode, candidates, ends)
+        others = {tokenizer.token_id(tag) for tag in TAGS if tag not in TagsDialect.stop_strings}
+        candidates = tokenizer.ids_with(">") - others
+        self.engine.watch = lambda: ActWatch(_DIALECT.scanner(), tokenizer.decode, candidates)
         self.evaluation = EvaluationStats()
 
     def bind(self, agent_context: AgentContext) -> None:

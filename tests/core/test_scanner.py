@@ -328,7 +328,7 @@ def test_pieces_are_read_as_the_whole(parts: list[str], data: st.DataObject) -> 
 
 
 def _state(scanner: Scanner) -> tuple[Any, ...]:
-    return (scanner.blocks, scanner.depth, scanner.name, scanner.thoughts, scanner.unopened)
+    return (scanner.blocks, scanner.depth, scanner.name, scanner.thoughts, scanner.unopened, scanner.stray)
 
 
 @pytest.mark.parametrize(
@@ -348,6 +348,25 @@ def test_hostile_text_is_read_in_linear_time(unit: str) -> None:
     for text in (flood, f"<think>{flood}</think>{CALL}", f"{flood}</tool_call></search></think>"):
         assert tags(text).kind in ("invalid", "search")
         assert tools(text).kind in ("invalid", "search")
+
+
+@pytest.mark.parametrize(
+    ("text", "stray"),
+    [
+        ("</answer>", True),
+        ("<search> river </answer>", True),
+        ("<think>a</think> b </search>", True),
+        ("<think>a </answer>", False),
+        ("a </answer> b</think>", False),
+        ("<search>what is <answer>42</answer>", False),
+        ("<search>river</search>", False),
+        ("</tool_call>", False),
+    ],
+)
+def test_a_closing_tag_that_closes_nothing_ends_a_message(text: str, stray: bool) -> None:
+    scanner = TAGS.scanner()
+    scanner.feed(text)
+    assert scanner.stray == stray
 
 
 @pytest.mark.parametrize(
