@@ -6,12 +6,16 @@
 3. An infrastructure failure (a retriever or judge that did not answer) is data, neither a crash nor a wrong
    answer: `RetrievalError` is passed in the result, the episode is truncated, `valid_for_training` is False.
 4. Any other exception is a bug in this package; the command line then shows a traceback on purpose.
+
+No message holds credentials: they are replaced by `***` when an error is made.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+from .credentials import redact
 
 __all__ = [
     "BudgetSpentError",
@@ -38,6 +42,9 @@ __all__ = [
 
 class SearchGymError(Exception):
     """Base of all errors raised on purpose; the command line prints these without a traceback."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact(part) if isinstance(part, str) else part for part in args))
 
 
 class ConfigError(SearchGymError, ValueError):

@@ -1,18 +1,31 @@
-"""Files that are complete or absent: atomic replacement, durability (fsync), lock files."""
+"""Files that are complete or absent: atomic replacement, durability (fsync), lock files; and reading them with care."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import filelock
 
-__all__ = ["lock_file", "replacing", "sync", "write_bytes", "write_text"]
+__all__ = [
+    "lock_file",
+    "open_regular",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "replacing",
+    "sync",
+    "write_bytes",
+    "write_text",
+]
 
 
 @contextmanager
@@ -51,6 +64,57 @@ def write_bytes(path: Path, content: bytes, *, alone: bool = False, durable: boo
 def write_text(path: Path, content: str, *, alone: bool = False, durable: bool = True) -> None:
     """Write a UTF-8 file in one step, line ends as they are; the arguments are those of `replacing`."""
     write_bytes(path, content.encode("utf-8"), alone=alone, durable=durable)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, without waiting for anything.
+
+    Raises:
+        OSError: it cannot be read, or it is not a regular file: a pipe or a device may block or never end.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        kind = os.fstat(handle).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file; raises `OSError` as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a regular file.
+
+    Raises:
+        OSError: see `open_regular`.
+        ValueError: see `parse_json`.
+    """
+    return parse_json(read_bytes(path))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value, without the words that Python reads but JSON does not have: NaN and Infinity.
+
+    Raises:
+        ValueError: not JSON, or such a word, or nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def sync(path: Path) -> None:

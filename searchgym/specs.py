@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from . import plugins
+from .credentials import MissingSecret, expand
 from .errors import ConfigError, PluginError, UnknownIdError
 from .question import Corpus
 from .retriever import CachedRetriever, Retriever
@@ -134,8 +135,15 @@ def _open_shared(kind: str, name: str, options: str, key: ByIdentity, stamp: tup
 
 
 def call_factory(kind: str, name: str, factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Call a factory; an option it does not take is the user's mistake, said as one."""
+    """Call a factory; an option it does not take is the user's mistake, said as one.
+
+    References `${NAME}` to credentials are replaced here and nowhere earlier, so that specs can be stored as they are.
+    """
     bind_options(kind, name, factory, args, options)
+    try:
+        options = expand(options)
+    except MissingSecret as error:
+        raise ConfigError(f"{kind} {name!r}: {error}") from None
     return factory(*args, **options)
 
 

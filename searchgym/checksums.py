@@ -1,0 +1,79 @@
+"""Checksums of the files in a directory, so that damage is an error and never another number.
+
+A directory of weights or of a checkpoint holds `checksums.json`: the CRC-32 and the size of each of its files. CRC-32 finds
+accidental damage at several GB/s; it is no protection against a person who changes files on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+import zlib
+from pathlib import Path
+
+from .errors import CheckpointError
+from .files import open_regular, read_json, write_text
+
+__all__ = ["CHECKSUMS", "check_files", "crc32", "write_checksums"]
+
+CHECKSUMS = "checksums.json"
+_BLOCK = 1 << 20  # bytes read at a time
+
+
+def crc32(path: Path) -> str:
+    """The CRC-32 of a regular file, as eight hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read, or is not a regular file.
+    """
+    value = 0
+    with open_regular(path) as file:
+        while block := file.read(_BLOCK):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"
+
+
+def write_checksums(directory: Path) -> None:
+    """Write the checksums of the files that lie directly in a directory, and in each directory below it.
+
+    Raises:
+        OSError: a file cannot be read, or the directory cannot be written.
+    """
+    for folder in (directory, *(path for path in sorted(directory.rglob("*")) if path.is_dir())):
+        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
+        table = {path.name: [path.stat().st_size, crc32(path)] for path in files}
+        write_text(folder / CHECKSUMS, json.dumps({"files": table}, indent=1) + "\n", alone=True)
+
+
+def check_files(directory: Path) -> None:
+    """Compare the files of a directory with its checksums; without a list of them (older versions) only their kind is checked.
+
+    Files that the list does not name are not looked into, and neither are directories below.
+
+    Args:
+        directory: of weights, or of a checkpoint.
+
+    Raises:
+        CheckpointError: a file is damaged or missing, or something in it is not a file (a pipe, a device).
+    """
+    try:
+        for path in directory.iterdir():
+            kind = path.stat().st_mode
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                raise CheckpointError(f"{path} is not a regular file: remove it, or use another checkpoint")
+        if not (directory / CHECKSUMS).exists():
+            return
+        files = read_json(directory / CHECKSUMS)["files"]
+        for name, (size, crc) in files.items():
+            path = directory / name
+            if path.parent != directory:
+                raise ValueError(f"a file named {name!r}")
+            if path.stat().st_size != size or crc32(path) != crc:
+                raise CheckpointError(
+                    f"{path} is damaged: it is not the file that was saved (see {CHECKSUMS}). Use another checkpoint, or "
+                    f"remove {CHECKSUMS} if you changed the file yourself"
+                )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{directory} is damaged ({getattr(error, 'strerror', None) or error}): use another checkpoint"
+        ) from error
