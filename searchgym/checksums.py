@@ -14,7 +14,7 @@ from pathlib import Path
 from .errors import CheckpointError
 from .files import open_regular, read_json, write_text
 
-__all__ = ["CHECKSUMS", "check_files", "crc32", "write_checksums"]
+__all__ = ["CHECKSUMS", "check_files", "crc32", "forget_checksums", "write_checksums"]
 
 CHECKSUMS = "checksums.json"
 _BLOCK = 1 << 20  # bytes read at a time
@@ -43,6 +43,11 @@ def write_checksums(directory: Path) -> None:
         files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
         table = {path.name: [path.stat().st_size, crc32(path)] for path in files}
         write_text(folder / CHECKSUMS, json.dumps({"files": table}, indent=1) + "\n", alone=True)
+
+
+def forget_checksums(directory: Path) -> None:
+    """Remove the list of checksums from a directory whose files are about to be replaced."""
+    (directory / CHECKSUMS).unlink(missing_ok=True)
 
 
 def check_files(directory: Path) -> None:

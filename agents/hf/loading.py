@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from searchgym.checksums import check_files
 from searchgym.errors import ConfigError, did_you_mean
 
 from .lora import Adapter, adapter_base
@@ -200,6 +202,8 @@ def open_model(
     Raises:
         ConfigError: it cannot be loaded, or weights are missing.
     """
+    if os.path.isdir(path):
+        check_files(Path(path))
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from searchgym.errors import RunDirectoryError
+from searchgym.files import replacing
 
 if TYPE_CHECKING:
     from searchgym.episode import Episode
@@ -218,12 +219,8 @@ def save_credit(path: Path, record: CreditRecord) -> None:
         "relative_reward_E": np.array([e.relative_reward for e in episodes], dtype=np.float64),
     }
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
+    with replacing(path, alone=True) as temporary:
         save_file(tensors, temporary, {"searchgym": json.dumps(index)})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_credit(run_dir: str | Path, step: int | None = None) -> CreditRecord:
