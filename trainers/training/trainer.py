@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from searchgym.agents.policy import Policy
+from searchgym.credentials import strip
 from searchgym.errors import TrainingError
 from searchgym.rollouts.evaluation import EvalResult
 from searchgym.statistics import Interval
@@ -106,7 +107,7 @@ class Trainer:
         """
         loop, run = self.loop, self.recorder.run
         with self.display:
-            shown = {**asdict(self.config), "trainer": trainer_label(self.config.trainer)}
+            shown = strip({**asdict(self.config), "trainer": trainer_label(self.config.trainer)})
             self.display.start(shown, run.path, loop.iteration, self.recorder.rows())
             if not self.recorder.started:
                 self._record({"iteration": 0}, None, Stopwatch())
