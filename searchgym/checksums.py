@@ -1,6 +1,6 @@
 """Checksums of the files in a directory, so that damage is an error and never another number.
 
-A directory of weights or of a checkpoint holds `checksums.json`: the CRC-32 and the size of each of its files. CRC-32 finds
+A directory of weights holds `checksums.json`: the CRC-32 and the size of each of its files. CRC-32 finds
 accidental damage at several GB/s; it is no protection against a person who changes files on purpose.
 """
 
@@ -9,12 +9,22 @@ from __future__ import annotations
 import json
 import stat
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import CheckpointError
 from .files import open_regular, read_json, write_text
 
-__all__ = ["CHECKSUMS", "check_files", "crc32", "forget_checksums", "write_checksums"]
+__all__ = [
+    "CHECKSUMS",
+    "check_files",
+    "checksums",
+    "compare_checksums",
+    "crc32",
+    "forget_checksums",
+    "write_checksums",
+]
 
 CHECKSUMS = "checksums.json"
 _BLOCK = 1 << 20  # bytes read at a time
@@ -33,6 +43,16 @@ def crc32(path: Path) -> str:
     return f"{value:08x}"
 
 
+def checksums(directory: Path) -> dict[str, list[Any]]:
+    """Size and CRC-32 of the files that lie directly in a directory, by name.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != CHECKSUMS)
+    return {path.name: [path.stat().st_size, crc32(path)] for path in files}
+
+
 def write_checksums(directory: Path) -> None:
     """Write the checksums of the files that lie directly in a directory, and in each directory below it.
 
@@ -40,9 +60,8 @@ def write_checksums(directory: Path) -> None:
         OSError: a file cannot be read, or the directory cannot be written.
     """
     for folder in (directory, *(path for path in sorted(directory.rglob("*")) if path.is_dir())):
-        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
-        table = {path.name: [path.stat().st_size, crc32(path)] for path in files}
-        write_text(folder / CHECKSUMS, json.dumps({"files": table}, indent=1) + "\n", alone=True)
+        content = json.dumps({"files": checksums(folder)}, indent=1) + "\n"
+        write_text(folder / CHECKSUMS, content, alone=True)
 
 
 def forget_checksums(directory: Path) -> None:
@@ -66,19 +85,35 @@ def check_files(directory: Path) -> None:
             kind = path.stat().st_mode
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 raise CheckpointError(f"{path} is not a regular file: remove it, or use another checkpoint")
-        if not (directory / CHECKSUMS).exists():
-            return
-        files = read_json(directory / CHECKSUMS)["files"]
-        for name, (size, crc) in files.items():
+        if (directory / CHECKSUMS).exists():
+            compare_checksums(directory, read_json(directory / CHECKSUMS)["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{directory} is damaged ({getattr(error, 'strerror', None) or error}): use another checkpoint"
+        ) from error
+
+
+def compare_checksums(directory: Path, expected: Mapping[str, Sequence[Any]]) -> None:
+    """Compare files of a directory with what `checksums` returned when they were complete.
+
+    Raises:
+        CheckpointError: a file is damaged or missing, or the checksums are.
+    """
+    try:
+        for name, (size, crc) in dict(expected).items():
             path = directory / name
             if path.parent != directory:
                 raise ValueError(f"a file named {name!r}")
             if path.stat().st_size != size or crc32(path) != crc:
                 raise CheckpointError(
-                    f"{path} is damaged: it is not the file that was saved (see {CHECKSUMS}). Use another checkpoint, or "
-                    f"remove {CHECKSUMS} if you changed the file yourself"
+                    f"{path} is damaged: it is not the file that was saved. Use another checkpoint; if you changed the file "
+                    f"yourself, remove {CHECKSUMS} next to it"
                 )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(
             f"{directory} is damaged ({getattr(error, 'strerror', None) or error}): use another checkpoint"
         ) from error

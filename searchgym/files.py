@@ -9,6 +9,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import filelock
 
 __all__ = [
+    "json_digest",
     "lock_file",
     "open_regular",
     "parse_json",
@@ -111,6 +113,12 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text, parse_constant=_refuse)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def json_digest(value: Any) -> str:
+    """Digest of a JSON value, however it is laid out in a file."""
+    content = json.dumps(json.loads(json.dumps(value)), sort_keys=True)
+    return blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def _refuse(constant: str) -> float:

@@ -2,8 +2,8 @@
 
 policy/               what `Policy.save` writes
 tensors.safetensors   the optimizer's state, float32 copies of bfloat16 weights, extra modules, generator states
-trainer.json          counters, the policy's description, NumPy generator states, the optimizer's other values
-checksums.json        of these files, and one in policy/: damage is found before anything is loaded
+trainer.json          counters, the policy's description, NumPy generator states, the optimizer's other values; checksums of
+                      the other files and a digest of itself (policy/ has its own checksums.json)
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from searchgym.agents.policy import Policy
-from searchgym.checksums import check_files
+from searchgym.checksums import check_files, checksums, compare_checksums, write_checksums
 from searchgym.errors import CheckpointError
-from searchgym.files import read_json
+from searchgym.files import json_digest, read_json, write_text
 
 from ..processes import world
 from .learner import Learner
@@ -32,7 +32,7 @@ _SCHEMA = 1
 
 
 def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any]) -> None:
-    """Fill an empty directory.
+    """Fill a directory; files that are in it already become part of the checkpoint.
 
     Args:
         directory: see `RunDirectory.checkpoint`.
@@ -43,6 +43,7 @@ def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any])
     with world().unsharded(policy):
         if world().main:
             policy.save(directory / "policy")
+            write_checksums(directory / "policy")
     tensors = {f"generator/{name}": state for name, state in _generators(policy).items()}
     for module, body in learner.extra.items():
         tensors |= {f"module/{module}/{name}": t for name, t in body.state_dict().items()}
@@ -66,8 +67,10 @@ def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any])
         "parameters": learner.names,
         "optimizer_values": values,
         "counters": counters,
+        "checksums": checksums(directory),
     }
-    (directory / "trainer.json").write_text(json.dumps(metadata, indent=1) + "\n", "utf-8")
+    content = json.dumps(metadata | {"digest": json_digest(metadata)}, indent=1) + "\n"
+    write_text(directory / "trainer.json", content, alone=True)
 
 
 def load_policy(directory: Path, policy: Policy) -> dict[str, Any]:
@@ -95,10 +98,14 @@ def load_policy(directory: Path, policy: Policy) -> dict[str, Any]:
         schema, saved = metadata["schema"], metadata["policy"]
         if not isinstance(saved, dict):
             raise ValueError("its policy is not a table")
+        digest = metadata.pop("digest", None)  # absent in checkpoints of earlier versions
+        if digest is not None and digest != json_digest(metadata):
+            raise ValueError("trainer.json is not what was written")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(directory, error) from error
     if schema != _SCHEMA:
         raise CheckpointError(f"checkpoint {directory} has schema {schema!r}, this version reads {_SCHEMA}")
+    compare_checksums(directory, metadata.get("checksums", {}))
     here = json.loads(json.dumps(policy.describe()))
     if saved != here:
         was, now = _flat(saved), _flat(here)

@@ -9,7 +9,7 @@
     curve.png, summary.json  written at the end
 
 Files are written under a temporary name, synced and renamed; a checkpoint directory is complete before it gets its
-name. One process at a time holds `.lock`. Damage is found: config.json names its own digest, a checkpoint the checksums of
+name. One process at a time holds `.lock`. Damage is found: config.json and trainer.json name their own digest, a checkpoint the checksums of
 its files, and every line that is read again is checked. This file does not import torch.
 """
 
@@ -22,7 +22,6 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,9 @@ from typing import Any
 import filelock
 from safetensors import SafetensorError
 
-from searchgym.checksums import write_checksums
 from searchgym.episode import Episode, save_episodes
 from searchgym.errors import EpisodeFileError, RunDirectoryError
-from searchgym.files import lock_file, parse_json, read_bytes, read_json, sync, write_text
+from searchgym.files import json_digest, lock_file, parse_json, read_bytes, read_json, sync, write_text
 
 from .credit_record import CreditRecord, credit_path, save_credit
 
@@ -228,7 +226,6 @@ class RunDirectory:
             try:
                 temporary.mkdir(parents=True)
                 yield temporary
-                write_checksums(temporary)
                 for path in [self.path / "metrics.jsonl", *temporary.rglob("*"), temporary]:
                     sync(path)
                 final = self.step_path(iteration)
@@ -330,9 +327,11 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def _digest(metadata: dict[str, Any]) -> str:
-    """Digest of the content of config.json, however it is laid out."""
-    content = json.dumps(json.loads(json.dumps(metadata)), sort_keys=True)
-    return blake2b(content.encode(), digest_size=16).hexdigest()
+    """Digest of the content of config.json without the paths of tapes: a replayed run has that of the recorded one."""
+    config = metadata.get("config", {})
+    return json_digest(
+        metadata | {"config": {k: v for k, v in config.items() if k not in ("record", "replay")}}
+    )
 
 
 def _check_row(row: Any, last: int) -> None:

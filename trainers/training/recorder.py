@@ -101,9 +101,9 @@ class RunRecorder:
                 f"train-{loop.iteration:06d}", chain.from_iterable(groups), credit, keep=_KEPT_EPISODE_FILES
             )
         with self.run.checkpoint(loop.iteration) as directory:
-            save_checkpoint(directory, loop.learner, loop.state())
             if loop.prefetched is not None and world().main:
                 save_groups(directory / "ahead.jsonl", loop.prefetched)
+            save_checkpoint(directory, loop.learner, loop.state())
         if self.best is not None:
             self.run.write_json("best.json", self.best)
         self.run.prune(self.config.keep_checkpoints, [self.best["iteration"]] if self.best else [])
