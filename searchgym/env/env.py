@@ -19,6 +19,7 @@ from .judging import Costs, finish_steps
 from .setup import (
     action_space,
     cache_stats,
+    check_seed,
     choose_question,
     make_env_config,
     observation_space,
@@ -101,8 +102,11 @@ class SearchEnv(gym.Env[str, str]):
         Args:
             seed: seeds the environment's generator.
             options: {"task_id": id} or {"split": name}.
+
+        Raises:
+            ConfigError: a seed or an option that cannot be used.
         """
-        super().reset(seed=seed)
+        super().reset(seed=None if seed is None else check_seed(seed))
         question = choose_question(self.config, options, lambda n: int(self.np_random.integers(n)))
         self._stats["episodes"] += 1
         start = self.episode.start(question)

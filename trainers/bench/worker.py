@@ -114,7 +114,7 @@ def run_job(job: Job) -> dict[str, Any]:
             "policy": trained.policy.describe(),
             "parameters": sum(p.numel() for p in trained.policy.module.parameters()),
             "spent": trainer.spent,
-            "stats": trainer.envs.stats,
+            "stats": {**trainer.envs.stats, **trainer.loop.counts()},
             "resumed": interrupted,
             "credit_unit": ", ".join(sorted(units)),
             "feedback": trainer.envs.config.has_feedback,

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from searchgym.episode import Episode
-from searchgym.errors import ConfigError, RunDirectoryError, TrainingError
+from searchgym.errors import CheckpointError, ConfigError, RunDirectoryError, TrainingError
 
 from ..config import TrainConfig
 from ..groups import Group
@@ -63,6 +63,7 @@ class RunRecorder:
         Raises:
             ConfigError: the run already has more iterations than its configuration says.
             CheckpointError: the checkpoint is damaged or of another architecture.
+            RunDirectoryError: what was recorded is damaged, or the checkpoints are missing.
         """
         steps = self.run.steps()
         if steps:
@@ -73,9 +74,21 @@ class RunRecorder:
                 )
             directory = self.run.step_path(steps[-1])
             state = load_checkpoint(directory, loop.learner)
-            if (directory / "ahead.jsonl").exists():
-                loop.prefetched = load_groups(directory / "ahead.jsonl")
-            loop.restore(state)
+            try:
+                if (directory / "ahead.jsonl").exists():
+                    loop.prefetched = load_groups(directory / "ahead.jsonl")
+                if state.get("iteration") != steps[-1]:
+                    raise ValueError(f"it is of iteration {state.get('iteration')!r:.40}")
+                loop.restore(state)
+            except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+                raise CheckpointError(
+                    f"checkpoint {directory} is damaged ({error}): remove that directory to continue from the one before it"
+                ) from error
+        elif any(row["iteration"] for row in self.rows()):
+            raise RunDirectoryError(
+                f"run directory {str(self.run.path)!r} has rows in metrics.jsonl but no checkpoint: restore its folder "
+                "checkpoints from a copy, or start a new run"
+            )
         self.run.truncate(loop.iteration if steps else -1)
         self.best = best_evaluation(self.rows(), self.config.keep_best)
 
