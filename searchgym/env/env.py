@@ -168,22 +168,25 @@ class SearchEnv(gym.Env[str, str]):
         return self._return(self.episode.truncate(stop))
 
     def snapshot(self) -> dict[str, Any]:
-        """The running episode and the generator as plain JSON (under 64 kB).
+        """The running episode and the generator as plain JSON.
+
+        It is smaller than 64 kB. If a judge that runs in every step, or a reward term, looks back at the rounds, their messages
+        (each at most `max_action_chars`) and the passages that the corpus does not have come on top.
 
         Raises:
             ResetNeededError: no episode is running.
         """
-        state = snapshot(self.episode)
         generator = self.np_random.bit_generator.state
-        return state | {
-            "generator": {
+        return snapshot(
+            self.episode,
+            generator={
                 "name": generator["bit_generator"],
                 "state": str(generator["state"]["state"]),  # 128 bits: a string survives every JSON reader
                 "inc": str(generator["state"]["inc"]),
                 "has_uint32": generator["has_uint32"],
                 "uinteger": generator["uinteger"],
-            }
-        }
+            },
+        )
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue a snapshot, also one of another process. The transcript restarts here.
