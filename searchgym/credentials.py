@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SECRETS_FILE", "MissingSecret", "expand", "redact", "strip"]
+__all__ = ["SECRETS_FILE", "MissingSecret", "expand", "redact", "strip", "with_credentials"]
 
 SECRETS_FILE = "SEARCHGYM_SECRETS"
 """The variable that names the file of further credentials."""
@@ -83,6 +83,15 @@ def strip(value: Any, name: str = "", owner: str = "") -> Any:
         )
     value = _HEADER.sub(lambda match: f"{match[1]} {_reference(name, 'token')}", value)
     return _KEY.sub(lambda match: _reference(name, "key"), value)
+
+
+def with_credentials(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some options that hold credentials, as they are: what `strip` would change.
+
+    Args:
+        options: values by name.
+    """
+    return {name: value for name, value in options.items() if strip({name: value}) != {name: value}}
 
 
 def expand(value: Any) -> Any:

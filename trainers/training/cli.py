@@ -16,7 +16,7 @@ from rich.table import Table
 from searchgym import plugins
 from searchgym.cli.command import Command, option
 from searchgym.cli.options import config_option, merge_pairs, parse_pairs, read_config
-from searchgym.credentials import strip
+from searchgym.credentials import strip, with_credentials
 from searchgym.errors import ConfigError, MissingExtraError
 
 from ..config import TrainConfig, describe_settings, make_config
@@ -305,7 +305,7 @@ def _given_again(run_dir: Path, given: dict[str, Any]) -> tuple[int | None, dict
     from .api import stored_config
 
     config = dataclasses.asdict(stored_config(run_dir))
-    secrets: dict[str, Any] = {}
+    again: dict[str, Any] = {}
     for name, value in given.items():
         if name in ("record", "replay"):
             value = os.path.abspath(value)
@@ -318,9 +318,8 @@ def _given_again(run_dir: Path, given: dict[str, Any]) -> tuple[int | None, dict
                 f"{name} cannot change when resuming (the run has {before!r}, you gave {stripped!r}): leave it out, or "
                 "start a new run"
             )
-        if stripped != value:
-            secrets[name] = {**config[name], **value} if name in _PAIRS else value
-    return given.get("iterations"), secrets
+        again[name] = {**config[name], **value} if name in _PAIRS else value
+    return given.get("iterations"), with_credentials(again)
 
 
 def _print_recipes(console: Console) -> None:
