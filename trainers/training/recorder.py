@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -25,6 +28,7 @@ from .loop import Loop
 
 __all__ = ["RunRecorder"]
 
+_log = logging.getLogger(__name__)
 _KEPT_EPISODE_FILES = 3
 
 
@@ -42,6 +46,7 @@ class RunRecorder:
     def __init__(self, run: RunDirectory, config: TrainConfig) -> None:
         self.run, self.config = run, config
         self.best: dict[str, Any] | None = None
+        self._crc = 0  # of the rows of metrics.jsonl
 
     @property
     def started(self) -> bool:
@@ -89,6 +94,16 @@ class RunRecorder:
                 f"run directory {str(self.run.path)!r} has rows in metrics.jsonl but no checkpoint: restore its folder "
                 "checkpoints from a copy, or start a new run"
             )
+            for row in self.rows():
+                if row["iteration"] <= steps[-1]:
+                    self._add(row)
+            if world().main and state.get("rows", self._crc) != self._crc:
+                _log.warning(
+                    "%s is not what was written: the rows up to iteration %d were changed, so the run's curve, limits and alarms "
+                    "may be wrong; its weights are those of the checkpoint",
+                    self.run.path / "metrics.jsonl",
+                    steps[-1],
+                )
         self.run.truncate(loop.iteration if steps else -1)
         self.best = best_evaluation(self.rows(), self.config.keep_best)
 
@@ -99,6 +114,7 @@ class RunRecorder:
     def row(self, row: dict[str, Any]) -> bool:
         """Write a row of `metrics.jsonl`; returns whether its evaluation is the best so far."""
         self.run.append("metrics.jsonl", row)
+        self._add(row)
         best = best_evaluation([row], self.config.keep_best)
         improved = best is not None and (self.best is None or best["value"] > self.best["value"])
         if improved:
@@ -116,10 +132,13 @@ class RunRecorder:
         with self.run.checkpoint(loop.iteration) as directory:
             if loop.prefetched is not None and world().main:
                 save_groups(directory / "ahead.jsonl", loop.prefetched)
-            save_checkpoint(directory, loop.learner, loop.state())
+            save_checkpoint(directory, loop.learner, loop.state() | {"rows": self._crc})
         if self.best is not None:
             self.run.write_json("best.json", self.best)
         self.run.prune(self.config.keep_checkpoints, [self.best["iteration"]] if self.best else [])
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self._crc = zlib.crc32(json.dumps(row).encode(), self._crc)
 
     def timings(self, iteration: int, seconds: dict[str, float]) -> None:
         """Write a row of `timings.jsonl`."""
