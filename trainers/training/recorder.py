@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
@@ -89,21 +89,12 @@ class RunRecorder:
                 raise CheckpointError(
                     f"checkpoint {directory} is damaged ({error}): remove that directory to continue from the one before it"
                 ) from error
+            self._check_rows(steps[-1], state)
         elif any(row["iteration"] for row in self.rows()):
             raise RunDirectoryError(
                 f"run directory {str(self.run.path)!r} has rows in metrics.jsonl but no checkpoint: restore its folder "
                 "checkpoints from a copy, or start a new run"
             )
-            for row in self.rows():
-                if row["iteration"] <= steps[-1]:
-                    self._add(row)
-            if world().main and state.get("rows", self._crc) != self._crc:
-                _log.warning(
-                    "%s is not what was written: the rows up to iteration %d were changed, so the run's curve, limits and alarms "
-                    "may be wrong; its weights are those of the checkpoint",
-                    self.run.path / "metrics.jsonl",
-                    steps[-1],
-                )
         self.run.truncate(loop.iteration if steps else -1)
         self.best = best_evaluation(self.rows(), self.config.keep_best)
 
@@ -136,6 +127,19 @@ class RunRecorder:
         if self.best is not None:
             self.run.write_json("best.json", self.best)
         self.run.prune(self.config.keep_checkpoints, [self.best["iteration"]] if self.best else [])
+
+    def _check_rows(self, last: int, state: Mapping[str, Any]) -> None:
+        """Say if the rows up to the checkpoint are not those that were written."""
+        for row in self.rows():
+            if row["iteration"] <= last:
+                self._add(row)
+        if world().main and state.get("rows", self._crc) != self._crc:
+            _log.warning(
+                "%s is not what was written: rows up to iteration %d were changed, so the run's curve, limits and alarms may be "
+                "wrong; its weights are those of the checkpoint",
+                self.run.path / "metrics.jsonl",
+                last,
+            )
 
     def _add(self, row: dict[str, Any]) -> None:
         self._crc = zlib.crc32(json.dumps(row).encode(), self._crc)
