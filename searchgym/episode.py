@@ -242,7 +242,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 def load_episodes(path: str | os.PathLike[str]) -> Iterator[Episode]:
     """Read episodes from JSONL, one at a time. Files of schema 1 and files without checksums are read too.
 
-    A file that was written with checksums and ends before its last episode (cut off, or shortened on purpose) gives a warning.
+    A file that was written with checksums and ends before its last episode (cut off, or shortened on purpose) gives a warning, and so does an
+    empty one.
 
     Args:
         path: the file.
@@ -256,7 +257,7 @@ def load_episodes(path: str | os.PathLike[str]) -> Iterator[Episode]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise EpisodeFileError(f"{target} cannot be read as an episode file: {reason}") from error
-    complete = True
+    complete, number = True, 0
     with handle:
         for number, line in enumerate(handle, 1):
             try:
@@ -270,6 +271,8 @@ def load_episodes(path: str | os.PathLike[str]) -> Iterator[Episode]:
             except EpisodeFileError as error:
                 raise EpisodeFileError(f"{target}, line {number}: {error}") from error
             yield episode
+    if not number:
+        warnings.warn(f"{target} is empty: it holds no episode", stacklevel=2)
     if not complete:
         warnings.warn(
             f"{target} ends before the last of its episodes: it was cut off, or shortened on purpose (save_episodes writes a "

@@ -167,7 +167,9 @@ class RunDirectory:
             try:
                 row = parse_json(line)
                 _check_row(row, last)
-                if name == "metrics.jsonl" and row["iteration"]:
+                if name == "timings.jsonl":
+                    _check_seconds(row)
+                elif row["iteration"]:
                     _check_counts(row)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise RunDirectoryError(
@@ -360,6 +362,13 @@ def _check_row(row: Any, last: int) -> None:
             type(metric[key]) in (int, float) and isfinite(metric[key]) for key in ("mean", "low", "high")
         ):
             raise ValueError(f"eval holds {metric!r:.60}")
+
+
+def _check_seconds(row: dict[str, Any]) -> None:
+    """Make sure that a row of seconds holds numbers only."""
+    for name, value in row.items():
+        if type(value) not in (int, float) or value < 0:
+            raise ValueError(f"{name} is {value!r:.40}")
 
 
 def _check_counts(row: dict[str, Any]) -> None:
