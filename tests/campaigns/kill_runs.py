@@ -34,7 +34,8 @@ SPEC = """
 name = "killed"
 budget = { episodes = 32 }
 seeds = 1
-selection_seeds = 0
+selection_seeds = 1
+rates = [0.1, 0.3]
 test_questions = 5
 
 [train]
