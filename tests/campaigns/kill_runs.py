@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 WORLD = {"name": "country-terse", "size": 1000, "train": 40, "dev": 10, "test": 10}
@@ -78,6 +79,13 @@ def start(arguments: list[str], limit: int | None = None) -> subprocess.Popen[st
     )
 
 
+def kill_group(child: subprocess.Popen[str]) -> None:
+    """Kill a process and its children, unless it has ended already."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.communicate()
+
+
 def command(run: Path) -> list[str]:
     """What starts or continues the run."""
     if (run / "config.json").exists():
@@ -100,8 +108,7 @@ def wait_for_progress(run: Path, rng: random.Random, child: subprocess.Popen[str
 def kill(run: Path, rng: random.Random) -> str:
     child = start(command(run))
     wait_for_progress(run, rng, child)
-    os.killpg(child.pid, signal.SIGKILL)
-    child.communicate()
+    kill_group(child)
     return ""
 
 
@@ -132,8 +139,7 @@ def start_twice(run: Path, rng: random.Random) -> str:
     held = first.poll() is None
     second = start(["train", "--resume", "--run-dir", str(run)])
     output, _ = second.communicate(timeout=120)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
+    kill_group(first)
     if "Traceback" in output or second.returncode not in (0, 2):
         return f"a second process ended with status {second.returncode}: {output[-300:]}"
     if held and second.returncode == 0 and first.returncode == 0:
@@ -210,8 +216,7 @@ def check_benchmark(folder: Path, kills: int, seed: int, counts: collections.Cou
     for _ in range(kills):
         child = start([*arguments, str(out)])
         time.sleep(rng.uniform(1.0, 8.0))
-        os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
+        kill_group(child)
         counts["benchmark killed"] += 1
     child = start([*arguments, str(out)])
     output, _ = child.communicate()

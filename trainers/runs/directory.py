@@ -22,7 +22,6 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from searchgym.errors import EpisodeFileError, RunDirectoryError
 from searchgym.files import json_digest, lock_file, parse_json, read_bytes, read_json, sync, write_text
 
 from .credit_record import CreditRecord, credit_path, save_credit
+from .rows import check_row
 
 __all__ = ["RunDirectory", "check_free", "default_run_directory", "read_run_metadata", "write_json"]
 
@@ -166,11 +166,7 @@ class RunDirectory:
         for number, line in enumerate(lines, 1):
             try:
                 row = parse_json(line)
-                _check_row(row, last)
-                if name == "timings.jsonl":
-                    _check_seconds(row)
-                elif row["iteration"]:
-                    _check_counts(row)
+                check_row(name, row, last)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise RunDirectoryError(
                     f"{path}, line {number}: damaged ({error}); restore the file from a copy, or start a new run"
@@ -334,51 +330,6 @@ def _digest(metadata: dict[str, Any]) -> str:
     return json_digest(
         metadata | {"config": {k: v for k, v in config.items() if k not in ("record", "replay")}}
     )
-
-
-def _check_row(row: Any, last: int) -> None:
-    """Make sure that a row of metrics.jsonl or timings.jsonl has the shape that a resumed run reads.
-
-    Args:
-        row: the JSON value of the line.
-        last: iteration of the line before; rows are in order.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if not isinstance(row, dict):
-        raise ValueError(f"a {type(row).__name__} in place of a table")
-    iteration = row.get("iteration")
-    if type(iteration) is not int or iteration <= last:
-        raise ValueError(f"iteration is {iteration!r:.40} after {last}")
-    for name, value in row.items():
-        if isinstance(value, float) and not isfinite(value):
-            raise ValueError(f"{name} is {value}")
-        expected = {"eval": dict, "alarms": list, "credit_by_round": list}.get(name, (int, float, type(None)))
-        if not isinstance(value, expected):  # type: ignore[arg-type]
-            raise ValueError(f"{name} is {value!r:.40}")
-    for metric in row["eval"]["metrics"].values() if "eval" in row else ():
-        if not all(
-            type(metric[key]) in (int, float) and isfinite(metric[key]) for key in ("mean", "low", "high")
-        ):
-            raise ValueError(f"eval holds {metric!r:.60}")
-
-
-def _check_seconds(row: dict[str, Any]) -> None:
-    """Make sure that a row of seconds holds numbers only."""
-    for name, value in row.items():
-        if type(value) not in (int, float) or value < 0:
-            raise ValueError(f"{name} is {value!r:.40}")
-
-
-def _check_counts(row: dict[str, Any]) -> None:
-    """Make sure that a row of an iteration has the counts that limits and alarms are computed from."""
-    for name in ("episodes", "invalid_episodes", "groups", "equal_groups"):
-        if type(row.get(name)) is not int or row[name] < 0:
-            raise ValueError(f"{name} is {row.get(name)!r:.40}")
-    for name in ("em", "invalid_rounds", "truncated"):
-        if row.get(name) is not None and not 0.0 <= row[name] <= 1.0:
-            raise ValueError(f"{name} is {row[name]!r:.40}")
 
 
 def _clear(path: Path) -> None:
