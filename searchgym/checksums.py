@@ -7,7 +7,7 @@ accidental damage at several GB/s; it is no protection against a person who chan
 from __future__ import annotations
 
 import json
-import stat
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 CHECKSUMS = "checksums.json"
-_BLOCK = 1 << 20  # bytes read at a time
+_BLOCK = 1 << 18  # bytes read at a time: what a processor's cache holds
 
 
 def crc32(path: Path) -> str:
@@ -36,10 +36,10 @@ def crc32(path: Path) -> str:
     Raises:
         OSError: it cannot be read, or is not a regular file.
     """
-    value = 0
+    value, block = 0, memoryview(bytearray(_BLOCK))
     with open_regular(path) as file:
-        while block := file.read(_BLOCK):
-            value = zlib.crc32(block, value)
+        while size := file.readinto(block):  # type: ignore[attr-defined]  # BinaryIO lacks it
+            value = zlib.crc32(block[:size], value)
     return f"{value:08x}"
 
 
@@ -81,11 +81,14 @@ def check_files(directory: Path) -> None:
         CheckpointError: a file is damaged or missing, or something in it is not a file (a pipe, a device).
     """
     try:
-        for path in directory.iterdir():
-            kind = path.stat().st_mode
-            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-                raise CheckpointError(f"{path} is not a regular file: remove it, or use another checkpoint")
-        if (directory / CHECKSUMS).exists():
+        with os.scandir(directory) as entries:
+            names = {entry.name: entry for entry in entries}
+        for entry in names.values():
+            if not (entry.is_file() or entry.is_dir()):
+                raise CheckpointError(
+                    f"{entry.path} is not a regular file: remove it, or use another checkpoint"
+                )
+        if CHECKSUMS in names:
             compare_checksums(directory, read_json(directory / CHECKSUMS)["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, CheckpointError):
