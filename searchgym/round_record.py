@@ -357,7 +357,8 @@ def checked(record: T) -> T:
     Raises:
         TypeError: a field has another type at its outermost level, or is a number that is not finite.
     """
-    for name, types in _field_types(record.__class__).items():
+    cls: Any = type(record)
+    for name, types in _field_types(cls).items():
         value = getattr(record, name)
         kind = type(value)
         if kind not in types and (kind is bool or not isinstance(value, types)):
