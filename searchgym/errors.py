@@ -6,6 +6,8 @@
 3. An infrastructure failure (a retriever or judge that did not answer) is data, neither a crash nor a wrong
    answer: `RetrievalError` is passed in the result, the episode is truncated, `valid_for_training` is False.
 4. Any other exception is a bug in this package; the command line then shows a traceback on purpose.
+
+No message holds credentials: they are replaced by `***` when an error is made.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from .credentials import redact
 from .terminal import printable
 
 __all__ = [
@@ -42,11 +45,12 @@ __all__ = [
 class SearchGymError(Exception):
     """Base of all errors raised on purpose; the command line prints these without a traceback.
 
-    Messages may quote servers, models and files: they are made printable here (`searchgym.terminal`).
+    Messages may quote servers, models and files: they are made printable here
+    (`searchgym.terminal`), and credentials in them are hidden (`searchgym.credentials`).
     """
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(printable(redact(arg)) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(SearchGymError, ValueError):

@@ -1,20 +1,36 @@
-"""Files that are complete or absent: atomic replacement, durability (fsync), lock files."""
+"""Files that are complete or absent: atomic replacement, durability (fsync), lock files; and reading them with care."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import filelock
 
-__all__ = ["lock_file", "replacing", "sync", "temporary_directory", "write_bytes", "write_text"]
+__all__ = [
+    "json_digest",
+    "lock_file",
+    "open_regular",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "replacing",
+    "sync",
+    "temporary_directory",
+    "write_bytes",
+    "write_text",
+]
 
 _IN_USE = ".in-use"  # locked by the process that uses a temporary directory
 
@@ -55,6 +71,63 @@ def write_bytes(path: Path, content: bytes, *, alone: bool = False, durable: boo
 def write_text(path: Path, content: str, *, alone: bool = False, durable: bool = True) -> None:
     """Write a UTF-8 file in one step, line ends as they are; the arguments are those of `replacing`."""
     write_bytes(path, content.encode("utf-8"), alone=alone, durable=durable)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, without waiting for anything.
+
+    Raises:
+        OSError: it cannot be read, or it is not a regular file: a pipe or a device may block or never end.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        kind = os.fstat(handle).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file; raises `OSError` as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a regular file.
+
+    Raises:
+        OSError: see `open_regular`.
+        ValueError: see `parse_json`.
+    """
+    return parse_json(read_bytes(path))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value, without the words that Python reads but JSON does not have: NaN and Infinity.
+
+    Raises:
+        ValueError: not JSON, or such a word, or nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def json_digest(value: Any) -> str:
+    """Digest of a JSON value, however it is laid out in a file."""
+    content = json.dumps(json.loads(json.dumps(value)), sort_keys=True)
+    return blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def sync(path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from . import plugins
 from .checks import integer, plain
+from .credentials import MissingSecret, expand
 from .errors import ConfigError, PluginError, UnknownIdError
 from .question import Corpus
 from .retriever import CACHE_BYTES, CachedRetriever, Retriever
@@ -147,9 +148,16 @@ def _behind_cache(retriever: ByIdentity, size: int) -> CachedRetriever:
 
 
 def call_factory(kind: str, name: str, factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Call a factory; an option it does not take is the user's mistake, said as one."""
+    """Call a factory; an option it does not take is the user's mistake, said as one.
+
+    References `${NAME}` to credentials are replaced here and nowhere earlier, so that specs can be stored as they are.
+    """
     options = plain(f"the options of {kind} {name!r}", options)
     bind_options(kind, name, factory, args, options)
+    try:
+        options = expand(options)
+    except MissingSecret as error:
+        raise ConfigError(f"{kind} {name!r}: {error}") from None
     return factory(*args, **options)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import re
 
+from .credentials import redact
+
 __all__ = ["get_logger", "printable"]
 
 # C0 without tab and newline, DEL and C1; lone surrogates; line and paragraph separators; the property Bidi_Control.
@@ -28,7 +30,7 @@ def printable(text: str) -> str:
 
 class _Printable(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = printable(record.getMessage()), ()
+        record.msg, record.args = printable(redact(record.getMessage())), ()
         return True
 
 
@@ -36,7 +38,7 @@ _FILTER = _Printable()
 
 
 def get_logger(name: str) -> logging.Logger:
-    """`logging.getLogger(name)`, whose messages are made printable: they may quote servers and models.
+    """`logging.getLogger(name)`, whose messages are made printable and free of credentials: they may quote servers and models.
 
     Args:
         name: the module's name.

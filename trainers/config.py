@@ -71,7 +71,7 @@ class TrainConfig:
     grad_clip: float = option(1.0, "largest gradient norm", low=1e-9)
     token_budget: int = option(16384, "tokens per forward and backward pass (memory)", low=1)
     temperature: float = option(1.0, "sampling temperature while collecting", low=1e-3)
-    seed: int = option(0, "random seed", low=0)
+    seed: int = option(0, "random seed", low=0, high=2**63 - 1)
     streams: Literal["run", "episode"] = option(
         "run",
         "random streams of sampling: one per run, or one per episode, so that the result does not depend on where an "
@@ -88,7 +88,10 @@ class TrainConfig:
     )
     process_timeout: float = option(1800.0, "timeout in seconds for other processes and workers", low=1.0)
     threads: int = option(
-        1, "CPU threads of torch (more gain little with the tiny models); 0: torch's default", low=0
+        1,
+        "CPU threads of torch (more gain little with the tiny models); 0: torch's default",
+        low=0,
+        high=4096,
     )
     split: str = option("train", "questions to train on")
     eval_split: str = option("dev", "questions to evaluate on")

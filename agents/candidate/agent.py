@@ -31,9 +31,11 @@ from torch import Tensor, nn
 
 from searchgym.agent import Turn
 from searchgym.checkpoints import policy_directory
+from searchgym.checksums import check_files, forget_checksums
 from searchgym.dialects import Act
 from searchgym.episode import Episode, Segment
 from searchgym.errors import CheckpointError, ConfigError
+from searchgym.files import read_bytes, read_json
 
 from ..policy import Policy, Sample, TokenOutputs
 from .features import FEATURES, FEEDBACK_FEATURES, KINDS, WIDTH, CandidateSet, add_feedback, list_candidates
@@ -278,14 +280,17 @@ class CandidateAgent(Policy):
     def save(self, directory: Path) -> None:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        forget_checksums(directory)
         (directory / CONFIG_FILE).write_text(json.dumps(self.describe(), indent=2) + "\n", encoding="utf-8")
         (directory / WEIGHTS_FILE).write_bytes(save_tensors(self.module.state_dict()))
 
     def load_weights(self, directory: Path) -> None:
         directory = Path(directory)
+        if directory.is_dir():
+            check_files(directory)
         try:
-            described = json.loads((directory / CONFIG_FILE).read_bytes())
-            weights = load_tensors((directory / WEIGHTS_FILE).read_bytes())
+            described = read_json(directory / CONFIG_FILE)
+            weights = load_tensors(read_bytes(directory / WEIGHTS_FILE))
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"{directory} does not hold weights of the candidate agent: {error}"

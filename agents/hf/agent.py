@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from searchgym.agent import AgentContext, Turn
+from searchgym.checksums import check_files, forget_checksums
 from searchgym.episode import Episode, Segment, StopReason
 from searchgym.errors import CheckpointError, ConfigError
 
@@ -209,6 +210,7 @@ class HFAgent(TokenPolicy):
                 self.adapter.save(building)
             self.tokenizer.save_pretrained(str(building))
             directory.mkdir(exist_ok=True)
+            forget_checksums(directory)
             for path in building.iterdir():
                 os.replace(path, directory / path.name)
         finally:
@@ -218,6 +220,7 @@ class HFAgent(TokenPolicy):
         directory = Path(directory)
         if not directory.is_dir():
             raise CheckpointError(f"{directory}: no such directory: give one written by `save`")
+        check_files(directory)
         try:
             saved = tokenizer_digest(open_tokenizer(OWNER, str(directory)))
         except ConfigError as error:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from searchgym.checkpoints import policy_directory
+from searchgym.checksums import check_files
 from searchgym.errors import ConfigError, did_you_mean
 
 from .lora import Adapter, adapter_base
@@ -225,6 +227,8 @@ def open_model(
     """
     offline = _unreachable(path)
     local: dict[str, Any] = {"revision": revision, "local_files_only": bool(offline)}
+    if os.path.isdir(path):
+        check_files(Path(path))
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, **local)
         capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None

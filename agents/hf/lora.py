@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from searchgym.checksums import check_files
 from searchgym.errors import CheckpointError, ConfigError, MissingExtraError, did_you_mean
 
 from ..lm.weights import check_tensors
@@ -198,6 +199,7 @@ class Adapter:
         Raises:
             ConfigError: it cannot be read or is not a LoRA adapter.
         """
+        check_files(Path(directory))
         try:
             model = _peft().PeftModel.from_pretrained(base, directory, is_trainable=True)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from searchgym.errors import CheckpointError
+from searchgym.files import read_json
 
 __all__ = ["TAGS", "Tokenizer"]
 
@@ -240,7 +241,7 @@ class Tokenizer:
             CheckpointError: it is missing, damaged or of another format; names the file.
         """
         try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_json(read_json(path))
         except (OSError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise CheckpointError(f"{path}: {error}") from error

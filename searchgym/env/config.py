@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any
 
 from ..checks import check_count, choice
+from ..credentials import strip
 from ..dialects import Dialect, get_dialect
 from ..episode import Feedback, Retrieval
 from ..errors import ConfigError, UnknownIdError
@@ -101,7 +102,7 @@ class EnvConfig:
     judge: Judge | None = argument(
         None,
         'a [judge](judges.md) of rounds: a name, or `{"name": …, **options}`',
-        comparable=lambda c: {"judge": "off" if c.judge is None else c.judge_spec},
+        comparable=lambda c: {"judge": "off" if c.judge is None else strip(c.judge_spec, "judge")},
         training_only=True,
     )
     judge_when: str = argument(

@@ -21,6 +21,7 @@ from .judging import Costs, finish_steps
 from .setup import (
     action_space,
     cache_stats,
+    check_seed,
     choose_question,
     make_env_config,
     observation_space,
@@ -111,11 +112,11 @@ class SearchEnv(gym.Env[str, str]):
 
         Raises:
             UnknownIdError: an unknown option, task or split.
-            ConfigError: a value that cannot be used, or a row that does not say which question is asked.
+            ConfigError: a seed or another value that cannot be used, or a row that does not say which question is asked.
         """
         if columns:
             options = options_of_row(self.config, columns, options)
-        super().reset(seed=self._seed if seed is None else seed)
+        super().reset(seed=self._seed if seed is None else check_seed(seed))
         self._seed = None
         question = choose_question(self.config, options, lambda n: int(self.np_random.integers(n)))
         self._stats["episodes"] += 1
@@ -178,22 +179,25 @@ class SearchEnv(gym.Env[str, str]):
         return self._return(self.episode.truncate(stop))
 
     def snapshot(self) -> dict[str, Any]:
-        """The running episode and the generator as plain JSON (under 64 kB).
+        """The running episode and the generator as plain JSON.
+
+        It is smaller than 64 kB. If a judge that runs in every step, or a reward term, looks back at the rounds, their messages
+        (each at most `max_action_chars`) and the passages that the corpus does not have come on top.
 
         Raises:
             ResetNeededError: no episode is running.
         """
-        state = snapshot(self.episode)
         generator = self.np_random.bit_generator.state
-        return state | {
-            "generator": {
+        return snapshot(
+            self.episode,
+            generator={
                 "name": generator["bit_generator"],
                 "state": str(generator["state"]["state"]),  # 128 bits: a string survives every JSON reader
                 "inc": str(generator["state"]["inc"]),
                 "has_uint32": generator["has_uint32"],
                 "uinteger": generator["uinteger"],
-            }
-        }
+            },
+        )
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue a snapshot, also one of another process. The transcript restarts here.

@@ -8,6 +8,7 @@ are therefore written once, and a vector environment equals its single environme
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..dialects import Act
@@ -22,9 +23,10 @@ from .config import EnvConfig
 from .feedback import write_feedback
 from .rewards import REWARD_TERMS, RewardContext
 
-__all__ = ["EpisodeStart", "EpisodeState", "check_stop"]
+__all__ = ["EpisodeStart", "EpisodeState", "check_stop", "remembered"]
 
 UNLIMITED = -1
+_UNREAD_CHARS = 256
 _NOT_JUDGED = no_verdict("off")
 _PENDING = no_verdict("pending")
 
@@ -352,7 +354,7 @@ class EpisodeState:
         if config.reveal_gold:
             record.gold = self.question
         if config.keeps_trace and act.kind != "none":
-            self.rounds.append(record)
+            self.rounds.append(remembered(record))
 
     def _note_hits(self, results: list[list[Hit]]) -> list[Hit]:
         """Remember the gold passages among the hits; returns the hits to show: each passage once, in order."""
@@ -408,6 +410,13 @@ class EpisodeState:
             assisted=self.assisted,
             stop_reason=stop,
         )
+
+
+def remembered(record: RoundRecord) -> RoundRecord:
+    """What judges, reward terms and snapshots remember of a round: of a message too long to be read, its beginning."""
+    if record.action.error == "too_long":
+        return replace(record, text=record.text[:_UNREAD_CHARS])
+    return record
 
 
 def check_stop(stop: StopReason) -> StopReason:

@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
-from ..checks import plain
+from ..checks import integer, plain
 from ..errors import ConfigError, RetrievalError, UnknownIdError
 from ..judges.protocol import Judge, open_judge
 from ..question import Corpus, Question
@@ -22,6 +23,7 @@ __all__ = [
     "action_space",
     "cache_stats",
     "check_options",
+    "check_seed",
     "choose_question",
     "make_env_config",
     "observation_space",
@@ -153,6 +155,15 @@ def choose_question(
         return config.corpus.question(task_id)
     tasks = config.tasks(config.split if split is None else split)
     return tasks[draw(len(tasks))]
+
+
+def check_seed(seed: Any) -> int:
+    """A seed as a Python integer.
+
+    Raises:
+        ConfigError: it is not a whole number of at least 0; True and False are not numbers.
+    """
+    return integer("seed", int(seed) if isinstance(seed, np.integer) else seed, 0)
 
 
 def check_options(options: Any, known: tuple[str, ...]) -> None:

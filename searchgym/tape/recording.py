@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..credentials import strip
 from ..errors import RetrievalError, TapeError
 from ..judges.protocol import Grade, Grader, Judge, Trace, Verdict
 from ..question import Corpus, Question
@@ -123,10 +124,10 @@ def tape_of(envs: Any) -> Recorder | Player | None:
 
 
 def _named(spec: Any, opened: Retriever | Judge | None) -> Any:
-    """A spec in its shortest form; the name where there is only an object."""
+    """A spec in its shortest form, without credentials; the name where there is only an object."""
     if isinstance(spec, str | Mapping):
         name, options = split_spec("part", spec)
-        return {"name": name, **options} if options else name
+        return strip({"name": name, **options}) if options else name
     return None if opened is None else opened.name
 
 

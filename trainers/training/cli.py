@@ -20,6 +20,7 @@ from searchgym.cli.command import Command, option
 from searchgym.cli.console import Console, say
 from searchgym.cli.listing import listing_options
 from searchgym.cli.options import SPEC_HELP, config_option, merge_pairs, parse_pairs, read_config, read_spec
+from searchgym.credentials import strip, with_credentials
 from searchgym.errors import ConfigError, MissingExtraError
 
 from ..config import TrainConfig, describe_settings, make_config
@@ -184,6 +185,14 @@ def _use_recipe(ctx: click.Context, parameter: click.Parameter, source: str | No
 )
 @option("--resume", is_flag=True, group=_RUN, help="Continue the run in --run-dir from its last checkpoint.")
 @option(
+    "--allow-changed",
+    metavar="NAMES",
+    default="",
+    group=_RUN,
+    help="With --resume: inputs that may have changed since the run was started, comma-separated (corpus, index, questions, "
+    "eval_questions, agent_files, trainer_files), or all.",
+)
+@option(
     "--dry-run",
     is_flag=True,
     group=_RUN,
@@ -206,6 +215,7 @@ def train(
     /,
     run_dir: Path | None,
     resume: bool,
+    allow_changed: str,
     list_settings: bool,
     recipe: Path | None,
     list_recipes: bool,
@@ -244,8 +254,10 @@ def train(
             from . import api
 
             if resume:
-                iterations = _changed_iterations(_resumable(run_dir), given)
-                result = api.resume(_resumable(run_dir), iterations, display)
+                path = _resumable(run_dir)
+                iterations, secrets = _given_again(path, given)
+                allowed = [name.strip() for name in allow_changed.split(",") if name.strip()]
+                result = api.resume(path, iterations, display, allow_changed=allowed, given=secrets)
             else:
                 config = make_config(given)
                 if run_dir is None:
@@ -323,24 +335,30 @@ def _resumable(run_dir: Path | None) -> Path:
     return run_dir
 
 
-def _changed_iterations(run_dir: Path, given: dict[str, Any]) -> int | None:
-    """The new number of iterations, if given: a resumed run keeps the rest of its configuration."""
-    from ..registry import absolute_name
-    from ..runs.directory import read_run_metadata
+def _given_again(run_dir: Path, given: dict[str, Any]) -> tuple[int | None, dict[str, Any]]:
+    """The new number of iterations, if given, and the options that hold credentials, which a run directory does not keep.
 
-    config = read_run_metadata(run_dir)["config"]
+    A resumed run keeps the rest of its configuration.
+    """
+    from ..registry import absolute_name
+    from .api import stored_config
+
+    config = dataclasses.asdict(stored_config(run_dir))
+    again: dict[str, Any] = {}
     for name, value in given.items():
         if name in ("record", "replay"):
             value = os.path.abspath(value)
         if name == "trainer":
             value = absolute_name(value)
+        stripped = strip({name: value})[name]
         before = {k: config[name].get(k) for k in value} if name in _PAIRS else config.get(name)
-        if name != "iterations" and before != value:
+        if name != "iterations" and before != stripped:
             raise ConfigError(
-                f"{name} cannot change when resuming (the run has {before!r}, you gave {value!r}): leave it out, or "
+                f"{name} cannot change when resuming (the run has {before!r}, you gave {stripped!r}): leave it out, or "
                 "start a new run"
             )
-    return given.get("iterations")
+        again[name] = {**config[name], **value} if name in _PAIRS else value
+    return given.get("iterations"), with_credentials(again)
 
 
 def _print_recipes(console: Console) -> None:
