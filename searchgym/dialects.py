@@ -29,7 +29,7 @@ def _invalid(error: str, reason: str = "") -> Act:
 
 def _plain_message(names: str) -> re.Pattern[str]:
     """The usual message, to be read in one go: at most one thought, one act of these names, and no other tag anywhere."""
-    text = rf"(?:[^<]++|<(?!/?(?:{names}|(?i:{THOUGHT_NAMES}))>))*+"
+    text = rf"[^<]*+(?:<(?!/?(?:{names}|(?i:{THOUGHT_NAMES}))>)[^<]*+)*+"
     return re.compile(rf"{text}(?:<think>{text}</think>{text})?<({names})>({text})</\1>{text}")
 
 
