@@ -27,9 +27,16 @@ def _invalid(error: str, reason: str = "") -> Act:
     return Act("invalid", error=error, reason=reason)
 
 
-def _plain_message(names: str) -> re.Pattern[str]:
-    """The usual message, to be read in one go: at most one thought, one act of these names, and no other tag anywhere."""
-    text = rf"(?:[^<]++|<(?!/?(?:{names}|(?i:{THOUGHT_NAMES}))>))*+"
+def _plain_message(names: str, *, markup: bool = True) -> re.Pattern[str]:
+    """The usual message, to be read in one go: at most one thought, one act of these names, and no other tag anywhere.
+
+    Args:
+        names: names of acts, as a regular expression.
+        markup: whether a "<" may stand in it that begins none of these tags; without, matching is a quarter faster.
+    """
+    text = "[^<]*"
+    if markup:
+        text = rf"[^<]*+(?:<(?!/?(?:{names}|(?i:{THOUGHT_NAMES}))>)[^<]*+)*+"
     return re.compile(rf"{text}(?:<think>{text}</think>{text})?<({names})>({text})</\1>{text}")
 
 
@@ -140,7 +147,8 @@ class TagsDialect:
     name: ClassVar[str] = "tags"
     stop_strings: ClassVar[tuple[str, ...]] = ("</search>", "</answer>", "</feedback>")
 
-    _PLAIN: ClassVar[re.Pattern[str]] = _plain_message("search|answer|feedback")
+    _PLAIN: ClassVar[re.Pattern[str]] = _plain_message("search|answer|feedback", markup=False)
+    _MARKUP: ClassVar[re.Pattern[str]] = _plain_message("search|answer|feedback")
     _GRAMMAR: ClassVar[Grammar] = Grammar(("search", "answer", "feedback"))
     _ANY_TAG: ClassVar[re.Pattern[str]] = re.compile(r"</?(?:search|answer|feedback)>")
     _OWN_TAG: ClassVar[re.Pattern[str]] = re.compile(
@@ -175,7 +183,7 @@ class TagsDialect:
         )
 
     def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
-        plain = self._PLAIN.fullmatch(text)
+        plain = self._PLAIN.fullmatch(text) or self._MARKUP.fullmatch(text)
         if plain is not None:
             kind, body = plain.groups()
             if kind == "feedback" and not feedback:
