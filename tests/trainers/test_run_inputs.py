@@ -14,6 +14,7 @@ from searchgym.errors import CheckpointError, ConfigError, RunDirectoryError
 from searchgym.files import json_digest
 from searchgym.trainers.runs.inputs import INPUTS, check_allowed, check_inputs
 from searchgym.trainers.training import resume, train
+from searchgym.trainers.training.loading import load_run
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 
@@ -238,3 +239,14 @@ def test_a_changed_warm_start_and_a_changed_tokenizer(tmp_path: Path, toy: str) 
 
 def test_the_digest_does_not_depend_on_the_layout() -> None:
     assert json_digest({"a": 1, "b": [1.0]}) == json_digest({"b": (1.0,), "a": 1}) != json_digest({"a": 2})
+
+
+def test_a_run_is_not_evaluated_on_changed_data_as_if_it_were_the_same(run: Path) -> None:
+    folder = Path(json.loads((run / "config.json").read_text())["config"]["env_options"]["corpus"])
+    before = load_run(run).evaluate()
+    write(folder, towns(), asked(9) + asked(3, "dev"))  # the training questions are not evaluated on
+    assert load_run(run).evaluate().metrics["em"] == before.metrics["em"]
+    write(folder, towns(7), asked() + asked(3, "dev"))
+    with pytest.raises(RunDirectoryError, match="the passages of the corpus"):
+        load_run(run)
+    assert load_run(run, env_options={"corpus": str(folder)}).evaluate().episodes

@@ -6,7 +6,6 @@ The run directory keeps a digest of each under `inputs` in config.json; `check_i
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import blake2b
@@ -17,12 +16,13 @@ from searchgym.checksums import crc32
 from searchgym.env.config import EnvConfig
 from searchgym.errors import ConfigError, RunDirectoryError, did_you_mean
 from searchgym.question import Question, gold_record
+from searchgym.terminal import get_logger
 
 from ..config import TrainConfig
 
-__all__ = ["INPUTS", "check_allowed", "check_inputs", "describe_inputs"]
+__all__ = ["INPUTS", "changed_inputs", "check_allowed", "check_evaluated", "check_inputs", "describe_inputs"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 INPUTS = {
     "corpus": "the passages of the corpus",
@@ -101,7 +101,7 @@ def check_inputs(path: Path, stored: object, here: Mapping[str, str], allowed: C
         return
     if not isinstance(stored, Mapping):
         raise RunDirectoryError(f"{path / 'config.json'} is damaged: its inputs are {stored!r:.60}")
-    changed = [name for name in INPUTS if stored.get(name) != here.get(name)]
+    changed = changed_inputs(stored, here)
     refused = [name for name in changed if name not in allowed]
     for name in changed:
         if name in allowed:
@@ -123,6 +123,32 @@ def check_inputs(path: Path, stored: object, here: Mapping[str, str], allowed: C
     raise RunDirectoryError(
         f"run {str(path)!r} was started with other inputs: {what}. {next_move[0].upper()}{next_move[1:]}"
     )
+
+
+def changed_inputs(stored: Mapping[str, Any], here: Mapping[str, str]) -> list[str]:
+    """The names of the inputs that differ."""
+    return [name for name in INPUTS if stored.get(name) != here.get(name)]
+
+
+def check_evaluated(path: Path, stored: object, here: Mapping[str, str]) -> None:
+    """Refuse to evaluate a run on something else than it was evaluated on, as if it were the same.
+
+    Args:
+        path: the run directory, for messages.
+        stored: `inputs` of its config.json; None in runs of earlier versions, which have no digests.
+        here: what `describe_inputs` gives now.
+
+    Raises:
+        RunDirectoryError: corpus, index or evaluation questions have changed.
+    """
+    changed = changed_inputs(stored, here) if isinstance(stored, Mapping) else []
+    changed = [name for name in changed if name in ("corpus", "index", "eval_questions")]
+    if changed:
+        raise RunDirectoryError(
+            f"run {str(path)!r} was evaluated on other inputs: {', '.join(INPUTS[name] for name in changed)} changed since. "
+            "Restore them, or name the environment's corpus or another option again to evaluate on what is there now "
+            "(--env-option, in Python env_options)"
+        )
 
 
 def _short(digest: object) -> str:

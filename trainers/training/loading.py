@@ -20,10 +20,12 @@ from searchgym.rollouts.collection import open_agent
 from searchgym.rollouts.evaluation import EvalResult, evaluate_tasks
 
 from ..algorithm import Algorithm, training_envs
-from ..config import TrainConfig, parse_settings
+from ..config import TrainConfig
 from ..learner.checkpoint import load_policy
 from ..registry import load_trainer
 from ..runs.directory import RunDirectory, read_run_metadata
+from ..runs.inputs import check_evaluated, describe_inputs
+from .api import stored_config
 from .evaluation import EVAL_SEED, evaluation_ids, evaluation_tasks
 
 __all__ = ["LoadedRun", "load_run"]
@@ -87,13 +89,14 @@ def load_run(
         The policy, environments and questions.
 
     Raises:
-        RunDirectoryError: not a run directory.
+        RunDirectoryError: not a run directory, or its corpus, index or evaluation questions have changed since and no
+            `env_options` are given.
         CheckpointError: there is no such checkpoint, or it is damaged.
         ConfigError: the agent or the environment of the run cannot be opened here.
     """
     path = run_of(run) or Path(run)
     metadata = read_run_metadata(path)
-    config = parse_settings(TrainConfig, metadata["config"], f"option in {path / 'config.json'}:")
+    config = stored_config(path)
     checkpoint = policy_directory(run).parent
     iteration = step_of(checkpoint)
     assert iteration is not None
@@ -107,6 +110,10 @@ def load_run(
     policy = open_agent({**config.agent_options, **(agent_options or {}), "name": config.agent})
     if not isinstance(policy, Policy):
         raise ConfigError(f"agent {config.agent!r} of run {str(path)!r} is not trainable with these options")
+    if not env_options:
+        check_evaluated(
+            path, metadata.get("inputs"), describe_inputs(config, training.config, policy.describe())
+        )
     policy.version = load_policy(checkpoint, policy)["policy_version"]
     policy.temperature, policy.top_p, policy.greedy = config.temperature, 1.0, True
     lock = filelock.FileLock(path / ".lock")  # not acquired: the run is only read, and may be in use

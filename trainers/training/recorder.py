@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import Any
 
 from searchgym.episode import Episode
 from searchgym.errors import CheckpointError, ConfigError, RunDirectoryError, TrainingError
+from searchgym.terminal import get_logger
 
 from ..config import TrainConfig
 from ..groups import Group
@@ -28,7 +28,7 @@ from .loop import Loop
 
 __all__ = ["RunRecorder"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _KEPT_EPISODE_FILES = 3
 
 
