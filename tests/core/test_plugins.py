@@ -257,7 +257,7 @@ def test_the_cache_is_bounded_in_bytes(length: int) -> None:
         cache.search([str(number)], 1)
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert size / 8 < kept < size
+    assert size / 16 < kept < size  # small entries cost less than their estimate
     asked = long.asked
     assert cache.search([str(number)], 1) == inner.search([str(number)], 1)
     assert long.asked == asked  # the latest is kept
