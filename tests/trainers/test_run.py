@@ -88,11 +88,11 @@ def test_killed_at_random_moments_and_resumed(tmp_path):
     driver = [sys.executable, str(Path(__file__).with_name("toy_bandit.py"))]
     subprocess.run([*driver, str(tmp_path / "straight"), "40", "0"], check=True)
     killed = subprocess.run(
-        [*driver, str(tmp_path / "killed"), "40", "12"], check=True, stdout=subprocess.PIPE, text=True
+        [*driver, str(tmp_path / "killed"), "40", "4"], check=True, stdout=subprocess.PIPE, text=True
     )
     reached = [int(line) for line in killed.stdout.split()]
-    assert len(reached) >= 3, "it was finished before it was killed often enough to say anything"
-    assert max(reached) > 2
+    assert len(reached) >= 2, "it was finished before it was killed often enough to say anything"
+    assert max(reached) > 0
     assert_same_run(tmp_path / "straight", tmp_path / "killed")
     kept = [
         ((run / "best.json").read_bytes(), sorted(p.name for p in (run / "checkpoints").iterdir()))
