@@ -40,7 +40,7 @@ class EnumerablePolicy(Protocol):
     def state_key(self, state: Any) -> Hashable:
         """Equal for states in which the policy behaves alike from here on, whatever follows."""
 
-    def act_logprobs(self, states: Sequence[Any]) -> tuple[list[list[Act]], Tensor]:
+    def act_logprobs(self, states: Sequence[Any]) -> tuple[list[tuple[Act, ...]], Tensor]:
         """All acts in each state and their log-probabilities.
 
         Args:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,16 @@ class CandidateAgent(Policy):
 
     def next_state(self, state: _State, action: Act, observation: str) -> _State:
         """See `EnumerablePolicy`."""
-        return state.after(action, observation)
+        after = state.after(action, observation)
+        if self.memory:
+            return after
+        # Without memory only their number matters; equal states then share their cached candidates.
+        older = ("",) * (len(after.queries) - 1)
+        return replace(
+            after,
+            queries=(*older, *after.queries[-1:]),
+            observations=(*older, *after.observations[-1:]),
+        )
 
     def state_key(self, state: _State) -> Hashable:
         """See `EnumerablePolicy`."""
@@ -206,10 +216,10 @@ class CandidateAgent(Policy):
         past = frozenset(zip(state.queries, state.observations, strict=True)) if self.memory else None
         return state.question, state.calls, newest, past, state.feedback_history
 
-    def act_logprobs(self, states: Sequence[_State]) -> tuple[list[list[Act]], Tensor]:
+    def act_logprobs(self, states: Sequence[_State]) -> tuple[list[tuple[Act, ...]], Tensor]:
         """See `EnumerablePolicy`."""
         candidate_sets = [state.candidates() for state in states]
-        acts = [[candidates.act(index) for index in range(len(candidates))] for candidates in candidate_sets]
+        acts = [_acts(candidates.phrases, candidates.kinds) for candidates in candidate_sets]
         return acts, self._logprobs(candidate_sets)[0]
 
     # -- training ----------------------------------------------------------------------------------------------
@@ -330,6 +340,13 @@ class CandidateAgent(Policy):
                 f"{directory / WEIGHTS_FILE} holds weights that are not finite: train it again"
             )
         self.module.load_state_dict(weights)
+
+
+@lru_cache(maxsize=1 << 14)
+def _acts(phrases: tuple[str, ...], kinds: int) -> tuple[Act, ...]:
+    """The act of every candidate."""
+    candidates = CandidateSet(phrases, np.zeros((len(phrases), 0), dtype=np.uint8), kinds=kinds)
+    return tuple(candidates.act(index) for index in range(len(candidates)))
 
 
 def _start(episode: Episode) -> _State:

@@ -30,7 +30,7 @@ from ..tasks import TaskSampler
 from .exact import ExactValues
 from .gradients import gradient_scores, score_vectors
 from .monte_carlo import check_reachable, continue_episodes
-from .scores import Rounds, credit_scores, gather_rounds, score_intervals
+from .scores import NEGLIGIBLE, Rounds, credit_scores, gather_rounds, score_intervals
 from .truth import TrueCredit
 
 __all__ = ["AuditSettings", "CreditAudit", "RuleScore", "Sampled", "audit_credit", "trainer_credit"]
@@ -52,6 +52,7 @@ class AuditSettings:
         error: standard error of an advantage (monte-carlo).
         continuations: of each state at most (monte-carlo).
         max_states: states of `_TASKS_AT_ONCE` questions at most (exact).
+        negligible: an advantage up to this size counts as zero.
         num_envs: episodes played at once.
         seed: of questions, episodes and continuations.
     """
@@ -62,6 +63,7 @@ class AuditSettings:
     error: float = 0.05
     continuations: int = 200
     max_states: int = 300_000
+    negligible: float = NEGLIGIBLE
     num_envs: int = 256
     seed: int = 0
 
@@ -218,10 +220,9 @@ def _plays_alone(algorithm: Algorithm) -> bool:
     """Whether an algorithm collects episodes in another way than playing every question `group_size` times."""
     from ..algorithms.grpo import GRPO
 
-    kind = type(algorithm)
     if isinstance(algorithm, GRPO):
-        return kind.play is not GRPO.play or kind.collect is not GRPO.collect
-    return kind.collect is not Algorithm.collect
+        return type(algorithm).play is not GRPO.play or type(algorithm).collect is not GRPO.collect
+    return type(algorithm).collect is not Algorithm.collect
 
 
 def _differs(config: EnvConfig, other: EnvConfig) -> bool:
@@ -304,7 +305,7 @@ def _enumerate(
     return Sampled(
         groups,
         ordered,
-        gather_rounds(episodes, ordered),
+        gather_rounds(episodes, ordered, settings.negligible),
         score_vectors(policy, episodes),
         gradient.numpy(),
         {"states": states, "environment steps": transitions},
@@ -330,7 +331,8 @@ def _continue(
     truth = continue_episodes(
         policy, envs, recorded, settings.error, settings.continuations, settings.seed, note
     )
-    return Sampled(groups, truth, gather_rounds(recorded, truth), counts={"continuations": played})
+    rounds = gather_rounds(recorded, truth, settings.negligible)
+    return Sampled(groups, truth, rounds, counts={"continuations": played})
 
 
 def _reference(label: str, sampled: Sampled, seed: int) -> RuleScore:

@@ -48,11 +48,13 @@ class _Transition:
         reward: of the step.
         observation: what the agent sees next; "" at the end.
         snapshot: the state after it; None at the end.
+        key: equal for environment states with the same future.
     """
 
     reward: float
     observation: str
     snapshot: Snapshot | None
+    key: Hashable
 
 
 @dataclass(slots=True)
@@ -62,6 +64,7 @@ class _Node:
     Attributes:
         state: what the policy acts on.
         snapshot: the environment.
+        key: see `_Transition`.
         column: message -> the first of its columns.
         logprobs_C: log-probability of each act.
         rewards_C: reward of each act.
@@ -74,6 +77,7 @@ class _Node:
 
     state: Any
     snapshot: Snapshot
+    key: Hashable
     column: dict[str, int] = field(default_factory=dict)
     logprobs_C: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     rewards_C: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -227,49 +231,52 @@ class ExactValues:
             tasks = dict(enumerate(task_ids[begin : begin + width]))
             for slot, start in self._envs.start(tasks).items():
                 state = self._lister.start_state(start.observation, self._envs.config.feedback_calls)
-                nodes.append(_Node(state, self._envs.snapshot(slot), reach=weights[begin + slot]))
+                snapshot = self._envs.snapshot(slot)
+                key = _environment_key(snapshot, self._envs.config)
+                nodes.append(_Node(state, snapshot, key, reach=weights[begin + slot]))
         return nodes
 
     def _expand(self, level: list[_Node]) -> list[_Node]:
         """Fill in the acts of a level's states; returns their successors, each once."""
         config = self._envs.config
-        listed: list[list[Act]] = []
+        listed: list[tuple[Act, ...]] = []
         for begin in range(0, len(level), _BATCH):
             nodes = level[begin : begin + _BATCH]
             acts, logprobs_BC = self._lister.act_logprobs([node.state for node in nodes])
             listed += acts
             for node, acts_C, logprobs_C in zip(nodes, acts, logprobs_BC.double().numpy(), strict=True):
-                node.logprobs_C = logprobs_C[: len(acts_C)].copy()
-        environment = [_environment_key(node.snapshot, config) for node in level]
-        messages = [[config.dialect.write(act) for act in acts] for acts in listed]
+                kept_C = logprobs_C[: len(acts_C)]
+                node.logprobs_C = kept_C - np.logaddexp.reduce(kept_C)  # single precision sums to 1 ± 1e-7
+        written: dict[tuple[Act, ...], list[str]] = {}
+        for of_node in listed:
+            if of_node not in written:
+                written[of_node] = [config.dialect.write(act) for act in of_node]
+        messages = [written[of_node] for of_node in listed]
         self._play(
             {
-                (key, message): node.snapshot
-                for node, key, of_node in zip(level, environment, messages, strict=True)
-                for message in of_node
+                (node.key, message): node.snapshot
+                for node, texts in zip(level, messages, strict=True)
+                for message in texts
             }
         )
         below: list[_Node] = []
         place: dict[Hashable, int] = {}
-        for node, key, acts, of_node in zip(level, environment, listed, messages, strict=True):
-            count = len(acts)
+        for node, acts_C, texts in zip(level, listed, messages, strict=True):
+            count = len(acts_C)
             node.rewards_C, node.child_C = np.zeros(count), np.full(count, -1)
             probs_C = node.probs_C
-            for column, (act, message) in enumerate(zip(acts, of_node, strict=True)):
+            for column, (act, message) in enumerate(zip(acts_C, texts, strict=True)):
                 node.column.setdefault(message, column)
-                transition = self._played[key, message]
+                transition = self._played[node.key, message]
                 node.rewards_C[column] = transition.reward
                 if transition.snapshot is None:
                     continue
                 state = self._lister.next_state(node.state, act, transition.observation)
-                child_key = (
-                    _environment_key(transition.snapshot, config),
-                    self._lister.state_key(state),
-                )
+                child_key = transition.key, self._lister.state_key(state)
                 child = place.get(child_key)
                 if child is None:
                     child = place[child_key] = len(below)
-                    below.append(_Node(state, transition.snapshot))
+                    below.append(_Node(state, transition.snapshot, transition.key))
                 node.child_C[column] = child
                 below[child].reach += node.reach * probs_C[column]
                 chars = node.chars + len(message) + len(transition.observation)
@@ -294,7 +301,12 @@ class ExactValues:
                     )
                 ended = record.outcome is not None
                 after = None if ended else self._envs.snapshot(slot)
-                self._played[key, message] = _Transition(record.reward, record.observation, after)
+                self._played[key, message] = _Transition(
+                    record.reward,
+                    record.observation,
+                    after,
+                    None if after is None else _environment_key(after, self._envs.config),
+                )
         self.transitions += len(missing)
 
     def _back_up(self, depth: int) -> None:

@@ -202,7 +202,7 @@ def _unsure(
                 state, have = states[end], len(states[end].returns)
                 # Each end may contribute an equal part of the variance.
                 enough = int(np.ceil(have * len(ends) * state.variance(extremes) / error**2))
-                more = min(max(enough, have + 2), most, 2 * have + _FIRST) - have
+                more = min(max(enough, have + have // 8 + 2), most, 2 * have + _FIRST) - have
                 if more > 0:
                     wanted[end] = max(more, wanted.get(end, 0))
     return wanted
@@ -212,8 +212,8 @@ def _true_credit(episode: Episode, states: Sequence[_State], extremes: tuple[flo
     rewards_R = np.array([record.reward for record in episode.rounds])
 
     def advantages(values: list[float]) -> NDArray[np.float64]:
-        after = np.array([*values[1:], 0.0])
-        return rewards_R + after - np.array(values)
+        gained_R: NDArray[np.float64] = np.diff([*values, 0.0])
+        return rewards_R + gained_R
 
     return TrueCredit(
         episode.episode_id,

@@ -1,7 +1,7 @@
 """How close credit is to the truth.
 
-One value of credit c and one true advantage A per round. A round counts as neutral if its act changes nothing: |A| is at
-most 1e-9 where values were enumerated, at most two standard errors where they were estimated.
+One value of credit c and one true advantage A per round. A round counts as neutral if its act changes next to nothing: |A| is
+at most `negligible` or, where values were estimated, at most two standard errors.
 
     sign            mean of sign(c)·sign(A) over rounds that are not neutral: 1 all agree, −1 all are reversed; c = 0 counts 0
     pearson         correlation of c and A over all rounds
@@ -28,9 +28,18 @@ from searchgym.statistics import Interval, percentile_interval
 
 from .truth import TrueCredit
 
-__all__ = ["SCORES", "Rounds", "credit_scores", "gather_rounds", "rank_correlation", "score_intervals"]
+__all__ = [
+    "NEGLIGIBLE",
+    "SCORES",
+    "Rounds",
+    "credit_scores",
+    "gather_rounds",
+    "rank_correlation",
+    "score_intervals",
+]
 
-_EXACT = 1e-9
+NEGLIGIBLE = 0.01
+_CONSTANT = 1e-9
 _RESAMPLES = 200
 
 
@@ -75,12 +84,15 @@ class Rounds:
         return chosen, place_R
 
 
-def gather_rounds(episodes: Sequence[Episode], truth: Sequence[TrueCredit]) -> Rounds:
+def gather_rounds(
+    episodes: Sequence[Episode], truth: Sequence[TrueCredit], negligible: float = NEGLIGIBLE
+) -> Rounds:
     """The rounds of episodes with their true credit.
 
     Args:
         episodes: E episodes.
         truth: the true credit of each.
+        negligible: an advantage up to this size, in units of the return, counts as zero.
     """
     true_R = np.concatenate([np.zeros(0), *(t.advantages_R for t in truth)])
     errors_R = np.concatenate([np.zeros(0), *(t.errors_R for t in truth)])
@@ -88,7 +100,7 @@ def gather_rounds(episodes: Sequence[Episode], truth: Sequence[TrueCredit]) -> R
     tasks = {task: i for i, task in enumerate(dict.fromkeys(episode.task_id for episode in episodes))}
     return Rounds(
         true_R,
-        np.abs(true_R) <= np.maximum(_EXACT, 2 * errors_R),
+        np.abs(true_R) <= np.maximum(negligible, 2 * errors_R),
         np.array(answers, dtype=bool),
         np.repeat(np.arange(len(episodes)), [len(episode.rounds) for episode in episodes]),
         np.array([tasks[episode.task_id] for episode in episodes], dtype=np.int64),
@@ -97,6 +109,8 @@ def gather_rounds(episodes: Sequence[Episode], truth: Sequence[TrueCredit]) -> R
 
 def _sign(rounds: Rounds, credit_R: NDArray[np.float64]) -> float:
     decided_R = ~rounds.neutral_R
+    if not decided_R.any():
+        return np.nan
     return float(np.mean(np.sign(credit_R[decided_R]) * np.sign(rounds.true_R[decided_R])))
 
 
@@ -113,7 +127,7 @@ def _within(rounds: Rounds, credit_R: NDArray[np.float64]) -> float:
     correlations = [
         rank_correlation(true, credit)
         for true, credit in zip(np.split(rounds.true_R, cuts), np.split(credit_R, cuts), strict=True)
-        if len(true) > 1 and np.ptp(true) > _EXACT
+        if len(true) > 1 and np.ptp(true) > _CONSTANT
     ]
     return float(np.mean(correlations)) if correlations else np.nan
 
