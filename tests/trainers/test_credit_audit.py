@@ -14,7 +14,7 @@ import torch
 from searchgym.agents.candidate import CandidateAgent
 from searchgym.agents.candidate.features import FEATURES
 from searchgym.env.vector import SearchVectorEnv, make_vec
-from searchgym.errors import ConfigError
+from searchgym.errors import ConfigError, RunDirectoryError
 from searchgym.rollouts.collection import agent_context_of, collect
 from searchgym.trainers.algorithms.cw_grpo import CWGRPO
 from searchgym.trainers.algorithms.grpo import GRPO
@@ -29,6 +29,7 @@ from searchgym.trainers.credit_audit.scores import (
     rank_correlation,
     score_intervals,
 )
+from searchgym.trainers.credit_audit.store import ContinuationStore
 from searchgym.trainers.credit_audit.truth import TrueCredit
 
 COLUMN = {name: i for i, name in enumerate(FEATURES)}
@@ -308,6 +309,52 @@ def test_the_audit_recognises_a_rule_that_is_right(envs: SearchVectorEnv, method
     assert (audit.floor["pearson"] == pytest.approx(1.0)) is (method == "exact")
     assert bool(rules["grpo"].gradient) is (method == "exact")
     assert all(torch.equal(value, before[name]) for name, value in agent.module.state_dict().items())
+
+
+def test_an_interrupted_audit_continues(solved: Any, plain: Any, tmp_path: Path) -> None:
+    agent, _, episodes = solved
+    some, path = episodes[::40], tmp_path / "continuations.jsonl"
+    whole = continue_episodes(agent, plain, some, error=0.1, most=50, seed=1)
+    with ContinuationStore(path, {"seed": 1}) as store:
+        continue_episodes(agent, plain, some[:4], error=0.1, most=50, seed=1, store=store)
+    path.write_bytes(path.read_bytes() + b'{"state": "cut of')
+    played: list[int] = []
+    with ContinuationStore(path, {"seed": 1}) as store:
+        again = continue_episodes(
+            agent, plain, some, 0.1, 50, 1, lambda done, planned: played.append(done), store
+        )
+    for one, other in zip(whole, again, strict=True):
+        assert one.advantages_R.tolist() == pytest.approx(other.advantages_R.tolist(), abs=0.4)
+    before = path.read_bytes()
+    played.clear()
+    with ContinuationStore(path, {"seed": 1}) as store:
+        repeated = continue_episodes(
+            agent, plain, some, 0.1, 50, 1, lambda done, planned: played.append(done), store
+        )
+    assert not played
+    assert path.read_bytes() == before
+    for one, other in zip(again, repeated, strict=True):
+        assert one.advantages_R.tolist() == other.advantages_R.tolist()
+        assert one.errors_R.tolist() == other.errors_R.tolist()
+
+
+def test_continuations_of_something_else_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "continuations.jsonl"
+    with ContinuationStore(path, {"policy": "a", "seed": 1}) as store:
+        store.add({"s": [1.0, 0.0]})
+        with pytest.raises(RunDirectoryError, match="in use"):
+            ContinuationStore(path, {"policy": "a", "seed": 1})
+    with pytest.raises(RunDirectoryError, match="another policy"):
+        ContinuationStore(path, {"policy": "b", "seed": 1})
+    lines = path.read_text().splitlines()
+    for damaged in (
+        "{",
+        '{"state": "s", "first": 5, "returns": [1]}',
+        '{"state": "s", "first": 2, "returns": ["x"]}',
+    ):
+        path.write_text("\n".join([*lines, damaged]) + "\n")
+        with pytest.raises(RunDirectoryError, match="damaged"):
+            ContinuationStore(path, {"policy": "a", "seed": 1})
 
 
 RULE = '''

@@ -6,10 +6,14 @@ adds the feedback act) or plays in its own way (Tree-GRPO) is scored on episodes
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +35,7 @@ from .exact import ExactValues
 from .gradients import gradient_scores, score_vectors
 from .monte_carlo import check_reachable, continue_episodes
 from .scores import NEGLIGIBLE, Rounds, credit_scores, gather_rounds, score_intervals
+from .store import ContinuationStore
 from .truth import TrueCredit
 
 __all__ = ["AuditSettings", "CreditAudit", "RuleScore", "Sampled", "audit_credit", "trainer_credit"]
@@ -142,6 +147,7 @@ def audit_credit(
     trainers: Mapping[str, Algorithm],
     settings: AuditSettings,
     on_progress: Callable[[str], None] = lambda text: None,
+    directory: Path | None = None,
 ) -> CreditAudit:
     """Score the credit of trainers against the truth.
 
@@ -151,6 +157,7 @@ def audit_credit(
         trainers: label -> algorithm, not set up yet.
         settings: how many episodes and which method.
         on_progress: called with what is being done.
+        directory: keeps the continuations (monte-carlo), so that an interrupted audit can be repeated and continues.
 
     Raises:
         ConfigError: a trainer that cannot learn in this environment, a policy that cannot be enumerated or continued, or
@@ -160,12 +167,13 @@ def audit_credit(
         check_reachable(settings.error, settings.continuations)
     configs = {label: algorithm.configure_env(config) for label, algorithm in trainers.items()}
     on_progress("episodes of all trainers")
-    shared = _sample(policy, config, settings, on_progress)
+    shared = _sample(policy, config, settings, on_progress, directory and directory / "continuations.jsonl")
     rules = [_reference(label, shared, settings.seed) for label in REFERENCES]
     for label, algorithm in trainers.items():
         on_progress(f"trainer {label}")
         own = _plays_alone(algorithm) or _differs(configs[label], config)
-        sampled = _sample(policy, configs[label], settings, on_progress, algorithm) if own else shared
+        place = directory and directory / f"continuations-{label}.jsonl"
+        sampled = _sample(policy, configs[label], settings, on_progress, place, algorithm) if own else shared
         rules.append(_score_trainer(label, algorithm, policy, sampled, not own, settings))
     halves = [np.concatenate([t.replicas_2R[half] for t in shared.truth]) for half in (0, 1)]
     floor = credit_scores(replace(shared.rounds, true_R=halves[0]), halves[1])
@@ -237,6 +245,7 @@ def _sample(
     config: EnvConfig,
     settings: AuditSettings,
     on_progress: Callable[[str], None],
+    place: Path | None = None,
     algorithm: Algorithm | None = None,
 ) -> Sampled:
     """Play episodes and compute their true credit.
@@ -246,6 +255,7 @@ def _sample(
         config: the environment.
         settings: how many and how.
         on_progress: see `audit_credit`.
+        place: the file of the continuations.
         algorithm: collects in its own way; None: every question is played `group_size` times.
     """
     envs = SearchVectorEnv.from_config(config, settings.num_envs)
@@ -269,7 +279,7 @@ def _sample(
     sampled = (
         _enumerate(policy, plain, groups, settings)
         if settings.method == "exact"
-        else _continue(policy, plain, groups, settings, on_progress)
+        else _continue(policy, plain, groups, settings, on_progress, place)
     )
     sampled.counts["seconds"] = time.process_time() - started
     return sampled
@@ -318,6 +328,7 @@ def _continue(
     groups: list[Group],
     settings: AuditSettings,
     on_progress: Callable[[str], None],
+    place: Path | None,
 ) -> Sampled:
     here = env_fingerprint(envs.config)
     recorded = [replace(episode, env=here) for group in groups for episode in group]
@@ -328,11 +339,27 @@ def _continue(
         played = done
         on_progress(f"{done:,} of {planned:,} continuations")
 
-    truth = continue_episodes(
-        policy, envs, recorded, settings.error, settings.continuations, settings.seed, note
-    )
+    with ExitStack() as stack:
+        store = None
+        if place is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            made_with = {"policy": _weights_digest(policy), "environment": here, "seed": settings.seed}
+            store = stack.enter_context(ContinuationStore(place, made_with))
+        truth = continue_episodes(
+            policy, envs, recorded, settings.error, settings.continuations, settings.seed, note, store
+        )
     rounds = gather_rounds(recorded, truth, settings.negligible)
     return Sampled(groups, truth, rounds, counts={"continuations": played})
+
+
+def _weights_digest(policy: Policy) -> str:
+    """Digest of what the policy plays with."""
+    digest = hashlib.blake2b(json.dumps(policy.describe(), sort_keys=True).encode(), digest_size=16)
+    digest.update(f"{policy.temperature} {policy.top_p}".encode())
+    for name, value in policy.module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _reference(label: str, sampled: Sampled, seed: int) -> RuleScore:

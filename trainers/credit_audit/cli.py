@@ -140,7 +140,7 @@ def credit() -> None:
     "--out",
     type=click.Path(path_type=Path),
     group=OUTPUT,
-    help="Write report.md, audit.json and audit.png into this directory.",
+    help="Write report.md, audit.json and audit.png into this directory. Continuations are kept there too: an interrupted audit continues when the command is repeated.",
 )
 @config_option
 def audit(
@@ -200,6 +200,7 @@ def audit(
             opened,
             AuditSettings(method=method, **settings),  # type: ignore[arg-type]  # one of the choices
             lambda text: status.update(f"audit: {text}"),
+            out,
         )
     Console().print(_table(result))
     if not any(episode.reward for episode in result.sampled.episodes):

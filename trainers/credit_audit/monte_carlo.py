@@ -16,7 +16,8 @@ even and the odd continuations, give the noise floor.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,11 +30,13 @@ from searchgym.errors import ConfigError, TrainingError
 from searchgym.rollouts.collection import collect
 from searchgym.rollouts.starts import Start
 
+from .store import ContinuationStore
 from .truth import TrueCredit
 
 __all__ = ["check_reachable", "continue_episodes", "needed_continuations"]
 
 _FIRST = 16  # continuations of every state before the first estimate of its error
+_PART = 4096  # continuations played in one go; after an interruption at most these are played again
 Key = tuple[str, tuple[str, ...]]
 
 
@@ -43,10 +46,12 @@ class _State:
 
     Attributes:
         start: how to get there.
+        name: digest of the question and the acts before it.
         returns: what the continuations returned.
     """
 
     start: Start
+    name: str
     returns: list[float] = field(default_factory=list)
 
     @property
@@ -113,6 +118,7 @@ def continue_episodes(
     most: int = 200,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    store: ContinuationStore | None = None,
 ) -> list[TrueCredit]:
     """The true credit of episodes, estimated by continuing each from each of its rounds.
 
@@ -124,6 +130,7 @@ def continue_episodes(
         most: continuations of each state at most.
         seed: of the continuations.
         on_progress: called with the number of continuations played and planned so far.
+        store: keeps the continuations, and gives those that were played before an interruption.
 
     Returns:
         One entry per episode.
@@ -141,16 +148,19 @@ def continue_episodes(
         for t, key in enumerate(path):
             if key not in states:
                 start = Start(episode.task_id, prefix=episode, fork_round=t) if t else Start(episode.task_id)
-                states[key] = _State(start)
+                states[key] = _State(start, _digest(key))
+                if store is not None:
+                    states[key].returns += store.returns(states[key].name)[:most]
         paths.append(path)
-    played, wanted = 0, dict.fromkeys(states, min(_FIRST, most))
+    wanted = {key: n for key, s in states.items() if (n := min(_FIRST, most) - len(s.returns)) > 0}
+    wanted = wanted or _unsure(states, paths, error, most)
     while wanted:
-        planned = played + sum(wanted.values())
-        _play(policy, envs, [(states[key], count) for key, count in wanted.items()], seed)
-        played = planned
+        planned = sum(wanted.values()) + sum(len(state.returns) for state in states.values())
+        for part in _parts(wanted):
+            _play(policy, envs, [(states[key], count) for key, count in part], seed, store)
+            if on_progress is not None:
+                on_progress(sum(len(state.returns) for state in states.values()), planned)
         wanted = _unsure(states, paths, error, most)
-        if on_progress is not None:
-            on_progress(played, played + sum(wanted.values()))
     extremes = _extremes(states.values())
     return [
         _true_credit(episode, [states[key] for key in path], extremes)
@@ -158,7 +168,25 @@ def continue_episodes(
     ]
 
 
-def _play(policy: Policy, envs: SearchVectorEnv, wanted: Sequence[tuple[_State, int]], seed: int) -> None:
+def _parts(wanted: dict[Key, int]) -> Iterator[list[tuple[Key, int]]]:
+    """Divide continuations into parts of about `_PART`; a part that was played is stored."""
+    part: list[tuple[Key, int]] = []
+    for item in wanted.items():
+        part.append(item)
+        if sum(count for _, count in part) >= _PART:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _play(
+    policy: Policy,
+    envs: SearchVectorEnv,
+    wanted: Sequence[tuple[_State, int]],
+    seed: int,
+    store: ContinuationStore | None,
+) -> None:
     """Add continuations to states."""
     starts, seeds, owners = [], [], []
     for state, count in wanted:
@@ -170,13 +198,20 @@ def _play(policy: Policy, envs: SearchVectorEnv, wanted: Sequence[tuple[_State, 
         continued = collect(envs, policy, starts=starts, seeds=seeds)
     except NotImplementedError as missing:
         raise ConfigError(f"{missing}: its true values cannot be estimated") from missing
+    fresh: dict[str, list[float]] = {}
     for state, episode in zip(owners, continued, strict=True):
         if not episode.valid_for_training:
             raise TrainingError(
                 f"a continuation of task {episode.task_id!r} ended with {episode.outcome.stop_reason}: values need an "
                 "environment that does not fail; check the retriever and the judge"
             )
-        state.returns.append(sum(record.reward for record in episode.rounds[state.start.fork_round :]))
+        fresh.setdefault(state.name, []).append(
+            sum(record.reward for record in episode.rounds[state.start.fork_round :])
+        )
+    for state, _ in wanted:
+        state.returns += fresh[state.name]
+    if store is not None:
+        store.add(fresh)
 
 
 def _extremes(states: Iterable[_State]) -> tuple[float, float]:
@@ -224,6 +259,10 @@ def _true_credit(episode: Episode, states: Sequence[_State], extremes: tuple[flo
         ),
         np.stack([advantages([state.replica(half) for state in states]) for half in (0, 1)]),
     )
+
+
+def _digest(key: Key) -> str:
+    return hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
 
 
 def _seed(seed: int, task_id: str, index: int) -> int:
