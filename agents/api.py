@@ -7,7 +7,11 @@ its key covers the endpoint, the model, the sampling fields, the conversation an
 that was interrupted, or whose budget was spent, continues where it stopped when it is run again.
 
 In the tags dialect, actions are plain text, stopped at a closing tag. In the tools dialect, the API's own tool calls are
-translated into the dialect's text for the environment (with native_tools=False, actions are plain text there too).
+translated into the dialect's text for the environment (with native_tools=False, actions are plain text there too; a server
+that sends tool calls nevertheless is understood).
+
+A server applies a stop string anywhere, also where a thought only quotes a closing tag. If a reply stopped there, it is
+asked for again without stop strings, and cut at the end of its act here.
 
 If a request is not answered after the client's retries, its episode ends with `AGENT_FAILED` and is not scored: an
 infrastructure failure says nothing about the model. Episodes hold no tokens, so the agent cannot be trained.
@@ -17,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,11 +29,14 @@ from hashlib import blake2b
 from typing import Any
 
 from searchgym.agent import Agent, AgentContext, Turn
+from searchgym.calls import call_arguments, json_text
 from searchgym.checks import boolean
-from searchgym.dialects import ToolsDialect
+from searchgym.dialects import Dialect, ToolsDialect
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import BudgetSpentError, ConfigError, MissingExtraError
+from searchgym.scanner import Scanner, begins_inside
 from searchgym.signatures import takes_options
+from searchgym.terminal import get_logger
 
 try:
     from searchgym.endpoint import event_loop
@@ -42,8 +49,9 @@ except ModuleNotFoundError as missing:
 
 __all__ = ["APIAgent"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _OWNER = "agent 'api'"
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 @dataclass(slots=True)
@@ -67,7 +75,7 @@ class APIAgent(Agent):
 
     Args:
         native_tools: in the tools dialect, use the API's own tool calls.
-        stop: in the tags dialect, ask the server to stop at a closing tag; False for models that refuse the field.
+        stop: where actions are plain text, ask the server to stop at a closing tag; False for models that refuse the field.
         **endpoint: the options of `EndpointOptions`. `model` is required. `sample` is added to the number of each
             episode's sample. When the budget is spent, the evaluation stops with `BudgetSpentError`.
 
@@ -80,7 +88,9 @@ class APIAgent(Agent):
     reads_system_prompt = True
 
     def __init__(self, *, native_tools: bool = True, stop: bool = True, **endpoint: Any) -> None:
-        self._endpoint = CachedEndpoint(EndpointOptions.from_mapping(_OWNER, endpoint), "replies")
+        self._endpoint = self._unstopped = CachedEndpoint(
+            EndpointOptions.from_mapping(_OWNER, endpoint), "replies"
+        )
         self._endpoint.check_store()
         self._native_tools = boolean(f"{_OWNER}: native_tools", native_tools)
         self._stop = boolean(f"{_OWNER}: stop", stop)
@@ -88,6 +98,9 @@ class APIAgent(Agent):
         self._begun: Counter[str] = Counter()
         self._cached = 0
         self._fatal_error = ""  # why nothing more is sent in this evaluation
+        self._hides_thoughts: bool | None = (
+            None  # whether replies begin inside a thought; None: not known yet
+        )
 
     def costs(self) -> dict[str, float]:
         """See `Agent`: calls, input_tokens, output_tokens, usd, and the replies found in the cache."""
@@ -99,6 +112,7 @@ class APIAgent(Agent):
         self._chats.clear()
         self._begun.clear()
         self._fatal_error = ""
+        self._hides_thoughts = None
         dialect = agent_context.dialect
         fields: dict[str, Any] = {}
         self._system = agent_context.system_prompt
@@ -108,11 +122,12 @@ class APIAgent(Agent):
             fields["tools"] = dialect.tools(feedback=feedback, max_queries=queries)
             listed = dialect.tool_section(feedback=feedback, max_queries=queries)
             self._system = self._system.replace(listed, "")
-        elif self._stop:
-            fields["stop"] = list(dialect.stop_strings)
+        self._stops = self._stop and not self._uses_tools
         self._endpoint.close()
-        self._endpoint = self._endpoint.with_request(fields)
-        self._key = digest(self._endpoint.identity)
+        self._unstopped.close()
+        self._unstopped = self._endpoint.with_request(fields)
+        stopping = fields | {"stop": list(dialect.stop_strings)} if self._stops else fields
+        self._endpoint = self._endpoint.with_request(stopping)
 
     def begin(self, slots: Sequence[int]) -> None:
         """See `Agent`."""
@@ -158,7 +173,7 @@ class APIAgent(Agent):
         for chat, observation in zip(chats, observations, strict=True):
             self._append_observation(chat, observation)
         turns: list[str | Turn] = []
-        for chat, reply in zip(chats, self._replies(chats), strict=True):
+        for chat, reply in zip(chats, self._whole_replies(chats), strict=True):
             if isinstance(reply, RequestError):
                 turns.append(Turn("", stop=StopReason.AGENT_FAILED))
             else:
@@ -185,33 +200,58 @@ class APIAgent(Agent):
 
     def _append_reply(self, chat: _Chat, reply: Reply) -> str:
         """Add a reply to the conversation; returns the message for the environment."""
-        if self._uses_tools and reply.calls:
-            chat.open_calls = reply.calls
-            calls = [
-                {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
-                for c in reply.calls
-            ]
-            chat.messages.append({"role": "assistant", "content": reply.text or None, "tool_calls": calls})
-            return "\n".join([reply.text, *map(_written_call, reply.calls)]).lstrip()
-        text = reply.text
+        dialect, text = self.agent_context.dialect, reply.text
+        if reply.calls and not dialect.read(text).blocks:  # some servers leave the calls in the text, too
+            text = "\n".join([text, *map(_written_call, reply.calls)]).lstrip()
+        opening = "<think>" if self._hides_thoughts and begins_inside(text) else ""
+        text = opening + text
         if not self._uses_tools:
-            stopped = self._stop and not reply.cut_off
-            text = _truncate_at_stop(text, self.agent_context.dialect.stop_strings, stopped)
-        chat.messages.append({"role": "assistant", "content": text})
+            text = dialect.cut(text)
+        if self._uses_tools and reply.calls:
+            chat.open_calls, sent = _sendable(reply.calls)
+            chat.messages.append({"role": "assistant", "content": reply.text, "tool_calls": sent})
+        else:
+            chat.messages.append({"role": "assistant", "content": text.removeprefix(opening)})
         return text
 
-    def _replies(self, chats: list[_Chat]) -> list[Reply | RequestError]:
+    def _whole_replies(self, chats: list[_Chat]) -> list[Reply | RequestError]:
+        """One reply to each conversation, asked for again without stop strings where it stopped inside something."""
+        if not self._stops or self._hides_thoughts:
+            return self._replies(chats, self._unstopped)
+        replies = self._replies(chats, self._endpoint)
+        dialect = self.agent_context.dialect
+        stopped: dict[int, Reply] = {}
+        for n, reply in enumerate(replies):
+            if isinstance(reply, Reply) and not (reply.cut_off or reply.calls):
+                replies[n] = stopped[n] = replace(reply, text=dialect.close(reply.text))
+        if any(begins_inside(reply.text) for reply in stopped.values()):
+            self._hides_thoughts = True
+        for n, reply in stopped.items():
+            if self._hides_thoughts is None and _is_bare(dialect.read(reply.text), reply.text):
+                (whole,) = self._replies([chats[n]], self._unstopped)
+                if isinstance(whole, Reply) and not whole.cut_off:
+                    self._hides_thoughts = begins_inside(whole.text)
+        again = [n for n, reply in stopped.items() if self._hides_thoughts or _is_open(dialect, reply.text)]
+        fresh = self._replies([chats[n] for n in again], self._unstopped) if again else []
+        whole_replies = dict(zip(again, fresh, strict=True))
+        return [whole_replies.get(n, reply) for n, reply in enumerate(replies)]
+
+    def _replies(self, chats: list[_Chat], endpoint: CachedEndpoint) -> list[Reply | RequestError]:
+        """One reply to each conversation, from the cache or from the server."""
+        key = digest(endpoint.identity)
         keys = [
-            blake2b(json.dumps([c.sample, c.messages]).encode(), key=self._key, digest_size=32).digest()
+            blake2b(json.dumps([c.sample, c.messages]).encode(), key=key, digest_size=32).digest()
             for c in chats
         ]
-        replies = [None if value is None else _read(value) for value in self._endpoint.kept(keys)]
+        replies = [None if value is None else _read(value) for value in endpoint.kept(keys)]
         self._cached += sum(reply is not None for reply in replies)
         missing = [n for n, reply in enumerate(replies) if reply is None]
-        meter = self._endpoint.meter
+        meter = endpoint.meter
         before = meter.calls
         fetched = (
-            event_loop.run(self._ask([(keys[n], chats[n].messages) for n in missing])) if missing else []
+            event_loop.run(self._ask([(keys[n], chats[n].messages) for n in missing], endpoint))
+            if missing
+            else []
         )
         failed = [reply for reply in fetched if isinstance(reply, RequestError)]
         if failed and before == meter.calls == 0:
@@ -221,9 +261,10 @@ class APIAgent(Agent):
         fresh = iter(fetched)
         return [next(fresh) if reply is None else reply for reply in replies]
 
-    async def _ask(self, requests: list[tuple[bytes, list[dict[str, Any]]]]) -> list[Reply | RequestError]:
+    async def _ask(
+        self, requests: list[tuple[bytes, list[dict[str, Any]]]], endpoint: CachedEndpoint
+    ) -> list[Reply | RequestError]:
         """Send requests at once; a reply is on its way to the disk as soon as it has arrived."""
-        endpoint = self._endpoint
         saving: list[asyncio.Task[None]] = []
 
         async def ask_one(key: bytes, messages: list[dict[str, Any]]) -> Reply | RequestError:
@@ -265,29 +306,60 @@ class APIAgent(Agent):
         return [replies[n] for n in range(len(requests))]
 
 
-def _truncate_at_stop(text: str, stops: Sequence[str], stopped: bool) -> str:
-    """A message up to its first stop string.
+def _is_open(dialect: Dialect, text: str) -> bool:
+    """Whether a reply that stopped at a closing tag is still inside a thought or an act, or shows nothing of either."""
+    scanner = dialect.scanner()
+    return not scanner.feed(text) and (scanner.depth > 0 or scanner.name != "" or not text.strip())
 
-    Args:
-        text: the message.
-        stops: closing tags.
-        stopped: the server stopped at a stop string, and left it out of the message: it is added again.
+
+def _is_bare(scanner: Scanner, text: str) -> bool:
+    """Whether a reply that a stop string may have ended has words before its act, or no act, and no thought tag.
+
+    Either they are no thought, or the server's chat template has opened one, and the closing tag is quoted in it.
     """
-    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
-    if ends:
-        return text[: min(ends)]
-    opened, stop = max((text.rfind(stop.replace("/", "")), stop) for stop in stops)
-    return text + stop if stopped and opened >= 0 else text
+    if scanner.thoughts:
+        return False
+    if not scanner.blocks:
+        return True
+    act = scanner.blocks[0]
+    return act.end == len(text.rstrip()) and not text.lstrip().startswith(f"<{act.name}>")
 
 
 def _written_call(call: ToolCall) -> str:
     """A call in the tools dialect. Arguments that are not JSON stay as they are; the environment reports them."""
     try:
-        arguments = json.dumps(json.loads(call.arguments))
-    except ValueError:
-        arguments = call.arguments
-    body = f'{{"name": {json.dumps(call.name)}, "arguments": {arguments}}}'
-    return f"<tool_call>\n{body.replace('<', chr(92) + 'u003c')}\n</tool_call>"
+        # A number with a point stays as it was written: 3.50 is another answer than 3.5.
+        written = json_text({"name": call.name, "arguments": json.loads(call.arguments, parse_float=str)})
+    except (ValueError, RecursionError):
+        written = f'{{"name": {json_text(call.name)}, "arguments": {call.arguments}}}'.replace("<", "\\u003c")
+    return f"<tool_call>\n{written}\n</tool_call>"
+
+
+def _sendable(calls: Sequence[ToolCall]) -> tuple[tuple[ToolCall, ...], list[dict[str, Any]]]:
+    """Calls in the form in which a server takes them back, however broken they came; and as messages hold them.
+
+    Every call gets an id of its own, a name that is one, and an object as arguments: servers refuse a conversation with
+    other calls, or fail on it, and the episode would be lost. What was wrong is in the result that answers the call.
+    """
+    kept: list[ToolCall] = []
+    for number, call in enumerate(calls):
+        id_ = call.id if call.id not in ("", "None", *(c.id for c in kept)) else f"call{number:05d}"
+        name = _NOT_IN_NAMES.sub("_", call.name)[:64] or "unknown"
+        arguments = call_arguments(call.arguments)
+        kept.append(
+            ToolCall(id_, name, call.arguments if _is_object(call.arguments) else json_text(arguments or {}))
+        )
+    sent = [
+        {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}} for c in kept
+    ]
+    return tuple(kept), sent
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _read(value: bytes) -> Reply | None:

@@ -35,7 +35,8 @@ def read_options(owner: str, cls: type[T], options: Mapping[str, Any]) -> T:
 def takes_options(options: type[Any]) -> Callable[[type[T]], type[T]]:
     """Class decorator for constructors that end in `**options`: their signature lists the fields of `options`.
 
-    So `inspect.signature`, and with it every check of options by name, sees the arguments that really exist.
+    So `inspect.signature`, and with it every check of options by name, sees the arguments that really exist. The
+    attribute `options_class` is `options`, whose docstring explains them.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -53,6 +54,7 @@ def takes_options(options: type[Any]) -> Callable[[type[T]], type[T]]:
             )
             for field in fields(options)
         ]
+        cls.options_class = options  # type: ignore[attr-defined]
         cls.__signature__ = inspect.Signature([*own, *listed])  # type: ignore[attr-defined]
         return cls
 

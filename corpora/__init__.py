@@ -31,7 +31,7 @@ _MODULES = {
     "Estimate": "indexing.backend",
     "IndexBackend": "indexing.backend",
     "JsonlCorpus": "datasets.jsonl",
-    "Limits": "service.app",
+    "Limits": "service.limits",
     "build_index": "indexing.backend",
     "cached_directory": "indexing.cache",
     "create_app": "service.app",

@@ -11,8 +11,8 @@ from .indexing.backend import open_index as open_index
 from .indexing.cache import cached_directory as cached_directory
 from .indexing.cache import home as home
 from .indexing.cache import verify_directory as verify_directory
-from .service.app import Limits as Limits
 from .service.app import create_app as create_app
 from .service.client import open_remote as open_remote
+from .service.limits import Limits as Limits
 from .service.server import local_service as local_service
 from .service.server import serve as serve

@@ -14,13 +14,14 @@ Departures:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from searchgym.checks import integer, number
 from searchgym.errors import ConfigError, RetrievalError
 from searchgym.question import Corpus
-from searchgym.retriever import Hit, Retriever, SearchResult
+from searchgym.retriever import Hit, Retriever, SearchResult, check_result
 from searchgym.specs import Spec, open_retriever
 
 from .indexing.arguments import check_k, check_queries
@@ -43,6 +44,7 @@ class Hybrid:
     Attributes:
         name: "hybrid".
         index_hash: digest of the parts' hashes, the weights and the depth.
+        ids_match: whether those of all parts do; see `searchgym.Retriever`.
 
     Raises:
         ConfigError: fewer than two parts, or weights or a depth that cannot be used.
@@ -58,6 +60,7 @@ class Hybrid:
         self._parts = list(parts)
         self._weights = [1.0] * len(parts) if weights is None else _check_weights(weights, len(parts))
         self._depth = integer("depth", depth, 1)
+        self.ids_match = all(getattr(part, "ids_match", True) for part in parts)
         self.index_hash = digest(
             {
                 "format": 1,
@@ -84,16 +87,19 @@ class Hybrid:
         return [self._fused(one_query, limit) for one_query in zip(*rankings, strict=True)]
 
     def _fused(self, rankings: Sequence[dict[Hit, int] | RetrievalError], k: int) -> SearchResult:
-        scores: dict[str, float] = {}
-        found: dict[str, Hit] = {}
+        scores: dict[tuple[str, str, str], float] = {}
+        found: dict[tuple[str, str, str], Hit] = {}
         for ranking, weight in zip(rankings, self._weights, strict=True):
             if isinstance(ranking, RetrievalError):
                 return ranking
+            # An id names a passage, unless this part gave it to several.
+            several = {id for id, count in Counter(hit.id for hit in ranking).items() if count > 1}
             for hit, rank in ranking.items():
-                found.setdefault(hit.id, hit)
-                scores[hit.id] = scores.get(hit.id, 0.0) + weight / (RRF_CONSTANT + rank)
-        best = sorted(scores, key=lambda id: (-scores[id], id))[:k]
-        return [found[id]._replace(score=scores[id]) for id in best]
+                key = (hit.id, hit.title, hit.text) if hit.id in several else (hit.id, "", "")
+                found.setdefault(key, hit)
+                scores[key] = scores.get(key, 0.0) + weight / (RRF_CONSTANT + rank)
+        best = sorted(scores, key=lambda key: (-scores[key], *key))[:k]
+        return [found[key]._replace(score=scores[key]) for key in best]
 
     def _ranked(self, part: Retriever, queries: list[str]) -> list[dict[Hit, int] | RetrievalError]:
         """The hits of a part for each query, with ranks from 1."""
@@ -144,9 +150,9 @@ def open_hybrid(
     Raises:
         ConfigError: see `Hybrid`; also what opening a part raises.
     """
-    if isinstance(parts, str | dict) or not isinstance(parts, Sequence):
+    if isinstance(parts, str | Mapping) or not isinstance(parts, Sequence):
         raise ConfigError(f'parts is {parts!r}: give a list of retrievers, like ["bm25", "dense"]')
-    return Hybrid([open_retriever(part, corpus) for part in parts], weights, depth)
+    return Hybrid([open_retriever(part, corpus, cached=False) for part in parts], weights, depth)
 
 
 def _ask(part: Retriever, queries: list[str], k: int) -> Sequence[SearchResult]:
@@ -158,7 +164,7 @@ def _ask(part: Retriever, queries: list[str], k: int) -> Sequence[SearchResult]:
         raise RetrievalError(
             f"part {part.name!r} of hybrid returned {len(results)} results for {len(queries)} queries"
         )
-    return results
+    return [check_result(result, part.name) for result in results]
 
 
 def _check_weights(weights: object, count: int) -> list[float]:

@@ -51,7 +51,7 @@ _EXPORTS = {
     "rollout": "rollouts.collection",
     "save_episodes": "episode",
 }
-_FUNCTIONS = ("resume", "train")
+_FUNCTIONS = ("load_run", "resume", "train")
 """Functions of the higher packages, found through the entry-point group `searchgym.functions`."""
 
 __all__ = ["__version__", *_EXPORTS, *_FUNCTIONS]

@@ -37,5 +37,6 @@ from .specs import open_corpus as open_corpus
 from .specs import open_retriever as open_retriever
 
 __version__: str
+load_run: Callable[..., Any]
 resume: Callable[..., Any]
 train: Callable[..., Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     from .question import Corpus
 
 __all__ = ["Agent", "AgentContext", "FunctionAgent", "Turn"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Setting`, which is `AgentContext` now."""
+    if name == "Setting":
+        warnings.warn("searchgym.agent.Setting is AgentContext now", DeprecationWarning, stacklevel=2)
+        return AgentContext
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import ConfigError, did_you_mean
 
-__all__ = ["boolean", "check_count", "choice", "integer", "mapping", "number", "text"]
+__all__ = ["boolean", "check_count", "choice", "integer", "mapping", "number", "plain", "text"]
 
 
 def integer(name: str, value: object, low: int | None = None, high: int | None = None) -> int:
@@ -89,9 +90,31 @@ def mapping(name: str, value: object) -> dict[str, Any]:
     Raises:
         ConfigError: `value` is something else.
     """
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return dict(value)
+    if isinstance(value, Mapping):
+        found: dict[str, Any] = plain(name, value)
+        if all(isinstance(key, str) for key in found):
+            return found
     raise ConfigError(f'{name} is {value!r:.120}: give a mapping like {{"option": value}}')
+
+
+def plain(name: str, value: Any) -> Any:
+    """A value whose mappings are dicts and whose lists are lists, e.g. from a `DictConfig` of OmegaConf (Hydra).
+
+    Tuples, strings and live objects stay as they are; a path becomes a string.
+
+    Raises:
+        ConfigError: a mapping or list cannot be read, e.g. because a value of OmegaConf is missing.
+    """
+    try:
+        if isinstance(value, Mapping):
+            return {key: plain(name, one) for key, one in value.items()}
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | tuple):
+            return [plain(name, one) for one in value]
+    except ConfigError:
+        raise
+    except Exception as error:  # of another library: interpolations, missing values
+        raise ConfigError(f"{name} cannot be read: {error}") from error
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def check_count(name: str, value: object, least: int) -> None:

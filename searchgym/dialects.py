@@ -11,80 +11,42 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from .acts import Act
+from .calls import CallError, json_text, read_call, text_argument
 from .errors import UnknownIdError
 from .question import PLAIN_DESCRIPTION
 from .retriever import Hit
+from .scanner import THOUGHT_NAMES, Grammar, Scanner
 
 __all__ = ["DIALECTS", "Act", "Dialect", "TagsDialect", "ToolsDialect", "get_dialect"]
 
 
-class Act(NamedTuple):
-    """A parsed message.
-
-    Attributes:
-        kind: "search", "answer", "feedback" or "invalid"; "none" in the record of an episode that was ended from outside.
-        queries: the search queries (kind "search").
-        draft: the draft answer to get feedback on (kind "feedback").
-        answer: the final answer (kind "answer").
-        error: why the message is invalid (kind "invalid"): one of "no_act", "several_acts", "empty_act",
-            "nested_act", "too_many_queries", "unknown_tool", "malformed_call", "feedback_off",
-            "feedback_spent", "too_long".
-    """
-
-    kind: str
-    queries: tuple[str, ...] = ()
-    draft: str = ""
-    answer: str = ""
-    error: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON data, as in `info["action"]`."""
-        return {
-            "kind": self.kind,
-            "queries": list(self.queries),
-            "draft": self.draft,
-            "answer": self.answer,
-            "error": self.error,
-        }
+def _invalid(error: str, reason: str = "") -> Act:
+    return Act("invalid", error=error, reason=reason)
 
 
-def _invalid(error: str) -> Act:
-    return Act("invalid", error=error)
-
-
-def _without_thoughts(text: str) -> str:
-    """Drop complete think blocks. Uses `str.find` because a lazy regex is quadratic in unclosed tags."""
-    kept, position = [], 0
-    while (start := text.find("<think>", position)) >= 0 and (end := text.find("</think>", start)) >= 0:
-        kept.append(text[position:start])
-        position = end + len("</think>")
-    kept.append(text[position:])
-    return "".join(kept)
-
-
-def _blocks(text: str, opening: re.Pattern[str]) -> list[tuple[str, str]]:
-    """(name, body) of the first two `<name>body</name>` (two are already too many), in linear time.
+def _plain_message(names: str, *, markup: bool = True) -> re.Pattern[str]:
+    """The usual message, to be read in one go: at most one thought, one act of these names, and no other tag anywhere.
 
     Args:
-        text: where to look. A tag that is never closed is plain text.
-        opening: matches an opening tag with its name as group 1.
+        names: names of acts, as a regular expression.
+        markup: whether a "<" may stand in it that begins none of these tags; without, matching is a quarter faster.
     """
-    blocks: list[tuple[str, str]] = []
-    unclosed: set[str] = set()
-    position = 0
-    while len(blocks) < 2 and (tag := opening.search(text, position)) is not None:
-        name, position = tag[1], tag.end()
-        if name in unclosed:
-            continue
-        end = text.find(f"</{name}>", position)
-        if end < 0:
-            unclosed.add(name)
-            continue
-        blocks.append((name, text[position:end]))
-        position = end + len(name) + 3
-    return blocks
+    text = "[^<]*"
+    if markup:
+        text = rf"[^<]*+(?:<(?!/?(?:{names}|(?i:{THOUGHT_NAMES}))>)[^<]*+)*+"
+    return re.compile(rf"{text}(?:<think>{text}</think>{text})?<({names})>({text})</\1>{text}")
+
+
+def _read(grammar: Grammar, text: str) -> Scanner:
+    """A scanner that has read a whole message."""
+    scanner = Scanner(grammar)
+    if "<" in text:
+        scanner.feed(text)
+        scanner.finish(text)
+    return scanner
 
 
 def _list_hits(hits: Sequence[Hit]) -> str:
@@ -106,7 +68,19 @@ class Dialect(Protocol):
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """Generation ends after any of these: the closing tags of an act."""
+        """The closing tags of an act. One of them ends a message only where an act is open; `scanner` knows."""
+
+    def scanner(self) -> Scanner:
+        """Reads a message piece by piece, as it is sampled, and tells when its act is complete."""
+
+    def read(self, text: str) -> Scanner:
+        """The scanner after a whole message."""
+
+    def cut(self, text: str) -> str:
+        """A message up to the end of its first act; all of it if it has none."""
+
+    def close(self, text: str) -> str:
+        """The message that a server cut off at a closing tag, with that tag, where it completes the act that is open."""
 
     def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
         """Instructions for a language model. They mention feedback only if it is enabled."""
@@ -123,8 +97,8 @@ class Dialect(Protocol):
     def render_feedback(self, text: str) -> str:
         """The observation after a feedback act."""
 
-    def render_invalid(self, error: str, *, feedback: bool) -> str:
-        """The observation after an invalid message: what to write instead."""
+    def render_invalid(self, error: str, *, feedback: bool, reason: str = "") -> str:
+        """The observation after an invalid message: what was wrong and what to write instead."""
 
 
 _RETRY = {
@@ -141,6 +115,14 @@ _RETRY = {
 }
 
 
+_LONGEST_REASON = 90  # characters; observations are bounded
+
+
+def _refusal(error: str, reason: str) -> str:
+    detail = f" ({reason[:_LONGEST_REASON]})" if reason else ""
+    return f"Your last message was not used: {_RETRY[error]}{detail}."
+
+
 def _role(corpus_description: str) -> str:
     return (
         f"You answer questions by searching {corpus_description}. Work in rounds. In each round first think, then take "
@@ -152,7 +134,7 @@ def _role(corpus_description: str) -> str:
 class TagsDialect:
     """XML-like tags, as Search-R1 writes them.
 
-    Acts are looked for outside complete `<think>…</think>` blocks. Text after the act is ignored. With
+    Acts are looked for outside thoughts (see `searchgym.scanner`). Text after the act is ignored. With
     `max_queries` > 1, the lines of a search act are its queries. Tags cannot be escaped: an act that contains one of this
     dialect's own tags is a "nested_act"; no query or answer needs them.
 
@@ -165,13 +147,25 @@ class TagsDialect:
     name: ClassVar[str] = "tags"
     stop_strings: ClassVar[tuple[str, ...]] = ("</search>", "</answer>", "</feedback>")
 
-    # The usual message, read in one go: at most one think block, one act, and no other tag anywhere.
-    _PLAIN: ClassVar[re.Pattern[str]] = re.compile(
-        r"[^<]*(?:<think>[^<]*</think>[^<]*)?<(search|answer|feedback)>([^<]*)</\1>[^<]*"
-    )
-    _ACT: ClassVar[re.Pattern[str]] = re.compile(r"<(search|answer|feedback)>")
+    _PLAIN: ClassVar[re.Pattern[str]] = _plain_message("search|answer|feedback", markup=False)
+    _MARKUP: ClassVar[re.Pattern[str]] = _plain_message("search|answer|feedback")
+    _GRAMMAR: ClassVar[Grammar] = Grammar(("search", "answer", "feedback"))
     _ANY_TAG: ClassVar[re.Pattern[str]] = re.compile(r"</?(?:search|answer|feedback)>")
-    _OWN_TAG: ClassVar[re.Pattern[str]] = re.compile(r"<(?=/?(?:information|search|answer|feedback|think)>)")
+    _OWN_TAG: ClassVar[re.Pattern[str]] = re.compile(
+        rf"<(?=/?(?:information|search|answer|feedback|(?i:{THOUGHT_NAMES}))>)"
+    )
+
+    def scanner(self) -> Scanner:
+        return Scanner(self._GRAMMAR)
+
+    def read(self, text: str) -> Scanner:
+        return _read(self._GRAMMAR, text)
+
+    def cut(self, text: str) -> str:
+        return _cut(self.read(text), text)
+
+    def close(self, text: str) -> str:
+        return _close(self.scanner(), text)
 
     def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
         queries = "your query" if max_queries == 1 else f"up to {max_queries} queries, one per line"
@@ -189,20 +183,20 @@ class TagsDialect:
         )
 
     def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
-        plain = self._PLAIN.fullmatch(text)
+        plain = self._PLAIN.fullmatch(text) or self._MARKUP.fullmatch(text)
         if plain is not None:
             kind, body = plain.groups()
             if kind == "feedback" and not feedback:
                 return _invalid("feedback_off")
         else:
-            acts = _blocks(_without_thoughts(text), self._ACT)
-            if not feedback and "feedback" in [kind for kind, _ in acts]:
+            acts = _read(self._GRAMMAR, text).blocks
+            if not feedback and "feedback" in [act.name for act in acts[:2]]:
                 return _invalid("feedback_off")
             if not acts:
                 return _invalid("no_act")
             if len(acts) > 1:
                 return _invalid("several_acts")
-            kind, body = acts[0]
+            kind, body, _ = acts[0]
             if self._ANY_TAG.search(body):
                 return _invalid("nested_act")
         body = body.strip()
@@ -230,9 +224,9 @@ class TagsDialect:
     def render_feedback(self, text: str) -> str:
         return f"<information>\n{self._quote(text)}\n</information>"
 
-    def render_invalid(self, error: str, *, feedback: bool) -> str:
+    def render_invalid(self, error: str, *, feedback: bool, reason: str = "") -> str:
         acts = "<search>, <answer> or <feedback>" if feedback else "<search> or <answer>"
-        return f"Your last message was not used: {_RETRY[error]}. Write exactly one {acts} action."
+        return f"{_refusal(error, self._quote(reason))} Write exactly one {acts} action."
 
     def _quote(self, text: str) -> str:
         """Our own tags inside a passage must not look like the environment's or the agent's."""
@@ -243,8 +237,9 @@ class TagsDialect:
 class ToolsDialect:
     """Hermes tool calls, the format of Qwen's chat template.
 
-    One `<tool_call>{"name": …, "arguments": {…}}</tool_call>` per message, outside complete think blocks.
-    `search` takes {"query": string}, or a list of strings under "query" when `max_queries` > 1.
+    One `<tool_call>{"name": …, "arguments": {…}}</tool_call>` per message, outside thoughts (see `searchgym.scanner`).
+    `search` takes {"query": string}, or a list of strings under "query" when `max_queries` > 1. Numbers and booleans are
+    read as the text that the model wrote, and arguments may be JSON inside a string.
 
     Args:
         corpus_description: how the system prompt and the search tool name the corpus, a noun phrase.
@@ -257,9 +252,24 @@ class ToolsDialect:
     response: ClassVar[tuple[str, str]] = ("<tool_response>\n", "\n</tool_response>")
     """The text around every observation."""
 
-    _CALL: ClassVar[re.Pattern[str]] = re.compile(r"<(tool_call)>")
-    _OWN_TAG: ClassVar[re.Pattern[str]] = re.compile(r"<(?=/?(?:tool_response|tool_call|tools|think)>)")
+    _PLAIN: ClassVar[re.Pattern[str]] = _plain_message("tool_call")
+    _GRAMMAR: ClassVar[Grammar] = Grammar(("tool_call",), calls=True)
+    _OWN_TAG: ClassVar[re.Pattern[str]] = re.compile(
+        rf"<(?=/?(?:tool_response|tool_call|tools|(?i:{THOUGHT_NAMES}))>)"
+    )
     _ARGUMENT: ClassVar[dict[str, str]] = {"search": "query", "answer": "answer", "feedback": "draft"}
+
+    def scanner(self) -> Scanner:
+        return Scanner(self._GRAMMAR)
+
+    def read(self, text: str) -> Scanner:
+        return _read(self._GRAMMAR, text)
+
+    def cut(self, text: str) -> str:
+        return _cut(self.read(text), text)
+
+    def close(self, text: str) -> str:
+        return _close(self.scanner(), text)
 
     def tools(self, *, feedback: bool, max_queries: int) -> list[dict[str, Any]]:
         """The tool list in JSON-schema form, as chat templates take it."""
@@ -303,7 +313,9 @@ class ToolsDialect:
 
     def tool_section(self, *, feedback: bool, max_queries: int) -> str:
         """The part of `system_prompt` that chat templates with native tools write themselves."""
-        tools = "\n".join(json.dumps(t) for t in self.tools(feedback=feedback, max_queries=max_queries))
+        tools = "\n".join(
+            json.dumps(t, ensure_ascii=False) for t in self.tools(feedback=feedback, max_queries=max_queries)
+        )
         return (
             f"\n\n# Tools\n\n<tools>\n{tools}\n</tools>\n\n"
             "Write a call as JSON inside tags:\n<tool_call>\n"
@@ -311,24 +323,25 @@ class ToolsDialect:
         )
 
     def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
-        calls = _blocks(_without_thoughts(text), self._CALL)
-        if not calls:
-            return _invalid("no_act")
-        if len(calls) > 1:
-            return _invalid("several_acts")
+        plain = self._PLAIN.fullmatch(text)
+        if plain is not None:
+            body = plain[2]
+        else:
+            calls = _read(self._GRAMMAR, text).blocks
+            if not calls:
+                return _invalid("no_act")
+            if len(calls) > 1:
+                return _invalid("several_acts")
+            body = calls[0].body
         try:
-            call = json.loads(calls[0][1])
-            kind, arguments = call["name"], call["arguments"]
+            kind, arguments = read_call(body)
             if kind not in self._ARGUMENT:
-                return _invalid("unknown_tool")
-            value = arguments[self._ARGUMENT[kind]]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return _invalid("malformed_call")
+                return _invalid("unknown_tool", f"{kind[:40]!r}")
+            values = text_argument(arguments, self._ARGUMENT[kind], several=kind == "search")
+        except CallError as error:
+            return _invalid("malformed_call", str(error))
         if kind == "feedback" and not feedback:
             return _invalid("feedback_off")
-        values = value if isinstance(value, list) and kind == "search" else [value]
-        if not all(isinstance(v, str) for v in values):
-            return _invalid("malformed_call")
         values = [v.strip() for v in values if v.strip()]
         if not values:
             return _invalid("empty_act")
@@ -347,8 +360,7 @@ class ToolsDialect:
         if act.kind == "search":
             value = act.queries[0] if len(act.queries) == 1 else list(act.queries)
         think = f"<think>\n{thought}\n</think>\n" if thought else ""
-        call = json.dumps({"name": act.kind, "arguments": {self._ARGUMENT[act.kind]: value}})
-        call = call.replace("<", "\\u003c")  # a tag inside a value must not end the call
+        call = json_text({"name": act.kind, "arguments": {self._ARGUMENT[act.kind]: value}})
         return f"{think}<tool_call>\n{call}\n</tool_call>"
 
     def render_hits(self, hits: Sequence[Hit], max_chars: int) -> str:
@@ -357,11 +369,9 @@ class ToolsDialect:
     def render_feedback(self, text: str) -> str:
         return self._answer(self._quote(text))
 
-    def render_invalid(self, error: str, *, feedback: bool) -> str:
+    def render_invalid(self, error: str, *, feedback: bool, reason: str = "") -> str:
         tools = "search, answer or feedback" if feedback else "search or answer"
-        return self._answer(
-            f"Your last message was not used: {_RETRY[error]}. Write exactly one call of {tools}."
-        )
+        return self._answer(f"{_refusal(error, self._quote(reason))} Write exactly one call of {tools}.")
 
     def _answer(self, text: str) -> str:
         before, after = self.response
@@ -378,6 +388,16 @@ def _the(noun_phrase: str) -> str:
 
 
 _CLASSES: dict[str, Callable[[str], Dialect]] = {"tags": TagsDialect, "tools": ToolsDialect}
+
+
+def _cut(scanner: Scanner, text: str) -> str:
+    return text[: scanner.blocks[0].end] if scanner.blocks else text
+
+
+def _close(scanner: Scanner, text: str) -> str:
+    """`text` with the closing tag of the act that is open in the scanner, unless the tag closed something inside it."""
+    scanner.feed(text)
+    return f"{text}</{scanner.name}>" if scanner.closable else text
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,8 @@
 3. An infrastructure failure (a retriever or judge that did not answer) is data, neither a crash nor a wrong
    answer: `RetrievalError` is passed in the result, the episode is truncated, `valid_for_training` is False.
 4. Any other exception is a bug in this package; the command line then shows a traceback on purpose.
+
+No message holds credentials: they are replaced by `***` when an error is made.
 """
 
 from __future__ import annotations
@@ -13,12 +15,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from .credentials import redact
+from .terminal import printable
+
 __all__ = [
     "BudgetSpentError",
     "CheckpointError",
     "ConfigError",
     "ConformanceError",
     "CorpusError",
+    "DamagedFileError",
     "EngineError",
     "EpisodeFileError",
     "IndexMismatchError",
@@ -37,7 +43,14 @@ __all__ = [
 
 
 class SearchGymError(Exception):
-    """Base of all errors raised on purpose; the command line prints these without a traceback."""
+    """Base of all errors raised on purpose; the command line prints these without a traceback.
+
+    Messages may quote servers, models and files: they are made printable here
+    (`searchgym.terminal`), and credentials in them are hidden (`searchgym.credentials`).
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(redact(arg)) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(SearchGymError, ValueError):
@@ -104,6 +117,13 @@ class ResetNeededError(SearchGymError, RuntimeError):
 
 class RetrievalError(SearchGymError):
     """The retriever failed (server down, timeout, malformed reply). Infrastructure, never a wrong answer."""
+
+
+class DamagedFileError(ConfigError, RetrievalError):
+    """A file of an index or of a packed corpus that has changed since it was written, found when it was read.
+
+    During a search it is a failure of the infrastructure, like any `RetrievalError`.
+    """
 
 
 class EngineError(SearchGymError):

@@ -1,18 +1,38 @@
-"""Files that are complete or absent: atomic replacement, durability (fsync), lock files."""
+"""Files that are complete or absent: atomic replacement, durability (fsync), lock files; and reading them with care."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import secrets
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import filelock
 
-__all__ = ["lock_file", "replacing", "sync", "write_bytes", "write_text"]
+__all__ = [
+    "json_digest",
+    "lock_file",
+    "open_regular",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "replacing",
+    "sync",
+    "temporary_directory",
+    "write_bytes",
+    "write_text",
+]
+
+_IN_USE = ".in-use"  # locked by the process that uses a temporary directory
 
 
 @contextmanager
@@ -53,6 +73,63 @@ def write_text(path: Path, content: str, *, alone: bool = False, durable: bool =
     write_bytes(path, content.encode("utf-8"), alone=alone, durable=durable)
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, without waiting for anything.
+
+    Raises:
+        OSError: it cannot be read, or it is not a regular file: a pipe or a device may block or never end.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        kind = os.fstat(handle).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file; raises `OSError` as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a regular file.
+
+    Raises:
+        OSError: see `open_regular`.
+        ValueError: see `parse_json`.
+    """
+    return parse_json(read_bytes(path))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value, without the words that Python reads but JSON does not have: NaN and Infinity.
+
+    Raises:
+        ValueError: not JSON, or such a word, or nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def json_digest(value: Any) -> str:
+    """Digest of a JSON value, however it is laid out in a file."""
+    content = json.dumps(json.loads(json.dumps(value)), sort_keys=True)
+    return blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
 def sync(path: Path) -> None:
     """Push the content of a file, or the names in a directory, to the disk."""
     try:
@@ -85,3 +162,27 @@ def lock_file(path: Path, *, wait: bool = False, mode: int = 0o644) -> filelock.
     lock = filelock.FileLock(path, timeout=-1 if wait else 0, mode=mode)
     lock.acquire()
     return lock
+
+
+@contextmanager
+def temporary_directory(prefix: str) -> Iterator[Path]:
+    """A temporary directory for the block. Those that killed processes left under the same prefix are removed too.
+
+    Args:
+        prefix: the beginning of its name.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*/{_IN_USE}"):
+        with suppress(Exception):  # in use, or of another user
+            lock = lock_file(left)
+            shutil.rmtree(left.parent, ignore_errors=True)
+            lock.release()
+    place = Path(tempfile.mkdtemp(prefix=prefix))
+    lock = lock_file(place / _IN_USE)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        lock.release()

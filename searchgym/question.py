@@ -86,7 +86,8 @@ class Corpus(Protocol):
     ordered by id, so that position order is id order (ties in retrieval are broken by it).
 
     A corpus may also have a string attribute `description`, a noun phrase such as "an encyclopedia", which the system
-    prompt uses; see `describe_corpus`.
+    prompt uses; see `describe_corpus`; and a string attribute `segmentation`, what F1 and substring match count as a word,
+    one of `searchgym.scoring.SEGMENTATIONS`.
     """
 
     name: str

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import suppress
+import hashlib
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from sys import getsizeof
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from .errors import RetrievalError
 
-__all__ = ["CachedRetriever", "Hit", "Retriever", "SearchResult"]
+__all__ = [
+    "CACHE_BYTES",
+    "CachedRetriever",
+    "Hit",
+    "Retriever",
+    "SearchResult",
+    "check_result",
+    "content_id",
+    "distinct_hits",
+]
+
+CACHE_BYTES = 256 * 2**20
+"""The memory that a query cache may take by default."""
+# Bytes of CPython's objects, and of the tables' slots, besides the strings themselves.
+_ENTRY_BYTES = 250
+_HIT_BYTES = 110
+_PASSAGE_BYTES = 180
 
 
 class Hit(NamedTuple):
@@ -24,12 +41,19 @@ class Hit(NamedTuple):
 SearchResult = list[Hit] | RetrievalError
 """The result of one query: hits, best first, or the failure."""
 
+_Fields = tuple[str, str, str, float]  # of a hit
+_Key = tuple[str, int]  # query and k
+
 
 @runtime_checkable
 class Retriever(Protocol):
     """Finds passages for queries. Register a factory under the entry-point group `searchgym.retrievers`.
 
     The factory is called as `factory(corpus, **options)` with a `searchgym.Corpus` and JSON options.
+
+    A retriever that searches elsewhere may have an attribute `ids_match`, a boolean: whether the ids of its hits are those
+    of the corpus's passages. If it is False, recall and whatever else compares hits with gold passages mean nothing, and
+    an environment refuses arguments that need them. Without the attribute the ids are taken as the corpus's.
     """
 
     name: str
@@ -54,40 +78,86 @@ class Retriever(Protocol):
         """
 
 
-class CachedRetriever:
-    """An LRU cache on (query, k). Transparent: same name, same hash, same results.
+def distinct_hits(hits: Iterable[Hit]) -> list[Hit]:
+    """Each passage once, in order. Equal ids are one passage only if title and text are equal too."""
+    once: dict[tuple[Any, ...], Hit] = {}
+    for hit in hits:
+        once.setdefault(hit[:3], hit)
+    return list(once.values())
 
-    Failures are never cached. `hits` and `misses` count queries. Threads may share one cache; it has no lock, which
-    a forked worker could inherit held.
+
+def content_id(title: str, text: str) -> str:
+    """The id of a passage that its server gave none: a digest of what it says, 16 hexadecimal digits."""
+    return hashlib.blake2b(f"{title}\n{text}".encode(errors="replace"), digest_size=8).hexdigest()
+
+
+def check_result(result: SearchResult, name: str) -> SearchResult:
+    """A result as every caller can rely on it: with finite scores, and no passage without an id.
+
+    Args:
+        result: of one query.
+        name: of the retriever, for the message.
+
+    Returns:
+        The result; with `content_id` in place of empty ids; or a `RetrievalError` if a score is not a finite number.
+    """
+    if isinstance(result, RetrievalError):
+        return result
+    # Sums and comparisons of whole lists, because this runs for every search.
+    if not isfinite(sum([hit[3] for hit in result])):
+        for hit in result:
+            if not isfinite(hit.score):
+                return RetrievalError(f"retriever {name!r} gave passage {hit.id!r} the score {hit.score}")
+    if "" in [hit[0] for hit in result]:
+        return [hit if hit.id else hit._replace(id=content_id(hit.title, hit.text)) for hit in result]
+    return result
+
+
+class CachedRetriever:
+    """A cache on (query, k), bounded in bytes. Transparent: same name, same hash, same results.
+
+    Results that were used most recently are kept. A passage that several of them contain is stored once. Failures are
+    never cached; `check_result` is applied to what the retriever returns. `hits` and `misses` count queries. Threads may
+    share one cache; it has no lock, which a forked worker could inherit held.
+
+    As in `searchgym.lru.LRUCache` there are two generations: what is read in the older one moves to the younger one, and
+    when the younger one is full, it becomes the older one. Each may hold a third of the bound; the last third is left for
+    what memory allocators need in addition.
 
     Args:
         retriever: answers the queries that are not cached.
-        size: passages kept, so `size // k` queries (about a kilobyte each).
+        size: bytes of memory that the cache may take; 0 for no cache.
     """
 
-    def __init__(self, retriever: Retriever, size: int = 200_000) -> None:
+    def __init__(self, retriever: Retriever, size: int = CACHE_BYTES) -> None:
         self._inner = retriever
         self._size = size
-        # Least recently used first. Plain tuples, because the garbage collector stops tracking those.
-        self._cache: OrderedDict[tuple[str, int], tuple[tuple[Any, ...], ...]] = OrderedDict()
+        self._younger: dict[_Key, tuple[_Fields, ...]] = {}
+        self._older: dict[_Key, tuple[_Fields, ...]] = {}
+        self._passages: dict[
+            tuple[str, str, str], tuple[str, str, str]
+        ] = {}  # those of the younger generation
+        self._used = 0  # bytes of the younger generation
         self.name = retriever.name
         self.index_hash = retriever.index_hash
+        self.ids_match: bool = getattr(retriever, "ids_match", True)
         self.hits = 0
         self.misses = 0
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """Search a batch; see `Retriever.search`."""
-        cache = self._cache
+        younger, older = self._younger, self._older
         known: dict[str, SearchResult] = {}
         missing: list[str] = []
         for query in dict.fromkeys(queries):
-            found = cache.get((query, k))
+            found = younger.get((query, k))
             if found is None:
-                missing.append(query)
-            else:
-                known[query] = [Hit._make(fields) for fields in found]
-                with suppress(KeyError):  # another thread may have dropped it since
-                    cache.move_to_end((query, k))
+                found = older.get((query, k))
+                if found is None:
+                    missing.append(query)
+                    continue
+                self._keep((query, k), found)
+            known[query] = [Hit._make(fields) for fields in found]
         self.misses += len(missing)
         self.hits += len(queries) - len(missing)
         answers = self._search_missing(missing, k) if missing else []
@@ -99,19 +169,43 @@ class CachedRetriever:
 
     def _search_missing(self, queries: list[str], k: int) -> list[SearchResult]:
         """Ask the retriever, and keep what it found."""
-        cache = self._cache
         answers = list(self._inner.search(queries, k))
         if len(answers) != len(queries):
             raise RetrievalError(
                 f"retriever {self.name!r} gave {len(answers)} results for {len(queries)} queries"
             )
-        for query, result in zip(queries, answers, strict=True):
+        for number, query in enumerate(queries):
+            result = answers[number] = check_result(answers[number], self.name)
             if not isinstance(result, RetrievalError):
-                cache[(query, k)] = tuple(map(tuple, result))
-        while len(cache) * k > max(self._size, k):
-            with suppress(KeyError):
-                cache.popitem(last=False)
+                self._keep((query, k), result)
         return answers
+
+    def _keep(self, key: _Key, hits: Sequence[_Fields]) -> None:
+        """Keep a result in the younger generation."""
+        third = self._size // 3
+        while True:
+            passages = self._passages
+            weight = _ENTRY_BYTES + getsizeof(key[0])
+            new = []
+            kept = []
+            for id, title, text, score in hits:
+                passage = (id, title, text)
+                shared = passages.get(passage)
+                if shared is None:
+                    shared = passage
+                    new.append(passage)
+                    weight += _PASSAGE_BYTES + getsizeof(id) + getsizeof(title) + getsizeof(text)
+                # Plain tuples, because the garbage collector stops tracking those.
+                kept.append((*shared, score))
+            weight += _HIT_BYTES * len(kept)
+            if self._used + weight <= third:
+                break
+            if not self._used:
+                return  # too large to be kept
+            self._older, self._younger, self._passages, self._used = self._younger, {}, {}, 0
+        passages.update(zip(new, new, strict=True))
+        self._younger[key] = tuple(kept)
+        self._used += weight
 
     def __reduce__(self) -> tuple[Any, ...]:  # cached results can be found again; a worker starts empty
         return (CachedRetriever, (self._inner, self._size))

@@ -7,6 +7,9 @@ FlashRAG and the papers reproduced here use. Two departures, both because the or
    case-folded text instead, so that an empty answer never matches.
 2. An empty answer scores 0 on every metric.
 
+F1 and substring match compare words. In scripts that do not separate words by spaces (Chinese, Japanese, Thai, Lao, Khmer,
+Burmese, Tibetan), each character with its vowel signs is a word, as in MLQA's and DRCD's scores; see `SEGMENTATIONS`.
+
 Comparison with Search-R1's scorer (`qa_em.py`, measured in tests/core/test_scoring.py): its extractor needs
 two `<answer>` pairs because its input still holds the prompt's example, and it reads the whole transcript, so
 an `<answer>` inside a retrieved document can be credited. Here only the agent's own final act is scored.
@@ -17,13 +20,32 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-__all__ = ["exact_match", "f1", "normalize_answer", "recall", "sub_exact_match"]
+from .scripts import IDEOGRAPHS, KATAKANA, SOUTH_EAST_ASIAN, TIBETAN
+
+__all__ = [
+    "DEFAULT_SEGMENTATION",
+    "SEGMENTATIONS",
+    "contains_answer",
+    "exact_match",
+    "f1",
+    "normalize_answer",
+    "recall",
+    "sub_exact_match",
+]
+
+SEGMENTATIONS = ("characters", "spaces")
+"""What F1 and substring match count as a word. "characters": what is between spaces, but each character of a script
+without spaces, where punctuation does not count. "spaces": always what is between spaces, as in SQuAD's own script; then
+both metrics are nearly EM in such scripts."""
+DEFAULT_SEGMENTATION = "characters"
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_is_unseparated = re.compile(f"[{IDEOGRAPHS}{KATAKANA}{SOUTH_EAST_ASIAN}{TIBETAN}]").search
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -53,18 +75,22 @@ def exact_match(answer: str, golds: Iterable[str]) -> float:
     return float(bool(key) and any(key == _key(gold) for gold in golds))
 
 
-def sub_exact_match(answer: str, golds: Iterable[str]) -> float:
+def sub_exact_match(answer: str, golds: Iterable[str], segmentation: str = DEFAULT_SEGMENTATION) -> float:
     """1.0 if the answer contains any gold answer as a run of whole words, otherwise 0.0.
 
     Args:
         answer: the agent's answer.
         golds: accepted answers.
+        segmentation: what words are; see `SEGMENTATIONS`.
     """
-    padded = f" {_key(answer)} "
-    return float(padded.strip() != "" and any(f" {_key(gold)} " in padded for gold in golds if _key(gold)))
+    padded = f" {_segmented(_key(answer), segmentation)} "
+    if not padded.strip():
+        return 0.0
+    keys = (_segmented(_key(gold), segmentation) for gold in golds)
+    return float(any(f" {key} " in padded for key in keys if key))
 
 
-def f1(answer: str, golds: Iterable[str]) -> float:
+def f1(answer: str, golds: Iterable[str], segmentation: str = DEFAULT_SEGMENTATION) -> float:
     """Best token-level F1 over the gold answers, in [0, 1].
 
     "yes", "no" and "noanswer" must match exactly (the HotpotQA rule): a shared word means nothing there.
@@ -72,20 +98,57 @@ def f1(answer: str, golds: Iterable[str]) -> float:
     Args:
         answer: the agent's answer.
         golds: accepted answers.
+        segmentation: what words are; see `SEGMENTATIONS`.
     """
     answer_key = _key(answer)
-    answer_tokens = answer_key.split()
+    answer_tokens = _segmented(answer_key, segmentation).split()
     best = 0.0
     for gold in golds:
         gold_key = _key(gold)
         if answer_key != gold_key and {answer_key, gold_key} & {"yes", "no", "noanswer"}:
             continue
-        gold_tokens = gold_key.split()
+        gold_tokens = _segmented(gold_key, segmentation).split()
         same = sum((Counter(answer_tokens) & Counter(gold_tokens)).values())
         if same:
             precision, coverage = same / len(answer_tokens), same / len(gold_tokens)
             best = max(best, 2 * precision * coverage / (precision + coverage))
     return best
+
+
+def contains_answer(text: str, answer: str, segmentation: str = DEFAULT_SEGMENTATION) -> bool:
+    """Whether a text contains an answer as a run of whole words; False if the answer normalises to nothing.
+
+    Args:
+        text: any text.
+        answer: an accepted answer.
+        segmentation: what words are; see `SEGMENTATIONS`.
+    """
+    key = _segmented(normalize_answer(answer), segmentation)
+    return bool(key) and f" {key} " in f" {_segmented(normalize_answer(text), segmentation)} "
+
+
+def _segmented(key: str, segmentation: str) -> str:
+    """The words of normalised text, with a space between any two."""
+    if key.isascii() or segmentation == "spaces" or not _is_unseparated(key):
+        return key
+    return _segment(key) or key  # nothing but punctuation stays what it is
+
+
+@lru_cache(maxsize=4_096)
+def _segment(key: str) -> str:
+    spaced: list[str] = []
+    after = False  # whether the last character is of a script without spaces
+    for char in key:
+        category = unicodedata.category(char)
+        if category.startswith("M"):  # a vowel sign or an accent belongs to the character before it
+            spaced.append(char)
+        elif category.startswith("P"):
+            spaced.append(" ")
+        else:
+            unseparated = _is_unseparated(char) is not None
+            spaced.append(f" {char}" if unseparated or after else char)
+            after = unseparated
+    return " ".join("".join(spaced).split())
 
 
 def recall(found_ids: Iterable[str], gold_ids: Sequence[str]) -> float:

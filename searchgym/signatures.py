@@ -23,7 +23,8 @@ def takes_options(options: type) -> Callable[[_Callable], _Callable]:
     """Show the options of a dataclass in the signature of a function or class whose last parameter is `**options`.
 
     So `--help`, unknown-option errors and documentation find them where they look for parameters. An option that the
-    function declares itself, e.g. with another default, keeps that declaration.
+    function declares itself, e.g. with another default, keeps that declaration. The attribute `options_class` is `options`,
+    whose fields explain them.
 
     Args:
         options: the dataclass.
@@ -39,6 +40,7 @@ def takes_options(options: type) -> Callable[[_Callable], _Callable]:
             for option in declared_options(options)
             if option.name not in names
         ]
+        function.options_class = options  # type: ignore[attr-defined]
         function.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         return function
 

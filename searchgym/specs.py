@@ -1,7 +1,7 @@
 """Opens corpora and retrievers from JSON values, as `gym.make` takes them.
 
 A spec is a registered name ("country", "bm25"), a path (of a directory with passages.jsonl, of a file of passages, or
-of a built index), or a dict {"name": …, **options}. What was opened is shared within the process, so that sixty-four
+of a built index), or a mapping {"name": …, **options}: a dict, or e.g. a `DictConfig` of Hydra. What was opened is shared within the process, so that sixty-four
 environments hold one index.
 """
 
@@ -10,20 +10,24 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from . import plugins
+from .checks import integer, plain
+from .credentials import MissingSecret, expand
 from .errors import ConfigError, PluginError, UnknownIdError
 from .question import Corpus
-from .retriever import CachedRetriever, Retriever
+from .retriever import CACHE_BYTES, CachedRetriever, Retriever
 
 __all__ = ["ByIdentity", "Spec", "open_corpus", "open_retriever"]
 
-Spec = str | dict[str, Any]
+Spec = str | Mapping[str, Any]
 
 
 def split_spec(kind: str, spec: Spec) -> tuple[str, dict[str, Any]]:
+    spec = plain(kind, spec)
     if isinstance(spec, str):
         return spec, {}
     if isinstance(spec, dict) and isinstance(spec.get("name"), str):
@@ -39,7 +43,7 @@ def open_corpus(spec: Spec | Corpus) -> Corpus:
         CorpusError: the files cannot be used.
         ConfigError: an option the corpus does not take.
     """
-    if not isinstance(spec, str | dict) and isinstance(spec, Corpus):
+    if not isinstance(spec, str | Mapping) and isinstance(spec, Corpus):
         return spec
     name, options = split_spec("corpus", spec)
     if name not in plugins.names("corpora"):
@@ -82,25 +86,30 @@ def _open_corpus(name: str, options: str, stamp: tuple[Any, ...]) -> Corpus:
     return corpus
 
 
-def open_retriever(spec: Spec | Retriever, corpus: Corpus) -> Retriever:
+def open_retriever(spec: Spec | Retriever, corpus: Corpus, *, cached: bool = True) -> Retriever:
     """Open a retriever over a corpus, behind the query cache; a `Retriever` object is returned as it is.
 
-    The name may be the path of a built index (`searchgym index build`).
+    Args:
+        spec: the name may be the path of a built index (`searchgym index build`). In a dict, the option `cache_bytes` is the
+            memory that the query cache may take, for every retriever.
+        corpus: what is searched.
+        cached: False for no cache, because the caller has one.
 
     Raises:
         UnknownIdError: neither a registered name nor a directory.
         IndexMismatchError: the directory holds no usable index of this corpus.
         ConfigError: an option the retriever does not take.
     """
-    if not isinstance(spec, str | dict) and isinstance(spec, Retriever):
+    if not isinstance(spec, str | Mapping) and isinstance(spec, Retriever):
         return spec
     name, options = split_spec("retriever", spec)
+    size = integer("cache_bytes", options.pop("cache_bytes", CACHE_BYTES), 0)
     if name not in plugins.names("retrievers") and os.path.isdir(name):
         name, options = "index-directory", {"path": os.path.abspath(name), **options}
     retriever = open_shared("retriever", name, options, corpus)
     if not isinstance(retriever, Retriever):
         raise PluginError(f"retriever {name!r} gave a {type(retriever).__name__}, not a searchgym Retriever")
-    return retriever
+    return _behind_cache(ByIdentity(retriever), size) if cached else retriever
 
 
 def open_shared(kind: str, name: str, options: dict[str, Any], corpus: Corpus | None) -> Any:
@@ -111,31 +120,44 @@ def open_shared(kind: str, name: str, options: dict[str, Any], corpus: Corpus | 
 
 
 class ByIdentity:
-    """A corpus as a cache key: corpora need not be hashable.
+    """A corpus or a retriever as a cache key: neither need be hashable.
 
     Args:
-        corpus: the corpus, or None.
+        value: the object, or None.
     """
 
-    def __init__(self, corpus: Corpus | None) -> None:
-        self.corpus = corpus
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
     def __hash__(self) -> int:
-        return id(self.corpus)
+        return id(self.value)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ByIdentity) and other.corpus is self.corpus
+        return isinstance(other, ByIdentity) and other.value is self.value
 
 
 @lru_cache(maxsize=16)
 def _open_shared(kind: str, name: str, options: str, key: ByIdentity, stamp: tuple[Any, ...]) -> Any:
-    made = call_factory(kind, name, plugins.load(f"{kind}s", name), (key.corpus,), json.loads(options))
-    return CachedRetriever(made) if kind == "retriever" and isinstance(made, Retriever) else made
+    return call_factory(kind, name, plugins.load(f"{kind}s", name), (key.value,), json.loads(options))
+
+
+@lru_cache(maxsize=16)
+def _behind_cache(retriever: ByIdentity, size: int) -> CachedRetriever:
+    """The same cache for the same retriever and size."""
+    return CachedRetriever(retriever.value, size)
 
 
 def call_factory(kind: str, name: str, factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Call a factory; an option it does not take is the user's mistake, said as one."""
+    """Call a factory; an option it does not take is the user's mistake, said as one.
+
+    References `${NAME}` to credentials are replaced here and nowhere earlier, so that specs can be stored as they are.
+    """
+    options = plain(f"the options of {kind} {name!r}", options)
     bind_options(kind, name, factory, args, options)
+    try:
+        options = expand(options)
+    except MissingSecret as error:
+        raise ConfigError(f"{kind} {name!r}: {error}") from None
     return factory(*args, **options)
 
 

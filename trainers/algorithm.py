@@ -159,6 +159,16 @@ class Algorithm(ABC):
                 "permute_rewards permutes inside groups, and group_size is 1: the control would be the run it is "
                 "meant to check; set group_size to 2 or more"
             )
+        if self.group_relative:
+            self._refuse_single_episodes()
+
+    def _refuse_single_episodes(self) -> None:
+        """Refuse groups of one, for algorithms that compare the episodes of a group."""
+        if self.settings.group_size == 1:
+            raise ConfigError(
+                f"group_size is 1, but {type(self).__name__} compares the episodes of a group, and one alone has nothing to be "
+                "compared with: set group_size to 2 or more, or train with ppo or reinforce"
+            )
 
     # -- capabilities ------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from searchgym.checks import mapping
 from searchgym.errors import ConfigError, did_you_mean
 
 __all__ = ["Schedule", "TrainConfig", "describe_settings", "make_config", "option", "parse_settings"]
@@ -70,7 +71,7 @@ class TrainConfig:
     grad_clip: float = option(1.0, "largest gradient norm", low=1e-9)
     token_budget: int = option(16384, "tokens per forward and backward pass (memory)", low=1)
     temperature: float = option(1.0, "sampling temperature while collecting", low=1e-3)
-    seed: int = option(0, "random seed", low=0)
+    seed: int = option(0, "random seed", low=0, high=2**63 - 1)
     streams: Literal["run", "episode"] = option(
         "run",
         "random streams of sampling: one per run, or one per episode, so that the result does not depend on where an "
@@ -87,7 +88,10 @@ class TrainConfig:
     )
     process_timeout: float = option(1800.0, "timeout in seconds for other processes and workers", low=1.0)
     threads: int = option(
-        1, "CPU threads of torch (more gain little with the tiny models); 0: torch's default", low=0
+        1,
+        "CPU threads of torch (more gain little with the tiny models); 0: torch's default",
+        low=0,
+        high=4096,
     )
     split: str = option("train", "questions to train on")
     eval_split: str = option("dev", "questions to evaluate on")
@@ -124,6 +128,7 @@ def make_config(values: Mapping[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: see `parse_settings`.
     """
+    values = mapping("the training options", values)
     if "env" in values:
         values = {"env_options": {}, **values}
     else:
@@ -171,7 +176,9 @@ def _check(what: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any
         choices = typing.get_args(hint)
         if value not in choices:
             near = did_you_mean(str(value), [str(c) for c in choices])
-            raise ConfigError(f"{what} is {value!r}.{near} Choose one of: {', '.join(map(str, choices))}.")
+            raise ConfigError(
+                f"{what} is {value!r}.{near} Choose one of: {', '.join(str(c) for c in choices if c != '')}."
+            )
         return value
     if origin in (typing.Union, types.UnionType):
         arms = typing.get_args(hint)

@@ -16,6 +16,7 @@ The shipped demonstration is `SearchQA-Terse-v0` with chains of 1-3 hops; see do
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,9 +31,12 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from searchgym.agent import Turn
+from searchgym.checkpoints import policy_directory
+from searchgym.checksums import check_files, forget_checksums
 from searchgym.dialects import Act
 from searchgym.episode import Episode, Segment
 from searchgym.errors import CheckpointError, ConfigError
+from searchgym.files import read_bytes, read_json
 
 from ..policy import Policy, Sample, TokenOutputs
 from .features import (
@@ -112,15 +116,23 @@ class CandidateAgent(Policy):
         memory: whether the features may tell what happened before the newest result ("searched before", "stands in
             an earlier result too"). Without them the policy depends on its last search and the number of searches
             alone, so few states differ and long episodes can be enumerated exactly.
+        checkpoint: a directory written by `save`, a training run or one of its checkpoints, whose weights are loaded.
 
     Raises:
         ConfigError: `init_std` is negative.
+        CheckpointError: the checkpoint is missing, damaged or of other features.
     """
 
     name = "candidate"
     module: _Scores
 
-    def __init__(self, seed: int = 0, init_std: float = 0.0, memory: bool = True) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        init_std: float = 0.0,
+        memory: bool = True,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> None:
         if not init_std >= 0.0:
             raise ConfigError(f"init_std is {init_std!r}: give 0 or a positive number")
         self.memory = memory
@@ -129,6 +141,8 @@ class CandidateAgent(Policy):
         with torch.no_grad():
             self.module.weight.copy_(torch.randn(2, WIDTH, generator=self.generator) * init_std)
         self._states: dict[int, _State] = {}
+        if checkpoint is not None:
+            self.load_weights(policy_directory(checkpoint))
 
     # -- playing -----------------------------------------------------------------------------------------------
 
@@ -318,14 +332,17 @@ class CandidateAgent(Policy):
     def save(self, directory: Path) -> None:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        forget_checksums(directory)
         (directory / CONFIG_FILE).write_text(json.dumps(self.describe(), indent=2) + "\n", encoding="utf-8")
         (directory / WEIGHTS_FILE).write_bytes(save_tensors(self.module.state_dict()))
 
     def load_weights(self, directory: Path) -> None:
         directory = Path(directory)
+        if directory.is_dir():
+            check_files(directory)
         try:
-            described = json.loads((directory / CONFIG_FILE).read_bytes())
-            weights = load_tensors((directory / WEIGHTS_FILE).read_bytes())
+            described = read_json(directory / CONFIG_FILE)
+            weights = load_tensors(read_bytes(directory / WEIGHTS_FILE))
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"{directory} does not hold weights of the candidate agent: {error}"

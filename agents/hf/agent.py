@@ -2,7 +2,7 @@
 
 The first context of an episode is the chat template's rendering of system prompt and question. Then sampled acts and
 the observations that answered them alternate, in the template's form (`chat`). Earlier tokens never change, so every
-token is computed once. An act ends with the token that completes its closing or ends the model's message; nothing is
+token is computed once. An act ends with the token that completes it or ends the model's message; nothing is
 decoded and tokenised again.
 """
 
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from searchgym.agent import AgentContext, Turn
+from searchgym.checksums import check_files, forget_checksums
 from searchgym.episode import Episode, Segment, StopReason
 from searchgym.errors import CheckpointError, ConfigError
 
@@ -46,8 +47,8 @@ class HFAgent(TokenPolicy):
     """A causal language model with a chat template.
 
     Args:
-        model: a directory, the id of a model on the Hugging Face Hub, or the directory of a LoRA adapter, whose
-            configuration names its model.
+        model: a directory, the id of a model on the Hugging Face Hub, the directory of a LoRA adapter, whose
+            configuration names its model, or a training run or one of its checkpoints.
         **options: the fields of `HFOptions`.
 
     Attributes:
@@ -101,7 +102,7 @@ class HFAgent(TokenPolicy):
             generation_config=getattr(self.model, "generation_config", None),
         )
         self.engine.stop_ids = self.chat.end_ids
-        self.engine.closes = self.chat.closes
+        self.engine.watch = self.chat.watch
         self.engine.stop_strings = tuple(agent_context.dialect.stop_strings)
         self.engine.clear()
         self._ended.clear()
@@ -209,6 +210,7 @@ class HFAgent(TokenPolicy):
                 self.adapter.save(building)
             self.tokenizer.save_pretrained(str(building))
             directory.mkdir(exist_ok=True)
+            forget_checksums(directory)
             for path in building.iterdir():
                 os.replace(path, directory / path.name)
         finally:
@@ -218,6 +220,7 @@ class HFAgent(TokenPolicy):
         directory = Path(directory)
         if not directory.is_dir():
             raise CheckpointError(f"{directory}: no such directory: give one written by `save`")
+        check_files(directory)
         try:
             saved = tokenizer_digest(open_tokenizer(OWNER, str(directory)))
         except ConfigError as error:

@@ -22,13 +22,17 @@ from searchgym.agent import AgentContext
 from searchgym.dialects import ToolsDialect
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.scanner import THOUGHT_NAMES
 
+from ..lm.stopping import ActWatch
 from .chat_encoder import ChatEncoder, opened_thought
 from .tool_calls import as_written, call_reader, tool_text
 
 __all__ = ["ChatFormat", "Drift"]
 
-_THOUGHT_TAG = re.compile(r"</?think>")
+_THOUGHT_TAG = re.compile(rf"(?i)<(?P<end>/?)(?:{THOUGHT_NAMES})>")
+
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +136,9 @@ class ChatFormat:
                 f"{self._encoder.name!r} writes tool calls in a format of its own, so it cannot learn from recorded "
                 "texts in the tools dialect: use dialect='tags'"
             )
-        if self._opened:
-            thought = text.startswith("<think>")
-            text = (
-                text.removeprefix(self._opened).removeprefix("<think>") if thought else f"</think>\n\n{text}"
-            )
-        ids = self._encoder.plain(text, marks=True)
-        closing = (i for i in range(len(ids)) if self.closes(ids[: i + 1]))
-        if (last := next(closing, None)) is not None:
-            return ids[: last + 1]
-        return [*ids, self._turn_end]
+        reading = self._dialect.read(text)
+        ids = self._encoder.plain(self._continued(self._dialect.cut(text), reading.unopened), marks=True)
+        return ids if reading.blocks else [*ids, self._turn_end]
 
     def plain(self, text: str) -> list[int]:
         """The ids of a text, none of them a control token."""
@@ -154,18 +151,20 @@ class ChatFormat:
         """
         return self._read(self._opened + self._decode(self._without_end(ids)))
 
-    def closes(self, ids: Sequence[int]) -> bool:
-        """Whether the last of the sampled ids completes the closing of an act (`dialect.stop_strings`).
+    def watch(self) -> ActWatch:
+        """A watch for a new act: it takes the sampled ids one by one and tells which one completes the act.
 
-        The closing may end inside the text of this id and begin in any earlier id.
+        A closing tag may end inside the text of an id and begin in any earlier id. One that a thought quotes, or a string
+        in a tool call, ends nothing (see `searchgym.scanner`); a thought that the template opens is one.
         """
-        if not ids or (self._closers is not None and ids[-1] not in self._closers):
-            return False
-        now = self._decode(ids)
-        if not any(closing in now for closing in self._dialect.stop_strings):
-            return False
-        before = self._decode(ids[:-1])
-        return any(now.count(closing) > before.count(closing) for closing in self._dialect.stop_strings)
+        scanner = self._dialect.scanner()
+        scanner.feed(self._opened)
+        return ActWatch(scanner, self._decode, self._closers)
+
+    def closes(self, ids: Sequence[int]) -> bool:
+        """Whether the message ends with the last of the sampled ids; see `watch`."""
+        completes = self.watch()
+        return [completes(id) for id in ids][-1:] == [True]
 
     def drift(self, episode: Episode) -> Drift:
         """Compare the ids of an episode with those of its conversation, rendered and tokenised as a whole.
@@ -279,13 +278,25 @@ class ChatFormat:
         found = token in self._after_act
         self._after_end = self._after_act.partition(token)[2] if found else self._after_act
 
-    def _closing_ids(self) -> frozenset[int] | None:
-        """Ids that may complete a closing; None if any may."""
-        last = {closing[-1] for closing in self._dialect.stop_strings}
-        if not all(character.isascii() and character.isprintable() for character in last):
-            return None
+    def _continued(self, text: str, unopened: bool) -> str:
+        """The part of a recorded message that the model writes: the template may open a thought for it, or not."""
+        opening = _THOUGHT_TAG.match(text.lstrip())
+        if not self._opened:
+            return f"<think>{text}" if unopened else text
+        if opening is not None and not opening["end"]:
+            if text.startswith(self._opened):
+                return text.removeprefix(self._opened)
+            return text.lstrip()[opening.end() :]
+        return text if unopened else f"</think>\n\n{text}"
+
+    def _closing_ids(self) -> frozenset[int]:
+        """Ids that may complete a closing tag; of the 256 bytes that some vocabularies hold, only the one of ">"."""
         vocabulary = self._tokenizer.get_vocab().items()
-        return frozenset(id for token, id in vocabulary if not last.isdisjoint(token))
+        return frozenset(
+            id
+            for token, id in vocabulary
+            if ">" in token and (token == "<0x3E>" or not _BYTE.fullmatch(token))
+        )
 
     # -- texts -------------------------------------------------------------------------------------------------
 

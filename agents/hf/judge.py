@@ -79,7 +79,7 @@ class LocalJudgeOptions:
 
 @takes_options(LocalJudgeOptions)
 class LocalJudge:
-    """Judges rounds and grades answers with a local model; see the module docstring.
+    """Judges rounds and grades answers with a local model.
 
     Code that comes with a model is never run, and weights are read from safetensors files only.
     """

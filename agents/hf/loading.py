@@ -6,12 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, constants, errors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from searchgym.checkpoints import policy_directory
+from searchgym.checksums import check_files
 from searchgym.errors import ConfigError, did_you_mean
 
 from .lora import Adapter, adapter_base
@@ -22,6 +26,7 @@ __all__ = [
     "ChatModel",
     "check_dtype",
     "check_path",
+    "check_template",
     "open_chat_model",
     "open_device",
     "open_model",
@@ -29,6 +34,7 @@ __all__ = [
     "quietly",
 ]
 
+_PROBE = 10.0  # seconds to wait for the Hub
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -56,7 +62,7 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
 
     Args:
         owner: what needs it, as error messages begin: "agent 'hf'".
-        path: a directory, the id of a model on the Hub, or the directory of an adapter.
+        path: a directory, the id of a model on the Hub, the directory of an adapter, or a training run or checkpoint.
         options: the agent's options.
 
     Raises:
@@ -67,6 +73,8 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
     path = check_path(owner, "model", path)
+    if os.path.isdir(path):
+        path = str(policy_directory(path))
     base = adapter_base(path)
     lora = options.adapter()
     if base is not None:
@@ -75,11 +83,7 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
         base = check_path(owner, "base model of the adapter", base)
     source = path if base is None else base
     tokenizer = open_tokenizer(owner, source)
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            f"{owner}: {path!r} has no chat template, so it is not a chat model: use an instruction-tuned one "
-            "(its tokenizer files contain a chat template)"
-        )
+    check_template(owner, path, tokenizer)
     model = open_model(owner, source, dtype, attention=options.attention).to(device)
     rows, largest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
     if largest >= rows:
@@ -93,6 +97,24 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
     elif lora is not None:
         adapter = Adapter.add(model, lora, path, options.seed)
     return ChatModel(model, tokenizer, adapter, source, dtype)
+
+
+def check_template(owner: str, path: str, tokenizer: Any) -> None:
+    """Refuse a model that is not a chat model.
+
+    Args:
+        owner: what needs it, as error messages begin: "agent 'hf'".
+        path: directory or id of the model.
+        tokenizer: its tokenizer.
+
+    Raises:
+        ConfigError: it has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"{owner}: {path!r} has no chat template, so it is not a chat model: use an instruction-tuned one "
+            "(its tokenizer files contain a chat template)"
+        )
 
 
 def open_device(owner: str, name: str) -> torch.device:
@@ -178,10 +200,13 @@ def open_tokenizer(owner: str, path: str, revision: str | None = None) -> Any:
     Raises:
         ConfigError: it cannot be loaded.
     """
+    offline = _unreachable(path)
     try:
-        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=False, local_files_only=bool(offline)
+        )
     except Exception as error:  # the Hub, the file system and any tokenizer may raise anything
-        raise _not_loaded(owner, path, error) from error
+        raise _not_loaded(owner, path, error, offline) from error
 
 
 def open_model(
@@ -200,27 +225,49 @@ def open_model(
     Raises:
         ConfigError: it cannot be loaded, or weights are missing.
     """
+    offline = _unreachable(path)
+    local: dict[str, Any] = {"revision": revision, "local_files_only": bool(offline)}
+    if os.path.isdir(path):
+        check_files(Path(path))
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **local)
         capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
         loader: Any = AutoModelForCausalLM  # its annotations do not mention `output_loading_info`
         with quietly():
             model, found = loader.from_pretrained(
                 path,
-                revision=revision,
                 trust_remote_code=False,
                 use_safetensors=True,
                 dtype=dtype,
                 output_loading_info=True,
                 attn_implementation=attention or ("eager" if capped else "sdpa"),
+                **local,
             )
     except Exception as error:  # the Hub, the file system and any architecture may raise anything
-        raise _not_loaded(owner, path, error) from error
+        raise _not_loaded(owner, path, error, offline) from error
     missing = sorted(found["missing_keys"])
     if missing:
         raise ConfigError(f"{owner}: {path!r} lacks weights of its own architecture: {missing[0]}, …")
     return model.eval()
 
 
-def _not_loaded(owner: str, path: str, error: Exception) -> ConfigError:
+def _unreachable(path: str) -> str:
+    """Why the Hub cannot be reached for a model, or "": transformers retries for a minute before it says so."""
+    if os.path.isdir(path) or constants.HF_HUB_OFFLINE:
+        return ""
+    try:
+        HfApi().model_info(path, timeout=_PROBE)
+    except (errors.HfHubHTTPError, errors.HFValidationError):
+        return ""  # the Hub answered, or the name is not one: transformers explains what is wrong
+    except Exception as error:  # whatever the HTTP client raises where there is no network
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _not_loaded(owner: str, path: str, error: Exception, offline: str) -> ConfigError:
+    if offline:
+        return ConfigError(
+            f"{owner}: the model {path!r} is not on this machine, and {constants.ENDPOINT} cannot be reached "
+            f"({offline}): give a directory, or download the model on a machine with a network"
+        )
     return ConfigError(f"{owner}: no model can be loaded from {path!r}: {type(error).__name__}: {error}")

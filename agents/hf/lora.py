@@ -15,12 +15,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from searchgym.errors import CheckpointError, ConfigError, MissingExtraError
+from searchgym.checksums import check_files
+from searchgym.errors import CheckpointError, ConfigError, MissingExtraError, did_you_mean
 
 from ..lm.weights import check_tensors
 from ..options import read_options
+from .targets import ALL_LINEAR, in_feed_forward, is_mixture, is_target
 
-__all__ = ["Adapter", "LoraOptions", "adapter_base"]
+__all__ = ["Adapter", "LoraOptions", "adapter_base", "saved_options"]
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -33,7 +35,9 @@ class LoraOptions:
     Attributes:
         rank: rank of the two matrices whose product is added to a weight.
         alpha: the product is multiplied by alpha / rank; None: twice the rank.
-        targets: names of the linear layers that are adapted; "all-linear": all except the head.
+        targets: names of the linear layers that are adapted; "all-linear": all except the head; in a mixture of
+            experts only those of the attention, because experts have most of the weights and each sees few of the
+            tokens. Name the experts' matrices to adapt them too, e.g. ["q_proj", "gate_proj", "up_proj", "down_proj"].
 
     Raises:
         ConfigError: a value that cannot be used.
@@ -41,7 +45,7 @@ class LoraOptions:
 
     rank: int = 16
     alpha: float | None = None
-    targets: str | Sequence[str] = "all-linear"
+    targets: str | Sequence[str] = ALL_LINEAR
 
     def __post_init__(self) -> None:
         if type(self.rank) is not int or self.rank < 1:
@@ -89,6 +93,55 @@ def adapter_base(directory: str) -> str | None:
     return base
 
 
+def _attention_layers(model: Any) -> list[str]:
+    """The layers that "all-linear" means in a mixture of experts; empty for other models, where peft finds them."""
+    modules = dict(model.named_modules())
+    if not is_mixture(modules):
+        return []
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in modules.items()
+        if isinstance(module, torch.nn.Linear) and module is not head and not in_feed_forward(name)
+    ]
+
+
+def _check_matched(model: Any) -> None:
+    """Refuse a target that no layer has: peft passes over it as long as another one matches."""
+    targets, adapted = model.peft_config["default"].target_modules, model.base_model.targeted_module_names
+    for target in sorted(targets) if not isinstance(targets, str) else ():
+        if not any(is_target(name, [target]) for name in adapted):
+            leaves = {
+                name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)
+            }
+            known = sorted(
+                {*(name.rpartition(".")[2] for name in adapted), *leaves} - {"base_layer", "default"}
+            )
+            raise ConfigError(
+                f"lora target {target!r} is not a linear layer of this model.{did_you_mean(target, known)} It has "
+                f"{', '.join(known)}."
+            )
+
+
+def saved_options(directory: str) -> LoraOptions:
+    """Rank, alpha and targets of a saved adapter.
+
+    Args:
+        directory: the adapter's directory.
+
+    Raises:
+        ConfigError: the adapter's configuration cannot be read.
+    """
+    path = Path(directory) / CONFIG_FILE
+    try:
+        config = json.loads(path.read_bytes())
+        targets = config["target_modules"] or ()
+        names = targets if isinstance(targets, str) else tuple(map(str, targets))
+        return LoraOptions(config["r"], config["lora_alpha"], names)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error!r}") from error
+
+
 class Adapter:
     """A model with an adapter.
 
@@ -119,6 +172,8 @@ class Adapter:
         """
         peft = _peft()
         targets = options.targets if isinstance(options.targets, str) else list(options.targets)
+        if targets == ALL_LINEAR:
+            targets = _attention_layers(base) or targets
         alpha = 2 * options.rank if options.alpha is None else options.alpha
         config = peft.LoraConfig(
             r=options.rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
@@ -129,6 +184,7 @@ class Adapter:
                 model = peft.get_peft_model(base, config)
             except ValueError as error:
                 raise ConfigError(f"lora targets {options.targets!r} cannot be used: {error}") from error
+        _check_matched(model)
         config.base_model_name_or_path = os.path.abspath(path) if os.path.isdir(path) else path
         return cls(model)
 
@@ -143,6 +199,7 @@ class Adapter:
         Raises:
             ConfigError: it cannot be read or is not a LoRA adapter.
         """
+        check_files(Path(directory))
         try:
             model = _peft().PeftModel.from_pretrained(base, directory, is_trainable=True)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
@@ -161,11 +218,15 @@ class Adapter:
         """Shape of the adapter, as JSON."""
         config = self.model.peft_config["default"]
         targets = config.target_modules
-        return {
+        shape = {
             "rank": config.r,
             "alpha": config.lora_alpha,
-            "targets": targets if isinstance(targets, str) else sorted(targets),
+            "targets": targets if isinstance(targets, str) else sorted(targets or ()),
         }
+        parameters = getattr(
+            config, "target_parameters", None
+        )  # experts that are one tensor have no layers to name
+        return {**shape, "parameters": sorted(parameters)} if parameters else shape
 
     def save(self, directory: Path) -> None:
         """Write weights and configuration in peft's format."""

@@ -24,9 +24,9 @@ class HFOptions:
 
     Attributes:
         seed: seed of the sampling and of a new adapter's initial weights.
-        temperature: see `Policy`.
-        top_p: see `Policy`.
-        greedy: see `Policy`.
+        temperature: temperature of the sampling.
+        top_p: probability mass of the nucleus that is sampled from; below 1 only for evaluation.
+        greedy: take the most likely token.
         max_new_tokens: longest act in tokens; a longer one is sent as far as it got (the environment calls it invalid).
         max_context: longest episode in tokens; beyond it the episode ends with `StopReason.TOKEN_BUDGET`. None: all
             positions of the model.

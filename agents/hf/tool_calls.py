@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable
 
 from searchgym.agent import AgentContext
+from searchgym.calls import json_text
 from searchgym.dialects import Act, Dialect
 from searchgym.errors import ConfigError
 
@@ -133,8 +134,7 @@ def _value(text: str) -> object:
 
 
 def _call(name: object, arguments: object) -> str:
-    """The JSON of a call, escaped so that a tag inside a value cannot end it."""
-    return json.dumps({"name": name, "arguments": arguments}).replace("<", "\\u003c")
+    return json_text({"name": name, "arguments": arguments})
 
 
 _DECODER = json.JSONDecoder()

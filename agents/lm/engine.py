@@ -127,16 +127,17 @@ class GenerationEngine(Protocol):
     Attributes:
         max_new_tokens: limit of one act, in tokens.
         max_context: limit of an episode, in tokens, prompts included.
-        stop_ids: tokens that end an act.
-        closes: whether the last token of an act completes its closing, for closings of more than one token.
-        stop_strings: the closings as text, for engines that stop by text.
+        stop_ids: tokens that end a message.
+        watch: makes a function for a new act that takes its tokens one by one and tells whether the act is complete; None
+            if only `stop_ids` end acts.
+        stop_strings: the closing tags of an act, for engines in which generation stops by text.
         stats: work done.
     """
 
     max_new_tokens: int
     max_context: int
     stop_ids: Collection[int]
-    closes: Callable[[Sequence[int]], bool] | None
+    watch: Callable[[], Callable[[int], bool]] | None
     stop_strings: tuple[str, ...]
     stats: EngineStats
 
@@ -184,12 +185,14 @@ class _Slot:
         context: all its tokens.
         cached: number of its first positions that the row holds.
         uniform_T: the numbers that the current act's tokens are drawn with, where the slot has its own random stream.
+        completes: whether a token completes the current act; see `GenerationEngine.watch`.
     """
 
     row: int
     context: list[int] = field(default_factory=list)
     cached: int = 0
     uniform_T: Sequence[float] = ()
+    completes: Callable[[int], bool] | None = None
 
 
 class Engine:
@@ -197,7 +200,7 @@ class Engine:
 
     Args:
         network: the model; its weights are read at every call.
-        stop_ids: tokens that end an act.
+        stop_ids: tokens that end a message.
         max_new_tokens: limit of one act, in tokens.
         max_context: limit of an episode, in tokens, prompts included.
         batch_tokens: prefill runs in batches of about this many tokens.
@@ -225,7 +228,7 @@ class Engine:
             raise ConfigError(f"max_context is {max_context!r}: this model takes 2 to {positions} tokens")
         self.network = network
         self.stop_ids: Collection[int] = frozenset(stop_ids)
-        self.closes: Callable[[Sequence[int]], bool] | None = None
+        self.watch: Callable[[], Callable[[int], bool]] | None = None
         self.stop_strings: tuple[str, ...] = ()
         self.max_new_tokens = max_new_tokens
         self.max_context = max_context
@@ -329,6 +332,7 @@ class Engine:
             results.append(Generation(list(prompt)))
             feeding.append(slot)
             active.append(results[-1])
+            slot.completes = None if self.watch is None else self.watch()
             if sampling.rng_streams is not None and not sampling.greedy:
                 slot.uniform_T = sampling.rng_streams.uniform([number], self.max_new_tokens)[0].tolist()
         if feeding:
@@ -442,7 +446,7 @@ class Engine:
         self, slots: list[_Slot], active: list[Generation], logits_BV: Tensor, sampling: Sampling
     ) -> None:
         """Sample until every act has ended; `slots` are in the first rows, in order."""
-        slots, active, closes = list(slots), list(active), self.closes
+        slots, active = list(slots), list(active)
         device = self.network.device
         for step in range(1, self.max_new_tokens + 1):
             uniform_B1 = None
@@ -451,12 +455,13 @@ class Engine:
             tokens_B, logprobs_B = sample(logits_BV, sampling, uniform_B1)
             running: list[int] = []
             for i, (token, logprob) in enumerate(zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)):
-                slots[i].context.append(token)
+                slot = slots[i]
+                slot.context.append(token)
                 active[i].token_ids.append(token)
                 active[i].logprobs.append(logprob)
-                if token in self.stop_ids or (closes is not None and closes(active[i].token_ids)):
+                if token in self.stop_ids or (slot.completes is not None and slot.completes(token)):
                     active[i].ending = Ending.CLOSED
-                elif len(slots[i].context) >= self.max_context:
+                elif len(slot.context) >= self.max_context:
                     active[i].ending = Ending.CONTEXT_LIMIT
                 elif step < self.max_new_tokens:
                     running.append(i)

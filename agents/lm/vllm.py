@@ -5,7 +5,8 @@
 
 Both keep the token ids of each slot and send the whole context every round. vLLM's prefix cache holds the computed part
 of it and the parts that several slots share, forks included. Ids come back exactly as they were sampled, and an act is cut
-after the first id that closes it. A request names every field of the sampling distribution: vLLM would otherwise take
+after the id that completes it. vLLM also stops at a closing tag that a thought quotes; the act is then continued with
+another request, whose context is in the prefix cache. A request names every field of the sampling distribution: vLLM would otherwise take
 top_k, top_p and a repetition penalty from the model's generation_config.json, and sample from another distribution than
 the one that is trained.
 
@@ -55,17 +56,36 @@ class Sampled:
         token_ids: the tokens.
         logprobs: their log-probabilities.
         stopped: whether it stopped for a reason other than the token limit.
+        at_string: whether it stopped at a stop string.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     stopped: bool
+    at_string: bool = False
+
+
+@dataclass(slots=True)
+class _Pending:
+    """An act that is being sampled.
+
+    Attributes:
+        slot: its slot.
+        generation: what was sampled so far.
+        completes: see `GenerationEngine.watch`; None if only `stop_ids` end acts.
+        request: the request that samples what follows.
+    """
+
+    slot: int
+    generation: Generation
+    completes: Callable[[int], bool] | None
+    request: Request
 
 
 class VLLMSlots:
     """The part of `GenerationEngine` that does not depend on where vLLM runs.
 
-    vLLM stops at `stop_strings`; the act is then cut by `stop_ids` and `closes`.
+    vLLM stops at `stop_strings`; `stop_ids` and `watch` tell whether the act is complete there.
 
     Args:
         max_new_tokens: limit of one act, in tokens.
@@ -83,7 +103,7 @@ class VLLMSlots:
         self.max_new_tokens = max_new_tokens
         self.max_context = max_context
         self.stop_ids: Collection[int] = frozenset()
-        self.closes: Callable[[Sequence[int]], bool] | None = None
+        self.watch: Callable[[], Callable[[int], bool]] | None = None
         self.stop_strings: tuple[str, ...] = ()
         self.stats = EngineStats()
         self.tempered = True
@@ -143,7 +163,7 @@ class VLLMSlots:
                 "temperature 1"
             )
         generations: list[Generation] = []
-        requested: list[tuple[int, Generation, Request]] = []
+        requested: list[_Pending] = []
         for slot, prompt in zip(slots, prompts, strict=True):
             context = [*self._context(slot), *prompt]
             if not context:
@@ -152,16 +172,17 @@ class VLLMSlots:
                 generations.append(Generation([], ending=Ending.CONTEXT_LIMIT))
                 continue
             generations.append(Generation(list(prompt)))
-            seed = _seed(slot, sampling)
-            requested.append((slot, generations[-1], Request(context, self._fields(context, sampling, seed))))
-        if requested:
-            start = time.perf_counter()
+            fields = self._fields(context, sampling, _seed(slot, sampling))
+            watch = None if self.watch is None else self.watch()
+            requested.append(_Pending(slot, generations[-1], watch, Request(context, fields)))
+        start = time.perf_counter()
+        while requested:
             # Contexts with a common beginning are neighbours, so vLLM computes the common part once.
-            requested.sort(key=lambda one: one[2].context)
-            drawn = self._draw([request for _, _, request in requested])
-            for (slot, generation, request), sampled in zip(requested, drawn, strict=True):
-                self._take(slot, generation, request, sampled)
-            self.stats.decode_seconds += time.perf_counter() - start
+            requested.sort(key=lambda one: one.request.context)
+            drawn = self._draw([one.request for one in requested])
+            pairs = zip(requested, drawn, strict=True)
+            requested = [one for one, sampled in pairs if self._continues(one, sampled)]
+        self.stats.decode_seconds += time.perf_counter() - start
         return generations
 
     def _draw(self, requests: list[Request]) -> list[Sampled | None]:
@@ -193,25 +214,36 @@ class VLLMSlots:
             "logprobs": 0,  # only that of the sampled token
         }
 
-    def _take(self, slot: int, generation: Generation, request: Request, sampled: Sampled | None) -> None:
-        """Cut an act after the id that closes it, and append it to the slot's context."""
+    def _continues(self, pending: _Pending, sampled: Sampled | None) -> bool:
+        """Take what was sampled, up to the id that completes the act; returns whether more is to be sampled."""
+        generation, request = pending.generation, pending.request
         if sampled is None:
             generation.prompt_ids, generation.ending = [], Ending.FAILED
-            return
+            generation.token_ids, generation.logprobs = [], []
+            return False
         closed = False
+        before = len(generation.token_ids)
         for token, logprob in zip(sampled.token_ids, sampled.logprobs, strict=True):
             generation.token_ids.append(token)
             generation.logprobs.append(logprob)
-            if token in self.stop_ids or (self.closes is not None and self.closes(generation.token_ids)):
+            if token in self.stop_ids or (pending.completes is not None and pending.completes(token)):
                 closed = True
                 break
-        whole = self._contexts[slot] = [*request.context, *generation.token_ids]
-        if closed or sampled.stopped:
+        whole = [*request.context, *generation.token_ids[before:]]
+        left = min(self.max_new_tokens - len(generation.token_ids), self.max_context - len(whole))
+        self.stats.sampled_tokens += len(generation.token_ids) - before
+        if not closed and sampled.at_string and pending.completes is not None and left > 0:
+            # Another seed: the same one would draw the numbers of the first tokens again.
+            more = {"max_tokens": left, "seed": (request.fields["seed"] + 1) % 2**63}
+            pending.request = Request(whole, request.fields | more)
+            return True
+        self._contexts[pending.slot] = whole
+        if closed or (sampled.stopped and not (sampled.at_string and pending.completes)):
             generation.ending = Ending.CLOSED
         elif len(whole) >= self.max_context:
             generation.ending = Ending.CONTEXT_LIMIT
         self.stats.prompt_tokens += len(generation.prompt_ids)
-        self.stats.sampled_tokens += len(generation.token_ids)
+        return False
 
 
 class VLLMEngine(VLLMSlots):
@@ -327,7 +359,8 @@ class VLLMEngine(VLLMSlots):
         self.stats.prefilled_tokens += len(output.prompt_token_ids) - cached
         ids = [int(token) for token in act.token_ids]
         logprobs = [float(position[token].logprob) for token, position in zip(ids, act.logprobs, strict=True)]
-        return Sampled(ids, logprobs, act.finish_reason == "stop")
+        at_string = isinstance(getattr(act, "stop_reason", None), str)
+        return Sampled(ids, logprobs, act.finish_reason == "stop", at_string)
 
 
 def write_weights(model: Any, directory: Path) -> None:

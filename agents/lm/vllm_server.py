@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import math
 import os
 import secrets
@@ -36,6 +35,7 @@ from searchgym.checks import number
 from searchgym.errors import ConfigError, EngineError, MissingExtraError
 from searchgym.retries import Backoff, is_transient
 from searchgym.signatures import check_known, takes_options
+from searchgym.terminal import get_logger
 
 from .vllm import Request, Sampled, VLLMSlots, write_weights
 
@@ -49,7 +49,7 @@ except ModuleNotFoundError as missing:
 
 __all__ = ["ServerOptions", "VLLMServerEngine"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _OWNER = "engine 'vllm-server'"
 _BACKOFF = Backoff(first=0.25, longest=10.0)
 _CONNECTING = 5.0  # seconds within which the server has to answer when the engine is created
@@ -217,7 +217,10 @@ class VLLMServerEngine(VLLMSlots):
         if cached is not None:  # the server reports it with --enable-prompt-tokens-details
             self.stats.copied_tokens += cached
             self.stats.prefilled_tokens += usage["prompt_tokens"] - cached
-        return Sampled(ids, [float(value) for value in logprobs], choice["finish_reason"] == "stop")
+        at_string = isinstance(choice.get("stop_reason"), str)
+        return Sampled(
+            ids, [float(value) for value in logprobs], choice["finish_reason"] == "stop", at_string
+        )
 
     async def _connect(self, served_model: str | None) -> None:
         """Make sure that the server is there and can do what is needed, before any episode begins."""

@@ -21,14 +21,14 @@ def open_planner(
     tell_budget: bool = False,
     train: str | None = None,
 ) -> Agent:
-    """A `PlannerAgent`, or a `PlannerPolicy` if one of its parts is a policy.
+    """A planner that searches and an answerer that writes the answer; trainable if a part is.
 
     Args:
-        planner: see `PlannerAgent`.
-        answerer: see `PlannerAgent`.
-        evidence: see `PlannerAgent`.
-        draft: see `PlannerAgent`.
-        tell_budget: see `PlannerAgent`.
+        planner: chooses the searches: an agent, a registered name, or {"name": …, **options}.
+        answerer: writes the answer from the evidence, in a context of its own; None: the planner itself.
+        evidence: options of `EvidenceOptions`.
+        draft: show the answerer the planner's own answer as a draft (only where the evidence is a message).
+        tell_budget: add a line with the remaining searches and rounds to each observation of the planner.
         train: "planner" or "answerer": the one of two policies that learns. None: the only part that is a policy.
 
     Raises:

@@ -22,6 +22,7 @@ import torch
 from transformers import Qwen3ForCausalLM
 
 from searchgym.agent import AgentContext, Turn
+from searchgym.checkpoints import policy_directory
 from searchgym.dialects import TagsDialect
 from searchgym.episode import Episode, Segment, StopReason, segments_before
 from searchgym.errors import CheckpointError, ConfigError
@@ -29,14 +30,16 @@ from searchgym.errors import CheckpointError, ConfigError
 from ..lm.engine import Ending, Engine
 from ..lm.evaluation import EvaluationStats
 from ..lm.network import DecoderNetwork
+from ..lm.stopping import ActWatch
 from ..lm.token_policy import TokenPolicy
 from .model import TinyConfig, build_model, load_model, load_weights, read_config, save_model
-from .tokenizer import Tokenizer
+from .tokenizer import TAGS, Tokenizer
 
 __all__ = ["TOKENIZER_FILE", "TinyAgent", "prompt_ids"]
 
 TOKENIZER_FILE = "tokenizer.json"
 
+_DIALECT = TagsDialect()
 _ACT_TAG = re.compile(r"<(?=/?(?:think|search|answer|feedback)>)")
 _ANY_TAG = re.compile(r"<(?=/?(?:think|search|answer|feedback|information)>)")
 
@@ -62,11 +65,12 @@ class TinyAgent(TokenPolicy):
     """A causal language model of the Qwen3 architecture with fewer than a million weights.
 
     Args:
-        checkpoint: a directory written by `save` or `searchgym warmup`; None loads the packaged warm start.
+        checkpoint: a directory written by `save` or `searchgym warmup`, a training run or one of its checkpoints; None
+            loads the packaged warm start.
         seed: seed of the sampling.
-        temperature: see `Policy`.
-        top_p: see `Policy`.
-        greedy: see `Policy`.
+        temperature: temperature of the sampling.
+        top_p: probability mass of the nucleus that is sampled from; below 1 only for evaluation.
+        greedy: take the most likely token.
         max_new_tokens: longest act in tokens; a longer one is sent as far as it got (the environment calls it
             invalid).
         max_context: longest episode in tokens; beyond it the episode ends with `StopReason.TOKEN_BUDGET`. None: all
@@ -92,7 +96,7 @@ class TinyAgent(TokenPolicy):
         max_context: int | None = None,
         history: int | None = None,
     ) -> None:
-        directory = _packaged_warm_start() if checkpoint is None else Path(checkpoint)
+        directory = _packaged_warm_start() if checkpoint is None else policy_directory(checkpoint)
         model, config = load_model(directory)
         tokenizer = Tokenizer.load(directory / TOKENIZER_FILE)
         if tokenizer.size != config.vocab_size:
@@ -157,10 +161,13 @@ class TinyAgent(TokenPolicy):
         self.network = DecoderNetwork(model, whole_logits=True)
         self.engine = Engine(
             self.network,
-            [tokenizer.token_id(tag) for tag in TagsDialect.stop_strings],
+            (),
             max_new_tokens=max_new_tokens,
             max_context=config.max_positions if max_context is None else max_context,
         )
+        others = {tokenizer.token_id(tag) for tag in TAGS if tag not in TagsDialect.stop_strings}
+        candidates = tokenizer.ids_with(">") - others
+        self.engine.watch = lambda: ActWatch(_DIALECT.scanner(), tokenizer.decode, candidates)
         self.evaluation = EvaluationStats()
 
     def bind(self, agent_context: AgentContext) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from searchgym.cli.command import Command, option
+from searchgym.cli.console import say
 from searchgym.cli.options import config_option
 from searchgym.cli.progress import progress_bar
 from searchgym.errors import MissingExtraError
@@ -67,4 +68,4 @@ def warmup(out: Path, seed: int, steps: int | None, threads: int, device: str) -
             report=report,
             opened=lambda n: progress.update(worlds, completed=n),
         )
-    click.echo(f"wrote {out}")
+    say(f"wrote {out}")

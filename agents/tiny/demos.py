@@ -161,7 +161,7 @@ class Library:
             raise ValueError("world 0 is the default world: demonstrations must not show it")
         self.world = World(size=size, seed=seed, style="terse", train=questions, dev=0, test=0)
         self.questions = [q for q in self.world.questions("train") if can_demonstrate(q)]
-        self._retriever = CachedRetriever(BM25.build(self.world), size=1_000_000)
+        self._retriever = CachedRetriever(BM25.build(self.world), size=2**30)
         self._passages = self.world.passages
         queries = {hop.query for q in self.questions for hop in q.chain}
         self._retriever.search(sorted(queries), TOP_K)

@@ -18,8 +18,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from searchgym.checksums import check_files, forget_checksums
 from searchgym.errors import CheckpointError, ConfigError
-from searchgym.files import write_bytes, write_text
+from searchgym.files import read_bytes, read_json, write_bytes, write_text
 
 from ..lm.weights import check_tensors
 
@@ -145,6 +146,7 @@ def save_model(model: Qwen3ForCausalLM, config: TinyConfig, directory: str | os.
     """Write `config.json` and `model.safetensors`; each file is written completely or not at all."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
+    forget_checksums(folder)
     text = json.dumps(config.to_json(), indent=2) + "\n"
     write_text(folder / CONFIG_FILE, text)
     tensors = {name: t.detach().contiguous() for name, t in _own_weights(model, config).items()}
@@ -159,7 +161,7 @@ def read_config(directory: str | os.PathLike[str]) -> TinyConfig:
     """
     path = Path(directory) / CONFIG_FILE
     try:
-        data = json.loads(path.read_bytes())
+        data = read_json(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file: give a directory written by `save`") from error
     except (OSError, ValueError) as error:
@@ -191,8 +193,10 @@ def load_weights(model: Qwen3ForCausalLM, config: TinyConfig, directory: str | o
         CheckpointError: the file is missing or damaged, or has other names or shapes or values that are not finite.
     """
     path = Path(directory) / WEIGHTS_FILE
+    if path.parent.is_dir():
+        check_files(path.parent)
     try:
-        loaded = load_tensors(path.read_bytes())
+        loaded = load_tensors(read_bytes(path))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file: give a directory written by `save`") from error
     except (OSError, ValueError, SafetensorError) as error:

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from searchgym.errors import CheckpointError
+from searchgym.files import read_json
 
 __all__ = ["TAGS", "Tokenizer"]
 
@@ -190,6 +191,11 @@ class Tokenizer:
         """
         return self._start[text]
 
+    def ids_with(self, character: str) -> frozenset[int]:
+        """The ids whose text contains an ASCII character."""
+        texts = {i for i, text in enumerate(self._texts) if character in text}
+        return frozenset({*texts, self._byte0 + ord(character)})
+
     def is_byte(self, token: int) -> bool:
         """Whether this is one of the 256 byte tokens, which encode words outside the vocabulary."""
         return self._byte0 <= token < self._byte0 + 256
@@ -235,7 +241,7 @@ class Tokenizer:
             CheckpointError: it is missing, damaged or of another format; names the file.
         """
         try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_json(read_json(path))
         except (OSError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise CheckpointError(f"{path}: {error}") from error

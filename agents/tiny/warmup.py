@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from searchgym.checksums import forget_checksums
 from searchgym.errors import ConfigError, TrainingError
 
 from .agent import TOKENIZER_FILE
@@ -311,6 +312,7 @@ def _write(out: Path, fill: Callable[[Path], None]) -> None:
     try:
         fill(work)
         out.mkdir(exist_ok=True)
+        forget_checksums(out)
         for file in sorted(work.iterdir()):
             os.replace(file, out / file.name)
     finally:

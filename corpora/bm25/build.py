@@ -5,6 +5,8 @@ terms into one sorted vocabulary and their postings, term by term, into one tabl
 length are counted over all shards before anything is scored, so that the finished table is the same, byte for byte,
 regardless of the division into shards. A build that was killed continues after its last shard.
 
+As in Lucene, a passage without any term counts neither in the number of passages nor in the average length.
+
 What is stored of a (term, passage) pair is its count, not its score: five bytes instead of eight, and lengths are
 rounded to one byte as in Lucene, so that scores agree with Lucene's.
 """
@@ -264,7 +266,8 @@ def _merge(
     lengths = np.concatenate([shard.read("lengths", np.uint8) for shard in shards])
     np.save(directory / "lengths.npy", lengths, allow_pickle=False)
     numbers, starts = _merge_terms(shards, directory)
-    parts = parts_table(settings["k1"], settings["b"], total / count)
+    documents = int(np.count_nonzero(lengths))
+    parts = parts_table(settings["k1"], settings["b"], total / documents)
     with (
         _npy(directory / "positions.npy", np.int32, postings) as positions,
         _npy(directory / "counts.npy", np.uint8, postings) as counts,
@@ -276,7 +279,13 @@ def _merge(
             score = parts[often.astype(np.int64) * 256 + lengths[where]]
             np.maximum.reduceat(score, starts[low:high] - starts[low]).tofile(most)
             progress("merging", int(starts[high]), postings)
-    facts = {"passages": count, "words": total, "terms": len(starts) - 1, "postings": postings}
+    facts = {
+        "passages": count,
+        "documents": documents,
+        "words": total,
+        "terms": len(starts) - 1,
+        "postings": postings,
+    }
     # Written last: it shows that everything else is there.
     write_text(directory / "bm25.json", json.dumps(facts), alone=True)
 

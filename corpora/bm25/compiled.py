@@ -136,7 +136,8 @@ def search(
         scores: float64 [k]; receives their scores.
 
     Returns:
-        The number of hits.
+        The number of hits; -1 if postings are out of order or of passages that do not exist. Nothing beyond the arrays
+        is read or written then.
     """
     terms, k, size = len(postings), len(found), 0
     reach = np.zeros(terms + 1)  # the most that the terms from the i-th on can add
@@ -145,6 +146,8 @@ def search(
     sums = np.zeros(_WINDOW)
     touched = np.empty(_WINDOW, np.int32)
     essential = terms
+    passages = np.int64(len(lengths))
+    low = np.int64(0)  # no posting is left before this passage, unless they are out of order
     while True:
         while size == k and essential > 0 and reach[essential - 1] < scores[0]:
             essential -= 1
@@ -155,12 +158,19 @@ def search(
                 start = min(start, np.int64(positions[postings[i, 0]]))
         if start == _END:
             break
+        if start < low or start >= passages:
+            return -1
+        low = min(start + _WINDOW, passages)
+        # As unsigned numbers, so that one comparison finds postings before and after the window.
+        width = np.uint64(low - start)
         many = 0
         for i in range(essential):
             idf, times, j = weights[i, 0], weights[i, 1], postings[i, 0]
-            while j < postings[i, 1] and positions[j] < start + _WINDOW:
-                passage = positions[j]
+            while j < postings[i, 1]:
+                passage = np.int64(positions[j])
                 place = passage - start
+                if np.uint64(place) >= width:
+                    break
                 if sums[place] == 0.0:  # no gain is 0
                     touched[many] = place
                     many += 1
@@ -186,28 +196,30 @@ def search(
             postings[i, 0] = end
             if end - first < _SCAN * many:
                 for j in range(first, end):
-                    passage = positions[j]
+                    passage = np.int64(positions[j])
                     place = passage - start
+                    if np.uint64(place) >= width:
+                        return -1
                     if sums[place] != 0.0:
                         part = parts[np.int64(counts[j]) * 256 + np.int64(lengths[passage])]
                         sums[place] += idf * part * times
             else:
                 for t in range(many):
-                    passage = start + touched[t]
+                    passage = start + touched[t]  # within the window
                     j = _lower_bound(positions, first, end, passage)
                     if j < end and positions[j] == passage:
                         part = parts[np.int64(counts[j]) * 256 + np.int64(lengths[passage])]
                         sums[touched[t]] += idf * part * times
         for t in range(many):
             place = touched[t]
-            passage, score = np.int32(start + place), sums[place]
+            hit, score = np.int32(start + place), sums[place]
             sums[place] = 0.0
             if size < k:
-                found[size], scores[size] = passage, score
+                found[size], scores[size] = hit, score
                 _sift_up(found, scores, size)
                 size += 1
-            elif _worse(scores[0], found[0], score, passage):
-                found[0], scores[0] = passage, score
+            elif _worse(scores[0], found[0], score, hit):
+                found[0], scores[0] = hit, score
                 _sift_down(found, scores, size)
     for last in range(size - 1, 0, -1):  # heap sort: the worst goes last
         found[0], found[last] = found[last], found[0]

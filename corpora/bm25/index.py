@@ -5,8 +5,8 @@ Score of passage d for query q (Robertson & Zaragoza 2009, as Lucene computes it
     score(q, d) = sum over t in q of  ln(1 + (N - df_t + 0.5) / (df_t + 0.5))
                                       * tf(t, d) / (tf(t, d) + k1 * (1 - b + b * |d| / avgdl))
 
-As in Lucene, |d| is rounded down to one of 256 lengths (exact up to 40 words), and a word counts at most 255 times in a
-passage. Beyond the formula, the following is promised:
+As in Lucene, |d| is rounded down to one of 256 lengths (exact up to 40 words), a word counts at most 255 times in a
+passage, and N and avgdl are those of the passages with at least one term. Beyond the formula, the following is promised:
 
 1. Hits are ordered by falling score, equal scores by id, also across the cut at k.
 2. A passage without any word of the query is not a hit, so that there may be fewer than k hits.
@@ -20,11 +20,8 @@ reads all postings of every query word, and returns equal scores in arbitrary or
 
 from __future__ import annotations
 
-import json
 import math
-import mmap
 import tempfile
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.checks import integer, number
+from searchgym.errors import DamagedFileError
 from searchgym.lru import LRUCache
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, SearchResult
@@ -44,13 +42,14 @@ from ..indexing.cache import digest
 from . import loader
 from .analyzer import TOKENIZER, stem, words
 from .build import MOST, build_table, estimate_table, parts_table
+from .table import LAZY, Table
 
 __all__ = ["BM25", "BM25_BACKEND", "MAX_QUERY_TERMS", "open_bm25"]
 
 MAX_QUERY_TERMS = 1024
 """The number of distinct known words of a query that are used, the first ones (Lucene's clause limit)."""
 
-_FORMAT = 2
+_FORMAT = 3
 # Capacities of the caches.
 _CACHED_WORDS = 200_000
 _CACHED_PASSAGES = 100_000  # a corpus may compute or decode a passage on each access
@@ -58,19 +57,6 @@ _CACHED_GAINS = 4_000_000  # gains of (term, passage) pairs in the numpy search,
 _COMPILED_FROM = 50_000  # passages from which compiling with numba pays
 _SCORES_AT_ONCE = 1 << 16  # of the numpy search: 512 kB, which stay in the cache of the core
 _LEAST = np.nextafter(0.0, 1.0)  # a passage without any word of the query has score 0 and is not a hit
-
-
-class _Table(NamedTuple):
-    """What `build_table` wrote. Term t owns `starts[t]:starts[t + 1]` of `positions` and `counts`."""
-
-    positions: NDArray[np.int32]
-    counts: NDArray[np.uint8]
-    starts: NDArray[np.int64]
-    most: NDArray[np.float64]
-    lengths: NDArray[np.uint8]
-    terms: bytes | mmap.mmap
-    term_starts: NDArray[np.int64]
-    facts: dict[str, int]
 
 
 class _Term(NamedTuple):
@@ -108,7 +94,7 @@ class BM25:
     name = "bm25"
 
     def __init__(
-        self, corpus: Corpus, settings: Mapping[str, Any], table: _Table, directory: Path | None
+        self, corpus: Corpus, settings: Mapping[str, Any], table: Table, directory: Path | None
     ) -> None:
         self.settings = dict(settings)
         self.index_hash = digest(_key(corpus, settings))
@@ -117,7 +103,8 @@ class BM25:
         self._count = table.facts["passages"]
         self._table = table
         self._directory = directory
-        average = table.facts["words"] / self._count
+        self._documents = table.facts["documents"]  # with at least one term: the N of the formula
+        average = table.facts["words"] / self._documents
         self._parts = parts_table(settings["k1"], settings["b"], average)
         # Read as `cache[key]` within try: on the hot path that costs as little as a dict.
         self._words = LRUCache[str, _Term | None](_CACHED_WORDS)
@@ -143,7 +130,7 @@ class BM25:
         settings = _check_settings(k1, b, shuffle)
         with tempfile.TemporaryDirectory(prefix="searchgym-") as directory:
             build_table(corpus, settings, Path(directory), quiet)
-            return cls(corpus, settings, _load(Path(directory), mapped=False), None)
+            return cls(corpus, settings, Table.load(Path(directory), mapped=False), None)
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """Search a batch; see `searchgym.Retriever.search`.
@@ -155,7 +142,22 @@ class BM25:
             ConfigError: k is not a whole number >= 1, or `queries` is not a sequence of strings.
         """
         limit = min(check_k(k), self._count)  # a k beyond the corpus must not size arrays
-        asked = [self._query_terms(query) for query in check_queries(queries)]
+        checked = check_queries(queries)
+        try:
+            return self._search(checked, limit)
+        except (
+            DamagedFileError
+        ):  # one after the other: some may not need the damaged part of the index or the corpus
+            return [self._search_one(query, limit) for query in checked]
+
+    def _search_one(self, query: str, limit: int) -> SearchResult:
+        try:
+            return self._search([query], limit)[0]
+        except DamagedFileError as error:
+            return error
+
+    def _search(self, queries: Sequence[str], limit: int) -> list[SearchResult]:
+        asked = [self._query_terms(query) for query in queries]
         large = self._count >= _COMPILED_FROM
         best = self._best_compiled if large and loader.ready() else self._best
         found = best([terms for terms in asked if terms], limit)
@@ -279,6 +281,8 @@ class BM25:
             size = search(
                 table.positions, table.counts, table.lengths, self._parts, postings, weights, found, scores
             )
+            if size < 0:
+                table.refuse_postings()
             yield list(zip(found[:size].tolist(), scores[:size].tolist(), strict=True))
 
     def _query_terms(self, query: str) -> list[_QueryTerm]:
@@ -303,18 +307,14 @@ class BM25:
         found = None
         term = stem([word]).get(word)
         if term is not None:
-            table, wanted = self._table, term.encode()
-            starts, count = table.term_starts, len(table.most)
-
-            def text(number: int) -> bytes:
-                return table.terms[starts[number] : starts[number + 1] - 1]
-
-            number = bisect_left(range(count), wanted, key=text)
-            if number < count and text(number) == wanted:
-                start, end = table.starts[number : number + 2].tolist()
+            entry = self._table.find(term)
+            if entry is not None:
+                number, start, end, most = entry
                 frequency = end - start
-                idf = math.log(1 + (self._count - frequency + 0.5) / (frequency + 0.5))
-                found = _Term(number, start, end, idf, idf * table.most.item(number))
+                if frequency > self._documents:
+                    self._table.refuse_postings()
+                idf = math.log(1 + (self._documents - frequency + 0.5) / (frequency + 0.5))
+                found = _Term(number, start, end, idf, idf * most)
         self._words.put(word, found)
         return found
 
@@ -324,7 +324,12 @@ class BM25:
         positions = table.positions[term.start : term.end]
         codes = table.counts[term.start : term.end].astype(np.int64)
         codes *= 256
-        codes += table.lengths[positions]
+        try:
+            if positions.min() < 0:
+                table.refuse_postings()
+            codes += table.lengths[positions]
+        except IndexError:
+            table.refuse_postings()
         gains = self._parts[codes]
         gains *= term.idf
         self._gains.put(term.number, (positions, gains))
@@ -337,11 +342,25 @@ class BM25:
 
 
 class BM25Backend(IndexBackend):
-    """The entry point `bm25` of `searchgym.retrievers`. Options and errors are those of `BM25.build`."""
+    """BM25 with Lucene's formula and English terms; needs no extra.
+
+    The entry point `bm25` of `searchgym.retrievers`. Options and errors are those of `BM25.build`.
+    """
 
     name = BM25.name
+    lazy = LAZY
 
     def settings(self, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> dict[str, Any]:
+        """Check the options.
+
+        Args:
+            k1: how slowly repeated words saturate, 0 to 1000.
+            b: how much long passages are penalised, 0 to 1.
+            shuffle: seed of a control experiment in which every passage is returned in place of another.
+
+        Raises:
+            ConfigError: a setting out of range.
+        """
         return _check_settings(k1, b, shuffle)
 
     def key(self, corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -354,7 +373,7 @@ class BM25Backend(IndexBackend):
         build_table(corpus, settings, directory, progress)
 
     def open(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path) -> BM25:
-        return BM25(corpus, settings, _load(directory, mapped=True), directory)
+        return BM25(corpus, settings, Table.load(directory, mapped=True), directory)
 
 
 BM25_BACKEND = BM25Backend()
@@ -388,24 +407,3 @@ def _check_settings(k1: object, b: object, shuffle: object) -> dict[str, Any]:
         "b": number("BM25 setting b", b, 0, 1),
         "shuffle": seed,
     }
-
-
-def _load(directory: Path, *, mapped: bool) -> _Table:
-    def array(name: str) -> NDArray[Any]:
-        # A plain array over the same map: slicing a memmap costs ten times as much.
-        loaded = np.load(directory / f"{name}.npy", mmap_mode="r" if mapped else None, allow_pickle=False)
-        loaded.flags.writeable = False
-        return np.asarray(loaded)
-
-    with (directory / "terms.txt").open("rb") as file:
-        terms = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if mapped else file.read()
-    return _Table(
-        positions=array("positions"),
-        counts=array("counts"),
-        starts=array("starts"),
-        most=array("most"),
-        lengths=array("lengths"),
-        terms=terms,
-        term_starts=array("term_starts"),
-        facts=json.loads((directory / "bm25.json").read_text("utf-8")),
-    )

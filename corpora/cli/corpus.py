@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from searchgym import plugins
 from searchgym.cli.command import Group, option
+from searchgym.cli.console import Console, say
 from searchgym.cli.options import read_spec
-from searchgym.cli.play import shown
 from searchgym.conformance import check_corpus
 from searchgym.errors import CorpusError
 from searchgym.question import Corpus, find_passage
@@ -53,7 +53,7 @@ def list_corpora(as_json: bool) -> None:
         ]
         click.echo(json.dumps({"corpora": plugins.names("corpora"), "hub": known}))
         return
-    click.echo(f"registered corpora: {', '.join(plugins.names('corpora'))}")
+    say(f"registered corpora: {', '.join(plugins.names('corpora'))}")
     table = Table("name", "content", "repository", title="data sets of the Hugging Face Hub with short names")
     for name, (repository, path, what) in KNOWN.items():
         table.add_row(name, what, f"{repository}:{path}" if path else repository)
@@ -73,7 +73,7 @@ def info(spec: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts))
         return
-    table = Table(show_header=False, title=shown(opened.name))
+    table = Table(show_header=False, title=opened.name)
     table.add_row("passages", f"{facts['passages']:,}")
     for split, count in facts["questions"].items():
         table.add_row(f"questions, {split}", f"{count:,}")
@@ -82,15 +82,16 @@ def info(spec: str, as_json: bool) -> None:
     for what in ("passages", "questions"):
         if facts.get(f"{what}_passed_over"):
             table.add_row(f"{what} skipped", f"{facts[f'{what}_passed_over']:,} (blank or unanswerable)")
+    _add_notes(table, facts)
     table.add_row("hash", facts["hash"])
     if isinstance(facts.get("origin"), dict):
         for part in _origins(facts["origin"]):
-            table.add_row("from", shown(part))
+            table.add_row("from", part)
     first = opened.passages[0]
-    table.add_row("first passage", f"[bold]{shown(first.title)}[/]\n{shown(first.text[:200])}")
+    table.add_row("first passage", Text.assemble((f"{first.title}\n", "bold"), first.text[:200]))
     for split in opened.splits[:1]:
         question = opened.questions(split)[0]
-        table.add_row("first question", f"{shown(question.text)}\n{shown(' | '.join(question.answers))}")
+        table.add_row("first question", f"{question.text}\n{' | '.join(question.answers)}")
     Console().print(table)
 
 
@@ -110,12 +111,12 @@ def fetch(names: tuple[str, ...], update: bool, dry_run: bool, as_json: bool) ->
     facts = [{**one.origin(), "size": one.size, "missing": one.missing} for one in found]
     if not as_json:
         for one in found:
-            click.echo(f"{one.label}: {_amount(one)}")
+            say(f"{one.label}: {_amount(one)}")
     for one, known in zip(found, facts, strict=True):
         if not dry_run:
             known["paths"] = [str(path) for path in one.fetch()]
             if not as_json:
-                click.echo("\n".join(known["paths"]))
+                say("\n".join(known["paths"]))
     if as_json:
         click.echo(json.dumps(facts))
 
@@ -127,7 +128,8 @@ def check(spec: str, as_json: bool) -> None:
     """Check a corpus line by line and print statistics.
 
     Checks every line, the order of the passages, the ids and the gold passages of SPEC, which is a registered name, a
-    path, or JSON. The first error is reported with its file, line and reason; the exit code is then 2.
+    path, or JSON. The first error is reported with its file, line and reason; the exit code is then 2. Lines that were
+    skipped or read in another way than written are counted by reason.
     """
     with Console(stderr=True).status("checking"):
         if (Path(spec) / "manifest.json").is_file() and (problems := verify_directory(Path(spec))):
@@ -138,12 +140,13 @@ def check(spec: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts))
         return
-    table = Table(show_header=False, title=f"{shown(opened.name)}: no errors")
+    table = Table(show_header=False, title=f"{opened.name}: no errors")
     for name, value in facts.items():
         if isinstance(value, float):
             table.add_row(name.replace("_", " "), f"{value:.3g}")
         elif isinstance(value, int | str):
-            table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else shown(value))
+            table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else value)
+    _add_notes(table, facts)
     Console().print(table)
 
 
@@ -184,8 +187,8 @@ def import_wikipedia(
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if file.is_file() and not as_json:
-        click.echo(
-            f"{file}: {human(file.stat().st_size)}; the passages need at most {human(estimate_dump(file))} "
+        say(
+            f"{file}: {human(file.stat().st_size)}; the passages need at most {human(estimate_dump(file, max(1, words)))} "
             f"({human(free_disk(out))} free)"
         )
     with shown_progress() as progress:
@@ -202,11 +205,18 @@ def import_wikipedia(
     if as_json:
         click.echo(json.dumps(card))
         return
-    click.echo(
+    say(
         f"{out}: {card['passages']:,} passages of {card['articles']:,} articles; skipped {card['redirects']:,} redirects, "
         f"{card['disambiguation']:,} disambiguation pages, {card['other_namespaces']:,} pages of other namespaces and "
         f"{card['empty']:,} without text, of {card['pages']:,} pages; {card['failures']:,} could not be read"
     )
+
+
+def _add_notes(table: Table, facts: dict[str, Any]) -> None:
+    """One row for every reason for which lines were skipped or read in another way than written."""
+    for what, notes in facts.get("notes", {}).items():
+        for reason, count in notes.items():
+            table.add_row(f"{what}: {reason}", f"{count:,}")
 
 
 def _facts(opened: Corpus) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import tempfile
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from searchgym import plugins
 from searchgym._version import __version__
 from searchgym.cli.command import Command, option
+from searchgym.cli.console import Console, text
 from searchgym.errors import SearchGymError
 
 from ..indexing.cache import home as cache_home
@@ -39,6 +39,8 @@ _EXTRAS = {
     "trackio": ("trackio",),
     "serve": ("starlette", "uvicorn", "httpcore", "prometheus-client", "httptools", "uvloop"),
 }
+
+_OK = text("ok", "green")
 
 
 def _version(package: str) -> str | None:
@@ -110,24 +112,24 @@ def doctor(as_json: bool) -> None:
     base = found["packages"]
     missing = [name for name, version in base.items() if version is None]
     detail = ", ".join(f"{name} {version}" for name, version in base.items() if version)
-    table.add_row("base", "[red]broken" if missing else "[green]ok", detail)
+    table.add_row("base", text("broken", "red") if missing else _OK, detail)
     for extra, packages in found["extras"].items():
         absent = [name for name, version in packages.items() if version is None]
         present = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
-        advice = f"missing {', '.join(absent)}: pip install 'searchgym\\[{extra}]'" if absent else present
-        table.add_row(extra, "[yellow]not installed" if absent else "[green]ok", advice)
+        advice = f"missing {', '.join(absent)}: pip install 'searchgym[{extra}]'" if absent else present
+        table.add_row(extra, text("not installed", "yellow") if absent else _OK, advice)
     table.add_section()
     for group, members in found["parts"].items():
         bad = {name: why for name, why in members.items() if why != "ok"}
         names = ", ".join(name for name in members if name not in bad)
-        table.add_row(group, "[yellow]partly" if bad else "[green]ok", names or "-")
+        table.add_row(group, text("partly", "yellow") if bad else _OK, names or "-")
         for name, why in bad.items():
-            table.add_row("", "[yellow]cannot load", f"{name}: {why}".replace("[", "\\["))
+            table.add_row("", text("cannot load", "yellow"), f"{name}: {why}")
     table.add_section()
     cache = found["cache"]
     table.add_row(
         "cache",
-        "[green]ok" if cache["writable"] else "[yellow]read-only",
+        _OK if cache["writable"] else text("read-only", "yellow"),
         cache["directory"]
         + ("" if cache["writable"] else " (each process builds its own; set SEARCHGYM_HOME)"),
     )

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from searchgym import plugins
 from searchgym.cli.command import Group, option
+from searchgym.cli.console import Console, say, text
+from searchgym.cli.listing import listing_options
 from searchgym.cli.options import SPEC_HELP, parse_pairs, read_spec
-from searchgym.cli.play import shown
 from searchgym.errors import (
     ConfigError,
     IndexMismatchError,
@@ -77,11 +77,17 @@ def index() -> None:
 
 @index.command()
 @option("--corpus", required=True, metavar="SPEC", help=SPEC_HELP)
-@option("--retriever", default="bm25", show_default=True, help="Kind of index: bm25, lucene, dense, …")
+@option(
+    "--retriever",
+    default="bm25",
+    show_default=True,
+    help="Kind of index: bm25, lucene, dense, … (see --list-retrievers).",
+)
 @option("--option", "pairs", metavar="KEY=VALUE", multiple=True, help="Option of the retriever. Repeatable.")
 @option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the index, new or empty.")
 @option("--dry-run", is_flag=True, help="Show the estimate without building.")
 @option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+@listing_options
 def build(
     corpus: str, retriever: str, pairs: tuple[str, ...], out: Path, dry_run: bool, as_json: bool
 ) -> None:
@@ -107,7 +113,7 @@ def build(
     if not as_json:
         there = "" if memory is None else f" of {human(memory)} available"
         duration = "" if not seconds else f", about {_duration(seconds)}"
-        click.echo(
+        say(
             f"{backend.name} index of {opened.name}, {len(opened.passages):,} passages: about "
             f"{human(estimate.disk)} of disk ({human(free_disk(out))} free), "
             f"{human(estimate.memory)} of memory{there}{duration}"
@@ -128,7 +134,7 @@ def build(
     if as_json:
         click.echo(json.dumps(facts))
         return
-    click.echo(
+    say(
         f"{directory}: {human(facts['size'])}, index hash {facts['index_hash']} ({_duration(facts['seconds'])})"
     )
 
@@ -146,19 +152,19 @@ def info(directory: Path, as_json: bool) -> None:
         return
     table = Table(show_header=False, title=str(directory))
     table.add_row("retriever", facts["backend"])
-    table.add_row("corpus", escape(f"{facts['corpus_name']}, {facts['passages']:,} passages"))
+    table.add_row("corpus", f"{facts['corpus_name']}, {facts['passages']:,} passages")
     recorded = (
         "not recorded: name it with --corpus" if facts["corpus"] is None else json.dumps(facts["corpus"])
     )
-    table.add_row("opened by", escape(recorded))
-    table.add_row("settings", escape(json.dumps(facts["settings"])))
+    table.add_row("opened by", recorded)
+    table.add_row("settings", json.dumps(facts["settings"]))
     table.add_row("size", human(facts["size"]))
     table.add_row("index hash", facts["index_hash"])
     for name, value in key.items():
         if name not in ("settings", "backend"):
             table.add_row(
                 "corpus hash" if name == "corpus" else name,
-                escape(value if isinstance(value, str) else json.dumps(value)),
+                value if isinstance(value, str) else json.dumps(value),
             )
     Console().print(table)
 
@@ -172,7 +178,7 @@ def verify(directory: Path, as_json: bool) -> None:
     Also reports whether this installation can search the index: it cannot if the index was built by another version, or
     with another tokenizer or encoder. The exit code is 2 if anything differs.
     """
-    with Console(stderr=True).status(f"reading {escape(str(directory))}"):
+    with Console(stderr=True).status(text(f"reading {directory}")):
         problems = verify_directory(directory)
         foreign = [] if problems else _foreign_parts(directory)
     if as_json:
@@ -194,16 +200,14 @@ def verify(directory: Path, as_json: bool) -> None:
         )
     if not as_json:
         count = len([path for path in directory.rglob("*") if path.is_file()])
-        click.echo(f"{directory}: intact ({count} files, {human(_size(directory))})")
+        say(f"{directory}: intact ({count} files, {human(_size(directory))})")
 
 
 def _foreign_parts(directory: Path) -> list[str]:
     try:
         return foreign_parts(directory)
     except (MissingExtraError, PluginError, UnknownIdError) as error:
-        click.echo(
-            f"the files are intact; whether they can be searched here was not checked: {error}", err=True
-        )
+        say(f"the files are intact; whether they can be searched here was not checked: {error}", err=True)
         return []
 
 
@@ -229,17 +233,16 @@ def search(directory: Path, queries: tuple[str, ...], k: int, corpus: str | None
         if as_json:
             click.echo(json.dumps({"query": query, "hits": [hit._asdict() for hit in hits]}))
             continue
-        title = shown(query) if len(query) <= 200 else f"{shown(query[:200])}…"
+        title = _excerpt(query)
         if not hits:
-            console.print(f"{title}\nno hits" if title else "no hits", highlight=False)
+            console.print(f"{title}\nno hits" if title else "no hits")
             continue
         table = Table(title=title, title_justify="left")
         for column, justify in (("rank", "right"), ("score", "right"), ("id", "left"), ("passage", "left")):
             table.add_column(column, justify=justify)  # type: ignore[arg-type]
         for rank, hit in enumerate(hits, 1):
-            text = hit.text if len(hit.text) <= 200 else f"{hit.text[:200]}…"
-            head = f"[bold]{shown(hit.title)}[/]\n" if hit.title else ""
-            table.add_row(str(rank), f"{hit.score:.4g}", shown(hit.id), head + shown(text))
+            passage = Text.assemble((f"{hit.title}\n" if hit.title else "", "bold"), _excerpt(hit.text))
+            table.add_row(str(rank), f"{hit.score:.4g}", hit.id, passage)
         console.print(table)
 
 
@@ -257,6 +260,10 @@ def open_backend(name: str) -> IndexBackend:
             "their names may be paths of built indexes"
         )
     return backend
+
+
+def _excerpt(words: str) -> str:
+    return words if len(words) <= 200 else f"{words[:200]}…"
 
 
 def _size(directory: Path) -> int:

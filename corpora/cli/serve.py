@@ -57,23 +57,55 @@ _NETWORK, _LIMITS, _THROUGHPUT = "Network", "Limits of requests", "Throughput"
 @option(
     "--max-queries",
     type=click.IntRange(1),
-    default=1024,
+    default=4096,
     show_default=True,
     group=_LIMITS,
     help="Maximum number of queries per request.",
 )
 @option(
+    "--max-hits",
+    type=click.IntRange(1),
+    default=32768,
+    show_default=True,
+    group=_LIMITS,
+    help="Maximum number of hits per request: queries times topk.",
+)
+@option(
     "--max-body-mb",
     type=click.IntRange(1),
-    default=8,
+    default=4,
     show_default=True,
     group=_LIMITS,
     help="Maximum size of a request in MiB.",
 )
 @option(
+    "--max-answer-mb",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    group=_LIMITS,
+    help="Maximum size of an answer in MiB.",
+)
+@option(
+    "--client-seconds",
+    type=click.FloatRange(0, 3600, min_open=True),
+    default=30.0,
+    show_default=True,
+    group=_LIMITS,
+    help="Seconds within which a client has to send a request, and to take each part of the answer.",
+)
+@option(
+    "--max-connections",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    group=_LIMITS,
+    help="Maximum number of open connections per process; beyond that, the most idle one is closed.",
+)
+@option(
     "--max-waiting",
     type=click.IntRange(1),
-    default=4096,
+    default=16384,
     show_default=True,
     group=_LIMITS,
     help="Maximum number of waiting queries; further requests get status 429.",
@@ -118,6 +150,14 @@ _NETWORK, _LIMITS, _THROUGHPUT = "Network", "Limits of requests", "Throughput"
     group=_THROUGHPUT,
     help="Size of the answer cache per process in MiB (0: no cache).",
 )
+@option(
+    "--memory-mb",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    group=_THROUGHPUT,
+    help="Memory of a process in MiB, without the files of the index: cache, requests and answers.",
+)
 @config_option
 def serve(
     index: str,
@@ -128,33 +168,43 @@ def serve(
     topk: int,
     max_topk: int,
     max_queries: int,
+    max_hits: int,
     max_body_mb: int,
+    max_answer_mb: int,
+    client_seconds: float,
+    max_connections: int,
     max_waiting: int,
     threads: int,
     batch: int,
     window_ms: float,
     cache_mb: int,
+    memory_mb: int,
     grace: int,
 ) -> None:
     """Serve an index over HTTP, with the protocol of Search-R1.
 
     INDEX is a directory made by `searchgym index build`, or a retriever (a name like bm25, or JSON) with --corpus. The
-    endpoints are POST /retrieve, GET /healthz and GET /metrics. Environments connect to the service with
+    endpoints are POST /retrieve and /batch_search, GET /healthz and GET /metrics. Environments connect to the service with
     retriever={"name": "remote", "url": "http://127.0.0.1:8000"}.
     """
-    from ..service.app import Limits
+    from ..service.limits import Limits
     from ..service.server import serve as run
 
     limits = Limits(
         topk=topk,
         max_topk=max_topk,
         queries=max_queries,
+        hits=max_hits,
         body_bytes=max_body_mb * 2**20,
+        answer_bytes=max_answer_mb * 2**20,
         waiting=max_waiting,
         threads=threads,
         batch=batch,
         window=window_ms / 1000,
         cache_bytes=cache_mb * 2**20,
+        memory=memory_mb * 2**20,
+        connections=max_connections,
+        client_seconds=client_seconds,
     )
     searched = None if corpus is None else read_spec(corpus)
     run(read_spec(index), searched, host=host, port=port, workers=workers, limits=limits, grace=grace)

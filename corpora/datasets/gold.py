@@ -51,7 +51,7 @@ def passages_by_title(passages: Packed[Passage], titles: set[str]) -> dict[str, 
     found: dict[str, list[int]] = {}
     wanted = {title.encode(): title for title in titles}
     for position, (_, begin, end, _) in enumerate(passages.each_row()):
-        title = wanted.get(passages.bytes[begin:end])
+        title = wanted.get(passages.read(begin, end))
         if title is not None:
             found.setdefault(title, []).append(position)
     return found

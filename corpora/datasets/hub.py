@@ -11,6 +11,7 @@ from typing import Any
 
 from searchgym.checks import choice
 from searchgym.errors import ConfigError, CorpusError, did_you_mean
+from searchgym.scoring import DEFAULT_SEGMENTATION
 
 from .fields import SPLITS, Source
 from .hub_files import Repository, RepositoryFile, fetch_files, list_files, missing_bytes, pin
@@ -118,7 +119,12 @@ def find_set(name: str, *, questions: bool | None = None, update: bool = False) 
     return HubSet(short, pinned, files)
 
 
-def open_hub(corpus: str, questions: str | Sequence[str] | None = None, split: str = "train") -> JsonlCorpus:
+def open_hub(
+    corpus: str,
+    questions: str | Sequence[str] | None = None,
+    split: str = "train",
+    segmentation: str = DEFAULT_SEGMENTATION,
+) -> JsonlCorpus:
     """Open passages and questions, some of which are on the hub; the entry point `hub` of `searchgym.corpora`.
 
     Files that are not on this machine are downloaded, after a check of the free disk space. The commit that is used
@@ -128,6 +134,7 @@ def open_hub(corpus: str, questions: str | Sequence[str] | None = None, split: s
         corpus: the passages: a data set of the hub (see `find_set`), or a local directory or file.
         questions: a question set of the hub or a local one, or several.
         split: the split of questions without one.
+        segmentation: what F1 and substring match count as a word; see `searchgym.scoring.SEGMENTATIONS`.
 
     Raises:
         ConfigError: a name that cannot be used, or too little disk space.
@@ -160,7 +167,8 @@ def open_hub(corpus: str, questions: str | Sequence[str] | None = None, split: s
             found.append(Source(path, split_of(path.name) or split, here.name, foreign=True))
         label += f"+{here.label}"
         origin["questions"][position] = here.origin()
-    return JsonlCorpus(label, sources, found, (open_hub, (corpus, questions, split)), origin)
+    reopen = (open_hub, (corpus, questions, split, segmentation))
+    return JsonlCorpus(label, sources, found, reopen, origin, segmentation)
 
 
 def _select(

@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from typing import Any
 
 from searchgym.errors import ConfigError, CorpusError, MissingExtraError, SearchGymError
 from searchgym.files import lock_file, sync, write_text
+from searchgym.terminal import printable
 
 from ..indexing.cache import home
 from ..indexing.disk import human, require_disk
@@ -30,6 +32,8 @@ from ..indexing.disk import human, require_disk
 __all__ = ["Repository", "RepositoryFile", "fetch_files", "list_files", "pin"]
 
 _BRANCH = "main"
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_NOT_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\\:]")
 # Modules whose errors mean a bad connection.
 _NETWORK = ("httpx2", "httpx", "httpcore", "requests", "urllib3", "json")
 
@@ -77,14 +81,22 @@ def pin(repository: str, revision: str = "", *, update: bool = False) -> Reposit
     """
     requested = revision or _BRANCH
     refs = _read_json(_directory(repository) / "refs.json")
-    known = Repository(repository, refs.get(requested, requested))
-    if not update and (requested in refs or (known.directory / "tree.json").exists()):
-        return known
+    # A commit becomes the name of a directory, so it must be one, whoever named it.
+    known = str(refs.get(requested, requested))
+    if not update and _is_commit(known):
+        found = Repository(repository, known)
+        if requested in refs or (found.directory / "tree.json").exists():
+            return found
     with _hub_errors(f"{repository}, revision {requested}", repository):
         info = _api().dataset_info(repository, revision=requested)
     if not info.sha:
         raise CorpusError(
             f"{repository}: {_endpoint()} does not say which commit {requested} is. Name one: {repository}@…"
+        )
+    if not _is_commit(info.sha):
+        raise CorpusError(
+            f"{repository}: {_endpoint()} says that {requested} is commit {str(info.sha)[:80]!r}, which is not the id of a "
+            "commit: do not use this server"
         )
     found = Repository(repository, info.sha)
     with _locked(repository):
@@ -114,12 +126,22 @@ def list_files(repository: Repository) -> list[RepositoryFile]:
         if hasattr(entry, "blob_id")  # not a folder
     ]
     for file in files:
-        if not all(part not in ("", ".", "..") and "\\" not in part for part in file.path.split("/")):
+        if not _is_inside(file.path):
             raise CorpusError(
                 f"{repository.id} names a file {file.path!r}, which is outside the repository: do not use it"
             )
     _write_json(kept, {"files": [asdict(file) for file in files]})
     return files
+
+
+def _is_commit(name: object) -> bool:
+    return isinstance(name, str) and _COMMIT.fullmatch(name) is not None
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a path stays inside its repository, and every part of it is a plain name."""
+    parts = path.split("/")
+    return not _NOT_IN_NAMES.search(path) and all(part not in ("", ".", "..") for part in parts)
 
 
 def local_path(repository: Repository, file: RepositoryFile) -> Path:
@@ -157,7 +179,8 @@ def fetch_files(repository: Repository, files: list[RepositoryFile], *, reserve:
         return paths
     need = missing_bytes(repository, files)
     require_disk(home(), need + reserve, f"{repository.id}: the download ({human(need)}) and packing it")
-    print(f"{repository.id}@{repository.commit[:7]}: downloading {human(need)} to {home()}", file=sys.stderr)
+    commit = printable(repository.commit[:7])  # the hub sent it
+    print(f"{repository.id}@{commit}: downloading {human(need)} to {home()}", file=sys.stderr)
     with _locked(repository.id), _progress(need) as advance:
         for file, path in zip(files, paths, strict=True):
             if not path.exists():

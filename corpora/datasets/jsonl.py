@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,17 +22,18 @@ from searchgym.checks import choice
 from searchgym.errors import ConfigError, CorpusError, UnknownIdError
 from searchgym.files import replacing
 from searchgym.question import Hop, Passage, Question
+from searchgym.scoring import DEFAULT_SEGMENTATION, SEGMENTATIONS
 
 from ..indexing.cache import cached_directory, home
 from ..indexing.disk import require_disk
-from .fields import SPLITS, Source, read_passage, read_question
+from .fields import SPLITS, Notes, Source, read_passage, read_question
 from .gold import gold_facts, gold_ids, passages_by_title
 from .lines import SUFFIXES, Line, read_lines
 from .packing import Packed, PassageIds, PassagePacker, content_hash, decode_passage, packed_size, save_rows
 
 __all__ = ["JsonlCorpus", "find_passages", "find_questions", "open_jsonl", "split_of"]
 
-_FORMAT = 2
+_FORMAT = 3
 _SUGGEST_AMONG = 5_000  # ids compared for a suggestion; comparing millions would take minutes
 _CHECK_DISK_FROM = 100_000_000  # bytes to pack from which the free disk space is checked first
 
@@ -44,8 +46,10 @@ class JsonlCorpus:
         hash: digest of the passages: ids, titles and texts, in order of id.
         passages: all passages, in order of id; each is read from disk when it is accessed.
         splits: the splits that have questions, in the order train, dev, test.
+        segmentation: what F1 and substring match count as a word.
         facts: facts about the corpus, as JSON data: the numbers of passages, of questions, of questions with gold
-            passages and of skipped lines, and where the files come from.
+            passages and of skipped lines, where the files come from, and in `notes` the numbers of lines that were
+            skipped or read in another way than written, by reason.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class JsonlCorpus:
         questions: Sequence[Source],
         reopen: tuple[Any, ...],
         origin: dict[str, Any] | None = None,
+        segmentation: str = DEFAULT_SEGMENTATION,
     ) -> None:
         """Open the packed files, after packing them at the first call.
 
@@ -64,19 +69,26 @@ class JsonlCorpus:
             questions: files of questions about them.
             reopen: (function, arguments) with which another process opens it again.
             origin: where the files come from, as JSON data; part of `facts`.
+            segmentation: what F1 and substring match count as a word; see `searchgym.scoring.SEGMENTATIONS`.
 
         Raises:
             CorpusError: a line is bad; says which, why and what to do. Nothing is kept.
-            ConfigError: too little disk space.
+            ConfigError: an unknown segmentation, or too little disk space.
         """
-        store = cached_directory("passages", _key(passages), lambda at: _build_passages(passages, at))
+        self.segmentation = choice("segmentation", segmentation, SEGMENTATIONS)
+        store = cached_directory(
+            "passages", _key(passages), lambda at: _build_passages(passages, at), lazy=("passages.*",)
+        )
         packed = json.loads((store / "corpus.json").read_text("utf-8"))
         self.name = name
         self.hash: str = packed["hash"]
         self._passages = Packed(store, "passages", decode_passage)
         key = {**_key(questions), "corpus": self.hash}
         self._store = cached_directory(
-            "questions", key, lambda at: _build_questions(questions, self._passages, at)
+            "questions",
+            key,
+            lambda at: _build_questions(questions, self._passages, at),
+            lazy=("questions.bin", "questions.npy"),
         )
         packed_questions = json.loads((self._store / "questions.json").read_text("utf-8"))
         self._ranges: dict[str, list[int]] = packed_questions["splits"]
@@ -90,6 +102,7 @@ class JsonlCorpus:
             "questions": {split: end - start for split, (start, end) in self._ranges.items()},
             "questions_with_gold_passages": packed_questions["supported"],
             "questions_passed_over": packed_questions["passed_over"],
+            "notes": {"passages": packed["notes"], "questions": packed_questions["notes"]},
             "files": [str(source.file) for source in (*passages, *questions)],
             "origin": origin or {},
         }
@@ -130,6 +143,7 @@ def open_jsonl(
     path: str | os.PathLike[str],
     split: str = "train",
     questions: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    segmentation: str = DEFAULT_SEGMENTATION,
 ) -> JsonlCorpus:
     """Open a corpus of files; the entry point `jsonl` of `searchgym.corpora`.
 
@@ -139,10 +153,11 @@ def open_jsonl(
         split: the split of questions without one: "train", "dev" or "test".
         questions: other questions, instead of those in the directory: a file, or a question set, which is a directory
             with files like `train.jsonl` and `dev.jsonl`; or several of these.
+        segmentation: what F1 and substring match count as a word; see `searchgym.scoring.SEGMENTATIONS`.
 
     Raises:
         CorpusError: a file is missing or a line is bad; says which, why and what to do. Nothing is kept.
-        ConfigError: an unknown split, or too little disk space.
+        ConfigError: an unknown split or segmentation, or too little disk space.
     """
     choice("split", split, SPLITS)
     if not isinstance(path, str | os.PathLike):
@@ -156,9 +171,9 @@ def open_jsonl(
         several = [questions] if isinstance(questions, str | os.PathLike) else questions
         sources = [source for one in several for source in find_questions(Path(one).expanduser(), split)]
     names = [place] if questions is None else [place, *(Path(one).expanduser().resolve() for one in several)]
-    arguments = (str(place), split, None if questions is None else list(map(str, names[1:])))
+    arguments = (str(place), split, None if questions is None else list(map(str, names[1:])), segmentation)
     label = "+".join(name.name.split(".")[0] for name in names)
-    return JsonlCorpus(label, [passages], sources, (open_jsonl, arguments))
+    return JsonlCorpus(label, [passages], sources, (open_jsonl, arguments), segmentation=segmentation)
 
 
 def find_passages(place: Path) -> Source:
@@ -226,7 +241,7 @@ def _key(sources: Sequence[Source]) -> dict[str, Any]:
     return {"format": _FORMAT, "files": files}
 
 
-def _question(data: mmap.mmap, row: list[int]) -> Question:
+def _question(data: bytes | mmap.mmap, row: list[int]) -> Question:
     return _decode(data[row[0] : row[1]])
 
 
@@ -249,17 +264,23 @@ def _build_passages(sources: Sequence[Source], store: Path) -> None:
     need = packed_size((source.file.name, source.file.stat().st_size) for source in sources)
     if need >= _CHECK_DISK_FROM:
         require_disk(home(), need, f"packing {sources[0].file.name}")
-    packer, passed_over = PassagePacker(store), 0
+    packer, notes, passed_over = PassagePacker(store), Notes(), 0
+    first: Line | None = None
     for source in sources:
-        for line in read_lines(source.file):
-            passage = read_passage(line, source)
+        for line in read_lines(source.file, by_content=source.foreign):
+            first = first or line
+            passage = read_passage(line, source, notes)
             if passage is None:
                 passed_over += 1
             else:
                 packer.add(passage, line)
     if packer.finish() == 0:
-        raise CorpusError(f"{sources[0].file} has no passages: put at least one line in it")
-    facts = {"hash": content_hash(Packed(store, "passages", decode_passage)), "passed_over": passed_over}
+        raise _nothing(sources[0].file, "passages", first, notes)
+    facts = {
+        "hash": content_hash(Packed(store, "passages", decode_passage)),
+        "passed_over": passed_over,
+        "notes": notes,
+    }
     (store / "corpus.json").write_text(json.dumps(facts), "utf-8")
 
 
@@ -269,15 +290,23 @@ def _build_questions(sources: Sequence[Source], passages: Packed[Passage], store
     ids = PassageIds(passages)
     titles: set[str] = set()
     splits: list[str] = []
+    notes = Notes()
+    # What belongs together, a file or the files of a set: its first line, and how many questions it has.
+    firsts: dict[Path, Line | None] = {}
+    counts: Counter[Path] = Counter()
     supported = passed_over = 0
     file = store / "questions.bin"
     with _Writer(file) as out:
         for source in sources:
-            for line in read_lines(source.file):
-                question = read_question(line, ids, source)
+            place = source.file.parent if source.set else source.file
+            firsts.setdefault(place, None)
+            for line in read_lines(source.file, by_content=source.foreign):
+                firsts[place] = firsts[place] or line
+                question = read_question(line, ids, source, notes)
                 if question is None:
                     passed_over += 1
                     continue
+                counts[place] += 1
                 _note(lines, question.id, line)
                 splits.append(question.split)
                 if question.supporting_ids:
@@ -285,6 +314,9 @@ def _build_questions(sources: Sequence[Source], passages: Packed[Passage], store
                 else:
                     titles.update(fact.title for fact in gold_facts(question.metadata))
                 out.write(_encode(question))
+    for place, first in firsts.items():
+        if not counts[place]:
+            raise _nothing(place, "questions", first, notes)
     if titles:
         out, found = _find_gold(file, out, titles, passages)
         supported += found
@@ -293,8 +325,20 @@ def _build_questions(sources: Sequence[Source], passages: Packed[Passage], store
     tasks = list(lines)
     (store / "task_ids.json").write_text(json.dumps([tasks[position] for position in order]), "utf-8")
     ranges = _ranges([splits[position] for position in order])
-    facts = {"splits": ranges, "supported": supported, "passed_over": passed_over}
+    facts = {"splits": ranges, "supported": supported, "passed_over": passed_over, "notes": notes}
     (store / "questions.json").write_text(json.dumps(facts), "utf-8")
+
+
+def _nothing(place: Path, what: str, first: Line | None, notes: Notes) -> CorpusError:
+    """The error for files without a single usable line."""
+    if first is None:
+        return CorpusError(f"{place} has no {what}: put at least one line in it")
+    reasons = "; ".join(f"{reason} ({count:,})" for reason, count in notes.items() if "skipped" in reason)
+    fields = ", ".join(sorted(first.fields)[:20])
+    wanted = "text or contents" if what == "passages" else "question, and answers or golden_answers"
+    return CorpusError(
+        f"{place} has no usable {what}: {reasons}. Its first line has the fields {fields}: give lines with {wanted}"
+    )
 
 
 def _find_gold(

@@ -27,7 +27,8 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 _PROGRESS_FROM = 50_000_000  # bytes of a file from which reading takes long enough to show progress
 # The first bytes of compressed files.
-_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_GZIP = b"\x1f\x8b"
+_PACKED = {_GZIP: "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _TYPES = {
     bool: "a boolean",
     int: "a number",
@@ -56,10 +57,17 @@ class Line:
         return CorpusError(f"{self.file}, {self.unit} {self.number}: {reason}. {move}")
 
     def get(self, name: str, kind: type, default: Any = None) -> Any:
-        """A field of the given JSON type; without a default it is required. Null counts as absent."""
-        value = self.fields.get(name)
-        if value is None:
-            value = default
+        """A field of the given JSON type; without a default it is required.
+
+        Null counts as absent, and so does NaN, which pandas writes for it. A float that is a whole number is one.
+        """
+        value = default if self.lacks(name) else self.fields[name]
+        if kind is int and type(value) is float:
+            if not value.is_integer():
+                raise self.error(
+                    f"field {name!r} is {value}, not a whole number", "Write it as a whole number."
+                )
+            value = int(value)
         if value is None:
             there = ", ".join(sorted(self.fields)[:12]) or "none"
             near = did_you_mean(name, self.fields) or f" It has {there}."
@@ -68,6 +76,11 @@ class Line:
             wrong, right = _TYPES.get(type(value), "null"), _TYPES[kind]
             raise self.error(f"field {name!r} is {wrong}, not {right}", f"Write it as {right}.")
         return value
+
+    def lacks(self, name: str) -> bool:
+        """Whether a field is absent, null or NaN."""
+        value = self.fields.get(name)
+        return value is None or value != value
 
     def text(self, name: str, default: str | None = None) -> str:
         """A string field that is not blank."""
@@ -98,8 +111,12 @@ class Line:
         return values
 
 
-def read_lines(file: Path) -> Iterator[Line]:
+def read_lines(file: Path, *, by_content: bool = False) -> Iterator[Line]:
     """The lines of a `.jsonl` or `.jsonl.gz` file, or the rows of a `.parquet` file, each a JSON object.
+
+    Args:
+        file: the file.
+        by_content: whether the first bytes of a file tell if it is compressed, instead of its name.
 
     Raises:
         CorpusError: the file cannot be read, or a line is not a JSON object of reasonable length in UTF-8.
@@ -110,7 +127,7 @@ def read_lines(file: Path) -> Iterator[Line]:
         return
     number = 0
     try:
-        with _open(file) as stream:
+        with _open(file, by_content) as stream:
             while raw := stream.readline(MAX_LINE + 1):
                 number += 1
                 if number == 1:
@@ -126,17 +143,23 @@ def read_lines(file: Path) -> Iterator[Line]:
 
 
 @contextlib.contextmanager
-def _open(file: Path) -> Iterator[IO[bytes]]:
-    from rich import console, progress  # only needed while building
+def _open(file: Path, by_content: bool) -> Iterator[IO[bytes]]:
+    from rich import markup, progress  # only needed while building
+
+    from searchgym.cli.console import Console
 
     quiet = file.stat().st_size < _PROGRESS_FROM or not sys.stderr.isatty()
     with contextlib.ExitStack() as stack:
         raw: Any = stack.enter_context(
             progress.open(
-                file, "rb", description=file.name, console=console.Console(stderr=True), disable=quiet
+                file, "rb", description=markup.escape(file.name), console=Console(stderr=True), disable=quiet
             )
         )
-        stream: Any = gzip.GzipFile(fileobj=raw, mode="rb") if file.suffix == ".gz" else raw
+        packed = file.suffix == ".gz"
+        if by_content:
+            with file.open("rb") as start:
+                packed = start.read(2) == _GZIP
+        stream: Any = gzip.GzipFile(fileobj=raw, mode="rb") if packed else raw
         yield stack.enter_context(stream)
 
 

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from searchgym.question import Passage
 
+from ..indexing.cache import open_checked
+from ..indexing.checksums import BLOCK, SHIFT
 from .lines import Line
 
 __all__ = [
@@ -56,15 +58,14 @@ class Packed(Sequence[T], Generic[T]):
         decode: makes a record from the bytes and its row of offsets.
     """
 
-    def __init__(self, store: Path, name: str, decode: Callable[[mmap.mmap, list[int]], T]) -> None:
-        mapped = np.load(store / f"{name}.npy", mmap_mode="r")
-        self.rows: NDArray[np.int64] = np.asarray(mapped)
-        self._maps: list[mmap.mmap] = [mapped._mmap]
+    def __init__(self, store: Path, name: str, decode: Callable[[bytes | mmap.mmap, list[int]], T]) -> None:
+        self._rows_file, self._file = open_checked(store, f"{name}.npy", f"{name}.bin")
+        self.rows: NDArray[np.int64]
+        self.rows, self._offset = self._rows_file.array("<i8")
+        if self.rows.ndim != 2:
+            self._rows_file.refuse("it is not a table of offsets")
+        self._first = 0  # the record of row 0
         self._decode = decode
-        if len(self.rows):
-            with (store / f"{name}.bin").open("rb") as file:
-                self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._maps.append(self.bytes)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,23 +78,63 @@ class Packed(Sequence[T], Generic[T]):
         if isinstance(position, slice):
             part: Packed[T] = Packed.__new__(Packed)
             part.__dict__ |= self.__dict__
-            part.rows = self.rows[position]
+            start, _, step = position.indices(len(self.rows))
+            if step != 1:  # the rows of the part are then not those of one range of the file
+                self._check_rows(0, len(self.rows))
+            part.rows, part._first = self.rows[position], self._first + start
             return part
-        return self._decode(self.bytes, self.rows[position].tolist())
+        return self._record(self.row(position))
+
+    def row(self, position: int) -> list[int]:
+        """The offsets of a record; negative positions count from the end."""
+        place = self._offset + (self._first + position) * (8 * self.rows.shape[1])
+        seen = self._rows_file.seen
+        if position < 0 or not (seen[place >> SHIFT] and seen[(place + 8 * self.rows.shape[1] - 1) >> SHIFT]):
+            index = range(len(self.rows))[position]
+            self._check_rows(index, index + 1)
+        row: list[int] = self.rows[position].tolist()
+        return row
+
+    def read(self, low: int, high: int) -> bytes:
+        """The bytes from `low` to `high` of the records."""
+        self._file.check(low, high)
+        return self._file.data[low:high]
 
     def __iter__(self) -> Iterator[T]:
-        return (self._decode(self.bytes, row) for row in self.each_row())
+        return map(self._record, self.each_row())
 
     def each_row(self) -> Iterator[list[int]]:
         """The offsets of every record, in order; a scan that decodes nothing and uses little memory."""
         for start in range(0, len(self), _SCAN):
+            self._check_rows(start, min(start + _SCAN, len(self)))
             yield from self.rows[start : start + _SCAN].tolist()
             if len(self) > _SCAN and hasattr(mmap, "MADV_DONTNEED"):
-                for pages in self._maps:
-                    pages.madvise(mmap.MADV_DONTNEED)  # they stay in the page cache, but not in this process
+                for pages in (self._rows_file.data, self._file.data):
+                    if isinstance(pages, mmap.mmap):
+                        pages.madvise(
+                            mmap.MADV_DONTNEED
+                        )  # they stay in the page cache, but not in this process
+
+    def _record(self, row: list[int]) -> T:
+        low, high, seen = row[0], row[-1], self._file.seen
+        if (
+            not 0 <= low < high <= len(self._file.data)
+            or high - low >= BLOCK
+            or not (seen[low >> SHIFT] and seen[(high - 1) >> SHIFT])
+        ):
+            self._file.check(low, high)
+        try:
+            return self._decode(self._file.data, row)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            self._file.refuse(f"bytes {low:,} to {high:,} are not a record ({error!r:.100})")
+
+    def _check_rows(self, low: int, high: int) -> None:
+        size = 8 * self.rows.shape[1]
+        first = self._offset + self._first * size
+        self._rows_file.check(first + low * size, first + high * size)
 
 
-def decode_passage(data: mmap.mmap, row: list[int]) -> Passage:
+def decode_passage(data: bytes | mmap.mmap, row: list[int]) -> Passage:
     """The `decode` of `Packed` for passages."""
     id, title, text, end = row
     return Passage(data[id:title].decode(), data[title:text].decode(), data[text:end].decode())
@@ -110,9 +151,14 @@ class PassageIds:
 
     def position(self, id: str) -> int | None:
         """The position of the passage with this id; None if there is none."""
-        rows, data, wanted = self._passages.rows, self._passages.bytes, id.encode()
-        found = bisect_left(range(len(rows)), wanted, key=lambda i: data[rows[i, 0] : rows[i, 1]])
-        if found == len(rows) or data[rows[found, 0] : rows[found, 1]] != wanted:
+        passages, wanted = self._passages, id.encode()
+
+        def text(position: int) -> bytes:
+            low, high, *_ = passages.row(position)
+            return passages.read(low, high)
+
+        found = bisect_left(range(len(passages)), wanted, key=text)
+        if found == len(passages) or text(found) != wanted:
             return None
         return found
 
@@ -216,5 +262,5 @@ def content_hash(passages: Packed[Passage]) -> str:
     for row in passages.each_row():
         for begin, end in pairwise(row):
             state.update((end - begin).to_bytes(8, "little"))
-            state.update(passages.bytes[begin:end])
+            state.update(passages.read(begin, end))
     return state.hexdigest()

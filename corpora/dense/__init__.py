@@ -1,4 +1,4 @@
-"""The dense index: sentence encoders, vectors, FAISS."""
+"""Sentence encoders: the dense index with its vectors and FAISS, and the evidence judge."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from searchgym.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from .evidence import EvidenceJudge as EvidenceJudge
     from .index import DENSE_BACKEND as DENSE_BACKEND
 
 _MODULES = {
+    "EvidenceJudge": "evidence",
     "DENSE_BACKEND": "index",
 }
-__all__ = ["DENSE_BACKEND"]
+__all__ = ["DENSE_BACKEND", "EvidenceJudge"]
 
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.checks import choice, integer, mapping, text
-from searchgym.errors import ConfigError, MissingExtraError
+from searchgym.errors import ConfigError, MissingExtraError, RetrievalError
 from searchgym.signatures import check_known
 
 from ..indexing.cache import digest
@@ -54,6 +54,8 @@ _FAMILIES = (
     (re.compile(r"(?<![a-z0-9])bge-[a-z]+-en"), _BGE, ""),
     (re.compile(r"(?<![a-z0-9])bge-[a-z]+-zh"), _BGE_ZH, ""),
 )
+_FINGERPRINTED = ("river", " ".join(f"Which river number {n} flows through the town?" for n in range(24)))
+_LIBRARY = "sentence_transformers."
 # The files of a model that determine its vectors; a hub repository often holds the weights in five formats.
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
 _OTHER_FORMATS = ("onnx", "openvino", "tf_model", "flax_model")
@@ -156,11 +158,12 @@ class Encoder:
             spec: a name, or a dict of the options of `EncoderOptions`.
 
         Raises:
-            ConfigError: no such model, or an option has a value that cannot be used.
+            ConfigError: no such model, one that needs Python code of its own, or an option has a value that cannot be used.
             MissingExtraError: "minilm" without its package.
         """
         options = EncoderOptions.parse(spec)
         path, model = locate_encoder(options.name, options.revision)
+        _check_modules(path)
         query, passage = _prefixes(options.name, path)
         identity = {
             "model": model,
@@ -183,8 +186,27 @@ class Encoder:
 
     @cached_property
     def dimension(self) -> int:
-        """The number of components of a vector."""
-        return len(self.encode_query("dimension"))
+        """The number of components of a vector.
+
+        Raises:
+            ConfigError: the encoder gives vectors that are not finite.
+        """
+        try:
+            return len(self.encode_query("dimension"))
+        except RetrievalError as error:
+            raise ConfigError(f"{error}: use dtype float32, or another encoder") from error
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the vectors of a short and a long query.
+
+        Encoders whose fingerprints are equal compute the same bits. Other processors, devices, numbers of threads and
+        versions of torch do not.
+        """
+        state = hashlib.blake2b(digest_size=16)
+        for query in _FINGERPRINTED:
+            state.update(self.encode_query(query).tobytes())
+        return state.hexdigest()
 
     @cached_property
     def on_gpu(self) -> bool:
@@ -212,22 +234,42 @@ class Encoder:
         return self.weights / 4
 
     def encode_query(self, query: str) -> NDArray[np.float32]:
-        """The vector of one query, float32 [dimension], of length 1. Any string is accepted."""
+        """The vector of one query, float32 [dimension], of length 1. Any string is accepted.
+
+        Raises:
+            RetrievalError: a component is not a finite number.
+        """
         with _lock, _torch_threads(self.threads or 1):
             found = self._model.encode_query(
                 [_encodable(query)], prompt=self.query_prefix, **self._arguments(1)
             )
-        return np.asarray(found[0], np.float32)
+        vector = np.asarray(found[0], np.float32)
+        if not np.isfinite(vector).all():
+            raise RetrievalError(
+                f"encoder {self.path.name!r} gives a vector that is not finite for query {query[:60]!r}"
+            )
+        return vector
 
     def encode_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The vectors of passages, float32 [texts, dimension], each of length 1."""
+        """The vectors of passages, float32 [texts, dimension], each of length 1.
+
+        Raises:
+            ConfigError: a component is not a finite number.
+        """
         # On a CPU, padding costs more than small batches: 24 passages per second at 8, 18 at 64 (MiniLM).
         batch = 256 if self.on_gpu else 8
         with _lock, _torch_threads(self.threads):
             found = self._model.encode_document(
                 [_encodable(text) for text in texts], prompt=self.passage_prefix, **self._arguments(batch)
             )
-        return np.asarray(found, np.float32)
+        vectors = np.asarray(found, np.float32)
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(bad):
+            raise ConfigError(
+                f"encoder {self.path.name!r} gives a vector that is not finite for the passage that begins with "
+                f"{texts[int(bad[0])][:60]!r}: use dtype float32, or another encoder"
+            )
+        return vectors
 
     def _arguments(self, batch: int) -> dict[str, Any]:
         return {"batch_size": batch, "normalize_embeddings": True, "show_progress_bar": False}
@@ -249,6 +291,7 @@ class Encoder:
         except ModuleNotFoundError as error:
             missing = (error.name or "").partition(".")[0]
             raise MissingExtraError("dense retrieval", missing, "dense") from error
+        _check_modules(self.path)
         bars = transformers.utils.logging.is_progress_bar_enabled()
         transformers.utils.logging.disable_progress_bar()
         try:
@@ -345,6 +388,40 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise ConfigError(
             f"encoder {name!r} is not a directory and could not be downloaded from the Hugging Face Hub: {reason}"
         ) from error
+
+
+def _check_modules(path: Path) -> None:
+    """Refuse a model that names Python code, which lies beside it or in any installed package, to be imported and run.
+
+    Raises:
+        ConfigError: a module is not one of sentence_transformers, an activation is not one of torch.
+    """
+    for file in sorted({*path.glob("*.json"), *path.glob("*/*.json")}):
+        named = _named_code(file)
+        for name, start in named:
+            if not isinstance(name, str) or not name.startswith(start):
+                raise ConfigError(
+                    f"{file} names the code {name!r:.80}: only models whose code is part of {start[:-1]} are loaded"
+                )
+
+
+def _named_code(file: Path) -> list[tuple[Any, str]]:
+    """The code that a file of a model names, and how each name has to begin."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []  # said when the model is loaded
+    if file.name == "modules.json":
+        modules = content if isinstance(content, list) else [content]
+        return [(m.get("type") if isinstance(m, dict) else m, _LIBRARY) for m in modules]
+    if not isinstance(content, dict):
+        return []
+    types = content.get("types")
+    named = [(name, _LIBRARY) for name in types.values()] if isinstance(types, dict) else []
+    activation = content.get("activation_function")
+    if isinstance(activation, str) and "." in activation:  # "gelu_new" is a word of transformers
+        named.append((activation, "torch."))
+    return named
 
 
 def _model_files(path: Path) -> list[Path]:

@@ -19,10 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from searchgym.errors import DamagedFileError
 from searchgym.files import replacing
 
 from ..indexing.backend import Progress
-from .vectors import Vectors, load_faiss
+from ..indexing.cache import open_checked
+from ..indexing.checksums import CheckedFile
+from .faiss_checks import ListBlocks, check_before_reading, check_index
+from .rows import Vectors
+from .vectors import load_faiss
 
 __all__ = ["FaissFiles", "build_faiss_files", "cells_for", "faiss_bytes"]
 
@@ -56,14 +61,23 @@ class FaissFiles:
         self._faiss = load_faiss()
         self._ef = ef_search
         self._shards = []
-        for file in sorted(directory.glob("index-*.faiss")):
+        self._lists: list[ListBlocks] = []  # of an ivf index
+        names = sorted(file.name for file in directory.glob("index-*.faiss"))
+        if not names:
+            raise DamagedFileError(f"{directory} has no index-00000.faiss: build the index again")
+        for file in open_checked(directory, *names):
             # Each flag maps what the other one would read into memory: the lists of ivf, the vectors of flat and hnsw.
-            index = self._faiss.read_index(str(file), self._faiss.IO_FLAG_MMAP_IFC)
-            if isinstance(index, self._faiss.IndexIVF):
-                index = self._faiss.read_index(str(file), self._faiss.IO_FLAG_MMAP)
+            if check_before_reading(file):
+                index = self._read(file, self._faiss.IO_FLAG_MMAP)
+                if not isinstance(index, self._faiss.IndexIVF):
+                    file.refuse(f"it is a {type(index).__name__}, no ivf index")
                 # Otherwise it starts threads for every search, to read ahead data that is mapped and mostly in memory.
                 self._faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
                 index.nprobe = min(nprobe, index.nlist)
+                self._lists.append(ListBlocks(index, file))
+            else:
+                index = self._read(file, self._faiss.IO_FLAG_MMAP_IFC)
+            check_index(index, file)
             self._shards.append(index)
         first = self._shards[0]
         self.dimension: int = first.d
@@ -90,6 +104,8 @@ class FaissFiles:
         first = self._shards[0]
         if self._nprobe:
             near, cells = self._cells.search(queries, self._nprobe)
+            for lists in self._lists:
+                lists.check(cells)
             found = [shard.search_preassigned(queries, count, cells, near) for shard in self._shards]
         elif self._hnsw:
             found = [first.search(queries, count, params=self._hnsw_parameters(count))]
@@ -102,6 +118,12 @@ class FaissFiles:
         # A missing row has the lowest score.
         best = (-scores).argsort(axis=1, kind="stable")[:, :count]
         return np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
+
+    def _read(self, file: CheckedFile, flag: int) -> Any:
+        try:
+            return self._faiss.read_index(str(file.path), flag)
+        except (RuntimeError, MemoryError) as error:  # of C++
+            file.refuse(f"faiss cannot read it: {str(error).strip().splitlines()[-1:]}")
 
     def _hnsw_parameters(self, count: int) -> Any:
         return self._faiss.SearchParametersHNSW(efSearch=max(self._ef, count))

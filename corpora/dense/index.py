@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -36,18 +37,16 @@ from searchgym.signatures import declared_options
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.backend import Estimate, IndexBackend, Progress
 from ..indexing.cache import MANIFEST, digest
+from ..indexing.checksums import CHECKSUMS
 from .encoders import MINILM, Encoder, EncoderOptions, EncoderSpec
 from .faiss_files import FaissFiles, build_faiss_files, faiss_bytes
+from .rows import GROUP_FILES, Groups, Vectors, group_passages, group_vectors, passage_text
 from .vectors import (
     VECTORS,
-    Groups,
     PublishedVectors,
-    Vectors,
     digest_vectors,
     encode_rows,
-    group_passages,
     load_faiss,
-    passage_text,
     pick,
     published_rows,
 )
@@ -58,7 +57,8 @@ FLAT_UP_TO = 200_000
 """The number of passages up to which `kind="auto"` is flat: searching them takes no longer than encoding the query."""
 KINDS = ("auto", "flat", "ivf", "hnsw")
 
-_FORMAT = 1
+_FORMAT = 2
+_TEXTS = "texts"  # which passages have equal texts, while an index is built
 _CACHED_QUERIES = 20_000  # vectors of queries: 15 to 30 MB at 384 components
 _BATCH = 16  # queries per faiss call; it scores this few one by one, and uses BLAS for more
 _ENCODER_MEMORY = 700 * 2**20  # torch and transformers themselves, and the activations of a batch
@@ -72,8 +72,8 @@ class Dense:
 
     Attributes:
         name: "dense".
-        index_hash: digest of the corpus, the encoder, the settings and the stored vectors, whose last bits differ
-            between processors.
+        index_hash: digest of the corpus, the encoder, the settings, the stored vectors and the vectors of two queries.
+            The last bits of vectors differ between processors, devices and numbers of threads.
         encoder: the encoder of the queries.
     """
 
@@ -95,9 +95,14 @@ class Dense:
         self._index = FaissFiles(directory, settings["nprobe"], settings["ef_search"])
         self._groups = Groups(directory)
         self._vectors: LRUCache[str, NDArray[np.float32]] = LRUCache(_CACHED_QUERIES)
-        content = json.loads((directory / MANIFEST).read_text("utf-8"))["files"]
+        files = json.loads((directory / MANIFEST).read_text("utf-8"))["files"]
+        content = {
+            n: {"size": f["size"], "blake2b": f["blake2b"]} for n, f in files.items() if n != CHECKSUMS
+        }
         searched = {"nprobe": settings["nprobe"], "ef_search": settings["ef_search"]}
-        self.index_hash = digest({"key": dict(key), "content": content, "search": searched})
+        self.index_hash = digest(
+            {"key": dict(key), "content": content, "search": searched, "queries": encoder.fingerprint}
+        )
         if encoder.dimension != self._index.dimension:
             raise IndexMismatchError(
                 f"the index in {directory} has vectors of {self._index.dimension} components, encoder {encoder.path} "
@@ -117,14 +122,19 @@ class Dense:
         limit = min(check_k(k), len(self._corpus.passages))
         distinct = list(dict.fromkeys(query for query in check_queries(queries) if query.strip()))
         found: dict[str, SearchResult] = {}
-        try:
-            vectors = [self._vector(query) for query in distinct]
-        except RuntimeError as error:  # torch's error for every failure of a device
-            raise RetrievalError(f"encoder {self.encoder.path.name!r} failed: {error}") from error
+        vectors: dict[str, NDArray[np.float32]] = {}
+        for query in distinct:
+            try:
+                vectors[query] = self._vector(query)
+            except RetrievalError as error:  # of this query
+                found[query] = error
+            except RuntimeError as error:  # torch's error for every failure of a device
+                raise RetrievalError(f"encoder {self.encoder.path.name!r} failed: {error}") from error
         with _faiss_threads(self._threads):
-            for start in range(0, len(distinct), _BATCH):
-                batch = distinct[start : start + _BATCH]
-                rows = self._nearest(np.stack(vectors[start : start + _BATCH]), limit)
+            encoded = list(vectors)
+            for start in range(0, len(encoded), _BATCH):
+                batch = encoded[start : start + _BATCH]
+                rows = self._nearest(np.stack([vectors[query] for query in batch]), limit)
                 found.update(zip(batch, (self._hits(*r, limit) for r in rows), strict=True))
         results = []
         for query in queries:
@@ -157,7 +167,12 @@ class Dense:
             there = some_rows >= 0  # an approximate search may run out of candidates
             yield some_scores[there], some_rows[there]
 
-    def _hits(self, scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> list[Hit]:
+    def _hits(self, scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> SearchResult:
+        if not len(rows) or not np.isfinite(scores).all():
+            return RetrievalError(
+                f"the dense index in {self.directory} gave a score that is not a finite number: its vectors or the query's "
+                "are too large or damaged"
+            )
         found = [
             (-score, position)
             for score, row in zip(scores.tolist(), rows.tolist(), strict=True)
@@ -177,6 +192,7 @@ class DenseBackend(IndexBackend):
     """Builds and opens `Dense` indexes; the entry point `dense` of `searchgym.retrievers`."""
 
     name = "dense"
+    lazy = ("index-*.faiss", *GROUP_FILES)
 
     def settings(
         self,
@@ -286,17 +302,23 @@ class DenseBackend(IndexBackend):
         ):
             return  # killed when everything was done: the encoded vectors are removed last
         vectors: Vectors
+        texts = directory / _TEXTS
         if settings["vectors"] is not None:
-            published = PublishedVectors(Path(settings["vectors"]))
-            source = published_rows(corpus, published, settings["vector_ids"])
-            groups = group_passages(corpus, directory, progress, order=source)
-            vectors = pick(published, source[groups.firsts()])
+            vectors = PublishedVectors(Path(settings["vectors"]))
+            what = f"vectors {settings['vectors']!r}"
+            source = published_rows(corpus, vectors, settings["vector_ids"])
+            groups = group_passages(corpus, texts, progress, order=source)
+            rows = source[groups.firsts()][groups.rows()]
         else:
-            encoder = _encoder(settings)
-            groups = group_passages(corpus, directory, progress)
-            vectors = encode_rows(corpus, groups, encoder, encoded, progress)
+            what = f"the vectors of encoder {settings['encoder']!r}"
+            groups = group_passages(corpus, texts, progress)
+            vectors = encode_rows(corpus, groups, _encoder(settings), encoded, progress)
+            rows = groups.rows()
+        groups = group_vectors(vectors, rows, corpus, directory, what, progress)
+        distinct = pick(vectors, rows[groups.firsts()])
         with _faiss_threads(settings["threads"]):
-            build_faiss_files(_kind(corpus, settings), vectors, directory, settings["nlist"], progress)
+            build_faiss_files(_kind(corpus, settings), distinct, directory, settings["nlist"], progress)
+        shutil.rmtree(texts)
         encoded.unlink(missing_ok=True)
 
     def open(self, corpus: Corpus, settings: Mapping[str, Any], directory: Path) -> Dense:

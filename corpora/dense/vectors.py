@@ -1,44 +1,34 @@
-"""The vectors of a corpus: one row for every distinct text, computed by an encoder or read from a published file.
-
-Identical passages share a row, so their scores are equal to the last bit, regardless of the batch they would have been
-encoded in. `positions.npy` and `starts.npy` map rows to passages: row r stands for the passages at
-`positions[starts[r]:starts[r + 1]]`, which are in order of id.
-"""
+"""The vectors of a corpus: one row for every distinct text, computed by an encoder or read from a published file."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.errors import ConfigError, CorpusError, MissingExtraError
-from searchgym.files import replacing
-from searchgym.question import Corpus, Passage
+from searchgym.errors import ConfigError, MissingExtraError
+from searchgym.question import Corpus
 
 from ..indexing.backend import Progress
-from ..indexing.cache import cached_directory
+from ..indexing.cache import cached_directory, open_checked
 from ..indexing.disk import require_disk
-from .encoders import MAX_CHARACTERS, Encoder
+from .encoders import Encoder
+from .rows import GROUP_FILES, Groups, Vectors, group_passages, passage_text
 
 __all__ = [
     "VECTORS",
     "EncodedVectors",
-    "Groups",
     "PublishedVectors",
-    "Vectors",
-    "cached_groups",
     "cached_vectors",
     "digest_vectors",
     "encode_rows",
-    "group_passages",
     "load_faiss",
-    "passage_text",
     "pick",
     "published_rows",
 ]
@@ -50,54 +40,7 @@ VECTORS = "vectors.f32"
 """The file that `encode_rows` writes."""
 
 _FORMAT = 1
-_SHOW_EVERY = 20_000  # passages
 _SAMPLES, _SAMPLE = 64, 16_384  # parts of a published file, and bytes of each, that its digest covers
-
-
-class Vectors(Protocol):
-    """Rows of float32 vectors, possibly larger than memory.
-
-    Attributes:
-        count: number of rows.
-        dimension: components of a vector.
-    """
-
-    count: int
-    dimension: int
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The vectors of some rows, float32 [rows, dimension]."""
-
-
-class Groups:
-    """The passages of each row; memory-mapped.
-
-    Args:
-        directory: where `group_passages` wrote them.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._positions: NDArray[np.int32] = np.load(directory / "positions.npy", mmap_mode="r")
-        self._starts: NDArray[np.int32] = np.load(directory / "starts.npy", mmap_mode="r")
-
-    def __len__(self) -> int:
-        return len(self._starts) - 1
-
-    def firsts(self) -> NDArray[np.int64]:
-        """The position of the first passage of every row."""
-        return self._positions[self._starts[:-1]].astype(np.int64)
-
-    def rows(self) -> NDArray[np.int64]:
-        """The row of every passage, in order of position."""
-        rows = np.empty(len(self._positions), np.int64)
-        rows[self._positions] = np.repeat(np.arange(len(self)), np.diff(self._starts))
-        return rows
-
-    def passages(self, row: int) -> list[int]:
-        """The positions of a row's passages, ascending."""
-        first, end = self._starts[row : row + 2].tolist()
-        found: list[int] = self._positions[first:end].tolist()
-        return found
 
 
 class EncodedVectors:
@@ -109,10 +52,14 @@ class EncodedVectors:
     """
 
     def __init__(self, file: Path, dimension: int) -> None:
-        self._data: NDArray[np.float32] = np.memmap(file, np.float32, "r").reshape(-1, dimension)
+        (self._file,) = open_checked(file.parent, file.name)
+        if len(self._file.data) % (4 * dimension):
+            self._file.refuse(f"it has {len(self._file.data):,} bytes, no whole number of vectors")
+        self._data: NDArray[np.float32] = np.frombuffer(self._file.data, np.float32).reshape(-1, dimension)
         self.count, self.dimension = self._data.shape
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        self._file.check_rows(rows, 0, 4 * self.dimension)
         return np.ascontiguousarray(self._data[rows])
 
 
@@ -159,7 +106,8 @@ class PublishedVectors:
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if isinstance(self._data, np.ndarray):
-            return np.ascontiguousarray(self._data[rows], np.float32)
+            with np.errstate(over="ignore"):  # `group_vectors` refuses what float32 cannot hold
+                return np.ascontiguousarray(self._data[rows], np.float32)
         found: NDArray[np.float32] = self._data.reconstruct_batch(rows)
         return found
 
@@ -173,53 +121,6 @@ class _Picked:
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._vectors.read(self._rows[rows])
-
-
-def passage_text(passage: Passage) -> str:
-    """The text of a passage that is encoded: title, line break, text; at most `MAX_CHARACTERS`."""
-    return (f"{passage.title}\n{passage.text}" if passage.title else passage.text)[:MAX_CHARACTERS]
-
-
-def group_passages(
-    corpus: Corpus,
-    directory: Path,
-    progress: Progress,
-    order: NDArray[np.int64] | None = None,
-    text: Callable[[Passage], str] = passage_text,
-) -> Groups:
-    """Give every distinct text a row, and write which passages share it; if that is done, open the files.
-
-    Args:
-        corpus: the passages.
-        directory: where `positions.npy` and `starts.npy` are written.
-        progress: called while the texts are read.
-        order: a number for every passage; rows are in order of the smallest number of their passages. None for the
-            order of positions.
-        text: passages are identical if this is equal.
-
-    Raises:
-        CorpusError: the corpus has no passages.
-    """
-    if not (directory / "starts.npy").exists():
-        digests = bytearray()
-        for passage in _shown(corpus, "read", progress):
-            content = text(passage).encode("utf-8", "replace")
-            digests += hashlib.blake2b(content, digest_size=16).digest()
-        pairs = np.frombuffer(digests, np.uint64).reshape(-1, 2)
-        by_text = np.lexsort((pairs[:, 1], pairs[:, 0]))  # stable: a group is in order of position
-        ordered = pairs[by_text]
-        new = np.ones(len(pairs), bool)
-        new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-        group = new.cumsum() - 1
-        numbers = by_text if order is None else order[by_text]
-        smallest = np.minimum.reduceat(numbers, new.nonzero()[0])
-        row_of_group = np.empty(len(smallest), np.int64)
-        row_of_group[smallest.argsort(kind="stable")] = np.arange(len(smallest))
-        row = row_of_group[group]
-        _save(directory / "positions.npy", by_text[row.argsort(kind="stable")].astype(np.int32))
-        starts = np.concatenate([[0], np.bincount(row).cumsum()]).astype(np.int32)
-        _save(directory / "starts.npy", starts)
-    return Groups(directory)
 
 
 def encode_rows(
@@ -254,15 +155,6 @@ def encode_rows(
     return EncodedVectors(file, encoder.dimension)
 
 
-def cached_groups(corpus: Corpus, progress: Progress) -> Groups:
-    """Which passages have the same title and text: computed at the first call, cached after that."""
-
-    def build(directory: Path) -> None:
-        group_passages(corpus, directory, progress, text=lambda passage: f"{passage.title}\n{passage.text}")
-
-    return Groups(cached_directory("groups", {"format": _FORMAT, "corpus": corpus.hash}, build))
-
-
 def cached_vectors(corpus: Corpus, encoder: Encoder, progress: Progress) -> Vectors:
     """A vector for every passage, by position: encoded at the first call, cached after that.
 
@@ -279,7 +171,7 @@ def cached_vectors(corpus: Corpus, encoder: Encoder, progress: Progress) -> Vect
             corpus, group_passages(corpus, directory, progress), encoder, directory / VECTORS, progress
         )
 
-    directory = cached_directory("vectors", key, build, resumable=True)
+    directory = cached_directory("vectors", key, build, resumable=True, lazy=(VECTORS, *GROUP_FILES))
     return pick(EncodedVectors(directory / VECTORS, encoder.dimension), Groups(directory).rows())
 
 
@@ -371,20 +263,3 @@ def _id_digests(ids: Iterable[bytes]) -> NDArray[np.uint64]:
 
 def _number(id: str) -> int:
     return int(id) if id.isascii() and id.isdigit() and len(id) < 19 else -1
-
-
-def _shown(corpus: Corpus, phase: str, progress: Progress) -> Iterator[Passage]:
-    total = len(corpus.passages)
-    if total == 0:
-        raise CorpusError(f"corpus {corpus.name!r} has no passages: give one with at least one passage")
-    for position, passage in enumerate(corpus.passages):
-        if position % _SHOW_EVERY == 0:
-            progress(phase, position, total)
-        yield passage
-    progress(phase, total, total)
-
-
-def _save(file: Path, array: NDArray[Any]) -> None:
-    """Write an array in one step."""
-    with replacing(file, alone=True) as temporary, temporary.open("wb") as out:
-        np.save(out, array, allow_pickle=False)

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
 from searchgym import plugins
+from searchgym.checks import plain
 from searchgym.errors import ConfigError, IndexMismatchError, PluginError
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
 from searchgym.specs import Spec, call_factory, open_corpus
+from searchgym.terminal import printable
 
 from .cache import cached_directory, damage, output_directory, read_key
 from .disk import free_disk, human
@@ -68,9 +70,12 @@ class IndexBackend(ABC):
 
     Attributes:
         name: its registered name, which is also that of its retrievers and cache entries.
+        lazy: patterns of files that `open` reads through `open_checked`, which compares their content when it is first
+            read. All other files are compared completely when the index is opened.
     """
 
     name: ClassVar[str]
+    lazy: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def settings(self, *args: Any, **options: Any) -> dict[str, Any]:
@@ -124,14 +129,17 @@ class IndexBackend(ABC):
             estimate = self.estimate(corpus, settings)
             if (estimate.seconds or 0) >= _LONG and not sys.stderr.isatty():  # no progress is shown there
                 print(
-                    f"building the {self.name} index of {corpus.name} ({len(corpus.passages):,} passages): about "
+                    f"building the {self.name} index of {printable(corpus.name)} ({len(corpus.passages):,} passages): about "
                     f"{estimate.seconds:.0f} s, {human(estimate.disk)} of disk, {human(estimate.memory)} of memory",
                     file=sys.stderr,
                 )
             with shown_progress() as progress:
                 _fill(self, corpus, settings, work, None, progress)
 
-        return self.open(corpus, settings, cached_directory(self.name, key, build, resumable=True))
+        return self.open(corpus, settings, self._cached(key, build))
+
+    def _cached(self, key: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+        return cached_directory(self.name, key, build, resumable=True, lazy=self.lazy)
 
 
 def build_index(
@@ -168,7 +176,8 @@ def build_index(
     def build(place: Path) -> None:
         _fill(backend, corpus, settings, place, _absolute(corpus_spec), progress or quiet)
 
-    return output_directory(Path(directory), backend.name, backend.key(corpus, settings), build)
+    key = backend.key(corpus, settings)
+    return output_directory(Path(directory), backend.name, key, build, lazy=backend.lazy)
 
 
 def open_index(directory: str | os.PathLike[str], corpus: Corpus | None = None) -> Retriever:
@@ -240,6 +249,8 @@ def _compare(
         settings = backend.checked(backend.recorded_settings(facts["settings"]))
     except ConfigError as error:
         return {}, [f"version: {error}"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return {}, [f"version: its settings cannot be read ({error!r:.200})"]
     ours = backend.key(corpus, settings)
     return settings, [
         f"{name}: {built.get(name)!r}, not {ours.get(name)!r}"
@@ -252,6 +263,10 @@ def open_index_over(corpus: Corpus, *, path: str) -> Retriever:
     """A built index over a corpus that is already open, as `retriever="path/of/an/index"` opens it.
 
     The entry point `index-directory` of `searchgym.retrievers`; raises the same errors as `open_index`.
+
+    Args:
+        corpus: the corpus the index was built from.
+        path: directory of the index.
     """
     return open_index(path, corpus)
 
@@ -368,6 +383,7 @@ def _absolute(spec: Spec | None) -> Spec | None:
             return [place(one) for one in value]
         return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
 
+    spec = plain("corpus", spec)
     if isinstance(spec, dict):
         return {name: place(value) if name in _PATH_OPTIONS else value for name, value in spec.items()}
     return spec if spec in plugins.names("corpora") else place(spec)

@@ -44,6 +44,6 @@ def require_disk(directory: str | os.PathLike[str], need: int, what: str) -> Non
     free = free_disk(directory)
     if free < need + _KEPT_FREE:
         raise ConfigError(
-            f"{what} needs {human(need)} in {directory}, where {human(free)} are free: free {human(need + _KEPT_FREE - free)}, "
-            "or choose another disk (SEARCHGYM_HOME is the directory of all caches)"
+            f"{what} needs {human(need)} in {directory}, beside {human(_KEPT_FREE)} that stay free, and {human(free)} are free: "
+            f"free {human(need + _KEPT_FREE - free)}, or choose another disk (SEARCHGYM_HOME is the directory of all caches)"
         )

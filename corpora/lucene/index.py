@@ -85,7 +85,9 @@ class LuceneIndex:
 
 
 class LuceneBackend(IndexBackend):
-    """The entry point `lucene` of `searchgym.retrievers`.
+    """Lucene through pyserini; needs the extra `lucene`.
+
+    The entry point `lucene` of `searchgym.retrievers`.
 
     With `prebuilt`, it opens an index that pyserini publishes, or one built with pyserini or Anserini, instead of building
     one; see `searchgym.corpora.lucene.prebuilt`.

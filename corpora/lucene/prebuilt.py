@@ -1,7 +1,7 @@
 """Existing Lucene indexes: pyserini's prebuilt ones by name, or a directory built with pyserini or Anserini.
 
 Titles and texts come from the documents stored in the index; the environment's corpus only supplies the questions, and
-recall of gold passages is meaningful only if both use the same ids. An index that stores no texts is read together with
+its ids where it has the passage that was found (`searchgym.corpora.indexing.matching`). An index that stores no texts is read together with
 a corpus of the same ids. Ties are in order of id, if the index stores ids where Lucene can compare them; very old
 indexes do not, and use their own order.
 """
@@ -23,6 +23,7 @@ from searchgym.retriever import Hit, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.cache import digest
+from ..indexing.matching import PROBE_HITS, PassageMatcher
 from ..service.protocol import read_document
 from .jvm import fat_jar, java
 from .searcher import Searcher
@@ -43,6 +44,7 @@ class PrebuiltLucene:
         index_hash: digest of the index's commit (Lucene gives each a random id), the settings and the version of
             Lucene. A copy of the index has the same hash; a new index of the same passages does not.
         directory: the directory of the index.
+        ids_match: whether it has the passages of the corpus, by id or by title and text; see `searchgym.Retriever`.
     """
 
     name = "lucene"
@@ -65,6 +67,8 @@ class PrebuiltLucene:
         )
         self._stored = self._searcher.reader.storedFields()
         self._order = self._by_score_and_id()
+        self._matcher: PassageMatcher | None = None
+        self.ids_match = True
         try:
             self._hit(0, 0.0)
         except UnknownIdError as error:
@@ -73,6 +77,10 @@ class PrebuiltLucene:
                 f"({error.name!r} is in the index): take the full index (of pyserini's, the name without "
                 '"-slim"), or the corpus it was built from'
             ) from None
+        if len(corpus.passages) and self._stored.document(0).get(_RAW) is not None:
+            self._matcher = PassageMatcher(corpus)
+            results = self.search(self._matcher.probes(), PROBE_HITS)
+            self.ids_match = self._matcher.check(results, f"the Lucene index in {directory}")
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """Search a batch; see `searchgym.Retriever.search` and `LuceneIndex.search`."""
@@ -80,7 +88,8 @@ class PrebuiltLucene:
 
         def ask() -> list[SearchResult]:
             found = self._searcher.search(checked, limit, self._order)
-            return [[self._hit(number, score) for number, score in hits] for hits in found]
+            results = [[self._hit(number, score) for number, score in hits] for hits in found]
+            return [hits if self._matcher is None else self._matcher.match(hits) for hits in results]
 
         return self._searcher.call(ask)
 

@@ -21,7 +21,8 @@ from searchgym.question import Corpus
 
 from ..bm25.index import BM25, open_bm25
 from ..dense.encoders import Encoder
-from ..dense.vectors import Vectors, cached_groups, cached_vectors
+from ..dense.rows import Vectors, cached_groups
+from ..dense.vectors import cached_vectors
 from ..indexing.backend import Progress, shown_progress
 from ..indexing.cache import digest, home
 

@@ -35,7 +35,7 @@ from typing import Any
 from searchgym.checks import choice, integer, number
 from searchgym.errors import ConfigError, RetrievalError
 from searchgym.question import Corpus
-from searchgym.retriever import Hit, SearchResult
+from searchgym.retriever import Hit, SearchResult, check_result
 from searchgym.signatures import check_known, takes_options
 
 from ..bm25.analyzer import TOKENIZER, stem, words
@@ -66,8 +66,8 @@ class Milvus:
     Attributes:
         name: "milvus".
         field: "sparse" (BM25) or "dense".
-        index_hash: digest of the corpus, the mode, the settings, the tokenizer and the encoder. It cannot cover the
-            behaviour of the server.
+        index_hash: digest of the corpus, the mode, the settings, the tokenizer, the encoder and the vectors of two
+            queries. It cannot cover the behaviour of the server.
     """
 
     name = "milvus"
@@ -76,7 +76,10 @@ class Milvus:
         self._collection = collection
         self.field = field
         self._options = options
-        self.index_hash = digest({"backend": self.name, "field": field, "key": collection.key})
+        identity = {"backend": self.name, "field": field, "key": collection.key}
+        if field == "dense" and collection.encoder is not None:
+            identity["queries"] = collection.encoder.fingerprint
+        self.index_hash = digest(identity)
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """Search a batch; see `searchgym.Retriever.search`. A query has at most `MAX_HITS` hits.
@@ -86,10 +89,20 @@ class Milvus:
             RetrievalError: the server did not answer or answered with an error, or this process was forked.
         """
         limit = min(check_k(k), len(self._collection.corpus.passages), MAX_HITS)
-        vectors = {query: self._vector(query) for query in check_queries(queries)}
-        sent = {query: vector for query, vector in vectors.items() if vector is not None}
-        found = dict(zip(sent, self._nearest(list(sent.values()), limit), strict=True))
-        return [self._hits(found.get(query, []), limit) for query in queries]
+        found: dict[str, SearchResult] = {}
+        sent: dict[str, Any] = {}
+        for query in dict.fromkeys(check_queries(queries)):
+            try:
+                vector = self._vector(query)
+            except RetrievalError as error:  # of this query
+                found[query] = error
+                continue
+            if vector is not None:
+                sent[query] = vector
+        for query, rows in zip(sent, self._nearest(list(sent.values()), limit), strict=True):
+            found[query] = check_result(self._hits(rows, limit), self.name)
+        # Copies: the results of equal queries must not share a list.
+        return [r.copy() if isinstance(r := found.get(query, []), list) else r for query in queries]
 
     def _vector(self, query: str) -> Any:
         """The sparse or dense vector of a query; None for one that finds nothing."""
@@ -99,7 +112,7 @@ class Milvus:
         assert encoder is not None
         try:
             return encoder.encode_query(query) if query.strip() else None
-        except RuntimeError as error:  # torch's error for every failure of a device
+        except RuntimeError as error:  # torch's error for every failure of a device; it fails the batch
             raise RetrievalError(f"encoder {encoder.path.name!r} failed: {error}") from error
 
     def _nearest(self, vectors: list[Any], k: int) -> Iterator[list[tuple[float, int]]]:
@@ -115,7 +128,7 @@ class Milvus:
                 rows = self._collection.search(self.field, [vector], fetched)[0]
             yield rows
 
-    def _hits(self, found: list[tuple[float, int]], k: int) -> SearchResult:
+    def _hits(self, found: list[tuple[float, int]], k: int) -> list[Hit]:
         groups, passages = self._collection.groups, self._collection.corpus.passages
         placed = [(-score, position) for score, row in found for position in groups.passages(row)]
         hits: list[Hit] = []

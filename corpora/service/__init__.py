@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from searchgym.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .app import Limits as Limits
     from .app import create_app as create_app
     from .client import open_remote as open_remote
+    from .limits import Limits as Limits
     from .server import local_service as local_service
     from .server import serve as serve
 
 _MODULES = {
-    "Limits": "app",
+    "Limits": "limits",
     "create_app": "app",
     "local_service": "server",
     "open_remote": "client",

@@ -1,53 +1,87 @@
 """The queries of concurrent requests, searched together: a bounded queue, batches, a few searching threads.
 
 While all threads search, queries that arrive wait and form the next batch. Only if a thread was idle is the first query
-held for a moment (the window), so that others can join it. A request of many queries is never split.
+held for a moment (the window), so that others can join it.
+
+A request of few hits is searched whole. A heavy one is searched in slices of a few milliseconds, and the slices of several
+heavy requests take turns. While requests of few hits come in, they go first three times out of four, one thread is theirs,
+and the others rest after each slice as long as it took, because they also take Python's lock from the thread that reads
+requests. So nobody waits long for a heavy request of somebody else, and alone it is searched by all threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from searchgym.errors import RetrievalError
+from searchgym.errors import RetrievalError, SearchGymError
+from searchgym.terminal import get_logger
 
 __all__ = ["Overloaded", "SearchCrashed", "SearchQueue"]
 
+LIGHT = 256
+"""Hits up to which a request is searched whole, and before heavy ones."""
+
 T = TypeVar("T")
-_log = logging.getLogger("searchgym.service")
+_SLICE = 0.005  # seconds that a slice of a heavy request should take
+_LIGHT_FOR = 0.5  # seconds after a light request in which others are expected
+_log = get_logger("searchgym.service")
 
 
-class Overloaded(Exception):
-    """The queue is full.
+class Overloaded(SearchGymError):
+    """There is no room for a request at the moment.
+
+    Args:
+        retry_after: seconds after which there will probably be room, at least 1.
+        full: what is full.
 
     Attributes:
-        retry_after: seconds after which there will probably be room, at least 1.
+        retry_after: see above.
     """
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"the queue is full; try again in {retry_after} s")
-        self.retry_after = retry_after
+    def __init__(self, retry_after: int, full: str = "the queue") -> None:
+        super().__init__(f"{full} is full; try again in {retry_after} s")
+        self.retry_after, self._full = retry_after, full
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Overloaded, (self.retry_after, self._full))
 
 
-class SearchCrashed(Exception):
+class SearchCrashed(SearchGymError):
     """A search raised an error that no retriever may raise. The message names it, and the log has the traceback."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)  # the repr would show all results
 class _Job(Generic[T]):
     """The queries of one request that are not in the cache."""
 
     queries: Sequence[str]
     kind: object
-    done: asyncio.Future[dict[str, T]] = field(repr=False)
+    heavy: bool
+    done: asyncio.Future[dict[str, T]]
+    claim: Callable[[Mapping[str, T]], None]
+    wanted: Callable[[], bool]
+    taken: int = 0  # queries that were given to a thread
+    found: dict[str, T] = field(default_factory=dict)
+
+
+_Slice = tuple[_Job[T], Sequence[str]]
+"""Some queries of a job, searched at once."""
+
+
+def _keep(found: Mapping[str, Any]) -> None:
+    """The default of `claim`."""
+
+
+def _always() -> bool:
+    return True
 
 
 class SearchQueue(Generic[T]):
@@ -62,6 +96,7 @@ class SearchQueue(Generic[T]):
         batch: queries per batch at most. A larger request is a batch of its own.
         limit: queries that may wait or be searched at the same time.
         observe: called with (queries, seconds) after every batch.
+        hits: how many hits each query of a kind has at most; a request of more than `LIGHT` in all is heavy.
     """
 
     def __init__(
@@ -73,6 +108,7 @@ class SearchQueue(Generic[T]):
         batch: int,
         limit: int,
         observe: Callable[[int, float], None] = lambda queries, seconds: None,
+        hits: Callable[[Any], int] = lambda kind: 1,
     ) -> None:
         self._search = search
         self._count = threads
@@ -80,7 +116,13 @@ class SearchQueue(Generic[T]):
         self._batch = batch
         self._limit = limit
         self._observe = observe
-        self._jobs: deque[_Job[T]] = deque()
+        self._hits = hits
+        self._light: deque[_Job[T]] = deque()
+        self._heavy: deque[_Job[T]] = deque()
+        self._turn = 0
+        self._light_until = 0.0
+        self._slicing = 0  # threads that search a slice of a heavy request
+        self._each: dict[object, float] = {}  # seconds per query of a kind, recently
         self._closed = False
         self._changed = threading.Condition()  # guards the jobs and the flag
         self._threads: list[threading.Thread] = []
@@ -88,17 +130,27 @@ class SearchQueue(Generic[T]):
         self.waiting = 0
         """Queries that wait or are being searched."""
 
-    async def search(self, queries: Sequence[str], kind: object) -> dict[str, T]:
+    async def search(
+        self,
+        queries: Sequence[str],
+        kind: object,
+        claim: Callable[[Mapping[str, T]], None] = _keep,
+        wanted: Callable[[], bool] = _always,
+    ) -> dict[str, T]:
         """The result of each query.
 
         Args:
             queries: distinct queries.
             kind: passed to `search`; queries of different kinds are not mixed in a batch.
+            claim: called with results as they are found; an error that it raises ends the search, e.g. because there is
+                no memory for more.
+            wanted: whether the client still waits; the rest of a heavy request that nobody waits for is not searched.
 
         Raises:
             Overloaded: there is no room for this many queries.
             RetrievalError: `search` raised it, or returned a wrong number of results.
             SearchCrashed: `search` raised another error.
+            Exception: what `claim` raised.
         """
         if self.waiting and self.waiting + len(queries) > self._limit:
             raise Overloaded(max(1, math.ceil(self.waiting / self._rate) if self._rate else 1))
@@ -106,10 +158,13 @@ class SearchQueue(Generic[T]):
             # A daemon: a search that never returns must not keep the process from ending.
             self._threads.append(threading.Thread(target=self._run, name="searchgym-search", daemon=True))
             self._threads[-1].start()
-        job: _Job[T] = _Job(queries, kind, asyncio.get_running_loop().create_future())
+        heavy = len(queries) > self._batch or len(queries) * self._hits(kind) > LIGHT
+        job: _Job[T] = _Job(queries, kind, heavy, asyncio.get_running_loop().create_future(), claim, wanted)
         self.waiting += len(queries)
         with self._changed:
-            self._jobs.append(job)
+            (self._heavy if heavy else self._light).append(job)
+            if not heavy:
+                self._light_until = time.monotonic() + _LIGHT_FOR
             self._changed.notify()
         return await job.done
 
@@ -130,21 +185,45 @@ class SearchQueue(Generic[T]):
         """A searching thread. It takes batch after batch without waiting for the event loop."""
         while True:
             with self._changed:
-                idle = not self._jobs
-                while not self._jobs:
-                    if self._closed:
+                idle = not (self._light or self._heavy)
+                while not self._ready():
+                    if self._closed and not self._heavy:
                         return
-                    self._changed.wait()
+                    # A heavy request that has to wait for its turn may go on when no light ones come any more.
+                    self._changed.wait(_LIGHT_FOR if self._heavy else None)
             if idle and self._window:
                 time.sleep(self._window)
             with self._changed:
-                batch = self._take() if self._jobs else None  # another thread may have been quicker
-            if batch:
-                self._answer(batch)
+                batch = self._take()  # nothing if another thread was quicker
+                heavy = bool(batch) and batch[0][0].heavy
+                self._slicing += heavy
+            if not batch:
+                continue
+            started = time.monotonic()
+            self._answer(batch)
+            if heavy:
+                if self._light_until > time.monotonic():
+                    time.sleep(min(time.monotonic() - started, 10 * _SLICE))
+                with self._changed:
+                    self._slicing -= 1
+                    self._changed.notify()
 
-    def _take(self) -> list[_Job[T]]:
-        """The oldest job, and jobs of its kind that fit into the same batch; the others keep their order."""
-        waiting = self._jobs
+    def _ready(self) -> bool:
+        """Whether there is something that this thread may search."""
+        return bool(self._light) or (bool(self._heavy) and self._may_slice())
+
+    def _may_slice(self) -> bool:
+        spare = self._count - 1 if self._light_until > time.monotonic() else self._count
+        return self._slicing < max(1, spare)
+
+    def _take(self) -> list[_Slice[T]]:
+        """What is searched next: jobs of the same kind, or a slice of a heavy job."""
+        self._turn += 1
+        if self._heavy and self._may_slice() and (not self._light or self._turn % 4 == 0):
+            return [self._slice()]
+        if not self._light:
+            return []
+        waiting = self._light
         first = waiting.popleft()
         jobs, kept, size = [first], [], len(first.queries)
         while waiting and size < self._batch:
@@ -155,15 +234,30 @@ class SearchQueue(Generic[T]):
             else:
                 kept.append(job)
         waiting.extendleft(reversed(kept))
-        return jobs
+        return [(job, job.queries) for job in jobs]
 
-    def _answer(self, jobs: list[_Job[T]]) -> None:
+    def _slice(self) -> _Slice[T]:
+        """The next queries of the heavy job whose turn it is."""
+        job = self._heavy.popleft()
+        each = self._each.get(job.kind)
+        # The first slice of a kind has one query, as nobody knows yet how long it takes.
+        count = max(1, min(self._batch, int(_SLICE / each))) if each else 1
+        if job.done.done() or not job.wanted():
+            count = 0  # deliver what is left as unanswered
+        queries = job.queries[job.taken : job.taken + count]
+        job.taken += count
+        if count and job.taken < len(job.queries):
+            self._heavy.append(job)
+        return job, queries
+
+    def _answer(self, batch: list[_Slice[T]]) -> None:
         """Search one batch and pass the results to the event loop."""
-        queries = list(dict.fromkeys(query for job in jobs for query in job.queries))
+        kind = batch[0][0].kind
+        queries = list(dict.fromkeys(query for _, some in batch for query in some))
         found: dict[str, T] | Exception
         started = time.perf_counter()
         try:
-            answers = self._search(queries, jobs[0].kind)
+            answers = self._search(queries, kind) if queries else []
             if len(answers) != len(queries):
                 raise RetrievalError(
                     f"the retriever returned {len(answers)} results for {len(queries)} queries"
@@ -172,27 +266,53 @@ class SearchQueue(Generic[T]):
         except RetrievalError as error:
             found = error
         except BaseException as error:  # the thread continues after any error
-            if len(jobs) > 1:
-                for job in jobs:
-                    self._answer([job])
+            if len(batch) > 1:
+                for one in batch:
+                    self._answer([one])
                 return
             _log.exception("a search failed")
             found = SearchCrashed(f"internal error: {type(error).__name__}")
         seconds = max(time.perf_counter() - started, 1e-6)
+        if queries:
+            each = seconds / len(queries)
+            self._each[kind] = each if kind not in self._each else 0.7 * self._each[kind] + 0.3 * each
         with contextlib.suppress(RuntimeError):  # the loop is closed: no request waits any longer
-            jobs[0].done.get_loop().call_soon_threadsafe(self._deliver, jobs, found, len(queries), seconds)
+            loop = batch[0][0].done.get_loop()
+            loop.call_soon_threadsafe(self._deliver, batch, found, len(queries), seconds)
 
     def _deliver(
-        self, jobs: list[_Job[T]], found: dict[str, T] | Exception, queries: int, seconds: float
+        self, batch: list[_Slice[T]], found: dict[str, T] | Exception, queries: int, seconds: float
     ) -> None:
-        for job in jobs:
-            if job.done.done():  # the request was abandoned
-                continue
-            if isinstance(found, Exception):
-                job.done.set_exception(found)
-            else:
-                job.done.set_result({query: found[query] for query in job.queries})
-        answered = sum(len(job.queries) for job in jobs)
-        self._rate += (0.2 if self._rate else 1.0) * (answered / seconds - self._rate)
+        answered = sum(len(some) for _, some in batch)
         self.waiting -= answered
-        self._observe(queries, seconds)
+        for job, some in batch:
+            failed = found if isinstance(found, Exception) else None
+            if failed is None and not job.done.done():
+                try:
+                    assert isinstance(found, dict)
+                    part = {query: found[query] for query in some}
+                    job.claim(part)
+                    job.found |= part
+                except Exception as error:
+                    failed = error
+            if failed is None and job.heavy and not some:
+                failed = RetrievalError("the client has left")
+            if failed is not None or job.done.done():
+                self._drop(job)
+                if failed is not None and not job.done.done():
+                    job.done.set_exception(failed)
+            elif len(job.found) == len(job.queries):
+                job.done.set_result(job.found)
+        if queries:
+            self._rate += (0.2 if self._rate else 1.0) * (answered / seconds - self._rate)
+            self._observe(queries, seconds)
+
+    def _drop(self, job: _Job[T]) -> None:
+        """Forget the queries of a job that no thread has taken."""
+        if not job.heavy:
+            return
+        with self._changed:
+            self.waiting -= len(job.queries) - min(job.taken, len(job.queries))
+            job.taken = len(job.queries)
+            if job in self._heavy:
+                self._heavy.remove(job)

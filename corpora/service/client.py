@@ -3,7 +3,7 @@
     {"queries": ["…"], "topk": 5, "return_scores": true}
     -> {"result": [[{"document": {"id": "…", "contents": "\"Title\"\nText"}, "score": 9.1}, …], …]}
 
-Hits that are bare documents are read too; a hit without a score gets 1 / rank. When a server answers with an error, with
+Hits that are bare documents or strings are read too, and so are the dialects of `client_dialects`; a hit without a score gets 1 / rank. When a server answers with an error, with
 malformed data, too slowly or never, the query becomes a `RetrievalError` after retries with back-off.
 
 A remote retriever cannot promise that the server orders equal scores by id, that a query has the same result alone and
@@ -23,10 +23,12 @@ from searchgym.checks import boolean, integer, number
 from searchgym.errors import ConfigError, MissingExtraError, RetrievalError
 from searchgym.question import Corpus
 from searchgym.retries import Backoff, is_transient
-from searchgym.retriever import SearchResult
+from searchgym.retriever import Hit, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.cache import digest
+from ..indexing.matching import PROBE_HITS, PassageMatcher
+from .client_dialects import DIALECTS, QUERIES
 from .protocol import read_hits
 
 try:
@@ -91,6 +93,8 @@ class RemoteRetriever:
         url: where queries are posted.
         index_hash: the server's own hash, if it is `searchgym index serve`: equal to that of the same index in this
             process. For other servers, a digest of the URL: then equal hashes promise nothing about the results.
+        ids_match: whether the server returns passages of the corpus, by id or by title and text; see
+            `searchgym.Retriever`. Hits have the ids of the corpus where it has the passage.
         retries: further attempts that were needed so far; not deterministic.
     """
 
@@ -103,7 +107,11 @@ class RemoteRetriever:
         self.url = self._server.origin + self._path
         self.retries = 0
         self._options = options
+        self._dialect = QUERIES
         self._names_index = False  # whether every reply of the server names its index
+        # For a server that may search other passages; None if it has those of the corpus, or the corpus has none.
+        self._matcher: PassageMatcher | None = None
+        self.ids_match = True
         self.index_hash = self._open(corpus)
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
@@ -115,7 +123,7 @@ class RemoteRetriever:
         Raises:
             ConfigError: k is not a whole number >= 1, or `queries` is not a sequence of strings.
         """
-        topk, batch = check_k(k), self._options.batch
+        topk, batch = check_k(k), self._dialect.batch or self._options.batch
         distinct = list(dict.fromkeys(query for query in check_queries(queries) if query.strip()))
         found: dict[str, SearchResult] = {}
         for start in range(0, len(distinct), batch):
@@ -149,23 +157,29 @@ class RemoteRetriever:
 
     def _retrieve(self, queries: list[str], topk: int) -> list[SearchResult]:
         """One attempt to get the results of one request."""
-        request = {"queries": queries, "topk": topk, "return_scores": True, "partial": True}
+        request = self._dialect.request(queries, topk)
+        if self._names_index:  # other servers may refuse a field that they do not know
+            request["partial"] = True
         # UTF-8 is much shorter than JSON's escapes for most scripts. It cannot encode lone surrogates.
         reply = self._exchange(
             "POST", self._path, json.dumps(request, ensure_ascii=False).encode(errors="replace")
         )
         try:
             fields = json.loads(reply)
-            rows = fields["result"]
-            errors = fields.get("errors") or {}
+            rows = self._dialect.rows(fields)
+            errors = (fields.get("errors") if isinstance(fields, dict) else None) or {}
             if len(rows) != len(queries):
-                raise _Failed(f"{len(rows)} results for {len(queries)} queries")
+                raise _Failed(f"{len(rows)} results for {len(queries)} queries", status=200)
             return [
-                RetrievalError(f"{self.url}: {errors[str(n)]}") if row is None else read_hits(row, topk)
+                RetrievalError(f"{self.url}: {errors[str(n)]}") if row is None else self._read(row, topk)
                 for n, row in enumerate(rows)
             ]
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            raise _Failed(f"not an answer of the /retrieve protocol ({error!r:.200})") from None
+            raise _Failed(f"not an answer of the /retrieve protocol ({error!r:.200})", status=200) from None
+
+    def _read(self, row: Any, topk: int) -> list[Hit]:
+        hits = read_hits(row, topk)
+        return hits if self._matcher is None else self._matcher.match(hits)
 
     def _exchange(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """The body of a reply with status 200, from the index that was opened."""
@@ -192,13 +206,16 @@ class RemoteRetriever:
         """Make sure that a server is there; returns the hash of its index."""
         try:
             facts = self._with_retries(self._health, _OPENING_ATTEMPTS)
+            known = facts or {}
+            if len(corpus.passages) and known.get("corpus_hash") != corpus.hash:
+                self._matcher = PassageMatcher(corpus)
             if facts is None:  # a tiny search is the health check of any other server
-                self._with_retries(lambda: self._retrieve(["river"], 1), _OPENING_ATTEMPTS)
+                self._find_dialect()
                 return digest({"format": _FORMAT, "backend": self.name, "url": self.url})
         except _Failed as error:
+            there = "no retrieval server answers at" if error.status is None else "no retrieval server is at"
             raise ConfigError(
-                f"no retrieval server answers at {self.url}: {error}. Start one (searchgym index serve INDEX), or "
-                "correct the option url"
+                f"{there} {self.url}: {error}. Start one (searchgym index serve INDEX), or correct the option url"
             ) from None
         theirs = facts.get("corpus_hash")
         if theirs and len(corpus.passages) and theirs != corpus.hash and not self._options.any_corpus:
@@ -206,8 +223,37 @@ class RemoteRetriever:
                 f"{self.url} searches corpus {facts.get('corpus')!r} ({theirs}), but the questions belong to "
                 f"{corpus.name!r} ({corpus.hash}): serve that corpus, or set the option any_corpus to true"
             )
+        if (
+            self._matcher is not None and theirs
+        ):  # a server of ours that names no corpus is matched without a probe
+            try:
+                self._probe()
+            except _Failed as error:
+                raise ConfigError(f"{self.url} cannot be searched: {error}") from None
         self._names_index = True
         return str(facts["index_hash"])
+
+    def _find_dialect(self) -> None:
+        """Find out which dialect the server speaks; raises `_Failed` with the reason of the first if it speaks none."""
+        first: _Failed | None = None
+        for dialect in DIALECTS[self._path.partition("?")[0].endswith("search")]:
+            self._dialect = dialect
+            try:
+                self._probe()
+                return
+            except _Failed as error:
+                if error.status is None or error.status in _UNAVAILABLE:
+                    raise
+                first = first or error
+        assert first is not None
+        raise first
+
+    def _probe(self) -> None:
+        """Search for a passage of the corpus, to see whether the server works and has it."""
+        probes = self._matcher.probes()[:1] if self._matcher is not None else ["river"]
+        results = self._with_retries(lambda: self._retrieve(probes, PROBE_HITS), _OPENING_ATTEMPTS)
+        if self._matcher is not None:
+            self.ids_match = self._matcher.check(results, self.url)
 
     def _health(self) -> dict[str, Any] | None:
         """The health page of a server of ours; None for another kind of server."""
@@ -244,8 +290,8 @@ def open_remote(
         timeout: seconds for one attempt, from connecting to the last byte, at most 3600.
         retries: further attempts, after pauses that grow at random or that the server asks for.
         batch: queries per request at most.
-        any_corpus: continue although the server searches another corpus than `corpus`; the recall of gold passages
-            is then meaningless unless the ids agree.
+        any_corpus: continue although the server searches another corpus than `corpus`; then its hits are matched
+            with the passages of `corpus`, as those of other servers are.
 
     Raises:
         ConfigError: an option has a value that cannot be used, no server answers at the URL, or it searches another

@@ -6,26 +6,43 @@ from typing import Any
 
 from searchgym._version import __version__
 
+from .limits import Limits
+
 __all__ = ["describe"]
 
 
-def describe(topk: int, max_topk: int, max_queries: int, max_characters: int) -> dict[str, Any]:
+def describe(limits: Limits) -> dict[str, Any]:
     """The description as a JSON value.
 
     Args:
-        topk: hits per query, if a request does not say.
-        max_topk: hits per query at most.
-        max_queries: queries per request at most.
-        max_characters: characters per query at most.
+        limits: the limits of the service.
     """
+    max_topk, topk, max_queries, max_characters = (
+        limits.max_topk,
+        limits.topk,
+        limits.queries,
+        limits.query_chars,
+    )
+    queries = {
+        "type": "array",
+        "items": {"type": "string", "maxLength": max_characters},
+        "maxItems": max_queries,
+    }
     request = _object(
         {
-            "queries": {
-                "type": "array",
-                "items": {"type": "string", "maxLength": max_characters},
-                "maxItems": max_queries,
+            "queries": queries,
+            "query": {
+                "anyOf": [queries["items"], queries],
+                "description": "Instead of queries: one query, or a list.",
             },
-            "topk": {"type": "integer", "minimum": 1, "maximum": max_topk, "default": topk},
+            "topk": {
+                "type": "integer",
+                "minimum": 0,
+                "maximum": max_topk,
+                "default": topk,
+                "description": f"Hits per query; 0 for the default. Queries times topk is at most {limits.hits:,}. "
+                "Also read: top_k, top_n, k.",
+            },
             "return_scores": {
                 "type": "boolean",
                 "default": False,
@@ -37,7 +54,20 @@ def describe(topk: int, max_topk: int, max_queries: int, max_characters: int) ->
                 "description": "Return null and an entry in errors for a query that failed, instead of status 503.",
             },
         },
-        ["queries"],
+        [],
+    )
+    request["anyOf"] = [{"required": ["queries"]}, {"required": ["query"]}]
+    listed = _object(
+        {
+            "query": request["properties"]["query"],
+            "top_n": request["properties"]["topk"],
+            "return_score": {
+                "type": "boolean",
+                "default": False,
+                "description": "Return [documents, scores] instead of the documents.",
+            },
+        },
+        ["query"],
     )
     document = _object(
         {
@@ -74,12 +104,24 @@ def describe(topk: int, max_topk: int, max_queries: int, max_characters: int) ->
         },
         ["status", "index_hash", "backend", "passages", "corpus", "corpus_hash", "version"],
     )
+    documents = {"type": "array", "items": {"type": "array", "items": _reference("Document")}}
+    scores = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+    lists = {
+        "anyOf": [documents, {"type": "array", "prefixItems": [documents, scores]}],
+        "description": "The documents of each query, and with return_score their scores; without the outer lists for a "
+        "query that was not in a list.",
+    }
     refusals = {
-        "413": "The body is too large.",
+        "413": "The body or the answer is too large.",
+        "415": "The body is msgpack, which this server cannot read.",
         "422": "The request cannot be read, or exceeds a limit.",
-        "429": "Too many queries are waiting; Retry-After says when to try again.",
+        "429": "Too many queries are waiting, or the memory for requests is full; Retry-After says when to try again.",
         "500": "The search raised an unexpected error.",
-        "503": "A query failed.",
+        "503": "A query failed, or the service was stopped.",
+    }
+    refused = {
+        status: {"description": reason, "content": _json(_reference("Refusal"))}
+        for status, reason in refusals.items()
     }
     return {
         "openapi": "3.1.0",
@@ -88,18 +130,31 @@ def describe(topk: int, max_topk: int, max_queries: int, max_characters: int) ->
             "/retrieve": {
                 "post": {
                     "summary": "Search a batch of queries.",
-                    "requestBody": {"required": True, "content": _json(_reference("Request"))},
+                    "requestBody": {"required": True, "content": _json_or_msgpack("Request")},
                     "responses": {
                         "200": {
                             "description": "The hits of each query.",
-                            "content": _json(_reference("Reply")),
+                            "content": _json_or_msgpack("Reply"),
                         },
-                        **{
-                            status: {"description": reason, "content": _json(_reference("Refusal"))}
-                            for status, reason in refusals.items()
-                        },
+                        **refused,
                     },
                 }
+            },
+            **{
+                path: {
+                    "post": {
+                        "summary": "Search a batch of queries, in the protocol of ReSearch.",
+                        "requestBody": {"required": True, "content": _json(_reference("ListRequest"))},
+                        "responses": {
+                            "200": {
+                                "description": "The hits of each query.",
+                                "content": _json(_reference("ListReply")),
+                            },
+                            **refused,
+                        },
+                    }
+                }
+                for path in ("/batch_search", "/search")
             },
             "/healthz": {
                 "get": {
@@ -120,6 +175,8 @@ def describe(topk: int, max_topk: int, max_queries: int, max_characters: int) ->
             "schemas": {
                 "Request": request,
                 "Reply": reply,
+                "ListRequest": listed,
+                "ListReply": lists,
                 "Document": document,
                 "ScoredDocument": scored,
                 "Health": health,
@@ -139,3 +196,7 @@ def _reference(name: str) -> dict[str, str]:
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
+
+
+def _json_or_msgpack(name: str) -> dict[str, Any]:
+    return {media: {"schema": _reference(name)} for media in ("application/json", "application/msgpack")}

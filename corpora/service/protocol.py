@@ -1,37 +1,45 @@
 """The documents of the de-facto `/retrieve` protocol (Search-R1's), read and written.
 
 A document is `{"id": …, "contents": "\\"Title\\"\\nText"}`. Existing servers also omit the id, leave the title
-unquoted, or send `title` and `text` as separate fields; all of these forms are read.
+unquoted, send `title` and `text` as separate fields, `content`, or only a string; all of these forms are read.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from searchgym.retriever import Hit
+from searchgym.retriever import Hit, content_id
 
 __all__ = ["read_document", "read_hits", "split_contents", "write_document"]
 
+_FORMATTED = re.compile(r'\(Title: "?(.*?)"?\)\s(.*)', re.DOTALL)  # a document as rerank servers write it
 
-def split_contents(contents: str) -> tuple[str, str]:
+
+def split_contents(contents: str, given: Any = None) -> tuple[str, str]:
     """Title and text of "contents": the first line without one pair of quotes, and the rest.
 
     A single line is a text without a title.
+
+    Args:
+        contents: the string.
+        given: the title, if it is known. Then "contents" is the text; a first line that repeats the title is removed.
     """
-    title, newline, text = contents.partition("\n")
-    if not newline:
-        return "", contents
-    title = title.strip()
+    first, newline, rest = contents.partition("\n")
+    title = first.strip()
     if len(title) >= 2 and title[0] == title[-1] == '"':
         title = title[1:-1]
-    return title, text
+    if isinstance(given, str) and given.strip():
+        return given, rest if newline and title == given.strip() else contents
+    return (title, rest) if newline else ("", contents)
 
 
 def read_document(document: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Id, title and text of a document; without an id, a digest of the contents serves as one.
+    """Id, title and text of a document; without an id, or with an empty one, `content_id` serves as one.
+
+    A `title` beside "contents" is the title.
 
     Raises:
         ValueError: it has no text, or a field has the wrong type; the message says which.
@@ -39,16 +47,18 @@ def read_document(document: Mapping[str, Any]) -> tuple[str, str, str]:
     if isinstance(document.get("text"), str):
         title, text = document.get("title") or "", document["text"]
     elif isinstance(document.get("contents"), str):
-        title, text = split_contents(document["contents"])
+        title, text = split_contents(document["contents"], document.get("title"))
     else:
         fields = ", ".join(sorted(map(str, document))[:8]) or "no fields"
         raise ValueError(f"a document has neither 'contents' nor 'text' (it has {fields})")
     if not isinstance(title, str):
         raise ValueError(f"a document's title is {title!r:.60}, not a string")
     title, text = _whole(title), _whole(text)
-    id = document.get("id", document.get("_id"))
-    if id is None:
-        id = hashlib.blake2b(f"{title}\n{text}".encode(), digest_size=8).hexdigest()
+    id = document.get("id")
+    if id in (None, ""):
+        id = document.get("_id")
+    if id in (None, ""):
+        id = content_id(title, text)
     if isinstance(id, bool) or not isinstance(id, str | int):
         raise ValueError(f"a document's id is {id!r:.60}, not a string or a number")
     return _whole(str(id)), title, text
@@ -66,13 +76,29 @@ def read_hits(row: Any, topk: int) -> list[Hit]:
         raise ValueError(f"the hits of a query are {row!r:.60}, not a list")
     hits = []
     for rank, entry in enumerate(row[:topk], 1):
-        id, title, text = read_document(entry.get("document", entry))
-        score = entry.get("score")
+        if isinstance(entry, str) and "\n" not in entry and not _FORMATTED.fullmatch(entry):
+            raise ValueError(
+                f"a hit is {entry!r:.60}, which may be a message: a title or a document is expected"
+            )
+        fields = entry if isinstance(entry, dict) else {"document": entry}
+        id, title, text = read_document(_named(fields.get("document", fields)))
+        score = fields.get("score")
         score = 1.0 / rank if score is None else float(score)
         if not math.isfinite(score):
             raise ValueError(f"a score is {score}")
         hits.append(Hit(id, title, text, score))
     return hits
+
+
+def _named(document: Any) -> Mapping[str, Any]:
+    """A document with the usual names of its fields; some servers send strings, or "content"."""
+    if isinstance(document, str):
+        formatted = _FORMATTED.fullmatch(document)
+        return {"title": formatted[1], "text": formatted[2]} if formatted else {"contents": document}
+    if "contents" not in document and isinstance(document.get("content"), str):
+        return {**document, "contents": document["content"]}
+    fields: Mapping[str, Any] = document
+    return fields
 
 
 def _whole(text: str) -> str:

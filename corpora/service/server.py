@@ -6,10 +6,10 @@ import contextlib
 import ipaddress
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -21,16 +21,21 @@ from typing import Any
 
 from searchgym.checks import integer
 from searchgym.errors import ConfigError, MissingExtraError, SearchGymError
+from searchgym.files import temporary_directory
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
 from searchgym.specs import Spec, open_corpus, open_retriever
+from searchgym.terminal import printable
 
 from ..indexing.backend import open_index, read_index
-from .app import Limits, create_app
+from .app import create_app
+from .limits import Limits
 
 try:
     import uvicorn
     from prometheus_client.multiprocess import mark_process_dead
+
+    from .guard import guarded
 except ModuleNotFoundError as missing:
     raise MissingExtraError("the retrieval service", missing.name or "uvicorn", "serve") from missing
 
@@ -39,6 +44,9 @@ __all__ = ["Source", "local_service", "serve"]
 _BACKLOG = 2048  # connections that may wait to be accepted, e.g. while workers open the index
 _KEEP_ALIVE = (
     75  # seconds that an idle connection is kept; a policy may take longer than uvicorn's default of 5
+)
+_SWITCH = (
+    0.001  # seconds for which one thread keeps Python's lock while the one that reads requests waits for it
 )
 _CANNOT_START = 3  # exit status of a worker that would fail again if it was started again
 _DEATHS = (5, 60.0)  # deaths per worker within seconds after which the service gives up
@@ -114,7 +122,7 @@ def serve(
         address, used = listener.getsockname()[:2]
         url = f"http://[{address}]:{used}" if ":" in address else f"http://{address}:{used}"
         print(
-            f"serving {retriever.name} of {opened.name} ({len(opened.passages):,} passages) on {url}/retrieve, "
+            f"serving {retriever.name} of {printable(opened.name)} ({len(opened.passages):,} passages) on {url}/retrieve, "
             f"{workers} worker{'s' if workers > 1 else ''}; Ctrl-C stops",
             flush=True,
         )
@@ -143,15 +151,25 @@ def local_service(
         corpus: what it searches, for `/healthz`.
         limits: the limits of the service; None for the defaults.
     """
+    with served(retriever, corpus, limits) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def served(
+    retriever: Retriever, corpus: Corpus | None = None, limits: Limits | None = None
+) -> Iterator[tuple[str, Any]]:
+    """`local_service`, with the application too; the arguments are the same."""
+    app = create_app(retriever, corpus, limits)
     with _bind("127.0.0.1", 0) as listener:
         listener.listen(_BACKLOG)  # clients may connect before the thread has started
-        server = _server(create_app(retriever, corpus, limits), grace=30)
+        server = _server(app, grace=30)
         thread = threading.Thread(
             target=server.run, args=([listener],), name="searchgym-service", daemon=True
         )
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", app
         finally:
             server.should_exit = True
             thread.join()
@@ -160,6 +178,8 @@ def local_service(
 def _server(app: Any, grace: int) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
+        http=guarded(app.state.guard, app.state.limits),
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -178,6 +198,7 @@ def _run(app: Any, listener: socket.socket, grace: int) -> None:
         server.should_exit = True
 
     # uvicorn raises the signal again when it has finished; this handler then takes it instead of the default one.
+    sys.setswitchinterval(_SWITCH)
     with _handling(stop):
         server.run([listener])
 
@@ -202,7 +223,7 @@ def _supervise(workers: int, arguments: tuple[Any, ...], grace: int) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop_receiver)
         stack.enter_context(stop_sender)
-        metrics = stack.enter_context(tempfile.TemporaryDirectory(prefix="searchgym-metrics-"))
+        metrics = str(stack.enter_context(temporary_directory("searchgym-metrics-")))
         stack.callback(_set_environment, os.environ.copy())
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
@@ -246,8 +267,9 @@ def _set_environment(values: dict[str, str]) -> None:
 
 
 def _follow(sentinel: int) -> None:
-    """End this process when its parent has ended for any reason."""
+    """End this process when its parent has ended for any reason; remove the counters, which the parent cannot any more."""
     wait([sentinel])
+    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import operator
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from searchgym.checks import integer
 from searchgym.errors import ConfigError, UnknownIdError
@@ -244,22 +245,44 @@ def _from_row(row: list[Any]) -> Question:
 _STYLES: Mapping[str, type[Prose] | type[Terse]] = {"encyclopedia": Prose, "terse": Terse}
 
 
+_OPTIONS = ("size", "seed", "train", "dev", "test")
+_Opener = TypeVar("_Opener", bound=Callable[..., "World"])
+
+
+def _takes_world_options(function: _Opener) -> _Opener:
+    """Show the options, which are arguments of `World`, in the signature of an entry point."""
+    arguments = inspect.signature(World).parameters
+    shown = [arguments[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in _OPTIONS]
+    function.options_class = World  # type: ignore[attr-defined]
+    function.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    return function
+
+
+@_takes_world_options
 def open_country(**options: Any) -> World:
-    """The entry point "country": encyclopedia style. Options: size, seed, train, dev, test (see `World`)."""
+    """A generated encyclopedia of a fictional country.
+
+    The entry point `country` of `searchgym.corpora`.
+    """
     return _open("country", {"style": "encyclopedia"}, options)
 
 
+@_takes_world_options
 def open_country_terse(**options: Any) -> World:
-    """The entry point "country-terse": the same facts and questions as "country", in terse lines."""
+    """The same facts and questions as `country`, in terse lines.
+
+    The entry point `country-terse` of `searchgym.corpora`.
+    """
     return _open("country-terse", {"style": "terse"}, options)
 
 
+@_takes_world_options
 def open_country_hard(**options: Any) -> World:
-    """The entry point "country-hard": questions of 3-4 hops, and more homonyms."""
+    """The generated encyclopedia with questions of 3-4 hops and more homonyms.
+
+    The entry point `country-hard` of `searchgym.corpora`.
+    """
     return _open("country-hard", {"style": "encyclopedia", "hard": True}, options)
-
-
-_OPTIONS = ("size", "seed", "train", "dev", "test")
 
 
 def _open(name: str, fixed: dict[str, Any], options: dict[str, Any]) -> World:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class Latency:
     per_second: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class AuditResult:
     """The result of an audit.
 
@@ -95,8 +95,14 @@ class AuditResult:
     contributing: dict[str, dict[str, float | None]]
     cost: dict[str, float]
     latency: Latency | None
-    verdicts: list[list[Verdict | None]] = field(repr=False)
-    reference_verdicts: list[list[Verdict | None]] = field(repr=False)
+    verdicts: list[list[Verdict | None]]
+    reference_verdicts: list[list[Verdict | None]]
+
+    def __repr__(self) -> str:
+        kappas = ", ".join(
+            f"{name} {'undefined' if one.kappa is None else one.kappa}" for name, one in self.criteria.items()
+        )
+        return f"<AuditResult {self.judge} against {self.reference}, {self.compared} rounds: kappa {kappas}>"
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the verdicts, as JSON data."""

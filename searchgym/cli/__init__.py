@@ -11,6 +11,8 @@ import click
 from .. import plugins
 from .._version import __version__
 from ..errors import PluginError, SearchGymError, did_you_mean
+from .console import say
+from .listing import listing_options
 
 __all__ = ["cli", "main"]
 
@@ -61,6 +63,7 @@ class PluginGroup(click.Group):
 @click.command(
     cls=PluginGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
+@listing_options
 @click.version_option(__version__, prog_name="searchgym")
 def cli() -> None:
     """SearchGym: an environment and training kit for search agents.
@@ -88,10 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         code = status if isinstance(status, int) else 0
     except click.ClickException as error:
-        error.show()
+        message = io.StringIO()
+        error.show(message)
+        say(message.getvalue().rstrip("\n"), err=True)
         code = error.exit_code
     except SearchGymError as error:
-        click.echo(f"searchgym: {error}", err=True)
+        say(f"searchgym: {error}", err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

@@ -1,14 +1,15 @@
-"""The option --budget of `searchgym eval`: parsing and output."""
+"""The option --budget of `searchgym eval`, and the lines that its two tables share."""
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from ..errors import ConfigError
 from ..rollouts.budgets import BudgetCurve, check_budgets
+from ..rollouts.evaluation import invalid_shares
+from .console import Console
 
-__all__ = ["curve_table", "parse_budgets", "show_curve"]
+__all__ = ["curve_table", "parse_budgets", "show_curve", "show_invalid"]
 
 
 def parse_budgets(text: str) -> list[int]:
@@ -47,21 +48,38 @@ def curve_table(curve: BudgetCurve, title: str) -> Table:
     return table
 
 
+def show_invalid(console: Console, invalid: dict[str, float]) -> None:
+    """Print the share of messages that were not a valid act, by reason.
+
+    Args:
+        console: where.
+        invalid: see `EvalResult.invalid`.
+    """
+    reasons = ", ".join(f"{reason} {share:.1%}" for reason, share in invalid.items())
+    line = f"invalid messages: {sum(invalid.values()):.1%} of all{f' ({reasons})' if reasons else ''}"
+    console.print(line, style="yellow" if invalid else None)
+
+
 def show_curve(console: Console, curve: BudgetCurve, title: str) -> None:
     """Print a curve and the caveats that apply to it."""
     first = curve.points[0].result
     console.print(curve_table(curve, f"{title}: {first.questions} questions x {first.samples}"))
     console.print(
-        f"budget: maximum number of searches per episode; maximum number of rounds: {curve.max_rounds}",
-        highlight=False,
+        f"budget: maximum number of searches per episode; maximum number of rounds: {curve.max_rounds}"
     )
     if any(point.on_budget for point in curve.points):
         console.print(
-            "[yellow]episodes stopped by the budget count as wrong: at those budgets, EM reflects the limit as well as the agent",
+            "episodes stopped by the budget count as wrong: at those budgets, EM reflects the limit as well as the agent",
+            style="yellow",
         )
+    show_invalid(console, invalid_shares([e for e in curve.episodes if e.valid_for_training]))
     failed = sum(point.result.failed for point in curve.points)
     if failed:
-        console.print(f"[yellow]{failed} episodes failed because of infrastructure errors and are not scored")
+        console.print(
+            f"{failed} episodes failed because of infrastructure errors and are not scored", style="yellow"
+        )
     assisted = max(point.result.assisted for point in curve.points)
     if assisted:
-        console.print(f"[yellow]up to {assisted:.1%} of the episodes of a budget used privileged feedback")
+        console.print(
+            f"up to {assisted:.1%} of the episodes of a budget used privileged feedback", style="yellow"
+        )

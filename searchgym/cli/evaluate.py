@@ -7,37 +7,39 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from ..env.config import JUDGE_WHEN
 from ..episode import Episode, check_writable, save_episodes
 from ..errors import ConfigError
-from ..figures import new_figure
+from ..figures import check_format, new_figure
 from ..rollouts.budgets import BudgetCurve, evaluate_budgets
-from ..rollouts.collection import open_agent, open_envs
+from ..rollouts.collection import choose_tasks
 from ..rollouts.evaluation import EvalResult
 from ..rollouts.evaluation import evaluate as evaluate_agent
-from .budgets import parse_budgets, show_curve
+from .budgets import parse_budgets, show_curve, show_invalid
 from .command import Command, option
+from .console import Console
+from .listing import listing_options
 from .options import (
     AGENT,
     JUDGE,
     OUTPUT,
     agent_option,
     config_option,
-    env_arguments,
     env_options,
     judge_options,
-    judge_spec,
-    parse_pairs,
+    question_options,
+    save_options,
     tape_options,
 )
 from .progress import progress_bar
+from .subject import Subject, open_subject
 
 __all__ = ["evaluate", "result_table"]
 
 _SAMPLING = "Questions and episodes"
+_RUN = "Training run"
 
 
 def result_table(result: EvalResult, title: str) -> Table:
@@ -80,37 +82,35 @@ def costs_line(costs: dict[str, float]) -> str:
 
 @click.command("eval", cls=Command)
 @option(
+    "--run",
+    type=click.Path(path_type=Path),
+    group=_RUN,
+    help="Evaluate the newest checkpoint of this training run exactly as the training did: agent, environment, questions "
+    "and greedy decoding are the run's, unless options below replace them.",
+)
+@option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    group=_RUN,
+    help="Weights to evaluate. A checkpoint of a run is evaluated as with --run; other weights need --agent.",
+)
+@option(
     "--agent",
     default="copy",
     show_default=True,
     group=AGENT,
-    help="Registered agent: copy, oracle, tiny, hf, …",
+    help="Registered agent: copy, oracle, tiny, hf, … (see --list-agents).",
 )
 @agent_option
 @env_options(default_split="dev")
-@option(
-    "--episodes",
-    type=click.IntRange(0),
-    default=200,
-    show_default=True,
-    group=_SAMPLING,
-    help="Number of questions (0: the whole split).",
-)
+@question_options(_SAMPLING)
 @option(
     "--samples",
     default=1,
     show_default=True,
     group=_SAMPLING,
-    help="Episodes per question, for avg@k and pass@k.",
+    help="Episodes per question, for avg@k and pass@k; the policy of a run then samples.",
 )
-@option(
-    "--seed",
-    type=click.IntRange(0),
-    group=_SAMPLING,
-    show_default="the first of the split",
-    help="Random seed that draws the questions.",
-)
-@option("--num-envs", default=64, show_default=True, group=_SAMPLING, help="Episodes played in parallel.")
 @option(
     "--budget",
     "budgets",
@@ -134,32 +134,21 @@ def costs_line(costs: dict[str, float]) -> str:
     "--plot",
     type=click.Path(path_type=Path),
     group=OUTPUT,
-    help="Plot EM against the search budgets of --budget to this PNG file.",
+    help="Plot EM against the search budgets of --budget to this file (.png, .pdf or .svg).",
 )
-@option(
-    "--save", type=click.Path(path_type=Path), group=OUTPUT, help="Write the episodes to this file (JSONL)."
-)
-@option("--json", "as_json", is_flag=True, group=OUTPUT, help="Print the result as one line of JSON.")
+@save_options
+@listing_options
 @config_option
+@click.pass_context
 def evaluate(
-    agent: str,
-    agent_options: tuple[str, ...],
-    env_id: str,
-    env_pairs: tuple[str, ...],
-    split: str,
-    episodes: int,
+    ctx: click.Context,
+    /,
     samples: int,
-    seed: int | None,
-    num_envs: int,
-    judge: str | None,
-    judge_pairs: tuple[str, ...],
-    judge_when: str,
-    record: str | None,
-    replay: str | None,
     budgets: str | None,
     plot: Path | None,
     save: Path | None,
     as_json: bool,
+    **_: object,
 ) -> None:
     """Evaluate an agent and print its scores with confidence intervals.
 
@@ -170,33 +159,32 @@ def evaluate(
     if plot is not None:
         if limits is None:
             raise ConfigError(f"--plot {plot} needs search budgets: add e.g. --budget 1,2,4,8")
-        new_figure(1, 1)  # report a missing matplotlib before the work starts
         check_writable(plot)
-    opened = open_agent({"name": agent, **parse_pairs("--agent-option", agent_options)})
-    arguments = env_arguments(env_pairs, record, replay)
-    spec = judge_spec(judge, judge_pairs)
-    if spec is not None:
-        arguments |= {"judge": spec, "judge_when": judge_when}
+        check_format(plot)
+        new_figure(1, 1)  # report a missing matplotlib before the work starts
     if save is not None:
         check_writable(save)
     with progress_bar() as progress:
-        bar = progress.add_task(f"{agent} on {env_id}", total=None)
+        bar = progress.add_task("opening", total=None)  # torch and the index may take seconds
+        subject = open_subject(ctx)
 
         def count(_: Episode) -> None:
             progress.advance(bar)
 
+        tasks = choose_tasks(subject.envs.config, subject.split, None, subject.seed)[: subject.episodes]
+        total = len(tasks) * samples * (1 if limits is None else len(limits))
+        progress.update(bar, description=subject.title, total=total)
         common: dict[str, Any] = {
-            "episodes": None if episodes == 0 else episodes,
+            "episodes": subject.episodes,
             "samples": samples,
-            "split": split,
-            "seed": seed,
+            "split": subject.split,
+            "seed": subject.seed,
             "on_episode": count,
         }
-        envs = open_envs(env_id, opened, num_envs, split, **arguments)
         result = (
-            evaluate_agent(envs, opened, **common)
+            evaluate_agent(subject.envs, subject.agent, **common)
             if limits is None
-            else evaluate_budgets(envs, opened, limits, **common)
+            else evaluate_budgets(subject.envs, subject.agent, limits, **common)
         )
     if plot is not None and isinstance(result, BudgetCurve):
         result.plot(plot)
@@ -207,22 +195,28 @@ def evaluate(
         return
     console = Console()
     if isinstance(result, BudgetCurve):
-        show_curve(console, result, f"{opened.name} on {env_id}, {split or 'dev'}")
-        return
-    console.print(
-        result_table(
-            result, f"{agent} on {env_id}, {split or 'dev'}: {result.questions} questions x {samples}"
-        )
-    )
+        show_curve(console, result, subject.title)
+    else:
+        _show(console, result, subject, samples)
+    if subject.note:
+        console.print(subject.note, style="yellow", soft_wrap=True)
+
+
+def _show(console: Console, result: EvalResult, subject: Subject, samples: int) -> None:
+    console.print(result_table(result, f"{subject.title}: {result.questions} questions x {samples}"))
     ends = ", ".join(f"{reason} {n}" for reason, n in sorted(result.stop_reasons.items()))
     console.print(f"episodes ended: {ends}")
+    show_invalid(console, result.invalid)
+    for line in subject.lines(result):
+        console.print(line, soft_wrap=True)
     if result.costs:
-        console.print(costs_line(result.costs), highlight=False)
+        console.print(costs_line(result.costs))
     if result.judged:
-        console.print(judged_line(result.judged), highlight=False)
+        console.print(judged_line(result.judged))
     if result.failed:
         console.print(
-            f"[yellow]{result.failed} episodes failed because of infrastructure errors and are not scored"
+            f"{result.failed} episodes failed because of infrastructure errors and are not scored",
+            style="yellow",
         )
     if result.assisted:
-        console.print(f"[yellow]{result.assisted:.1%} of the episodes used privileged feedback")
+        console.print(f"{result.assisted:.1%} of the episodes used privileged feedback", style="yellow")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -20,16 +19,17 @@ from ..audit.auditing import audit as audit_judge
 from ..env.setup import registered_arguments
 from ..episode import Episode, check_writable, load_episodes, save_episodes
 from ..errors import ConfigError
-from ..importing import Imported, SourceReport, import_rollouts, report
+from ..importing import LAYOUTS, Imported, SourceReport, import_rollouts, report
 from ..question import Corpus
 from ..rollouts.collection import choose_tasks, collect, open_agent, open_envs
 from ..specs import open_corpus
 from .command import Group, option
+from .console import Console
+from .listing import listing_options
 from .options import (
     AGENT,
     ENVIRONMENT,
     JUDGE,
-    OUTPUT,
     agent_option,
     config_option,
     env_arguments,
@@ -37,6 +37,9 @@ from .options import (
     judge_options,
     judge_spec,
     parse_pairs,
+    question_options,
+    read_spec,
+    save_options,
 )
 from .progress import progress_bar
 
@@ -44,6 +47,7 @@ __all__ = ["judge"]
 
 _DEFAULT_CORPUS = "country"  # the environment's default, for ids that name no corpus
 _MIXTURE = ("oracle", "copy", "random")
+_SHOWN_ROWS = 10  # of those that were skipped for one reason
 _RECORDED = "Recorded episodes (default: episodes are played now)"
 
 
@@ -80,13 +84,21 @@ def judge() -> None:
     "--rollouts",
     type=click.Path(path_type=Path),
     group=_RECORDED,
-    help="Audit on rollouts recorded by other projects (JSONL, optionally gzipped).",
+    help="Audit on rollouts recorded by other projects, in the file that they wrote.",
+)
+@option(
+    "--format",
+    "layout",
+    type=click.Choice(list(LAYOUTS)),
+    group=_RECORDED,
+    show_default="recognised row by row",
+    help="Whose file --rollouts is.",
 )
 @option(
     "--gold-corpus",
     metavar="NAME|DIR",
     group=_RECORDED,
-    help="Corpus that holds the questions of --rollouts and their gold passages.",
+    help="Corpus that holds the questions of --rollouts and their gold passages; the same as --corpus.",
 )
 @option(
     "--agent",
@@ -98,29 +110,9 @@ def judge() -> None:
 )
 @agent_option
 @env_options(default_split="dev")
-@option(
-    "--episodes",
-    type=click.IntRange(0),
-    default=200,
-    show_default=True,
-    group=ENVIRONMENT,
-    help="Number of questions each agent plays (0: the whole split).",
-)
-@option(
-    "--seed",
-    type=click.IntRange(0),
-    group=ENVIRONMENT,
-    show_default="the first of the split",
-    help="Random seed that draws the questions.",
-)
-@option("--num-envs", default=64, show_default=True, group=ENVIRONMENT, help="Episodes played in parallel.")
-@option(
-    "--save",
-    type=click.Path(path_type=Path),
-    group=OUTPUT,
-    help="Write the episodes with the verdicts to this file (JSONL).",
-)
-@option("--json", "as_json", is_flag=True, group=OUTPUT, help="Print the result as one line of JSON.")
+@question_options(ENVIRONMENT)
+@save_options
+@listing_options
 @config_option
 def audit(
     judge: str | None,
@@ -128,10 +120,13 @@ def audit(
     reference: str,
     saved: Path | None,
     rollouts: Path | None,
+    layout: str | None,
     gold_corpus: str | None,
     agents: tuple[str, ...],
     agent_options: tuple[str, ...],
     env_id: str,
+    corpus: str | None,
+    retriever: str | None,
     env_pairs: tuple[str, ...],
     split: str,
     episodes: int,
@@ -161,35 +156,44 @@ def audit(
         )
     if gold_corpus is not None and rollouts is None:
         raise ConfigError(f"--gold-corpus {gold_corpus} only applies to --rollouts: leave it out")
+    if layout is not None and rollouts is None:
+        raise ConfigError(f"--format {layout} only applies to --rollouts: leave it out")
+    if gold_corpus is not None and corpus is not None:
+        raise ConfigError("--gold-corpus and --corpus exclude each other: give one of them")
+    if retriever is not None and (saved is not None or rollouts is not None):
+        raise ConfigError(
+            f"--retriever {retriever} only applies to episodes that are played now: leave it out"
+        )
     if save is not None:
         check_writable(save)
     played: list[Episode] = []
     imported: Imported | None = None
-    corpus: Corpus | None
+    opened: Corpus | None
+    arguments = env_arguments(env_pairs, corpus=corpus, retriever=retriever)
     if rollouts is not None:
-        corpus = open_corpus(gold_corpus) if gold_corpus is not None else None
-        imported = import_rollouts(rollouts, corpus)
+        gold = gold_corpus or corpus
+        opened = open_corpus(read_spec(gold)) if gold is not None else None
+        imported = import_rollouts(rollouts, opened, layout)
         played = imported.episodes
     else:
-        arguments = registered_arguments(env_id, env_arguments(env_pairs))
-        corpus = open_corpus(arguments.get("corpus", _DEFAULT_CORPUS))
+        opened = open_corpus(registered_arguments(env_id, arguments).get("corpus", _DEFAULT_CORPUS))
         if saved is not None:
             played = list(load_episodes(saved))
-            if {e.env.get("corpus_hash") for e in played} != {corpus.hash}:
-                corpus = None  # a judge that needs the corpus of the episodes reports that it is missing
+            if {e.env.get("corpus_hash") for e in played} != {opened.hash}:
+                opened = None  # a judge that needs the corpus of the episodes reports that it is missing
     # Open both judges before playing, so that a mistake costs no time.
-    known = ready_judge(reference, corpus)
-    audited = ready_judge(spec, corpus) if spec is not None else None
+    known = ready_judge(reference, opened)
+    audited = ready_judge(spec, opened) if spec is not None else None
     if saved is None and rollouts is None:
         players = [open_agent({"name": name, **options}) for name in names]
-        played = _play(players, env_id, env_arguments(env_pairs), split, episodes or None, seed, num_envs)
+        played = _play(players, env_id, arguments, split, episodes or None, seed, num_envs)
     with progress_bar() as progress:
         bar = progress.add_task(f"judge {judge or 'recorded'}", total=sum(len(e.rounds) for e in played))
         result = audit_judge(
             audited,
             played,
             known,
-            corpus=corpus,
+            corpus=opened,
             threshold=threshold,
             batch_size=batch_size,
             on_judged=lambda count: progress.advance(bar, count),
@@ -203,6 +207,7 @@ def audit(
         if imported is not None:
             data["sources"] = [source.to_json() for source in sources]
             data["skipped"] = [str(skipped) for skipped in imported.skipped]
+            data["reasons"] = imported.reasons
         click.echo(json.dumps(data))
         return
     _show(Console(), result, sources, imported)
@@ -239,7 +244,7 @@ def _show(
         console.print(_source_table(sources))
         lines = [f"{number:>3}  {one.source} ({one.format})" for number, one in enumerate(sources, 1)]
         lines += _skipped_lines(imported)
-        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+        console.print("\n".join(lines), soft_wrap=True)
     console.print(_agreement_table(result))
     console.print(_confusion_table(result))
     lines = [f"{result.episodes} episodes, {result.rounds} rounds, {result.compared} compared"]
@@ -266,7 +271,7 @@ def _show(
         )
     if result.cost:
         lines.append("cost: " + ", ".join(f"{what} {amount:,g}" for what, amount in result.cost.items()))
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 def _agreement_table(result: AuditResult) -> Table:
@@ -328,9 +333,12 @@ def _skipped_lines(imported: Imported) -> list[str]:
     groups: dict[tuple[str, str], list[str]] = {}
     for skipped in imported.skipped:
         groups.setdefault((skipped.source, skipped.reason), []).append(skipped.row)
-    return [
-        f"not used: {source}, rows {', '.join(rows)}: {reason}" for (source, reason), rows in groups.items()
-    ]
+    lines = []
+    for (source, reason), rows in groups.items():
+        more = len(rows) - _SHOWN_ROWS
+        shown = ", ".join(rows[:_SHOWN_ROWS]) + (f" and {more} more" if more > 0 else "")
+        lines.append(f"not used: {source}, rows {shown}: {reason}")
+    return lines
 
 
 def _of(count: int, total: int) -> str:

@@ -31,9 +31,11 @@ __all__ = [
     "judge_spec",
     "merge_pairs",
     "parse_pairs",
+    "question_options",
     "read_config",
     "read_file",
     "read_spec",
+    "save_options",
     "tape_options",
 ]
 
@@ -46,8 +48,12 @@ TAPE = "Recording and replay"
 SPEC_HELP = 'A registered name, a path, or JSON like {"name": "hub", "corpus": "wiki-18"}.'
 
 
-def read_spec(text: str) -> Spec:
-    """The corpus or index that a command-line argument names: a registered name, a path, or JSON.
+def read_spec(text: str, kind: str = "corpus") -> Spec:
+    """The corpus or retriever that a command-line argument names: a registered name, a path, or JSON.
+
+    Args:
+        text: the argument.
+        kind: what it names, for the error message.
 
     Raises:
         ConfigError: the text starts with "{" and is not a JSON object.
@@ -57,7 +63,7 @@ def read_spec(text: str) -> Spec:
     try:
         spec: dict[str, Any] = json.loads(text)
     except ValueError as error:
-        raise ConfigError(f"corpus {text!r} is not valid JSON: {error}") from None
+        raise ConfigError(f"{kind} {text!r} is not valid JSON: {error}") from None
     return spec
 
 
@@ -148,24 +154,37 @@ def merge_pairs(ctx: click.Context, parameter: click.Parameter, pairs: tuple[str
 
 
 def env_arguments(
-    pairs: tuple[str, ...], record: str | None = None, replay: str | None = None
+    pairs: tuple[str, ...],
+    *,
+    corpus: str | None = None,
+    retriever: str | None = None,
+    record: str | None = None,
+    replay: str | None = None,
 ) -> dict[str, Any]:
-    """The environment's arguments from --env-option, --record and --replay.
+    """The environment's arguments from --env-option and the flags of single arguments.
 
     Args:
         pairs: the values of --env-option.
+        corpus: the value of --corpus.
+        retriever: the value of --retriever.
         record: the value of --record.
         replay: the value of --replay.
 
     Raises:
         UnknownIdError: the environment has no such argument.
-        ConfigError: a pair is not KEY=VALUE, or names an argument that has its own flag.
+        ConfigError: a pair is not KEY=VALUE, names an argument that has only its own flag, or repeats one.
     """
     arguments = parse_pairs("--env-option", pairs)
     check_names(arguments)
     for name in ("split", "record", "replay"):
         if name in arguments:
             raise ConfigError(f"--env-option {name}={arguments[name]}: use --{name} {arguments[name]}")
+    for name, spec in (("corpus", corpus), ("retriever", retriever)):
+        if spec is None:
+            continue
+        if name in arguments:
+            raise ConfigError(f"--{name} and --env-option {name}=… exclude each other: give one of them")
+        arguments[name] = read_spec(spec, name)
     return arguments | {n: path for n, path in (("record", record), ("replay", replay)) if path is not None}
 
 
@@ -204,12 +223,13 @@ agent_option = option(
     multiple=True,
     callback=merge_pairs,
     group=AGENT,
-    help="Option of the agent, e.g. checkpoint=runs/demo/checkpoints/step-000020/policy. Repeatable.",
+    help="Option of the agent, e.g. temperature=0.7; see --list-agents. Repeatable.",
 )
 
 
 def env_options(default_split: str | None = None) -> Callable[[F], F]:
-    """--env, --env-option and --split, as the parameters `env_id`, `env_pairs` and `split`.
+    """--env, --corpus, --retriever, --env-option and --split, as the parameters `env_id`, `corpus`, `retriever`,
+    `env_pairs` and `split`; `env_arguments` reads them.
 
     Args:
         default_split: the default of --split; None leaves it to the environment.
@@ -231,7 +251,21 @@ def env_options(default_split: str | None = None) -> Callable[[F], F]:
                 multiple=True,
                 callback=merge_pairs,
                 group=ENVIRONMENT,
-                help="Argument of the environment, e.g. top_k=5, hops=[2,3] or corpus=path/to/folder. Repeatable.",
+                help="Argument of the environment, e.g. top_k=5 or hops=[2,3]. Repeatable.",
+            ),
+            option(
+                "--retriever",
+                metavar="SPEC",
+                group=ENVIRONMENT,
+                show_default="the environment's",
+                help="Retriever: a registered name, the directory of a built index, or JSON.",
+            ),
+            option(
+                "--corpus",
+                metavar="SPEC",
+                group=ENVIRONMENT,
+                show_default="the environment's",
+                help=f"Corpus of passages and questions. {SPEC_HELP}",
             ),
             option(
                 "--env",
@@ -246,6 +280,55 @@ def env_options(default_split: str | None = None) -> Callable[[F], F]:
         return function
 
     return decorate
+
+
+def question_options(group: str) -> Callable[[F], F]:
+    """--episodes, --seed and --num-envs: which questions are played, and how many at a time.
+
+    Args:
+        group: heading of the help page.
+    """
+
+    def decorate(function: F) -> F:
+        for decorator in (
+            option(
+                "--num-envs", default=64, show_default=True, group=group, help="Episodes played in parallel."
+            ),
+            option(
+                "--seed",
+                type=click.IntRange(0),
+                group=group,
+                show_default="the first of the split",
+                help="Random seed that draws the questions.",
+            ),
+            option(
+                "--episodes",
+                type=click.IntRange(0),
+                default=200,
+                show_default=True,
+                group=group,
+                help="Number of questions each agent plays (0: the whole split).",
+            ),
+        ):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def save_options(function: F) -> F:
+    """--save and --json: where the episodes and the result go, as the parameters `save` and `as_json`."""
+    for decorator in (
+        option("--json", "as_json", is_flag=True, group=OUTPUT, help="Print the result as one line of JSON."),
+        option(
+            "--save",
+            type=click.Path(path_type=Path),
+            group=OUTPUT,
+            help="Write the episodes, with their verdicts, to this file (JSONL).",
+        ),
+    ):
+        function = decorator(function)
+    return function
 
 
 def tape_options(function: F) -> F:
@@ -278,7 +361,7 @@ def judge_options(function: F) -> F:
             multiple=True,
             callback=merge_pairs,
             group=JUDGE,
-            help="Option of the judge, e.g. model=gpt-oss-120b. Repeatable.",
+            help="Option of the judge, e.g. model=gpt-oss-120b; see --list-judges. Repeatable.",
         ),
         option("--judge", group=JUDGE, help="Registered judge: oracle, rules, llm, …"),
     ):

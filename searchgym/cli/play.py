@@ -5,27 +5,23 @@ from __future__ import annotations
 import sys
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
+from rich.text import Text
 
 from ..dialects import Act, Dialect
 from ..env.env import SearchEnv
 from ..env.setup import registered_arguments
 from .command import Command, option
+from .console import Console, text
+from .listing import listing_options
 from .options import ENVIRONMENT, config_option, env_arguments, env_options, tape_options
 
 __all__ = ["play"]
 
-_HELP = (
+_HELP = Text.from_markup(
     "Type words to search for them. Commands: [bold]/answer[/] TEXT, [bold]/feedback[/] DRAFT (if enabled), "
     "[bold]/raw[/] MESSAGE (sent exactly as typed), [bold]/help[/], [bold]/quit[/]."
 )
-
-
-def shown(text: str) -> str:
-    """Text that is safe to print: rich markup is escaped and control characters are replaced."""
-    return escape("".join([c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text]))
 
 
 def read_action(line: str, dialect: Dialect) -> str | None:
@@ -48,9 +44,12 @@ def read_action(line: str, dialect: Dialect) -> str | None:
 @option("--task-id", group=ENVIRONMENT, help="Id of the question to play.")
 @option("--seed", type=click.IntRange(0), group=ENVIRONMENT, help="Random seed that draws the question.")
 @tape_options
+@listing_options
 @config_option
 def play(
     env_id: str,
+    corpus: str | None,
+    retriever: str | None,
     env_pairs: tuple[str, ...],
     split: str | None,
     task_id: str | None,
@@ -62,18 +61,18 @@ def play(
 
     Typed words are a search; /answer TEXT answers. At the end, the score and the gold derivation are shown.
     """
-    arguments = env_arguments(env_pairs, record, replay)
+    arguments = env_arguments(env_pairs, corpus=corpus, retriever=retriever, record=record, replay=replay)
     if split:
         arguments["split"] = split
     env = SearchEnv(**registered_arguments(env_id, arguments))
     console = Console()
     observation, info = env.reset(seed=seed, options={"task_id": task_id} if task_id else None)
-    console.print(Panel(shown(observation), title=f"question {info['task_id']}", border_style="cyan"))
+    console.print(Panel(observation, title=text(f"question {info['task_id']}"), border_style="cyan"))
     console.print(_HELP)
     while True:
         budget = env.episode.budget()
         searches = "" if budget["searches"] < 0 else f", {budget['searches']} searches"
-        console.print(f"[dim]{budget['rounds']} rounds{searches} left[/]", end=" ")
+        console.print(f"{budget['rounds']} rounds{searches} left", style="dim", end=" ")
         line = _read_line(console)
         if line is None or line == "/quit":
             console.print("\nstopped; nothing was scored")
@@ -85,13 +84,13 @@ def play(
         observation, reward, terminated, truncated, info = env.step(action)
         if terminated or truncated:
             break
-        console.print(Panel(shown(observation), border_style="green"))
+        console.print(Panel(observation, border_style="green"))
     outcome = info["outcome"]
     gold = env.episode.question
     console.print(
         Panel(
-            f"your answer: {shown(outcome['answer']) or '(none)'}\n"
-            f"gold answer: {shown(gold.answers[0])}\n"
+            f"your answer: {outcome['answer'] or '(none)'}\n"
+            f"gold answer: {gold.answers[0]}\n"
             f"EM {outcome['em']:.0f}   F1 {outcome['f1']:.2f}   recall {outcome['recall']:.2f}   "
             f"reward {reward:g}   ended: {outcome['stop_reason']}",
             title="result",
@@ -99,14 +98,14 @@ def play(
         )
     )
     for number, hop in enumerate(gold.chain, 1):
-        console.print(f"  {number}. {shown(hop.query)} → {hop.relation} → {shown(hop.bridge)}")
+        console.print(f"  {number}. {hop.query} → {hop.relation} → {hop.bridge}")
 
 
 def _read_line(console: Console) -> str | None:
     try:
-        line = console.input("[bold]> [/]")
+        line = console.input(text("> ", "bold"))
     except EOFError:
         return None
     if not sys.stdin.isatty():  # echo piped input, so that the transcript is complete
-        console.print(shown(line))
+        console.print(line)
     return line.strip()

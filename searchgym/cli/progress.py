@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    TextColumn,
+    Task,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from .console import Console, text
 
 __all__ = ["progress_bar"]
+
+
+class _Description(ProgressColumn):
+    """What the bar is of, as text: rich's own column reads it as markup."""
+
+    def render(self, task: Task) -> Text:
+        return text(task.description)
 
 
 def progress_bar(
@@ -25,10 +34,12 @@ def progress_bar(
         console: where to draw; by default standard error, so that standard output holds results only.
         transient: whether the bar disappears at the end.
     """
+    console = console or Console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        _Description(),
         BarColumn(),
         *(columns or (MofNCompleteColumn(), TimeRemainingColumn())),
-        console=console or Console(stderr=True),
+        console=console,
         transient=transient,
+        disable=not console.is_terminal,
     )

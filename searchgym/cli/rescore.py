@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from ..episode import check_writable, load_episodes, save_episodes
 from ..rollouts.evaluation import METRICS
 from ..rollouts.rescoring import rescore as rescore_episode
 from .command import Command, option
+from .console import Console, say
 
 __all__ = ["rescore"]
 
@@ -43,10 +43,10 @@ def rescore(file: Path, out: Path | None) -> None:
         mean = [f"{sum(v) / len(v):.4f}" if v else "-" for v in (old, new)]
         table.add_row(metric, *mean, str(sum(a != b for a, b in zip(old, new, strict=True))))
     console = Console()
-    console.print(f"{file}: {len(episodes)} episodes", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"{file}: {len(episodes)} episodes", soft_wrap=True)
     console.print(table)
     if out is not None:
         for episode, outcome in zip(episodes, outcomes, strict=True):
             episode.outcome = outcome
         save_episodes(out, episodes)
-        click.echo(f"wrote {out}")
+        say(f"wrote {out}")

@@ -149,9 +149,9 @@ class Endpoint:
                 **self._request,
             )
             choice = completion.choices[0]
-            text = str(choice.message.content or getattr(choice.message, "refusal", None) or "")
+            text = _text(choice.message.content) or str(getattr(choice.message, "refusal", None) or "")
             calls = tuple(
-                ToolCall(str(call.id), str(call.function.name), str(call.function.arguments))
+                ToolCall(str(call.id), str(call.function.name), _arguments(call.function.arguments))
                 for call in getattr(choice.message, "tool_calls", None) or ()
             )
         except openai.OpenAIError as error:
@@ -218,6 +218,19 @@ def _detail(error: openai.APIStatusError) -> str:
     body = error.body
     message = body.get("message") if isinstance(body, dict) else None
     return " ".join(str(message or error.message).split())[:200]
+
+
+def _text(content: Any) -> str:
+    """The text of a message; of one in parts, only the parts of type "text", not a thought."""
+    if not isinstance(content, list):
+        return str(content or "")
+    parts = [part if isinstance(part, dict) else vars(part) for part in content]
+    return "".join(str(part.get("text") or "") for part in parts if part.get("type") == "text")
+
+
+def _arguments(given: Any) -> str:
+    """The arguments of a tool call as text; some servers send the object itself."""
+    return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
 
 
 def _usage(completion: Any, most: int, text: str) -> Usage:

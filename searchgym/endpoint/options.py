@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..checks import integer, number
+from ..credentials import redact
 from ..errors import ConfigError
 from ..home import home
 from ..signatures import check_known, declared_options
@@ -196,7 +197,7 @@ class EndpointOptions:
         return home() / namespace if self.cache else None
 
     def __str__(self) -> str:
-        return f"model {self.model!r} at {self.address}"
+        return f"model {self.model!r} at {redact(self.address)}"
 
     def _mistake(self, name: str, next_move: str) -> ConfigError:
         return ConfigError(f"{self.owner}: {name} is {getattr(self, name)!r:.120}: {next_move}")

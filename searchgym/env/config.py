@@ -8,7 +8,8 @@ from functools import cached_property
 from math import isfinite
 from typing import Any
 
-from ..checks import check_count
+from ..checks import check_count, choice
+from ..credentials import strip
 from ..dialects import Dialect, get_dialect
 from ..episode import Feedback, Retrieval
 from ..errors import ConfigError, UnknownIdError
@@ -16,6 +17,7 @@ from ..judges.gain import InformationGain
 from ..judges.protocol import Grader, Judge
 from ..question import Corpus, Question, describe_corpus
 from ..retriever import Retriever
+from ..scoring import DEFAULT_SEGMENTATION, SEGMENTATIONS
 from .feedback import check_level
 from .rewards import REWARD_TERMS
 
@@ -62,7 +64,7 @@ class EnvConfig:
         "country",
         "registered name (a generated world, or `hub` with options), directory with `passages.jsonl`, "
         'or `{"name": …, **options}`',
-        comparable=lambda c: {"corpus": c.corpus.name, "corpus_hash": c.corpus.hash},
+        comparable=lambda c: {"corpus": c.corpus.name, "corpus_hash": c.corpus.hash, **_segmentation(c)},
     )
     corpus_description: str = argument(
         None,
@@ -100,7 +102,7 @@ class EnvConfig:
     judge: Judge | None = argument(
         None,
         'a [judge](judges.md) of rounds: a name, or `{"name": …, **options}`',
-        comparable=lambda c: {"judge": "off" if c.judge is None else c.judge_spec},
+        comparable=lambda c: {"judge": "off" if c.judge is None else strip(c.judge_spec, "judge")},
         training_only=True,
     )
     judge_when: str = argument(
@@ -128,6 +130,8 @@ class EnvConfig:
     """The judge as a JSON value, as far as there is one."""
 
     # Derived from the arguments once, because every step reads them.
+    segmentation: str = derived()
+    """What F1 and substring match count as a word, as the corpus says."""
     has_feedback: bool = derived()
     """Whether the feedback act is enabled."""
     feedback_level: str | None = derived()
@@ -190,6 +194,8 @@ class EnvConfig:
             self._check_needs(term)
         if self.feedback is not None:
             set_field(self, "feedback", _feedback(self.feedback))
+        if not getattr(self.retriever, "ids_match", True):
+            self._refuse_gold()
         self._derive()
         self.tasks(self.split)
 
@@ -199,7 +205,11 @@ class EnvConfig:
         judges_steps = self.judge is not None and self.judge_when == "step"
         other_terms = tuple(name for name, term in terms.items() if term.value is not None)
         retrieval = Retrieval("none", self.retriever.name, self.retriever.index_hash)
+        segmentation = getattr(self.corpus, "segmentation", DEFAULT_SEGMENTATION)
         values = {
+            "segmentation": choice(
+                f"segmentation of corpus {self.corpus.name!r}", segmentation, SEGMENTATIONS
+            ),
             "has_feedback": self.feedback is not None,
             "feedback_level": feedback["level"],
             "feedback_calls": feedback["calls"],
@@ -233,6 +243,20 @@ class EnvConfig:
             have = "there is no judge" if self.judge is None else f"judge {self.judge.name!r} does not"
             raise ConfigError(f'reward term {term!r} needs a judge that grades answers, e.g. "llm"; {have}')
 
+    def _refuse_gold(self) -> None:
+        """Refuse what compares hits with gold passages, because the retriever's hits are not passages of the corpus."""
+        needs = [f"reward term {term!r}" for term in self.reward if REWARD_TERMS[term].needs_gold]
+        if getattr(self.judge, "needs_gold", False):
+            needs.append(f"judge {self.judge.name!r}")  # type: ignore[union-attr]  # None needs nothing
+        if self.feedback is not None and self.feedback["level"] != "kind":
+            needs.append(f"feedback of level {self.feedback['level']!r}")
+        if needs:
+            raise ConfigError(
+                f"{needs[0]} needs the gold passages of corpus {self.corpus.name!r}, but retriever "
+                f"{self.retriever.name!r} returns other passages than the corpus has (no id, title or text agrees): "
+                "let it search this corpus, or do without"
+            )
+
     @cached_property
     def gain(self) -> InformationGain:
         """Information gain over the corpus."""
@@ -244,6 +268,15 @@ class EnvConfig:
             name: f.default for name, f in ARGUMENTS.items() if f.metadata["training_only"]
         }
         return replace(self, judge_spec=None, **defaults)
+
+    def _check_exists(self, name: str, attribute: str, wanted: set[Any]) -> None:
+        """Refuse a filter value that no question of any split has: it is a typing error, not a filter."""
+        there = {getattr(q, attribute) for split in self.corpus.splits for q in self.corpus.questions(split)}
+        if wanted - there:
+            raise ConfigError(
+                f"{name} asks for {sorted(wanted - there)}, but no question of corpus {self.corpus.name!r} has that: it has "
+                f"{name} {sorted(there)}"
+            )
 
     @property
     def system_prompt(self) -> str:
@@ -258,7 +291,7 @@ class EnvConfig:
 
         Raises:
             UnknownIdError: no such split.
-            ConfigError: no question passes.
+            ConfigError: no question passes, or the corpus has no question at all with one of the types or hops.
         """
         if not isinstance(split, str):
             raise ConfigError(f"split is {split!r}: give one of {', '.join(self.corpus.splits)}")
@@ -280,6 +313,10 @@ class EnvConfig:
                     f"hops={self.hops}: it has types {sorted({q.type for q in questions})} and "
                     f"hops {sorted({q.hops for q in questions})}"
                 )
+            for name, wanted, attribute in (("types", self.types, "type"), ("hops", self.hops, "hops")):
+                missing = set(wanted or ()) - {getattr(q, attribute) for q in kept}
+                if missing:
+                    self._check_exists(name, attribute, missing)
             cache[split] = kept
         return cache[split]
 
@@ -314,6 +351,12 @@ def argument_table() -> str:
         default = f'"{declared.default}"' if isinstance(declared.default, str) else str(declared.default)
         rows.append(f"| `{name}` | `{default}` | {declared.metadata['text']} |")
     return "\n".join(rows)
+
+
+def _segmentation(config: EnvConfig) -> dict[str, str]:
+    """The entry of `Episode.env` for a segmentation that is not the default."""
+    default = config.segmentation == DEFAULT_SEGMENTATION
+    return {} if default else {"segmentation": config.segmentation}
 
 
 def _list_of(argument: str, values: Any, kind: type) -> tuple[Any, ...]:

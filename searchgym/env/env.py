@@ -8,20 +8,24 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from ..checks import integer
 from ..dialects import Dialect
 from ..episode import RoundRecord, StopReason
 from ..errors import ConfigError, SnapshotError
 from ..judges.protocol import check_judge
 from ..question import Corpus
 from ..retriever import Retriever, SearchResult
+from ..terminal import printable
 from .episode_state import EpisodeState
 from .judging import Costs, finish_steps
 from .setup import (
     action_space,
     cache_stats,
+    check_seed,
     choose_question,
     make_env_config,
     observation_space,
+    options_of_row,
     search,
 )
 from .snapshots import restore, snapshot
@@ -69,6 +73,7 @@ class SearchEnv(gym.Env[str, str]):
 
     Args:
         render_mode: "ansi" keeps a transcript for `render`.
+        seed: of the first `reset` that is given none, for frameworks that seed environments when they make them (GEM).
         **arguments: see above.
 
     Raises:
@@ -77,10 +82,11 @@ class SearchEnv(gym.Env[str, str]):
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  (declared so by gymnasium.Env)
 
-    def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
+    def __init__(self, *, render_mode: str | None = None, seed: int | None = None, **arguments: Any) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"render_mode is {render_mode!r}: give 'ansi' or None")
         self.render_mode = render_mode
+        self._seed = None if seed is None else integer("seed", seed, 0)
         self._arguments = arguments
         self.config = make_env_config(**arguments)
         self.observation_space = observation_space(self.config)
@@ -94,15 +100,24 @@ class SearchEnv(gym.Env[str, str]):
     # -- Gymnasium -------------------------------------------------------------------------------------
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None, **columns: Any
     ) -> tuple[str, dict[str, Any]]:
         """Start an episode.
 
         Args:
             seed: seeds the environment's generator.
             options: {"task_id": id} or {"split": name}.
+            **columns: a row of a dataset, as TRL passes it: `task_id` or `prompt` (a text or chat messages) says which
+                question is asked, and other columns are not looked at.
+
+        Raises:
+            UnknownIdError: an unknown option, task or split.
+            ConfigError: a seed or another value that cannot be used, or a row that does not say which question is asked.
         """
-        super().reset(seed=seed)
+        if columns:
+            options = options_of_row(self.config, columns, options)
+        super().reset(seed=self._seed if seed is None else check_seed(seed))
+        self._seed = None
         question = choose_question(self.config, options, lambda n: int(self.np_random.integers(n)))
         self._stats["episodes"] += 1
         start = self.episode.start(question)
@@ -128,8 +143,8 @@ class SearchEnv(gym.Env[str, str]):
         return self._return(record, f"agent> {action}")
 
     def render(self) -> str | None:
-        """The transcript so far (render_mode "ansi")."""
-        return "\n\n".join(self._transcript) + "\n" if self.render_mode == "ansi" else None
+        """The transcript so far (render_mode "ansi"), without control sequences of passages and messages."""
+        return printable("\n\n".join(self._transcript)) + "\n" if self.render_mode == "ansi" else None
 
     # -- pickling and copying: everything but the config, which the arguments give again -----------------
 
@@ -164,22 +179,25 @@ class SearchEnv(gym.Env[str, str]):
         return self._return(self.episode.truncate(stop))
 
     def snapshot(self) -> dict[str, Any]:
-        """The running episode and the generator as plain JSON (under 64 kB).
+        """The running episode and the generator as plain JSON.
+
+        It is smaller than 64 kB. If a judge that runs in every step, or a reward term, looks back at the rounds, their messages
+        (each at most `max_action_chars`) and the passages that the corpus does not have come on top.
 
         Raises:
             ResetNeededError: no episode is running.
         """
-        state = snapshot(self.episode)
         generator = self.np_random.bit_generator.state
-        return state | {
-            "generator": {
+        return snapshot(
+            self.episode,
+            generator={
                 "name": generator["bit_generator"],
                 "state": str(generator["state"]["state"]),  # 128 bits: a string survives every JSON reader
                 "inc": str(generator["state"]["inc"]),
                 "has_uint32": generator["has_uint32"],
                 "uinteger": generator["uinteger"],
-            }
-        }
+            },
+        )
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue a snapshot, also one of another process. The transcript restarts here.

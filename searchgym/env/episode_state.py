@@ -8,6 +8,7 @@ are therefore written once, and a vector environment equals its single environme
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..dialects import Act
@@ -15,16 +16,17 @@ from ..episode import INFO_SCHEMA, Feedback, Outcome, Retrieval, RoundRecord, St
 from ..errors import ConfigError, CorpusError, ResetNeededError, RetrievalError, UnknownIdError
 from ..judges.protocol import Trace
 from ..question import Corpus, Passage, Question, find_passage, gold_record
-from ..retriever import Hit, SearchResult
+from ..retriever import Hit, SearchResult, distinct_hits
 from ..scoring import exact_match, f1, recall, sub_exact_match
 from ..verdict import Grade, Verdict, no_verdict
 from .config import EnvConfig
 from .feedback import write_feedback
 from .rewards import REWARD_TERMS, RewardContext
 
-__all__ = ["EpisodeStart", "EpisodeState", "check_stop"]
+__all__ = ["EpisodeStart", "EpisodeState", "check_stop", "remembered"]
 
 UNLIMITED = -1
+_UNREAD_CHARS = 256
 _NOT_JUDGED = no_verdict("off")
 _PENDING = no_verdict("pending")
 
@@ -223,7 +225,9 @@ class EpisodeState:
             observation = self._dialect.render_feedback(shown)
         else:
             self.invalid += 1
-            observation = self._dialect.render_invalid(act.error, feedback=config.has_feedback)
+            observation = self._dialect.render_invalid(
+                act.error, feedback=config.has_feedback, reason=act.reason
+            )
 
         if stop is None:
             self.chars += len(observation)
@@ -350,7 +354,7 @@ class EpisodeState:
         if config.reveal_gold:
             record.gold = self.question
         if config.keeps_trace and act.kind != "none":
-            self.rounds.append(record)
+            self.rounds.append(remembered(record))
 
     def _note_hits(self, results: list[list[Hit]]) -> list[Hit]:
         """Remember the gold passages among the hits; returns the hits to show: each passage once, in order."""
@@ -361,10 +365,7 @@ class EpisodeState:
                 self.found.add(gold)
         if len(ids) == len(shown):
             return shown
-        once: dict[str, Hit] = {}
-        for hit in shown:
-            once.setdefault(hit.id, hit)
-        return list(once.values())
+        return distinct_hits(shown)
 
     def _write_feedback(self, draft: str) -> str:
         level = self.config.feedback_level or ""
@@ -397,18 +398,25 @@ class EpisodeState:
     def _close(self, stop: StopReason) -> Outcome:
         """End and score the episode."""
         self.running = False
-        golds, answer = self.question.answers, self.answer
+        golds, answer, segmentation = self.question.answers, self.answer, self.config.segmentation
         return Outcome(
             answer=answer,
             em=exact_match(answer, golds),
-            f1=f1(answer, golds),
-            sub_em=sub_exact_match(answer, golds),
+            f1=f1(answer, golds, segmentation),
+            sub_em=sub_exact_match(answer, golds, segmentation),
             recall=recall(self.found, self.question.supporting_ids),
             rounds=self.round,
             searches=self.searches,
             assisted=self.assisted,
             stop_reason=stop,
         )
+
+
+def remembered(record: RoundRecord) -> RoundRecord:
+    """What judges, reward terms and snapshots remember of a round: of a message too long to be read, its beginning."""
+    if record.action.error == "too_long":
+        return replace(record, text=record.text[:_UNREAD_CHARS])
+    return record
 
 
 def check_stop(stop: StopReason) -> StopReason:

@@ -2,7 +2,9 @@
 
 CAPF (arXiv 2606.01830) describes the act but not its text: levels and sentences are this project's own. If the gold
 derivation is known they are exact; otherwise they are computed from the answers' kind and the supporting passages.
-Below the level "gold" the text never contains an accepted answer. With the act disabled, nothing in this file runs and no
+Below the level "gold" the text never contains an accepted answer. Whether a draft contains the answer is told only if it has
+one word more, so that a list of names cannot be bisected; a draft with more than three words besides the longest
+answer is too long whatever it contains. With the act disabled, nothing in this file runs and no
 prompt mentions the act.
 """
 
@@ -13,7 +15,7 @@ from collections.abc import Callable, Collection
 
 from ..errors import UnknownIdError
 from ..question import Passage, Question
-from ..scoring import exact_match, normalize_answer, sub_exact_match
+from ..scoring import contains_answer, exact_match, normalize_answer, sub_exact_match
 
 __all__ = ["FEEDBACK_LEVELS", "write_feedback"]
 
@@ -26,6 +28,8 @@ _DATE = re.compile(
     r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?\b.*\d|\d+[-/.]\d+[-/.]\d+", re.I
 )
 _NUMBER = re.compile(r"[-+$€£]?\d[\d.,]*\s*(?:%|[a-z]{1,12})?", re.I)
+_EXTRA_WORDS = 3  # more than that besides the answer, and the draft is too long by its form alone
+_TOLD_WORDS = 1  # no more than that besides the answer, and the draft hears that it contains the answer
 _LEAD = 12  # words that identify a passage whose title contains the answer
 
 
@@ -73,7 +77,9 @@ def _about_kind(question: Question, draft: str, passage: Callable[[str], Passage
         return "The draft is an earlier step, not the answer."
     if not draft.strip():
         return "The draft is empty."
-    if sub_exact_match(draft, question.answers):
+    words = _words(draft)
+    near = [answer for answer in question.answers if words <= _words(answer) + _TOLD_WORDS]
+    if sub_exact_match(draft, near) or words > max(map(_words, question.answers)) + _EXTRA_WORDS:
         return "The draft is too long. Give only the answer."
     kinds = {_kind(answer) for answer in question.answers}
     if _kind(draft) in kinds:
@@ -112,7 +118,11 @@ def _pointer(passage: Passage, answers: Collection[str]) -> str:
 def _tells(text: str, answers: Collection[str]) -> bool:
     """Whether a text contains an answer; "yes or no" tells neither."""
     words = f" {normalize_answer(text)} ".replace(" yes or no ", " ")
-    return any(f" {key} " in words for answer in answers if (key := normalize_answer(answer)))
+    return any(contains_answer(words, answer) for answer in answers)
+
+
+def _words(text: str) -> int:
+    return len(normalize_answer(text).split())
 
 
 def _kind(text: str) -> str:

@@ -10,7 +10,9 @@ Rec-R1 (arXiv 2503.24289: ndcg, recall).
 Departures. format: a tag sequence counts as valid if no message of the episode was an invalid act; the original
 reads the whole transcript. search_key: our gold sub-queries are one per hop, the original has several phrasings.
 mt_ppo: an episode without any search is paid like others; the released code pays it 0. ndcg: per search and
-binary, over the `top_k` hits; Rec-R1 has one search and ranks to 1000.
+binary, over the `top_k` hits; a gold passage pays in the first round that returns it, so that repeating a search
+pays nothing; Rec-R1 has one search and ranks to 1000. sub_em: an answer that is much longer than the gold answer it
+contains pays 0; else all retrieved text, or a list of frequent answers, would be the best answer.
 """
 
 from __future__ import annotations
@@ -22,10 +24,14 @@ from dataclasses import dataclass
 from ..episode import RoundRecord
 from ..judges.gain import InformationGain, redundancy
 from ..question import Question
-from ..scoring import f1
+from ..scoring import f1, normalize_answer, sub_exact_match
 from ..verdict import Grade, Verdict
 
-__all__ = ["REWARD_TERMS", "RewardContext", "RewardTerm"]
+__all__ = ["REWARD_TERMS", "SUB_EM_EXTRA", "RewardContext", "RewardTerm"]
+
+SUB_EM_EXTRA = 50
+"""Characters, after normalisation, that an answer may have besides the gold answer for the term `sub_em`: a sentence, and
+not a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class RewardTerm:
         needs_verdict: needs a judge that runs in every step.
         needs_grade: needs a judge that grades answers.
         needs_trace: needs the earlier rounds.
+        needs_gold: compares hits with the gold passages.
     """
 
     value: Callable[[RewardContext], float] | None
@@ -72,6 +79,14 @@ class RewardTerm:
     needs_verdict: bool = False
     needs_grade: bool = False
     needs_trace: bool = False
+    needs_gold: bool = False
+
+
+def _sub_em(c: RewardContext) -> float:
+    answer = c.record.outcome.answer if c.record.outcome else ""
+    length = len(normalize_answer(answer))
+    near = [gold for gold in c.question.answers if length <= len(normalize_answer(gold)) + SUB_EM_EXTRA]
+    return sub_exact_match(answer, near)
 
 
 def _format(c: RewardContext) -> float:
@@ -96,8 +111,9 @@ def _ndcg(c: RewardContext) -> float:
     ranked = list(dict.fromkeys(hit.id for hit in c.record.hits))
     if not gold:
         return 0.0
+    new = gold.difference(hit.id for r in c.earlier for hit in r.hits)
     ideal = sum(1 / math.log2(i + 2) for i in range(min(len(gold), max(c.top_k, len(ranked)))))
-    return sum(1 / math.log2(i + 2) for i, id_ in enumerate(ranked) if id_ in gold) / ideal
+    return sum(1 / math.log2(i + 2) for i, id_ in enumerate(ranked) if id_ in new) / ideal
 
 
 def _new_recall(c: RewardContext) -> float:
@@ -131,8 +147,12 @@ def _mt_ppo(c: RewardContext) -> float:
 REWARD_TERMS: dict[str, RewardTerm] = {
     "em": RewardTerm(None, "exact match of the answer", last=True),
     "f1": RewardTerm(None, "token F1 of the answer", last=True),
-    "sub_em": RewardTerm(None, "1 if the answer contains a gold answer", last=True),
-    "recall": RewardTerm(None, "share of the gold passages retrieved", last=True),
+    "sub_em": RewardTerm(
+        _sub_em,
+        f"1 if the answer contains a gold answer and at most {SUB_EM_EXTRA} characters more",
+        last=True,
+    ),
+    "recall": RewardTerm(None, "share of the gold passages retrieved", last=True, needs_gold=True),
     "correct": RewardTerm(
         lambda c: c.grade.score or 0.0 if c.grade else 0.0,
         "the judge's grade of the answer against the gold answers",
@@ -153,14 +173,20 @@ REWARD_TERMS: dict[str, RewardTerm] = {
         last=True,
         needs_trace=True,
     ),
-    "ndcg": RewardTerm(_ndcg, "NDCG of this round's hits, gold passages relevant"),
+    "ndcg": RewardTerm(
+        _ndcg,
+        "NDCG of this round's hits; relevant: gold passages not returned before",
+        needs_trace=True,
+        needs_gold=True,
+    ),
     "new_recall": RewardTerm(
         _new_recall,
         "share of the gold passages that this round returned first; sums to recall",
         needs_trace=True,
+        needs_gold=True,
     ),
     "stepsearch": RewardTerm(
-        _stepsearch, "information gain minus redundancy of this search", needs_trace=True
+        _stepsearch, "information gain minus redundancy of this search", needs_trace=True, needs_gold=True
     ),
     "utility": RewardTerm(_utility, "the judge's u of this round", needs_verdict=True),
     "reasoning": RewardTerm(_reasoning, "the judge's v of this round", needs_verdict=True),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
+from ..checks import integer, plain
 from ..errors import ConfigError, RetrievalError, UnknownIdError
 from ..judges.protocol import Judge, open_judge
 from ..question import Corpus, Question
 from ..retriever import Retriever, SearchResult
 from ..specs import Spec, open_corpus, open_retriever
+from ..terminal import get_logger
 from .config import ARGUMENTS, EnvConfig, check_names
 from .spaces import MessageSpace, SampleTitles
 
@@ -21,14 +23,16 @@ __all__ = [
     "action_space",
     "cache_stats",
     "check_options",
+    "check_seed",
     "choose_question",
     "make_env_config",
     "observation_space",
+    "options_of_row",
     "registered_arguments",
     "search",
 ]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 def make_env_config(**arguments: Any) -> EnvConfig:
@@ -41,6 +45,7 @@ def make_env_config(**arguments: Any) -> EnvConfig:
         UnknownIdError: an unknown argument, or an unknown name in one.
         ConfigError: a value that cannot be used.
     """
+    arguments = {name: plain(name, value) for name, value in arguments.items()}
     check_names(arguments)
     given = {name: arguments.get(name, declared.default) for name, declared in ARGUMENTS.items()}
     corpus = given["corpus"] = open_corpus(given["corpus"])
@@ -152,13 +157,61 @@ def choose_question(
     return tasks[draw(len(tasks))]
 
 
+def check_seed(seed: Any) -> int:
+    """A seed as a Python integer.
+
+    Raises:
+        ConfigError: it is not a whole number of at least 0; True and False are not numbers.
+    """
+    return integer("seed", int(seed) if isinstance(seed, np.integer) else seed, 0)
+
+
 def check_options(options: Any, known: tuple[str, ...]) -> None:
     """Refuse unknown reset options: a misspelt one would otherwise be ignored."""
-    if options is not None and not isinstance(options, dict):
+    if options is not None and not isinstance(options, Mapping):
         raise ConfigError(f"options is {options!r}: give a dict with {' or '.join(map(repr, known))}")
     for name in options or {}:
         if name not in known:
             raise UnknownIdError("reset option", name, known)
+
+
+def options_of_row(
+    config: EnvConfig, columns: Mapping[str, Any], options: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The reset options for a row of a dataset.
+
+    Args:
+        config: the environment's arguments.
+        columns: the row: `task_id`, or `prompt`, whose last message ends with the text of a question.
+        options: other reset options.
+
+    Raises:
+        UnknownIdError: the row has neither of these columns.
+        ConfigError: the prompt is not that of a question of the split, or of several.
+    """
+    check_options(options, ("task_id", "split"))
+    given = dict(options or {})
+    if "task_id" in columns:
+        return {**given, "task_id": columns["task_id"]}
+    if "prompt" not in columns:
+        raise UnknownIdError(
+            "argument of reset", next(iter(columns)), ["seed", "options", "task_id", "prompt"]
+        )
+    prompt = plain("prompt", columns["prompt"])
+    message = prompt[-1] if isinstance(prompt, list) and prompt else prompt
+    text = message.get("content") if isinstance(message, dict) else message
+    if not isinstance(text, str):
+        raise ConfigError(
+            f"prompt is {prompt!r:.80}: give a text or chat messages that end with the question's text"
+        )
+    tasks = config.tasks(given.get("split") or config.split)
+    found = [question.id for question in tasks if text.rstrip().endswith(question.text)]
+    if len(found) != 1:
+        many = "no question" if not found else f"{len(found)} questions"
+        raise ConfigError(
+            f"{many} of the split at the end of the prompt {text[-80:]!r}: add a column 'task_id' to the rows"
+        )
+    return {**given, "task_id": found[0]}
 
 
 def search(config: EnvConfig, queries: Sequence[str]) -> list[SearchResult]:

@@ -66,7 +66,7 @@ class SampleTitles(Sequence[str]):
 
 @lru_cache(maxsize=16)
 def _titles(key: ByIdentity) -> tuple[str, ...]:
-    passages = key.corpus.passages if key.corpus is not None else ()
+    passages = key.value.passages if key.value is not None else ()
     step = max(1, -(-len(passages) // _SAMPLE_TITLES))
     picked = [passages[i] for i in range(0, len(passages), step)]
     return tuple(" ".join((p.title.split() or p.text.split())[:8])[:80] or "encyclopedia" for p in picked)

@@ -30,6 +30,7 @@ from .setup import (
     action_space,
     cache_stats,
     check_options,
+    check_seed,
     choose_question,
     make_env_config,
     observation_space,
@@ -383,14 +384,14 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         """New generators of the slots that a seed is given for."""
         if seed is None:
             return {}
-        if isinstance(seed, int | np.integer):
-            seeds: list[Any] = [int(seed) + i for i in range(self.num_envs)]
-        elif isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
-            seeds = [int(s) if isinstance(s, np.integer) else s for s in seed]
+        if isinstance(seed, np.ndarray):
+            seed = seed.tolist()
+        if isinstance(seed, Sequence) and not isinstance(seed, str | bytes):
+            if len(seed) != self.num_envs:
+                raise ConfigError(f"{len(seed)} seeds for {self.num_envs} slots: give one per slot")
+            seeds = [None if one is None else check_seed(one) for one in seed]
         else:
-            raise ConfigError(f"seed is {seed!r}: give a whole number, or one per slot")
-        if len(seeds) != self.num_envs:
-            raise ConfigError(f"{len(seeds)} seeds for {self.num_envs} slots: give one per slot")
+            seeds = [check_seed(seed) + slot for slot in range(self.num_envs)]
         return {i: gym.utils.seeding.np_random(seeds[i])[0] for i in slots if seeds[i] is not None}
 
     def _episode(self, slot: int) -> EpisodeState:

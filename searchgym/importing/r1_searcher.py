@@ -7,7 +7,8 @@
 
 Both document styles occur; the second is quoted as in CSV where its text holds quotes. A query and what leads to it
 are one round; the text after the last documents is the answer round. Messages and observations together are the
-whole text, character by character. Only an answer in the agent's own last message counts, never one in a document.
+whole text, character by character. Only an answer in the agent's own last message counts, after its thought, never one in
+a document.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from ..episode import RoundRecord
 from ..retriever import Hit
+from ..scanner import after_thoughts
 from .parsed import Parsed, RolloutTextError, act, hit
 
 __all__ = ["parse_r1_searcher"]
@@ -68,7 +70,7 @@ def parse_r1_searcher(text: Any) -> Parsed:
         return Parsed(rounds)
     if not rest.strip():
         raise RolloutTextError("the text is empty")
-    _, opening, answer = rest.rpartition("<answer>")
+    _, opening, answer = after_thoughts(rest).rpartition("<answer>")
     answer, closing, _ = answer.partition("</answer>")
     if not opening:
         rounds.append(RoundRecord(rest, act("invalid", error="no_act")))

@@ -3,6 +3,7 @@
     react           messages [{role, content}] or one text with "### Instruction:" and "### Response:";
                     "Thought: …", "Action: search[QUERY]", "Observation: …", "Action: finish[ANSWER]"
     react numbered  one text; "Question: …", "Thought 1: …", "Action 1: Search[TITLE]", "Observation 1: …"
+    react steps     {"observations": ["Question: …", …], "actions": ["search[TITLE]", …]}, without thoughts
 
 A thought and its action are one round. An observation may run over many lines and may look like anything: in a
 numbered text it ends only at the thought or action of the next number; in messages, at the next message; in a plain
@@ -21,9 +22,10 @@ from typing import Any
 from ..dialects import Act
 from ..episode import RoundRecord
 from ..retriever import Hit
+from ..scanner import after_thoughts
 from .parsed import Parsed, RolloutTextError, act, hit
 
-__all__ = ["parse_react", "parse_react_numbered"]
+__all__ = ["parse_react", "parse_react_numbered", "parse_react_steps"]
 
 _INSTRUCTION = re.compile(r"^### Instruction:\n(.*?)\n+### Response:\n", re.MULTILINE | re.DOTALL)
 _QUESTION = re.compile(r"\A\s*Question: (.*?)\n(?=Thought 1:|Action 1:)", re.DOTALL)
@@ -70,6 +72,27 @@ def parse_react_numbered(text: Any) -> Parsed:
     return _parse(question, _turns(_KEY.sub("", body), numbered=True), pages=True)
 
 
+def parse_react_steps(text: Any) -> Parsed:
+    """Take the lists of a logged trajectory apart: one observation more than actions, the first is the question.
+
+    Raises:
+        RolloutTextError: not such lists, or no act of the agent in them.
+    """
+    observations, actions = (
+        text.get(k) if isinstance(text, dict) else None for k in ("observations", "actions")
+    )
+    if not isinstance(observations, list) or not isinstance(actions, list):
+        raise RolloutTextError("the text does not hold a list of observations and a list of actions")
+    if not all(isinstance(entry, str) for entry in (*observations, *actions)):
+        raise RolloutTextError("an observation or an action is not a string")
+    if not len(actions) <= len(observations) <= len(actions) + 1:
+        raise RolloutTextError(f"{len(observations)} observations do not fit {len(actions)} actions")
+    question = re.sub(r"\A(?:Question|Claim): ", "", observations[0]).strip() if observations else ""
+    seen = [*observations[1:], None]
+    turns = [(f"Action: {said}", after) for said, after in zip(actions, seen, strict=False)]
+    return _parse(question, turns, pages=True)
+
+
 def _turns(body: str, numbered: bool) -> list[tuple[str, str | None]]:
     """(message, observation) pairs of a text; None: the text ends before an observation."""
     turns: list[tuple[str, str | None]] = []
@@ -114,7 +137,7 @@ def _parse(question: str, turns: list[tuple[str, str | None]], pages: bool) -> P
             rounds[-1].observation += seen or ""
             continue
         name, argument, action = _action(message)
-        if action.kind == "answer":
+        if name == "finish":  # an empty one, too: the environment ends there
             rounds.append(RoundRecord(message, action))
             closing = (seen or "").strip()
             said = _VERDICT.search(closing)
@@ -134,6 +157,7 @@ def _parse(question: str, turns: list[tuple[str, str | None]], pages: bool) -> P
 
 def _action(message: str) -> tuple[str, str, Act]:
     """(name, argument, action) of the agent's message."""
+    message = after_thoughts(message)
     lines = list(_ACTION_LINE.finditer(message)) or list(_ACTION_ANYWHERE.finditer(message))[-1:]
     if not lines:
         return "", "", act("invalid", error="no_act")

@@ -10,7 +10,8 @@ An output is JSON, often JSON within JSON. A list of records in it gives one hit
 text from `text`, `snippet`, `content` or `description`, or else the record as JSON); any other text is one hit,
 titled with the call's `url` where it has one. An output {"error": …} is not a hit.
 
-The answer of a message is the last JSON object with a key "answer" in it, else the last \\boxed{…}, else all of it.
+The answer of a message is what stands between <answer> and </answer>, else the last JSON object with a key "answer" in
+it, else the last \\boxed{…}, else all of it; thoughts before it do not count.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import json
 import re
 from typing import Any
 
+from ..dialects import DIALECTS
 from ..episode import RoundRecord
 from ..retriever import Hit
+from ..scanner import after_thoughts
 from .parsed import Parsed, RolloutTextError, act, hit
 
 __all__ = ["parse_responses"]
@@ -85,7 +88,7 @@ def _round(turn: list[dict[str, Any]], outputs: dict[str, str]) -> RoundRecord:
         else:
             name = str(item.get("name") or item["type"].removesuffix("_call"))
             given = item.get("arguments", item.get("action", {}))
-            calls.append((name, _json(given), str(item.get("call_id"))))
+            calls.append((name, _unwrapped(given), str(item.get("call_id"))))
             said.append(f"{name}({_written(given)})")
     message = "\n".join(part for part in said if part)
     for name, arguments, _ in calls:
@@ -107,14 +110,13 @@ def _round(turn: list[dict[str, Any]], outputs: dict[str, str]) -> RoundRecord:
 
 
 def _argument(arguments: Any, keys: tuple[str, ...]) -> list[str]:
-    """The first argument of these names, as a list of strings; all of them, written out, where there is none."""
+    """The first argument of these names, as a list of texts; all of them, written out, where there is none."""
     if isinstance(arguments, dict):
         for key in keys:
             value = arguments.get(key)
-            if isinstance(value, str):
-                return [value]
-            if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
-                return list(value)
+            values = value if isinstance(value, list) else [value]
+            if values and all(isinstance(v, str | int | float) for v in values):
+                return [_written(v) for v in values]  # a year or a count may be a number
     return [_written(arguments)]
 
 
@@ -165,12 +167,23 @@ def _json(value: Any) -> Any:
         return value
 
 
+def _unwrapped(value: Any) -> Any:
+    """A string that is JSON, read, also where the JSON is a string that is JSON."""
+    for _ in range(_NESTING):
+        value = _json(value)
+    return value
+
+
 def _written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _final(message: str) -> str:
     """The answer in a final message; see the module docstring."""
+    answered = DIALECTS["tags"].parse(message, feedback=False, max_queries=1)
+    if answered.kind == "answer":
+        return answered.answer
+    message = after_thoughts(message).strip()
     decoder = json.JSONDecoder()
     for start in reversed([match.start() for match in re.finditer(r"\{", message)]):
         try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +15,16 @@ from ..episode import Episode, Outcome, Retrieval, RoundRecord, StopReason
 from ..errors import EpisodeFileError, UnknownIdError
 from ..question import Corpus
 from ..scoring import exact_match, f1, recall, sub_exact_match
+from .files import read_rows
 from .gold import GoldPassages
+from .layouts import LAYOUTS, Record, find_layout
 from .parsed import Parsed, RolloutTextError
 from .r1_searcher import parse_r1_searcher
-from .react import parse_react, parse_react_numbered
+from .react import parse_react, parse_react_numbered, parse_react_steps
 from .responses import parse_responses
+from .transcript import parse_messages, parse_transcript
 
-__all__ = ["FORMATS", "Imported", "Skipped", "import_rollout", "import_rollouts", "parse_rollout"]
+__all__ = ["FORMATS", "PARSERS", "Imported", "Skipped", "import_rollout", "import_rollouts", "parse_rollout"]
 
 FORMATS: Mapping[str, Callable[[Any], Parsed]] = {
     "r1-searcher tags": parse_r1_searcher,
@@ -29,7 +32,15 @@ FORMATS: Mapping[str, Callable[[Any], Parsed]] = {
     "react numbered": parse_react_numbered,
     "openai responses items": parse_responses,
 }
-"""The parsers, by the name that a row's `format` gives."""
+"""The parsers of this package's own rows, by the name that a row's `format` gives."""
+
+PARSERS: Mapping[str, Callable[[Any], Parsed]] = {
+    **FORMATS,
+    "react steps": parse_react_steps,
+    "transcript": parse_transcript,
+    "messages": parse_messages,
+}
+"""All parsers, those of other projects' own files included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +65,7 @@ class Skipped:
         return f"line {self.line} ({self.source}, row {self.row}): {self.reason}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Imported:
     """The contents of a file of recorded rollouts: every row is either an episode or skipped.
 
@@ -66,22 +77,30 @@ class Imported:
     episodes: list[Episode] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many rows were skipped for each reason, the most frequent first."""
+        return dict(Counter(skipped.reason for skipped in self.skipped).most_common())
+
+    def __repr__(self) -> str:
+        return f"<Imported {len(self.episodes)} episodes, {len(self.skipped)} rows skipped>"
+
 
 def parse_rollout(text: Any, format: str) -> Parsed:
     """Parse a rollout without scoring it.
 
     Args:
         text: the rollout.
-        format: one of `FORMATS`.
+        format: one of `PARSERS`.
 
     Raises:
         UnknownIdError: an unknown format.
         EpisodeFileError: the text is not in this format.
     """
-    if format not in FORMATS:
-        raise UnknownIdError("rollout format", format, FORMATS)
+    if format not in PARSERS:
+        raise UnknownIdError("rollout format", format, PARSERS)
     try:
-        return FORMATS[format](text)
+        return PARSERS[format](text)
     except RolloutTextError as error:
         raise EpisodeFileError(f"not a rollout in the format {format!r}: {error}") from error
 
@@ -106,7 +125,7 @@ def import_rollout(
 
     Args:
         text: the rollout, a string or a list, depending on the format.
-        format: one of `FORMATS`.
+        format: one of `PARSERS`.
         question: the question; None to read it from the text.
         gold: the accepted answers.
         agent: the model that wrote it.
@@ -121,9 +140,9 @@ def import_rollout(
     source, row = origin
     parsed = parse_rollout(text, format)
     asked = (question or parsed.question).strip()
-    answers = [gold] if isinstance(gold, str) else list(gold)
     if not asked:
         raise EpisodeFileError("neither the row nor the text holds the question: nothing can be judged")
+    answers = [gold] if isinstance(gold, str) else list(gold)
     if not any(a.strip() for a in answers):
         raise EpisodeFileError("no gold answer is recorded: it cannot be scored")
     golds = GoldPassages(corpus) if corpus is not None and not isinstance(corpus, GoldPassages) else corpus
@@ -206,74 +225,82 @@ def _complete(rounds: list[RoundRecord], episode_id: str, em: float) -> list[Rou
     return rounds
 
 
-def import_rollouts(path: str | os.PathLike[str], corpus: Corpus | None = None) -> Imported:
-    """Import a file of recorded rollouts: JSONL with one rollout per line, optionally compressed.
+def import_rollouts(
+    path: str | os.PathLike[str], corpus: Corpus | None = None, format: str | None = None
+) -> Imported:
+    """Import a file of recorded rollouts, as another project wrote it or as this package's own rows.
 
-    A row holds `format`, `text`, `gold` and, if known, `question`, `source`, `row`, `model`, `predicted` (the
-    answer as the authors read it), `judged_correct` or `reward` (their verdict) and `searches` (their count).
+    JSON lines, a JSON document, parquet and text logs are read, optionally gzipped; `searchgym.importing.layouts` lists
+    whose. One of this package's rows holds `format`, `text`, `gold` and, if known, `question`, `source`, `row`, `model`,
+    `predicted` (the answer as the authors read it), `judged_correct` or `reward` (their verdict) and `searches`
+    (their count).
 
     Args:
-        path: the file; it is decompressed if its name ends in ".gz".
-        corpus: where to look for questions and gold passages.
+        path: the file.
+        corpus: where to look for questions, gold passages, and gold answers that the file lacks.
+        format: the layout of all rows, one of `LAYOUTS`; None: each row is recognised by its fields.
 
     Raises:
-        EpisodeFileError: the file cannot be read, or a line is not a JSON object with `format`, `text` and `gold`.
-        UnknownIdError: a row's format is not one of `FORMATS`.
+        EpisodeFileError: the file cannot be read, or none of its rows holds a rollout.
+        UnknownIdError: an unknown layout, or a row's `format` is not one of `FORMATS`.
+        MissingExtraError: a parquet file without pyarrow.
     """
+    if format is not None and format not in LAYOUTS:
+        raise UnknownIdError("rollout layout", format, LAYOUTS)
+    path = Path(path)
     golds = GoldPassages(corpus) if corpus is not None else None
     imported = Imported()
-    for number, row in _rows(Path(path)):
-        source, name = str(row.get("source") or Path(path).name), str(row.get("row", number))
-        if row["format"] not in FORMATS:
-            hint = f"In {path}, line {number}."
-            raise UnknownIdError("rollout format", row["format"], FORMATS, hint)
-        recorded: dict[str, Any] = {k: row[k] for k in ("predicted", "searches") if k in row}
-        if (correct := _judged(row)) is not None:
-            recorded["correct"] = correct
+    found = 0
+    for number, name, row in read_rows(path):
         try:
-            episode = import_rollout(
-                row["text"],
-                row["format"],
-                row.get("question"),
-                row["gold"] if row["gold"] is not None else [],
-                agent=str(row.get("model") or "unknown"),
-                origin=(source, name),
-                corpus=golds,
-                recorded=recorded,
-            )
-        except EpisodeFileError as error:
-            imported.skipped.append(Skipped(number, source, name, row["format"], str(error)))
-        else:
-            imported.episodes.append(episode)
+            layout, records = _records(row, format)
+        except RolloutTextError as error:
+            claimed = row if isinstance(row, dict) else {}
+            skipped = str(claimed.get("source") or path.name), str(claimed.get("row", name or number))
+            layout = format or find_layout(claimed) or "unknown"
+            imported.skipped.append(Skipped(number, *skipped, layout, str(error)))
+            continue
+        found += len(records)
+        for position, record in enumerate(records):
+            if record.format not in PARSERS:
+                hint = f"In {path}, line {number}."
+                raise UnknownIdError("rollout format", record.format, PARSERS, hint)
+            source = record.source or path.name
+            own = record.row or name or str(number) + (f"/{position}" if len(records) > 1 else "")
+            try:
+                if not record.gold and layout != "rows":  # tables of trainers need not hold the key
+                    question = golds.question(record.question) if golds else None
+                    record.gold = list(question.answers) if question else []
+                imported.episodes.append(_import(record, (source, own), golds))
+            except EpisodeFileError as error:
+                imported.skipped.append(Skipped(number, source, own, record.format, str(error)))
+    if not found:
+        first = next(iter(imported.skipped), None)
+        where = f"line {first.line}: {first.reason}" if first else "it holds no rows"
+        raise EpisodeFileError(f"{path}, {where}")
     return imported
 
 
-def _judged(row: Mapping[str, Any]) -> bool | None:
-    """Whether the authors judged the answer correct; None if the row does not say."""
-    if row.get("judged_correct") is not None:
-        return str(row["judged_correct"]).lower() == "true"
-    return None if row.get("reward") is None else float(row["reward"]) >= 1.0
+def _records(row: dict[str, Any] | str, format: str | None) -> tuple[str, list[Record]]:
+    """The layout of a row and its rollouts; raises `RolloutTextError`."""
+    if isinstance(row, str):
+        raise RolloutTextError(row)
+    layout = format or find_layout(row)
+    if layout is None:
+        raise RolloutTextError("a rollout without format: its fields are those of no known file")
+    if not LAYOUTS[layout].matches(row):
+        raise RolloutTextError(f"its fields are not those of the layout {layout!r}")
+    return layout, LAYOUTS[layout].read(row)
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        lines = content.decode("utf-8").split("\n")
-    except (OSError, EOFError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise EpisodeFileError(f"{path} cannot be read as a file of rollouts: {reason}") from error
-    rows: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise EpisodeFileError(f"{path}, line {number}: not JSON: {error}") from error
-        missing = [k for k in ("format", "text", "gold") if not isinstance(row, dict) or k not in row]
-        if missing:
-            raise EpisodeFileError(f"{path}, line {number}: a rollout without {', '.join(missing)}")
-        rows.append((number, row))
-    return rows
+def _import(record: Record, origin: tuple[str, str], golds: GoldPassages | None) -> Episode:
+    return import_rollout(
+        record.text,
+        record.format,
+        record.question or None,
+        record.gold,
+        agent=record.agent,
+        origin=origin,
+        corpus=golds,
+        recorded=record.recorded,
+    )

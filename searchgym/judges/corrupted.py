@@ -22,7 +22,7 @@ __all__ = ["CorruptedJudge"]
 
 
 class CorruptedJudge:
-    """See the module docstring.
+    """Flips verdicts of another judge at random, to measure what a wrong judge costs.
 
     Args:
         corpus: passed to the wrapped judge.
@@ -47,6 +47,7 @@ class CorruptedJudge:
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 <= rate <= 1.0:
             raise ConfigError(f"rate of judge 'corrupted' is {rate!r}: it must lie in [0, 1]")
         self._inner = open_judge(judge, corpus)
+        self.needs_gold: bool = getattr(self._inner, "needs_gold", False)
         self._rate = float(rate)
         self._key = hashlib.sha256(str(seed).encode()).digest()
 

@@ -81,6 +81,7 @@ class Ensemble:
                 f"ensemble quorum is {quorum!r}: give a number from 1 to {len(members)}, the number of members"
             )
         self.members = tuple(members)
+        self.needs_gold = any(getattr(member, "needs_gold", False) for member in members)
         self._labels = [f"{number} {member.name}" for number, member in enumerate(members, 1)]
         self._vote = _VOTES[vote]
         self._quorum = quorum
@@ -149,7 +150,7 @@ def open_ensemble(
     vote: str = "majority",
     quorum: int | None = None,
 ) -> Ensemble:
-    """Open the members. If all of them are graders, so is the ensemble.
+    """Several judges that vote on each round. If all of them are graders, so is the ensemble.
 
     Args:
         corpus: passed to every member.

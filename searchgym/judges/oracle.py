@@ -1,31 +1,25 @@
 """The oracle judge: exact verdicts from the gold derivation. Free, deterministic, and an upper bound.
 
     u = 1  iff the call returned a gold passage that no earlier call had returned
-    v = 1  iff, for a search, every entity in the query that is not in the question occurred in text retrieved
-           before; for an answer, the retrieved text supports it
+    v = 1  iff, for a search, it does not repeat an earlier one, and every name in the query that is not in the
+           question occurred in text retrieved before; for an answer, the retrieved text supports it
 
-"Entity" means a capitalised word or a number of the query, or the gold bridge of a hop in upper or lower case. The
-rule is this project's own; the judge of CW-GRPO is a language model.
+"Name" means a capitalised word or a number of the query, the gold bridge of a hop in upper or lower case, or a word in lower
+case that is not an ordinary word of queries and that the corpus never writes in lower case; see `grounding`. The rule is this project's own; the judge of CW-GRPO is
+a language model.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from ..episode import RoundRecord
 from ..question import Corpus
 from ..scoring import normalize_answer
+from .grounding import CommonWords, holds_name, repeats, support
 from .protocol import Trace, Verdict
 
 __all__ = ["OracleJudge"]
-
-_ENTITY = re.compile(r"\b(?:[A-Z][\w'’-]*|\d(?:[\w.,]*\w)?)")
-# Words that are capitalised at the beginning of a query although they are not names.
-_OPENERS = frozenset(
-    "a an and are at by did do does find for from give has have how in is it of on or search tell the to was "
-    "were what when where which who whom whose why with".split()
-)
 
 
 class OracleJudge:
@@ -34,13 +28,15 @@ class OracleJudge:
     A question without gold passages cannot be judged: the verdict is then an error, not u = 0.
 
     Args:
-        corpus: not used: the question holds everything that is needed.
+        corpus: its words in lower case are common words; without one, those of the retrieved texts are.
     """
 
     name = "oracle"
+    needs_gold = True
+    _words = CommonWords(None)  # of a subclass that takes no corpus
 
     def __init__(self, corpus: Corpus | None = None) -> None:
-        del corpus
+        self._words = CommonWords(corpus)
 
     def judge(self, traces: Sequence[Trace]) -> list[Verdict]:
         return [self._verdict(trace) for trace in traces]
@@ -55,49 +51,27 @@ class OracleJudge:
             gold = set(question.supporting_ids)
             before = {hit.id for round_ in earlier for hit in round_.hits}
             new = [hit.title for hit in last.hits if hit.id in gold and hit.id not in before]
-            unseen = self._unseen(trace, earlier, " ".join(last.action.queries))
+            unseen = self._words.ungrounded(trace, question.chain)
+            repeated = repeats(last.action.queries, earlier)
             reason = f"new gold: {', '.join(new)}" if new else "no new gold passage"
             if unseen:
                 reason += f"; not seen before: {unseen}"
-            return Verdict.ok(float(bool(new)), float(not unseen), reason)
+            if repeated:
+                reason += "; repeated query"
+            return Verdict.ok(float(bool(new)), float(not unseen and not repeated), reason)
         if kind == "answer":
             supported = self._supported(trace, earlier, last.action.answer)
             return Verdict.ok(0.0, float(supported), "supported" if supported else "not supported")
         return Verdict.ok(0.0, 0.0, "no search and no answer")
 
-    def _unseen(self, trace: Trace, earlier: Sequence[RoundRecord], query: str) -> str:
-        """The first entity of the query that neither the question nor retrieved text contains, or ""."""
-        entities = [e for e in _ENTITY.findall(query) if e.lower() not in _OPENERS]
-        folded = query.casefold()
-        entities += [h.bridge for h in trace.question.chain if h.bridge.casefold() in folded]
-        known = trace.question.text.casefold()
-        missing = [e for e in entities if not _contains(known, e)]
-        if missing:
-            known = "\n".join(f"{h.title}\n{h.text}" for r in earlier for h in r.hits).casefold()
-            missing = [e for e in missing if not _contains(known, e)]
-        return missing[0] if missing else ""
-
     def _supported(self, trace: Trace, earlier: Sequence[RoundRecord], answer: str) -> bool:
         """Whether retrieved text contains the answer. An answer that the question names (a comparison), and yes or no,
         are supported if every gold passage was retrieved."""
-        key = f" {normalize_answer(answer)} "
-        if key.strip() in ("", "yes", "no") or key in f" {normalize_answer(trace.question.text)} ":
-            found = {hit.id for round_ in earlier for hit in round_.hits}
-            return bool(key.strip()) and found.issuperset(trace.question.supporting_ids)
-        return any(
-            key in f" {normalize_answer(h.title)} {normalize_answer(h.text)} "
-            for r in earlier
-            for h in r.hits
+        question, key = trace.question, normalize_answer(answer)
+        hits = [hit for round_ in earlier for hit in round_.hits]
+        named = f" {key} " in f" {normalize_answer(question.text)} " and (
+            key in map(normalize_answer, question.answers) or holds_name(question.text, key)
         )
-
-
-def _contains(text: str, entity: str) -> bool:
-    """Whether casefolded text contains the entity as whole words."""
-    folded = entity.casefold()
-    start = text.find(folded)
-    while start >= 0:
-        end = start + len(folded)
-        if not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
-            return True
-        start = text.find(folded, start + 1)
-    return False
+        if key in ("yes", "no") or (key and named):
+            return {hit.id for hit in hits}.issuperset(question.supporting_ids)
+        return support(answer, question.answers, hits)

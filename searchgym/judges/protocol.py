@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -48,6 +48,9 @@ class Judge(Protocol):
 
     A judge that may be unable to work (no key, wrong address, spent budget) also has a method `check()`, which
     then raises `ConfigError`; environments call it before episodes begin, so that no episode is lost.
+
+    A judge that compares hits with the gold passages has an attribute `needs_gold` that is True. It is refused with a
+    retriever whose hits have other ids than the corpus's passages (`searchgym.Retriever`).
     """
 
     name: str
@@ -83,7 +86,7 @@ def traces_of(episode: Episode) -> list[Trace]:
     return [Trace(question, rounds[: i + 1]) for i in range(len(rounds))]
 
 
-def open_judge(spec: str | dict[str, Any] | Judge, corpus: Corpus | None = None) -> Judge:
+def open_judge(spec: str | Mapping[str, Any] | Judge, corpus: Corpus | None = None) -> Judge:
     """Open a judge by name or {"name": …, **options}; a `Judge` object is returned as it is.
 
     A judge opened by name is shared within the process, with its budget and its connections.
@@ -99,7 +102,7 @@ def open_judge(spec: str | dict[str, Any] | Judge, corpus: Corpus | None = None)
     """
     from ..specs import open_shared, split_spec
 
-    if not isinstance(spec, str | dict) and isinstance(spec, Judge):
+    if not isinstance(spec, str | Mapping) and isinstance(spec, Judge):
         return spec
     name, options = split_spec("judge", spec)
     judge = open_shared("judge", name, options, corpus)

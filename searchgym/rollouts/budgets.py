@@ -30,7 +30,7 @@ __all__ = ["BudgetCurve", "BudgetPoint", "check_budgets", "evaluate_budgets"]
 _NUM_ENVS = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class BudgetPoint:
     """An evaluation under one budget.
 
@@ -56,8 +56,11 @@ class BudgetPoint:
             **self.result.to_json(),
         }
 
+    def __repr__(self) -> str:
+        return f"<BudgetPoint {self.budget}: EM {self.result.metrics['em']}>"
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class BudgetCurve:
     """The result of `evaluate_budgets`.
 
@@ -81,14 +84,18 @@ class BudgetCurve:
         points = [point.to_json() for point in self.points]
         return {"agent": self.agent, "max_rounds": self.max_rounds, "points": points}
 
+    def __repr__(self) -> str:
+        return f"<BudgetCurve {self.agent}: {', '.join(map(repr, self.points))}>"
+
     def plot(self, path: str | PathLike[str], *others: BudgetCurve) -> None:
-        """Draw the curve as a PNG.
+        """Draw the curve.
 
         Args:
-            path: the file.
+            path: the file, which is written in the format of its suffix: .png, .pdf or .svg.
             *others: curves of the same questions, drawn in the same figure.
 
         Raises:
+            ConfigError: another suffix.
             MissingExtraError: matplotlib is not installed.
         """
         draw_budgets(Path(path), [self, *others])

@@ -10,7 +10,7 @@ import dataclasses
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 import gymnasium as gym
@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import plugins
 from ..agent import Agent, AgentContext, FunctionAgent, Turn
-from ..checks import check_count
+from ..checks import check_count, mapping
 from ..env.config import EnvConfig
 from ..env.env import SearchEnv
 from ..env.infos import InfoSource
@@ -40,7 +40,7 @@ __all__ = [
     "rollout",
 ]
 
-AgentLike = Agent | str | dict[str, Any] | Callable[[str, dict[str, Any]], str]
+AgentLike = Agent | str | Mapping[str, Any] | Callable[[str, dict[str, Any]], str]
 """An agent, a registered name, {"name": …, **options}, or a function (observation, info) -> action."""
 EnvLike = str | gym.Env[str, str] | SearchVectorEnv
 """A registered id, a search environment, or a vector of them."""
@@ -214,8 +214,8 @@ def open_agent(agent: AgentLike) -> Agent:
 
     if isinstance(agent, Agent):
         return agent
-    if isinstance(agent, str | dict):
-        options = {"name": agent} if isinstance(agent, str) else dict(agent)
+    if isinstance(agent, str | Mapping):
+        options = {"name": agent} if isinstance(agent, str) else mapping("agent", agent)
         name = options.pop("name", None)
         if not isinstance(name, str):
             raise ConfigError(f'agent is {agent!r}: give a name, or a dict like {{"name": …, "option": …}}')

@@ -22,12 +22,12 @@ from ..errors import ConfigError
 from ..statistics import Interval, bootstrap
 from .collection import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs
 
-__all__ = ["METRICS", "EvalResult", "evaluate", "evaluate_tasks", "summarize"]
+__all__ = ["METRICS", "EvalResult", "evaluate", "evaluate_tasks", "invalid_shares", "summarize"]
 
 METRICS = ("em", "f1", "sub_em", "recall")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class EvalResult:
     """The result of an evaluation.
 
@@ -46,6 +46,7 @@ class EvalResult:
             over the judged rounds the means "utility" and "reasoning" and the share "contributing" (u · v >= 0.5).
         episodes: the records.
         costs: the costs of the agent's acts (`Agent.costs`); empty for agents that cost nothing.
+        invalid: share of all messages that were not a valid act, by reason ("no_act", …), most frequent first.
     """
 
     agent: str
@@ -60,6 +61,7 @@ class EvalResult:
     judged: dict[str, float]
     episodes: list[Episode]
     costs: dict[str, float] = field(default_factory=dict)
+    invalid: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the episodes, as JSON data."""
@@ -71,7 +73,12 @@ class EvalResult:
     def __str__(self) -> str:
         rows = "  ".join(f"{name} {value}" for name, value in self.metrics.items())
         lost = f"; {self.failed} episodes lost to infrastructure" if self.failed else ""
-        return f"{self.agent}: {self.questions} questions x {self.samples}: {rows}{lost}"
+        wasted = sum(self.invalid.values())
+        invalid = f"; {wasted:.1%} of the messages invalid" if wasted else ""
+        return f"{self.agent}: {self.questions} questions x {self.samples}: {rows}{invalid}{lost}"
+
+    def __repr__(self) -> str:
+        return f"<EvalResult {self}>"
 
 
 def by_question(episodes: Sequence[Episode]) -> list[list[Episode]]:
@@ -125,7 +132,19 @@ def summarize(episodes: Sequence[Episode]) -> EvalResult:
         assisted=float(np.mean([e.outcome.assisted for e in valid])),
         judged=_judged(valid),
         episodes=list(episodes),
+        invalid=invalid_shares(valid),
     )
+
+
+def invalid_shares(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Share of the messages that were not a valid act, by reason, the most frequent first.
+
+    Args:
+        episodes: those whose messages are counted.
+    """
+    messages = [r.action for e in episodes for r in e.rounds if r.action.kind != "none"]
+    reasons = Counter(action.error for action in messages if action.kind == "invalid")
+    return {reason: count / len(messages) for reason, count in reasons.most_common()}
 
 
 def _judged(episodes: Sequence[Episode]) -> dict[str, float]:

@@ -23,7 +23,7 @@ def draw_budgets(path: Path, curves: Sequence[BudgetCurve]) -> None:
     budget ended an episode. Bars are 95 % intervals over questions; numbers at points are budgets.
 
     Args:
-        path: the PNG file.
+        path: the file; see `figures.save_figure`.
         curves: one line each.
     """
     figure = new_figure(10.5, 3.5)

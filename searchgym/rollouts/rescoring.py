@@ -7,7 +7,7 @@ import dataclasses
 from ..dialects import get_dialect
 from ..episode import Episode, Outcome, StopReason
 from ..errors import EpisodeFileError
-from ..scoring import exact_match, f1, recall, sub_exact_match
+from ..scoring import DEFAULT_SEGMENTATION, exact_match, f1, recall, sub_exact_match
 
 __all__ = ["rescore"]
 
@@ -41,13 +41,13 @@ def _rescore(episode: Episode) -> Outcome:
             max_queries=episode.env.get("max_queries", 1),
         )
         answer = act.answer
-    golds = episode.gold["answers"]
+    golds, segmentation = episode.gold["answers"], episode.env.get("segmentation", DEFAULT_SEGMENTATION)
     found = [hit.id for round_ in episode.rounds for hit in round_.hits]
     return dataclasses.replace(
         episode.outcome,
         answer=answer,
         em=exact_match(answer, golds),
-        f1=f1(answer, golds),
-        sub_em=sub_exact_match(answer, golds),
+        f1=f1(answer, golds, segmentation),
+        sub_em=sub_exact_match(answer, golds, segmentation),
         recall=recall(found, episode.gold["supporting_ids"]),
     )

@@ -12,6 +12,9 @@ when its result differs from the last one of the same call: a thousand repeats c
 say from which position on each result held. "keep": m says that only the first m earlier lines of the call remain valid,
 because a resumed run went back before the others.
 
+Every line ends with "crc": the CRC-32 of what precedes it in the line, in hexadecimal digits. A line with another one is
+damaged; the tapes of version 0.1.0 (schema 1) have none.
+
 A batch of calls is appended in one write, before its results are used: a kill loses at most the batch in progress. A
 last line that a kill cut off is ignored, and removed by the next recording.
 """
@@ -20,7 +23,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
+import zlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +37,9 @@ from ..retriever import Hit, SearchResult
 
 __all__ = ["Content", "Key", "Line", "Player", "differences", "dump_line", "of_something_else", "read_tape"]
 
-TAPE_SCHEMA = 1
+TAPE_SCHEMA = 2
+_UNCHECKED = 1  # the schema whose lines have no checksums
+_CHECKSUM = re.compile(rb'(.*),"crc":"([0-9a-f]{8})"\}\n', re.DOTALL)
 VERDICT_FIELDS = ("status", "utility", "reasoning", "reason")
 GRADE_FIELDS = ("status", "score", "reason")
 
@@ -57,6 +64,7 @@ class Content:
     passages: list[tuple[str, str, str]] = field(default_factory=list)
     calls: dict[Key, list[Line]] = field(default_factory=dict)
     size: int = 0  # bytes of complete lines
+    checked: bool = True  # whether every line has a checksum
 
 
 class Player:
@@ -128,12 +136,21 @@ def read_tape(path: str) -> Content:
             try:
                 record = json.loads(line)
                 if content is None:
-                    content = Content(_read_header(record))
+                    content = Content(_read_header(record), checked=record["tape"] != _UNCHECKED)
                 else:
                     _take(record, content)
+                _check(line, content.checked)
             except _UnknownSchema as error:
                 raise TapeError(f"tape {path!r} {error}") from None
-            except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+            except (
+                ValueError,
+                KeyError,
+                TypeError,
+                IndexError,
+                AttributeError,
+                OverflowError,
+                RecursionError,
+            ) as error:
                 cause = f"({type(error).__name__}: {error})"
                 raise TapeError(
                     f"{path!r} is not a tape {cause}: give another path"
@@ -147,11 +164,21 @@ def read_tape(path: str) -> Content:
 
 
 class _UnknownSchema(Exception):
-    pass
+    """The schema of a tape that this version does not read."""
+
+
+def _check(line: bytes, needed: bool) -> None:
+    """Raise ValueError if a line is not the one that was written."""
+    found = _CHECKSUM.fullmatch(line)
+    if found is None:
+        if needed:
+            raise ValueError("it has no checksum")
+    elif zlib.crc32(found[1]) != int(found[2], 16):
+        raise ValueError("it has changed since it was written")
 
 
 def _read_header(header: dict[str, Any]) -> dict[str, Any]:
-    if header["tape"] != TAPE_SCHEMA:
+    if header["tape"] not in (TAPE_SCHEMA, _UNCHECKED):
         raise _UnknownSchema(
             f"has schema {header['tape']!r}, this version reads {TAPE_SCHEMA}: replay it with the version of "
             f"searchgym that recorded it ({header.get('searchgym')})"
@@ -167,7 +194,10 @@ def _take(record: dict[str, Any], content: Content) -> None:
     if "passage" in record:
         if record["passage"] != len(content.passages):
             raise ValueError(f"passage {record['passage']!r} where {len(content.passages)} was due")
-        content.passages.append((record["id"], record["title"], record["text"]))
+        passage = (record["id"], record["title"], record["text"])
+        if not all(isinstance(part, str) for part in passage):
+            raise TypeError("a passage without id, title and text")
+        content.passages.append(passage)
         return
     value: Any
     key: Key
@@ -178,7 +208,7 @@ def _take(record: dict[str, Any], content: Content) -> None:
         else:
             value = tuple([(number, float(score)) for number, score in record["hits"]])
             for number, _ in value:
-                if not 0 <= number < len(content.passages):
+                if type(number) is not int or not 0 <= number < len(content.passages):
                     raise IndexError(f"passage {number!r} is not on the tape")
     else:
         kind = "judge" if "judge" in record else "grade"
@@ -215,4 +245,6 @@ def _result(kind: str, line: Line, passages: Sequence[tuple[str, str, str]]) -> 
 
 
 def dump_line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, separators=(",", ":")) + "\n"
+    """The line of a record, with its checksum."""
+    text = json.dumps(record, separators=(",", ":"))[:-1]
+    return f'{text},"crc":"{zlib.crc32(text.encode("ascii")):08x}"}}\n'

@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..credentials import strip
 from ..errors import RetrievalError, TapeError
 from ..judges.protocol import Grade, Grader, Judge, Trace, Verdict
 from ..question import Corpus, Question
@@ -69,6 +70,8 @@ def recording(
         "judge_name": None if judge is None else judge.name,
         "grader": isinstance(judge, Grader),
     }
+    if not getattr(retriever, "ids_match", True):
+        tape_header["ids_match"] = False
     recorder = Recorder.open(path, tape_header)
     recorded: Judge | None = None
     if judge is not None:
@@ -121,10 +124,10 @@ def tape_of(envs: Any) -> Recorder | Player | None:
 
 
 def _named(spec: Any, opened: Retriever | Judge | None) -> Any:
-    """A spec in its shortest form; the name where there is only an object."""
-    if isinstance(spec, str | dict):
+    """A spec in its shortest form, without credentials; the name where there is only an object."""
+    if isinstance(spec, str | Mapping):
         name, options = split_spec("part", spec)
-        return {"name": name, **options} if options else name
+        return strip({"name": name, **options}) if options else name
     return None if opened is None else opened.name
 
 
@@ -135,6 +138,7 @@ class RecordingRetriever:
         self._inner, self.tape = retriever, tape
         self.name = retriever.name
         self.index_hash = retriever.index_hash
+        self.ids_match: bool = getattr(retriever, "ids_match", True)
 
     @property
     def hits(self) -> int:
@@ -168,6 +172,7 @@ class ReplayRetriever:
         self.tape = tape
         self.name: str = tape.tape_header["backend"]
         self.index_hash: str = tape.tape_header["index_hash"]
+        self.ids_match: bool = tape.tape_header.get("ids_match", True)
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         recall, results = self.tape.recall, []
@@ -185,6 +190,7 @@ class RecordingJudge:
     def __init__(self, judge: Judge, tape: Recorder) -> None:
         self._inner, self.tape = judge, tape
         self.name = judge.name
+        self.needs_gold: bool = getattr(judge, "needs_gold", False)
 
     def check(self) -> None:
         """Run the judge's own check."""

@@ -24,6 +24,7 @@ from searchgym.errors import ConfigError
 
 FORMATS = [(family, dialect) for family in FAMILIES for dialect in ("tags", "tools")]
 CLOSINGS = ("</search>", "</answer>", "</feedback>", "</tool_call>")
+OPENINGS = ("<search>", "<answer>", "<tool_call>", '<tool_call>{"a": "')
 NASTY = [
     "",
     "\n",
@@ -113,7 +114,7 @@ def test_a_texts_ids_hold_no_control_token_and_give_it_back(family: str, text: s
 )
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_an_act_closes_where_decoding_it_whole_first_shows_a_closing(
+def test_an_act_closes_where_decoding_it_whole_first_shows_a_complete_one(
     family: str, dialect: str, data: st.DataObject
 ) -> None:
     """Token by token, over texts cut into tokens at random, single bytes, control tokens and ids of no token."""
@@ -121,13 +122,14 @@ def test_an_act_closes_where_decoding_it_whole_first_shows_a_closing(
     stray = st.integers(0, len(tokenizer) + 3).map(lambda i: [i])
     pieces = st.one_of(
         stray,
-        st.sampled_from([*CLOSINGS, *NASTY]).flatmap(lambda text: cuts(tokenizer, text)),
+        st.sampled_from([*OPENINGS, *CLOSINGS, *NASTY]).flatmap(lambda text: cuts(tokenizer, text)),
         TEXTS.map(chat.plain),
     )
     ids = [i for piece in data.draw(st.lists(pieces, max_size=8)) for i in piece]
     for length in range(len(ids) + 1):
         text = tokenizer.decode(ids[:length], skip_special_tokens=False)
-        slow = any(closing in text for closing in get_dialect(dialect).stop_strings)
+        scanner = get_dialect(dialect).scanner()
+        slow = scanner.feed(text) or scanner.stray
         assert chat.closes(ids[:length]) == slow, text
         if slow:
             return
@@ -603,3 +605,77 @@ def test_drift_of_random_acts_is_never_negative_and_finds_what_differs() -> None
         assert 0 <= drift.changed <= drift.tokens
         assert 0 <= drift.share <= 1
         assert (drift.first is None) == (drift.causes == ())
+
+
+# -- thoughts that quote acts ----------------------------------------------------------------------------------
+
+QUOTING = [
+    "<think>Maybe <answer>Paris</answer>? No.</think><search>otters</search>",
+    "<THINK>Maybe <answer>Paris</answer>?</THINK> <search>otters</search>",
+    "<think>It ends with </search> or </answer>.</think>\n<search>otters</search>",
+    "<think>a</think> <think><search>draft</search></think> <search>otters</search>",
+    "<think>Thoughts: <think>…</think>, then <answer>Paris</answer>.</think> <search>otters</search>",
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("message", QUOTING)
+def test_sampling_and_learning_go_on_until_the_act_after_the_thought(family: str, message: str) -> None:
+    chat = family_format(family, "tags", True)
+    ids = chat.act(message + " and more")
+    assert chat.text(ids) == message
+    assert [n for n in range(len(ids) + 1) if chat.closes(ids[:n])] == [len(ids)]
+    assert get_dialect("tags").parse(chat.text(ids), feedback=False, max_queries=1) == Act(
+        "search", ("otters",)
+    )
+    unfinished = chat.act(message.partition("</search>")[0] + "</think>")
+    assert unfinished[-1] in chat.end_ids
+
+
+@pytest.mark.parametrize(
+    "value", ["what does </tool_call> mean", 'a "</tool_call>" b', "<think> </tool_call>"]
+)
+def test_a_call_goes_on_until_it_is_complete(value: str) -> None:
+    chat = family_format("qwen", "tools", True)
+    body = json.dumps({"name": "search", "arguments": {"query": value}}, ensure_ascii=False)
+    message = f"<think>no <tool_call>{{}}</tool_call></think>\n<tool_call>\n{body}\n</tool_call>"
+    ids = chat.act(message + " and more")
+    assert chat.text(ids) == message
+    assert get_dialect("tools").parse(chat.text(ids), feedback=False, max_queries=1) == Act(
+        "search", (value,)
+    )
+
+
+@pytest.mark.parametrize(
+    ("recorded", "learned"),
+    [
+        ("<think>so</think> <answer> a </answer>", "so</think> <answer> a </answer>"),
+        ("<think>\nso</think> <answer> a </answer>", "so</think> <answer> a </answer>"),
+        (" <THINK>so</THINK> <answer> a </answer>", "so</THINK> <answer> a </answer>"),
+        (
+            "so <answer>b</answer></think> <answer> a </answer>",
+            "so <answer>b</answer></think> <answer> a </answer>",
+        ),
+        ("<answer> a </answer>", "</think>\n\n<answer> a </answer>"),
+    ],
+)
+def test_a_recorded_thought_continues_the_one_that_the_template_opens(recorded: str, learned: str) -> None:
+    template = QWEN.replace(
+        "'<|im_start|>assistant\\n' }}\n    {%- if enable",
+        "'<|im_start|>assistant\\n<think>\\n' }}\n    {%- if enable",
+    )
+    chat = ChatFormat(family_tokenizer("qwen", template), agent_context("tags"), thinking=True)
+    assert chat.text(chat.act(recorded)) == "<think>\n" + learned
+    closed = family_format("qwen", "tags", True)
+    hidden = "so <answer>b</answer></think> <answer> a </answer>"
+    assert closed.text(closed.act(hidden)) == "<think>" + hidden
+    act = get_dialect("tags").parse(chat.text(chat.act(recorded)), feedback=False, max_queries=1)
+    assert act == Act("answer", answer="a")
+
+
+def test_translated_calls_keep_their_letters_and_their_thoughts() -> None:
+    chat = family_format("llama", "tools")
+    call = json.dumps({"name": "search", "parameters": {"query": "北京大学"}}, ensure_ascii=False)
+    text = chat.text(chat.plain(f"<think>Maybe {call}?</think> {call}"))
+    assert text.count("北京大学") == 2
+    assert get_dialect("tools").parse(text, feedback=False, max_queries=1) == Act("search", ("北京大学",))

@@ -55,11 +55,12 @@ class LLM:
         outputs = []
         for prompt, fields in zip(prompts, params, strict=True):
             request = {**fields, "prompt": prompt["prompt_token_ids"], "logprobs": 1}
-            ids, values, _, reason = self.stub._sample(model, request, 0)
+            ids, values, _, reason, stop = self.stub._sample(model, request, 0)
             act = SimpleNamespace(
                 token_ids=ids,
                 logprobs=[{i: SimpleNamespace(logprob=v)} for i, v in zip(ids, values, strict=True)],
                 finish_reason="abort" if self.aborts else reason,
+                stop_reason=stop,
             )
             outputs.append(
                 SimpleNamespace(outputs=[act], prompt_token_ids=request["prompt"], num_cached_tokens=16)
@@ -203,3 +204,58 @@ def test_without_vllm_the_error_names_the_extra(model_dir: str, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(MissingExtraError, match=r"searchgym\[vllm\]"):
         VLLMEngine(model_dir, max_new_tokens=1, max_context=10)
+
+
+def quoting(ids: list[int], tokenizer: Any) -> Any:
+    """A stop rule for which the first closing is quoted and the second one completes the act."""
+    closing, seen = tokenizer.decode(ids), []
+
+    def completes(token: int) -> bool:
+        seen.append(token)
+        return str(tokenizer.decode(seen)).count(closing) > 1
+
+    return completes
+
+
+@pytest.mark.usefixtures("_vllm")
+def test_an_act_goes_on_after_a_quoted_closing_tag(model_dir: str) -> None:
+    """vLLM ends the request there; the act is continued, from the same distribution and up to the same limits."""
+    engine = opened(model_dir)
+    (whole,) = drawn(engine, PROMPTS[2:], greedy=True)
+    engine.stop_strings = (engine._llm.stub.tokenizer.decode(whole.token_ids[2:4]),)
+    stopped = drawn(engine, PROMPTS[2:], greedy=True)[0]
+    assert len(stopped.token_ids) < len(whole.token_ids)
+    engine.watch = lambda: quoting(whole.token_ids[2:4], engine._llm.stub.tokenizer)
+    (continued,) = drawn(engine, PROMPTS[2:], greedy=True)
+    assert continued.token_ids == whole.token_ids[: len(continued.token_ids)]
+    assert len(continued.token_ids) > len(stopped.token_ids)
+    assert continued.logprobs == pytest.approx(whole.logprobs[: len(continued.token_ids)], abs=1e-5)
+    assert continued.prompt_ids == PROMPTS[2]
+    assert engine.context(0) == [*PROMPTS[2], *continued.token_ids]
+    sampled = drawn(engine, PROMPTS[2:], seed=3)[0]
+    expected = logprobs_of(engine._llm.stub.network, sampled, PROMPTS[2], 1.0)
+    assert sampled.logprobs == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.usefixtures("_vllm")
+def test_an_act_whose_continuation_fails_leaves_its_slot_as_it_was(model_dir: str) -> None:
+    engine = opened(model_dir)
+    (whole,) = drawn(engine, PROMPTS[2:], greedy=True)
+    engine.stop_strings = (engine._llm.stub.tokenizer.decode(whole.token_ids[2:4]),)
+    engine.watch = lambda: quoting(whole.token_ids[2:4], engine._llm.stub.tokenizer)
+    sample = engine._llm.generate
+
+    def once(*args: Any, **options: Any) -> Any:
+        outputs = sample(*args, **options)
+        engine._llm.aborts = True
+        return outputs
+
+    engine._llm.generate = once
+    (failed,) = drawn(engine, PROMPTS[2:], greedy=True)
+    assert (failed.ending, failed.prompt_ids, failed.token_ids, failed.logprobs) == (
+        Ending.FAILED,
+        [],
+        [],
+        [],
+    )
+    assert engine.context(0) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,17 @@ def test_a_temperature_needs_a_server_that_gives_tempered_logprobs(model_dir: st
         assert generation.logprobs == pytest.approx(expected, abs=1e-5)
 
 
+def closes_with(tokenizer: Any, closing: str) -> Callable[[int], bool]:
+    """A stop rule: the act is complete when its text holds this one."""
+    ids: list[int] = []
+
+    def completes(token: int) -> bool:
+        ids.append(token)
+        return closing in tokenizer.decode(ids)
+
+    return completes
+
+
 @pytest.mark.parametrize("behaviour", ["ok", "overrun"])
 def test_an_act_is_cut_after_the_id_that_closes_it(model_dir: str, behaviour: str) -> None:
     with StubVLLM(model_dir, lambda number, body: behaviour) as stub:
@@ -112,7 +123,7 @@ def test_an_act_is_cut_after_the_id_that_closes_it(model_dir: str, behaviour: st
         whole = drawn(engine)[2].token_ids
         closing = stub.tokenizer.decode(whole[3:5])
         engine.stop_strings = (closing,)
-        engine.closes = lambda ids: closing in stub.tokenizer.decode(ids)
+        engine.watch = lambda: closes_with(stub.tokenizer, closing)
         (generation,) = drawn(engine, PROMPTS)[2:]
         assert generation.ending is Ending.CLOSED
         assert generation.token_ids == whole[: len(generation.token_ids)]

@@ -3,6 +3,8 @@
 python tests/benchmarks/bench_candidate.py [SEEDS]
 
 Each seed runs the command of docs/agents/candidate.md as a user would, imports and both evaluations included.
+ATEN_CPU_CAPABILITY (default, avx2) and MKL_ENABLE_INSTRUCTIONS (SSE4_2, AVX2) stand for processors with fewer instructions: they
+round differently, so the same seed ends elsewhere.
 The time of one round is the time to read its candidates from the texts, with empty caches at the start.
 """
 
@@ -13,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import torch
 
 from searchgym.agents.candidate import features as candidates
 from searchgym.agents.candidate.agent import CandidateAgent
@@ -74,8 +78,9 @@ def main(seeds: int) -> None:
         hard.append(em(rollout("SearchQA-Terse-v0", agent, None, **chains)))
     choices = counts(uniform)
     print(
-        f"candidate policy, {seeds} seeds: greedy EM {max(starts):.3f} -> lowest {min(ends):.3f}, mean "
-        f"{sum(ends) / seeds:.3f} (on 2-3 hops alone: lowest {min(hard):.3f}); {max(walls):.1f} s at most, "
+        f"candidate policy, {torch.backends.cpu.get_cpu_capability()}, {seeds} seeds: greedy EM {max(starts):.3f} -> "
+        f"{', '.join(f'{em:.3f}' for em in ends)}, mean {sum(ends) / seeds:.3f} (on 2-3 hops alone: lowest "
+        f"{min(hard):.3f}); {max(walls):.1f} s at most, "
         f"{max(cpus):.1f} s of one core; random policy EM {em(uniform):.3f}; candidates per round: at least "
         f"{min(choices)}, mean {sum(choices) / len(choices):.0f}, read in {microseconds(uniform):.0f} microseconds"
     )

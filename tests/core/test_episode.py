@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,6 +158,105 @@ def test_every_damage_names_file_and_line(episodes: list[Episode], tmp_path: Pat
             next(loaded)
         assert f"{path}, line 2" in str(caught.value), name
         assert message in str(caught.value), name
+
+
+def flipped(data: bytes, seed: int) -> bytes:
+    rng, damaged = random.Random(seed), bytearray(data)
+    damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_flipped_bit_is_found(episodes: list[Episode], tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "episodes.jsonl"
+    save_episodes(path, episodes)
+    path.write_bytes(flipped(path.read_bytes(), seed))
+    with pytest.raises(EpisodeFileError, match=r"episodes\.jsonl, line \d"):
+        list(load_episodes(path))
+
+
+@pytest.mark.parametrize("share", [0.001, 0.2, 0.5, 0.9, 0.999])
+def test_a_file_that_was_cut_off(episodes: list[Episode], tmp_path: Path, share: float) -> None:
+    path = tmp_path / "episodes.jsonl"
+    save_episodes(path, episodes)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(EpisodeFileError, match="the last line is cut off"):
+        list(load_episodes(path))
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2])
+def test_lines_that_are_missing_at_the_end_are_said(
+    episodes: list[Episode], tmp_path: Path, lines: int
+) -> None:
+    path = tmp_path / "episodes.jsonl"
+    save_episodes(path, episodes)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]))
+    with pytest.warns(UserWarning, match="ends before the last|is empty"):
+        assert list(load_episodes(path)) == episodes[:lines]
+
+
+def test_lines_may_come_from_several_files_and_from_other_tools(
+    episodes: list[Episode], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "episodes.jsonl"
+    save_episodes(path, episodes)
+    text = path.read_text("ascii")
+    path.write_text(text + text, "ascii")
+    assert list(load_episodes(path)) == episodes * 2
+    spaced = [json.dumps(json.loads(line), indent=None) for line in text.splitlines()]
+    path.write_text("\n".join(spaced), "utf-8")
+    assert list(load_episodes(path)) == episodes
+    bare = [{k: v for k, v in json.loads(line).items() if k != "check"} for line in text.splitlines()]
+    bare[0]["gold"]["answers"] = ["changed on purpose"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in bare), "utf-8")
+    assert next(load_episodes(path)).gold["answers"] == ["changed on purpose"]
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tokens", [1, 2.5]), ("tokens", [1, -2]), ("tokens", [1]), ("tokens", [True, 1]), ("mask", [0, 2]), ("mask", [None, 1]),
+        ("logprobs", [0.0, float("inf")]), ("logprobs", [0.0, "x"]), ("logprobs", [0.0]), ("rounds", [0, 99]), ("rounds", [0, -1]),
+    ],
+)  # fmt: skip
+def test_segments_that_cannot_be(episodes: list[Episode], name: str, value: list[Any]) -> None:
+    data = episodes[0].to_json()
+    good = {"tokens": [1, 2], "mask": [0, 1], "logprobs": [0.0, -0.5], "rounds": [0, 0]}
+    assert Episode.from_json({**data, "segments": [good]}).segments == [Segment(**good)]  # type: ignore[arg-type]
+    with pytest.raises(EpisodeFileError, match="not a complete episode"):
+        Episode.from_json({**data, "segments": [{**good, name: value}]})
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("score", "9"), ("score", float("nan")), ("id", 7), ("title", None), ("queries", [3]), ("answer", None), ("utility", "1"),
+        ("reward", float("inf")), ("reward_terms", {"em": "1"}), ("anchor", 3), ("calls_left", "0"), ("status", None), ("level", 1),
+    ],
+)  # fmt: skip
+def test_values_deep_in_a_round_that_cannot_be(episodes: list[Episode], place: str, value: Any) -> None:
+    data = json.loads(json.dumps(episodes[0].to_json()))
+    round_ = data["rounds"][0]
+    parts = {
+        "score": round_["results"][0][0], "id": round_["results"][0][0], "title": round_["results"][0][0],
+        "queries": round_["action"], "answer": round_["action"], "utility": round_["judge"], "calls_left": round_["feedback"],
+        "status": round_["retrieval"], "level": round_["feedback"],
+    }  # fmt: skip
+    parts.get(place, round_)[place] = value
+    with pytest.raises(EpisodeFileError, match="not a complete episode"):
+        Episode.from_json(data)
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("needs named pipes")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name in ("pipe", "endless"):
+        with pytest.raises(EpisodeFileError, match="not a regular file"):
+            list(load_episodes(tmp_path / name))
 
 
 def test_no_file_no_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,6 +107,42 @@ def test_rules_measure_gain_minus_redundancy() -> None:
     assert both[2][0] == 0.0  # gain below 1/2, redundancy 1/2
     assert judged(judge, search("x", "a"), search("X!", "b"))[1][1] == 0.0  # the query repeats the first
     assert judged(judge, search("x", "b"), answer("oldmoor"))[1] == (0.0, 1.0)
+
+
+def unordered(*rounds: RoundRecord) -> list[float | None]:
+    """u of the rules judge where the gold passages are known but not their order."""
+    question = replace(QUESTION, chain=())
+    traces = [Trace(question, rounds[: i + 1]) for i in range(len(rounds))]
+    return [verdict.utility for verdict in RulesJudge(_Corpus()).judge(traces)]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "useful"),
+    [
+        ((search("x", "a"), search("y", "b")), [1, 1]),  # one of two gold passages is enough
+        ((search("x", "b"), search("y", "a")), [1, 1]),  # in any order
+        ((search("x", "a", "c"), search("y", "a", "c", "b")), [1, 1]),  # whatever else comes with it
+        ((search("x", "a", "b"), search("y", "b", "a")), [1, 0]),
+        ((search("x", "c"), search("y", "c")), [0, 0]),
+        ((search("x"), search("y", "a")), [0, 1]),
+    ],
+)
+def test_rules_find_gold_that_has_no_order(rounds: tuple[RoundRecord, ...], useful: list[int]) -> None:
+    assert [float(u or 0) >= 0.5 for u in unordered(*rounds)] == [bool(u) for u in useful]
+
+
+def test_rules_know_a_gold_passage_by_its_id_and_by_its_text() -> None:
+    other = RoundRecord("", Act("search", ("x",)), [[Hit("a", "Voss", "Cut elsewhere.", 1.0)]])
+    assert unordered(other) == [1.0]
+    copy = RoundRecord("", Act("search", ("x",)), [[Hit("?", TEXTS["a"].title, TEXTS["a"].text, 1.0)]])
+    assert unordered(copy) == [pytest.approx(1.0)]
+    assert unordered(copy, search("y", "a"))[1] == 1.0  # the oracle pays it too: no hit had this id
+
+
+def test_rules_keep_the_step_reward_where_gold_has_an_order() -> None:
+    rounds = (search("x", "a"), search("y", "b"))
+    ordered = [u for u, _ in judged(RulesJudge(_Corpus()), *rounds)]
+    assert all(0 < (u or 0) < 1 for u in ordered)
 
 
 def test_rules_without_gold_passages_look_for_the_answer() -> None:

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import pickle
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from toys import FixedRetriever, Probe, write_toy
 
 import searchgym
 from searchgym import errors, plugins
+from searchgym.corpora.hybrid import Hybrid
 from searchgym.errors import ConfigError, MissingExtraError, PluginError, UnknownIdError
 from searchgym.question import Corpus
 from searchgym.retriever import CachedRetriever, Hit, Retriever
@@ -229,18 +231,102 @@ def test_the_cache_asks_once_and_never_keeps_a_failure(probe: Probe) -> None:
     assert probe.calls[-1] == ["new", "Twin"]
 
 
-def test_the_cache_is_bounded_by_passages(probe: Probe) -> None:
-    cache = CachedRetriever(probe, size=6)
-    for query in ("a", "b", "c", "d", "a"):
-        cache.search([query], 2)
-    assert len(cache._cache) == 3
-    assert len(probe.calls) == 5  # "a" was dropped as the oldest
-    cache.search(["d"], 2)
-    assert len(probe.calls) == 5
-    cache.search([str(i) for i in range(50)], 1_000)
-    assert len(cache._cache) == 1
-    copied = pickle.loads(pickle.dumps(CachedRetriever(probe.inner)))
-    assert copied.search(["Velm"], 1) == cache.search(["Velm"], 1)
+class Long:
+    """Finds k passages of `length` characters for every query; only `passages` different ones, if given."""
+
+    name, index_hash = "long", "long"
+
+    def __init__(self, length: int, passages: int | None = None) -> None:
+        self.length, self.passages, self.asked = length, passages, 0
+
+    def search(self, queries: Sequence[str], k: int) -> list[Any]:
+        self.asked += len(queries)
+        names = [
+            [q if self.passages is None else hash(q) % self.passages, n] for q in queries for n in range(k)
+        ]
+        hits = [Hit(f"{q} {n}", "T", f"{q} {n} ".ljust(self.length, "x"), 1.0) for q, n in names]
+        return [hits[start : start + k] for start in range(0, len(hits), k)]
+
+
+@pytest.mark.parametrize("length", [10, 1_000, 100_000])
+def test_the_cache_is_bounded_in_bytes(length: int) -> None:
+    size = 1_000_000
+    cache, inner = CachedRetriever(long := Long(length), size=size), Long(length)
+    tracemalloc.start()
+    for number in range(6 * size // (length + 300)):
+        cache.search([str(number)], 1)
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert size / 8 < kept < size
+    asked = long.asked
+    assert cache.search([str(number)], 1) == inner.search([str(number)], 1)
+    assert long.asked == asked  # the latest is kept
+    cache.search(["0"], 1)
+    assert long.asked == asked + 1  # the first was dropped
+
+
+def test_what_is_used_again_stays_in_the_cache() -> None:
+    cache = CachedRetriever(long := Long(1_000), size=300_000)
+    for number in range(2_000):
+        cache.search([str(number), "often"], 1)
+    assert long.asked == 2_001
+
+
+def test_passages_that_several_results_contain_are_kept_once() -> None:
+    size = 3_000_000
+    cache = CachedRetriever(long := Long(50_000, passages=10), size=size)
+    tracemalloc.start()
+    for number in range(2_000):
+        cache.search([str(number)], 1)
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert 500_000 < kept < size
+    cache.search([str(number) for number in range(2_000)], 1)
+    assert long.asked == 2_000  # all of them are there
+
+
+@pytest.mark.parametrize(("size", "kept"), [(0, False), (1, False), (10_000, False), (40_000, True)])
+def test_a_result_larger_than_the_cache_is_not_kept(size: int, kept: bool) -> None:
+    cache = CachedRetriever(long := Long(10_000), size=size)
+    assert cache.search(["a"], 1) == cache.search(["a"], 1)
+    assert long.asked == (1 if kept else 2)
+
+
+def test_the_size_of_the_cache_is_an_option_of_every_retriever(toy: str) -> None:
+    corpus = searchgym.open_corpus(toy)
+    small, large = (
+        searchgym.open_retriever({"name": "bm25", "cache_bytes": size}, corpus) for size in (0, 2**20)
+    )
+    for cache, hits in ((small, 0), (large, 1)):
+        assert cache.search(["Velm"], 2) == cache.search(["Velm"], 2)
+        assert cache.hits == hits  # type: ignore[attr-defined]
+    assert searchgym.open_retriever({"name": "bm25", "cache_bytes": 2**20}, corpus) is large
+    again = pickle.loads(pickle.dumps(large))
+    assert again.search(["Velm"], 2) == large.search(["Velm"], 2)
+    for wrong in (-1, 1.5, "1", True):
+        with pytest.raises(errors.ConfigError, match="cache_bytes is"):
+            searchgym.open_retriever({"name": "bm25", "cache_bytes": wrong}, corpus)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_score_that_is_not_finite_is_a_failure_of_its_query(score: float, place: int) -> None:
+    class Broken:
+        name, index_hash = "broken", "broken"
+
+        def search(self, queries: Sequence[str], k: int) -> list[Any]:
+            scores = [3.0, 2.0, 1.0]
+            return [
+                [Hit(f"{n}", q, q, score if q == "bad" and n == place else s) for n, s in enumerate(scores)]
+                for q in queries
+            ]
+
+    good, bad = CachedRetriever(Broken()).search(["good", "bad"], 3)
+    assert isinstance(good, list)
+    assert isinstance(bad, errors.RetrievalError)
+    assert "'broken'" in str(bad)
+    (fused,) = Hybrid([Broken(), Broken()]).search(["bad"], 3)
+    assert isinstance(fused, errors.RetrievalError)
 
 
 def test_threads_may_share_a_retriever(probe: Probe) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import re
 import string
 from collections import Counter
@@ -13,8 +14,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import searchgym
 from searchgym.dialects import TagsDialect
-from searchgym.scoring import exact_match, f1, normalize_answer, recall, sub_exact_match
+from searchgym.errors import ConfigError
+from searchgym.rollouts.rescoring import rescore
+from searchgym.scoring import (
+    _is_unseparated,
+    contains_answer,
+    exact_match,
+    f1,
+    normalize_answer,
+    recall,
+    sub_exact_match,
+)
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
@@ -269,3 +281,90 @@ def test_recorded_predictions_of_real_models_score() -> None:
         assert em <= f1(answer, gold) <= 1.0
         matches += em == 1.0
     assert matches > 10
+
+
+# -- scripts without spaces ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "expected", "contained"),
+    [
+        ("答案是北京", "北京", 4 / 7, 1.0),
+        ("北京市", "北京", 0.8, 1.0),
+        ("京北", "北京", 1.0, 0.0),
+        ("南京", "北京", 0.5, 0.0),
+        ("北京。", "北京", 1.0, 1.0),
+        ("「北京」", "北京", 1.0, 1.0),
+        ("天気がよい", "天気", 4 / 7, 1.0),
+        ("カタカナ語", "カタ", 4 / 7, 1.0),
+        ("ソニー・ミュージック", "ソニー", 0.5, 1.0),
+        ("กรุงเทพมหานคร", "กรุงเทพ", 2 / 3, 1.0),
+        ("กุ", "ก", 0.0, 0.0),
+        ("ປະເທດລາວ", "ລາວ", 6 / 11, 1.0),
+        ("ភាសាខ្មែរ", "ខ្មែរ", 0.75, 1.0),
+        ("မြန်မာနိုင်ငံ", "မြန်မာ", None, 1.0),
+        ("བོད་ཡིག", "བོད", 2 / 3, 1.0),
+        ("iPhone手机", "手机", 0.8, 1.0),
+        ("iPhone手机", "iphone", 0.5, 1.0),
+        ("2008年8月", "2008年", 2 / 3, 1.0),
+        ("서울 특별시", "서울", 2 / 3, 1.0),
+        ("서울특별시", "서울", 0.0, 0.0),
+        ("कि", "क", 0.0, 0.0),
+    ],
+)
+def test_words_of_scripts_without_spaces(
+    answer: str, gold: str, expected: float | None, contained: float
+) -> None:
+    found = f1(answer, [gold])
+    assert 0 < found < 1 if expected is None else found == pytest.approx(expected)
+    assert sub_exact_match(answer, [gold]) == contained
+    assert f1(gold, [answer]) == pytest.approx(found)
+    assert exact_match(answer, [gold]) == 0.0
+    assert (f1(gold, [gold]), sub_exact_match(gold, [gold]), exact_match(gold, [gold])) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"), [("答案是北京", "北京"), ("กรุงเทพมหานคร", "กรุงเทพ"), ("北京。", "北京")]
+)
+def test_words_between_spaces_by_option(answer: str, gold: str) -> None:
+    assert (f1(answer, [gold], "spaces"), sub_exact_match(answer, [gold], "spaces")) == (0.0, 0.0)
+    assert contains_answer(answer, gold)
+    assert not contains_answer(answer, gold, "spaces")
+
+
+@given(st.text(), st.text())
+def test_segmentation_changes_no_text_of_other_scripts(answer: str, gold: str) -> None:
+    if _is_unseparated(normalize_answer(answer)) or _is_unseparated(normalize_answer(gold)):
+        return
+    assert f1(answer, [gold]) == f1(answer, [gold], "spaces")
+    assert sub_exact_match(answer, [gold]) == sub_exact_match(answer, [gold], "spaces")
+
+
+CJK = st.text(alphabet="北京市。、・ カタあい กุ่ง a1", max_size=12)
+
+
+@given(CJK, CJK)
+def test_the_laws_of_the_metrics_hold_in_every_script(answer: str, gold: str) -> None:
+    em, overlap, contained = exact_match(answer, [gold]), f1(answer, [gold]), sub_exact_match(answer, [gold])
+    assert em <= contained
+    assert em <= overlap
+    assert overlap == f1(gold, [answer])
+
+
+@pytest.mark.parametrize(("segmentation", "expected"), [("characters", (4 / 7, 1.0)), ("spaces", (0.0, 0.0))])
+def test_the_corpus_sets_the_segmentation(
+    tmp_path: Path, segmentation: str, expected: tuple[float, float]
+) -> None:
+    (tmp_path / "passages.jsonl").write_text('{"id": "1", "title": "", "text": "北京"}\n', "utf-8")
+    (tmp_path / "questions.jsonl").write_text('{"id": "q", "question": "?", "answers": ["北京"]}\n', "utf-8")
+    spec = {"name": "jsonl", "path": str(tmp_path), "segmentation": segmentation}
+    env = searchgym.SearchEnv(corpus=spec, reward={"f1": 1.0})
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step("<answer>答案是北京</answer>")
+    assert (info["outcome"]["f1"], info["outcome"]["sub_em"]) == pytest.approx(expected)
+    assert reward == pytest.approx(expected[0])
+    episode = searchgym.rollout(env, lambda observation, info: "<answer>答案是北京</answer>", episodes=1)[0]
+    assert rescore(episode) == episode.outcome
+    assert pickle.loads(pickle.dumps(searchgym.open_corpus(spec))).segmentation == segmentation  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="segmentation is 'words': use one of characters, spaces"):
+        searchgym.open_corpus({**spec, "segmentation": "words"})

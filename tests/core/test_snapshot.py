@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from helpers import small_world
 from hypothesis import given
 from hypothesis import strategies as st
 from toys import (
@@ -22,7 +24,7 @@ from toys import (
 
 from searchgym.env.env import SearchEnv
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.errors import ConfigError
+from searchgym.errors import ConfigError, SnapshotError
 from searchgym.retriever import Hit
 
 
@@ -56,6 +58,89 @@ def test_a_snapshot_is_small_however_long_the_episode(toy: str) -> None:
     env = SearchEnv(corpus=toy, retriever=FixedRetriever(*hits), top_k=1_000, max_rounds=200, max_chars=None)
     play(env, *[SEARCH] * 150)
     assert len(json.dumps(env.snapshot())) < 2_000
+
+
+@pytest.mark.parametrize("judge", ["oracle", "rules"])
+def test_a_snapshot_with_a_judge_holds_no_passage_of_the_corpus(judge: str) -> None:
+    env = SearchEnv(corpus=small_world(), judge=judge, top_k=20, max_rounds=20)
+    env.reset(seed=1)
+    for i in range(15):
+        env.step(f"<search>the river of town {i}</search>")
+    state = env.snapshot()
+    assert state["trace"]["passages"] == {}
+    assert len(json.dumps(state)) < 64_000
+    other = SearchEnv(corpus=small_world(), judge=judge, top_k=20, max_rounds=20)
+    other.reset()
+    other.restore(json.loads(json.dumps(state)))
+    assert [r.to_json() for r in other.episode.rounds] == [
+        r.to_json()
+        | {
+            "uid": "",
+            "reward": 0.0,
+            "judge": a["judge"],
+            "reward_terms": a["reward_terms"],
+            "anchor": a["anchor"],
+        }
+        for r, a in ((r, o.to_json()) for r, o in zip(env.episode.rounds, other.episode.rounds, strict=True))
+    ]
+    assert other.step("<search>mayor</search>") == env.step("<search>mayor</search>")
+
+
+def test_passages_that_the_corpus_does_not_have_are_kept(toy: str) -> None:
+    hits = [Hit("p1", "another title", "another text", 1.0), Hit("unknown", "t", "text", 0.5)]
+    env = SearchEnv(corpus=toy, judge="rules", retriever=FixedRetriever(*hits), top_k=2)
+    play(env, SEARCH)
+    state = env.snapshot()
+    assert state["trace"]["passages"] == {"p1": ["another title", "another text"], "unknown": ["t", "text"]}
+    env.restore(state)
+    assert env.episode.rounds[0].hits == hits
+
+
+def test_of_a_message_that_is_too_long_only_the_beginning_is_remembered(toy: str) -> None:
+    env = SearchEnv(corpus=toy, judge="rules", max_rounds=20, max_chars=None)
+    env.reset(seed=1)
+    for _ in range(10):
+        info = env.step("x" * 200_000)[4]
+        assert info["action"]["error"] == "too_long"
+    assert len(json.dumps(env.snapshot())) < 8_000
+    assert env.episode.chars > 2_000_000, "its characters count"
+    before = env.snapshot()
+    env.restore(before)
+    assert env.snapshot() == before
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_flipped_bit_in_a_snapshot_is_found(toy: str, seed: int) -> None:
+    env, rng = SearchEnv(corpus=toy, judge="rules"), random.Random(seed)
+    env.reset(seed=3)
+    env.step(SEARCH)
+    state = env.snapshot()
+    data = bytearray(json.dumps(state).encode())
+    while True:
+        place, bit = rng.randrange(len(data)), 1 << rng.randrange(8)
+        data[place] ^= bit
+        try:
+            damaged = json.loads(data)
+        except ValueError:
+            data[place] ^= bit  # found by the reader; look for one that is JSON
+            continue
+        break
+    if damaged == state:
+        return
+    with pytest.raises(SnapshotError):
+        env.restore(damaged)
+    assert env.snapshot() == state
+
+
+def test_a_snapshot_of_an_earlier_version_has_no_checksum(env: SearchEnv) -> None:
+    env.reset(seed=3)
+    env.step(SEARCH)
+    state = env.snapshot()
+    old = {**state, "trace": {k: v for k, v in state["trace"].items() if k != "check"}}
+    env.restore(old)
+    assert env.snapshot() == state
+    with pytest.raises(SnapshotError, match="corpus does not have"):
+        env.restore({**old, "task_id": "nobody"})
 
 
 RESTORE = """

@@ -11,6 +11,7 @@ import pytest
 from toys import RIGHT, SEARCH, WRONG, Probe
 
 import searchgym
+from searchgym.env.env import SearchEnv
 from searchgym.env.infos import VectorInfos
 from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.episode import StopReason
@@ -298,3 +299,24 @@ def test_infos_that_nobody_has_read_are_written_as_json(envs: SearchVectorEnv) -
     infos = envs.step([SEARCH] * 3)[4]
     assert json.loads(json.dumps(infos, default=plain))["round"] == [1, 1, 1]
     assert list(VectorInfos(3, {})) == []
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [-1, -5, True, 1.0, "7", b"abc", {1: 2}, [1, "x"], [1, -1], [1, 2.0], [None, False], [1], [1, 2, 3], [[1], [2]], [[1], 2],
+     np.array([0.5, 1.0]), np.array([[1, 2]]), np.float64(3.0), float("nan")],
+)  # fmt: skip
+def test_seeds_that_cannot_be_used(toy: str, seed: Any) -> None:
+    envs = SearchVectorEnv(2, corpus=toy)
+    before = envs.reset(seed=3)
+    with pytest.raises(ConfigError, match="seed"):
+        envs.reset(seed=seed)
+    assert envs.reset(seed=3)[0] == before[0]
+    if not isinstance(seed, list | np.ndarray):
+        with pytest.raises(ConfigError, match="seed"):
+            SearchEnv(corpus=toy).reset(seed=seed)
+
+
+@pytest.mark.parametrize("seed", [0, 2**70, np.int64(4), [1, None], (1, 2), np.array([1, 2]), None])
+def test_seeds_that_can_be_used(toy: str, seed: Any) -> None:
+    SearchVectorEnv(2, corpus=toy).reset(seed=seed)

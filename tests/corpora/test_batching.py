@@ -94,7 +94,7 @@ def test_threads_search_different_batches_at_once() -> None:
     )
 
 
-def test_kinds_are_not_mixed_large_requests_stay_whole_and_nobody_starves() -> None:
+def test_kinds_are_not_mixed_large_requests_are_sliced_and_nobody_starves() -> None:
     search = Slow(open=False)
 
     async def play(queue: SearchQueue[str]) -> Any:
@@ -116,8 +116,59 @@ def test_kinds_are_not_mixed_large_requests_stay_whole_and_nobody_starves() -> N
     assert [queries for queries, _ in search.batches[1:]] == [
         ["a1", "a2", "a3", "a4"],
         ["b1"],
-        [f"big{n}" for n in range(9)],
+        ["big0", "big1", "big2", "big3"],
+        ["big4", "big5", "big6", "big7"],
+        ["big8"],
     ]
+
+
+def test_light_requests_go_first_and_heavy_ones_take_turns() -> None:
+    search = Slow(open=False)
+
+    async def play(queue: SearchQueue[str]) -> Any:
+        jobs = [asyncio.create_task(queue.search(["first"], "a"))]
+        await asyncio.sleep(0.05)
+        for name in ("x", "y"):
+            jobs.append(asyncio.create_task(queue.search([f"{name}{n}" for n in range(4)], "a")))
+        jobs += [asyncio.create_task(queue.search([f"light{n}"], f"kind{n}")) for n in range(3)]
+        await asyncio.sleep(0)
+        assert queue.waiting == 12
+        search.gate.set()
+        found = await asyncio.gather(*jobs)
+        assert found[1] == {f"x{n}": f"X{n}" for n in range(4)}
+        assert queue.waiting == 0
+
+    run(play, search, batch=2)
+    names = [queries[0].rstrip("0123456789") for queries, _ in search.batches[1:]]
+    assert names.index("y") - names.index("x") in (1, 2)  # not after all of x
+    assert [name for name in names[:4] if name == "light"] == ["light"] * 3
+
+
+def test_a_heavy_request_ends_when_nobody_wants_it_or_its_results_cannot_be_kept() -> None:
+    search = Slow()
+
+    def slowly(queries: list[str], kind: object) -> Sequence[str]:
+        time.sleep(0.005)  # longer than the event loop takes to drop a request
+        return search(queries, kind)
+
+    async def play(queue: SearchQueue[str]) -> Any:
+        claimed: list[str] = []
+
+        def claim(found: Any) -> None:
+            claimed.extend(found)
+            if len(claimed) > 4:
+                raise Overloaded(7, "the memory for answers")
+
+        with pytest.raises(Overloaded, match=r"the memory for answers is full; try again in 7 s"):
+            await queue.search([f"q{n}" for n in range(40)], 1, claim)
+        assert len(claimed) < 40
+        with pytest.raises(RetrievalError, match="the client has left"):
+            await queue.search([f"r{n}" for n in range(40)], 1, wanted=lambda: len(search.batches) < 5)
+        assert queue.waiting == 0
+        return await queue.search(["later"], 1)
+
+    assert run(play, slowly, batch=2) == {"later": "LATER"}
+    assert len(search.batches) < 30
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:

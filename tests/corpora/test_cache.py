@@ -17,8 +17,8 @@ import platformdirs
 import pytest
 
 from searchgym.corpora.indexing import cache
-from searchgym.corpora.indexing.cache import cached_directory, verify_directory
-from searchgym.errors import ConfigError
+from searchgym.corpora.indexing.cache import cached_directory, open_checked, verify_directory
+from searchgym.errors import ConfigError, DamagedFileError
 
 KEY = {"format": 1, "size": 3}
 
@@ -148,10 +148,18 @@ def test_a_damaged_entry_is_rebuilt_with_a_warning(home: Path, harm: Callable[[P
 
 def test_large_entries_are_read_in_full_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_HASHED_UP_TO", 10)
-    entry = cached_directory("thing", KEY, fill)
+    entry = cached_directory("thing", KEY, fill, lazy=["words.*"])
     change(entry)
     assert cached_directory("thing", KEY, never) == entry
     assert verify_directory(entry) == [f"{entry / 'words.txt'} has changed since it was written"]
+    (words,) = open_checked(entry, "words.txt")
+    with pytest.raises(DamagedFileError, match=r"words.txt is damaged: bytes 0 to 13 have changed"):
+        words.check(4, 5)
+    with pytest.warns(RuntimeWarning, match="damaged cache entry: .*words.txt is damaged"):
+        assert (
+            cached_directory("thing", KEY, fill, lazy=["words.*"]) == entry
+        )  # what was found is not forgotten
+    assert verify_directory(entry) == []
 
 
 def test_processes_at_once_build_once(home: Path, tmp_path: Path) -> None:
@@ -227,7 +235,12 @@ def test_kill_9_leaves_litter_that_the_next_build_removes(home: Path, tmp_path: 
         assert verify_directory(entry) == []
         assert litter(home) == []
         cached_directory("thing", key, never)
-        for name in ("words.txt", "part/numbers.bin", "manifest.json"):  # the second victim must build again
+        for name in (
+            "words.txt",
+            "part/numbers.bin",
+            "checksums.u32",
+            "manifest.json",
+        ):  # the second victim must build again
             (entry / name).unlink()
         (entry / "part").rmdir()
         entry.rmdir()

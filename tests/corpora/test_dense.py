@@ -452,7 +452,7 @@ def test_a_killed_build_goes_on_where_it_was(
     assert index.search(queries, 7) == whole.search(queries, 7)
     names = {file.name for file in (tmp_path / "index").iterdir()}
     shards = {f"index-0000{i}.faiss" for i in range(4)}
-    assert names == {*shards, "positions.npy", "starts.npy", "index.json", "manifest.json"}
+    assert names == {*shards, "positions.npy", "starts.npy", "index.json", "checksums.u32", "manifest.json"}
     check_retriever(index, large_corpus, queries[:5])
 
 

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ pytest.importorskip("mwparserfromhell", reason="the parser of wikitext comes wit
 from searchgym.conformance import check_corpus
 from searchgym.corpora.datasets import wikipedia as module
 from searchgym.corpora.datasets.jsonl import open_jsonl
-from searchgym.corpora.datasets.wikipedia import import_dump
+from searchgym.corpora.datasets.wikipedia import estimate_dump, import_dump
 from searchgym.corpora.datasets.wikipedia_xml import DumpReader
 from searchgym.errors import ConfigError, CorpusError, MissingExtraError
 
@@ -292,6 +293,19 @@ def test_bad_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mwparserfromhell", None)
     with pytest.raises(MissingExtraError, match=r'pip install "searchgym\[dump\]"'):
         import_dump(file, tmp_path / "out")
+
+
+@pytest.mark.parametrize("words", [5, 100, 10_000])
+@pytest.mark.parametrize("packed", [True, False])
+def test_it_takes_no_more_disk_than_it_says(tmp_path: Path, words: int, packed: bool) -> None:
+    rng = random.Random(0)
+    vocabulary = [
+        "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(3000)
+    ]
+    pages = [page(n + 1, f"Page {n}", " ".join(rng.choices(vocabulary, k=400))) for n in range(150)]
+    file = write(tmp_path / ("a.xml.bz2" if packed else "a.xml"), (single if packed else plain)(pages))
+    out = import_dump(file, tmp_path / "out", words=words, workers=0)
+    assert sum(path.stat().st_size for path in out.iterdir()) <= estimate_dump(file, words)
 
 
 def test_it_is_done_once_and_again_with_other_settings_elsewhere(

@@ -320,11 +320,38 @@ def test_a_disk_without_room_is_refused_before_anything_is_fetched(
 ) -> None:
     monkeypatch.setattr("searchgym.corpora.indexing.disk.free_disk", lambda _: 100 * 2**20 + 50)
     with pytest.raises(
-        ConfigError, match=r"PeterJinGo/wiki-18-corpus: the download \(\d+ B\) and packing it needs"
+        ConfigError,
+        match=r"PeterJinGo/wiki-18-corpus: the download \(\d+ B\) and packing it needs .*beside 105 MB that stay free",
     ):
         open_hub("wiki-18")
     assert not list(home.rglob("*.part"))
     assert hub.storage_requests == []
+
+
+@pytest.mark.parametrize(
+    "commit",
+    ["../../../evil", "..", "a/b", "main", "0" * 39, "G" * 40, "0" * 40 + "/..", "0" * 41, "\n" + "0" * 40],
+)
+def test_what_is_not_the_id_of_a_commit_never_becomes_a_directory(
+    hub: FakeHub, home: Path, commit: str
+) -> None:
+    hub.repos["a/evil"] = Repo({"x.jsonl": lines(WIKI)})
+    hub.repos["a/evil"].commit = commit
+    for revision in ("", "@v2", f"@{commit}" if commit.isprintable() else ""):
+        with pytest.raises((CorpusError, ConfigError)):
+            find_set(f"a/evil{revision}")
+    there = {path.name for path in home.parent.rglob("*") if path.is_file()}
+    assert there <= {".lock"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a\\b.jsonl", "a:b.jsonl", "/x.jsonl", "a//x.jsonl", "./x.jsonl", "a\x00.jsonl", "a\x1b[2J.jsonl"],
+)
+def test_names_that_are_not_plain_are_refused(hub: FakeHub, home: Path, path: str) -> None:
+    hub.repos["a/evil"] = Repo({path: lines(WIKI)})
+    with pytest.raises(CorpusError, match="which is outside the repository"):
+        find_set("a/evil")
 
 
 def test_a_path_that_leads_out_of_the_cache_is_refused(hub: FakeHub, home: Path) -> None:

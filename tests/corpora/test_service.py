@@ -43,9 +43,10 @@ if all(importlib.util.find_spec(module) for module in MODULES):
     import numpy as np
 
     from searchgym.corpora.service import app as app_module
-    from searchgym.corpora.service.app import Limits
     from searchgym.corpora.service.client import RemoteRetriever, open_remote
-    from searchgym.corpora.service.server import local_service
+    from searchgym.corpora.service.limits import Limits
+    from searchgym.corpora.service.requests import Form
+    from searchgym.corpora.service.server import served
 
 
 class Server:
@@ -56,14 +57,15 @@ class Server:
     """
 
     def __init__(self, retriever: Any, corpus: Any = None, **limits: Any) -> None:
-        self._block = local_service(retriever, corpus, Limits(**limits))
+        self._served = served(retriever, corpus, Limits(**limits))
 
     def __enter__(self) -> Server:
-        self.url = self._block.__enter__()
+        self.url, app = self._served.__enter__()
+        self.guard = app.state.guard
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._block.__exit__(None, None, None)
+        self._served.__exit__(None, None, None)
 
     def post(self, body: Any = None, **options: Any) -> httpx.Response:
         options |= {"content": body} if isinstance(body, bytes) else {"json": body}
@@ -161,21 +163,34 @@ BAD_BODIES: list[tuple[Any, str]] = [
     (b"[1]", "not a JSON object"),
     ({}, "'queries' is not a list of strings"),
     ({"queries": "river"}, "'queries' is not a list of strings"),
-    ({"queries": ["river", None]}, "'queries' is not a list of strings"),
+    ({"queries": ["river", None]}, "'queries' is not a list of strings: number 1 is None"),
+    ({"query": {"text": "x"}}, "'query' is not a list of strings"),
+    ({"queries": ["x"], "query": "y"}, "'queries' and 'query' contradict each other"),
+    ({"query": ["x"], "topk": 2, "top_n": 3}, "'topk' and 'top_n' contradict each other"),
+    (b'{"queries": ["x"], "a": [' + b"1," * 100_000 + b"1]}", "the body has more than 100,000 commas"),
+    ({"queries": ["x"] * 5, "topk": 500}, "5 queries with 500 hits each are 2,500 hits, but at most 1,000"),
     ({"queries": ["x"] * 6}, "6 queries, but at most 5 are allowed: send several requests"),
     ({"queries": ["x" * 101]}, "a query is longer than 100 characters"),
-    ({"queries": ["x"], "topk": 0}, "'topk' is 0"),
-    ({"queries": ["x"], "topk": 2.0}, "'topk' is 2.0"),
-    ({"queries": ["x"], "topk": True}, "'topk' is True"),
+    ({"queries": ["x"], "topk": -1}, "'topk' is -1"),
+    ({"queries": ["x"], "topk": 2.5}, "'topk' is 2.5"),
+    ({"queries": ["x"], "topk": [3]}, "'topk' is [3]"),
+    ({"queries": ["x"], "topk": "many"}, "'topk' is 'many'"),
+    ({"queries": ["x"], "topk": "9" * 5000}, "'topk' is '9999"),
+    ({"queries": ["x"], "topk": 10**400}, "'topk' is 1000"),
+    ({"query": "x", "top_n": 1e300}, "'top_n' is 1e+300"),
     (b'{"queries": ["x"], "topk": NaN}', "'topk' is nan"),
-    ({"queries": ["x"], "return_scores": "yes"}, "'return_scores' is 'yes': use true or false"),
-    ({"queries": ["x"], "partial": 1}, "'partial' is 1: use true or false"),
+    ({"queries": ["x"], "return_scores": "maybe"}, "'return_scores' is 'maybe': use true or false"),
+    ({"queries": ["x"], "return_score": [True]}, "'return_score' is [True]: use true or false"),
+    ({"queries": ["x"], "partial": 2}, "'partial' is 2: use true or false"),
+    (b"\x81", "the body is not msgpack"),
+    (b"\x81\xa7queries\xc1", "the body is not msgpack"),
+    (b"\x81\xa7queries\xa1x", "'queries' is not a list of strings"),
 ]
 
 
 def test_bad_requests_are_refused_with_a_reason_and_the_server_goes_on() -> None:
     retriever = Scripted()
-    with Server(retriever, queries=5, query_chars=100, body_bytes=10**6) as server:
+    with Server(retriever, queries=5, query_chars=100, body_bytes=10**6, hits=1000) as server:
         for body, reason in BAD_BODIES:
             answer = server.post(body)
             assert answer.status_code == 422, (body, answer.text)
@@ -235,10 +250,10 @@ def test_the_service_describes_itself() -> None:
         used = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(described)))
         assert used == set(schemas)
         properties = schemas["Request"]["properties"]
-        assert properties["topk"] == {"type": "integer", "minimum": 1, "maximum": 7, "default": 2}
+        assert (properties["topk"]["maximum"], properties["topk"]["default"]) == (7, 2)
         assert properties["queries"]["maxItems"] == 5
         request = {"queries": ["a", "fail"], "topk": 2, "return_scores": True, "partial": True}
-        assert set(properties) == set(request)
+        assert set(properties) == {*request, "query"}
         reply = server.post(request).json()
         assert set(reply) == set(schemas["Reply"]["properties"])
         assert set(reply["result"][0][0]) == set(schemas["ScoredDocument"]["properties"])
@@ -258,7 +273,7 @@ def test_the_cache_takes_the_memory_it_is_given() -> None:
     try:
         cache = LRUCache[Any, bytes](size, app_module._cache_bytes)
         for n in range(5000):
-            cache.put((f"query {n}", (n % 3, True)), answer + b"x")
+            cache.put((f"query {n}", Form(n % 3, True)), answer + b"x")
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -443,6 +458,8 @@ def test_metrics_count_what_happened() -> None:
         ({"topk": 10, "max_topk": 5}, r"topk is 10, more than max_topk \(5\)"),
         ({"window": 5}, "window is 5: give a number from 0 to 1"),
         ({"cache_bytes": -1}, "cache_bytes is -1"),
+        ({"memory": 2**28}, "memory is 268,435,456 bytes: give at least 603,979,776, or a smaller cache"),
+        ({"client_seconds": 0}, "client_seconds is 0"),
     ],
 )
 def test_bad_limits(limits: dict[str, Any], message: str) -> None:
@@ -743,3 +760,194 @@ def test_a_remote_retriever_can_be_served_again(small_corpus: Any) -> None:
             assert isinstance(second, RemoteRetriever)
             assert second.search(["river", "bridge"], 5) == index.search(["river", "bridge"], 5)
             assert dataclasses.is_dataclass(Limits)
+
+
+# -- hostile clients ------------------------------------------------------------------------------------------------
+
+
+class Wide(Scripted):
+    """Finds passages of 2,000 characters, as many as asked for."""
+
+    def search(self, queries: Sequence[str], k: int) -> Sequence[SearchResult]:
+        return [[Hit(f"{query}{n}", "T", "x" * 2000, 1.0) for n in range(k)] for query in queries]
+
+
+def raw(server: Server, data: bytes) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
+    connection.sendall(data)
+    return connection
+
+
+def asking(body: Any) -> bytes:
+    content = json.dumps(body).encode()
+    return b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+
+
+def closed(connection: socket.socket, seconds: float = 5) -> bool:
+    connection.settimeout(seconds)
+    with contextlib.suppress(ConnectionError):
+        while connection.recv(65536):
+            pass
+    return True
+
+
+def test_a_small_request_cannot_ask_for_a_large_answer() -> None:
+    with Server(Wide(), answer_bytes=10**6) as server:
+        refused = server.post({"queries": ["x"] * 1024, "topk": 1000})
+        assert (refused.status_code, "1,024,000 hits" in refused.json()["detail"]) == (422, True)
+        for queries, topk in ((["x"], 900), (["x", "y"], 300), (["x"] * 20, 30)):
+            refused = server.post({"queries": queries, "topk": topk})
+            assert (refused.status_code, refused.json()["detail"]) == (
+                413,
+                "the answer is larger than 1,000,000 bytes: lower 'topk', or send fewer queries at once",
+            )
+        remote = open_remote(ListCorpus(["x"]), url=server.url, retries=0)
+        assert [len(hits) for hits in remote.search(["x", "y", "z"], 300)] == [300] * 3  # type: ignore[arg-type]
+
+
+def test_answers_that_are_not_read_are_given_up() -> None:
+    with Server(Wide(), client_seconds=0.4) as server:
+        stalled = [raw(server, asking({"queries": [f"q{n}", "b"], "topk": 1000})) for n in range(3)]
+        guard = server.guard
+        wait_for(lambda: guard.held > 3 * 10**6)
+        wait_for(lambda: guard.held == 0)  # the connections were closed
+        assert server.post({"queries": ["x"], "topk": 1}).status_code == 200
+        for connection in stalled:
+            assert closed(connection)
+            connection.close()
+
+
+def test_memory_goes_to_those_who_read() -> None:
+    memory = 2**28 + 2**26  # 64 MiB for requests
+    with Server(Wide(), cache_bytes=0, memory=memory, answer_bytes=2**25) as server:
+        guard = server.guard
+        queries = [f"q{n}" for n in range(14)]  # 28 MB
+        stalled = [raw(server, asking({"queries": queries, "topk": 1000})) for _ in range(3)]
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            assert guard.held <= 2**26
+            answer = server.post({"queries": queries[:8], "topk": 1000})
+            assert server.post({"queries": ["small"]}).status_code == 200
+            if answer.status_code == 200:
+                break
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        else:
+            raise AssertionError("the stalled answers kept the memory")
+        for connection in stalled:
+            connection.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST /ret",
+        b"POST /retrieve HTTP/1.1\r\nHost: x\r\nx: ",
+        b"\r\n",
+        asking({"queries": ["x"]})[:-5],
+    ],
+    ids=["nothing", "a line", "a head", "a line break", "half a body"],
+)
+def test_who_sends_no_request_in_time_is_disconnected(sent: bytes) -> None:
+    with Server(Scripted(), client_seconds=0.3) as server:
+        connection = raw(server, sent)
+        assert closed(connection)
+        connection.close()
+        assert server.post({"queries": ["x"]}).status_code == 200
+
+
+def test_bytes_now_and_then_do_not_extend_the_time() -> None:
+    with Server(Scripted(), client_seconds=0.5) as server:
+        connection = raw(server, b"POST /retrieve HTTP/1.1\r\n")
+        started = time.monotonic()
+        with contextlib.suppress(OSError):
+            while time.monotonic() - started < 10:
+                connection.sendall(b"x: 1\r\n")
+                time.sleep(0.05)
+        assert time.monotonic() - started < 5
+        connection.close()
+
+
+def test_large_heads_are_refused() -> None:
+    with Server(Scripted()) as server:
+        connection = raw(server, b"POST /retrieve HTTP/1.1\r\nx: ")
+        answer = b""
+        with contextlib.suppress(OSError):
+            for _ in range(50):
+                connection.sendall(b"a" * 10_000)
+            answer = connection.recv(65536)
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
+        connection.close()
+        assert server.post({"queries": ["x"]}, headers={"x": "a" * 30_000}).status_code == 200
+
+
+def test_too_many_connections_close_those_that_never_asked() -> None:
+    with Server(Scripted(), connections=20) as server, httpx.Client(trust_env=False, timeout=20) as client:
+        url = f"{server.url}/retrieve"
+        assert client.post(url, json={"queries": ["x"]}).status_code == 200
+        silent = []
+        for number in range(60):
+            silent.append(raw(server, b""))
+            if number % 10 == 0:
+                assert client.post(url, json={"queries": [f"x{number}"]}).status_code == 200
+        guard = server.guard
+        wait_for(lambda: len(guard.new) + len(guard.connections) <= 20)
+        assert closed(silent[0])
+        assert client.post(url, json={"queries": ["y"]}).status_code == 200
+        for connection in silent:
+            connection.close()
+
+
+def test_a_stalled_client_does_not_disturb_stopping(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from searchgym.corpora.service.app import create_app\n"
+        "from searchgym.corpora.service.server import _bind, _run\n"
+        "from searchgym.retriever import Hit\n"
+        "class Wide:\n"
+        "    name, index_hash = 'wide', 'h'\n"
+        "    def search(self, queries, k):\n"
+        "        return [[Hit(str(n), 'T', 'x' * 5000, 1.0) for n in range(k)] for _ in queries]\n"
+        "listener = _bind('127.0.0.1', 0)\n"
+        "listener.listen()\n"
+        "print(listener.getsockname()[1], flush=True)\n"
+        "_run(create_app(Wide()), listener, 2)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert process.stdout is not None
+    port = int(process.stdout.readline())
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(asking({"queries": ["x"], "topk": 1000}))
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=20)
+    assert (process.returncode, error) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+def test_a_killed_service_leaves_no_counters(corpus_folder: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    left = temporary / "searchgym-metrics-left"
+    left.mkdir()
+    (left / ".in-use").touch()  # by a process that was killed with all its workers
+    os.environ["TMPDIR"], before = str(temporary), os.environ.get("TMPDIR")
+    try:
+        with command("bm25", "--corpus", str(corpus_folder), "--workers", "2", cwd=tmp_path) as (
+            process,
+            url,
+        ):
+            httpx.get(f"{url}/healthz", trust_env=False, timeout=30)
+            wait_for(lambda: len(children(process.pid)) == 2)
+            assert not left.exists()
+            assert len(list(temporary.glob("searchgym-metrics-*"))) == 1
+            workers = children(process.pid)
+            process.kill()
+            wait_for(lambda: not any(map(alive, workers)))
+    finally:
+        del os.environ["TMPDIR"]
+        if before is not None:
+            os.environ["TMPDIR"] = before
+    assert list(temporary.glob("searchgym-metrics-*")) == []

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import cli_page
+import click
 import pytest
 from doc_pages import ROOT, pages, read_blocks, run_page, same
 
 import searchgym
 from searchgym import errors
+from searchgym.cli import cli
 from searchgym.dialects import _RETRY
 from searchgym.env.config import JUDGE_WHEN, argument_table, env_fingerprint
 from searchgym.env.env import SearchEnv
@@ -217,3 +219,43 @@ def test_comparison_ignores_layout_and_nothing_else() -> None:
     assert not same("1 ... 3", "1\n2")
     assert not same("a b", "ab")
     assert not same("0.10", "0.100")
+
+
+_NAMED = re.compile(r"(?:`|\$ |: )searchgym ((?:[a-z]+ ?)+(?:[^`\n]*))")
+
+
+def _flags_of(words: list[str]) -> tuple[str, set[str]]:
+    """The command that words begin with, and its flags."""
+    command: click.Command = cli
+    path = []
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        found = command.get_command(click.Context(command), words[0])
+        if found is None:
+            break
+        path.append(words.pop(0))
+        command = found
+    return " ".join(path), {
+        flag for p in command.get_params(click.Context(command)) for flag in getattr(p, "opts", [])
+    }
+
+
+@pytest.mark.parametrize("folder", ["docs", "searchgym", "corpora", "agents", "trainers"])
+def test_commands_that_are_named_have_their_flags(folder: str) -> None:
+    """In pages, docstrings and messages: a flag that no longer exists sends its reader astray."""
+    pytest.importorskip("torch", reason="the extra train is not installed")
+    paths = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".md", ".py", ".toml")]
+    paths += [ROOT / "README.md"] if folder == "docs" else []
+    checked = 0
+    for path in paths:
+        if path.name == "changelog.md":
+            continue
+        for match in _NAMED.finditer(path.read_text("utf-8").replace("\\\n", " ")):
+            words = match[1].split()
+            command, flags = _flags_of(words)
+            named = [word.split("=")[0] for word in words if re.fullmatch(r"--[a-z][a-z-]*(=.*)?", word)]
+            if not command:
+                continue
+            checked += 1
+            for flag in named:
+                assert flag in flags, f"{path}: searchgym {command} has no {flag}"
+    assert checked or folder == "corpora"

@@ -23,6 +23,7 @@ from searchgym.trainers.bench.report import markdown
 from searchgym.trainers.bench.results import FEEDBACK_NEEDED, analyse, compare_rows
 from searchgym.trainers.bench.spec import Spec, load_spec
 from searchgym.trainers.bench.worker import read_result
+from searchgym.trainers.training.loop import Loop
 
 WORLD = '{ name = "country-terse", size = 1000, train = 100, dev = 20, test = 20 }'
 SPEC = f"""
@@ -87,6 +88,9 @@ def results(out: Path) -> dict[str, dict[str, Any]]:
         kept = {k: data[k] for k in ("run", "code", "config", "test", "failed") if k in data}
         kept["curve"] = [{k: v for k, v in point.items() if k != "seconds"} for point in data["curve"]]
         kept["sums"] = {k: v for k, v in data["sums"].items() if k != "seconds"}
+        kept["counts"] = {
+            k: data.get("stats", {}).get(k) for k in ("episodes", "steps", "queries", "batches")
+        }
         found[str(path.parent.relative_to(out))] = kept
     return found
 
@@ -286,6 +290,39 @@ def test_an_edited_result_is_refused(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="was changed after it was sealed"):
         read_result(tmp_path)
     (tmp_path / "result.json").write_text("{", "utf-8")
+    with pytest.raises(ConfigError, match="is damaged"):
+        read_result(tmp_path)
+
+
+@pytest.mark.parametrize("stops", [[1], [2], [1, 2], [2, 2]])
+def test_a_resumed_run_counts_like_an_uninterrupted_one(
+    finished: Path, spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: list[int]
+) -> None:
+    spec = load_spec(spec_file)
+    rates = chosen_rates(spec, finished)
+    assert rates is not None
+    run = spec.final_runs(rates)[0]
+    job = Campaign(spec, tmp_path / "out").job(run)
+    real = Loop.iterate
+    for stop in stops:
+
+        def iterate(self: Loop, watch: Any = None, stop: int = stop) -> Any:
+            if self.iteration == stop:
+                raise KeyboardInterrupt
+            return real(self, watch)
+
+        monkeypatch.setattr(Loop, "iterate", iterate)
+        with pytest.raises(KeyboardInterrupt):
+            worker.run_job(job)
+    monkeypatch.setattr(Loop, "iterate", real)
+    worker.run_job(job)
+    place = f"runs/{run.place}"
+    assert results(tmp_path / "out")[place] == results(finished)[place]
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b"\xff", b"NaN", b"[" * 100_000])
+def test_a_result_that_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "result.json").write_bytes(content)
     with pytest.raises(ConfigError, match="is damaged"):
         read_result(tmp_path)
 

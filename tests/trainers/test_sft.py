@@ -230,7 +230,7 @@ def test_records_are_filtered_once_and_for_all(tmp_path, demonstrations):
 def test_refusals(tmp_path, demonstrations):
     with pytest.raises(ConfigError, match="sft has no ratio to clip: leave clip_high out"):
         SFT({"clip_high": 0.3})
-    with pytest.raises(ConfigError, match="no such file; `searchgym eval --out FILE` writes one"):
+    with pytest.raises(ConfigError, match="no such file; `searchgym eval --save FILE` writes one"):
         SFT({"episodes": str(tmp_path / "nothing.jsonl")})
     with pytest.raises(
         ConfigError, match=r"none of 120 episodes in .* is valid with a reward of at least 2.0"

@@ -42,11 +42,11 @@ Departures from the paper and its code:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import compress
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +89,10 @@ class GiGPO(GRPO):
 
     settings_class = GiGPOSettings
     settings: GiGPOSettings
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(settings)
+        self._refuse_single_episodes()  # also with omega > 0: states are compared across the episodes of a group
 
     @property
     def group_relative(self) -> bool:

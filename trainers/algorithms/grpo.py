@@ -173,6 +173,10 @@ class GRPO(Algorithm):
         given = settings or {}
         named = [defaults for name, defaults in VARIANTS.items() if name == given.get("variant")]
         super().__init__({**(named[0] if named else {}), **given})
+        if (
+            self.settings.advantage == "reinforce++-baseline"
+        ):  # the mean of a group of one is the reward itself
+            self._refuse_single_episodes()
 
     @property
     def group_relative(self) -> bool:

@@ -10,7 +10,7 @@ K is the set of tokens that the agent wrote (never a prompt or a retrieved passa
     contributing   (optional) the round answers, or the judge gave its search u · v > 0
 
 Without `episodes` it is rejection fine-tuning: each iteration plays `questions` × `group_size` episodes and learns from
-the good ones. With `episodes`, a JSONL file of records (`searchgym eval --out`), nothing is played: each iteration takes
+the good ones. With `episodes`, a JSONL file of records (`searchgym eval --save`), nothing is played: each iteration takes
 that many records, each one once before any of them a second time. The policy encodes their texts itself.
 
 Sources: rejection-sampled fine-tuning with deduplication, arXiv 2308.01825; the same with the current policy in a
@@ -173,7 +173,7 @@ class SFT(Algorithm):
         """
         if not path.is_file():
             raise ConfigError(
-                f"episodes is {str(path)!r}: no such file; `searchgym eval --out FILE` writes one"
+                f"episodes is {str(path)!r}: no such file; `searchgym eval --save FILE` writes one"
             )
         read = list(load_episodes(path))
         good = [e for e in read if e.valid_for_training and e.reward >= self.settings.min_reward]

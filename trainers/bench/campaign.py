@@ -15,7 +15,9 @@ from typing import Any
 
 import filelock
 
+from searchgym.credentials import strip
 from searchgym.errors import ConfigError, RunDirectoryError
+from searchgym.files import lock_file, read_json
 
 from ..config import TrainConfig
 from ..runs.directory import write_json
@@ -60,16 +62,14 @@ class Campaign:
             RunDirectoryError: another process benchmarks here, or it cannot be written.
         """
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.out / ".lock", timeout=0)
-            lock.acquire()
+            lock = lock_file(self.out / ".lock")
         except (OSError, filelock.Timeout) as error:
             reason = getattr(error, "strerror", None) or "in use by another process"
             raise RunDirectoryError(
                 f"benchmark directory {str(self.out)!r}: {reason}; choose another --out"
             ) from error
         try:
-            write_json(self.out / "spec.json", self.spec.to_json())
+            write_json(self.out / "spec.json", strip(self.spec.to_json()))
             with self._workers:
                 yield
         finally:
@@ -247,11 +247,15 @@ def final_dev(result: Mapping[str, Any]) -> float:
 def _is_stale(job: Job) -> bool:
     path = Path(job.path)
     try:
-        metadata = json.loads((path / "card.json").read_text("utf-8"))
+        metadata = read_json(path / "card.json")
     except FileNotFoundError:
         return False
     except ValueError:  # a kill before the first byte was synced
         return True
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{path / 'card.json'} cannot be read ({error.strerror or error}): remove {path} and run again"
+        ) from error
     return bool(metadata != json.loads(json.dumps(job.metadata)))
 
 

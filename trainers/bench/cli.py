@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from searchgym.cli.command import Command, option
+from searchgym.cli.console import say
 from searchgym.cli.options import parse_pairs
 from searchgym.errors import ConfigError, MissingExtraError
 
@@ -137,7 +138,7 @@ def bench(
 
     wanted = _open(spec, compare, only, **changes)
     out = out or Path("runs") / f"bench-{wanted.name}"
-    campaign = Campaign(wanted, out, processes or os.cpu_count() or 1, click.echo)
+    campaign = Campaign(wanted, out, processes or os.cpu_count() or 1, say)
     with campaign.open():
         complete = True
         if not report_only:
@@ -147,12 +148,10 @@ def bench(
                 return
             complete = campaign.run(minutes, rerun, select_only)
         if not complete:
-            click.echo(
-                f"time limit reached; finished runs are stored in {out}: repeat the command to continue"
-            )
+            say(f"time limit reached; finished runs are stored in {out}: repeat the command to continue")
         if select_only:
             rates = chosen_rates(wanted, out) or {}
-            click.echo(selection_table(wanted.to_json(), selection(wanted, out, rates)))
+            say(selection_table(wanted.to_json(), selection(wanted, out, rates)))
             return
         try:
             analysis = analyse(wanted, out)
@@ -163,11 +162,11 @@ def bench(
         path = write_report(out, analysis, "searchgym " + " ".join(sys.argv[1:]))
     _show(analysis)
     if compare:
-        click.echo(compare_rows(wanted, out, *compare).in_words(*compare))
+        say(compare_rows(wanted, out, *compare).in_words(*compare))
         for label in compare:
             for mark in analysis["rows"][label]["marks"]:
-                click.echo(f"{label}: {mark}")
-    click.echo(f"report: {path}")
+                say(f"{label}: {mark}")
+    say(f"report: {path}")
 
 
 assert bench.help is not None
@@ -196,6 +195,8 @@ def _open(
         changes["train"] = {**spec.train, **parse_pairs("--train", train_pairs)}
     if compare and only:
         raise ConfigError("--compare and --only exclude each other: leave out --only")
+    if compare and compare[0] == compare[1]:
+        raise ConfigError(f"--compare {' '.join(compare)} compares a row with itself: give two rows")
     labels = compare or (*only, spec.baseline) if compare or only else [row.label for row in spec.rows]
     baseline = compare[1] if compare else spec.baseline
     return restrict(dataclasses.replace(spec, **changes), labels, baseline)
@@ -203,21 +204,22 @@ def _open(
 
 def _show(analysis: dict[str, Any]) -> None:
     """Print the main table."""
-    from rich.console import Console
     from rich.table import Table
+
+    from searchgym.cli.console import Console
 
     table = Table(title=f"test EM, {analysis['spec']['name']}", caption="[95 % interval over seeds]")
     for name in ("row", "seeds", "test EM", "paired difference", "P(better)", "verdict"):
         table.add_column(name, justify="left" if name in ("row", "verdict") else "right")
     for label, row in analysis["rows"].items():
         mean, pair = row["mean"], row.get("against_baseline")
-        cells = [label, str(row["seeds"]), f"{mean['value']:.3f} \\[{mean['low']:.3f}, {mean['high']:.3f}]"]
+        cells = [label, str(row["seeds"]), f"{mean['value']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]"]
         if pair:
             d = pair["difference"]
             cells += [
-                f"{d['value']:+.3f} \\[{d['low']:+.3f}, {d['high']:+.3f}]",
+                f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]",
                 f"{pair['improvement']['value']:.2f}",
                 pair["verdict"],
             ]
         table.add_row(*cells)
-    Console().print(table, highlight=False)
+    Console().print(table)

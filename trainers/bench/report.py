@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from searchgym.credentials import redact, strip
+from searchgym.files import write_text
+
 from ..runs.directory import write_json
 from .curves import draw_curves
 from .schedule import duration
@@ -18,11 +21,12 @@ Row = Mapping[str, Any]
 
 
 def write_report(out: Path, analysis: Mapping[str, Any], command: str = "") -> Path:
-    """Write results.json, curves.png and report.md; returns the path of the last."""
+    """Write results.json, curves.png and report.md without credentials; returns the path of the last."""
+    analysis = strip(analysis)
     write_json(out / "results.json", analysis)
     draw_curves(out / "curves.png", analysis)
     path = out / "report.md"
-    path.write_text(markdown(analysis, command), "utf-8")
+    write_text(path, markdown(analysis, redact(command)), alone=True)
     return path
 
 

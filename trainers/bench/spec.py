@@ -223,7 +223,7 @@ def restrict(spec: Spec, labels: Sequence[str], baseline: str | None = None) -> 
     chosen = baseline or spec.baseline
     for label in dict.fromkeys([*labels, chosen]):
         if label not in known and ":" not in label and label not in plugins.names("trainers"):
-            raise UnknownIdError("row or trainer", label, [*known, *plugins.names("trainers")])
+            raise UnknownIdError("row or trainer", label, {*known, *plugins.names("trainers")})
         rows.append(known.get(label, Entry(label=trainer_label(label), trainer=absolute_name(label))))
     entries = [{k: v for k, v in dataclasses.asdict(row).items() if v} for row in rows]
     return parse_spec({**spec.to_json(), "entries": entries, "baseline": trainer_label(chosen)})

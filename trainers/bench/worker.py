@@ -22,7 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from searchgym.credentials import strip, with_credentials
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.files import read_json
 
 from ..config import TrainConfig, parse_settings
 from ..runs.directory import read_run_metadata, write_json
@@ -55,9 +57,9 @@ class Job:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What must be equal for a result to belong to this job."""
+        """What must be equal for a result to belong to this job; without credentials, because it is stored."""
         return {
-            "run": self.run, "code": self.code, "config": self.config, "test_questions": self.test_questions,
+            "run": self.run, "code": self.code, "config": strip(self.config), "test_questions": self.test_questions,
         }  # fmt: skip
 
 
@@ -101,8 +103,8 @@ def run_job(job: Job) -> dict[str, Any]:
         return measure_credit(groups, credit)
 
     try:
-        if interrupted and read_run_metadata(run_dir)["config"] == asdict(config):
-            trained = resume(run_dir, probe=probe)
+        if interrupted and read_run_metadata(run_dir).get("config") == strip(asdict(config)):
+            trained = resume(run_dir, probe=probe, given=with_credentials(asdict(config)))
         else:
             shutil.rmtree(run_dir, ignore_errors=True)
             trained = train(config, run_dir, probe=probe)
@@ -114,7 +116,7 @@ def run_job(job: Job) -> dict[str, Any]:
             "policy": trained.policy.describe(),
             "parameters": sum(p.numel() for p in trained.policy.module.parameters()),
             "spent": trainer.spent,
-            "stats": trainer.envs.stats,
+            "stats": {**trainer.envs.stats, **trainer.loop.counts()},
             "resumed": interrupted,
             "credit_unit": ", ".join(sorted(units)),
             "feedback": trainer.envs.config.has_feedback,
@@ -137,10 +139,12 @@ def read_result(path: Path) -> dict[str, Any] | None:
         ConfigError: the result was changed after it was sealed.
     """
     try:
-        result: dict[str, Any] = json.loads((path / "result.json").read_text("utf-8"))
+        result: dict[str, Any] = read_json(path / "result.json")
+        if not isinstance(result, dict):
+            raise ValueError(f"it holds a {type(result).__name__}")
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path / 'result.json'} is damaged ({error}): remove {path} and run again"
         ) from error

@@ -2,7 +2,8 @@
 
 policy/               what `Policy.save` writes
 tensors.safetensors   the optimizer's state, float32 copies of bfloat16 weights, extra modules, generator states
-trainer.json          counters, the policy's description, NumPy generator states, the optimizer's other values
+trainer.json          counters, the policy's description, NumPy generator states, the optimizer's other values; checksums of
+                      the other files and a digest of itself (policy/ has its own checksums.json)
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from searchgym.agents.policy import Policy
+from searchgym.checksums import check_files, checksums, compare_checksums, write_checksums
 from searchgym.errors import CheckpointError
+from searchgym.files import json_digest, read_json, write_text
 
 from ..processes import world
 from .learner import Learner
@@ -29,7 +32,7 @@ _SCHEMA = 1
 
 
 def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any]) -> None:
-    """Fill an empty directory.
+    """Fill a directory; files that are in it already become part of the checkpoint.
 
     Args:
         directory: see `RunDirectory.checkpoint`.
@@ -40,6 +43,7 @@ def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any])
     with world().unsharded(policy):
         if world().main:
             policy.save(directory / "policy")
+            write_checksums(directory / "policy")
     tensors = {f"generator/{name}": state for name, state in _generators(policy).items()}
     for module, body in learner.extra.items():
         tensors |= {f"module/{module}/{name}": t for name, t in body.state_dict().items()}
@@ -63,8 +67,10 @@ def save_checkpoint(directory: Path, learner: Learner, counters: dict[str, Any])
         "parameters": learner.names,
         "optimizer_values": values,
         "counters": counters,
+        "checksums": checksums(directory),
     }
-    (directory / "trainer.json").write_text(json.dumps(metadata, indent=1) + "\n", "utf-8")
+    content = json.dumps(metadata | {"digest": json_digest(metadata)}, indent=1) + "\n"
+    write_text(directory / "trainer.json", content, alone=True)
 
 
 def load_policy(directory: Path, policy: Policy) -> dict[str, Any]:
@@ -80,13 +86,26 @@ def load_policy(directory: Path, policy: Policy) -> dict[str, Any]:
     Raises:
         CheckpointError: damaged, or of another architecture or version.
     """
+    if not directory.is_dir():
+        raise CheckpointError(
+            f"checkpoint {directory} does not exist: restore it from a copy, or start a new run"
+        )
+    check_files(directory)
+    if (directory / "policy").is_dir():
+        check_files(directory / "policy")
     try:
-        metadata: dict[str, Any] = json.loads((directory / "trainer.json").read_text("utf-8"))
+        metadata: dict[str, Any] = read_json(directory / "trainer.json")
         schema, saved = metadata["schema"], metadata["policy"]
+        if not isinstance(saved, dict):
+            raise ValueError("its policy is not a table")
+        digest = metadata.pop("digest", None)  # absent in checkpoints of earlier versions
+        if digest is not None and digest != json_digest(metadata):
+            raise ValueError("trainer.json is not what was written")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(directory, error) from error
     if schema != _SCHEMA:
         raise CheckpointError(f"checkpoint {directory} has schema {schema!r}, this version reads {_SCHEMA}")
+    compare_checksums(directory, metadata.get("checksums", {}))
     here = json.loads(json.dumps(policy.describe()))
     if saved != here:
         was, now = _flat(saved), _flat(here)
@@ -125,8 +144,11 @@ def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
     policy, names = learner.policy, learner.names
     with world().unsharded(policy, load=True):
         metadata = load_policy(directory, policy)
-    if sorted(metadata["parameters"]) != sorted(names):
-        odd = sorted({*metadata["parameters"]} ^ {*names}) or names
+    parameters = metadata.get("parameters")
+    if not isinstance(parameters, list) or not all(isinstance(name, str) for name in parameters):
+        raise _damaged(directory, ValueError(f"parameters is {parameters!r:.60}"))
+    if sorted(parameters) != sorted(names):
+        odd = sorted({*parameters} ^ {*names}) or names
         raise CheckpointError(
             f"checkpoint {directory} optimizes other parameters (first difference: {odd[0]!r}): resume with the "
             "trainer and settings it was saved with"
@@ -140,8 +162,10 @@ def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
         generators = {
             k.removeprefix("generator/"): t for k, t in tensors.items() if k.startswith("generator/")
         }
-        version, counters = metadata["policy_version"], metadata["counters"]
-    except (OSError, SafetensorError, KeyError) as error:
+        version, counters = metadata["policy_version"], dict(metadata["counters"])
+        if type(version) is not int:
+            raise TypeError(f"policy_version is {version!r:.60}")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(directory, error) from error
     policy.version = version
     try:
@@ -149,13 +173,22 @@ def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
             body.load_state_dict(modules[m])
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint {directory} is of another architecture: {error}") from error
+    try:
+        _load_optimizer(learner, metadata.get("optimizer_values", []), tensors)
+        _set_generators(policy, generators)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise _damaged(directory, error) from error
+    return counters
+
+
+def _load_optimizer(learner: Learner, values: list[Any], tensors: dict[str, Tensor]) -> None:
+    """Restore the float32 copies of the weights and the optimizer's state."""
+    names = learner.names
     index = {name: i for i, name in enumerate(names)}
     for name, master in learner.master_weights.named(names).items():
-        if f"master/{name}" not in tensors:
-            raise _damaged(directory, KeyError(f"master/{name}"))
         master.copy_(world().reshard_like(tensors[f"master/{name}"], master))
     state: dict[int, dict[str, Any]] = {}
-    for name, path, value in metadata.get("optimizer_values", []):
+    for name, path, value in values:
         _plant(state.setdefault(index[name], {}), path, value)
     for key, tensor in tensors.items():
         kind, *path = key.split("/")
@@ -165,8 +198,6 @@ def load_checkpoint(directory: Path, learner: Learner) -> dict[str, Any]:
             _plant(state.setdefault(index[name], {}), path, whole)
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
-    _set_generators(policy, generators)
-    return dict(counters)
 
 
 def _leaves(state: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -216,5 +247,6 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _damaged(directory: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"checkpoint {directory} is damaged ({error}): remove that directory to continue from the one before it"
+        f"checkpoint {directory} is damaged ({type(error).__name__}: {error}): remove that directory to continue from the one "
+        "before it"
     )

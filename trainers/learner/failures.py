@@ -5,6 +5,7 @@ failed-000012/
   policy/              the weights at that moment
   batch.safetensors    the minibatch token by token (advantages, weights, columns) and the algorithm's modules
   failure.json         what failed, and which segment each sample of the minibatch is
+  checksums.json       of these files
 
 failure = load_failure("runs/mine/failed-000012", policy)          # its weights are loaded into `policy`
 loss = algorithm.loss(failure.batch, policy.evaluate_tokens(failure.batch.samples))
@@ -25,8 +26,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, Sample
+from searchgym.checksums import check_files, write_checksums
 from searchgym.episode import Episode, load_episodes, save_episodes
-from searchgym.errors import CheckpointError, EpisodeFileError, TrainingError
+from searchgym.errors import CheckpointError, TrainingError
+from searchgym.files import read_json, write_text
 
 from ..batch import Batch
 
@@ -106,7 +109,8 @@ def save_failure(
             {k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary / "batch.safetensors"
         )
         metadata = {"message": str(error), "samples": places}
-        (temporary / "failure.json").write_text(json.dumps(metadata, indent=1) + "\n", "utf-8")
+        write_text(temporary / "failure.json", json.dumps(metadata, indent=1) + "\n", alone=True)
+        write_checksums(temporary)
         os.replace(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -124,12 +128,13 @@ def load_failure(directory: str | Path, policy: Policy | None = None) -> Failure
     """
     path = Path(directory)
     try:
-        metadata = json.loads((path / "failure.json").read_text("utf-8"))
+        check_files(path)
+        metadata = read_json(path / "failure.json")
         episodes = list(load_episodes(path / "episodes.jsonl"))
         tensors = load_file(path / "batch.safetensors")
         samples = [Sample(episodes[e], episodes[e].segments[s]) for e, s in metadata["samples"]]
         message = str(metadata["message"])
-    except (OSError, ValueError, KeyError, IndexError, SafetensorError, EpisodeFileError) as error:
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} does not hold a complete failure of a training run ({error}): give the failed-… directory that the "
             "error message names"

@@ -1,6 +1,7 @@
 """The shape of a language model and what follows from it: weights, adapters, cache. This file does not import torch.
 
-Counts are exact; tests hold them to the models transformers builds.
+Counts are exact; tests hold them to the models transformers builds. Of other families only the weights are exact
+(`measured`).
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from searchgym.agents.hf.targets import ALL_LINEAR, in_feed_forward, is_mixture, is_target
 from searchgym.errors import ConfigError, MissingExtraError, did_you_mean
 
-__all__ = ["ALL_LINEAR", "Architecture", "read_architecture"]
+__all__ = ["MATRICES", "Architecture", "NoEstimateError", "read_architecture"]
 
-ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The matrices of a layer, as transformers and peft name them."""
 
 # Published config.json of Qwen/Qwen3-*: layers, hidden, heads, intermediate, tied; 8 key-value heads of 128 in all.
@@ -41,6 +43,10 @@ _FAMILIES: dict[str, tuple[bool | None, int, bool]] = {
 }
 
 
+class NoEstimateError(ConfigError):
+    """A family of models whose weights cannot be counted here, although it may train."""
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """A decoder of the Llama family: attention and a gated feed-forward part per layer.
@@ -52,6 +58,9 @@ class Architecture:
         qkv_bias, output_bias, mlp_bias: which linear layers have a bias.
         norms: norms over the width per layer.
         qk_norm: whether queries and keys are normed per head.
+        modules: name, inputs and outputs of every linear layer but the head, in a model of another family.
+        counted: all weights of a model of another family; 0 for a known family, where they follow from the sizes.
+        idle: weights of experts that a token does not go through, on average.
     """
 
     layers: int
@@ -68,6 +77,9 @@ class Architecture:
     mlp_bias: bool = False
     norms: int = 2
     qk_norm: bool = False
+    modules: tuple[tuple[str, int, int], ...] = ()
+    counted: int = 0
+    idle: int = 0
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -75,16 +87,20 @@ class Architecture:
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         h, i = self.hidden, self.intermediate
         shapes = ((h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h))
-        return dict(zip(ALL_LINEAR, shapes, strict=True))
+        return dict(zip(MATRICES, shapes, strict=True))
 
     @property
     def layer_weights(self) -> int:
         """Weights of one layer."""
+        if self.counted:
+            return (
+                self.counted - self.hidden - self.embedding_weights * (1 if self.tied else 2)
+            ) // self.layers
         outputs = {name: out for name, (_, out) in self.linears.items()}
         biased = [
-            *(ALL_LINEAR[:3] if self.qkv_bias else ()),
+            *(MATRICES[:3] if self.qkv_bias else ()),
             *(("o_proj",) if self.output_bias else ()),
-            *(ALL_LINEAR[4:] if self.mlp_bias else ()),
+            *(MATRICES[4:] if self.mlp_bias else ()),
         ]
         return (
             sum(a * b for a, b in self.linears.values())
@@ -101,14 +117,27 @@ class Architecture:
     @property
     def weights(self) -> int:
         """All weights."""
-        return (
+        return self.counted or (
             self.layers * self.layer_weights + self.hidden + self.embedding_weights * (1 if self.tied else 2)
         )
 
     @property
     def matmul_weights(self) -> int:
         """Weights that every token is multiplied with: without the embedding and the output layer."""
+        if self.counted:
+            return self.layers * self.layer_weights - self.idle
         return self.layers * sum(a * b for a, b in self.linears.values())
+
+    def matrices(self) -> list[tuple[str, int, int]]:
+        """Full name, inputs and outputs of every linear layer but the head."""
+        if self.modules:
+            return list(self.modules)
+        parts = {name: "self_attn" if name in MATRICES[:4] else "mlp" for name in MATRICES}
+        return [
+            (f"model.layers.{layer}.{parts[name]}.{name}", *self.linears[name])
+            for layer in range(self.layers)
+            for name in MATRICES
+        ]
 
     def adapter_weights(self, rank: int, targets: str | Sequence[str]) -> int:
         """Weights of LoRA matrices.
@@ -116,18 +145,40 @@ class Architecture:
         Raises:
             ConfigError: a target that is not a matrix of a layer.
         """
-        return sum(rank * sum(self.linears[name]) for name in self.targets(targets)) * self.layers
+        names = self.targets(targets)
+        return sum(rank * (i + o) for name, i, o in self.matrices() if is_target(name, names))
+
+    def adapted(self, targets: str | Sequence[str]) -> dict[str, int]:
+        """Inputs of the matrices of a layer that have an adapter, by the last part of their names."""
+        names = self.targets(targets)
+        return {name.rpartition(".")[2]: i for name, i, _ in self.matrices() if is_target(name, names)}
 
     def targets(self, targets: str | Sequence[str]) -> tuple[str, ...]:
-        """Names of matrices, of a list of names or "all-linear"."""
-        if targets == "all-linear":
-            return ALL_LINEAR
-        names = (targets,) if isinstance(targets, str) else tuple(targets)
+        """Names of matrices: full ones or their ends.
+
+        Args:
+            targets: such names, a regular expression for full names as peft writes them, or "all-linear".
+
+        Raises:
+            ConfigError: a name that no matrix has.
+        """
+        full = [name for name, _, _ in self.matrices()]
+        known = (
+            MATRICES if not self.modules else tuple(dict.fromkeys(name.rpartition(".")[2] for name in full))
+        )
+        if targets == ALL_LINEAR:
+            return (
+                tuple(n for n in full if not in_feed_forward(n)) if is_mixture(full) or self.idle else known
+            )
+        if isinstance(targets, str):
+            names = tuple(name for name in full if is_target(name, targets)) or (targets,)
+        else:
+            names = tuple(targets)
         for name in names:
-            if name not in ALL_LINEAR:
+            if not any(is_target(one, [name]) for one in full):
                 raise ConfigError(
-                    f"LoRA target {name!r} is not a matrix of a layer.{did_you_mean(name, ALL_LINEAR)} There are "
-                    f"{', '.join(ALL_LINEAR)}, or all-linear for all."
+                    f"LoRA target {name!r} is not a matrix of a layer.{did_you_mean(name, known)} There are "
+                    f"{', '.join(known)}, or all-linear for all."
                 )
         return names
 
@@ -140,11 +191,11 @@ class Architecture:
         """The architecture a complete Hugging Face configuration describes (`AutoConfig.from_pretrained(…).to_dict()`).
 
         Raises:
-            ConfigError: a family whose weights this module cannot count.
+            NoEstimateError: a family whose weights this module cannot count.
         """
         family = config.get("model_type")
         if family not in _FAMILIES:
-            raise ConfigError(
+            raise NoEstimateError(
                 f"no estimate for models of type {family!r}: only {', '.join(_FAMILIES)} are known here"
             )
         bias, norms, qk_norm = _FAMILIES[family]
@@ -175,7 +226,8 @@ def read_architecture(model: str) -> Architecture:
         model: a directory with config.json, a hub id that was downloaded before, or one of Qwen/Qwen3-0.6B, 1.7B, 4B, 8B.
 
     Raises:
-        ConfigError: none of these, or a family whose weights cannot be counted.
+        ConfigError: none of these.
+        NoEstimateError: a family whose weights cannot be counted.
     """
     named = _QWEN3_NAME.fullmatch(model)
     if named and named[1] in _QWEN3 and not os.path.isdir(model):
@@ -190,9 +242,14 @@ def read_architecture(model: str) -> Architecture:
         raise MissingExtraError(f"reading the model {model!r}", "transformers", "train") from error
     try:
         config = transformers.AutoConfig.from_pretrained(model, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the file system and any configuration may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"the architecture of {model!r} is not known here ({str(error).splitlines()[0]}): give a directory with "
-            "config.json, or download the model first"
+            f"the architecture of {model!r} is not known here ({reason}): give a directory with config.json, or download "
+            "the model first"
         ) from error
-    return Architecture.from_config(config.to_dict())
+    if config.model_type in _FAMILIES:
+        return Architecture.from_config(config.to_dict())
+    measured = importlib.import_module(".measured", __package__)  # needs torch
+    architecture: Architecture = measured.measure_architecture(config)
+    return architecture

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.resources
 import importlib.util
-import json
 import os
 import time
 from collections.abc import Callable
@@ -20,8 +19,9 @@ from typing import Any
 import torch
 
 from searchgym import plugins
-from searchgym.agents.hf.lora import LoraOptions, adapter_base
+from searchgym.agents.hf.lora import LoraOptions, adapter_base, saved_options
 from searchgym.agents.policy import Policy
+from searchgym.checkpoints import policy_directory
 from searchgym.corpora.datasets.hub import find_set
 from searchgym.corpora.indexing.disk import free_disk, human
 from searchgym.env.config import EnvConfig
@@ -39,7 +39,7 @@ from ..registry import load_trainer, trainer_label
 from ..runs.alarms import Alarms, parse_stops
 from ..runs.directory import check_free
 from ..runs.trackers import check_trackers
-from .architecture import Architecture, read_architecture
+from .architecture import Architecture, NoEstimateError, read_architecture
 from .estimate import ASSUMED, HARDWARE, Memory, Plan, disk, memory, state_bytes
 
 __all__ = ["Check", "DryRun", "dry_run"]
@@ -185,12 +185,8 @@ def _lora(options: dict[str, Any]) -> LoraOptions | None:
     """The options of a new adapter, or of the one whose directory is the model."""
     if options.get("lora") is not None:
         return LoraOptions.read(options["lora"])
-    path = Path(str(options.get("model", "")), "adapter_config.json")
-    if not path.is_file():
-        return None
-    adapter = json.loads(path.read_text("utf-8"))
-    targets = adapter["target_modules"]
-    return LoraOptions(adapter["r"], targets=targets if isinstance(targets, str) else tuple(targets))
+    model = str(options.get("model", ""))
+    return saved_options(model) if adapter_base(model) is not None else None
 
 
 # -- the checks: each returns a text, or a text and what later checks need ------------------------------------
@@ -212,6 +208,9 @@ def _agent(config: TrainConfig, about: About | None) -> tuple[str, dict[str, Any
     if not (isinstance(kind, type) and issubclass(kind, Policy)):
         raise ConfigError(f"agent {config.agent!r} cannot be trained: it has no weights (try 'tiny' or 'hf')")
     options = bind_options("agent", config.agent, kind, (), dict(config.agent_options))
+    for weights in ("model", "checkpoint"):
+        if isinstance(options.get(weights), str) and os.path.isdir(options[weights]):
+            options[weights] = str(policy_directory(options[weights]))
     if about is not None and about.fsdp and options.get("attention") is None:
         raise ConfigError(
             f"agent {config.agent!r} cannot be sharded (fsdp) with these options: set attention=sdpa"
@@ -286,7 +285,7 @@ def _judge(judge: Any) -> str:
 def _packages(config: TrainConfig, options: dict[str, Any], about: About | None) -> str:
     """What this configuration needs beyond the base installation."""
     needed = {"torch": "train", "transformers": "train", "safetensors": "train", "matplotlib": "train"}
-    if options.get("lora"):
+    if _lora(options) is not None:
         needed["peft"] = "train"
     if about is not None and about.gpus > 1:
         needed["accelerate"] = "train"
@@ -312,21 +311,34 @@ def _model(config: TrainConfig, options: dict[str, Any]) -> tuple[str, Architect
         model = adapter_base(name) or name
     try:
         architecture = read_architecture(model)
+    except NoEstimateError as error:
+        return f"{error}; it may train all the same", None
     except ConfigError as error:
         if os.path.exists(model):
             raise
         return f"{error}. Without that, no estimates", None
+    lora = _lora(options)
+    if lora is not None:
+        architecture.targets(lora.targets)  # refuses names that no layer has
     context = options.get("max_context")
     if context is not None and context > architecture.positions:
         raise ConfigError(f"max_context is {context}: {name} takes at most {architecture.positions} tokens")
-    return f"{name}: {architecture.weights:,} weights in {architecture.layers} layers", architecture
+    estimated = " (the rest of its shape is estimated)" if architecture.counted else ""
+    return (
+        f"{name}: {architecture.weights:,} weights in {architecture.layers} layers{estimated}",
+        architecture,
+    )
 
 
 def _tokenizer(config: TrainConfig, options: dict[str, Any], envs: SearchVectorEnv) -> str:
     """Whether the model's chat template can be used, and a first prompt fits the context."""
-    transformers = importlib.import_module("transformers")
+    loading = importlib.import_module("searchgym.agents.hf.loading")
     chat = importlib.import_module("searchgym.agents.hf.chat")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(options["model"]), local_files_only=True)
+    source = adapter_base(str(options["model"])) or str(options["model"])
+    if not os.path.isdir(source):
+        return f"not checked: {source} is not a directory of this machine"
+    tokenizer = loading.open_tokenizer("agent 'hf'", source)
+    loading.check_template("agent 'hf'", source, tokenizer)
     agent_context = agent_context_of(envs.config)
     form = chat.ChatFormat(tokenizer, agent_context, thinking=bool(options.get("thinking")))
     prompt = len(form.opening(envs.config.tasks(config.split)[0].text))

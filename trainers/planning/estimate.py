@@ -235,11 +235,12 @@ def activation_bytes(plan: Plan) -> float:
     if full:
         return kept + 2 * s * h + s * q + s * i  # inputs of the matrices
     # An adapter takes its input in its own precision: a copy of each, unless both have the same.
-    widths = {name: a.linears[name][0] for name in plan.targets}
+    widths = a.adapted(plan.targets)
+    adapters = len(widths)
     shared = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "mlp", "up_proj": "mlp"}
     if s == 4:
         widths = {shared.get(name, name): width for name, width in widths.items()}
-    return kept + sum(4 * width for width in widths.values()) + 4 * plan.rank * len(plan.targets)
+    return kept + sum(4 * width for width in widths.values()) + 4 * plan.rank * adapters
 
 
 def memory(plan: Plan) -> Memory:
@@ -250,7 +251,7 @@ def memory(plan: Plan) -> Memory:
     trained = f"{some:,.0f} trained weights{on}"
     held = [Figure("weights", all_of * s, f"{all_of:,.0f} weights{on} x {s} bytes")]
     if plan.rank:
-        source = f"{trained} x 4 bytes: rank {plan.rank} on {', '.join(plan.targets)}"
+        source = f"{trained} x 4 bytes: rank {plan.rank} on {', '.join(a.adapted(plan.targets))}"
         held.append(Figure("LoRA adapters", some * 4, source))
     elif plan.reference:  # that of an adapter is the model without it
         held.append(Figure("reference", some * s, f"{trained} x {s} bytes once more (kl_coef)"))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from searchgym.cli.console import Console, text
 from searchgym.corpora.indexing.disk import human
 
 from .dry_run import DryRun
@@ -24,18 +23,28 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
     """
     table = Table("check", "", "found", title="checks")
     for check in result.checks:
-        table.add_row(check.name, "[green]ok" if check.passed else "[red]failed", escape(check.text))
+        table.add_row(
+            check.name, text("ok", "green") if check.passed else text("failed", "red"), text(check.text)
+        )
     console.print(table)
     if result.plan is None or result.memory is None:
         console.print("No estimates: the size of the model is not known.")
         return
     plan, need = result.plan, result.memory
+    if plan.architecture.counted:
+        console.print(
+            "The weights are counted; activations, cache and times are estimated as those of a Llama of these sizes, because "
+            "this family is not one whose layers are known here.",
+            style="yellow",
+        )
     table = Table("memory of a device", "", "computed from", title="memory")
     for part, figures in (("", need.held), ("update: ", need.update), ("rollouts: ", need.rollouts)):
         for figure in figures:
-            table.add_row(part + figure.name, human(figure.value), escape(figure.source))
+            table.add_row(part + figure.name, human(figure.value), text(figure.source))
         table.add_section()
-    table.add_row("[bold]peak", f"[bold]{human(need.peak)}", "held, and the larger of update and rollouts")
+    table.add_row(
+        text("peak", "bold"), text(human(need.peak), "bold"), "held, and the larger of update and rollouts"
+    )
     console.print(table)
     if hardware == "CPU":
         console.print("No times: published figures do not apply to CPUs.")
@@ -47,12 +56,17 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
         fits = need.peak <= device.bytes * (1 - ASSUMED["reserve"])
         iteration = total(seconds(plan, device))
         run = duration(iteration * plan.iterations) if fits else ""
-        table.add_row(name, "[green]yes" if fits else "[red]no", duration(iteration) if fits else "", run)
+        table.add_row(
+            name,
+            text("yes", "green") if fits else text("no", "red"),
+            duration(iteration) if fits else "",
+            run,
+        )
     console.print(table)
     if hardware in HARDWARE:
         table = Table(f"an iteration on {hardware}", "", "computed from")
         for figure in _parts(seconds(plan, HARDWARE[hardware])):
-            table.add_row(figure.name, duration(figure.value), escape(figure.source))
+            table.add_row(figure.name, duration(figure.value), text(figure.source))
         console.print(table)
     console.print(
         f"Times are for {plan.rounds:g} rounds per episode, {plan.act} tokens per act, {plan.observation} per observation "
@@ -61,8 +75,7 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
             f" and at least {ASSUMED['step'] * 1e3:g} ms per layer and decode step"
             * (plan.engine == "transformers")
         )
-        + ". Retrieval, judge, evaluations and waiting for the longest episode come on top. Nothing of this was measured.",
-        highlight=False,
+        + ". Retrieval, judge, evaluations and waiting for the longest episode come on top. Nothing of this was measured."
     )
 
 

@@ -9,7 +9,8 @@
     curve.png, summary.json  written at the end
 
 Files are written under a temporary name, synced and renamed; a checkpoint directory is complete before it gets its
-name. One process at a time holds `.lock`. This file does not import torch.
+name. One process at a time holds `.lock`. Damage is found: config.json and trainer.json name their own digest, a checkpoint the checksums of
+its files, and every line that is read again is checked. This file does not import torch.
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ from safetensors import SafetensorError
 
 from searchgym.episode import Episode, save_episodes
 from searchgym.errors import EpisodeFileError, RunDirectoryError
+from searchgym.files import json_digest, lock_file, parse_json, read_bytes, read_json, sync, write_text
 
 from .credit_record import CreditRecord, credit_path, save_credit
+from .rows import check_row
 
 __all__ = ["RunDirectory", "check_free", "default_run_directory", "read_run_metadata", "write_json"]
 
 _SCHEMA = 1
-_STEP = re.compile(r"step-(\d{6,})")
+_STEP = re.compile(r"step-(\d{6,12})")
+_TRAINED = re.compile(r"train-(\d{6,12})\.jsonl")
 _TEMPORARY = ".tmp-"
+"""Prefix of directories that are being written. Files that are being written are called `.<name>.tmp`."""
 
 
 class RunDirectory:
@@ -77,9 +82,13 @@ class RunDirectory:
         metadata = read_run_metadata(path)
         lock = _lock(path)
         try:
-            for place in (path, path / "checkpoints"):
-                for left in place.glob(f"{_TEMPORARY}*") if place.is_dir() else ():
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            _clear(path)
+        except OSError as error:
+            lock.release()
+            raise RunDirectoryError(
+                f"run directory {str(path)!r} cannot be written ({error.strerror or error}): what a killed process left in it "
+                "must be removed first"
+            ) from error
         except BaseException:
             lock.release()
             raise
@@ -114,8 +123,8 @@ class RunDirectory:
 
     def update_metadata(self, **values: Any) -> None:
         """Change values of config.json."""
-        self.metadata |= values
-        self.write_json("config.json", self.metadata)
+        self.metadata = {k: v for k, v in (self.metadata | values).items() if k != "digest"}
+        self.write_json("config.json", self.metadata | {"digest": _digest(self.metadata)})
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file of the run, atomically."""
@@ -139,12 +148,32 @@ class RunDirectory:
                 os.close(handle)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The complete lines of a JSONL file; an incomplete last line (a kill) is skipped."""
+        """The complete lines of a JSONL file; an incomplete last line (a kill) is skipped.
+
+        Raises:
+            RunDirectoryError: a line is damaged, or the file cannot be read.
+        """
         path = self.path / name
-        if not path.exists():
+        try:
+            lines = read_bytes(path).split(b"\n")[:-1]
+        except FileNotFoundError:
             return []
-        lines = path.read_bytes().split(b"\n")[:-1]
-        return [json.loads(line) for line in lines]
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{path} cannot be read ({error.strerror or error}): restore it, or start a new run"
+            ) from error
+        rows, last = [], -1
+        for number, line in enumerate(lines, 1):
+            try:
+                row = parse_json(line)
+                check_row(name, row, last)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise RunDirectoryError(
+                    f"{path}, line {number}: damaged ({error}); restore the file from a copy, or start a new run"
+                ) from error
+            rows.append(row)
+            last = row["iteration"]
+        return rows
 
     def truncate(self, iteration: int) -> None:
         """Forget what was recorded after `iteration`, from where the run continues: lines and training episodes."""
@@ -152,11 +181,12 @@ class RunDirectory:
             if not (self.path / name).exists():
                 continue
             kept = [json.dumps(r) + "\n" for r in self.rows(name) if r["iteration"] <= iteration]
-            with self.writing(), _replacing(self.path / name) as temporary:
-                temporary.write_text("".join(kept), "utf-8")
+            with self.writing():
+                write_text(self.path / name, "".join(kept), alone=True)
         with self.writing():
             for path in (self.path / "episodes").glob("train-*.jsonl"):
-                if int(path.stem.removeprefix("train-")) > iteration:
+                match = _TRAINED.fullmatch(path.name)
+                if match and int(match[1]) > iteration:
                     _remove_episodes(path)
 
     def save_episodes(
@@ -195,12 +225,12 @@ class RunDirectory:
                 temporary.mkdir(parents=True)
                 yield temporary
                 for path in [self.path / "metrics.jsonl", *temporary.rglob("*"), temporary]:
-                    _sync(path)
+                    sync(path)
                 final = self.step_path(iteration)
                 if final.exists():
                     _remove(final)
                 os.replace(temporary, final)
-                _sync(parent)
+                sync(parent)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
 
@@ -239,14 +269,22 @@ def read_run_metadata(path: Path) -> dict[str, Any]:
             f"{str(path)!r} does not hold a run to resume (no config.json): start one without --resume"
         )
     try:
-        metadata: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        metadata: dict[str, Any] = read_json(file)
         schema = metadata["schema"]
+        if schema == _SCHEMA and not isinstance(metadata.get("config", {}), dict):
+            raise ValueError("its config is not a table")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunDirectoryError(f"{file} is damaged ({error}): start a new run") from error
-    if schema != _SCHEMA:
+    if schema != _SCHEMA or isinstance(schema, bool):
         raise RunDirectoryError(
             f"{file} has schema {schema!r}, this version reads {_SCHEMA}: resume it with the version of searchgym "
             "that started it"
+        )
+    digest = metadata.pop("digest", None)  # absent in runs of earlier versions
+    if digest is not None and digest != _digest(metadata):
+        raise RunDirectoryError(
+            f"{file} is not what was written (its digest differs): restore it from a copy; if you changed it on purpose, remove "
+            "`digest` from it"
         )
     return metadata
 
@@ -282,20 +320,24 @@ def default_run_directory(trainer: str, env: str, parent: Path = Path("runs")) -
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file atomically."""
-    with _replacing(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    """Write a JSON file atomically; the caller is the only writer."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n", alone=True)
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    temporary = path.parent / f"{_TEMPORARY}{path.name}"
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _digest(metadata: dict[str, Any]) -> str:
+    """Digest of the content of config.json without the paths of tapes: a replayed run has that of the recorded one."""
+    config = metadata.get("config", {})
+    return json_digest(
+        metadata | {"config": {k: v for k, v in config.items() if k not in ("record", "replay")}}
+    )
+
+
+def _clear(path: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for place in (path, *(path / name for name in ("checkpoints", "episodes", "credit"))):
+        if place.is_dir():
+            for left in (*place.glob(f"{_TEMPORARY}*"), *place.glob(".*.tmp")):
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
 
 
 def _remove_episodes(path: Path) -> None:
@@ -315,9 +357,7 @@ def _remove(directory: Path) -> None:
 
 def _lock(path: Path) -> filelock.BaseFileLock:
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path / ".lock", timeout=0)
-        lock.acquire()
+        lock = lock_file(path / ".lock")
     except filelock.Timeout:
         raise RunDirectoryError(
             f"run directory {str(path)!r} is in use by another process: wait for it, or choose another --run-dir"
@@ -327,14 +367,3 @@ def _lock(path: Path) -> filelock.BaseFileLock:
             f"run directory {str(path)!r} cannot be written ({error.strerror or error}): choose another --run-dir"
         ) from error
     return lock
-
-
-def _sync(path: Path) -> None:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:  # Windows cannot open directories
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from searchgym.cli.console import Console
+from searchgym.cli.console import text as literal
 from searchgym.cli.progress import progress_bar
 from searchgym.figures import new_figure, save_figure
+from searchgym.terminal import printable
 
 if TYPE_CHECKING:
     from searchgym.statistics import Interval
@@ -39,10 +44,15 @@ _COLUMNS = (
     ("equal groups", "equal_groups", "{:.0f}"),
 )
 _ROWS = 8
+_OPENING = "opening agent, corpus and index …"
 
 
 class Display:
     """Shows nothing; the base class of displays. A context manager around the run."""
+
+    def opening(self) -> AbstractContextManager[object]:
+        """A context around everything before the run starts: loading torch, opening agent, corpus and index."""
+        return nullcontext()
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +96,11 @@ class PlainDisplay(Display):
         self._stream = stream or sys.stdout
 
     def _say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print(printable(line), file=self._stream, flush=True)
+
+    def opening(self) -> AbstractContextManager[object]:
+        print(_OPENING, file=sys.stderr, flush=True)  # not a line of the log: it says why nothing happens yet
+        return nullcontext()
 
     def start(
         self, config: Mapping[str, Any], run_dir: Path, done: int, rows: Sequence[Mapping[str, Any]]
@@ -119,8 +133,13 @@ class LiveDisplay(Display):
         columns = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self._bar = progress_bar(*columns, console=console, transient=False)
         self._live = Live(self._draw(), console=console, refresh_per_second=4)
+        self._status = console.status(literal(_OPENING))
+
+    def opening(self) -> AbstractContextManager[object]:
+        return self._status
 
     def __enter__(self) -> Self:
+        self._status.stop()
         self._live.__enter__()
         return self
 
@@ -133,7 +152,9 @@ class LiveDisplay(Display):
     def start(
         self, config: Mapping[str, Any], run_dir: Path, done: int, rows: Sequence[Mapping[str, Any]]
     ) -> None:
-        self._console.print(_headline(config), f"run directory: [bold]{run_dir}", sep="\n", highlight=False)
+        self._console.print(
+            literal(_headline(config)), Text.assemble("run directory: ", literal(run_dir, "bold")), sep="\n"
+        )
         self._task = self._bar.add_task("training", total=config["iterations"], completed=done)
         for row in rows:
             self._add(row, {})
@@ -147,7 +168,7 @@ class LiveDisplay(Display):
         self._live.update(self._draw())
 
     def alarm(self, text: str) -> None:
-        self._console.print(text, style="yellow", highlight=False, markup=False)
+        self._console.print(literal(text, "yellow"))
 
     def _add(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
         if row["iteration"] > 0:
@@ -156,7 +177,7 @@ class LiveDisplay(Display):
             self._rows.append((str(row["iteration"]), *cells, _speed(row, seconds), took))
         if "eval" in row:
             self._console.print(
-                f"greedy evaluation after {row['iteration']} iterations: {_evaluation(row)}", highlight=False
+                literal(f"greedy evaluation after {row['iteration']} iterations: {_evaluation(row)}")
             )
 
     def _draw(self) -> Group:
@@ -186,7 +207,7 @@ def result_table(before: Mapping[str, Interval], after: Mapping[str, Interval], 
 
 
 def draw_curve(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The learning curve as a PNG: EM while sampling and in evaluations, entropy and step KL below."""
+    """The learning curve: EM while sampling and in evaluations, entropy below."""
     figure = new_figure(7.0, 5.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     trained = [r for r in rows if r.get("em") is not None]

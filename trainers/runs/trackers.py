@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from searchgym.errors import ConfigError, MissingExtraError, did_you_mean
+from searchgym.errors import ConfigError, MissingExtraError, RunDirectoryError, did_you_mean
+from searchgym.files import read_json
 
 from .directory import write_json
 from .display import Display
@@ -166,4 +167,9 @@ def _identity(run_dir: Path) -> str:
     path = run_dir / "wandb.json"
     if not path.exists():
         write_json(path, {"id": uuid.uuid4().hex})
-    return str(json.loads(path.read_text("utf-8"))["id"])
+    try:
+        return str(read_json(path)["id"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunDirectoryError(
+            f"{path} is damaged ({error}): remove it, and the run continues under a new id at Weights & Biases"
+        ) from error

@@ -8,7 +8,7 @@ result = resume("runs/mine")
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from searchgym._version import __version__
-from searchgym.errors import ConfigError
+from searchgym.credentials import MissingSecret, expand, strip
+from searchgym.errors import ConfigError, RunDirectoryError
 from searchgym.rollouts.collection import open_agent
 
 from ..algorithm import Algorithm
@@ -29,10 +30,11 @@ from ..processes import world
 from ..registry import absolute_name, check_trainer_class, trainer_label, trainer_name
 from ..runs.directory import RunDirectory, check_free, default_run_directory, read_run_metadata
 from ..runs.display import Display
+from ..runs.inputs import check_allowed, check_inputs, describe_inputs
 from ..runs.shared import open_run
 from ..runs.trackers import Displays, TrackerDisplay, check_trackers
 from .loop import Players, Probe
-from .parts import open_parts, tape_options
+from .parts import Parts, open_parts, tape_options
 from .trainer import Result, Trainer
 
 __all__ = ["resume", "train"]
@@ -87,7 +89,8 @@ def train(
     world().from_main(lambda: check_free(path))  # before the seconds that opening an agent takes
     parts = open_parts(config, kind)
     metadata = {
-        "config": asdict(config),
+        "config": strip(asdict(config)),
+        "inputs": _inputs(config, parts),
         "settings": asdict(parts.algorithm.settings),
         "policy": parts.policy.describe(),
         "versions": {"searchgym": __version__, "torch": torch.__version__, "numpy": np.__version__},
@@ -105,6 +108,8 @@ def resume(
     probe: Probe | None = None,
     *,
     trainer: type[Algorithm] | None = None,
+    allow_changed: Collection[str] = (),
+    given: Mapping[str, Any] | None = None,
 ) -> Result:
     """Continue a run from its last complete checkpoint, bit for bit on a CPU.
 
@@ -114,15 +119,25 @@ def resume(
         display: shows progress; default: nothing.
         probe: measures the credit of every iteration; see `loop.Probe`.
         trainer: the class of a run that was started with a class of a notebook.
+        allow_changed: names of inputs that may differ from those the run was started with (`trainers.runs.inputs.INPUTS`), or
+            "all".
+        given: options of the run that hold credentials, which a run directory does not keep; they must be the run's
+            otherwise. Without them, credentials are read from the environment.
 
     Raises:
-        RunDirectoryError: not a run directory, or in use.
+        RunDirectoryError: not a run directory, in use, damaged, or with other inputs than it was started with.
         CheckpointError: the checkpoint is damaged or of another architecture.
         ConfigError: fewer iterations than the run already has, or a class that is needed is missing.
     """
     path = Path(run_dir)
-    stored = read_run_metadata(path)["config"]
-    config = parse_settings(TrainConfig, stored, f"option in {path / 'config.json'}:")
+    allowed = check_allowed([allow_changed] if isinstance(allow_changed, str) else allow_changed)
+    config = stored_config(path)
+    for name, value in (given or {}).items():
+        if getattr(config, name, None) != strip({name: value})[name]:
+            raise ConfigError(
+                f"{name} is not what run {str(path)!r} was started with: leave it out, or start a new run"
+            )
+        config = replace(config, **{name: value})
     kind = _given_class(trainer)
     if kind is not None and config.trainer not in (trainer_name(kind), f"<{kind.__name__}>"):
         raise ConfigError(
@@ -138,10 +153,30 @@ def resume(
         )
     with open_run(lambda: RunDirectory.open(path)) as run, _players(config, kind) as players:
         parts = open_parts(config, kind)
+        inputs = _inputs(config, parts)
+        world().from_main(lambda: check_inputs(path, run.metadata.get("inputs"), inputs, allowed))
         display = _with_trackers(config, display)
         loop = Trainer(parts, config, run, display, probe=probe, players=players)
-        run.update_metadata(config=asdict(config))
+        run.update_metadata(config=strip(asdict(config)), inputs=inputs)
         return loop.run_to_end()
+
+
+def stored_config(path: Path) -> TrainConfig:
+    """The configuration of a run directory; credentials in it are references to the environment.
+
+    Raises:
+        RunDirectoryError: not a run directory, or damaged.
+        ConfigError: an option that this version does not have.
+    """
+    metadata = read_run_metadata(path)
+    if "config" not in metadata:
+        raise RunDirectoryError(f"{path / 'config.json'} is damaged (it has no config): start a new run")
+    return parse_settings(TrainConfig, metadata["config"], f"option in {path / 'config.json'}:")
+
+
+def _inputs(config: TrainConfig, parts: Parts) -> dict[str, str]:
+    """The digests of what the run reads from outside, computed by the main process."""
+    return world().from_main(lambda: describe_inputs(config, parts.envs.config, parts.policy.describe()))
 
 
 def _given_class(trainer: str | type[Algorithm] | None) -> type[Algorithm] | None:
@@ -184,6 +219,9 @@ def _players(config: TrainConfig, kind: type[Algorithm] | None) -> Iterator[Play
 def _with_trackers(config: TrainConfig, display: Display | None) -> Display | None:
     if not world().main:
         return None
-    trackers = check_trackers(config.tracker, config.tracker_options)
+    try:
+        trackers = check_trackers(config.tracker, expand(config.tracker_options))
+    except MissingSecret as error:
+        raise ConfigError(f"tracker options: {error}") from None
     opened = [TrackerDisplay(name, options) for name, options in trackers.items()]
     return Displays([display or Display(), *opened]) if opened else display

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
+import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
 from rich.table import Table
 
 from searchgym import plugins
 from searchgym.cli.command import Command, option
-from searchgym.cli.options import config_option, merge_pairs, parse_pairs, read_config
+from searchgym.cli.console import Console, say
+from searchgym.cli.listing import listing_options
+from searchgym.cli.options import SPEC_HELP, config_option, merge_pairs, parse_pairs, read_config, read_spec
+from searchgym.credentials import strip, with_credentials
 from searchgym.errors import ConfigError, MissingExtraError
 
 from ..config import TrainConfig, describe_settings, make_config
@@ -79,7 +84,7 @@ _PAIRS = {
         "--worker-option",
         "Ray resource of each rollout worker, e.g. num_gpus=1. Repeatable.",
     ),
-    "agent_options": ("--agent-option", "Option of the agent. Repeatable."),
+    "agent_options": ("--agent-option", "Option of the agent; see --list-agents. Repeatable."),
     "env_options": (
         "--env-option",
         'Argument of the environment. Repeatable.  [default: types=["chain"] and hops=[2,3] if neither --env nor a '
@@ -113,8 +118,8 @@ def _config_option(field: dataclasses.Field[Any], hint: Any, heading: str) -> Ca
     kind: Any = hint
     metavar = None
     if get_origin(hint) is Literal:
-        kind = click.Choice(get_args(hint))
-        metavar = f"[{'|'.join(filter(None, kind.choices))}]"  # "" stands for the absence of a choice
+        kind = _Choice(get_args(hint))
+        metavar = f"[{'|'.join(kind.named)}]"
     text = f"{field.metadata['help'][0].upper()}{field.metadata['help'][1:]}."
     if field.name == "trainer":
         text = f"Registered trainer ({', '.join(plugins.names('trainers'))}), or FILE.py:CLASS."
@@ -128,6 +133,17 @@ def _config_option(field: dataclasses.Field[Any], hint: Any, heading: str) -> Ca
         group=heading,
         help=text,
     )
+
+
+class _Choice(click.Choice[str]):
+    """A choice in which "" stands for the absence of a choice, and is not offered."""
+
+    @property
+    def named(self) -> list[str]:
+        return [choice for choice in self.choices if choice]
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        return f"{value!r} is not one of {', '.join(map(repr, self.named))}."
 
 
 def _use_recipe(ctx: click.Context, parameter: click.Parameter, source: str | None) -> Path | None:
@@ -147,6 +163,18 @@ def _use_recipe(ctx: click.Context, parameter: click.Parameter, source: str | No
     group=_EXPERIMENT,
     help="Episodes per question; the same as --set group_size=N.",
 )
+@option(
+    "--corpus",
+    metavar="SPEC",
+    group=_EXPERIMENT,
+    help=f"Corpus; the same as --env-option corpus=SPEC. {SPEC_HELP}",
+)
+@option(
+    "--retriever",
+    metavar="SPEC",
+    group=_EXPERIMENT,
+    help="Retriever; the same as --env-option retriever=SPEC: a registered name, the directory of a built index, or JSON.",
+)
 @option("--list-settings", is_flag=True, group=_EXPERIMENT, help="Show the settings of --trainer and exit.")
 @option(
     "--run-dir",
@@ -156,6 +184,14 @@ def _use_recipe(ctx: click.Context, parameter: click.Parameter, source: str | No
     help="Directory to write the run to.",
 )
 @option("--resume", is_flag=True, group=_RUN, help="Continue the run in --run-dir from its last checkpoint.")
+@option(
+    "--allow-changed",
+    metavar="NAMES",
+    default="",
+    group=_RUN,
+    help="With --resume: inputs that may have changed since the run was started, comma-separated (corpus, index, questions, "
+    "eval_questions, agent_files, trainer_files), or all.",
+)
 @option(
     "--dry-run",
     is_flag=True,
@@ -171,6 +207,7 @@ def _use_recipe(ctx: click.Context, parameter: click.Parameter, source: str | No
     help="Start from a recipe: a name from --list-recipes, or a file. Flags and --config take precedence.",
 )
 @option("--list-recipes", is_flag=True, group=_RECIPES, help="Show the recipes of the package and exit.")
+@listing_options
 @config_option
 @click.pass_context
 def train(
@@ -178,11 +215,14 @@ def train(
     /,
     run_dir: Path | None,
     resume: bool,
+    allow_changed: str,
     list_settings: bool,
     recipe: Path | None,
     list_recipes: bool,
     dry_run: bool,
     group_size: int | None,
+    corpus: str | None,
+    retriever: str | None,
     **options: Any,
 ) -> None:
     """Train an agent and evaluate it before and after.
@@ -193,49 +233,55 @@ def train(
     if list_recipes:
         _print_recipes(console)
         return
-    try:
-        import torch  # noqa: F401  (report a missing extra before anything else)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("searchgym train", "torch", "train") from error
+    if importlib.util.find_spec("torch") is None:  # report a missing extra before anything else
+        raise MissingExtraError("searchgym train", "torch", "train")
     if list_settings:
         _print_settings(console, options["trainer"])
         return
-    given = _given(ctx, options, group_size)
+    given = _given(ctx, options, group_size, {"corpus": corpus, "retriever": retriever})
     if dry_run:
         if resume:
             raise ConfigError("--dry-run checks a run before it starts: leave out --resume")
         ctx.exit(_dry_run(console, given, run_dir, recipe))
-    from ..processes import world
     from ..runs.display import make_display, result_table
-    from . import api
 
     display = make_display(console)
     try:
-        if resume:
-            result = api.resume(_resumable(run_dir), _changed_iterations(_resumable(run_dir), given), display)
-        else:
-            config = make_config(given)
-            if run_dir is None:
-                from ..registry import trainer_label
-                from ..runs.directory import default_run_directory
+        with (
+            display.opening() if os.environ.get("RANK", "0") == "0" else nullcontext()
+        ):  # torch alone takes seconds
+            from ..processes import world
+            from . import api
 
-                run_dir = default_run_directory(trainer_label(config.trainer), config.env)
-            result = api.train(config, run_dir, display)
+            if resume:
+                path = _resumable(run_dir)
+                iterations, secrets = _given_again(path, given)
+                allowed = [name.strip() for name in allow_changed.split(",") if name.strip()]
+                result = api.resume(path, iterations, display, allow_changed=allowed, given=secrets)
+            else:
+                config = make_config(given)
+                if run_dir is None:
+                    from ..registry import trainer_label
+                    from ..runs.directory import default_run_directory
+
+                    run_dir = default_run_directory(trainer_label(config.trainer), config.env)
+                result = api.train(config, run_dir, display)
     except KeyboardInterrupt:
         if run_dir is not None and (run_dir / "config.json").exists():
-            click.echo(
-                f"\ninterrupted; continue with: searchgym train --resume --run-dir {run_dir}", err=True
-            )
+            command = shlex.join(["searchgym", "train", "--resume", "--run-dir", str(run_dir)])
+            say(f"\ninterrupted; continue with: {command}", err=True)
         else:
-            click.echo("\ninterrupted before the run started; nothing was written", err=True)
+            say("\ninterrupted before the run started; nothing was written", err=True)
         ctx.exit(130)
     if not world().main:
         return
     if result.before is not None and result.after is not None:
         console.print(result_table(result.before, result.after, "greedy evaluation on held-out questions"))
     console.print(
-        f"{result.seconds:.1f} s; metrics, checkpoints and curve.png are in {result.run_dir}", highlight=False
+        f"{result.seconds:.1f} s; metrics, checkpoints and curve.png are in {result.run_dir}", soft_wrap=True
     )
+    command = shlex.join(["searchgym", "eval", "--run", str(result.run_dir)])
+    console.print(f"evaluate it again with: {command}", soft_wrap=True)
 
 
 def _dry_run(console: Console, given: dict[str, Any], run_dir: Path | None, recipe: Path | None) -> int:
@@ -255,14 +301,14 @@ def _dry_run(console: Console, given: dict[str, Any], run_dir: Path | None, reci
     hardware = "CPU" if config.agent == "tiny" else about.hardware if about else ""
     print_dry_run(console, result, hardware)
     if about is not None and about.needs and not result.passed:
-        console.print(
-            "Before the first run:", *about.needs, sep="\n  ", markup=False, highlight=False, soft_wrap=True
-        )
+        console.print("Before the first run:", *about.needs, sep="\n  ", soft_wrap=True)
     return 0 if result.passed else 2
 
 
-def _given(ctx: click.Context, options: dict[str, Any], group_size: int | None) -> dict[str, Any]:
-    """The options given on the command line or in a file."""
+def _given(
+    ctx: click.Context, options: dict[str, Any], group_size: int | None, specs: dict[str, str | None]
+) -> dict[str, Any]:
+    """The options given on the command line or in a file; `specs` are the values of --corpus and --retriever."""
     given: dict[str, Any] = {}
     for name, value in options.items():
         if name in _PAIRS:
@@ -272,6 +318,12 @@ def _given(ctx: click.Context, options: dict[str, Any], group_size: int | None) 
             given[name] = value
     if group_size is not None:
         given["settings"] = {**given.get("settings", {}), "group_size": group_size}
+    for name, spec in specs.items():
+        if spec is None:
+            continue
+        if name in given.get("env_options", {}):
+            raise ConfigError(f"--{name} and --env-option {name}=… exclude each other: give one of them")
+        given["env_options"] = {**given.get("env_options", {}), name: read_spec(spec, name)}
     return given
 
 
@@ -283,24 +335,30 @@ def _resumable(run_dir: Path | None) -> Path:
     return run_dir
 
 
-def _changed_iterations(run_dir: Path, given: dict[str, Any]) -> int | None:
-    """The new number of iterations, if given: a resumed run keeps the rest of its configuration."""
-    from ..registry import absolute_name
-    from ..runs.directory import read_run_metadata
+def _given_again(run_dir: Path, given: dict[str, Any]) -> tuple[int | None, dict[str, Any]]:
+    """The new number of iterations, if given, and the options that hold credentials, which a run directory does not keep.
 
-    config = read_run_metadata(run_dir)["config"]
+    A resumed run keeps the rest of its configuration.
+    """
+    from ..registry import absolute_name
+    from .api import stored_config
+
+    config = dataclasses.asdict(stored_config(run_dir))
+    again: dict[str, Any] = {}
     for name, value in given.items():
         if name in ("record", "replay"):
             value = os.path.abspath(value)
         if name == "trainer":
             value = absolute_name(value)
+        stripped = strip({name: value})[name]
         before = {k: config[name].get(k) for k in value} if name in _PAIRS else config.get(name)
-        if name != "iterations" and before != value:
+        if name != "iterations" and before != stripped:
             raise ConfigError(
-                f"{name} cannot change when resuming (the run has {before!r}, you gave {value!r}): leave it out, or "
+                f"{name} cannot change when resuming (the run has {before!r}, you gave {stripped!r}): leave it out, or "
                 "start a new run"
             )
-    return given.get("iterations")
+        again[name] = {**config[name], **value} if name in _PAIRS else value
+    return given.get("iterations"), with_credentials(again)
 
 
 def _print_recipes(console: Console) -> None:
@@ -315,4 +373,4 @@ def _print_settings(console: Console, trainer: str) -> None:
     from ..registry import load_trainer
 
     for name, kind, default, text in describe_settings(load_trainer(trainer).settings_class):
-        console.print(f"{name} = {default}  ({kind})\n    {text}", highlight=False, markup=False)
+        console.print(f"{name} = {default}  ({kind})\n    {text}")

@@ -14,9 +14,10 @@ from searchgym.rollouts.evaluation import EvalResult, evaluate_tasks, summarize
 from ..processes import world
 from ..rollouts import RolloutRequest, run_requests
 
-__all__ = ["evaluate_on", "greedy"]
+__all__ = ["EVAL_SEED", "evaluate_on", "evaluation_ids", "evaluation_tasks", "greedy"]
 
-_EVAL_SEED = 0  # the evaluation questions do not depend on the run's seed
+EVAL_SEED = 0
+"""Draws the questions of evaluations, which do not depend on the run's seed."""
 
 
 @contextmanager
@@ -29,6 +30,27 @@ def greedy(policy: Policy) -> Iterator[None]:
     finally:
         policy.greedy = before
         policy.generator.set_state(state)
+
+
+def evaluation_tasks(envs: SearchVectorEnv, split: str, episodes: int | None) -> list[str]:
+    """Ids of the questions that a run evaluates on.
+
+    Args:
+        envs: offer the questions.
+        split: of the questions.
+        episodes: number of questions; None: all of the split.
+    """
+    return choose_tasks(envs.config, split, None, EVAL_SEED)[:episodes]
+
+
+def evaluation_ids(seed: int, iteration: int) -> random.Random:
+    """The source of the ids of an evaluation's episodes.
+
+    Args:
+        seed: of the run.
+        iteration: after which the policy is evaluated.
+    """
+    return random.Random(f"evaluation {seed} {iteration}")
 
 
 def evaluate_on(
@@ -46,7 +68,7 @@ def evaluate_on(
         ids: draws the episodes' ids.
     """
     fresh = SearchVectorEnv.from_config(envs.config.for_evaluation(), envs.num_envs)
-    tasks = choose_tasks(fresh.config, split, None, _EVAL_SEED)[:episodes]
+    tasks = evaluation_tasks(fresh, split, episodes)
     if world().count > 1:
         requests = [RolloutRequest(task, 1, ids.getrandbits(63)) for task in tasks]
         played = world().all_gather_ordered(run_requests(policy, fresh, world().shard(requests)))

@@ -47,6 +47,13 @@ from .parts import Parts
 
 __all__ = ["Iteration", "Loop", "Players", "Probe", "Stopwatch"]
 
+_COUNTS = (
+    "episodes",
+    "steps",
+    "queries",
+    "batches",
+)  # of `SearchVectorEnv.stats`: those that are deterministic
+
 Probe = Callable[[Groups, Credit], dict[str, float]]
 """Measures the credit of an iteration; its numbers are added to the iteration's metrics."""
 
@@ -64,7 +71,7 @@ class Players:
     rollout_policy: Policy | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Iteration:
     """What an iteration gave.
 
@@ -77,6 +84,9 @@ class Iteration:
     groups: list[Group]
     metrics: dict[str, Any]
     credit: CreditRecord
+
+    def __repr__(self) -> str:
+        return f"<Iteration of {len(self.groups)} groups: EM {self.metrics['em']}, reward {self.metrics['reward']}>"
 
 
 @dataclass
@@ -109,6 +119,7 @@ class Loop:
         prefetched: groups that were collected ahead and not learned from yet.
         generators: NumPy generators by name; their states belong into checkpoints.
         learner: owns weights and optimizer.
+        counted: what the environments counted in earlier parts of a resumed run; see `counts`.
     """
 
     def __init__(
@@ -128,6 +139,7 @@ class Loop:
         self.config, self._probe = config, probe
         players = players or Players()
         self.iteration = 0
+        self.counted: dict[str, int] = {}
         self.played: list[Group] = []
         self.prefetched: list[Group] | None = None
         self.generators = {
@@ -187,7 +199,13 @@ class Loop:
             "tasks_drawn": self.tasks.drawn,
             "generators": {name: g.bit_generator.state for name, g in self.generators.items()},
             "tape_position": 0 if self._tape is None else self._tape.position,
+            "counts": self.counts(),
         }
+
+    def counts(self) -> dict[str, int]:
+        """Episodes, steps, queries and batches of queries in the whole run, as far as this process played them."""
+        stats: dict[str, float] = getattr(self.envs, "stats", {})
+        return {name: self.counted.get(name, 0) + int(stats[name]) for name in _COUNTS if name in stats}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Return to what `state` described."""
@@ -195,6 +213,7 @@ class Loop:
             generator.bit_generator.state = state["generators"][name]
         self.tasks.drawn = state["tasks_drawn"]
         self.iteration = state["iteration"]
+        self.counted = dict(state.get("counts", {}))
         if self._tape is not None:
             self._tape.rewind(state["tape_position"])
 

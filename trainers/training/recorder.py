@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
 from searchgym.episode import Episode
-from searchgym.errors import ConfigError, RunDirectoryError, TrainingError
+from searchgym.errors import CheckpointError, ConfigError, RunDirectoryError, TrainingError
+from searchgym.terminal import get_logger
 
 from ..config import TrainConfig
 from ..groups import Group
@@ -25,6 +28,7 @@ from .loop import Loop
 
 __all__ = ["RunRecorder"]
 
+_log = get_logger(__name__)
 _KEPT_EPISODE_FILES = 3
 
 
@@ -42,6 +46,7 @@ class RunRecorder:
     def __init__(self, run: RunDirectory, config: TrainConfig) -> None:
         self.run, self.config = run, config
         self.best: dict[str, Any] | None = None
+        self._crc = 0  # of the rows of metrics.jsonl
 
     @property
     def started(self) -> bool:
@@ -63,6 +68,7 @@ class RunRecorder:
         Raises:
             ConfigError: the run already has more iterations than its configuration says.
             CheckpointError: the checkpoint is damaged or of another architecture.
+            RunDirectoryError: what was recorded is damaged, or the checkpoints are missing.
         """
         steps = self.run.steps()
         if steps:
@@ -73,9 +79,22 @@ class RunRecorder:
                 )
             directory = self.run.step_path(steps[-1])
             state = load_checkpoint(directory, loop.learner)
-            if (directory / "ahead.jsonl").exists():
-                loop.prefetched = load_groups(directory / "ahead.jsonl")
-            loop.restore(state)
+            try:
+                if (directory / "ahead.jsonl").exists():
+                    loop.prefetched = load_groups(directory / "ahead.jsonl")
+                if state.get("iteration") != steps[-1]:
+                    raise ValueError(f"it is of iteration {state.get('iteration')!r:.40}")
+                loop.restore(state)
+            except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+                raise CheckpointError(
+                    f"checkpoint {directory} is damaged ({error}): remove that directory to continue from the one before it"
+                ) from error
+            self._check_rows(steps[-1], state)
+        elif any(row["iteration"] for row in self.rows()):
+            raise RunDirectoryError(
+                f"run directory {str(self.run.path)!r} has rows in metrics.jsonl but no checkpoint: restore its folder "
+                "checkpoints from a copy, or start a new run"
+            )
         self.run.truncate(loop.iteration if steps else -1)
         self.best = best_evaluation(self.rows(), self.config.keep_best)
 
@@ -86,6 +105,7 @@ class RunRecorder:
     def row(self, row: dict[str, Any]) -> bool:
         """Write a row of `metrics.jsonl`; returns whether its evaluation is the best so far."""
         self.run.append("metrics.jsonl", row)
+        self._add(row)
         best = best_evaluation([row], self.config.keep_best)
         improved = best is not None and (self.best is None or best["value"] > self.best["value"])
         if improved:
@@ -101,12 +121,28 @@ class RunRecorder:
                 f"train-{loop.iteration:06d}", chain.from_iterable(groups), credit, keep=_KEPT_EPISODE_FILES
             )
         with self.run.checkpoint(loop.iteration) as directory:
-            save_checkpoint(directory, loop.learner, loop.state())
             if loop.prefetched is not None and world().main:
                 save_groups(directory / "ahead.jsonl", loop.prefetched)
+            save_checkpoint(directory, loop.learner, loop.state() | {"rows": self._crc})
         if self.best is not None:
             self.run.write_json("best.json", self.best)
         self.run.prune(self.config.keep_checkpoints, [self.best["iteration"]] if self.best else [])
+
+    def _check_rows(self, last: int, state: Mapping[str, Any]) -> None:
+        """Say if the rows up to the checkpoint are not those that were written."""
+        for row in self.rows():
+            if row["iteration"] <= last:
+                self._add(row)
+        if world().main and state.get("rows", self._crc) != self._crc:
+            _log.warning(
+                "%s is not what was written: rows up to iteration %d were changed, so the run's curve, limits and alarms may be "
+                "wrong; its weights are those of the checkpoint",
+                self.run.path / "metrics.jsonl",
+                last,
+            )
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self._crc = zlib.crc32(json.dumps(row).encode(), self._crc)
 
     def timings(self, iteration: int, seconds: dict[str, float]) -> None:
         """Write a row of `timings.jsonl`."""

@@ -6,14 +6,14 @@ own.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from searchgym.agents.policy import Policy
-from searchgym.errors import TrainingError
+from searchgym.credentials import strip
+from searchgym.errors import RunDirectoryError, TrainingError
 from searchgym.rollouts.evaluation import EvalResult
 from searchgym.statistics import Interval
 
@@ -24,7 +24,8 @@ from ..runs.alarms import Alarms, parse_stops
 from ..runs.directory import RunDirectory
 from ..runs.display import Display
 from ..runs.metrics import estimates, evaluation_row
-from .evaluation import evaluate_on, greedy
+from .evaluation import evaluate_on, evaluation_ids, greedy
+from .interrupts import Interrupts
 from .loop import Iteration, Loop, Players, Probe, Stopwatch
 from .parts import Parts
 from .recorder import RunRecorder
@@ -34,7 +35,7 @@ __all__ = ["Result", "Trainer"]
 _LEARNING = ("collect", "credit", "prepare", "update")  # the parts of an iteration that `max_seconds` counts
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Result:
     """What a training run gave.
 
@@ -55,6 +56,10 @@ class Result:
     metrics: list[dict[str, Any]]
     seconds: float
     trainer: Trainer
+
+    def __repr__(self) -> str:
+        em = [str(one["em"]) if one else "not measured" for one in (self.before, self.after)]
+        return f"<Result {self.run_dir}: EM {em[0]} before, {em[1]} after {self.trainer.loop.iteration} iterations>"
 
 
 class Trainer:
@@ -90,23 +95,32 @@ class Trainer:
         initial = run.step_path(0) if self.recorder.started else None
         self.loop = Loop(parts, config, players, probe, initial)
         self.recorder.restore(self.loop)
-        rows, seconds = self.recorder.rows(), self.recorder.seconds()
         self.spent = {"episodes": 0.0, "tokens": 0.0, "seconds": 0.0}
-        for row in rows:
-            if row["iteration"] > 0:
-                self._spend(row, seconds.get(row["iteration"], {}))
-        self._alarms = Alarms(config.alarms, rows)
+        rows, seconds = self.recorder.rows(), self.recorder.seconds()
+        try:
+            for row in rows:
+                if row["iteration"] > 0:
+                    self._spend(row, seconds.get(row["iteration"], {}))
+            self._alarms = Alarms(config.alarms, rows)
+        except (ArithmeticError, LookupError, TypeError, AttributeError) as error:
+            raise RunDirectoryError(
+                f"{run.path / 'metrics.jsonl'} is damaged ({error}): restore it from a copy, or start a new run"
+            ) from error
+        self._interrupts = Interrupts()
         self._stops, self._stopped_by = parse_stops(config.stop_on_alarm), ""
 
     def run_to_end(self) -> Result:
         """Train until a limit of the configuration is reached, evaluating and saving on the way.
 
+        Ctrl-C ends the run after the iteration in progress, with a checkpoint; a second one ends it at once.
+
         Raises:
             TrainingError: an iteration failed; its episodes and the weights are saved in the run directory.
+            KeyboardInterrupt: Ctrl-C was pressed.
         """
         loop, run = self.loop, self.recorder.run
-        with self.display:
-            shown = {**asdict(self.config), "trainer": trainer_label(self.config.trainer)}
+        with self.display, self._interrupts:
+            shown = strip({**asdict(self.config), "trainer": trainer_label(self.config.trainer)})
             self.display.start(shown, run.path, loop.iteration, self.recorder.rows())
             if not self.recorder.started:
                 self._record({"iteration": 0}, None, Stopwatch())
@@ -139,7 +153,7 @@ class Trainer:
                 return self.evaluator(self.policy)
             if split is None:
                 split, episodes = self.config.eval_split, self.config.eval_episodes
-            ids = random.Random(f"evaluation {self.config.seed} {self.loop.iteration}")
+            ids = evaluation_ids(self.config.seed, self.loop.iteration)
             return evaluate_on(self.envs, self.policy, split, episodes, ids)
 
     def _ended(self) -> bool:
@@ -164,9 +178,12 @@ class Trainer:
         row["alarms"] = list(self._alarms.active)
 
     def _record(self, row: dict[str, Any], done: Iteration | None, watch: Stopwatch) -> None:
-        """Evaluate if it is due, write the row, save a checkpoint if it is due.
+        """Evaluate if it is due, write the row, save a checkpoint if it is due or Ctrl-C was pressed.
 
         The checkpoint comes last, so that every row up to it is on disk.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed, and the run has not ended anyway. The checkpoint is complete.
         """
         config, i = self.config, self.loop.iteration
         last = self._ended()
@@ -177,7 +194,9 @@ class Trainer:
                 self.recorder.evaluation(i, result.episodes)
                 row["eval"] = evaluation_row(result)
         improved = self.recorder.row(row)
-        if i == 0 or last or improved or i % config.checkpoint_every == 0:
+        # All processes of a run stop after the same iteration.
+        interrupted = world().from_main(lambda: self._interrupts.requested)
+        if i == 0 or last or improved or interrupted or i % config.checkpoint_every == 0:
             with watch("checkpoint"):
                 if done is None:
                     self.recorder.checkpoint(self.loop)
@@ -186,3 +205,5 @@ class Trainer:
         seconds = {name: round(value, 6) for name, value in watch.seconds.items()}
         self.recorder.timings(i, seconds)
         self.display.iteration(row, seconds)
+        if interrupted and not last:
+            raise KeyboardInterrupt

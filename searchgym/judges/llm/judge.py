@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from ...errors import BudgetSpentError, ConfigError
 from ...question import Corpus, Question
 from ...scoring import exact_match
 from ...signatures import takes_options
+from ...terminal import get_logger
 from ..protocol import Grade, Trace, Verdict
 from .dispatch import Answer, Reader, ask_all
 from .prompt import PROMPT_VERSION, Prompt, grade_prompt, round_prompt
@@ -35,7 +35,7 @@ from .replies import read_grade, read_verdict
 
 __all__ = ["LLMJudge"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _OWNER = "judge 'llm'"
 _Result = TypeVar("_Result", Verdict, Grade)
 _READY = [{"role": "user", "content": 'Reply with this JSON object and nothing else: {"ready": 1}'}]
