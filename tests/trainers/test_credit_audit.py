@@ -31,6 +31,7 @@ from searchgym.trainers.credit_audit.scores import (
 )
 from searchgym.trainers.credit_audit.store import ContinuationStore
 from searchgym.trainers.credit_audit.truth import TrueCredit
+from searchgym.trainers.training import train
 
 COLUMN = {name: i for i, name in enumerate(FEATURES)}
 ARGUMENTS: dict[str, Any] = {"types": ["chain"], "hops": [1], "max_rounds": 3, "judge": "oracle"}
@@ -400,3 +401,28 @@ def test_the_command_scores_a_rule_of_ones_own(tmp_path: Path, cli: Any) -> None
     assert [r["label"] for r in saved["rules"]][-2:] == ["LastRound", "grpo"]
     assert (out / "report.md").read_text().startswith("# Credit audit")
     assert (out / "audit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_policy_of_a_run_is_audited(tmp_path: Path, cli: Any) -> None:
+    run = tmp_path / "run"
+    options = {"types": ["chain"], "hops": [1], "max_rounds": 2}
+    train(
+        {
+            "agent": "candidate",
+            "agent_options": {"memory": False},
+            "env": "SearchQA-Terse-v0",
+            "env_options": options,
+            "questions": 2,
+            "iterations": 1,
+            "eval_episodes": 0,
+        },
+        run,
+    )
+    out = tmp_path / "audit"
+    status, printed, errors = cli(
+        "credit", "audit", "--run", str(run), "--questions", "2", "--trainer", "grpo", "--out", str(out)
+    )
+    assert status == 0, errors
+    saved = json.loads((out / "audit.json").read_text())
+    assert saved["env"]["max_rounds"] == 2
+    assert saved["settings"]["method"] == "exact"

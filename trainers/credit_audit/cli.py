@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from searchgym import plugins
 from searchgym.cli.command import Group, option
+from searchgym.cli.console import Console, say, text
 from searchgym.cli.options import (
     AGENT,
     ENVIRONMENT,
@@ -58,6 +58,12 @@ def credit() -> None:
     multiple=True,
     group=_TRAINERS,
     help="Setting of all trainers, or of one, e.g. cw-grpo.alpha=1. Repeatable.",
+)
+@option(
+    "--run",
+    type=click.Path(path_type=Path),
+    group=AGENT,
+    help="Audit the policy of this training run, or of one checkpoint of it, in the environment of the run.",
 )
 @option(
     "--agent",
@@ -150,10 +156,13 @@ def audit(
     agent_options: tuple[str, ...],
     env_id: str,
     env_pairs: tuple[str, ...],
+    corpus: str | None,
+    retriever: str | None,
     split: str,
     judge: str | None,
     judge_pairs: tuple[str, ...],
     threads: int | None,
+    run: Path | None,
     out: Path | None,
     method: str | None,
     **settings: Any,
@@ -177,14 +186,25 @@ def audit(
 
     if threads:
         torch.set_num_threads(threads)
-    arguments = env_arguments(env_pairs) | {"split": split}
-    spec = judge_spec(judge or "oracle", judge_pairs)
-    config = make_vec(env_id, 1, **arguments, judge=spec).config
-    policy = open_agent({**parse_pairs("--agent-option", agent_options), "name": agent})
-    if not isinstance(policy, Policy):
-        raise ConfigError(
-            f"agent {agent!r} cannot be trained, so no trainer gives it credit: use candidate, tiny or hf"
-        )
+    arguments = env_arguments(env_pairs, corpus=corpus, retriever=retriever)
+    options = parse_pairs("--agent-option", agent_options)
+    if run is not None:
+        from ..training.loading import load_run
+
+        loaded = load_run(run, agent_options=options, env_options=arguments)
+        policy: Any = loaded.policy
+        policy.greedy = False
+        env_id, split = loaded.config.env, loaded.config.split
+        arguments = {**loaded.config.env_options, **arguments}
+    else:
+        policy = open_agent({**options, "name": agent})
+        if not isinstance(policy, Policy):
+            raise ConfigError(
+                f"agent {agent!r} cannot be trained, so no trainer gives it credit: use candidate, tiny or hf"
+            )
+    given = judge_spec(judge, judge_pairs)
+    arguments["judge"] = given or arguments.get("judge") or "oracle"
+    config = make_vec(env_id, 1, **arguments, split=split).config
     if method is None:
         method = "exact" if isinstance(policy, EnumerablePolicy) else "monte-carlo"
     console = Console(stderr=True)
@@ -192,27 +212,27 @@ def audit(
         trainers, parse_pairs("--set", settings_pairs), settings["group_size"], config
     )
     for name, reason in refused.items():
-        console.print(f"without {name}: {reason}", markup=False, highlight=False)
+        console.print(f"without {name}: {reason}")
     with console.status("audit") as status:
         result = audit_credit(
             policy,
             config,
             opened,
             AuditSettings(method=method, **settings),  # type: ignore[arg-type]  # one of the choices
-            lambda text: status.update(f"audit: {text}"),
+            lambda doing: status.update(text(f"audit: {doing}")),
             out,
         )
     Console().print(_table(result))
     if not any(episode.reward for episode in result.sampled.episodes):
-        click.echo(
+        say(
             "No episode earned anything, so there is nothing to credit: let a policy play that succeeds now and then, or "
             "choose easier questions."
         )
     for rule in result.rules[-len(opened) :]:
-        click.echo(in_words(result, rule))
+        say(in_words(result, rule))
     if out is not None:
         command = "searchgym " + shlex.join(sys.argv[1:])
-        click.echo("written: " + ", ".join(map(str, write_audit(result, out, command))))
+        say("written: " + ", ".join(map(str, write_audit(result, out, command))))
 
 
 def _open_trainers(
