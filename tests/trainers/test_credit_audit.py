@@ -419,7 +419,7 @@ def test_the_policy_of_a_run_is_audited(tmp_path: Path, cli: Any) -> None:
         run,
     )
     out = tmp_path / "audit"
-    status, printed, errors = cli(
+    status, _, errors = cli(
         "credit", "audit", "--run", str(run), "--questions", "2", "--trainer", "grpo", "--out", str(out)
     )
     assert status == 0, errors
