@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,16 @@ from searchgym.errors import CheckpointError, ConfigError
 from searchgym.files import read_bytes, read_json
 
 from ..policy import Policy, Sample, TokenOutputs
-from .features import FEATURES, FEEDBACK_FEATURES, KINDS, WIDTH, CandidateSet, add_feedback, list_candidates
+from .features import (
+    FEATURES,
+    FEEDBACK_FEATURES,
+    KINDS,
+    MEMORY_FEATURES,
+    WIDTH,
+    CandidateSet,
+    add_feedback,
+    list_candidates,
+)
 
 __all__ = ["CandidateAgent"]
 
@@ -103,6 +113,9 @@ class CandidateAgent(Policy):
         seed: seed of the sampling generator.
         init_std: standard deviation of random initial weights; 0: all are zero. The weights of feedback always start
             at zero.
+        memory: whether the features may tell what happened before the newest result ("searched before", "stands in
+            an earlier result too"). Without them the policy depends on its last search and the number of searches
+            alone, so few states differ and long episodes can be enumerated exactly.
         checkpoint: a directory written by `save`, a training run or one of its checkpoints, whose weights are loaded.
 
     Raises:
@@ -114,10 +127,15 @@ class CandidateAgent(Policy):
     module: _Scores
 
     def __init__(
-        self, seed: int = 0, init_std: float = 0.0, checkpoint: str | os.PathLike[str] | None = None
+        self,
+        seed: int = 0,
+        init_std: float = 0.0,
+        memory: bool = True,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         if not init_std >= 0.0:
             raise ConfigError(f"init_std is {init_std!r}: give 0 or a positive number")
+        self.memory = memory
         self.generator = torch.Generator().manual_seed(seed)
         self.module = _Scores()
         with torch.no_grad():
@@ -187,6 +205,37 @@ class CandidateAgent(Policy):
         uniform_B1 = torch.from_numpy(self.rng_streams.uniform(slots, 1)).double()
         return torch.searchsorted(cumulative_BC, uniform_B1 * cumulative_BC[:, -1:], right=True)[:, 0]
 
+    # -- enumeration: `agents.enumerable.EnumerablePolicy` -------------------------------------------------------
+
+    def start_state(self, question: str, feedback_calls: int) -> _State:
+        """See `EnumerablePolicy`."""
+        return _State(question, feedback_calls)
+
+    def next_state(self, state: _State, action: Act, observation: str) -> _State:
+        """See `EnumerablePolicy`."""
+        after = state.after(action, observation)
+        if self.memory:
+            return after
+        # Without memory only their number matters; equal states then share their cached candidates.
+        older = ("",) * (len(after.queries) - 1)
+        return replace(
+            after,
+            queries=(*older, *after.queries[-1:]),
+            observations=(*older, *after.observations[-1:]),
+        )
+
+    def state_key(self, state: _State) -> Hashable:
+        """See `EnumerablePolicy`."""
+        newest = (state.queries[-1:], state.observations[-1:], len(state.queries))
+        past = frozenset(zip(state.queries, state.observations, strict=True)) if self.memory else None
+        return state.question, state.calls, newest, past, state.feedback_history
+
+    def act_logprobs(self, states: Sequence[_State]) -> tuple[list[tuple[Act, ...]], Tensor]:
+        """See `EnumerablePolicy`."""
+        candidate_sets = [state.candidates() for state in states]
+        acts = [_acts(candidates.phrases, candidates.kinds) for candidates in candidate_sets]
+        return acts, self._logprobs(candidate_sets)[0]
+
     # -- training ----------------------------------------------------------------------------------------------
 
     def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
@@ -238,6 +287,8 @@ class CandidateAgent(Policy):
         ).T
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         rows_PF = np.concatenate([candidates.rows_PF for candidates in candidate_sets])
+        if not self.memory:
+            rows_PF[:, MEMORY_FEATURES] = 0
         scores_PK = (
             self._scores(candidate_sets, torch.from_numpy(rows_PF.astype(np.float32))) / self.temperature
         )
@@ -275,6 +326,7 @@ class CandidateAgent(Policy):
             "features": list(FEATURES),
             "feedback_features": list(FEEDBACK_FEATURES),
             "weights": sum(parameter.numel() for parameter in self.module.parameters()),
+            **({} if self.memory else {"memory": False}),
         }
 
     def save(self, directory: Path) -> None:
@@ -305,6 +357,13 @@ class CandidateAgent(Policy):
                 f"{directory / WEIGHTS_FILE} holds weights that are not finite: train it again"
             )
         self.module.load_state_dict(weights)
+
+
+@lru_cache(maxsize=1 << 14)
+def _acts(phrases: tuple[str, ...], kinds: int) -> tuple[Act, ...]:
+    """The act of every candidate."""
+    candidates = CandidateSet(phrases, np.zeros((len(phrases), 0), dtype=np.uint8), kinds=kinds)
+    return tuple(candidates.act(index) for index in range(len(candidates)))
 
 
 def _start(episode: Episode) -> _State:

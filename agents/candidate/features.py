@@ -33,6 +33,7 @@ __all__ = [
     "FEATURES",
     "FEEDBACK_FEATURES",
     "KINDS",
+    "MEMORY_FEATURES",
     "WIDTH",
     "CandidateSet",
     "add_feedback",
@@ -80,6 +81,8 @@ FEEDBACK_FEATURES = (
 """Names of the additional features of a phrase where feedback is offered, each 0 or 1."""
 _F = {name: i for i, name in enumerate(FEATURES)}
 _T = {name: i for i, name in enumerate(FEEDBACK_FEATURES)}
+MEMORY_FEATURES = [_F["searched before"], _F["stands in an earlier result too"]]
+"""Columns of the features that depend on more than the newest result and the number of searches."""
 _STATE = ["no search yet", "fewer searches than relations", "more searches than relations"]
 
 _WORD = re.compile(r"\w+(?:['’.-]\w+)*")

@@ -1,0 +1,112 @@
+"""The continuations of an audit, in a file: an interrupted audit continues with what was played.
+
+    {"schema": 1, "made_with": {…}}                          what the returns depend on
+    {"state": "5f…", "first": 0, "returns": [0.0, 1.0, …]}    continuations 0, 1, … of a state
+
+A line that was cut off by a crash at the end of the file is dropped; its continuations are played again. Continuation i of a
+state has a seed of its own, so it returns what it would have returned without the interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from searchgym.errors import RunDirectoryError
+from searchgym.files import lock_file
+
+__all__ = ["ContinuationStore"]
+
+_SCHEMA = 1
+
+
+class ContinuationStore:
+    """Opens or creates the file; a context manager, because it holds a lock.
+
+    Args:
+        path: the file.
+        made_with: what the returns depend on, as JSON: the policy's weights, the environment, seeds.
+
+    Raises:
+        RunDirectoryError: the file was made with something else, is damaged, or is in use by another process.
+    """
+
+    def __init__(self, path: Path, made_with: Mapping[str, Any]) -> None:
+        import filelock
+
+        self._path = path
+        self._returns: dict[str, list[float]] = {}
+        try:
+            self._lock = lock_file(path.with_name(f".{path.name}.lock"))
+        except filelock.Timeout:
+            raise RunDirectoryError(
+                f"{path} is in use by another audit: wait for it, or give another --out"
+            ) from None
+        try:
+            self._open(json.loads(json.dumps(made_with)))
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> ContinuationStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def returns(self, state: str) -> list[float]:
+        """The returns of a state's continuations so far, in order."""
+        return list(self._returns.get(state, ()))
+
+    def add(self, returns: Mapping[str, list[float]]) -> None:
+        """Append the next continuations of some states.
+
+        Args:
+            returns: state -> returns, following those that are stored.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        lines = []
+        for state, values in returns.items():
+            known = self._returns.setdefault(state, [])
+            lines.append(json.dumps({"state": state, "first": len(known), "returns": values}))
+            known += values
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("".join(line + "\n" for line in lines))
+
+    def _open(self, made_with: Any) -> None:
+        content = self._path.read_bytes() if self._path.exists() else b""
+        end = content.rfind(b"\n") + 1
+        lines = content[:end].decode("utf-8", "replace").splitlines()
+        if not lines:
+            self._path.write_text(json.dumps({"schema": _SCHEMA, "made_with": made_with}) + "\n", "utf-8")
+            return
+        try:
+            head, *rows = map(json.loads, lines)
+            schema, was = head["schema"], head["made_with"]
+            for row in rows:
+                known = self._returns.setdefault(row["state"], [])
+                values = [float(value) for value in row["returns"]]
+                if row["first"] != len(known) or not all(map(math.isfinite, values)):
+                    raise ValueError(f"continuations of state {row['state']} are missing")
+                known += values
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunDirectoryError(
+                f"{self._path} is damaged ({error}): remove it to play the continuations again"
+            ) from error
+        if schema != _SCHEMA or was != made_with:
+            keys = [key for key in made_with if not isinstance(was, dict) or was.get(key) != made_with[key]]
+            raise RunDirectoryError(
+                f"{self._path} holds continuations that were made with another {', '.join(keys) or 'schema'}: give "
+                "another --out, or remove the file"
+            )
+        if end < len(content):
+            with self._path.open("r+b") as file:
+                file.truncate(end)
