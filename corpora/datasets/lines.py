@@ -142,19 +142,21 @@ def read_lines(file: Path, *, by_content: bool = False) -> Iterator[Line]:
         raise CorpusError(f"{file} cannot be read: {error.strerror or error}. Check the path.") from None
 
 
-@contextlib.contextmanager
-def _open(file: Path, by_content: bool) -> Iterator[IO[bytes]]:
-    from rich import markup, progress  # only needed while building
+def _raw(file: Path) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """The bytes of a file; reading a large one in a terminal shows a progress bar."""
+    if file.stat().st_size < _PROGRESS_FROM or not sys.stderr.isatty():
+        return file.open("rb")
+    from rich import markup, progress  # only where something is shown
 
     from searchgym.cli.console import Console
 
-    quiet = file.stat().st_size < _PROGRESS_FROM or not sys.stderr.isatty()
+    return progress.open(file, "rb", description=markup.escape(file.name), console=Console(stderr=True))
+
+
+@contextlib.contextmanager
+def _open(file: Path, by_content: bool) -> Iterator[IO[bytes]]:
     with contextlib.ExitStack() as stack:
-        raw: Any = stack.enter_context(
-            progress.open(
-                file, "rb", description=markup.escape(file.name), console=Console(stderr=True), disable=quiet
-            )
-        )
+        raw: Any = stack.enter_context(_raw(file))
         packed = file.suffix == ".gz"
         if by_content:
             with file.open("rb") as start:
