@@ -68,6 +68,8 @@ class Line:
                     f"field {name!r} is {value}, not a whole number", "Write it as a whole number."
                 )
             value = int(value)
+        if value is None and name in self.fields:
+            raise self.error(f"field {name!r} is null", "Write a value, or remove the line.")
         if value is None:
             there = ", ".join(sorted(self.fields)[:12]) or "none"
             near = did_you_mean(name, self.fields) or f" It has {there}."

@@ -194,7 +194,7 @@ BAD_PASSAGES: list[tuple[Any, str]] = [
     ({"id": "c", "text": "x"}, "no field 'title'"),
     ({"id": "c", "titel": "T", "text": "x"}, "no field 'title'. Add it. Did you mean 'titel'"),
     ({"id": "c", "title": "T", "body": "x"}, "no field 'text'"),
-    ({"id": "c", "title": "T", "text": None}, "no field 'text'"),
+    ({"id": "c", "title": "T", "text": None}, "field 'text' is null"),
     ({"id": 7, "title": "", "text": "x"}, "field 'id' is a number, not a string"),
     ({"id": "c", "title": ["T"], "text": "x"}, "field 'title' is a list, not a string"),
     ({"id": "c", "title": "", "text": {"a": 1}}, "field 'text' is an object, not a string"),
