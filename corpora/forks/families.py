@@ -213,7 +213,7 @@ FAMILIES: dict[str, Family] = {
         _idle,
         {
             "idle": Parameter(
-                6, 0, 9, "pages that only lead on, from the first name of the question to the second"
+                5, 0, 8, "pages that only lead on, from the first name of the question to the second"
             ),
             "wrong": Parameter(5, 0, 8, "links on the start page that lead to a wrong year"),
         },
