@@ -80,7 +80,7 @@ def measure_structure(
     envs: SearchVectorEnv,
     task_ids: Sequence[str],
     *,
-    fork: float = 0.2,
+    fork: float = 0.15,
     neutral: float = 0.02,
     max_states: int = 300_000,
 ) -> Structure:
