@@ -115,10 +115,18 @@ def _hops(*pages: str) -> MicroWorld:
     return world
 
 
+def _via_middle() -> MicroWorld:
+    """Three gold pages; a link on the start page by relation 1, whose turn comes later, looks right and is wrong."""
+    world = _hops("start", "middle", "right")
+    world.page("middle", (1, "right"))
+    return world
+
+
 def _decoys(i: int, given: Mapping[str, Any]) -> MicroWorld:
-    world = _hops("start", "right")
+    world = _via_middle()
+    twins = world.wrong_pages("twin", 1)
     decoys = world.wrong_pages("decoy", given["decoys"])
-    world.page("start", (0, "right"), *zip(world.unused, decoys, strict=False))
+    world.page("start", (0, "middle"), (1, twins), *zip(world.unused, decoys, strict=False))
     return world
 
 
@@ -140,12 +148,11 @@ def _guess(i: int, given: Mapping[str, Any]) -> MicroWorld:
 
 
 def _trap(i: int, given: Mapping[str, Any]) -> MicroWorld:
-    world = _hops("start", "middle", "right")
+    world = _via_middle()
     traps = world.wrong_pages("trap", given["traps"])
     if _is_in_share(i, given["recovery"]):
         for name in traps:
             world.pages[name].append((0, ("middle",)))
-    world.page("middle", (1, "right"))
     world.page("start", (0, "middle"), (1, traps))
     return world
 
@@ -168,29 +175,27 @@ def _delayed(i: int, given: Mapping[str, Any]) -> MicroWorld:
 
 
 def _repair(i: int, given: Mapping[str, Any]) -> MicroWorld:
-    world = _hops("start", "right")
+    world = _via_middle()
     dead = world.wrong_pages("dead", given["dead"])
     mistakes = tuple(f"mistake{k}" for k in range(given["mistakes"]))
     for name in mistakes:
-        world.page(name, (0, "right"), (LIST, dead))
-    world.page(
-        "start", (0, "right"), *zip(world.unused, mistakes, strict=False), (LIST, dead[: given["wrong"]])
-    )
+        world.page(name, (0, "middle"), (LIST, dead))
+    world.page("start", (0, "middle"), (1, mistakes))
     return world
 
 
 def _redundant(i: int, given: Mapping[str, Any]) -> MicroWorld:
-    world = _hops("start", "right")
-    wrong = world.wrong_pages("wrong", given["wrong"])
+    world = _via_middle()
+    twins = world.wrong_pages("twin", given["twins"])
     same = ("start", *(f"copy{k}" for k in range(given["copies"])))
     for name in same:
         others = tuple(other for other in same if other != name)
-        world.page(name, (0, "right"), *zip(world.unused, wrong, strict=False), (LIST, others))
+        world.page(name, (0, "middle"), (1, twins), (LIST, others))
     return world
 
 
 def _routes(i: int, given: Mapping[str, Any]) -> MicroWorld:
-    world = _hops("start", "middle", "right")
+    world = _via_middle()
     wrong = world.wrong_pages("wrong", given["wrong"])
     onward, aside, *relations = world.unused
     # Each page of the longer route has a way into a wrong page: more rounds, more risk.
@@ -198,7 +203,6 @@ def _routes(i: int, given: Mapping[str, Any]) -> MicroWorld:
     for name, following in itertools.pairwise(long):
         world.page(name, (onward, following), (aside, wrong[:1]))
     world.page(long[-1], (YEAR, "answer"))
-    world.page("middle", (1, "right"))
     world.page("start", (0, "middle"), (1, long[0]), *zip(relations, wrong, strict=False))
     return world
 
@@ -206,7 +210,11 @@ def _routes(i: int, given: Mapping[str, Any]) -> MicroWorld:
 FAMILIES: dict[str, Family] = {
     "decoys": Family(
         _decoys,
-        {"decoys": Parameter(6, 1, 10, "links on the start page that lead to a wrong year")},
+        {
+            "decoys": Parameter(
+                4, 0, 9, "links on the start page that lead to a wrong year, besides one that looks right"
+            )
+        },
         "a decisive search among decoys",
     ),
     "idle": Family(
@@ -223,7 +231,9 @@ FAMILIES: dict[str, Family] = {
         _guess,
         {
             "guess": Parameter(0.3, 0.0, 1.0, "share of the questions that suggest the right answer"),
-            "decoys": Parameter(6, 0, 10, "links on the start page that lead to a wrong year"),
+            "decoys": Parameter(
+                4, 0, 9, "links on the start page that lead to a wrong year, besides one that looks right"
+            ),
         },
         "answers that can be had without evidence",
     ),
@@ -246,11 +256,10 @@ FAMILIES: dict[str, Family] = {
     "repair": Family(
         _repair,
         {
-            "dead": Parameter(6, 0, 8, "links on a mistaken page that lead to a wrong year"),
+            "dead": Parameter(7, 0, 8, "links on a mistaken page that lead to a wrong year"),
             "mistakes": Parameter(
-                7, 1, 8, "links on the start page that lead to a page which names the right one"
+                2, 1, 8, "links that look right and lead to a page which names the right one"
             ),
-            "wrong": Parameter(4, 0, 8, "links on the start page that lead to a wrong year, at most `dead`"),
         },
         "a mistake that the next search can repair",
     ),
@@ -258,7 +267,7 @@ FAMILIES: dict[str, Family] = {
         _redundant,
         {
             "copies": Parameter(6, 0, 8, "pages that repeat the start page"),
-            "wrong": Parameter(5, 0, 8, "links on the start page that lead to a wrong year"),
+            "twins": Parameter(1, 0, 6, "links on the start page that look right and lead to a wrong year"),
         },
         "searches that return what is known",
     ),

@@ -56,12 +56,15 @@ def _natural_text(name: str, profession: str, facts: Sequence[tuple[str, Sequenc
     sentences = [f"{name} was a {profession}."]
     for relation, values in facts:
         *most, last = values
-        listed = f"{', '.join(most)} and {last}" if most else last
-        if relation in _NATURAL.years:
-            listed = f"in {listed}"
-        if most and relation != _NATURAL.list_relation:
-            relation += "s"
-        sentences.append(f"{whose} {relation} {'were' if relation.endswith('s') else 'was'} {listed}.")
+        if relation == _NATURAL.list_relation:
+            listed = f"{', '.join(most)} and {last}" if most else last
+            sentences.append(f"{whose} {relation} were {listed}.")
+        elif relation in _NATURAL.years:
+            sentences.append(f"{whose} {relation} was in {last}.")
+        else:
+            first, *others = values
+            sentences.append(f"{whose} {relation} was {first}.")
+            sentences += [f"{whose} other {relation} was {other}." for other in others]
     return " ".join(sentences)
 
 

@@ -178,8 +178,8 @@ def test_the_id_takes_families_as_types_or_with_parameters() -> None:
 @pytest.mark.parametrize(
     ("family", "name", "value", "says"),
     [
-        ("decoys", "decoys", 0, "decoys is 0: give a whole number from 1 to 10"),
-        ("decoys", "decoys", 11, "decoys is 11"),
+        ("decoys", "decoys", -1, "decoys is -1: give a whole number from 0 to 9"),
+        ("decoys", "decoys", 10, "decoys is 10"),
         ("decoys", "decoys", 2.0, "decoys is 2.0"),
         ("decoys", "decoys", True, "decoys is True"),
         ("idle", "idle", -1, "idle is -1"),

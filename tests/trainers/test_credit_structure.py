@@ -51,8 +51,7 @@ def test_the_start_leaves_room(family: str, style: str) -> None:
     vec = envs(family, style=style)
     values = ExactValues(lookup(vec), vec)
     values.solve(tasks := vec.task_ids()[: {"guess": 10, "trap": 2}.get(family, 1)])
-    high = 0.7 if style == "natural" else 0.5
-    assert 0.2 <= np.mean([values.value(task) for task in tasks]) <= high
+    assert 0.2 <= np.mean([values.value(task) for task in tasks]) <= 0.5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -108,7 +107,7 @@ def test_one_round_decides_among_decoys() -> None:
     ("worse", "better"),
     [
         ({"family": "trap", "recovery": 0.0}, {"family": "trap", "recovery": 1.0}),
-        ({"family": "repair", "dead": 8, "wrong": 0}, {"family": "repair", "dead": 3, "wrong": 0}),
+        ({"family": "repair", "dead": 8}, {"family": "repair", "dead": 3}),
         ({"family": "decoys"}, {"family": "repair"}),
     ],
 )
@@ -122,11 +121,11 @@ def test_recoverability(worse: dict[str, Any], better: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("family", "easy", "hard"),
     [
-        ("decoys", {"decoys": 2}, {"decoys": 10}),
+        ("decoys", {"decoys": 1}, {"decoys": 9}),
         ("idle", {"idle": 0}, {"idle": 8}),
         ("trap", {"traps": 1}, {"traps": 4}),
         ("delayed", {"delay": 2}, {"delay": 5}),
-        ("redundant", {"wrong": 2}, {"wrong": 8}),
+        ("redundant", {"twins": 1}, {"twins": 3}),
         ("routes", {"extra": 1}, {"extra": 4}),
         ("repair", {"dead": 1}, {"dead": 8}),
     ],

@@ -118,8 +118,8 @@ def measure_structure(
         forks += state.reach * is_fork
         if is_fork:
             wrong_C = state.reach * state.probs_C * (state.continues_C & (advantages_C < -neutral))
-            wrong_turns += wrong_C.sum()
-            kept += wrong_C @ state.q_C / state.value
+            wrong_turns += float(wrong_C.sum())
+            kept += float(wrong_C @ state.q_C) / state.value
         # Q is the probability of a right answer from here on, so these are sums over episodes with a right answer.
         right_C = state.reach * state.probs_C * state.q_C
         right += right_C[~state.continues_C].sum()
