@@ -73,8 +73,9 @@ class Forks:
             raise UnknownIdError("family", family, (*FAMILIES, ALL))
         given = checks.mapping(f"parameters of the family {family!r}", parameters or {})
         if family == ALL and given:
+            name = next(iter(given))
             raise ConfigError(
-                f"parameters {sorted(given)} are given for all families: name one, e.g. family={_owner(given)!r}"
+                f"parameter {name!r} is given for all families: name the family, e.g. family={_owner(name)!r}"
             )
         self._families = tuple(FAMILIES) if family == ALL else (family,)
         self.parameters = {name: check_parameters(name, given) for name in self._families}
@@ -203,9 +204,13 @@ class _Order:
         ]
 
 
-def _owner(given: Mapping[str, Any]) -> str:
-    """A family that has one of the parameters."""
-    return next((name for name, f in FAMILIES.items() if f.parameters.keys() & given.keys()), "decoys")
+def _owner(parameter: str) -> str:
+    """A family that has the parameter; raises `UnknownIdError`."""
+    for name, family in FAMILIES.items():
+        if parameter in family.parameters:
+            return name
+    known = dict.fromkeys([*_OPTIONS, *(p for family in FAMILIES.values() for p in family.parameters)])
+    raise UnknownIdError("option of the corpus 'forks':", parameter, known)
 
 
 _OPTIONS = ("family", "seed", "style", "train", "dev", "test")

@@ -258,7 +258,7 @@ FAMILIES: dict[str, Family] = {
         {
             "dead": Parameter(7, 0, 8, "links on a mistaken page that lead to a wrong year"),
             "mistakes": Parameter(
-                2, 1, 8, "links that look right and lead to a page which names the right one"
+                5, 1, 8, "links that look right and lead to a page which names the right one"
             ),
         },
         "a mistake that the next search can repair",

@@ -29,7 +29,7 @@ from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import StopReason
 from searchgym.errors import ConfigError, UnknownIdError
 
-IDS = ["SearchQA-v0", "SearchQA-Terse-v0", "SearchQA-Hard-v0", "SearchQA-Forks-v0"]
+IDS = ["SearchQA-v0", "SearchQA-Terse-v0", "SearchQA-Hard-v0"]
 
 
 # -- Gymnasium's own expectations ------------------------------------------------------------------------
