@@ -77,6 +77,15 @@ _ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "SearchQA-v0": {"corpus": "country"},
     "SearchQA-Terse-v0": {"corpus": "country-terse"},
     "SearchQA-Hard-v0": {"corpus": "country-hard", "top_k": 2, "max_rounds": 10},
+    # b=0: a page is found by its title, however long it is. No limit of characters: states that differ in their characters
+    # alone are the same state, so that true values can be enumerated.
+    "SearchQA-Forks-v0": {
+        "corpus": "forks",
+        "retriever": {"name": "bm25", "b": 0.0},
+        "top_k": 1,
+        "max_rounds": 20,
+        "max_chars": None,
+    },
 }
 for _id, _arguments in _ENVIRONMENTS.items():
     # No max_episode_steps: Gymnasium's TimeLimit can set terminated and truncated together, and forgets

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from searchgym.agent import Turn
 from searchgym.checkpoints import policy_directory
+from searchgym.checks import choice
 from searchgym.checksums import check_files, forget_checksums
 from searchgym.dialects import Act
 from searchgym.episode import Episode, Segment
@@ -49,6 +50,7 @@ from .features import (
     add_feedback,
     list_candidates,
 )
+from .starts import STARTS
 
 __all__ = ["CandidateAgent"]
 
@@ -117,9 +119,11 @@ class CandidateAgent(Policy):
             an earlier result too"). Without them the policy depends on its last search and the number of searches
             alone, so few states differ and long episodes can be enumerated exactly.
         checkpoint: a directory written by `save`, a training run or one of its checkpoints, whose weights are loaded.
+        start: a name of `starts.STARTS`: weights to which the random ones are added. "uniform": zero; "lookup": looks
+            names up and answers a number that follows a relation of the question.
 
     Raises:
-        ConfigError: `init_std` is negative.
+        ConfigError: `init_std` is negative, or an unknown start.
         CheckpointError: the checkpoint is missing, damaged or of other features.
     """
 
@@ -132,14 +136,19 @@ class CandidateAgent(Policy):
         init_std: float = 0.0,
         memory: bool = True,
         checkpoint: str | os.PathLike[str] | None = None,
+        start: str = "uniform",
     ) -> None:
         if not init_std >= 0.0:
             raise ConfigError(f"init_std is {init_std!r}: give 0 or a positive number")
+        initial = STARTS[choice("start", start, tuple(STARTS))]
         self.memory = memory
         self.generator = torch.Generator().manual_seed(seed)
         self.module = _Scores()
         with torch.no_grad():
             self.module.weight.copy_(torch.randn(2, WIDTH, generator=self.generator) * init_std)
+            for row, kind in zip(self.module.weight, KINDS[:2], strict=True):
+                for name, weight in initial[kind].items():
+                    row[FEATURES.index(name)] += weight
         self._states: dict[int, _State] = {}
         if checkpoint is not None:
             self.load_weights(policy_directory(checkpoint))

@@ -17,9 +17,9 @@ Also exact is the policy gradient, from the probability d(s) of reaching each st
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError, TrainingError
 
-__all__ = ["ExactValues", "check_enumerable"]
+__all__ = ["Decision", "ExactValues", "check_enumerable"]
 
 _BATCH = 512  # states per pass of the policy
 Snapshot = dict[str, Any]
@@ -92,6 +92,28 @@ class _Node:
         return np.exp(self.logprobs_C)
 
 
+class Decision(NamedTuple):
+    """A state and what can be chosen there, C acts.
+
+    Attributes:
+        round: number of the round, from 1.
+        reach: the probability that an episode passes through this state.
+        value: V.
+        probs_C: probability of each act.
+        q_C: Q of each act.
+        continues_C: whether the episode goes on after it.
+        new_gold_C: whether it returns a gold page that no earlier search returned; False everywhere unless gold is tracked.
+    """
+
+    round: int
+    reach: float
+    value: float
+    probs_C: NDArray[np.float64]
+    q_C: NDArray[np.float64]
+    continues_C: NDArray[np.bool_]
+    new_gold_C: NDArray[np.bool_]
+
+
 def check_enumerable(policy: Policy, config: EnvConfig) -> EnumerablePolicy:
     """The policy, if its values can be enumerated in such an environment.
 
@@ -116,6 +138,8 @@ class ExactValues:
         policy: an `EnumerablePolicy`; its weights and temperature must not change while this object is used.
         envs: plays single steps from restored states; its slots are overwritten.
         max_states: refuse to enumerate more states than this.
+        track_gold: tell states apart by the gold pages found so far, so that `decisions` knows which acts find one. Values
+            are the same; there are more states.
 
     Attributes:
         states: number of distinct states.
@@ -125,9 +149,11 @@ class ExactValues:
         ConfigError: see `check_enumerable`.
     """
 
-    def __init__(self, policy: Policy, envs: SearchVectorEnv, max_states: int = 300_000) -> None:
+    def __init__(
+        self, policy: Policy, envs: SearchVectorEnv, max_states: int = 300_000, track_gold: bool = False
+    ) -> None:
         self._policy, self._lister = policy, check_enumerable(policy, envs.config)
-        self._envs, self._max_states = envs, max_states
+        self._envs, self._max_states, self._track_gold = envs, max_states, track_gold
         self._played: dict[tuple[Hashable, str], _Transition] = {}
         self._levels: list[list[_Node]] = []
         self._roots: dict[str, _Node] = {}
@@ -197,6 +223,26 @@ class ExactValues:
             node = self._levels[depth + 1][child]
         return np.array(values), np.array(advantages)
 
+    def decisions(self) -> Iterator[Decision]:
+        """Every state that was enumerated, round by round."""
+        for depth, level in enumerate(self._levels):
+            for node in level:
+                new_gold_C = np.zeros(len(node.child_C), bool)
+                if self._track_gold:
+                    before = len(node.snapshot["found"])
+                    for column in np.flatnonzero(node.child_C >= 0):
+                        child = self._levels[depth + 1][node.child_C[column]]
+                        new_gold_C[column] = len(child.snapshot["found"]) > before
+                yield Decision(
+                    depth + 1,
+                    node.reach,
+                    node.value,
+                    node.probs_C,
+                    node.q_C,
+                    node.child_C >= 0,
+                    new_gold_C,
+                )
+
     def policy_gradient(self) -> Tensor:
         """∇J with respect to the policy's trainable parameters, as one vector.
 
@@ -232,7 +278,7 @@ class ExactValues:
             for slot, start in self._envs.start(tasks).items():
                 state = self._lister.start_state(start.observation, self._envs.config.feedback_calls)
                 snapshot = self._envs.snapshot(slot)
-                key = _environment_key(snapshot, self._envs.config)
+                key = _environment_key(snapshot, self._envs.config, self._track_gold)
                 nodes.append(_Node(state, snapshot, key, reach=weights[begin + slot]))
         return nodes
 
@@ -305,7 +351,7 @@ class ExactValues:
                     record.reward,
                     record.observation,
                     after,
-                    None if after is None else _environment_key(after, self._envs.config),
+                    None if after is None else _environment_key(after, self._envs.config, self._track_gold),
                 )
         self.transitions += len(missing)
 
@@ -329,13 +375,13 @@ class ExactValues:
         )
 
 
-def _environment_key(snapshot: Snapshot, config: EnvConfig) -> Hashable:
+def _environment_key(snapshot: Snapshot, config: EnvConfig, track_gold: bool) -> Hashable:
     """What the environment's future depends on."""
     ignored = {"schema", "index_hash", "anchor", "chars"}
     if config.max_searches is None:
         ignored.add("searches")
     if not config.has_feedback and not config.other_terms and "recall" not in config.reward:
-        ignored |= {"found", "invalid"}
+        ignored |= {"invalid"} if track_gold else {"found", "invalid"}
     return json.dumps(
         {name: value for name, value in snapshot.items() if name not in ignored}, sort_keys=True
     )
