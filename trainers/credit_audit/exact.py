@@ -382,6 +382,7 @@ def _environment_key(snapshot: Snapshot, config: EnvConfig, track_gold: bool) ->
         ignored.add("searches")
     if not config.has_feedback and not config.other_terms and "recall" not in config.reward:
         ignored |= {"invalid"} if track_gold else {"found", "invalid"}
-    return json.dumps(
-        {name: value for name, value in snapshot.items() if name not in ignored}, sort_keys=True
-    )
+    kept = {name: value for name, value in snapshot.items() if name not in ignored}
+    # The checksum in the trace covers the ignored entries too.
+    kept["trace"] = {name: value for name, value in snapshot["trace"].items() if name != "check"}
+    return json.dumps(kept, sort_keys=True)
