@@ -177,7 +177,7 @@ def test_tags_valid(text: str, answer: str) -> None:
     assert parse(TAGS, text) == Act("answer", answer=answer)
 
 
-MEGABYTE = 1_000_000
+LONG = 250_000
 UNITS = [
     "<think>",
     "</think>",
@@ -201,9 +201,9 @@ UNITS = [
 
 @both
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_megabyte_is_read_in_linear_time(dialect: Dialect, unit: str) -> None:
-    """A quadratic parser needs minutes here; a linear one has a hundredfold margin."""
-    flood = unit * (MEGABYTE // len(unit))
+def test_a_long_message_is_read_in_linear_time(dialect: Dialect, unit: str) -> None:
+    """A quadratic parser needs minutes here; a linear one has a fiftyfold margin."""
+    flood = unit * (LONG // len(unit))
     for text in (
         flood,
         flood + "</think>",
@@ -211,9 +211,9 @@ def test_a_megabyte_is_read_in_linear_time(dialect: Dialect, unit: str) -> None:
         f"<answer>{flood}</answer>",
         call("answer", flood),
     ):
-        start = time.perf_counter()
+        start = time.process_time()
         act = parse(dialect, text, feedback=False)
-        assert time.perf_counter() - start < 5
+        assert time.process_time() - start < 5
         assert act.kind in {"answer", "invalid", "search"}
 
 
