@@ -826,8 +826,13 @@ def test_memory_goes_to_those_who_read() -> None:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             assert guard.held <= 2**26
-            answer = server.post({"queries": queries[:8], "topk": 1000})
             assert server.post({"queries": ["small"]}).status_code == 200
+            try:
+                answer = server.post({"queries": queries[:8], "topk": 1000})
+            except (
+                httpx.RemoteProtocolError
+            ):  # on a busy machine this client, too, can be among the slow readers
+                continue
             if answer.status_code == 200:
                 break
             assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
