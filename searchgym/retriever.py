@@ -25,8 +25,8 @@ CACHE_BYTES = 256 * 2**20
 """The memory that a query cache may take by default."""
 # Bytes of CPython's objects, and of the tables' slots, besides the strings themselves.
 _ENTRY_BYTES = 250
-_HIT_BYTES = 110
-_PASSAGE_BYTES = 180
+_HIT_BYTES = 160
+_TEXT_BYTES = 160
 
 
 class Hit(NamedTuple):
@@ -103,22 +103,26 @@ def check_result(result: SearchResult, name: str) -> SearchResult:
     """
     if isinstance(result, RetrievalError):
         return result
-    # Sums and comparisons of whole lists, because this runs for every search.
-    if not isfinite(sum([hit[3] for hit in result])):
+    total, named = 0.0, True
+    for id, _, _, score in result:
+        total += score  # finite if and only if all are, up to sums that no retriever's scores reach
+        if not id:
+            named = False
+    if not isfinite(total):
         for hit in result:
             if not isfinite(hit.score):
                 return RetrievalError(f"retriever {name!r} gave passage {hit.id!r} the score {hit.score}")
-    if "" in [hit[0] for hit in result]:
-        return [hit if hit.id else hit._replace(id=content_id(hit.title, hit.text)) for hit in result]
-    return result
+    if named:
+        return result
+    return [hit if hit.id else hit._replace(id=content_id(hit.title, hit.text)) for hit in result]
 
 
 class CachedRetriever:
     """A cache on (query, k), bounded in bytes. Transparent: same name, same hash, same results.
 
-    Results that were used most recently are kept. A passage that several of them contain is stored once. Failures are
-    never cached; `check_result` is applied to what the retriever returns. `hits` and `misses` count queries. Threads may
-    share one cache; it has no lock, which a forked worker could inherit held.
+    Results that were used most recently are kept. The text of a passage that several of them contain is stored once.
+    Failures are never cached; `check_result` is applied to what the retriever returns. `hits` and `misses` count
+    queries. Threads may share one cache; it has no lock, which a forked worker could inherit held.
 
     As in `searchgym.lru.LRUCache` there are two generations: what is read in the older one moves to the younger one, and
     when the younger one is full, it becomes the older one. Each may hold a third of the bound; the last third is left for
@@ -134,9 +138,7 @@ class CachedRetriever:
         self._size = size
         self._younger: dict[_Key, tuple[_Fields, ...]] = {}
         self._older: dict[_Key, tuple[_Fields, ...]] = {}
-        self._passages: dict[
-            tuple[str, str, str], tuple[str, str, str]
-        ] = {}  # those of the younger generation
+        self._texts: dict[str, str] = {}  # of passages, those of the younger generation
         self._used = 0  # bytes of the younger generation
         self.name = retriever.name
         self.index_hash = retriever.index_hash
@@ -184,26 +186,26 @@ class CachedRetriever:
         """Keep a result in the younger generation."""
         third = self._size // 3
         while True:
-            passages = self._passages
+            texts = self._texts
             weight = _ENTRY_BYTES + getsizeof(key[0])
             new = []
             kept = []
             for id, title, text, score in hits:
-                passage = (id, title, text)
-                shared = passages.get(passage)
+                shared = texts.get(text)
                 if shared is None:
-                    shared = passage
-                    new.append(passage)
-                    weight += _PASSAGE_BYTES + getsizeof(id) + getsizeof(title) + getsizeof(text)
+                    shared = text
+                    new.append(text)
+                    weight += _TEXT_BYTES + getsizeof(text)
+                weight += _HIT_BYTES + 4 * (len(id) + len(title))  # a character takes at most 4 bytes
                 # Plain tuples, because the garbage collector stops tracking those.
-                kept.append((*shared, score))
-            weight += _HIT_BYTES * len(kept)
+                kept.append((id, title, shared, score))
             if self._used + weight <= third:
                 break
             if not self._used:
                 return  # too large to be kept
-            self._older, self._younger, self._passages, self._used = self._younger, {}, {}, 0
-        passages.update(zip(new, new, strict=True))
+            self._older, self._younger, self._texts, self._used = self._younger, {}, {}, 0
+        for text in new:
+            texts[text] = text
         self._younger[key] = tuple(kept)
         self._used += weight
 
