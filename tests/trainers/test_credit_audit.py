@@ -16,6 +16,7 @@ from searchgym.agents.candidate.features import FEATURES
 from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.errors import ConfigError, RunDirectoryError
 from searchgym.rollouts.collection import agent_context_of, collect
+from searchgym.trainers.algorithms.capf import CAPF
 from searchgym.trainers.algorithms.cw_grpo import CWGRPO
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.credit_audit.auditing import AuditSettings, audit_credit, trainer_credit
@@ -356,6 +357,16 @@ def test_continuations_of_something_else_are_refused(tmp_path: Path) -> None:
         path.write_text("\n".join([*lines, damaged]) + "\n")
         with pytest.raises(RunDirectoryError, match="damaged"):
             ContinuationStore(path, {"policy": "a", "seed": 1})
+
+
+def test_a_trainer_whose_own_episodes_cannot_be_enumerated_is_left_out(envs: SearchVectorEnv) -> None:
+    settings = AuditSettings(questions=2, group_size=4, max_states=200, num_envs=64)
+    trainers = {"grpo": GRPO({"group_size": 4}), "capf": CAPF({"group_size": 4})}
+    audit = audit_credit(lookup_agent(), envs.config, trainers, settings)
+    assert [rule.label for rule in audit.rules[4:]] == ["grpo"]
+    assert "max_states is 200" in audit.left_out["capf"]
+    with pytest.raises(ConfigError, match="max_states is 200"):
+        audit_credit(lookup_agent(), envs.config, {"capf": CAPF({"group_size": 4})}, settings)
 
 
 RULE = '''

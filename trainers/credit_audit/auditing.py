@@ -132,6 +132,7 @@ class CreditAudit:
         rules: one entry per rule, references first.
         floor: the scores of one replica of the true credit against the other: no rule can be seen to do better.
         sampled: the shared episodes and their truth.
+        left_out: trainer -> why it could not be scored on episodes of its own.
     """
 
     settings: AuditSettings
@@ -139,6 +140,7 @@ class CreditAudit:
     rules: list[RuleScore]
     floor: dict[str, float]
     sampled: Sampled
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def audit_credit(
@@ -161,7 +163,8 @@ def audit_credit(
 
     Raises:
         ConfigError: a trainer that cannot learn in this environment, a policy that cannot be enumerated or continued, or
-            too many states; before any trainer is scored.
+            too many states; before any trainer is scored. What is wrong with the episodes of a single trainer that
+            plays its own only leaves that one out, unless it is the only one.
     """
     if settings.method == "monte-carlo":
         check_reachable(settings.error, settings.continuations)
@@ -169,15 +172,24 @@ def audit_credit(
     on_progress("episodes of all trainers")
     shared = _sample(policy, config, settings, on_progress, directory and directory / "continuations.jsonl")
     rules = [_reference(label, shared, settings.seed) for label in REFERENCES]
+    left_out: dict[str, str] = {}
     for label, algorithm in trainers.items():
         on_progress(f"trainer {label}")
         own = _plays_alone(algorithm) or _differs(configs[label], config)
         place = directory and directory / f"continuations-{label}.jsonl"
-        sampled = _sample(policy, configs[label], settings, on_progress, place, algorithm) if own else shared
+        sampled = shared
+        if own:
+            try:
+                sampled = _sample(policy, configs[label], settings, on_progress, place, algorithm)
+            except ConfigError as error:  # e.g. the feedback act gives a policy many more states
+                if len(trainers) == 1:
+                    raise
+                left_out[label] = str(error)
+                continue
         rules.append(_score_trainer(label, algorithm, policy, sampled, not own, settings))
     halves = [np.concatenate([t.replicas_2R[half] for t in shared.truth]) for half in (0, 1)]
     floor = credit_scores(replace(shared.rounds, true_R=halves[0]), halves[1])
-    return CreditAudit(settings, env_fingerprint(config), rules, floor, shared)
+    return CreditAudit(settings, env_fingerprint(config), rules, floor, shared, left_out)
 
 
 def trainer_credit(

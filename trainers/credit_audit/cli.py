@@ -181,7 +181,7 @@ def audit(
     from searchgym.env.vector import make_vec
     from searchgym.rollouts.collection import open_agent
 
-    from .auditing import AuditSettings, audit_credit
+    from .auditing import REFERENCES, AuditSettings, audit_credit
     from .report import in_words, write_audit
 
     if threads:
@@ -222,13 +222,15 @@ def audit(
             lambda doing: status.update(text(f"audit: {doing}")),
             out,
         )
+    for name, reason in result.left_out.items():
+        console.print(f"without {name}: {reason}")
     Console().print(_table(result))
     if not any(episode.reward for episode in result.sampled.episodes):
         say(
             "No episode earned anything, so there is nothing to credit: let a policy play that succeeds now and then, or "
             "choose easier questions."
         )
-    for rule in result.rules[-len(opened) :]:
+    for rule in result.rules[len(REFERENCES) :]:
         say(in_words(result, rule))
     if out is not None:
         command = "searchgym " + shlex.join(sys.argv[1:])

@@ -68,6 +68,7 @@ def audit_json(audit: CreditAudit) -> dict[str, Any]:
         "episodes": len(audit.sampled.episodes),
         "rounds": len(audit.sampled.rounds.true_R),
         "counts": audit.sampled.counts,
+        "left_out": audit.left_out,
         "floor": {name: _number(value) for name, value in audit.floor.items()},
         "rules": [
             {
@@ -118,6 +119,7 @@ def audit_markdown(audit: CreditAudit, command: str) -> str:
         lines.append(
             f"| {rule.label} | " + " | ".join(cells) + f" | {rule.seconds * 1e3:.1f} | {rule.note} |"
         )
+    lines += ["", *(f"Without {name}: {reason}" for name, reason in audit.left_out.items())]
     if settings.method == "monte-carlo":
         floor = ", ".join(
             f"{name} {value:.2f}" for name, value in audit.floor.items() if not math.isnan(value)
