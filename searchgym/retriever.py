@@ -105,7 +105,7 @@ def check_result(result: SearchResult, name: str) -> SearchResult:
         return result
     total, named = 0.0, True
     for id, _, _, score in result:
-        total += score  # finite if and only if all are, up to sums that no retriever's scores reach
+        total += score  # not finite if one of them is not; only then are they looked at singly
         if not id:
             named = False
     if not isfinite(total):

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,7 +80,7 @@ class Sampled:
         groups: the episodes of each question.
         truth: the true credit of each episode, in order.
         rounds: the same, flat.
-        vectors_RP: see `score_vectors`; None where the policy is too large or values are estimated.
+        vectors_RP: see `score_vectors`; None where values are estimated.
         gradient_P: the true policy gradient; None where values are estimated.
         counts: states, environment steps or continuations it took, and "seconds".
     """
@@ -302,17 +301,14 @@ def _enumerate(
 ) -> Sampled:
     policy.bind(agent_context_of(envs.config))
     exact = ExactValues(policy, envs, settings.max_states)
-    by_task = {
-        task: [episode for group in same for episode in group]
-        for task, same in groupby(
-            sorted(groups, key=lambda group: group[0].task_id), key=lambda group: group[0].task_id
-        )
-    }
+    by_task: dict[str, list[Episode]] = {}
+    for group in groups:
+        by_task.setdefault(group[0].task_id, []).extend(group)
     tasks = list(by_task)
     total = sum(map(len, by_task.values()))
     truth: dict[int, TrueCredit] = {}
     gradient = torch.zeros(())
-    states = transitions = 0
+    states = 0
     for begin in range(0, len(tasks), _TASKS_AT_ONCE):
         chunk = tasks[begin : begin + _TASKS_AT_ONCE]
         exact.solve(chunk, [len(by_task[task]) / total for task in chunk])
@@ -321,7 +317,6 @@ def _enumerate(
             for episode in by_task[task]:
                 truth[id(episode)] = TrueCredit.exact(episode.episode_id, *exact.true_credit(episode))
         gradient = gradient + exact.policy_gradient()
-    transitions = exact.transitions
     episodes = [episode for group in groups for episode in group]
     ordered = [truth[id(episode)] for episode in episodes]
     return Sampled(
@@ -330,7 +325,7 @@ def _enumerate(
         gather_rounds(episodes, ordered, settings.negligible),
         score_vectors(policy, episodes),
         gradient.numpy(),
-        {"states": states, "environment steps": transitions},
+        {"states": states, "environment steps": exact.transitions},
     )
 
 
