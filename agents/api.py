@@ -29,12 +29,10 @@ from hashlib import blake2b
 from typing import Any
 
 from searchgym.agent import Agent, AgentContext, Turn
-from searchgym.calls import call_arguments, json_text
 from searchgym.checks import boolean
-from searchgym.dialects import Dialect, ToolsDialect
+from searchgym.dialects import Dialect, Scanner, ToolsDialect, begins_inside, call_arguments, json_text
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import BudgetSpentError, ConfigError, MissingExtraError
-from searchgym.scanner import Scanner, begins_inside
 from searchgym.signatures import takes_options
 from searchgym.terminal import get_logger
 

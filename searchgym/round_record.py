@@ -16,7 +16,7 @@ from math import isfinite
 from types import UnionType
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
-from .dialects import Act
+from .acts import Act
 from .question import Question, gold_record
 from .retriever import Hit
 from .verdict import Verdict, no_verdict

@@ -19,10 +19,9 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from searchgym.agent import AgentContext
-from searchgym.dialects import ToolsDialect
+from searchgym.dialects import THOUGHT_NAMES, ToolsDialect
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError
-from searchgym.scanner import THOUGHT_NAMES
 
 from ..lm.stopping import ActWatch
 from .chat_encoder import ChatEncoder, opened_thought
@@ -155,7 +154,7 @@ class ChatFormat:
         """A watch for a new act: it takes the sampled ids one by one and tells which one completes the act.
 
         A closing tag may end inside the text of an id and begin in any earlier id. One that a thought quotes, or a string
-        in a tool call, ends nothing (see `searchgym.scanner`); a thought that the template opens is one.
+        in a tool call, ends nothing (see `searchgym.dialects.scanner`); a thought that the template opens is one.
         """
         scanner = self._dialect.scanner()
         scanner.feed(self._opened)

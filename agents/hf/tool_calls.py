@@ -17,8 +17,7 @@ import re
 from collections.abc import Callable
 
 from searchgym.agent import AgentContext
-from searchgym.calls import json_text
-from searchgym.dialects import Act, Dialect
+from searchgym.dialects import Act, Dialect, json_text
 from searchgym.errors import ConfigError
 
 from .chat_encoder import ChatEncoder, placeholder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from searchgym.scanner import Scanner
+from searchgym.dialects import Scanner
 
 __all__ = ["ActWatch"]
 

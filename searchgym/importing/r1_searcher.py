@@ -16,9 +16,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..dialects import after_thoughts
 from ..episode import RoundRecord
 from ..retriever import Hit
-from ..scanner import after_thoughts
 from .parsed import Parsed, RolloutTextError, act, hit
 
 __all__ = ["parse_r1_searcher"]

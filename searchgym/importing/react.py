@@ -19,10 +19,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..dialects import Act
+from ..dialects import Act, after_thoughts
 from ..episode import RoundRecord
 from ..retriever import Hit
-from ..scanner import after_thoughts
 from .parsed import Parsed, RolloutTextError, act, hit
 
 __all__ = ["parse_react", "parse_react_numbered", "parse_react_steps"]

@@ -20,10 +20,9 @@ import json
 import re
 from typing import Any
 
-from ..dialects import DIALECTS
+from ..dialects import DIALECTS, after_thoughts
 from ..episode import RoundRecord
 from ..retriever import Hit
-from ..scanner import after_thoughts
 from .parsed import Parsed, RolloutTextError, act, hit
 
 __all__ = ["parse_responses"]

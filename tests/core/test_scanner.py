@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchgym.dialects import Act, TagsDialect, ToolsDialect
-from searchgym.scanner import Scanner, after_thoughts, begins_inside
+from searchgym.dialects import Act, Scanner, TagsDialect, ToolsDialect, after_thoughts, begins_inside
 
 TAGS, TOOLS = TagsDialect(), ToolsDialect()
 RIVER = Act("search", ("river",))

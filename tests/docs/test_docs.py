@@ -17,7 +17,7 @@ from doc_pages import ROOT, pages, read_blocks, run_page, same
 import searchgym
 from searchgym import errors
 from searchgym.cli import cli
-from searchgym.dialects import _RETRY
+from searchgym.dialects.dialect import _RETRY
 from searchgym.env.config import JUDGE_WHEN, argument_table, env_fingerprint
 from searchgym.env.env import SearchEnv
 from searchgym.env.feedback import FEEDBACK_LEVELS

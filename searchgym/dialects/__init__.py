@@ -1,0 +1,28 @@
+"""Dialects: how an act is written, parsed and answered, and what is open in a message. Scoring is the same in all of them.
+
+A dialect is one object: system prompt, parser, writer, renderer of observations and stop strings. It never sees
+gold data and decides nothing about the episode.
+"""
+
+from ..acts import Act
+from .calls import call_arguments, json_text
+from .dialect import Dialect
+from .registry import DIALECTS, get_dialect
+from .scanner import THOUGHT_NAMES, Scanner, after_thoughts, begins_inside
+from .tags import TagsDialect
+from .tools import ToolsDialect
+
+__all__ = [
+    "DIALECTS",
+    "THOUGHT_NAMES",
+    "Act",
+    "Dialect",
+    "Scanner",
+    "TagsDialect",
+    "ToolsDialect",
+    "after_thoughts",
+    "begins_inside",
+    "call_arguments",
+    "get_dialect",
+    "json_text",
+]

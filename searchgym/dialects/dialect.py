@@ -1,0 +1,145 @@
+"""The protocol of a dialect, and what all dialects share: reading, cutting and closing messages, and refusals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar, Protocol, runtime_checkable
+
+from ..acts import Act
+from ..retriever import Hit
+from .scanner import THOUGHT_NAMES, Grammar, Scanner
+
+__all__ = ["Dialect", "ScannedDialect", "invalid", "list_hits", "plain_message", "refusal", "role"]
+
+
+@runtime_checkable
+class Dialect(Protocol):
+    """One way of writing acts.
+
+    In all methods `feedback` says whether the environment offers the feedback act, and `max_queries` how many queries it
+    allows in one search act.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that `get_dialect` takes."""
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The closing tags of an act. One of them ends a message only where an act is open; `scanner` knows."""
+
+    def scanner(self) -> Scanner:
+        """Reads a message piece by piece, as it is sampled, and tells when its act is complete."""
+
+    def read(self, text: str) -> Scanner:
+        """The scanner after a whole message."""
+
+    def cut(self, text: str) -> str:
+        """A message up to the end of its first act; all of it if it has none."""
+
+    def close(self, text: str) -> str:
+        """The message that a server cut off at a closing tag, with that tag, where it completes the act that is open."""
+
+    def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
+        """Instructions for a language model. They mention feedback only if it is enabled."""
+
+    def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
+        """Parse one message. Never raises; a message that is not exactly one allowed act is "invalid"."""
+
+    def write(self, act: Act, thought: str = "") -> str:
+        """The message that a scripted agent sends for an act; `parse(write(act))` returns the act."""
+
+    def render_hits(self, hits: Sequence[Hit], max_chars: int) -> str:
+        """The observation after a search, cut to `max_chars` at a passage's end or inside the last one."""
+
+    def render_feedback(self, text: str) -> str:
+        """The observation after a feedback act."""
+
+    def render_invalid(self, error: str, *, feedback: bool, reason: str = "") -> str:
+        """The observation after an invalid message: what was wrong and what to write instead."""
+
+
+class ScannedDialect:
+    """What follows from a dialect's grammar: where its acts begin and end, and which tags a passage must not show."""
+
+    _GRAMMAR: ClassVar[Grammar]
+    _OWN_TAG: ClassVar[re.Pattern[str]]
+
+    def scanner(self) -> Scanner:
+        """See `Dialect.scanner`."""
+        return Scanner(self._GRAMMAR)
+
+    def read(self, text: str) -> Scanner:
+        """See `Dialect.read`."""
+        scanner = self.scanner()
+        if "<" in text:
+            scanner.feed(text)
+            scanner.finish(text)
+        return scanner
+
+    def cut(self, text: str) -> str:
+        """See `Dialect.cut`."""
+        acts = self.read(text).blocks
+        return text[: acts[0].end] if acts else text
+
+    def close(self, text: str) -> str:
+        """See `Dialect.close`."""
+        scanner = self.scanner()
+        scanner.feed(text)
+        return f"{text}</{scanner.name}>" if scanner.closable else text
+
+    def _quote(self, text: str) -> str:
+        """Our own tags inside a passage must not look like the environment's or the agent's."""
+        return self._OWN_TAG.sub("< ", text) if "<" in text else text
+
+
+def invalid(error: str, reason: str = "") -> Act:
+    return Act("invalid", error=error, reason=reason)
+
+
+def plain_message(names: str, *, markup: bool = True) -> re.Pattern[str]:
+    """The usual message, to be read in one go: at most one thought, one act of these names, and no other tag anywhere.
+
+    Args:
+        names: names of acts, as a regular expression.
+        markup: whether a "<" may stand in it that begins none of these tags; without, matching is a quarter faster.
+    """
+    text = "[^<]*"
+    if markup:
+        text = rf"[^<]*+(?:<(?!/?(?:{names}|(?i:{THOUGHT_NAMES}))>)[^<]*+)*+"
+    return re.compile(rf"{text}(?:<think>{text}</think>{text})?<({names})>({text})</\1>{text}")
+
+
+def list_hits(hits: Sequence[Hit]) -> str:
+    """Numbered passages, each with its title in a line of its own."""
+    return "\n".join([f"[{rank}] {title}\n{text}" for rank, (_, title, text, _) in enumerate(hits, 1)])
+
+
+_RETRY = {
+    "no_act": "it contained no action",
+    "several_acts": "it contained more than one action",
+    "empty_act": "its action was empty",
+    "nested_act": "its action contained another action",
+    "too_many_queries": "it contained more queries than allowed",
+    "unknown_tool": "it called an unknown tool",
+    "malformed_call": "its tool call could not be read",
+    "feedback_off": "it used an action that is not available",
+    "feedback_spent": "no more feedback is available",
+    "too_long": "it was too long",
+}
+
+
+_LONGEST_REASON = 90  # characters; observations are bounded
+
+
+def refusal(error: str, reason: str) -> str:
+    detail = f" ({reason[:_LONGEST_REASON]})" if reason else ""
+    return f"Your last message was not used: {_RETRY[error]}{detail}."
+
+
+def role(corpus_description: str) -> str:
+    return (
+        f"You answer questions by searching {corpus_description}. Work in rounds. In each round first think, then take "
+        "exactly one action and stop. "
+    )

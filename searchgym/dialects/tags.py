@@ -1,0 +1,103 @@
+"""The dialect `tags`: XML-like tags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..acts import Act
+from ..question import PLAIN_DESCRIPTION
+from ..retriever import Hit
+from .dialect import ScannedDialect, invalid, list_hits, plain_message, refusal, role
+from .scanner import THOUGHT_NAMES, Grammar
+
+__all__ = ["TagsDialect"]
+
+
+@dataclass(frozen=True)
+class TagsDialect(ScannedDialect):
+    """XML-like tags, as Search-R1 writes them.
+
+    Acts are looked for outside thoughts (see `searchgym.dialects.scanner`). Text after the act is ignored. With
+    `max_queries` > 1, the lines of a search act are its queries. Tags cannot be escaped: an act that contains one of this
+    dialect's own tags is a "nested_act"; no query or answer needs them.
+
+    Args:
+        corpus_description: how the system prompt names the corpus, a noun phrase.
+    """
+
+    corpus_description: str = PLAIN_DESCRIPTION
+
+    name: ClassVar[str] = "tags"
+    stop_strings: ClassVar[tuple[str, ...]] = ("</search>", "</answer>", "</feedback>")
+
+    _PLAIN: ClassVar[re.Pattern[str]] = plain_message("search|answer|feedback", markup=False)
+    _MARKUP: ClassVar[re.Pattern[str]] = plain_message("search|answer|feedback")
+    _GRAMMAR: ClassVar[Grammar] = Grammar(("search", "answer", "feedback"))
+    _ANY_TAG: ClassVar[re.Pattern[str]] = re.compile(r"</?(?:search|answer|feedback)>")
+    _OWN_TAG: ClassVar[re.Pattern[str]] = re.compile(
+        rf"<(?=/?(?:information|search|answer|feedback|(?i:{THOUGHT_NAMES}))>)"
+    )
+
+    def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
+        queries = "your query" if max_queries == 1 else f"up to {max_queries} queries, one per line"
+        ask = (
+            "- <feedback>a draft answer</feedback> asks what is wrong with a draft before you commit to it.\n"
+            if feedback
+            else ""
+        )
+        return (
+            f"{role(self.corpus_description)}Write your thoughts as <think>…</think>.\n"
+            f"- <search>{queries}</search> returns passages as <information>…</information>.\n"
+            f"{ask}"
+            "- <answer>the answer</answer> ends the episode. Give only the answer, a few words, no sentence."
+            "\nAsk about one fact at a time, do not repeat a query, and rephrase a query that found nothing."
+        )
+
+    def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
+        plain = self._PLAIN.fullmatch(text) or self._MARKUP.fullmatch(text)
+        if plain is not None:
+            kind, body = plain.groups()
+            if kind == "feedback" and not feedback:
+                return invalid("feedback_off")
+        else:
+            acts = self.read(text).blocks
+            if not feedback and "feedback" in [act.name for act in acts[:2]]:
+                return invalid("feedback_off")
+            if not acts:
+                return invalid("no_act")
+            if len(acts) > 1:
+                return invalid("several_acts")
+            kind, body, _ = acts[0]
+            if self._ANY_TAG.search(body):
+                return invalid("nested_act")
+        body = body.strip()
+        if not body:
+            return invalid("empty_act")
+        if kind == "answer":
+            return Act("answer", (), "", body)
+        if kind == "feedback":
+            return Act("feedback", (), body)
+        if max_queries == 1:
+            return Act("search", (body,))
+        queries = tuple(line.strip() for line in body.splitlines() if line.strip())
+        return Act("search", queries=queries) if len(queries) <= max_queries else invalid("too_many_queries")
+
+    def write(self, act: Act, thought: str = "") -> str:
+        body = {"search": "\n".join(act.queries), "answer": act.answer, "feedback": act.draft}[act.kind]
+        think = f"<think> {thought} </think> " if thought else ""
+        return f"{think}<{act.kind}> {body} </{act.kind}>"
+
+    def render_hits(self, hits: Sequence[Hit], max_chars: int) -> str:
+        if not hits:
+            return "<information>\nNothing was found.\n</information>"
+        return f"<information>\n{self._quote(list_hits(hits))[:max_chars]}\n</information>"
+
+    def render_feedback(self, text: str) -> str:
+        return f"<information>\n{self._quote(text)}\n</information>"
+
+    def render_invalid(self, error: str, *, feedback: bool, reason: str = "") -> str:
+        acts = "<search>, <answer> or <feedback>" if feedback else "<search> or <answer>"
+        return f"{refusal(error, self._quote(reason))} Write exactly one {acts} action."
