@@ -21,6 +21,7 @@ from typing import Any
 
 from .errors import EpisodeFileError
 from .files import open_regular, parse_json, replacing
+from .rendering import as_html, as_text
 from .round_record import (
     INFO_SCHEMA,
     Feedback,
@@ -148,6 +149,18 @@ class Episode:
     def reward(self) -> float:
         """Undiscounted sum of the step rewards."""
         return sum(r.reward for r in self.rounds)
+
+    def render(self, width: int = 100) -> str:
+        """The episode round by round, as text for a terminal: `print(episode.render())`. See `searchgym.rendering`.
+
+        Args:
+            width: of a line, in characters.
+        """
+        return as_text(self, width)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return as_html(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; `from_json` gives an equal episode."""

@@ -116,10 +116,12 @@ def _load_credit(run: Path, iteration: int, changed: int) -> dict[str, dict[str,
     except ModuleNotFoundError as error:
         raise MissingExtraError("stored credit", error.name or "safetensors", "view") from error
     record = load_credit(run, iteration)
+    limit = _limit([credit.tokens_N for credit in record.episodes])
     return {
         credit.episode_id: {
             "trainer": record.trainer,
             "unit": record.unit,
+            "limit": limit,
             "status": credit.status,
             "reward": _number(credit.reward),
             "trained_reward": _number(credit.trained_reward),
@@ -135,7 +137,14 @@ def _load_credit(run: Path, iteration: int, changed: int) -> dict[str, dict[str,
 def _load_advantages(path: Path, changed: int) -> tuple[dict[str, dict[str, Any]], str]:
     """The true advantages of an audit by episode, and what is wrong with the file."""
     try:
-        return {row["episode_id"]: row for row in read_json(path)["episodes"]}, ""
+        rows = read_json(path)["episodes"]
+        columns: dict[str, list[Any]] = {
+            "true advantage": [np.array(row["advantages"], float) for row in rows]
+        }
+        for rule in rows[0]["credit"] if rows else ():
+            columns[rule] = [np.array(row["credit"][rule], float) for row in rows]
+        limits = {name: _limit(values) for name, values in columns.items()}
+        return {row["episode_id"]: {**row, "limits": limits} for row in rows}, ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         return {}, f"{path.name} cannot be read ({error})"
 
@@ -157,6 +166,11 @@ def _load_decoder(run: Path) -> _Decoder | None:
         except Exception:  # a tokenizer that cannot be read costs the text of tokens, nothing else
             return None
     return None
+
+
+def _limit(values: list[NDArray[np.floating[Any]]]) -> float:
+    """The largest size of a credit in a file: the end of the colour scale, so that its episodes can be compared."""
+    return max((float(np.nanmax(np.abs(some))) for some in values if len(some)), default=0.0)
 
 
 def _numbers(values: NDArray[np.floating[Any]]) -> list[float | None]:
