@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import random
 import re
@@ -19,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
@@ -31,60 +34,71 @@ from searchgym.trainers.runs.directory import RunDirectory
 
 PER_FILE = 1_000
 GROUP = 8
+EPISODE, GROUPED = "EPISODE-ID", "GROUP-ID"  # places for ids
 WORDS = "the of in who was born founded where which town river prize author school play".split()
 
 
 def write_run(path: Path, count: int) -> None:
-    """A run directory with `count` training episodes: played ones, with other ids, tokens and credit, again and again."""
+    """A run directory with `count` training episodes: 2,000 different ones, with other ids, tokens and credit, repeated."""
     played = [
         episode
         for agent, share in (("oracle", 300), ("random", 100), ("copy", 50))
         for episode in rollout("SearchQA-v0", agent, episodes=share, seed=0, judge="oracle")
     ]
+    disguised = [disguise(random.choice(played)) for _ in range(2_000)]
+    bodies = [json.dumps(episode.to_json(), separators=(",", ":")) for episode in disguised]
     config = {"trainer": "cw-grpo", "agent": "tiny", "env": "SearchQA-v0", "iterations": count // PER_FILE}
     generator = np.random.default_rng(0)
     with RunDirectory.create(path, {"config": config, "settings": {}}) as run:
+        (path / "episodes").mkdir()
         for iteration in range(1, count // PER_FILE + 1):
-            episodes = [
-                disguise(random.choice(played), f"{iteration:04}{i:04}", f"g{iteration:04}{i // GROUP:04}")
-                for i in range(PER_FILE)
-            ]
-            given = [credit_of(episode, generator) for episode in episodes]
-            file = run.save_episodes(f"train-{iteration:06}", episodes)
+            drawn = [random.randrange(len(bodies)) for _ in range(PER_FILE)]
+            lines, given = [], []
+            for i, number in enumerate(drawn):
+                name, group = f"{iteration:06}{i:06}", f"g{iteration:06}{i // GROUP:06}"
+                body = bodies[number].replace(EPISODE, name).replace(GROUPED, group)
+                mark = " last" if i == PER_FILE - 1 else ""
+                check = f"{zlib.crc32((body + mark).encode()):08x}{mark}"
+                lines.append(f'{body[:-1]},"check":"{check}"}}\n')
+                given.append(credit_of(disguised[number], name, group, generator))
+            (path / "episodes" / f"train-{iteration:06}.jsonl").write_text("".join(lines))
             record = CreditRecord(iteration, "cw-grpo", "CWGRPO", "token", given)
-            save_credit(run.path / "credit" / f"{file.stem}.safetensors", record)
-            em = float(np.mean([episode.outcome.em for episode in episodes]))
-            run.append("metrics.jsonl", {"iteration": iteration, "groups": PER_FILE // GROUP, "episodes": PER_FILE, "invalid_episodes": 0, "equal_groups": 3, "em": em, "reward": em, "alarms": []})  # fmt: skip
+            save_credit(path / "credit" / f"train-{iteration:06}.safetensors", record)
+            em = sum(disguised[number].outcome.em for number in drawn) / PER_FILE
+            row = {
+                "groups": PER_FILE // GROUP,
+                "episodes": PER_FILE,
+                "invalid_episodes": 0,
+                "equal_groups": 3,
+            }
+            run.append("metrics.jsonl", {"iteration": iteration, **row, "em": em, "reward": em, "alarms": []})
 
 
-def disguise(episode: Episode, name: str, group: str) -> Episode:
-    """The same episode under other ids, with a message of other words and 300 tokens."""
-    rounds = len(episode.rounds)
-    sampled = 300
+def disguise(episode: Episode) -> Episode:
+    """The same episode with places for other ids, a message of other words, and 300 tokens."""
+    sampled, rounds = 300, len(episode.rounds)
     segment = Segment(
         [random.randrange(30_000) for _ in range(sampled)],
         [int(i % 3 == 0) for i in range(sampled)],
-        [round(-random.random(), 3) if i % 3 == 0 else 0.0 for i in range(sampled)],
+        [-round(random.random(), 3) if i % 3 == 0 else 0.0 for i in range(sampled)],
         [i * rounds // sampled for i in range(sampled)],
     )
-    first = dataclasses.replace(
-        episode.rounds[0],
-        text=f"<think>{' '.join(random.choices(WORDS, k=12))}</think> {episode.rounds[0].text}",
-    )
-    return dataclasses.replace(
-        episode, episode_id=name, group_id=group, tree_id=name, rounds=[first, *episode.rounds[1:]], segments=[segment]
-    )  # fmt: skip
+    text = f"<think>{' '.join(random.choices(WORDS, k=12))}</think> {episode.rounds[0].text}"
+    first = dataclasses.replace(episode.rounds[0], text=text)
+    changed = {"episode_id": EPISODE, "group_id": GROUPED, "tree_id": EPISODE, "segments": [segment]}
+    return dataclasses.replace(episode, rounds=[first, *episode.rounds[1:]], **changed)
 
 
-def credit_of(episode: Episode, generator: np.random.Generator) -> EpisodeCredit:
+def credit_of(episode: Episode, name: str, group: str, generator: np.random.Generator) -> EpisodeCredit:
+    """Random credit of each sampled token."""
     (segment,) = episode.segments
     round_N = np.array(
         [r for r, own in zip(segment.rounds, segment.mask, strict=True) if own], dtype=np.int32
     )
     credit_N = generator.normal(size=len(round_N)).astype(np.float32)
-    rounds_R = np.zeros(len(episode.rounds))
-    mask_N = np.ones(len(round_N), dtype=bool)
-    return EpisodeCredit(episode.episode_id, episode.group_id, "learned", episode.reward, episode.reward, 0.0, credit_N, round_N, mask_N, rounds_R)  # fmt: skip
+    in_loss_N, rounds_R = np.ones(len(round_N), dtype=bool), np.zeros(len(episode.rounds))
+    reward = episode.reward
+    return EpisodeCredit(name, group, "learned", reward, reward, 0.0, credit_N, round_N, in_loss_N, rounds_R)
 
 
 def memory_mb(process: int) -> float:
@@ -123,11 +137,13 @@ def measure(path: Path, home: Path, count: int) -> dict[str, object]:
         found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))
     )
     figures: dict[str, object] = {}
-    with sync_playwright() as playwright:
+    with sync_playwright() as playwright, ExitStack() as servers:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        context = browser.new_context(viewport={"width": 1360, "height": 850}, bypass_csp=True)  # for TIMED
         begun = time.perf_counter()
         server, address = start(path, home)
-        page = browser.new_page()
+        servers.callback(server.kill)
+        page = context.new_page()
         page.goto(address)
         page.wait_for_selector("a.row")
         figures["without an index: seconds from the command to the first rows"] = round(
@@ -140,9 +156,10 @@ def measure(path: Path, home: Path, count: int) -> dict[str, object]:
         server.terminate()
         server.wait()
         server, address = start(path, home)
+        servers.callback(server.kill)
         firsts, alls = [], []
         for _ in range(5):
-            page = browser.new_page(viewport={"width": 1360, "height": 850})
+            page = context.new_page()
             begun = time.perf_counter()
             page.goto(address, wait_until="commit")
             page.wait_for_selector("a.row")
@@ -178,8 +195,6 @@ def measure(path: Path, home: Path, count: int) -> dict[str, object]:
             switches.append(timed("dispatchEvent(new KeyboardEvent('keydown', {key: 'j'}))", shown))
         figures["next episode, ms: median and largest"] = [round(median(switches)), round(max(switches))]
         figures["memory of the server, MB"] = round(memory_mb(server.pid))
-        server.terminate()
-        server.wait()
         browser.close()
     return figures
 

@@ -88,7 +88,7 @@ class Index:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._stop = threading.Event()
         try:
             self._create()
@@ -98,13 +98,14 @@ class Index:
             self._create()
 
     def _create(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._open() as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.executescript(_TABLES)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._path, timeout=30)) as connection, connection:
+        with closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
             connection.execute("PRAGMA synchronous=OFF")  # a cache: a power cut costs a rebuild
             connection.execute("PRAGMA cache_size=-16000")
             yield connection
@@ -123,7 +124,7 @@ class Index:
             False if another process is updating the same index; its rows appear here as well.
         """
         try:
-            lock = lock_file(self._path.with_name(f".{self._path.name}.lock"))
+            lock = lock_file(self.path.with_name(f".{self.path.name}.lock"))
         except filelock.Timeout:
             return False
         try:

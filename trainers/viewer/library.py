@@ -37,6 +37,7 @@ class Library:
         self._files: dict[str, EpisodeFile] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._problem = ""
         self.ready = False
         """Whether all files have been read to their end once."""
 
@@ -55,9 +56,15 @@ class Library:
     def _follow(self) -> None:
         while not self._stop.is_set():
             try:
+                if self._problem:
+                    self.index = Index(self.index.path)
                 self.refresh()
-            except Exception:  # e.g. a full disk: the page goes on with what there is
-                _log.exception("the episode files could not be indexed")
+                self._problem = ""
+            except Exception as error:  # e.g. a full disk, or somebody has emptied the cache: try again
+                problem = f"The episode files could not be indexed: {error}"
+                if problem != self._problem:
+                    _log.exception("the episode files could not be indexed")
+                self._problem = problem
             self._stop.wait(_EVERY)
 
     def close(self) -> None:
@@ -86,7 +93,7 @@ class Library:
         sources = [
             {"label": source.label, "kind": source.kind, "path": str(source.path)} for source in self.sources
         ]
-        return {"version": __version__, "sources": sources, "files": files, "ready": self.ready}
+        return {"version": __version__, "sources": sources, "files": files, "ready": self.ready, "problem": self._problem}
 
     def about(self, label: str) -> dict[str, Any] | None:
         """The description of a source; None if there is no such source.

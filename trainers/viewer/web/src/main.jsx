@@ -114,6 +114,7 @@ function Viewer({ state, data, error }) {
 const FileProblems = ({ state }) => (
   <Problems
     list={[
+      ...(state.problem ? [state.problem] : []),
       ...state.files.flatMap((file) => file.problems.map((problem) => `${file.key}, ${problem}`)),
       ...(state.of > state.files.reduce((sum, file) => sum + file.blocks.reduce((rows, block) => rows + block[1], 0), 0)
         ? [`This file holds a part of ${state.of.toLocaleString("en")} episodes: those of the newest iterations.`]
