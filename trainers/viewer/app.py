@@ -70,7 +70,9 @@ def create_app(library: Library) -> Starlette:
         return Response(f"{{{body}}}", 200, _HEADERS, "application/json")
 
     async def search(request: Request) -> Response:
-        return await _json(lambda: library.index.search(request.query_params.get("q", "")[:1000]))
+        text = request.query_params.get("q", "")[:1000]
+        found = await asyncio.to_thread(library.index.search, text)
+        return Response(found, 200, _HEADERS, "application/json")
 
     async def about(request: Request) -> Response:
         return await _json(lambda: library.about(request.query_params.get("source", "")))

@@ -238,21 +238,23 @@ class Index:
                 return offset, length
         return None
 
-    def search(self, text: str) -> dict[int, list[int]]:
-        """Rows in whose text every word of the query begins a word: block -> positions in it.
+    def search(self, text: str) -> str:
+        """Rows in whose text every word of the query begins a word, as JSON: {block: [position in it, …]}.
 
         Args:
             text: the query.
         """
-        words = _WORD.findall(text)
-        if not words:
-            return {}
-        found: dict[int, list[int]] = {}
+        query = " AND ".join(f'"{word}"*' for word in _WORD.findall(text))
+        if not query:
+            return "{}"
         with self._open() as connection:
-            query = " AND ".join(f'"{word}"*' for word in words)
-            for (row,) in connection.execute("SELECT rowid FROM words WHERE words MATCH ?", [query]):
-                found.setdefault(row >> _SHIFT, []).append(row & ((1 << _SHIFT) - 1))
-        return found
+            found = connection.execute(
+                f"SELECT rowid >> {_SHIFT} AS block, group_concat(rowid & {(1 << _SHIFT) - 1}) FROM words "
+                "WHERE words MATCH ? GROUP BY block",
+                [query],
+            )
+            rows = ",".join(f'"{block}":[{positions}]' for block, positions in found)
+        return f"{{{rows}}}"
 
 
 @dataclass

@@ -93,7 +93,13 @@ class Library:
         sources = [
             {"label": source.label, "kind": source.kind, "path": str(source.path)} for source in self.sources
         ]
-        return {"version": __version__, "sources": sources, "files": files, "ready": self.ready, "problem": self._problem}
+        return {
+            "version": __version__,
+            "sources": sources,
+            "files": files,
+            "ready": self.ready,
+            "problem": self._problem,
+        }
 
     def about(self, label: str) -> dict[str, Any] | None:
         """The description of a source; None if there is no such source.

@@ -80,8 +80,13 @@ export async function search(text, data) {
     return (row) => hits.has(row);
   }
   const found = await get("search", { q: text });
-  const hits = new Map(Object.entries(found).map(([block, rows]) => [+block, new Set(rows)]));
-  return (row) => hits.get(data.block[row])?.has(data.position[row]) ?? false;
+  const hits = new Map();
+  for (const [block, positions] of Object.entries(found)) {
+    const rows = new Uint8Array(4096); // more than a block has
+    for (const position of positions) rows[position] = 1;
+    hits.set(+block, rows);
+  }
+  return (row) => hits.get(data.block[row])?.[data.position[row]] === 1;
 }
 
 function searched(episode) {
