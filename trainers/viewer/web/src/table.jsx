@@ -11,13 +11,13 @@ const HEIGHT = 34; // pixels of a row, as in style.css
 const COLUMNS = [
   { name: "outcome", head: "", width: "28px", cell: (data, row) => <Outcome value={rowOutcome(data, row)} /> },
   { name: "question", head: "Question", width: "minmax(160px, 4fr)", cell: (data, row) => visible(data.question[row]) },
-  { name: "answer", head: "Answer", width: "minmax(90px, 1fr)", wide: true, cell: (data, row) => visible(data.answer[row] || "–") },
-  { name: "gold", head: "Gold", width: "minmax(90px, 1fr)", wide: true, cell: (data, row) => visible(data.gold[row]) },
+  { name: "answer", head: "Answer", width: "minmax(72px, 1fr)", wide: true, cell: (data, row) => visible(data.answer[row] || "–") },
+  { name: "gold", head: "Gold", width: "minmax(72px, 1fr)", wide: true, cell: (data, row) => visible(data.gold[row]) },
   { name: "type", head: "Type, hops", width: "96px", wide: true, cell: (data, row) => visible(`${facet(data, "type", row) || "–"} ${facet(data, "hops", row) || ""}`) },
   { name: "rounds", head: "Rounds", width: "58px", facet: true, numeric: true },
   { name: "recall", head: "Recall", width: "52px", wide: true, numeric: true, cell: (data, row) => number(data.recall[row]) },
   { name: "reward", head: "Reward", width: "56px", numeric: true, cell: (data, row) => number(data.reward[row]) },
-  { name: "stop", head: "Ended", width: "120px", wide: true, cell: ended },
+  { name: "stop", head: "Ended", width: "108px", wide: true, cell: ended },
   { name: "iteration", head: "From", width: "minmax(76px, 116px)", wide: true, cell: origin, optional: ["iteration", "kind", "source"] },
 ];
 
