@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from helpers import CommandLine, wait_until
-from viewer_run import hostile, played, write_run
+from viewer_run import hostile, metrics, played, write_run
 
 from searchgym.episode import save_episodes
 from searchgym.trainers.viewer.library import Library
@@ -147,7 +148,7 @@ def test_a_group_shows_where_its_episodes_part(page: Any, viewer: Viewer) -> Non
     assert page.locator("td.node").first.get_attribute("colspan") == "2"  # the oracle does the same in both
 
 
-def test_curves_alarms_and_configuration_of_a_run(page: Any, viewer: Viewer) -> None:
+def test_curves_alarms_and_configuration_of_a_run(page: Any, viewer: Viewer, run: Path) -> None:
     page.goto(f"{viewer.address}#/runs")
     page.locator(".alarms li").wait_for()
     assert "step kl, iteration 1" in page.locator(".alarms").inner_text()
@@ -156,6 +157,9 @@ def test_curves_alarms_and_configuration_of_a_run(page: Any, viewer: Viewer) -> 
         page.locator(".chart").first.locator("circle").count() == 2
     )  # evaluations: points, and no line between them
     assert page.locator(".chart").first.locator("path.line").count() == 0
+    with (run / "metrics.jsonl").open("a") as file:  # the run goes on
+        file.write(json.dumps(metrics(3, 0.5)) + "\n")
+    page.get_by_text("3 of 2").wait_for()
 
 
 def test_hostile_text_is_shown_as_text(page: Any, toy: str, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def export(library: Library, path: Path, limit: int, *, force: bool = False) -> 
     newest = sorted(state["files"], key=lambda file: -(file["iteration"] or 0))
     for file in newest:
         rows = []
-        for row in _rows(library, file)[:left]:
+        for row in _rows(library, file)[:left] if left else ():
             try:
                 episodes.setdefault(file["key"], {})[row[0]] = library.episode(file["key"], row[0])
             except EpisodeFileError as error:

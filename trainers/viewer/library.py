@@ -91,7 +91,8 @@ class Library:
             for file in list(self._files.values())
         ]
         sources = [
-            {"label": source.label, "kind": source.kind, "path": str(source.path)} for source in self.sources
+            {"label": source.label, "kind": source.kind, "path": str(source.path), "changed": source.changed}
+            for source in self.sources
         ]
         return {
             "version": __version__,

@@ -62,6 +62,13 @@ class Source:
     path: Path
 
     @property
+    def changed(self) -> str:
+        """Another text whenever what `describe` reads may have changed."""
+        names = ("config.json", "metrics.jsonl", "summary.json", "results.json", "audit.json", "runs")
+        paths = [self.path / name for name in names] if self.kind != "file" else []
+        return " ".join(str(path.stat().st_mtime_ns) for path in paths if path.exists())
+
+    @property
     def advantages(self) -> Path:
         """The file of true advantages; only an audit has one."""
         return self.path / _ADVANTAGES

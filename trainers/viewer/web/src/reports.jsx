@@ -9,10 +9,10 @@ import { number, visible } from "./text.jsx";
 const FIRST = ["reward", "rounds", "searches", "tokens", "entropy", "surprisal", "step_kl", "grad_norm", "clip_fraction", "invalid_rounds", "truncated", "equal_groups", "credit_std", "zero_credit_tokens", "kl"];
 const HIDDEN = new Set(["em", "f1", "groups", "episodes", "invalid_episodes", "singleton_groups", "empty_groups", "unassisted_em"]);
 
-/** What is known of some sources; read again whenever `changed` is another value. */
-function useAbout(sources, changed) {
+/** What is known of some sources; read again whenever one of them has changed. */
+function useAbout(sources) {
   const [about, setAbout] = useState({});
-  const key = sources.map((source) => source.label).join("\n");
+  const key = sources.map((source) => `${source.label} ${source.changed}`).join("\n");
   useEffect(() => {
     let current = true;
     for (const { label, kind } of sources) {
@@ -24,13 +24,13 @@ function useAbout(sources, changed) {
     return () => {
       current = false;
     };
-  }, [key, changed]);
+  }, [key]);
   return about;
 }
 
 export function RunsPage({ state }) {
   const sources = state.sources.filter((source) => source.kind === "run");
-  const about = useAbout(sources, state.files.map((file) => file.key).join());
+  const about = useAbout(sources);
   const runs = sources.map((source) => about[source.label]).filter(Boolean);
   if (!sources.length) return <p class="nothing">No training run is viewed.</p>;
   const names = runs.map((run) => run.label);
@@ -214,7 +214,7 @@ function flatten(table, prefix = "") {
 
 export function ReportsPage({ state }) {
   const sources = state.sources.filter((source) => source.kind === "benchmark" || source.kind === "audit");
-  const about = useAbout(sources, state.files.map((file) => file.size).join());
+  const about = useAbout(sources);
   return (
     <article class="reports">
       {sources.map(({ label, kind }) => {
