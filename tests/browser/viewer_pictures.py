@@ -17,6 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from searchgym.episode import Episode, load_episodes
@@ -94,8 +95,9 @@ def take(browser: Any, address: str, run: Path) -> None:
     episodes = list(load_episodes(newest))
     group = most_different(episodes)
     wrong = next(e for e in group if e.outcome.em < 1)
-    given = load_credit(run, int(newest.stem.split("-")[1]))
-    varied = max(range(len(given)), key=lambda i: len(set(given.episodes[i].rounds_R.round(3))))
+    given = load_credit(run, int(newest.stem.split("-")[1])).episodes
+    valid = [i for i, e in enumerate(episodes) if all(r.action.kind != "invalid" for r in e.rounds)]
+    varied = max(valid, key=lambda i: np.ptp(given[i].rounds_R) if given[i].status == "learned" else -1)
     file = f"{run.name}%2F{newest.stem}"
     pages = {
         "viewer": f"#/episode/{file}/{varied}",
@@ -119,7 +121,7 @@ def take(browser: Any, address: str, run: Path) -> None:
         page.locator("a.row, .round, .tree, .chart svg").first.wait_for()
         page.wait_for_timeout(500)
         shot = Image.open(BytesIO(page.screenshot(timeout=120_000)))
-        shot.convert("RGB").quantize(128).save(DOCS / f"{name}.png", optimize=True)
+        shot.convert("RGB").quantize(256, kmeans=4).save(DOCS / f"{name}.png", optimize=True)
         context.close()
 
 

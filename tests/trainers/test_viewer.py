@@ -8,15 +8,21 @@ import hashlib
 import json
 import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
-from helpers import CommandLine
+from helpers import CommandLine, start_searchgym
 from viewer_run import HOSTILE, hostile, metrics, played, write_run
 
 from searchgym.episode import load_episodes, save_episodes
 from searchgym.errors import ConfigError, EpisodeFileError
+from searchgym.trainers.viewer.cli import _listen
 from searchgym.trainers.viewer.library import Library
 from searchgym.trainers.viewer.sources import describe, find_sources
 
@@ -289,6 +295,42 @@ def test_the_page_is_served_under_a_strict_policy_to_this_machine_only(client: A
         assert "unsafe" not in policy
     assert client.get("/cli.py").status_code == client.get("/..%2fcli.py").status_code == 404
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_the_command_serves_until_it_is_interrupted(run: Path) -> None:
+    pytest.importorskip("uvicorn")
+    server = start_searchgym(
+        "view", str(run), "--port", "0", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    address = re.search(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())
+    assert address is not None
+    with urlopen(f"{address[0]}api/state", timeout=60) as answer:
+        assert json.load(answer)["sources"][0]["label"] == "mine"
+    server.send_signal(signal.SIGINT)
+    _, err = server.communicate(timeout=60)
+    assert (server.returncode, err) == (0, "")
+
+
+def test_a_port_in_use_gives_the_next_one() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = _listen(port)
+        assert found.getsockname()[0] == "127.0.0.1"
+        assert port < found.getsockname()[1] <= port + 19
+        found.close()
+
+
+def test_the_extra_is_named_and_the_export_does_without_it(
+    cli: CommandLine, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    status, _, err = cli("view", str(run))
+    assert status == 2
+    assert "searchgym[view]" in err
+    assert cli("view", str(run), "--export", str(tmp_path / "page.html")).status == 0
 
 
 # -- the exported file ------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -77,7 +78,8 @@ def view(
     if open_browser:
         webbrowser.open(address)
     try:
-        server.run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # the way to end it
+            server.run(sockets=[listener])
     finally:
         library.close()
         listener.close()
@@ -94,6 +96,7 @@ def _listen(port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", candidate))
+            listener.listen()  # a browser that comes before the server is ready waits
             return listener
         except OSError:
             listener.close()
