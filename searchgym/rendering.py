@@ -33,7 +33,7 @@ ENDINGS = {
 }
 """Why an episode ended, in words."""
 
-_THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
 _ACT = re.compile(r"<(?:search|answer|feedback|tool_call)>")
 _PASSAGE = 160  # characters of a passage that are shown
 _GOLD, _AGAIN = "★", "☆"
@@ -48,7 +48,7 @@ def thought_of(record: RoundRecord) -> str:
     if record.action.kind == "invalid":
         return ""
     inside = _THOUGHT.search(record.text)
-    before = inside[1] if inside else _ACT.split(record.text, maxsplit=1)[0]
+    before = inside[2] if inside else _ACT.split(record.text, maxsplit=1)[0]
     return "" if before == record.text else before.strip()
 
 

@@ -89,6 +89,7 @@ def test_thoughts_are_what_stands_before_the_act(episode: Episode) -> None:
     record = episode.rounds[0]
     for text, thought in (
         ("<think> a\nb </think><search>x</search>", "a\nb"),
+        ("<Reasoning>hm</Reasoning><search>x</search>", "hm"),
         ("I look it up. <search>x</search>", "I look it up."),
         ("<search>x</search>", ""),
         ('Well. <tool_call>{"name": "search"}</tool_call>', "Well."),

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,12 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from helpers import CommandLine, start_searchgym
+from helpers import CommandLine, start_searchgym, wait_until
 from viewer_run import HOSTILE, hostile, metrics, played, write_run
 
 from searchgym.episode import load_episodes, save_episodes
 from searchgym.errors import ConfigError, EpisodeFileError
+from searchgym.trainers.viewer import library as library_module
 from searchgym.trainers.viewer.cli import _listen
 from searchgym.trainers.viewer.library import Library
 from searchgym.trainers.viewer.sources import describe, find_sources
@@ -208,6 +210,35 @@ def test_the_index_is_used_again_and_a_damaged_one_is_made_again(run: Path) -> N
     for name in path.parent.glob(f"{path.name}*"):
         name.write_bytes(b"not a database" * 100)
     assert sum(file["lines"] for file in opened(run).state()["files"]) == 12
+
+
+def test_an_index_that_is_lost_or_damaged_while_it_is_used_is_made_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library_module, "_EVERY", 0.05)
+    library = Library([run])
+    library.follow()
+    try:
+        for content in (None, b"not a database" * 1000):
+            wait_until(
+                lambda: sum(file["lines"] for file in library.index.files().values()) == 12, "the rows"
+            )
+            for path in library.index.path.parent.glob(f"{library.index.path.name}*"):
+                path.unlink() if content is None else path.write_bytes(content)
+            save_episodes(
+                run / "episodes" / "train-000001.jsonl",
+                load_episodes(run / "episodes" / "train-000001.jsonl"),
+            )
+
+            def whole() -> bool:
+                try:
+                    return sum(file["lines"] for file in library.index.files().values()) == 12
+                except (ConfigError, sqlite3.DatabaseError):
+                    return False
+
+            wait_until(whole, "the rows of a new index")
+    finally:
+        library.close()
 
 
 def test_a_run_is_described_with_its_curves_and_alarms(run: Path) -> None:

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 import filelock
 
-from searchgym.errors import EpisodeFileError
+from searchgym.errors import ConfigError, EpisodeFileError
 from searchgym.files import json_digest, lock_file, open_regular
 from searchgym.home import home
 
@@ -85,6 +85,9 @@ class Index:
 
     Args:
         path: the file; created if it is missing.
+
+    Raises:
+        ConfigError: it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,10 +95,18 @@ class Index:
         self._stop = threading.Event()
         try:
             self._create()
-        except sqlite3.DatabaseError:  # damaged: it holds nothing that cannot be made again
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            self._create()
+        except sqlite3.DatabaseError:  # damaged
+            self.remake()
+
+    def remake(self) -> None:
+        """Start anew with an empty file: it held nothing that cannot be read again.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        self._create()
 
     def _create(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,10 +116,15 @@ class Index:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
-            connection.execute("PRAGMA synchronous=OFF")  # a cache: a power cut costs a rebuild
-            connection.execute("PRAGMA cache_size=-16000")
-            yield connection
+        try:
+            with closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
+                connection.execute("PRAGMA synchronous=OFF")  # a cache: a power cut costs a rebuild
+                connection.execute("PRAGMA cache_size=-16000")
+                yield connection
+        except sqlite3.OperationalError as error:  # the disk is full, the file is gone or cannot be written
+            raise ConfigError(
+                f"the index {self.path} cannot be used ({error}): free some disk space, or set SEARCHGYM_HOME to another directory"
+            ) from error
 
     def stop(self) -> None:
         """Make `update` return soon; what it has read is kept."""

@@ -57,7 +57,7 @@ class Library:
         while not self._stop.is_set():
             try:
                 if self._problem:
-                    self.index = Index(self.index.path)
+                    self.index.remake()
                 self.refresh()
                 self._problem = ""
             except Exception as error:  # e.g. a full disk, or somebody has emptied the cache: try again

@@ -5,7 +5,7 @@ import { groupLink, link } from "./route.js";
 import { getEpisode } from "./store.js";
 import { number, plain, shade, signed, Text, visible } from "./text.jsx";
 
-const ACT = /<(search|answer|feedback|tool_call)>/;
+const ACT = /<(?:search|answer|feedback|tool_call)>/;
 const SHORT = 220; // characters of a passage that are shown at first
 
 export function useEpisode(file, line) {
@@ -110,9 +110,9 @@ function RoundCard({ episode, index, credit, advantages, limit, trueLimit, raw }
 /** What the agent wrote before its act. */
 function thinking(text, action) {
   if (action.kind === "invalid") return "";
-  const inside = text.match(/<think>([\s\S]*?)<\/think>/);
-  const before = inside ? inside[1] : text.split(ACT, 1)[0];
-  return before === text ? "" : before.trim();
+  const inside = text.match(/<(think|thinking|thought|reasoning)>([\s\S]*?)<\/\1>/i);
+  const before = inside ? inside[2] : text.slice(0, Math.max(0, text.search(ACT)));
+  return before.trim();
 }
 
 function HitLine({ hit }) {
