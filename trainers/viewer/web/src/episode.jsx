@@ -210,6 +210,7 @@ function Facts({ episode, credit, file }) {
     ["rounds / searches", `${outcome.rounds} / ${outcome.searches}`],
     ["question", `${episode.extra.type ?? "?"}, ${episode.extra.hops || "?"} hops, ${episode.split}`],
     ["agent", episode.agent],
+    ...(episode.valid_for_training ? [] : [["for training", "not valid"]]),
     ["corpus / retriever", `${episode.env.corpus ?? "?"} / ${episode.env.retriever ?? "?"}`],
     ...(credit ? [["credit", `${credit.trainer}, by ${credit.unit || "–"}; ${status[credit.status]}`]] : []),
     ...(credit?.relative_reward != null ? [["reward − group mean", signed(credit.relative_reward)]] : []),

@@ -3,7 +3,7 @@ import { FACETS, facet } from "./store.js";
 
 export const SORTS = ["question", "reward", "f1", "recall", "rounds", "searches", "iteration"];
 
-const OUTCOMES = ["right", "wrong", "no answer", "invalid"];
+const OUTCOMES = ["right", "wrong", "no answer", "failed"];
 
 /** The facets that the address filters by: name -> set of texts. */
 export function chosen(query) {

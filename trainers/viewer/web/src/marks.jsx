@@ -1,5 +1,5 @@
 // Small pieces that several pages show: outcomes, acts, hits, credit.
-import { facet } from "./store.js";
+import { facet, outcome } from "./store.js";
 import { number, plain, shade, signed, visible } from "./text.jsx";
 
 export const STOPS = {
@@ -13,13 +13,9 @@ export const STOPS = {
   aborted: "the caller ended it; the episode is not used for training",
 };
 
-const OUTCOMES = { right: ["✓", "right"], wrong: ["✗", "wrong"], "no answer": ["∅", "none"], invalid: ["!", "invalid"] };
+const OUTCOMES = { right: ["✓", "right"], wrong: ["✗", "wrong"], "no answer": ["∅", "none"], failed: ["!", "failed"] };
 
-export function outcomeOf(episode) {
-  if (!episode.valid_for_training) return "invalid";
-  if (episode.outcome.em >= 1) return "right";
-  return episode.outcome.stop_reason === "answered" ? "wrong" : "no answer";
-}
+export const outcomeOf = (episode) => outcome(episode.outcome.em, episode.outcome.stop_reason);
 
 export function Outcome({ value, word = false }) {
   const [sign, name] = OUTCOMES[value];

@@ -18,6 +18,7 @@ export const FACETS = {
   stop: "Why it ended",
   errors: "Errors",
   assisted: "Feedback",
+  valid: "For training",
   agent: "Agent",
 };
 
@@ -156,7 +157,8 @@ function arrange(state) {
         columns.kind.push(file.kind);
         columns.iteration.push(file.iteration);
         columns.assisted.push(block.assisted[i] ? "used" : "not used");
-        columns.outcome.push(!block.valid[i] ? "invalid" : block.em[i] >= 1 ? "right" : block.stop.values[block.stop.codes[i]] === "answered" ? "wrong" : "no answer");
+        columns.valid.push(block.valid[i] ? "valid" : "not valid");
+        columns.outcome.push(outcome(block.em[i], block.stop.values[block.stop.codes[i]]));
       }
       data.size += rows;
     }
@@ -170,6 +172,15 @@ function arrange(state) {
     data.values[name] = [...known.keys()];
   }
   return data;
+}
+
+const FAILURES = new Set(["retrieval_failed", "agent_failed", "aborted"]); // `StopReason.is_failure`
+
+/** What an episode came to, in a word. */
+export function outcome(em, stop) {
+  if (FAILURES.has(stop)) return "failed";
+  if (em >= 1) return "right";
+  return stop === "answered" ? "wrong" : "no answer";
 }
 
 function append(target, column) {
