@@ -91,7 +91,7 @@ def create_app(library: Library) -> Starlette:
         Route("/", page),
         Route("/{name}", page),
     ]
-    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     return Starlette(routes=routes, middleware=[hosts])
 
 
