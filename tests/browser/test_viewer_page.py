@@ -13,7 +13,7 @@ import pytest
 from helpers import CommandLine, wait_until
 from viewer_run import hostile, metrics, played, write_run
 
-from searchgym.episode import save_episodes
+from searchgym.episode import load_episodes, save_episodes
 from searchgym.trainers.viewer.library import Library
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -108,6 +108,27 @@ def test_filters_search_and_links(page: Any, viewer: Viewer) -> None:
     page.wait_for_url("**q=reed")
     count(page, "12 episodes")
     assert not page.locator(".count").inner_text().startswith("0 ")
+
+
+def test_a_filter_shows_what_it_would_leave(page: Any, viewer: Viewer, run: Path) -> None:
+    def right(name: str) -> int:
+        return sum(episode.outcome.em == 1 for episode in load_episodes(run / "episodes" / f"{name}.jsonl"))
+
+    def shown(label: str) -> str:
+        return str(page.locator("label", has_text=label).locator("b").inner_text())
+
+    page.goto(viewer.address)
+    count(page, "12 of 12")
+    assert shown("right") == str(right("train-000001") + right("train-000002") + right("eval-000002"))
+    page.get_by_label("right").check()
+    page.wait_for_url("**outcome=right")
+    assert shown("train") == str(right("train-000001") + right("train-000002"))
+    assert shown("eval") == str(right("eval-000002"))
+    page.get_by_label("train").check()
+    count(page, f"{right('train-000001') + right('train-000002')} of 12")
+    assert shown("eval") == str(right("eval-000002"))  # checking it too would add these
+    page.get_by_label("eval").check()
+    count(page, f"{right('train-000001') + right('train-000002') + right('eval-000002')} of 12")
 
 
 def test_the_keyboard_leads_through_episodes(page: Any, viewer: Viewer) -> None:

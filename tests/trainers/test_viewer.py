@@ -23,6 +23,7 @@ from viewer_run import HOSTILE, hostile, metrics, played, write_run
 
 from searchgym.episode import load_episodes, save_episodes
 from searchgym.errors import ConfigError, EpisodeFileError
+from searchgym.files import lock_file
 from searchgym.trainers.viewer import library as library_module
 from searchgym.trainers.viewer.cli import _listen
 from searchgym.trainers.viewer.library import Library
@@ -85,7 +86,7 @@ def test_the_rows_are_those_of_the_files(run: Path) -> None:
         file["key"]: (file["kind"], file["iteration"], file["trainer"]) for file in library.state()["files"]
     }
     assert files["mine/train-000002"] == ("train", 2, "cw-grpo")
-    assert library.ready
+    assert library.state()["ready"]
 
 
 def test_errors_and_budgets_are_columns(run: Path, toy: str) -> None:
@@ -212,6 +213,20 @@ def test_the_index_is_used_again_and_a_damaged_one_is_made_again(run: Path) -> N
     assert sum(file["lines"] for file in opened(run).state()["files"]) == 12
 
 
+def test_two_viewers_share_an_index(cli: CommandLine, run: Path, tmp_path: Path) -> None:
+    first, second = Library([run]), Library([run])
+    with lock_file(first.index.path.with_name(f".{first.index.path.name}.lock")):
+        second.refresh()
+        assert not second.state()["ready"]
+        status, _, err = cli("view", str(run), "--export", str(tmp_path / "page.html"))
+        assert (status, (tmp_path / "page.html").exists()) == (2, False)
+        assert "another viewer" in err
+    first.refresh()
+    second.refresh()
+    assert second.state()["ready"]
+    assert second.state()["files"] == first.state()["files"]
+
+
 def test_an_index_that_is_lost_or_damaged_while_it_is_used_is_made_again(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +238,7 @@ def test_an_index_that_is_lost_or_damaged_while_it_is_used_is_made_again(
             wait_until(
                 lambda: sum(file["lines"] for file in library.index.files().values()) == 12, "the rows"
             )
+            before = [block for file in library.index.files().values() for block, _ in file["blocks"]]
             for path in library.index.path.parent.glob(f"{library.index.path.name}*"):
                 path.unlink() if content is None else path.write_bytes(content)
             save_episodes(
@@ -237,6 +253,8 @@ def test_an_index_that_is_lost_or_damaged_while_it_is_used_is_made_again(
                     return False
 
             wait_until(whole, "the rows of a new index")
+            after = [block for file in library.index.files().values() for block, _ in file["blocks"]]
+            assert not set(before) & set(after)  # a page keeps blocks by their ids
     finally:
         library.close()
 
@@ -278,7 +296,7 @@ def test_what_can_be_viewed(run: Path, tmp_path: Path, toy: str) -> None:
 def test_a_run_without_episodes_is_viewed(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"schema": 1, "config": {"trainer": "grpo"}}')
     library = opened(tmp_path)
-    assert (library.state()["files"], library.ready) == ([], True)
+    assert (library.state()["files"], library.state()["ready"]) == ([], True)
     assert library.about(tmp_path.name)["series"] == {}  # type: ignore[index]
 
 

@@ -36,6 +36,10 @@ def export(library: Library, path: Path, limit: int, *, force: bool = False) -> 
     check_target(path, force=force)
     library.refresh()
     state = library.state()
+    if not state["ready"]:
+        raise ConfigError(
+            "another viewer is reading these files for the first time: export them when it has finished"
+        )
     left = limit
     episodes: dict[str, dict[int, Any]] = {}
     blocks: dict[int, str] = {}

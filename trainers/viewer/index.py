@@ -17,6 +17,7 @@ import sqlite3
 import struct
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -113,6 +114,12 @@ class Index:
         with self._open() as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.executescript(_TABLES)
+            # An index that is made again must not use an id twice: pages that are open keep blocks by their ids.
+            connection.execute(
+                "INSERT INTO sqlite_sequence (name, seq) SELECT 'blocks', ? WHERE NOT EXISTS "
+                "(SELECT 1 FROM sqlite_sequence WHERE name = 'blocks')",
+                [int(time.time() * 1000)],
+            )
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -203,18 +210,19 @@ class Index:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def files(self) -> dict[str, dict[str, Any]]:
-        """Path -> size, bytes that were read, lines, problems, and the blocks as [id, number of rows]."""
+        """Path -> bytes that were read, whether it was read to its end, lines, problems, and its blocks as [id, rows]."""
         with self._open() as connection:
             found = {
                 file: {
                     "path": path,
                     "read": read,
+                    "ended": size >= 0 or bool(json.loads(problems)),
                     "lines": lines,
                     "problems": json.loads(problems),
                     "blocks": [],
                 }
-                for file, path, read, lines, problems in connection.execute(
-                    "SELECT id, path, read, lines, problems FROM files"
+                for file, path, size, read, lines, problems in connection.execute(
+                    "SELECT id, path, size, read, lines, problems FROM files"
                 )
             }
             for block, file, rows in connection.execute(

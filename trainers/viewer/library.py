@@ -38,15 +38,14 @@ class Library:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._problem = ""
-        self.ready = False
-        """Whether all files have been read to their end once."""
+        self._listed = False
 
     def refresh(self) -> None:
         """Look for new files and rows, and index them."""
         files = [file for source in self.sources for file in source.episode_files()]
         self._files = {file.key: file for file in files}
-        if self.index.update(files):
-            self.ready = not self._stop.is_set()
+        self._listed = True
+        self.index.update(files)
 
     def follow(self) -> None:
         """Refresh again and again in a thread, until `close`."""
@@ -75,9 +74,9 @@ class Library:
             self._thread.join()
 
     def state(self) -> dict[str, Any]:
-        """What there is to show: sources, episode files with the ids of their blocks, and whether reading goes on."""
+        """What there is to show: sources, episode files with the ids of their blocks, and whether all have been read."""
         indexed = self.index.files()
-        none = {"read": 0, "lines": 0, "problems": [], "blocks": []}
+        none = {"read": 0, "ended": False, "lines": 0, "problems": [], "blocks": []}
         files = [
             {
                 "key": file.key,
@@ -90,6 +89,7 @@ class Library:
             }
             for file in list(self._files.values())
         ]
+        ready = self._listed and all(file["ended"] for file in files)
         sources = [
             {"label": source.label, "kind": source.kind, "path": str(source.path), "changed": source.changed}
             for source in self.sources
@@ -98,7 +98,7 @@ class Library:
             "version": __version__,
             "sources": sources,
             "files": files,
-            "ready": self.ready,
+            "ready": ready,
             "problem": self._problem,
         }
 

@@ -27,29 +27,31 @@ const labels = (name, value) => (name === "errors" ? (value ? value.split(",") :
 export function select(data, query, found) {
   const wanted = chosen(query);
   const names = Object.keys(FACETS);
-  const counts = names.map((name) => new Uint32Array(data.values[name].length));
   const passes = names.map((name) => {
     if (!wanted[name]) return null;
     return Uint8Array.from(data.values[name], (value) => labels(name, value).some((label) => wanted[name].has(label)));
   });
-  const codes = names.map((name) => data.codes[name]);
+  // Of each kind of rows, the only facet that excludes it; −1: none does; −2: several do.
+  const excluded = data.first.map((row) => {
+    const by = names.flatMap((name, i) => (passes[i] && !passes[i][data.codes[name][row]] ? [i] : []));
+    return by.length > 1 ? -2 : (by[0] ?? -1);
+  });
+  const sizes = new Uint32Array(data.first.length);
   const rows = [];
   for (let row = 0; row < data.size; row++) {
     if (found && !found(row)) continue;
-    let failed = -1; // the only facet that excludes the row; −2: several
-    for (let i = 0; i < names.length; i++) {
-      if (passes[i] && !passes[i][codes[i][row]]) {
-        failed = failed === -1 ? i : -2;
-        if (failed === -2) break;
-      }
-    }
-    if (failed === -2) continue;
-    if (failed === -1) {
-      rows.push(row);
-      for (let i = 0; i < names.length; i++) counts[i][codes[i][row]]++;
-    } else counts[failed][codes[failed][row]]++;
+    const kind = data.kind[row];
+    sizes[kind]++;
+    if (excluded[kind] === -1) rows.push(row);
   }
-  return { rows: sort(data, rows, query.get("sort")), counts: Object.fromEntries(names.map((name, i) => [name, totals(data, name, counts[i], wanted[name])])) };
+  const counts = names.map((name, i) => {
+    const sums = new Uint32Array(data.values[name].length);
+    data.first.forEach((row, kind) => {
+      if (excluded[kind] === -1 || excluded[kind] === i) sums[data.codes[name][row]] += sizes[kind];
+    });
+    return [name, totals(data, name, sums, wanted[name])];
+  });
+  return { rows: sort(data, rows, query.get("sort")), counts: Object.fromEntries(counts) };
 }
 
 function totals(data, name, counts, wanted) {
@@ -60,7 +62,8 @@ function totals(data, name, counts, wanted) {
   for (const label of wanted ?? []) if (!sums.has(label)) sums.set(label, 0);
   if (name === "outcome") return OUTCOMES.filter((label) => sums.has(label)).map((label) => [label, sums.get(label)]);
   const numeric = [...sums.keys()].every((label) => label === "none" || !Number.isNaN(+label));
-  return [...sums].sort((a, b) => (numeric ? +a[0] - +b[0] : b[1] - a[1]));
+  const place = (label) => (label === "none" ? Infinity : +label);
+  return [...sums].sort((a, b) => (numeric ? place(a[0]) - place(b[0]) : b[1] - a[1]));
 }
 
 function sort(data, rows, order) {

@@ -171,7 +171,29 @@ function arrange(state) {
     });
     data.values[name] = [...known.keys()];
   }
+  Object.assign(data, kinds(data));
   return data;
+}
+
+/**
+ * Rows with the same value in every facet are of one kind; there are far fewer kinds than rows, and filters look at kinds.
+ * Returns kind (of each row) and first (a row of each kind).
+ */
+function kinds(data) {
+  let kind = new Uint32Array(data.size);
+  for (const [name, codes] of Object.entries(data.codes)) {
+    const size = data.values[name].length;
+    const known = new Map();
+    kind = kind.map((old, row) => {
+      const key = old * size + codes[row];
+      let found = known.get(key);
+      if (found === undefined) known.set(key, (found = known.size));
+      return found;
+    });
+  }
+  const first = [];
+  kind.forEach((one, row) => (first[one] ??= row));
+  return { kind, first };
 }
 
 const FAILURES = new Set(["retrieval_failed", "agent_failed", "aborted"]); // `StopReason.is_failure`
