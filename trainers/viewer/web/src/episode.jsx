@@ -1,7 +1,7 @@
 // One episode, round by round.
 import { useEffect, useState } from "preact/hooks";
 import { actText, Credit, goldIds, markedHits, Outcome, outcomeOf, Problems, Scale, Star, STOPS, Terms } from "./marks.jsx";
-import { groupLink, link } from "./route.js";
+import { groupLink, link, parse } from "./route.js";
 import { getEpisode } from "./store.js";
 import { number, plain, shade, signed, Text, visible } from "./text.jsx";
 
@@ -25,6 +25,11 @@ export function useEpisode(file, line) {
 
 export function EpisodePage({ file, line, neighbours, raw, setRaw }) {
   const found = useEpisode(file, line);
+  useEffect(() => {
+    for (const near of found.episode ? [neighbours.next, neighbours.previous] : []) {
+      if (near) getEpisode(...parse(near).parts.slice(1)).catch(() => {}); // in advance; an error is shown when it is opened
+    }
+  }, [found.episode, neighbours.next]);
   if (found.error) return <Problems list={[found.error]} />;
   if (!found.episode) return <p class="waiting" aria-busy="true" />;
   const { episode, credit, advantages, problems } = found;
