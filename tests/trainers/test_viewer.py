@@ -293,6 +293,34 @@ def test_what_can_be_viewed(run: Path, tmp_path: Path, toy: str) -> None:
             find_sources([path])
 
 
+@pytest.mark.parametrize(
+    ("files", "kind", "problem"),
+    [
+        ({"config.json": "[1]", "metrics.jsonl": ""}, "run", "config.json"),
+        (
+            {"config.json": '{"config": 3}', "metrics.jsonl": '5\n{"iteration": 1, "eval": 3}\n'},
+            "run",
+            "line 1",
+        ),
+        ({"config.json": "{}", "metrics.jsonl": '{"iteration": 1, "episodes": "x"}\n' * 2}, "run", ""),
+        ({"results.json": "{"}, "benchmark", "results.json"),
+        ({"results.json": '{"rows": {"a": {}}}'}, "benchmark", ""),
+        ({"audit.json": "7", "episodes.jsonl": "", "advantages.json": "[]"}, "audit", "audit.json"),
+    ],
+)
+def test_broken_directories_become_problems(
+    files: dict[str, str], kind: str, problem: str, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    library = opened(tmp_path)
+    about = library.about(tmp_path.name)
+    assert about is not None
+    assert about["kind"] == kind
+    assert problem in " ".join(about["problems"])
+    json.dumps([library.state(), about], allow_nan=False)
+
+
 def test_a_run_without_episodes_is_viewed(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"schema": 1, "config": {"trainer": "grpo"}}')
     library = opened(tmp_path)

@@ -201,7 +201,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
     config = strip(config) if isinstance(config, dict) else {}
     try:
         alarms = [asdict(alarm) for alarm in raised(rows, config.get("alarms"))]
-    except (SearchGymError, TypeError, KeyError) as error:
+    except (SearchGymError, ValueError, TypeError, KeyError, AttributeError) as error:
         alarms = []
         problems.append(f"the alarms of this run cannot be told ({error})")
     return {
