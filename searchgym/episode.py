@@ -20,6 +20,7 @@ from typing import Any
 
 from .errors import EpisodeFileError
 from .files import open_regular, parse_json, replacing
+from .rendering import as_html, as_text
 from .round_record import (
     INFO_SCHEMA,
     Feedback,
@@ -49,6 +50,7 @@ __all__ = [
     "load_episodes",
     "save_episodes",
     "segments_before",
+    "verify_line",
 ]
 
 EPISODE_SCHEMA = 2
@@ -147,6 +149,18 @@ class Episode:
     def reward(self) -> float:
         """Undiscounted sum of the step rewards."""
         return sum(r.reward for r in self.rounds)
+
+    def render(self, width: int = 100) -> str:
+        """The episode round by round, as text for a terminal: `print(episode.render())`. See `searchgym.rendering`.
+
+        Args:
+            width: of a line, in characters.
+        """
+        return as_text(self, width)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return as_html(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; `from_json` gives an equal episode."""
@@ -273,7 +287,7 @@ def load_episodes(path: str | os.PathLike[str]) -> Iterator[Episode]:
                 raise EpisodeFileError(f"{target}, line {number}: not JSON{end}: {error}") from error
             try:
                 episode = Episode.from_json(data)
-                complete = _verify(line, data)
+                complete = verify_line(line, data)
             except EpisodeFileError as error:
                 raise EpisodeFileError(f"{target}, line {number}: {error}") from error
             yield episode
@@ -301,8 +315,19 @@ def _crc(body: str | bytes, mark: str = "") -> str:
     return f"{zlib.crc32(content + mark.encode()):08x}"
 
 
-def _verify(line: bytes, data: dict[str, Any]) -> bool:
-    """Compare a line with its checksum; returns whether the file may end here. Lines without a checksum are not checked."""
+def verify_line(line: bytes, data: dict[str, Any]) -> bool:
+    """Compare a line of an episode file with its checksum. A line without a checksum is not checked.
+
+    Args:
+        line: as it stands in the file.
+        data: its JSON value.
+
+    Returns:
+        Whether the file may end here.
+
+    Raises:
+        EpisodeFileError: the line is not the one that was written.
+    """
     if "check" not in data:
         return True
     written = _CHECK.search(line, max(0, len(line) - 40))

@@ -14,6 +14,7 @@ from searchgym.files import write_text
 from searchgym.statistics import Interval
 
 from .auditing import REFERENCES, CreditAudit, RuleScore
+from .kept import write_episodes
 from .scores import SCORES
 
 __all__ = ["COLUMNS", "SHOWN", "audit_json", "audit_markdown", "draw_audit", "in_words", "write_audit"]
@@ -200,7 +201,7 @@ def draw_audit(audit: CreditAudit, path: Path) -> None:
 
 
 def write_audit(audit: CreditAudit, directory: Path, command: str) -> list[Path]:
-    """Write report.md, audit.json and audit.png.
+    """Write report.md, audit.json and audit.png, and the episodes for the viewer (see `kept`).
 
     Args:
         audit: the audit.
@@ -215,4 +216,4 @@ def write_audit(audit: CreditAudit, directory: Path, command: str) -> list[Path]
     write_text(report, audit_markdown(audit, command))
     write_text(data, json.dumps(audit_json(audit), indent=1) + "\n")
     draw_audit(audit, picture)
-    return [report, data, picture]
+    return [report, data, picture, *write_episodes(audit, directory)]
