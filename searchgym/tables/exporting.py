@@ -108,8 +108,6 @@ def export_episodes(
                 marker = {"format": to, "episodes": done.rows, "searchgym": __version__}
                 (work / _MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
     except OSError as error:
-        if isinstance(error, ImportError):
-            raise
         raise EpisodeFileError(f"{target} cannot be written: {error.strerror or error}") from error
     return done
 

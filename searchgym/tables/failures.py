@@ -18,7 +18,7 @@ __all__ = ["CAUSES", "INFRASTRUCTURE", "cause_of", "named"]
 INFRASTRUCTURE = "infrastructure"
 
 CAUSES = {
-    INFRASTRUCTURE: "the retriever, the agent or a judge that the reward needs failed; the episode is not scored",
+    INFRASTRUCTURE: "the retriever, the agent or a judge that the reward needs failed, or the episode was aborted; it is not scored",
     "malformed_act": "no answer; the last message, or at least half of all messages, was not a valid act",
     "budget": "no answer; a budget of rounds, searches, characters or tokens was spent on valid acts",
     "no_gold_retrieved": "a wrong answer; no gold passage was retrieved",

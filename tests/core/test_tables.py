@@ -177,7 +177,9 @@ def test_rows_and_columns_of_both_levels(cases: dict[str, Episode], tmp_path: Pa
 
 
 def test_a_record_without_what_is_read_names_its_episode(cases: dict[str, Episode]) -> None:
-    broken = replace(cases["the answer of hop one"], gold={"answers": ["Tarn"], "chain": [{}, {}]}, episode_id="odd")
+    broken = replace(
+        cases["the answer of hop one"], gold={"answers": ["Tarn"], "chain": [{}, {}]}, episode_id="odd"
+    )
     for read in (lambda: failure_statistics([broken]), lambda: list(Episodes([broken]).rows())):
         with pytest.raises(EpisodeFileError, match="episode 'odd' lacks"):
             read()
