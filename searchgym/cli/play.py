@@ -59,7 +59,7 @@ def write_hint(question: Question, found: Set[str], strong: bool) -> str:
     if question.chain:
         count = len(question.chain)
         for number, hop in enumerate(question.chain, 1):
-            if not found.issuperset(hop.passage_ids):
+            if not found >= set(hop.passage_ids):
                 step = f"step {number} of {count} is open: it looks up {hop.relation!r}"
                 return f"{step}; search for: {hop.query}" if strong else step
     elif missing := [id_ for id_ in question.supporting_ids if id_ not in found]:
