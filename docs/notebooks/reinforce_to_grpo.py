@@ -102,6 +102,7 @@ for number, (name, seeds) in enumerate(curves.items()):
 axis.set(
     xlabel="iteration", ylabel="EM of the sampled episodes", ylim=(-0.02, 1.02), title="One line per seed"
 )
+axis.set_xticks(range(0, 21, 5))
 axis.grid(alpha=0.3)
 axis.legend()
 plt.show()
