@@ -4,7 +4,7 @@
 
 The notebooks are Python files in the percent format of jupytext, which editors open as notebooks and which can be read in diffs.
 This script runs each in a process of its own, without a display, and fails with the first error. With `--to DIR` it executes them with
-jupytext and nbconvert instead and writes DIR/NAME.ipynb and DIR/NAME.html with their output and pictures (extra `docs`).
+jupytext and nbconvert instead and writes DIR/NAME.ipynb and DIR/NAME.html with their output and pictures (extra `notebooks`).
 """
 
 from __future__ import annotations
