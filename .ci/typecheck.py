@@ -15,15 +15,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def link_package(folder: Path) -> None:
+    """Link the package into a folder as it is imported."""
+    package = folder / "searchgym"
+    package.mkdir()
+    for entry in (ROOT / "searchgym").iterdir():
+        if entry.name != "__pycache__":
+            (package / entry.name).symlink_to(entry)
+    for name in ("corpora", "agents", "trainers"):
+        (package / name).symlink_to(ROOT / name)
+
+
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "searchgym"
-        package.mkdir()
-        for entry in (ROOT / "searchgym").iterdir():
-            if entry.name != "__pycache__":
-                (package / entry.name).symlink_to(entry)
-        for name in ("corpora", "agents", "trainers"):
-            (package / name).symlink_to(ROOT / name)
+        link_package(Path(folder))
         command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
         command += ["--cache-dir", str(ROOT / ".mypy_cache"), *sys.argv[1:], "-p", "searchgym"]
         return subprocess.run(command, cwd=folder, check=False).returncode

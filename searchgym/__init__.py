@@ -22,6 +22,7 @@ _EXPORTS = {
     "BudgetCurve": "rollouts.budgets",
     "Corpus": "question",
     "Episode": "episode",
+    "Episodes": "tables.episodes",
     "EvalResult": "rollouts.evaluation",
     "Hit": "retriever",
     "Hop": "question",

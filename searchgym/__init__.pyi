@@ -35,6 +35,7 @@ from .rollouts.evaluation import EvalResult as EvalResult
 from .rollouts.evaluation import evaluate as evaluate
 from .specs import open_corpus as open_corpus
 from .specs import open_retriever as open_retriever
+from .tables.episodes import Episodes as Episodes
 
 __version__: str
 load_run: Callable[..., Any]

@@ -36,7 +36,7 @@ def check_format(path: Path) -> str:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A matplotlib figure without a window.
+    """A matplotlib figure without a window. The backend stays as it is, so that a notebook goes on showing its own figures.
 
     Args:
         width: inches.
@@ -46,7 +46,6 @@ def new_figure(width: float, height: float) -> Any:
         MissingExtraError: matplotlib is not installed.
     """
     try:
-        import_module("matplotlib").use("Agg")
         return import_module("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
     except ModuleNotFoundError as error:
         raise MissingExtraError("a plot", "matplotlib", "train") from error

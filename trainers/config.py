@@ -98,7 +98,7 @@ class TrainConfig:
     eval_episodes: int = option(
         200, "questions of the greedy evaluations before and after training; 0: no evaluation", low=0
     )
-    eval_every: int = option(0, "iterations between evaluations during training; 0: none", low=0)
+    eval_every: int = option(20, "iterations between evaluations during training; 0: none", low=0)
     checkpoint_every: int = option(5, "iterations between checkpoints (and saved episodes and credit)", low=1)
     keep_checkpoints: int = option(
         2, "number of newest checkpoints to keep, in addition to the initial one", low=1

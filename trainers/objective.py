@@ -162,7 +162,8 @@ def sequence_log_ratio(logprobs_N: Tensor, old_logprobs_N: Tensor, sample_N: Ten
     stop-gradient: the value is the sequence's, the gradient the token's own.
 
     Args:
-        logprobs_N, old_logprobs_N: log π with gradients, and log π_old.
+        logprobs_N: log π, with gradients.
+        old_logprobs_N: log π_old.
         sample_N: which sequence each token belongs to; numbers from 0.
     """
     gap_N = (logprobs_N - old_logprobs_N).detach()

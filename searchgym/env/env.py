@@ -93,6 +93,8 @@ class SearchEnv(gym.Env[str, str]):
         self.action_space = action_space(self.config)
         self.episode = EpisodeState(self.config)
         self._transcript: list[str] = []
+        self.last_record: RoundRecord | None = None
+        """The record of the newest round, for loops that record episodes themselves (`EpisodeRecorder`)."""
         self._stats = {"episodes": 0, "steps": 0, "queries": 0, "retrieval_seconds": 0.0}
         self.judge_costs = Costs()
         check_judge(self.config.judge)
@@ -122,6 +124,7 @@ class SearchEnv(gym.Env[str, str]):
         self._stats["episodes"] += 1
         start = self.episode.start(question)
         self._transcript = [f"question> {start.observation}"]
+        self.last_record = None
         return start.observation, start.to_info()
 
     def step(self, action: str) -> Step:
@@ -265,6 +268,7 @@ class SearchEnv(gym.Env[str, str]):
 
     def _return(self, record: RoundRecord, line: str = "") -> Step:
         """A step's five values; adds the round to the transcript."""
+        self.last_record = record
         terminated, truncated = record.terminated, record.truncated
         if self.render_mode is not None:
             self._transcript += [line] if line else []

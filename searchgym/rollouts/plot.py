@@ -70,6 +70,10 @@ def draw_budgets(path: Path, curves: Sequence[BudgetCurve]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     for line, curve in zip(spent.containers, curves, strict=True):
         _name_points(spent, line[0], [str(point.budget) for point in curve.points])
+    played = curves[0].points[0].result
+    allowed.set_title(
+        f"{played.env.get('corpus', '')}, {played.questions} questions", fontsize="medium", loc="left"
+    )
     figure.legend(*allowed.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     save_figure(figure, path, dpi=200)
 

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=10_000)
     options = parser.parse_args()
-    recorder.draw_curve = lambda path, rows: None
+    recorder.draw_curve = lambda *_: None
     scores: dict[str, list[float]] = {name: [] for name in RUNS}
     for seed in range(options.seeds):
         for name, run in RUNS.items():

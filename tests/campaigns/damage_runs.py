@@ -227,7 +227,7 @@ def kinds(run: Path, env: SearchEnv) -> dict[str, tuple[Callable[[Path], Any], C
 def main() -> int:
     mutations, seed = (int(a) for a in (*sys.argv[1:3], *("3000", "0")[len(sys.argv) - 1 :]))
     torch.set_num_threads(1)
-    recorder.draw_curve = lambda path, rows: None
+    recorder.draw_curve = lambda *_: None
     heard = Heard()
     logging.getLogger("searchgym").addHandler(heard)
     counts: collections.Counter[tuple[str, str]] = collections.Counter()

@@ -211,7 +211,7 @@ def test_a_run_keeps_no_password_and_asks_for_it_again(
     server: str, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Any
 ) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr("searchgym.trainers.training.recorder.draw_curve", lambda path, rows: None)
+    monkeypatch.setattr("searchgym.trainers.training.recorder.draw_curve", lambda *_: None)
     run, url = tmp_path / "run", f"http://me:{SECRET}@{server}"
     retriever = "retriever=" + json.dumps({"name": "remote", "url": url})
     command = [

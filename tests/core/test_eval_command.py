@@ -232,6 +232,15 @@ def test_equal_figures_give_equal_bytes(suffix: str, tmp_path: Path) -> None:
     assert written[0] == written[1]
 
 
+def test_drawing_leaves_the_backend_of_a_notebook_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="the extra train is not installed")
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "svg")
+    save_figure(new_figure(2, 2), tmp_path / "a.png")
+    assert matplotlib.get_backend() == "svg"
+
+
 # -- what a notebook shows ------------------------------------------------------------------------------------------
 
 

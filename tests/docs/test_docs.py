@@ -4,6 +4,7 @@ complete. The conventions of the pages are at the head of `doc_pages.py`, which 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -89,6 +90,40 @@ def test_the_map_leads_to_every_page() -> None:
     }
     assert not missing
     assert (DOCS / "index.md").resolve() in {(ROOT / t).resolve() for t in links(ROOT / "README.md")}
+
+
+def test_the_site_has_its_sections_and_every_page_once() -> None:
+    spec = importlib.util.spec_from_file_location("site_pages", ROOT / ".ci" / "site_pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    nav = hooks.navigation((DOCS / "index.md").read_text("utf-8"))
+    sections = "Home|Get started|Concepts|Guides|Trainers|Reference|Results|Contributing".split("|")
+    assert [next(iter(entry)) for entry in nav] == sections
+    found = re.findall(r"'([\w./-]+\.md)'", str(nav))
+    assert sorted(found) == sorted(str(p.relative_to(DOCS)) for p in pages()[1:])
+    text = "[a](../README.md) [b](../../tests/docs/x.py#l) [c](cli.md) [d](../cli.md)"
+    assert hooks.on_page_markdown(text) == "a b [c](cli.md) [d](../cli.md)"
+
+
+def test_names_on_the_reference_pages_exist() -> None:
+    """mkdocstrings checks the same, but in an environment of its own."""
+    pytest.importorskip("torch", reason="the extra train is not installed")
+    names = [
+        n for p in (DOCS / "reference").glob("*.md") for n in re.findall(r"^::: (\S+)$", p.read_text(), re.M)
+    ]
+    assert len(names) > 60
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert _is_module(name) or hasattr(importlib.import_module(module), attribute), name
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 # -- completeness of the reference ---------------------------------------------------------------------------

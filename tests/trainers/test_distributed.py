@@ -85,7 +85,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
         assert status == 0, f"process {rank}:\n{output}"
     for name, changes in RUNS.items():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("searchgym.trainers.training.recorder.draw_curve", lambda path, rows: None)
+            patch.setattr("searchgym.trainers.training.recorder.draw_curve", lambda *_: None)
             train({**BASE, **changes, "streams": "episode"}, one / name)
     return one, two
 

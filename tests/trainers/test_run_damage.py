@@ -41,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "rollout_lag": 1,
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("searchgym.trainers.training.recorder.draw_curve", lambda path, rows: None)
+        patch.setattr("searchgym.trainers.training.recorder.draw_curve", lambda *_: None)
         train(candidate_run(**changes), path)
     return path
 

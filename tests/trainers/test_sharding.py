@@ -59,7 +59,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path, str]:
         assert status == 2, f"process {rank}:\n{output}"
         assert "ConfigError: agent 'candidate' cannot be sharded" in output, output
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("searchgym.trainers.training.recorder.draw_curve", lambda path, rows: None)
+        patch.setattr("searchgym.trainers.training.recorder.draw_curve", lambda *_: None)
         for name in AGENTS:
             train({**configuration(model, name), "streams": "episode"}, one / name)
     return one, two, model

@@ -73,7 +73,7 @@ __all__ = ["ToyGRPO", "evaluator", "make_trainer", "play", "run_toy"]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    recorder.draw_curve = lambda path, rows: None  # drawing takes longer than these runs
+    recorder.draw_curve = lambda *_: None  # drawing takes longer than these runs
     path, iterations, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     rng, window, reached = random.Random(0), 0.15, 0
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports what every child would import again

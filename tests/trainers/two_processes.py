@@ -31,7 +31,7 @@ def fail_in_process_1(how: str) -> None:
 
 
 def main() -> None:
-    recorder.draw_curve = lambda path, rows: None  # drawing takes longer than these runs
+    recorder.draw_curve = lambda *_: None  # drawing takes longer than these runs
     for path, config in json.loads(sys.argv[1]):
         how = config.pop("fail", None)
         if how:

@@ -126,7 +126,7 @@ def bench(
     SPEC is a TOML or JSON file, or the name of a benchmark of the package: {shipped}.
 
     Finished runs are stored. After an interruption, the same command continues with the missing runs; runs made with
-    different code are never mixed. Writes report.md, curves.png and results.json.
+    different code are never mixed. Writes report.md, curves.png, curves.svg and results.json.
     """
     try:
         import torch  # noqa: F401  (report a missing extra before anything else)

@@ -1,4 +1,4 @@
-"""Learning curves with bands, as a PNG."""
+"""Learning curves with bands."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ def draw_curves(path: Path, analysis: Mapping[str, Any]) -> None:
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     unit = {"tokens": "sampled tokens"}.get(next(iter(spec["budget"])), next(iter(spec["budget"])))
+    agent = spec["train"].get("agent", "")
+    figure.suptitle(f"{spec['name']}: trainers of {agent or 'the default agent'}", fontsize="large")
     figure.supxlabel(f"{unit} of training", fontsize="medium")
     figure.supylabel("greedy EM, dev questions", fontsize="medium")
     save_figure(figure, path)

@@ -21,10 +21,11 @@ Row = Mapping[str, Any]
 
 
 def write_report(out: Path, analysis: Mapping[str, Any], command: str = "") -> Path:
-    """Write results.json, curves.png and report.md without credentials; returns the path of the last."""
+    """Write results.json, curves.png, curves.svg and report.md without credentials; returns the path of the last."""
     analysis = strip(analysis)
     write_json(out / "results.json", analysis)
-    draw_curves(out / "curves.png", analysis)
+    for suffix in ("png", "svg"):
+        draw_curves(out / f"curves.{suffix}", analysis)
     path = out / "report.md"
     write_text(path, markdown(analysis, redact(command)), alone=True)
     return path

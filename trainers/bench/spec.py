@@ -102,6 +102,7 @@ class Spec:
         return make_config(
             {
                 "iterations": 1_000_000,
+                "eval_every": 0,
                 **self.train,
                 **entry.train,
                 f"max_{self.unit}": self.budget[self.unit],

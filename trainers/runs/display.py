@@ -1,4 +1,4 @@
-"""Progress and results for people: a live table in a terminal, plain lines elsewhere, a curve, a final table."""
+"""Progress and results for people: a live table in a terminal, plain lines elsewhere, a final table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from rich.text import Text
 from searchgym.cli.console import Console
 from searchgym.cli.console import text as literal
 from searchgym.cli.progress import progress_bar
-from searchgym.figures import new_figure, save_figure
 from searchgym.terminal import printable
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ __all__ = [
     "Display",
     "LiveDisplay",
     "PlainDisplay",
-    "draw_curve",
     "make_display",
     "result_table",
 ]
@@ -204,35 +202,6 @@ def result_table(before: Mapping[str, Interval], after: Mapping[str, Interval], 
     for name in after:
         table.add_row(name, str(before.get(name, "")), str(after[name]))
     return table
-
-
-def draw_curve(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The learning curve: EM while sampling and in evaluations, entropy below."""
-    figure = new_figure(7.0, 5.0)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    trained = [r for r in rows if r.get("em") is not None]
-    x = [r["iteration"] for r in trained]
-    upper.plot(x, [r["em"] for r in trained], color="tab:blue", label="EM, sampled (training questions)")
-    if any(r["reward"] != r["em"] for r in trained):
-        upper.plot(x, [r["reward"] for r in trained], color="tab:gray", lw=1, label="reward, sampled")
-    evaluated = [(r["iteration"], r["eval"]["metrics"]["em"]) for r in rows if "eval" in r]
-    if evaluated:
-        means = [e["mean"] for _, e in evaluated]
-        spread = [[e["mean"] - e["low"] for _, e in evaluated], [e["high"] - e["mean"] for _, e in evaluated]]
-        upper.errorbar(
-            [i for i, _ in evaluated], means, spread, fmt="o-", capsize=4, color="tab:orange",
-            label="EM, greedy (held-out questions, 95 %)",
-        )  # fmt: skip
-    upper.set(ylabel="exact match")
-    upper.set_ylim(min(-0.02, upper.get_ylim()[0]), max(1.02, upper.get_ylim()[1]))
-    upper.grid(alpha=0.3)
-    if trained or evaluated:
-        upper.legend(loc="best", fontsize="small")
-    updated = [r for r in trained if r.get("entropy") is not None]
-    lower.plot([r["iteration"] for r in updated], [r["entropy"] for r in updated], color="tab:green")
-    lower.set(xlabel="iteration", ylabel="entropy (nats)", ylim=(0, None))
-    lower.grid(alpha=0.3)
-    save_figure(figure, path)
 
 
 def _headline(config: Mapping[str, Any]) -> str:

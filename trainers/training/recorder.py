@@ -21,8 +21,8 @@ from ..processes import world
 from ..rollouts import load_groups, save_groups
 from ..runs.alarms import AlarmLimits, raised
 from ..runs.credit_record import CreditRecord
+from ..runs.curve import curve_title, draw_curve
 from ..runs.directory import RunDirectory
-from ..runs.display import draw_curve
 from ..runs.metrics import best_evaluation
 from .loop import Loop
 
@@ -177,7 +177,7 @@ class RunRecorder:
         evaluations = [row["eval"] for row in rows if "eval" in row]
         if world().main:
             with self.run.writing():
-                draw_curve(self.run.path / "curve.png", rows)
+                draw_curve(self.run.path / "curve.png", rows, curve_title(vars(self.config)))
         summary = {
             "iterations": loop.iteration,
             "policy_version": loop.policy.version,
