@@ -18,10 +18,12 @@ from .lazy import MovedModules as _MovedModules
 from .lazy import lazy_exports
 
 _EXPORTS = {
+    "Act": "acts",
     "Agent": "agent",
     "BudgetCurve": "rollouts.budgets",
     "Corpus": "question",
     "Episode": "episode",
+    "EpisodeSession": "env.session",
     "EvalResult": "rollouts.evaluation",
     "Hit": "retriever",
     "Hop": "question",
@@ -42,6 +44,7 @@ _EXPORTS = {
     "collect": "rollouts.collection",
     "evaluate": "rollouts.evaluation",
     "evaluate_budgets": "rollouts.budgets",
+    "find_question": "lookup",
     "judge_episodes": "env.judging",
     "load_episodes": "episode",
     "make_vec": "env.vector",

@@ -283,6 +283,12 @@ class EnvConfig:
         """The instructions for a language model."""
         return self.dialect.system_prompt(feedback=self.has_feedback, max_queries=self.max_queries)
 
+    def offers(self, question: Question) -> bool:
+        """Whether a question passes the `types` and `hops` filters."""
+        return (self.types is None or question.type in self.types) and (
+            self.hops is None or question.hops in self.hops
+        )
+
     def tasks(self, split: str) -> Sequence[Question]:
         """The questions of a split that pass the `types` and `hops` filters, in corpus order.
 
@@ -302,11 +308,7 @@ class EnvConfig:
         cache: dict[str, list[Question]] = self.__dict__.setdefault("_filtered", {})
         if split not in cache:
             questions = self.corpus.questions(split)
-            kept = [
-                q
-                for q in questions
-                if (self.types is None or q.type in self.types) and (self.hops is None or q.hops in self.hops)
-            ]
+            kept = [question for question in questions if self.offers(question)]
             if not kept:
                 raise ConfigError(
                     f"no question of split {split!r} of corpus {self.corpus.name!r} has types={self.types} and "

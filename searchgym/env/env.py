@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from ..acts import Act, allowed_act
 from ..checks import integer
 from ..dialects import Dialect
 from ..episode import RoundRecord, StopReason
@@ -29,6 +31,7 @@ from .setup import (
     search,
 )
 from .snapshots import restore, snapshot
+from .tools import tool_schemas
 
 __all__ = ["SearchEnv", "Step"]
 
@@ -126,8 +129,32 @@ class SearchEnv(gym.Env[str, str]):
 
     def step(self, action: str) -> Step:
         """Play one round; see the class docstring."""
+        return self._play(action, self.episode.begin_step(action))
+
+    def play(self, act: Act, text: str | None = None) -> Step:
+        """Play one round with an act that was read elsewhere, e.g. by a server or a framework that parses tool calls.
+
+        Everything else is as in `step`. An act that is empty, has too many queries or is not offered is an invalid round,
+        and so is an act of the kind "invalid".
+
+        Args:
+            act: e.g. `Act("search", queries=("a query",))` or `Act("answer", answer="Paris")`.
+            text: the message it was read from, for the record and the limits of characters. None: the act as the dialect
+                writes it, or "" for an invalid one.
+
+        Raises:
+            ResetNeededError: no episode is running.
+            ConfigError: not an act, or a field of another type.
+        """
+        config = self.config
+        act = allowed_act(act, feedback=config.has_feedback, max_queries=config.max_queries)
+        if text is None:
+            text = "" if act.kind == "invalid" else config.dialect.write(act)
+        return self._play(text, self.episode.begin_step(text, act))
+
+    def _play(self, action: str, queries: Sequence[str]) -> Step:
+        """The round that `begin_step` began."""
         episode = self.episode
-        queries = episode.begin_step(action)
         self._stats["steps"] += 1
         results: list[SearchResult] = []
         if queries:
@@ -234,6 +261,11 @@ class SearchEnv(gym.Env[str, str]):
     def system_prompt(self) -> str:
         """The dialect's instructions for a language model; not part of any observation."""
         return self.config.system_prompt
+
+    @property
+    def tool_schemas(self) -> list[dict[str, Any]]:
+        """The acts as tools in JSON-schema form; see `searchgym.env.tools`, which also has them as Python functions."""
+        return tool_schemas(self.config)
 
     @property
     def dialect(self) -> Dialect:

@@ -154,10 +154,14 @@ class EpisodeState:
             self._anchor = anchor_of(self.observation)
         return self._anchor
 
-    def begin_step(self, text: str) -> tuple[str, ...]:
+    def begin_step(self, text: str, act: Act | None = None) -> tuple[str, ...]:
         """Parse a message and return the queries to search, which is empty for acts other than searches.
 
         Nothing is counted before `apply_results`: a step that is interrupted in between can be played again.
+
+        Args:
+            text: the message.
+            act: what it does, where that was read elsewhere (`allowed_act`); the message is then not parsed.
 
         Raises:
             ResetNeededError: no episode is running.
@@ -172,7 +176,8 @@ class EpisodeState:
         if len(text) > config.max_action_chars:
             act = Act("invalid", error="too_long")
         else:
-            act = self._dialect.parse(text, feedback=config.has_feedback, max_queries=config.max_queries)
+            if act is None:
+                act = self._dialect.parse(text, feedback=config.has_feedback, max_queries=config.max_queries)
             if act.kind == "feedback" and not self.feedback_left:
                 act = Act("invalid", error="feedback_spent")
         self._act = act

@@ -12,6 +12,7 @@ import numpy as np
 from ..checks import integer, plain
 from ..errors import ConfigError, RetrievalError, UnknownIdError
 from ..judges.protocol import Judge, open_judge
+from ..lookup import not_one_question, questions_of_prompt
 from ..question import Corpus, Question
 from ..retriever import Retriever, SearchResult
 from ..specs import Spec, open_corpus, open_retriever
@@ -204,14 +205,13 @@ def options_of_row(
         raise ConfigError(
             f"prompt is {prompt!r:.80}: give a text or chat messages that end with the question's text"
         )
-    tasks = config.tasks(given.get("split") or config.split)
-    found = [question.id for question in tasks if text.rstrip().endswith(question.text)]
+    split = given.get("split") or config.split
+    found = [
+        question for question in questions_of_prompt(config.corpus, text, split) if config.offers(question)
+    ]
     if len(found) != 1:
-        many = "no question" if not found else f"{len(found)} questions"
-        raise ConfigError(
-            f"{many} of the split at the end of the prompt {text[-80:]!r}: add a column 'task_id' to the rows"
-        )
-    return {**given, "task_id": found[0]}
+        raise not_one_question(len(found), text, f"split {split!r}")
+    return {**given, "task_id": found[0].id}
 
 
 def search(config: EnvConfig, queries: Sequence[str]) -> list[SearchResult]:
