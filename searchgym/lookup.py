@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
+from .checks import plain
 from .errors import ConfigError
 from .question import Corpus, Question
 from .specs import ByIdentity
 
-__all__ = ["find_question", "not_one_question", "questions_of_prompt"]
+__all__ = ["find_question", "not_one_question", "prompt_text", "questions_of_prompt"]
 
 
 def find_question(corpus: Corpus, text: str, split: str | None = None) -> Question:
@@ -30,6 +32,29 @@ def find_question(corpus: Corpus, text: str, split: str | None = None) -> Questi
             len(found), text, f"corpus {corpus.name!r}" if split is None else f"split {split!r}"
         )
     return found[0]
+
+
+def prompt_text(prompt: Any) -> str:
+    """The text of a prompt, or of its last message if it is a list of chat messages, whose content may be in parts.
+
+    Args:
+        prompt: as frameworks pass it. None is an empty text.
+
+    Raises:
+        ConfigError: neither a text nor chat messages.
+    """
+    if prompt is None:
+        return ""
+    given = plain("prompt", prompt)
+    content = given[-1] if isinstance(given, list) and given else given
+    content = content.get("content") if isinstance(content, dict) else content
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if isinstance(part, dict) and "text" in part)
+    if not isinstance(content, str):
+        raise ConfigError(
+            f"prompt is {prompt!r:.80}: give a text or chat messages that end with the question's text"
+        )
+    return content.strip()
 
 
 def not_one_question(found: int, text: str, place: str) -> ConfigError:

@@ -12,7 +12,7 @@ import numpy as np
 from ..checks import integer, plain
 from ..errors import ConfigError, RetrievalError, UnknownIdError
 from ..judges.protocol import Judge, open_judge
-from ..lookup import not_one_question, questions_of_prompt
+from ..lookup import not_one_question, prompt_text, questions_of_prompt
 from ..question import Corpus, Question
 from ..retriever import Retriever, SearchResult
 from ..specs import Spec, open_corpus, open_retriever
@@ -198,13 +198,7 @@ def options_of_row(
         raise UnknownIdError(
             "argument of reset", next(iter(columns)), ["seed", "options", "task_id", "prompt"]
         )
-    prompt = plain("prompt", columns["prompt"])
-    message = prompt[-1] if isinstance(prompt, list) and prompt else prompt
-    text = message.get("content") if isinstance(message, dict) else message
-    if not isinstance(text, str):
-        raise ConfigError(
-            f"prompt is {prompt!r:.80}: give a text or chat messages that end with the question's text"
-        )
+    text = prompt_text(columns["prompt"])
     split = given.get("split") or config.split
     found = [
         question for question in questions_of_prompt(config.corpus, text, split) if config.offers(question)

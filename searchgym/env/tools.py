@@ -12,7 +12,7 @@ from ..dialects.calls import CallError, call_arguments, text_argument
 from ..dialects import Dialect, get_dialect
 from .config import EnvConfig
 
-__all__ = ["act_of_call", "tool_functions", "tool_schemas", "unwrapped"]
+__all__ = ["act_of_call", "tool_functions", "tool_instructions", "tool_schemas", "unwrapped"]
 
 
 def tool_schemas(config: EnvConfig) -> list[dict[str, Any]]:
@@ -47,6 +47,17 @@ def tool_functions(
         tool["function"]["name"]: _function(tool["function"], config.max_queries, play)
         for tool in tool_schemas(config)
     }
+
+
+def tool_instructions(config: EnvConfig) -> str:
+    """The system prompt for a model whose tools are listed by its chat template or server: without the list.
+
+    Args:
+        config: the environment's arguments.
+    """
+    dialect: Any = get_dialect("tools", config.corpus_description)
+    offered = {"feedback": config.has_feedback, "max_queries": config.max_queries}
+    return str(dialect.system_prompt(**offered)).replace(dialect.tool_section(**offered), "")
 
 
 def act_of_call(config: EnvConfig, name: str, arguments: Mapping[str, Any] | str) -> Act:
