@@ -63,6 +63,19 @@ class EpisodeSession:
         self.over, self.reward, self._error = False, 0.0, None
         return question
 
+    def restore(self, state: dict[str, Any], reward: float) -> None:
+        """Continue a snapshot of the environment.
+
+        Args:
+            state: from `SearchEnv.snapshot`.
+            reward: what the episode had earned.
+
+        Raises:
+            SnapshotError: damaged, of another schema, or of another index. The running episode then continues.
+        """
+        self.env.restore(state)
+        self.over, self.reward, self.info, self._error = False, reward, {"task_id": state["task_id"]}, None
+
     def step(self, message: str) -> str:
         """Play a message; returns the observation, "" at the end of the episode.
 
