@@ -32,19 +32,29 @@ HEAVY = {
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
+FOLDER_OF = PROJECT["tool"]["setuptools"]["package-dir"]
+
+
+def packed_name(path: Path) -> str:
+    """Where a file lies in the wheel."""
+    given = path.relative_to(ROOT)
+    package, folder = max(
+        ((name, Path(folder)) for name, folder in FOLDER_OF.items() if given.is_relative_to(folder)),
+        key=lambda one: len(one[1].parts),
+    )
+    return "/".join([*package.split("."), *given.relative_to(folder).parts])
+
+
 def module_name(path: Path) -> str:
     """The import name of a source file."""
-    parts = list(path.relative_to(ROOT).with_suffix("").parts)
-    if parts[:2] == ["trainers", "interop"]:
-        del parts[0]
-    if parts[0] != "searchgym":
-        parts.insert(0, "searchgym")
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return packed_name(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def package_of(module: str) -> str:
     """The top-level package of a module: the folder at the root of the repository."""
     parts = module.split(".")
+    if parts[0] == "searchgym_vf":
+        return "interop"
     return parts[1] if len(parts) > 1 and parts[1] in PACKAGES[1:] else "searchgym"
 
 
@@ -288,8 +298,7 @@ def test_the_wheel_holds_exactly_the_tracked_files(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     packed = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
-    inner = {n.replace("trainers/interop/", "interop/", 1) for n in tracked()}
-    expected = {n if n.startswith("searchgym/") else f"searchgym/{n}" for n in inner}
+    expected = {packed_name(ROOT / name) for name in tracked()}
     assert packed == expected
     assert "searchgym/py.typed" in packed
     assert "py3-none-any" in wheel.name

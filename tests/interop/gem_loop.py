@@ -34,11 +34,13 @@ def main() -> None:
             if not left:
                 break
         print("async" if async_mode else "sync", "rewards", totals, "questions", len(asked))
-        assert totals == [1.0] * 8 and len(asked) > 4
+        assert totals == [1.0] * 8
+        assert len(asked) > 4
 
     env = gem.make(ID, seed=5, **ARGUMENTS)
     first, info = env.reset()
-    assert first.startswith(env.session.env.system_prompt) and info["question"] in first
+    assert first.startswith(env.session.env.system_prompt)
+    assert info["question"] in first
     assert gem.make(ID, seed=5, **ARGUMENTS).reset()[0] == first
     script = messages[info["task_id"]]
     env.step(script[0])
@@ -50,7 +52,9 @@ def main() -> None:
         for text in script[1:]:
             end = one.step(text)
         ends.append(end)
-    assert ends[0] == ends[1] and ends[0][1] == 1.0 and ends[0][2]
+    assert ends[0] == ends[1]
+    assert ends[0][1] == 1.0
+    assert ends[0][2]
     env.set_state(state)
     assert env.step(script[1]) is not None
     other = gem.make(ID, corpus={**WORLD, "seed": 1})

@@ -19,7 +19,9 @@ def main() -> None:
     metrics, earned = [], []
     for task_id, texts in messages.items():
         row = table[task_id]
-        env = skyrl_gym.make("searchgym", env_config=OmegaConf.create({"max_rounds": 6}), extras={**row, "max_turns": 7})
+        env = skyrl_gym.make(
+            "searchgym", env_config=OmegaConf.create({"max_rounds": 6}), extras={**row, "max_turns": 7}
+        )
         prompt, _ = env.init(row["prompt"])
         assert prompt == row["prompt"] == env.init([])[0]
         total = 0.0
@@ -53,9 +55,12 @@ def main() -> None:
         env.init([])
         try:
             out = env.step("<search>x</search>")
-            assert on_failure == "mark" and out["done"] and not out["metadata"]["valid_for_training"]
+            assert on_failure == "mark"
+            assert out["done"]
+            assert not out["metadata"]["valid_for_training"]
         except RetrievalError as raised:
-            assert on_failure == "raise" and "secret" not in str(raised)
+            assert on_failure == "raise"  # noqa: PT017
+            assert "secret" not in str(raised)  # noqa: PT017
         assert env.get_metrics()["valid"] == 0.0
     print("a failed search is raised, or marked")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import trl
+from scripts import WORLD
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -23,7 +24,6 @@ from searchgym.agents.hf import HFAgent
 from searchgym.agents.policy import Sample
 from searchgym.rollouts.collection import agent_context_of
 
-WORLD = {"name": "country", "size": 1000, "train": 200, "dev": 50, "test": 50}
 ARGUMENTS: dict[str, Any] = {"corpus": WORLD, "top_k": 1, "max_rounds": 5}
 QUESTIONS, LOSS = 3, 0.01
 
@@ -36,7 +36,10 @@ def make_model(folder: Path) -> None:
     bpe.decoder = decoders.ByteLevel()
     env = searchgym.SearchEnv(**ARGUMENTS, dialect="tools")
     texts = [f"{passage.title}\n{passage.text}" for passage in env.corpus.passages]
-    texts += [question.text for question in env.corpus.questions("train")] + [env.system_prompt, template] * 20
+    texts += [question.text for question in env.corpus.questions("train")] + [
+        env.system_prompt,
+        template,
+    ] * 20
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
@@ -45,8 +48,12 @@ def make_model(folder: Path) -> None:
             vocab_size=3000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         ),
     )
-    bpe.add_tokens(["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    bpe.add_tokens(
+        ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
     tokenizer.chat_template = template
     torch.manual_seed(0)
     shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "head_dim": 32}
@@ -72,7 +79,9 @@ def teach(folder: Path, dialect: str) -> float:
         (segment,) = agent.encode(episode)
         # Also the end of each message, which `HFAgent` does not need and servers and TRL do.
         segment.tokens.append(agent.tokenizer.eos_token_id)
-        segment.mask = [now or before for now, before in zip([*segment.mask, 0], [0, *segment.mask], strict=True)]
+        segment.mask = [
+            now or before for now, before in zip([*segment.mask, 0], [0, *segment.mask], strict=True)
+        ]
         segment.rounds = [*segment.rounds, segment.rounds[-1]]
         samples.append(Sample(episode, segment))
     optimizer = torch.optim.AdamW(agent.module.parameters(), lr=3e-3, weight_decay=0.0)

@@ -80,7 +80,13 @@ class GEMEnv(gem.Env):  # type: ignore[misc]  # the package has no types
             raise RetrievalError(f"the episode ended with {info['outcome']['stop_reason']}: it has no reward")
         terminated = self.session.over and info["outcome"]["stop_reason"] == "answered"
         self._last = TERMINAL_STATE if self.session.over else observation
-        return self._last, self.session.reward - earned, terminated, self.session.over and not terminated, info
+        return (
+            self._last,
+            self.session.reward - earned,
+            terminated,
+            self.session.over and not terminated,
+            info,
+        )
 
     def sample_random_action(self) -> str:
         """A valid search or answer."""

@@ -77,7 +77,9 @@ class SkyRLEnv(BaseTextEnv):  # type: ignore[misc]  # the package has no types
         observation = self.session.step(action)
         info = self.session.info
         if self.session.over and not ended and not info["valid_for_training"] and not self._marks:
-            raise RetrievalError(f"episode of {self._task_id!r}: {info['outcome']['stop_reason']}; it has no reward")
+            raise RetrievalError(
+                f"episode of {self._task_id!r}: {info['outcome']['stop_reason']}; it has no reward"
+            )
         return BaseTextEnvStepOutput(
             observations=[{"role": "user", "content": observation}] if observation else [],
             reward=self.session.reward - earned,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from searchgym import Episode, SearchVectorEnv, find_question
+from searchgym import Episode, SearchVectorEnv, StopReason, find_question
 from searchgym.agents.hf import HFAgent
 from searchgym.lookup import prompt_text
 from searchgym.rollouts import collect
@@ -78,9 +78,18 @@ class Rollouts:
 
 
 def _row(episode: Episode, end: int) -> tuple[list[int], list[int], list[float], list[int]]:
-    """Prompt ids, completion ids, log-probabilities and mask of an episode; one masked token where nothing was sampled."""
+    """Prompt ids, completion ids, log-probabilities and mask of an episode.
+
+    A masked end of sequence is added, without which TRL takes a completion for cut off; not where the limit of tokens ended
+    the episode. An episode in which nothing was sampled is this token alone.
+    """
     segment = episode.segments[0] if episode.segments else None
     if segment is None or 1 not in segment.mask:
         return [end], [end], [0.0], [0]
     start = segment.mask.index(1)
-    return segment.tokens[:start], segment.tokens[start:], segment.logprobs[start:], segment.mask[start:]
+    cut_off = episode.outcome is not None and episode.outcome.stop_reason is StopReason.TOKEN_BUDGET
+    last = [] if cut_off else [end]
+    completion, logprobs, mask = (
+        column[start:] for column in (segment.tokens, segment.logprobs, segment.mask)
+    )
+    return segment.tokens[:start], completion + last, logprobs + [0.0] * len(last), mask + [0] * len(last)
