@@ -65,7 +65,8 @@ def main(folder: str) -> None:
     trainer = train(pinned, None, folder, per_device_train_batch_size=8)
     asked = [one._session.env.episode.question.id for one in trainer.environments]
     print("without a data set: questions of the last batch", asked)
-    assert len(set(asked[:4])) == len(set(asked[4:])) == 1 and asked[0] != asked[4], asked
+    assert len(set(asked[:4])) == len(set(asked[4:])) == 1, asked
+    assert asked[0] != asked[4], asked
 
     down = Environments(**ARGUMENTS, retriever=Down())
     trainer = train(down, taught, folder, log_completions=False)
