@@ -94,18 +94,20 @@ VERSIONS = {"trl": "1.16.0", "verifiers": "0.4.0", "skyrl-gym": "0.4.0", "gem-ll
 def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """Imports an adapter over a stub of its package."""
     monkeypatch.setattr(peers.metadata, "version", VERSIONS.__getitem__)
-    opened = []
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.startswith("searchgym.interop.")]:
+            if name != peers.__name__:
+                del sys.modules[name]
 
     def open_adapter(name: str) -> Any:
         for stub in STUBS[name]():
             monkeypatch.setitem(sys.modules, stub.__name__, stub)
-        opened.append(f"searchgym.interop.{name}")
-        sys.modules.pop(opened[-1], None)
-        return importlib.import_module(opened[-1])
+        forget()
+        return importlib.import_module(f"searchgym.interop.{name}")
 
     yield open_adapter
-    for name in opened:
-        sys.modules.pop(name, None)
+    forget()
 
 
 @pytest.fixture

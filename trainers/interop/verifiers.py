@@ -9,73 +9,17 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from searchgym import EpisodeSession, SearchEnv
+from searchgym import SearchEnv
 from searchgym.checks import plain
 from searchgym.env.tools import tool_instructions
 from searchgym.errors import ConfigError, RetrievalError
 
-from .peers import check_peer
+from .verifiers_tools import SearchGymData, SearchGymState, SearchTools, start
 
-check_peer("verifiers")
+import verifiers.v1 as vf  # isort: skip  (after `verifiers_tools`, which checks its version)
+from pydantic import Field  # isort: skip
 
-import verifiers.v1 as vf  # noqa: E402  (after the check of its version)
-from pydantic import Field  # noqa: E402
-
-__all__ = ["SearchGymEnv", "SearchGymTaskset", "SearchTools"]
-
-
-class SearchGymData(vf.TaskData):  # type: ignore[misc]  # the package is not there when types are checked
-    """A question: its id, and the arguments of the environment that asks it."""
-
-    task_id: str
-    arguments: dict[str, Any]
-
-
-class SearchGymState(vf.State):  # type: ignore[misc]
-    """What the environment, which may be in a process of its own, has to say about the episode."""
-
-    over: bool = False
-    reward: float = 0.0
-    failure: str = ""
-    metrics: dict[str, float] = Field(default_factory=dict)
-    snapshot: dict[str, Any] | None = None
-
-    def note(self, session: EpisodeSession) -> None:
-        """Take over the state of a session."""
-        self.over, self.reward, self.metrics = session.over, session.reward, session.metrics()
-        if not session.over:
-            self.snapshot = session.env.snapshot()
-        elif not self.failure:
-            try:
-                valid = session.finish() is not None
-            except Exception as error:  # what a tool call has raised
-                self.failure = f"{type(error).__name__}: {error}"
-            else:
-                self.failure = "" if valid else str(session.info["outcome"]["stop_reason"])
-
-
-class SearchTools(vf.Toolset[vf.ToolsetConfig, SearchGymState]):  # type: ignore[misc]
-    """The tools of one rollout, served by verifiers over MCP."""
-
-    TOOL_PREFIX = None
-
-    async def setup_task(self, task: SearchGymData) -> None:
-        self.session = _start(task)
-
-    def _call(self, name: str, **arguments: str) -> str:
-        text = self.session.call(name, arguments)
-        self.state.note(self.session)
-        return text
-
-    @vf.tool  # type: ignore[untyped-decorator]
-    def search(self, query: str) -> str:
-        """Search the corpus for passages."""
-        return self._call("search", query=query)
-
-    @vf.tool  # type: ignore[untyped-decorator]
-    def answer(self, answer: str) -> str:
-        """Give the final answer, a few words, and end."""
-        return self._call("answer", answer=answer)
+__all__ = ["SearchGymEnv", "SearchGymTaskset"]
 
 
 class SearchGymTaskConfig(vf.TaskConfig):  # type: ignore[misc]
@@ -104,7 +48,7 @@ class SearchGymTask(vf.Task[SearchGymData, SearchGymState, SearchGymTaskConfig])
     async def searchgym(self, trace: vf.Trace) -> float:
         state = trace.state
         if not state.over:  # the model or a limit ended the rollout: the environment ends it here
-            session = _start(self.data)
+            session = start(self.data)
             if state.snapshot is not None:
                 session.restore(state.snapshot, state.reward)
             session.finish()
@@ -160,7 +104,7 @@ class SearchGymEnv(vf.Env[SearchGymEnvConfig]):  # type: ignore[misc]
         if task.config.dialect == "tools":
             await agents.agent.run(task)
             return
-        session = await asyncio.to_thread(_start, task.data)
+        session = await asyncio.to_thread(start, task.data)
         async with agents.agent.interaction(task) as interaction:
             turn = await interaction.turn()
             while not turn.terminated:
@@ -169,9 +113,3 @@ class SearchGymEnv(vf.Env[SearchGymEnvConfig]):  # type: ignore[misc]
                     break
                 turn = await interaction.turn(observation)
             interaction.trace.state.note(session)
-
-
-def _start(data: SearchGymData) -> EpisodeSession:
-    session = EpisodeSession(SearchEnv(**data.arguments))
-    session.reset(data.task_id)
-    return session
