@@ -93,8 +93,10 @@ def allowed_act(act: Act, *, feedback: bool, max_queries: int) -> Act:
     """
     if not isinstance(act, Act):
         raise ConfigError(f'the act is {act!r}: give an Act, e.g. Act("search", queries=("a query",))')
-    kind, texts = act.kind, (*act.queries, act.draft, act.answer)
-    if isinstance(act.queries, str) or not all(isinstance(text, str) for text in texts):
+    kind = act.kind
+    queries_given: Any = act.queries  # a string is a sequence of strings, too
+    texts: tuple[Any, ...] = (*act.queries, act.draft, act.answer)
+    if isinstance(queries_given, str) or not all(isinstance(text, str) for text in texts):
         raise ConfigError(f"{act!r}: give queries as a tuple of strings, draft and answer as strings")
     if kind == "invalid":
         if act.error not in INVALID_ERRORS:
