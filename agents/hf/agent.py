@@ -75,6 +75,10 @@ class HFAgent(TokenPolicy):
         self.thinking = given.thinking
         if isinstance(model, nn.Module):
             opened = live_chat_model(OWNER, model, tokenizer, given)
+        elif tokenizer is not None:
+            raise ConfigError(
+                f"{OWNER}: tokenizer belongs to a live model, and model is {model!r}: leave tokenizer out"
+            )
         else:
             opened = open_chat_model(OWNER, model, given)
         self.model, self.tokenizer, self.adapter = opened.model, opened.tokenizer, opened.adapter

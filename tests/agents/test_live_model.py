@@ -79,6 +79,8 @@ def test_options_that_load_a_model_are_refused_for_a_live_one(live: tuple[Any, A
             HFAgent(model, tokenizer, **{name: value})
     with pytest.raises(ConfigError, match="needs its tokenizer"):
         HFAgent(model)
+    with pytest.raises(ConfigError, match="leave tokenizer out"):
+        HFAgent("some/model", tokenizer)
 
 
 def trainer_of(model: Any, tokenizer: Any) -> Any:

@@ -83,7 +83,8 @@ class Environments:
             )
         group = (int(os.environ.get("RANK", "0")) * self._made + number) // self._num_generations
         questions = self.config.tasks(self.config.split)
-        return questions[np.random.default_rng([self._seed, resets, group]).integers(len(questions))].id
+        drawn = np.random.default_rng([self._seed, resets, group]).integers(len(questions))
+        return questions[int(drawn)].id
 
 
 class _Environment:
