@@ -89,7 +89,9 @@ def _row(episode: Episode, end: int) -> tuple[list[int], list[int], list[float],
     start = segment.mask.index(1)
     cut_off = episode.outcome is not None and episode.outcome.stop_reason is StopReason.TOKEN_BUDGET
     last = [] if cut_off else [end]
-    completion, logprobs, mask = (
-        column[start:] for column in (segment.tokens, segment.logprobs, segment.mask)
+    return (
+        segment.tokens[:start],
+        segment.tokens[start:] + last,
+        segment.logprobs[start:] + [0.0] * len(last),
+        segment.mask[start:] + [0] * len(last),
     )
-    return segment.tokens[:start], completion + last, logprobs + [0.0] * len(last), mask + [0] * len(last)
