@@ -367,3 +367,5 @@ def test_verifiers_drops_a_failed_search_and_refuses_what_it_cannot_offer(
         asyncio.run(task.searchgym(trace))
     with pytest.raises(ConfigError, match="use dialect tags"):
         taskset(verifiers, toy, "tools", max_queries=2)
+    with pytest.raises(ConfigError, match=r"give env\.taskset\.task\.dialect"):
+        taskset(verifiers, toy, "tags", dialect="tools")

@@ -75,6 +75,10 @@ class SearchGymTaskset(vf.Taskset[SearchGymTask, SearchGymTasksetConfig]):  # ty
     def load(self) -> Iterator[SearchGymTask]:
         dialect = self.config.task.dialect
         arguments = {**plain("arguments", self.config.arguments), "dialect": dialect}
+        if "dialect" in self.config.arguments:
+            raise ConfigError(
+                "dialect stands in the arguments of the environment: give env.taskset.task.dialect"
+            )
         env = SearchEnv(**arguments)
         if dialect == "tools" and len(env.tool_schemas) * env.config.max_queries != 2:
             raise ConfigError("the taskset's tools are search, with one query, and answer: use dialect tags")
