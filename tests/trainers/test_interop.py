@@ -295,7 +295,7 @@ def trace_of(verifiers: Any) -> Any:
     return SimpleNamespace(state=verifiers.SearchGymState(), metrics=metrics, record_metrics=metrics.update)
 
 
-def taskset(verifiers: Any, toy: str, dialect: str, **arguments: Any) -> dict[str, Any]:
+def taskset(verifiers: Any, toy: str, dialect: str, /, **arguments: Any) -> dict[str, Any]:
     config = verifiers.SearchGymTasksetConfig(
         arguments={"corpus": toy, **arguments},
         split="train",

@@ -1,7 +1,4 @@
-"""GEM: `gem.make("searchgym:SearchQA", …)`.
-
-Importing this module registers the id. docs/interop/gem.md says how it is used.
-"""
+"""GEM: importing this module registers `gem.make("searchgym:SearchQA", …)`; docs/interop/gem.md says how it is used."""
 
 from __future__ import annotations
 
@@ -75,18 +72,12 @@ class GEMEnv(gem.Env):  # type: ignore[misc]  # the package has no types
         """
         earned = self.session.reward
         observation = self.session.step(action)
-        info = self.session.info
-        if self.session.over and not info["valid_for_training"] and self._given["on_failure"] == "raise":
+        info, over = self.session.info, self.session.over
+        if over and not info["valid_for_training"] and self._given["on_failure"] == "raise":
             raise RetrievalError(f"the episode ended with {info['outcome']['stop_reason']}: it has no reward")
-        terminated = self.session.over and info["outcome"]["stop_reason"] == "answered"
-        self._last = TERMINAL_STATE if self.session.over else observation
-        return (
-            self._last,
-            self.session.reward - earned,
-            terminated,
-            self.session.over and not terminated,
-            info,
-        )
+        terminated = over and info["outcome"]["stop_reason"] == "answered"
+        self._last = TERMINAL_STATE if over else observation
+        return self._last, self.session.reward - earned, terminated, over and not terminated, info
 
     def sample_random_action(self) -> str:
         """A valid search or answer."""

@@ -1,7 +1,4 @@
-"""skyrl-gym: the environment behind `skyrl_gym.make("searchgym", …)`, and rows for SkyRL's data set.
-
-Importing this module registers the id. docs/interop/skyrl.md says how it is used.
-"""
+"""skyrl-gym: importing this module registers `skyrl_gym.make("searchgym", …)`; docs/interop/skyrl.md says how it is used."""
 
 from __future__ import annotations
 
