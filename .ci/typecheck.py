@@ -1,8 +1,8 @@
 """Check types with mypy on a temporary tree of symbolic links.
 
-Type checkers cannot follow the package-dir mapping of an editable installation, so this script links the four folders
-the way they are imported: searchgym, searchgym/corpora, searchgym/agents and searchgym/trainers. Its arguments are
-passed to mypy.
+Type checkers cannot follow the package-dir mapping of an editable installation, so this script links the folders the
+way they are imported: searchgym, searchgym/corpora, searchgym/agents, searchgym/trainers and searchgym/interop. Its
+arguments are passed to mypy.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def link_package(folder: Path) -> None:
             (package / entry.name).symlink_to(entry)
     for name in ("corpora", "agents", "trainers"):
         (package / name).symlink_to(ROOT / name)
+    (package / "interop").symlink_to(ROOT / "trainers" / "interop")
 
 
 def main() -> int:

@@ -18,11 +18,13 @@ from .lazy import MovedModules as _MovedModules
 from .lazy import lazy_exports
 
 _EXPORTS = {
+    "Act": "acts",
     "Agent": "agent",
     "BudgetCurve": "rollouts.budgets",
     "Corpus": "question",
     "Episode": "episode",
     "Episodes": "tables.episodes",
+    "EpisodeSession": "env.session",
     "EvalResult": "rollouts.evaluation",
     "Hit": "retriever",
     "Hop": "question",
@@ -31,6 +33,8 @@ _EXPORTS = {
     "Passage": "question",
     "Question": "question",
     "Retriever": "retriever",
+    "RewardContext": "env.rewards",
+    "RewardTerm": "env.rewards",
     "Round": "episode",
     "SearchEnv": "env.env",
     "SearchGymError": "errors",
@@ -43,12 +47,14 @@ _EXPORTS = {
     "collect": "rollouts.collection",
     "evaluate": "rollouts.evaluation",
     "evaluate_budgets": "rollouts.budgets",
+    "find_question": "lookup",
     "judge_episodes": "env.judging",
     "load_episodes": "episode",
     "make_vec": "env.vector",
     "open_corpus": "specs",
     "open_judge": "judges.protocol",
     "open_retriever": "specs",
+    "register_dialect": "dialects.registry",
     "rollout": "rollouts.collection",
     "save_episodes": "episode",
 }

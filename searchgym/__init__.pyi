@@ -3,10 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+from .acts import Act as Act
 from .agent import Agent as Agent
 from .agent import Turn as Turn
+from .dialects.registry import register_dialect as register_dialect
 from .env.env import SearchEnv as SearchEnv
 from .env.judging import judge_episodes as judge_episodes
+from .env.rewards import RewardContext as RewardContext
+from .env.rewards import RewardTerm as RewardTerm
+from .env.session import EpisodeSession as EpisodeSession
 from .env.vector import SearchVectorEnv as SearchVectorEnv
 from .env.vector import make_vec as make_vec
 from .episode import Episode as Episode
@@ -21,6 +26,7 @@ from .judges.protocol import Judge as Judge
 from .judges.protocol import Trace as Trace
 from .judges.protocol import Verdict as Verdict
 from .judges.protocol import open_judge as open_judge
+from .lookup import find_question as find_question
 from .question import Corpus as Corpus
 from .question import Hop as Hop
 from .question import Passage as Passage

@@ -5,7 +5,23 @@ from __future__ import annotations
 import warnings
 from typing import Any, NamedTuple
 
-__all__ = ["Act"]
+from .errors import ConfigError
+
+__all__ = ["INVALID_ERRORS", "Act", "allowed_act"]
+
+INVALID_ERRORS = (
+    "no_act",
+    "several_acts",
+    "empty_act",
+    "nested_act",
+    "too_many_queries",
+    "unknown_tool",
+    "malformed_call",
+    "feedback_off",
+    "feedback_spent",
+    "too_long",
+)
+"""Why a message is invalid: the values of `Act.error`."""
 
 
 class Act(NamedTuple):
@@ -16,9 +32,7 @@ class Act(NamedTuple):
         queries: the search queries (kind "search").
         draft: the draft answer to get feedback on (kind "feedback").
         answer: the final answer (kind "answer").
-        error: why the message is invalid (kind "invalid"): one of "no_act", "several_acts", "empty_act",
-            "nested_act", "too_many_queries", "unknown_tool", "malformed_call", "feedback_off",
-            "feedback_spent", "too_long".
+        error: why the message is invalid (kind "invalid"): one of `INVALID_ERRORS`.
         reason: what exactly is wrong with the message, a clause, where `error` does not say it all; not compared.
     """
 
@@ -61,3 +75,42 @@ class Act(NamedTuple):
             "error": self.error,
         }
         return data | {"reason": self.reason} if self.reason else data
+
+
+def allowed_act(act: Act, *, feedback: bool, max_queries: int) -> Act:
+    """An act as an environment plays it: the same rules as for an act that a dialect reads from a message.
+
+    Args:
+        act: a search, an answer, a request for feedback, or an invalid act, e.g. for a tool call that cannot be read.
+        feedback: whether the environment offers the feedback act.
+        max_queries: queries allowed in one search act.
+
+    Returns:
+        The act with its texts stripped; "invalid" where it is empty, has too many queries or is not offered.
+
+    Raises:
+        ConfigError: not an act, an unknown kind or error, or a field of another type.
+    """
+    if not isinstance(act, Act):
+        raise ConfigError(f'the act is {act!r}: give an Act, e.g. Act("search", queries=("a query",))')
+    kind = act.kind
+    queries_given: Any = act.queries  # a string is a sequence of strings, too
+    texts: tuple[Any, ...] = (*act.queries, act.draft, act.answer)
+    if isinstance(queries_given, str) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{act!r}: give queries as a tuple of strings, draft and answer as strings")
+    if kind == "invalid":
+        if act.error not in INVALID_ERRORS:
+            raise ConfigError(f"{act!r}: error is {act.error!r}: give one of {', '.join(INVALID_ERRORS)}")
+        return act
+    if kind not in ("search", "answer", "feedback"):
+        raise ConfigError(f"{act!r}: kind is {kind!r}: give search, answer, feedback or invalid")
+    if kind == "feedback" and not feedback:
+        return Act("invalid", error="feedback_off")
+    queries = tuple(query.strip() for query in act.queries if query.strip()) if kind == "search" else ()
+    draft = act.draft.strip() if kind == "feedback" else ""
+    answer = act.answer.strip() if kind == "answer" else ""
+    if not (queries or draft or answer):
+        return Act("invalid", error="empty_act")
+    if len(queries) > max_queries:
+        return Act("invalid", error="too_many_queries")
+    return Act(kind, queries, draft, answer)

@@ -29,6 +29,7 @@ __all__ = [
     "EpisodeFileError",
     "IndexMismatchError",
     "MissingExtraError",
+    "PeerVersionError",
     "PluginError",
     "ResetNeededError",
     "RetrievalError",
@@ -85,6 +86,10 @@ class MissingExtraError(SearchGymError, ImportError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+class PeerVersionError(ConfigError):
+    """An installed package of another project has a version with which its adapter was not tested."""
 
 
 class PluginError(SearchGymError):

@@ -34,7 +34,7 @@ from ..policy import Sample, TokenOutputs
 from .chat import ChatFormat
 from .engines import open_engine
 from .fingerprint import base_weights, shape_digest, tokenizer_digest, weight_digest
-from .loading import open_chat_model, open_model, open_tokenizer, quietly
+from .loading import live_chat_model, open_chat_model, open_model, open_tokenizer, quietly
 from .options import OWNER, HFOptions
 
 __all__ = ["HFAgent"]
@@ -48,7 +48,9 @@ class HFAgent(TokenPolicy):
 
     Args:
         model: a directory, the id of a model on the Hugging Face Hub, the directory of a LoRA adapter, whose
-            configuration names its model, or a training run or one of its checkpoints.
+            configuration names its model, or a training run or one of its checkpoints. Or a live model of transformers or
+            peft, with which the agent plays as it is.
+        tokenizer: the tokenizer of a live model.
         **options: the fields of `HFOptions`.
 
     Attributes:
@@ -65,13 +67,20 @@ class HFAgent(TokenPolicy):
     name = "hf"
     reads_system_prompt = True
 
-    def __init__(self, model: str, **options: Any) -> None:
+    def __init__(self, model: str | nn.Module, tokenizer: Any = None, **options: Any) -> None:
         given = read_options(OWNER, HFOptions, options)
         self.generator = torch.Generator().manual_seed(given.seed)
         self.temperature, self.top_p, self.greedy = given.temperature, given.top_p, given.greedy
         self._sampling()  # checks them before anything is loaded
         self.thinking = given.thinking
-        opened = open_chat_model(OWNER, model, given)
+        if isinstance(model, nn.Module):
+            opened = live_chat_model(OWNER, model, tokenizer, given)
+        elif tokenizer is not None:
+            raise ConfigError(
+                f"{OWNER}: tokenizer belongs to a live model, and model is {model!r}: leave tokenizer out"
+            )
+        else:
+            opened = open_chat_model(OWNER, model, given)
         self.model, self.tokenizer, self.adapter = opened.model, opened.tokenizer, opened.adapter
         self.module: nn.Module = self.model if self.adapter is None else self.adapter.model.eval()
         self.network = open_network(

@@ -27,6 +27,7 @@ __all__ = [
     "check_dtype",
     "check_path",
     "check_template",
+    "live_chat_model",
     "open_chat_model",
     "open_device",
     "open_model",
@@ -97,6 +98,32 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
     elif lora is not None:
         adapter = Adapter.add(model, lora, path, options.seed)
     return ChatModel(model, tokenizer, adapter, source, dtype)
+
+
+def live_chat_model(owner: str, model: Any, tokenizer: Any, options: HFOptions) -> ChatModel:
+    """A model that is in memory already, e.g. the one that another project's trainer trains: nothing is copied.
+
+    Args:
+        owner: what needs it, as error messages begin: "agent 'hf'".
+        model: transformers' model, or peft's around it, whose adapter is then part of what samples.
+        tokenizer: its tokenizer.
+        options: the agent's options.
+
+    Raises:
+        ConfigError: an option that says how a model is loaded, or a model without a tokenizer or a chat template.
+    """
+    for name in ("dtype", "device", "lora", "attention", "engine"):
+        given, default = getattr(options, name), HFOptions.__dataclass_fields__[name].default
+        if given != default:
+            raise ConfigError(
+                f"{owner}: {name} is {given!r}, but a live model is used as it is: leave {name} out"
+            )
+    if tokenizer is None:
+        raise ConfigError(f"{owner}: a live {type(model).__name__} needs its tokenizer: give tokenizer=…")
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    source = str(getattr(base, "name_or_path", "") or type(base).__name__)
+    check_template(owner, source, tokenizer)
+    return ChatModel(base, tokenizer, None, source, str(base.dtype).removeprefix("torch."))
 
 
 def check_template(owner: str, path: str, tokenizer: Any) -> None:

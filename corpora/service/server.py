@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -26,11 +26,11 @@ from searchgym.errors import ConfigError, MissingExtraError, SearchGymError
 from searchgym.files import temporary_directory
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
-from searchgym.specs import Spec, open_corpus, open_retriever
+from searchgym.specs import Spec
 from searchgym.terminal import printable
 
 from ..bm25 import BM25
-from ..indexing.backend import open_index, read_index
+from ..indexing.source import Source
 from .app import create_app
 from .heavy import HeavyProcess
 from .limits import Limits
@@ -58,41 +58,6 @@ _M_MMAP_THRESHOLD, _MAPPED = -3, 2**17  # a parameter of glibc's mallopt, and by
 _FREEZE = (0.0, 10.0, 60.0)
 _CANNOT_START = 3  # exit status of a worker that would fail again if it was started again
 _DEATHS = (5, 60.0)  # deaths per worker within seconds after which the service gives up
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What is served; every worker opens it.
-
-    Attributes:
-        index: the directory of a built index, or the spec of a retriever, which needs the corpus.
-        corpus: the spec of the corpus; None for the one recorded in the directory.
-    """
-
-    index: Spec
-    corpus: Spec | None = None
-
-    def open(self) -> tuple[Retriever, Corpus]:
-        """Open index and corpus.
-
-        Raises:
-            IndexMismatchError: the directory holds no usable index.
-            ConfigError: the corpus is unknown or cannot be used.
-        """
-        if isinstance(self.index, str) and os.path.isdir(self.index):
-            spec = self.corpus if self.corpus is not None else read_index(self.index)["corpus"]
-            if spec is None:
-                raise ConfigError(
-                    f"the index in {self.index} does not say how to open its corpus: give --corpus"
-                )
-            corpus = open_corpus(spec)
-            return open_index(self.index, corpus), corpus
-        if self.corpus is None:
-            raise ConfigError(
-                f"{self.index!r} is not the directory of an index: give one, or name a retriever and its --corpus"
-            )
-        corpus = open_corpus(self.corpus)
-        return open_retriever(self.index, corpus, cached=False), corpus  # the service has its own cache
 
 
 def serve(
@@ -125,7 +90,7 @@ def serve(
     source = Source(index, corpus)
     listener = _bind(host, port)
     with listener:
-        retriever, opened = source.open()  # also with several workers: an error is reported once, and here
+        retriever, opened = source.open(cached=False)  # also with several workers: an error is reported once, and here
         listener.listen(_BACKLOG)
         address, used = listener.getsockname()[:2]
         url = f"http://[{address}]:{used}" if ":" in address else f"http://{address}:{used}"
@@ -201,7 +166,7 @@ def _server(app: Any, grace: int) -> uvicorn.Server:
 def _app(source: Source, retriever: Retriever, corpus: Corpus, limits: Limits) -> Any:
     # Other retrievers would take the memory of an encoder or of a Java machine twice; most of their work is done outside
     # Python's lock.
-    heavy = HeavyProcess(source.open, retriever, limits.threads) if isinstance(retriever, BM25) else None
+    heavy = HeavyProcess(partial(source.open, cached=False), retriever, limits.threads) if isinstance(retriever, BM25) else None
     return create_app(retriever, corpus, limits, heavy)
 
 
@@ -302,7 +267,7 @@ def _work(source: Source, limits: Limits, listener: socket.socket, grace: int) -
         assert parent is not None
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
         try:
-            app = _app(source, *source.open(), limits)
+            app = _app(source, *source.open(cached=False), limits)
         except SearchGymError as error:
             print(f"worker {os.getpid()}: {error}", file=sys.stderr, flush=True)
             sys.exit(_CANNOT_START)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from ..acts import Act, allowed_act
 from ..checks import integer
 from ..dialects import Dialect
 from ..episode import RoundRecord, StopReason
@@ -29,6 +31,7 @@ from .setup import (
     search,
 )
 from .snapshots import restore, snapshot
+from .tools import tool_schemas
 
 __all__ = ["SearchEnv", "Step"]
 
@@ -76,6 +79,10 @@ class SearchEnv(gym.Env[str, str]):
         seed: of the first `reset` that is given none, for frameworks that seed environments when they make them (GEM).
         **arguments: see above.
 
+    Attributes:
+        on_episode: called with the records of all rounds when an episode that was started by `reset` ends. A copy of the
+            environment has none.
+
     Raises:
         ConfigError: an argument that cannot be used; nothing was opened or written.
     """
@@ -97,6 +104,10 @@ class SearchEnv(gym.Env[str, str]):
         """The record of the newest round, for loops that record episodes themselves (`EpisodeRecorder`)."""
         self._stats = {"episodes": 0, "steps": 0, "queries": 0, "retrieval_seconds": 0.0}
         self.judge_costs = Costs()
+        self.on_episode: Callable[[list[RoundRecord]], None] | None = None
+        self._played: (
+            list[RoundRecord] | None
+        ) = []  # None: of a restored episode, the first rounds are missing
         check_judge(self.config.judge)
 
     # -- Gymnasium -------------------------------------------------------------------------------------
@@ -123,14 +134,39 @@ class SearchEnv(gym.Env[str, str]):
         question = choose_question(self.config, options, lambda n: int(self.np_random.integers(n)))
         self._stats["episodes"] += 1
         start = self.episode.start(question)
+        self._played = []
         self._transcript = [f"question> {start.observation}"]
         self.last_record = None
         return start.observation, start.to_info()
 
     def step(self, action: str) -> Step:
         """Play one round; see the class docstring."""
+        return self._play(action, self.episode.begin_step(action))
+
+    def play(self, act: Act, text: str | None = None) -> Step:
+        """Play one round with an act that was read elsewhere, e.g. by a server or a framework that parses tool calls.
+
+        Everything else is as in `step`. An act that is empty, has too many queries or is not offered is an invalid round,
+        and so is an act of the kind "invalid".
+
+        Args:
+            act: e.g. `Act("search", queries=("a query",))` or `Act("answer", answer="Paris")`.
+            text: the message it was read from, for the record and the limits of characters. None: the act as the dialect
+                writes it, or "" for an invalid one.
+
+        Raises:
+            ResetNeededError: no episode is running.
+            ConfigError: not an act, or a field of another type.
+        """
+        config = self.config
+        act = allowed_act(act, feedback=config.has_feedback, max_queries=config.max_queries)
+        if text is None:
+            text = "" if act.kind == "invalid" else config.dialect.write(act)
+        return self._play(text, self.episode.begin_step(text, act))
+
+    def _play(self, action: str, queries: Sequence[str]) -> Step:
+        """The round that `begin_step` began."""
         episode = self.episode
-        queries = episode.begin_step(action)
         self._stats["steps"] += 1
         results: list[SearchResult] = []
         if queries:
@@ -158,7 +194,8 @@ class SearchEnv(gym.Env[str, str]):
             for name in EpisodeState.__slots__
             if name not in given and hasattr(self.episode, name)
         }
-        return {k: v for k, v in self.__dict__.items() if k != "config"} | {"episode": episode}
+        kept = {k: v for k, v in self.__dict__.items() if k != "config"}
+        return kept | {"episode": episode, "on_episode": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -232,11 +269,17 @@ class SearchEnv(gym.Env[str, str]):
             f"question> {self.episode.question.text}",
             f"(restored at round {self.episode.round})",
         ]
+        self._played = None
 
     @property
     def system_prompt(self) -> str:
         """The dialect's instructions for a language model; not part of any observation."""
         return self.config.system_prompt
+
+    @property
+    def tool_schemas(self) -> list[dict[str, Any]]:
+        """The acts as tools in JSON-schema form; see `searchgym.env.tools`, which also has them as Python functions."""
+        return tool_schemas(self.config)
 
     @property
     def dialect(self) -> Dialect:
@@ -270,6 +313,10 @@ class SearchEnv(gym.Env[str, str]):
         """A step's five values; adds the round to the transcript."""
         self.last_record = record
         terminated, truncated = record.terminated, record.truncated
+        if self._played is not None:
+            self._played.append(record)
+            if record.outcome is not None and self.on_episode is not None:
+                self.on_episode(self._played)
         if self.render_mode is not None:
             self._transcript += [line] if line else []
             end = f"end> {record.outcome.stop_reason}, reward {record.reward:g}" if record.outcome else ""

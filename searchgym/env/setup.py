@@ -8,15 +8,18 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 
 from ..checks import integer, plain
 from ..errors import ConfigError, RetrievalError, UnknownIdError
 from ..judges.protocol import Judge, open_judge
+from ..lookup import not_one_question, prompt_text, questions_of_prompt
 from ..question import Corpus, Question
 from ..retriever import CachedRetriever, Retriever, SearchResult, check_result
 from ..specs import Spec, open_corpus, open_retriever
 from ..terminal import get_logger
 from .config import ARGUMENTS, EnvConfig, check_names
+from .reward_weights import EXACT_WRAPPERS, RewardWeights, open_reward
 from .spaces import MessageSpace, SampleTitles
 
 __all__ = [
@@ -33,19 +36,23 @@ __all__ = [
 ]
 
 _log = get_logger(__name__)
+_EXACT_ENTRY_POINTS = [f"{wrapper.__module__}:{wrapper.__name__}" for wrapper in EXACT_WRAPPERS]
 
 
 def make_env_config(**arguments: Any) -> EnvConfig:
     """Check the arguments of an environment and open its corpus, retriever and judge.
 
     Args:
-        **arguments: see `EnvConfig`; JSON values, or live objects for `corpus`, `retriever` and `judge`.
+        **arguments: see `EnvConfig`; JSON values, or live objects for `corpus`, `retriever`, `judge` and `reward`.
 
     Raises:
         UnknownIdError: an unknown argument, or an unknown name in one.
         ConfigError: a value that cannot be used.
     """
-    arguments = {name: plain(name, value) for name, value in arguments.items()}
+    arguments = {
+        name: value if isinstance(value, RewardWeights) else plain(name, value)
+        for name, value in arguments.items()
+    }
     check_names(arguments)
     given = {name: arguments.get(name, declared.default) for name, declared in ARGUMENTS.items()}
     corpus = given["corpus"] = open_corpus(given["corpus"])
@@ -133,7 +140,18 @@ def registered_arguments(env_id: str, arguments: dict[str, Any]) -> dict[str, An
     if name not in known:
         raise UnknownIdError("environment", env_id, known)
     check_names(arguments)
-    return {**gym.spec(name).kwargs, **arguments}
+    spec = gym.spec(name)
+    given = {**spec.kwargs, **arguments}
+    for wrapper in spec.additional_wrappers:
+        if wrapper.entry_point not in _EXACT_ENTRY_POINTS:
+            raise ConfigError(
+                f"environment {env_id!r} is registered with the wrapper {wrapper.name}, which batched episodes would skip: "
+                "step gym.make yourself, or write it as a reward term (docs/rewards.md)"
+            )
+        make_wrapper: Any = load_env_creator(wrapper.entry_point)
+        env = make_wrapper(gym.Env(), **(wrapper.kwargs or {}))
+        given["reward"] = open_reward(given.get("reward", ARGUMENTS["reward"].default)).wrapped(env)
+    return given
 
 
 def choose_question(
@@ -197,21 +215,14 @@ def options_of_row(
         raise UnknownIdError(
             "argument of reset", next(iter(columns)), ["seed", "options", "task_id", "prompt"]
         )
-    prompt = plain("prompt", columns["prompt"])
-    message = prompt[-1] if isinstance(prompt, list) and prompt else prompt
-    text = message.get("content") if isinstance(message, dict) else message
-    if not isinstance(text, str):
-        raise ConfigError(
-            f"prompt is {prompt!r:.80}: give a text or chat messages that end with the question's text"
-        )
-    tasks = config.tasks(given.get("split") or config.split)
-    found = [question.id for question in tasks if text.rstrip().endswith(question.text)]
+    text = prompt_text(columns["prompt"])
+    split = given.get("split") or config.split
+    found = [
+        question for question in questions_of_prompt(config.corpus, text, split) if config.offers(question)
+    ]
     if len(found) != 1:
-        many = "no question" if not found else f"{len(found)} questions"
-        raise ConfigError(
-            f"{many} of the split at the end of the prompt {text[-80:]!r}: add a column 'task_id' to the rows"
-        )
-    return {**given, "task_id": found[0]}
+        raise not_one_question(len(found), text, f"split {split!r}")
+    return {**given, "task_id": found[0].id}
 
 
 def search(config: EnvConfig, queries: Sequence[str]) -> list[SearchResult]:

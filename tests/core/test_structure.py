@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ["searchgym", "corpora", "agents", "trainers"]  # each may import the ones before it
+PACKAGES = ["searchgym", "corpora", "agents", "trainers", "interop"]  # each may import the ones before it
+FOLDERS = {name: "trainers/interop" if name == "interop" else name for name in PACKAGES}
 HEAVY = {
     "torch",
     "transformers",
@@ -31,22 +32,38 @@ HEAVY = {
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
+FOLDER_OF = PROJECT["tool"]["setuptools"]["package-dir"]
+
+
+def packed_name(path: Path) -> str:
+    """Where a file lies in the wheel."""
+    given = path.relative_to(ROOT)
+    package, folder = max(
+        ((name, Path(folder)) for name, folder in FOLDER_OF.items() if given.is_relative_to(folder)),
+        key=lambda one: len(one[1].parts),
+    )
+    return "/".join([*package.split("."), *given.relative_to(folder).parts])
+
+
 def module_name(path: Path) -> str:
     """The import name of a source file."""
-    parts = list(path.relative_to(ROOT).with_suffix("").parts)
-    if parts[0] != "searchgym":
-        parts.insert(0, "searchgym")
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return packed_name(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def package_of(module: str) -> str:
     """The top-level package of a module: the folder at the root of the repository."""
     parts = module.split(".")
+    if parts[0] == "searchgym_vf":
+        return "interop"
     return parts[1] if len(parts) > 1 and parts[1] in PACKAGES[1:] else "searchgym"
 
 
 def files(package: str) -> list[Path]:
-    return [p for p in sorted((ROOT / package).rglob("*.py")) if "__pycache__" not in p.parts]
+    """The source files of a package, without those of a package whose folder lies inside its own."""
+    folder = ROOT / FOLDERS[package]
+    inside = {ROOT / other for other in FOLDERS.values()} - {folder, *folder.parents}
+    found = sorted(folder.rglob("*.py"))
+    return [p for p in found if "__pycache__" not in p.parts and not inside.intersection(p.parents)]
 
 
 @dataclass(frozen=True)
@@ -185,7 +202,7 @@ def direction_errors(path: Path, package: str, imported: list[Import]) -> list[s
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_run_one_way(package: str) -> None:
-    modules = [one for one in our_modules().values() if one[0].is_relative_to(ROOT / package)]
+    modules = [one for name, one in our_modules().items() if package_of(name) == package]
     assert modules
     assert [e for path, _, imported in modules for e in direction_errors(path, package, imported)] == []
 
@@ -261,7 +278,7 @@ def test_the_seven_groups_exist_and_the_script_runs() -> None:
 
 def tracked() -> list[str]:
     """Files of the four packages that a commit would contain: tracked ones, and new ones that git does not ignore."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *PACKAGES]
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *FOLDERS.values()]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     return sorted({name for name in listed if name and (ROOT / name).is_file()})
 
@@ -281,7 +298,7 @@ def test_the_wheel_holds_exactly_the_tracked_files(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     packed = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
-    expected = {n if n.startswith("searchgym/") else f"searchgym/{n}" for n in tracked()}
+    expected = {packed_name(ROOT / name) for name in tracked()}
     assert packed == expected
     assert "searchgym/py.typed" in packed
     assert "py3-none-any" in wheel.name
