@@ -388,8 +388,11 @@ class Engine:
         hidden: list[Tensor] = []
         order: list[int] = []
         batch: list[int] = []
-        for i in sorted(lacking, key=lambda i: (lacking[i], len(slots[i].context))):
-            if batch and lacking[i] * (len(batch) + 1) > self.batch_tokens:
+        started = {i: not self.network.pads and slots[i].cached > 0 for i in lacking}
+        for i in sorted(lacking, key=lambda i: (started[i], lacking[i], len(slots[i].context))):
+            if batch and (
+                lacking[i] * (len(batch) + 1) > self.batch_tokens or not self._alike(slots[batch[-1]], slots[i])
+            ):
                 hidden.append(self._prefill_batch([slots[j] for j in batch]))
                 order, batch = order + batch, []
             batch.append(i)
@@ -406,6 +409,13 @@ class Engine:
             slot.cached = len(slot.context)
         logits: Tensor = self.network.logits(torch.cat(hidden))
         return logits[[place[j] for j in leader]]
+
+    def _alike(self, one: _Slot, other: _Slot) -> bool:
+        """Whether two contexts can share a prefill pass; a recurrent state must not run over padding."""
+        if self.network.pads:
+            return True
+        lacking = {len(slot.context) - slot.cached for slot in (one, other)}
+        return len(lacking) == 1 and bool(one.cached) == bool(other.cached)
 
     def _share(self, slots: list[_Slot]) -> None:
         """Compute the common beginning of new contexts in the first of them and copy it to the others."""
@@ -433,9 +443,8 @@ class Engine:
         positions_BT = cached_B1 + torch.arange(longest, device=device)
         keep_BQ = torch.tensor([[len(ids) - 1] for ids in new], device=device)
         columns = max(slot.cached for slot in slots) + longest
-        cache = self._cache.at(
-            torch.tensor([slot.row for slot in slots], device=device), positions_BT, columns
-        )
+        rows_B = torch.tensor([slot.row for slot in slots], device=device)
+        cache = self._cache.at(rows_B, positions_BT, columns, fresh=not any(slot.cached for slot in slots))
         hidden_B1W = self.network.step(ids_BT, positions_BT, cache, keep_BQ)
         real = sum(map(len, new))
         self.stats.prefilled_tokens += real

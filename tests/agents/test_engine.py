@@ -121,7 +121,7 @@ def test_the_cache_grows_by_more_and_more() -> None:
     sizes = [0]
     for _ in range(40):
         engine.generate(range(2), [[1] * 18, [2] * 20], sampling(2))
-        (columns,) = {layer.shape[3] for layer in engine._cache._layers}
+        (columns,) = {layer.shape[2] for layer in engine._cache._layers}
         if columns != sizes[-1]:
             sizes.append(columns)
     assert sizes[-1] >= len(engine.context(0)) > 750
