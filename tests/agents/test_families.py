@@ -6,9 +6,12 @@ import random
 
 import pytest
 import torch
-from families import HYBRIDS, UNEQUAL, build_family
+from families import HYBRIDS, SHAPE, UNEQUAL, build_family
 from test_network import own_logprobs
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
+from searchgym.agents.hf.loading import freeze_other_towers
+from searchgym.agents.hf.lora import Adapter, LoraOptions
 from searchgym.agents.lm.engine import Engine, Sampling
 from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.lm.network import open_network
@@ -82,6 +85,40 @@ def test_gradients_through_shared_beginnings_are_those_of_one_sequence_at_a_time
     assert together.keys() == apart.keys()
     for name, gradient in together.items():
         torch.testing.assert_close(gradient, apart[name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "nemotron_h", "falcon_h1", "lfm2", "llama4_text"])
+def test_an_adapter_for_all_linear_layers_is_sampled_from_and_leaves_routers_alone(family: str) -> None:
+    model = build_family(family)
+    adapter = Adapter.add(model, LoraOptions(rank=2), "base", seed=0)
+    with torch.no_grad():
+        for name, parameter in adapter.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3)
+    adapter.model.eval()
+    adapted = adapter.model.base_model.targeted_module_names
+    assert adapted
+    assert not [name for name in adapted if {"gate", "router", "experts"} & set(name.split("."))]
+    engine = Engine(open_network(model), (5, 6), max_new_tokens=4, max_context=200, share_from=4)
+    for slot, logprobs in play(engine).items():
+        own = own_logprobs(model, engine.context(slot)[: len(logprobs)], TEMPERATURE).tolist()
+        for position, logprob in enumerate(logprobs):
+            assert logprob is None or logprob == pytest.approx(own[position - 1], abs=2e-4)
+
+
+def test_a_vision_tower_gets_no_adapter_and_no_gradient() -> None:
+    text = {**SHAPE, "query_pre_attn_scalar": 8, "vocab_size": VOCAB}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    model = Gemma3ForConditionalGeneration(config).eval()
+    freeze_other_towers(model)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {n for n, _ in model.named_parameters() if "vision" in n or "projector" in n}
+    adapter = Adapter.add(model, LoraOptions(rank=2), "base", seed=0)
+    adapted = adapter.model.base_model.targeted_module_names
+    assert len(adapted) == 2 * 7  # attention and feed-forward of two layers
+    assert all("language_model" in name for name in adapted)
 
 
 def test_a_slot_that_begins_again_has_no_state_of_the_episode_before() -> None:
