@@ -34,7 +34,8 @@ class HFOptions:
             positions of the model.
         thinking: whether the model thinks before it acts, for templates that offer the choice.
         dtype: "float32" or "bfloat16", of weights, keys and values; logits and log-probabilities are always float32.
-            "auto": bfloat16 on a GPU, float32 elsewhere.
+            "auto": bfloat16 on a GPU, and on a processor with matrix units (AMX) for models of 64 million weights and
+            more; float32 elsewhere.
         device: a torch device, or "auto": a GPU if there is one.
         lora: options of a new adapter (`LoraOptions`), whose weights are then the only ones that are trained. None:
             all weights are trained, or the adapter's if `model` is an adapter.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from .half_precision import head_logits
 from .interface import KVShape
 from .token_logprobs import token_logprobs
 
@@ -72,6 +73,8 @@ class BaseNetwork:
         else:
             if weight.is_cuda:
                 logits_NV = torch.mm(hidden_NW, weight.T, out_dtype=torch.float32)
+            elif weight.dtype == torch.bfloat16 and not torch.is_grad_enabled():
+                logits_NV = head_logits(hidden_NW, weight)
             else:
                 logits_NV = functional.linear(hidden_NW.float(), weight.float())
             if self._head.bias is not None:

@@ -15,8 +15,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import searchgym
+from searchgym.agents.hf import loading
 from searchgym.agents.hf.agent import HFAgent
 from searchgym.agents.hf.templates import TEMPLATES, give_template
+from searchgym.agents.lm.half_precision import head_logits
 from searchgym.episode import Episode, save_episodes
 from searchgym.errors import ConfigError
 from searchgym.rollouts.collection import agent_context_of
@@ -242,3 +244,26 @@ def test_a_template_is_given_to_the_tokenizer_itself() -> None:
     assert tokenizer.apply_chat_template(messages, tokenize=False) == (
         "<bos>Search.\n\nQuestion: Who?\n<search> a </search>\nNothing.\n"
     )
+
+
+def test_logits_of_bfloat16_weights_are_float32_sums_without_a_float32_copy() -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(5000, 64, generator=generator).bfloat16()
+    hidden = torch.randn(3, 64, generator=generator).bfloat16()
+    exact = hidden.double() @ weight.double().T
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    logits = head_logits(hidden, weight)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert logits.dtype == torch.float32
+    assert float((logits - exact).abs().max()) < 1e-4  # a bfloat16 result would be wrong by up to 0.1
+
+
+def test_matrix_units_choose_bfloat16_for_large_models_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_family(tmp_path / "base", "llama", base_tokenizer())
+    monkeypatch.setattr(loading, "has_matrix_units", lambda: True)
+    assert HFAgent(path, chat_template="plain").describe()["dtype"] == "float32"
+    monkeypatch.setattr(loading, "_NARROW_FROM", 1000)
+    assert HFAgent(path, chat_template="plain").describe()["dtype"] == "bfloat16"
+    assert HFAgent(path, chat_template="plain", dtype="float32").describe()["dtype"] == "float32"
+    monkeypatch.setattr(loading, "has_matrix_units", lambda: False)
+    assert HFAgent(path, chat_template="plain").describe()["dtype"] == "float32"
