@@ -9,13 +9,14 @@ n + 1 sampled tokens less those of one, divided by n; medians, both sides altern
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM
 
 from searchgym.agents.lm.engine import Engine, Sampling
 from searchgym.agents.lm.network import open_network
@@ -73,9 +74,8 @@ def _generate(model: Any, ids: list[int], batch: int) -> Callable[[int], float]:
 
     @torch.inference_mode()
     def run(tokens: int) -> float:
-        cache = DynamicCache()
-        for number, layer in enumerate(once.layers):
-            cache.update(layer.keys.repeat(batch, 1, 1, 1), layer.values.repeat(batch, 1, 1, 1), number)
+        cache = copy.deepcopy(once)
+        cache.batch_repeat_interleave(batch)
         how = {"do_sample": True, "top_k": 0, "max_new_tokens": tokens, "min_new_tokens": tokens}
         torch.manual_seed(1)
         start = time.process_time()
