@@ -140,9 +140,7 @@ class DemonstratorAgent(Agent):
             return "", ""
         return on_one_line, "I search for what the question asks."
 
-    def _answer(
-        self, reading: _Reading, answers: Sequence[str], titles: Sequence[str]
-    ) -> tuple[str, str]:
+    def _answer(self, reading: _Reading, answers: Sequence[str], titles: Sequence[str]) -> tuple[str, str]:
         """The answer and the thought before it."""
         for answer in answers:
             sentence = reading.sentence_with(answer, titles)

@@ -261,7 +261,11 @@ class HFAgent(TokenPolicy):
             "tokenizer": tokenizer_digest(self.tokenizer),
             "thinking": self.thinking,
             **({} if self._prompt == "instructions" else {"prompt": self._prompt}),
-            **({"demonstrations": demonstrations_digest(self._demonstrations)} if self._demonstrations else {}),
+            **(
+                {"demonstrations": demonstrations_digest(self._demonstrations)}
+                if self._demonstrations
+                else {}
+            ),
             "max_new_tokens": self.engine.max_new_tokens,
             "max_context": self.engine.max_context,
         }

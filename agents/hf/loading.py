@@ -40,7 +40,9 @@ __all__ = [
 ]
 
 _PROBE = 10.0  # seconds to wait for the Hub
-_NARROW_FROM = 2**26  # weights; the products of smaller models are too small for matrix units to gain anything
+_NARROW_FROM = (
+    2**26
+)  # weights; the products of smaller models are too small for matrix units to gain anything
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 

@@ -27,7 +27,10 @@ __all__ = ["Adapter", "LoraOptions", "adapter_base", "saved_options"]
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-_FUSED = ("falcon_h1", "nemotron_h")  # peft refuses out_proj: fused kernels of these read its weight past the adapter
+_FUSED = (
+    "falcon_h1",
+    "nemotron_h",
+)  # peft refuses out_proj: fused kernels of these read its weight past the adapter
 
 
 @dataclass(frozen=True, slots=True)

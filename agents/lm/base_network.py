@@ -46,7 +46,9 @@ class BaseNetwork:
         self._cap: float | None = getattr(config, "final_logit_softcapping", None)
         factors = [getattr(config, name, None) for name in ("logit_scale", "lm_head_multiplier")]
         divisor = getattr(config, "logits_scaling", None)
-        self._scale = math.prod(1.0 if f is None else f for f in factors) / (1.0 if divisor is None else divisor)
+        self._scale = math.prod(1.0 if f is None else f for f in factors) / (
+            1.0 if divisor is None else divisor
+        )
 
     @property
     def device(self) -> torch.device:

@@ -396,7 +396,8 @@ class Engine:
         started = {i: not self.network.pads and slots[i].cached > 0 for i in lacking}
         for i in sorted(lacking, key=lambda i: (started[i], lacking[i], len(slots[i].context))):
             if batch and (
-                lacking[i] * (len(batch) + 1) > self.batch_tokens or not self._alike(slots[batch[-1]], slots[i])
+                lacking[i] * (len(batch) + 1) > self.batch_tokens
+                or not self._alike(slots[batch[-1]], slots[i])
             ):
                 hidden.append(self._prefill_batch([slots[j] for j in batch]))
                 order, batch = order + batch, []

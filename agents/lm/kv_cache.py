@@ -90,7 +90,9 @@ class KVCache:
             columns: columns that it reads, the new ones included.
             fresh: whether the pass starts the rows, so that they have no states yet.
         """
-        buffers = dict(zip(self._numbers, zip(self._layers[::2], self._layers[1::2], strict=True), strict=True))
+        buffers = dict(
+            zip(self._numbers, zip(self._layers[::2], self._layers[1::2], strict=True), strict=True)
+        )
         return KVCacheView(buffers, self._states, self._rows, rows_B, positions_BT, columns, fresh)
 
 

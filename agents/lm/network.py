@@ -37,7 +37,7 @@ class DecoderNetwork(BaseNetwork):
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         shape = getattr(config, "num_key_value_heads", None) or heads, size
-        self.kv_shapes = {layer: (shape, shape) for layer in range(config.num_hidden_layers)}
+        self.kv_shapes = dict.fromkeys(range(config.num_hidden_layers), (shape, shape))
         if self.device.type != "cpu":  # on a CPU, the activations of 4,096 tokens still fit its cache
             self.pass_tokens = 32_768
 

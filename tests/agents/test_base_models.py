@@ -35,7 +35,14 @@ def base_tokenizer(*marks: str) -> Any:
     texts = ["<search> the river </search>", "<answer> the answer </answer>", "Question: Who, and where?"]
     learner.train_from_iterator(texts * 3, trainers.BpeTrainer(vocab_size=120, show_progress=False))
     learned = json.loads(learner.to_str())["model"]
-    known = ["<unk>", "<bos>", "<eos>", *marks, *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]
+    known = [
+        "<unk>",
+        "<bos>",
+        "<eos>",
+        *marks,
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        *learned["vocab"],
+    ]
     vocabulary = {token: id for id, token in enumerate(known)}
     merges = [tuple(merge) for merge in learned["merges"]]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
@@ -60,9 +67,7 @@ def test_a_base_model_plays_with_a_template_by_name_and_keeps_it(name: str, tmp_
     eos, end = agent.tokenizer.convert_tokens_to_ids(["<eos>", (MARKS[name] or ["<eos>"])[-1]])
     messages = {"chatml": 2, "llama3": 2, "gemma": 1, "plain": 0}  # that have ended
     assert (opening.count(eos), opening.count(end)) == (0, messages[name])  # none comes from the question
-    (episode,) = searchgym.rollout(
-        "SearchQA-Terse-v0", agent, 1, corpus=WORLD, max_rounds=2, dialect="tags"
-    )
+    (episode,) = searchgym.rollout("SearchQA-Terse-v0", agent, 1, corpus=WORLD, max_rounds=2, dialect="tags")
     assert sum(episode.segments[0].mask) > 2
     agent.save(tmp_path / "adapter")
     again = HFAgent(str(tmp_path / "adapter"))  # its base has no template
@@ -71,7 +76,9 @@ def test_a_base_model_plays_with_a_template_by_name_and_keeps_it(name: str, tmp_
 
 def test_a_template_whose_marks_are_ordinary_text_is_refused(tmp_path: Path) -> None:
     path = save_family(tmp_path / "base", "llama", base_tokenizer("<start_of_turn>", "<end_of_turn>"))
-    with pytest.raises(ConfigError, match=r"'<\|im_start\|>', which is not a control token.*give one of gemma, plain"):
+    with pytest.raises(
+        ConfigError, match=r"'<\|im_start\|>', which is not a control token.*give one of gemma, plain"
+    ):
         HFAgent(path, chat_template="chatml")
     with pytest.raises(ConfigError, match=r"neither a file nor one of .*Did you mean 'gemma'"):
         HFAgent(path, chat_template="gemma2")
@@ -240,7 +247,10 @@ def test_a_template_is_given_to_the_tokenizer_itself() -> None:
     tokenizer = base_tokenizer()
     give_template("agent 'hf'", "base", tokenizer, "plain")
     messages = [{"role": "system", "content": "Search."}, {"role": "user", "content": "Who?"}]
-    messages += [{"role": "assistant", "content": "<search> a </search>"}, {"role": "user", "content": "Nothing."}]
+    messages += [
+        {"role": "assistant", "content": "<search> a </search>"},
+        {"role": "user", "content": "Nothing."},
+    ]
     assert tokenizer.apply_chat_template(messages, tokenize=False) == (
         "<bos>Search.\n\nQuestion: Who?\n<search> a </search>\nNothing.\n"
     )
@@ -258,7 +268,9 @@ def test_logits_of_bfloat16_weights_are_float32_sums_without_a_float32_copy() ->
     assert float((logits - exact).abs().max()) < 1e-4  # a bfloat16 result would be wrong by up to 0.1
 
 
-def test_matrix_units_choose_bfloat16_for_large_models_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matrix_units_choose_bfloat16_for_large_models_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = save_family(tmp_path / "base", "llama", base_tokenizer())
     monkeypatch.setattr(loading, "has_matrix_units", lambda: True)
     assert HFAgent(path, chat_template="plain").describe()["dtype"] == "float32"

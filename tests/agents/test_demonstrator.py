@@ -41,18 +41,30 @@ def corpus(tmp_path: Path) -> dict[str, Any]:
         for n, (q, a, s) in enumerate(QUESTIONS)
     ]
     (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, asked)))
-    files = {key: str(tmp_path / f"{name}.jsonl") for key, name in (("path", "passages"), ("questions", "questions"))}
+    files = {
+        key: str(tmp_path / f"{name}.jsonl")
+        for key, name in (("path", "passages"), ("questions", "questions"))
+    }
     return {"name": "jsonl", **files}
 
 
 def play(corpus: dict[str, Any], **options: Any) -> list[Episode]:
     episodes = searchgym.rollout(
-        "SearchQA-v0", "demonstrator", len(QUESTIONS), corpus=corpus, split="train", reveal_gold=True, top_k=1, **options
+        "SearchQA-v0",
+        "demonstrator",
+        len(QUESTIONS),
+        corpus=corpus,
+        split="train",
+        reveal_gold=True,
+        top_k=1,
+        **options,
     )
     return sorted(episodes, key=lambda e: e.task_id)
 
 
-def test_it_looks_up_what_the_question_or_a_passage_mentions_and_quotes_what_it_read(corpus: dict[str, Any]) -> None:
+def test_it_looks_up_what_the_question_or_a_passage_mentions_and_quotes_what_it_read(
+    corpus: dict[str, Any],
+) -> None:
     bridge, both, choice, unknown = play(corpus)
     assert [r.text for r in bridge.rounds] == [
         "<think> I need to read about Mill. </think> <search> Mill </search>",
@@ -60,7 +72,9 @@ def test_it_looks_up_what_the_question_or_a_passage_mentions_and_quotes_what_it_
         "<think> He died in 1902. So the answer is 1902. </think> <answer> 1902 </answer>",
     ]
     assert [r.action.queries for r in both.rounds[:2]] == [("Orm",), ("Voss",)]
-    assert both.rounds[-1].text.startswith("<think> Orm is a town in the east. Voss is a town in the west. So")
+    assert both.rounds[-1].text.startswith(
+        "<think> Orm is a town in the east. Voss is a town in the west. So"
+    )
     assert [e.reward for e in (bridge, both, choice, unknown)] == [1, 1, 1, 0]
     assert unknown.outcome.answer == "unknown"
 

@@ -35,7 +35,10 @@ def main() -> None:
     for dtype in options.dtypes.split(","):
         model: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).eval()
         ids = torch.randint(10, 4000, (options.context,), generator=torch.Generator().manual_seed(0)).tolist()
-        sides = {"engine": _engine(model, ids, options.batch), "generate": _generate(model, ids, options.batch)}
+        sides = {
+            "engine": _engine(model, ids, options.batch),
+            "generate": _generate(model, ids, options.batch),
+        }
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(options.repeats):
             for name, run in sides.items():
@@ -59,7 +62,9 @@ def _engine(model: Any, ids: list[int], batch: int) -> Callable[[int], float]:
         engine.max_new_tokens = tokens
         engine.fork(batch, range(batch))
         start = time.process_time()
-        engine.generate(range(batch), [[7 + i] for i in range(batch)], Sampling(torch.Generator().manual_seed(1)))
+        engine.generate(
+            range(batch), [[7 + i] for i in range(batch)], Sampling(torch.Generator().manual_seed(1))
+        )
         return time.process_time() - start
 
     return run

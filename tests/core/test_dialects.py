@@ -278,7 +278,7 @@ def test_no_text_of_a_system_prompt_is_an_act(dialect: Dialect, max_queries: int
     prompt = dialect.system_prompt(feedback=True, max_queries=max_queries)
     bodies = [block.body for block in dialect.read(prompt).blocks]
     copies = [prompt, *prompt.split("\n"), *(f"<{t}>{b}</{t}>" for t in ("search", "answer") for b in bodies)]
-    copies += [block for block in re.findall(r"<(?:search|answer|feedback)>.*?</\w+>", prompt)]
+    copies += re.findall(r"<(?:search|answer|feedback)>.*?</\w+>", prompt)
     for copied in copies:
         assert dialect.parse(copied, feedback=True, max_queries=max_queries).kind == "invalid", copied
 
