@@ -82,7 +82,7 @@ def test_a_template_whose_marks_are_ordinary_text_is_refused(tmp_path: Path) -> 
         HFAgent(path, chat_template="chatml")
     with pytest.raises(ConfigError, match=r"neither a file nor one of .*Did you mean 'gemma'"):
         HFAgent(path, chat_template="gemma2")
-    with pytest.raises(ConfigError, match="or give chat_template: .*for a base model, plain"):
+    with pytest.raises(ConfigError, match=r"or give chat_template: .*for a base model, plain"):
         HFAgent(path)
 
 
