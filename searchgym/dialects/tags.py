@@ -42,7 +42,9 @@ class TagsDialect(ScannedDialect):
     )
 
     def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
-        queries = "your query in it" if max_queries == 1 else f"up to {max_queries} queries in it, one per line,"
+        queries = (
+            "your query in it" if max_queries == 1 else f"up to {max_queries} queries in it, one per line,"
+        )
         ask = (
             "- <feedback>…</feedback> with a draft answer in it asks what is wrong with it before you commit to it.\n"
             if feedback
