@@ -9,8 +9,8 @@
 #   fails.
 #   Falcon-H1 and Nemotron-H: ValueError, "Module 'out_proj' is incompatible with Mamba-based models", because their type is in a list; so
 #   the shortcut cannot be used with them at all. Granite 4 hybrid and Bamba have the same Mamba-2 layers with the same out_proj, and peft
-#   adapts it there without a word.
-#   So give the names of the layers yourself: those inside model.get_decoder(), without out_proj for the types in the list.
+#   adapts it there without a word, although their fused training kernel is called with out_proj.weight, past the adapter.
+#   So give the names of the layers yourself: those inside model.get_decoder(), without out_proj of Mamba layers.
 # Seen 2026-11-29:
 #   gemma3            20 layers adapted, 6 of them in the vision tower; of those 0 have a gradient after a loss on text
 #   granitemoehybrid  out_proj adapted: True
@@ -55,7 +55,7 @@ model(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([[5, 6, 7]])).los
 names = model.base_model.targeted_module_names
 tower = [name for name in names if "vision" in name]
 moved = [n for n, p in model.named_parameters() if "vision" in n and "lora" in n and p.grad is not None]
-print(f"gemma3 {len(names)} layers adapted, {len(tower)} of them in the vision tower; {len(moved)} have a gradient")
+print(f"gemma3            {len(names)} layers adapted, {len(tower)} of them in the vision tower; {len(moved)} have a gradient")
 assert len(tower) == 6 and not moved, (names, moved)
 
 for kind, own in HYBRIDS.items():

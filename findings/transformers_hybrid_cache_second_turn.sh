@@ -12,10 +12,10 @@
 #   kept caches therefore samples from another model than the one that is trained: feed rows of equal length together, or feed
 #   what a row lacks without padding.
 # Seen 2026-11-29 (largest difference of a logit: turn one | row 0, row 1 of turn two; logits have a standard deviation of 1.1):
-#   qwen3             1.3e-06 | 8.3e-07 6.6e-07
-#   qwen3_5_text      1.2e-06 | 3.4e+00 1.1e-06
-#   lfm2              1.4e-06 | 2.6e+00 0.0e+00
-#   granitemoehybrid  the same
+#   qwen3             1.3e-06 | 8.3e-07 9.5e-07
+#   qwen3_5_text      1.3e-06 | 3.4e+00 1.7e-06
+#   lfm2              2.5e-06 | 2.8e+00 8.9e-07
+#   granitemoehybrid  1.7e-06 | 1.5e+00 1.2e-06
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"

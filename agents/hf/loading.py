@@ -143,7 +143,8 @@ def freeze_other_towers(model: Any) -> None:
     Args:
         model: transformers' model.
     """
-    used = {id(p) for part in (decoder_of(model), model.get_output_embeddings()) for p in part.parameters()}
+    parts = [decoder_of(model), model.get_output_embeddings() or torch.nn.Identity()]
+    used = {id(parameter) for part in parts for parameter in part.parameters()}
     for parameter in model.parameters():
         if id(parameter) not in used:
             parameter.requires_grad_(False)

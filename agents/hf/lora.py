@@ -102,19 +102,24 @@ def _linear_layers(model: Any) -> list[str]:
     """The layers that "all-linear" means where peft would find too many; empty for other models, where peft finds them.
 
     Those are mixtures of experts, of which the experts and the router are left out; models with more than a decoder, such
-    as a vision tower, which has no part in texts; and hybrids whose kernels would pass by an adapter.
+    as a vision tower, which has no part in texts; and Mamba layers, whose fused training kernel reads the weight of `out_proj`
+    itself, so that an adapter there would be sampled with and not trained.
     """
     modules = dict(model.named_modules())
     linear = {name: module for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
     head = model.get_output_embeddings()
     decoder = {id(module) for module in decoder_of(model).modules()}
     inside = [name for name, module in linear.items() if id(module) in decoder and module is not head]
-    fused = [n for n in inside if n.endswith(".out_proj")] if model.config.model_type in _FUSED else []
-    if is_mixture(modules) or fused:
-        mixture = is_mixture(modules)
+    fused = {n for n in inside if n.endswith(".out_proj") and _is_mamba(modules[n.rpartition(".")[0]])}
+    mixture = is_mixture(modules)
+    if mixture or fused:
         return [n for n in inside if n not in fused and not (mixture and in_feed_forward(n))]
     outside = [name for name, module in linear.items() if id(module) not in decoder and module is not head]
     return inside if outside else []
+
+
+def _is_mamba(module: torch.nn.Module) -> bool:
+    return "Mamba" in type(module).__name__
 
 
 def _check_matched(model: Any) -> None:

@@ -220,6 +220,7 @@ def test_a_gguf_file_plays_trains_and_is_saved_as_ordinary_weights(tmp_path: Pat
     with torch.no_grad():
         assert torch.equal(plain(ids).logits, agent.model(ids).logits)
     assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+    agent.load_weights(tmp_path / "saved")  # as a resumed run does
     HFAgent(str(tmp_path / "saved"))  # template and tokenizer came along
     adapted = HFAgent(str(tmp_path), **given, lora={"rank": 2})
     adapted.save(tmp_path / "adapter")

@@ -93,7 +93,9 @@ def test_gradients_through_shared_beginnings_are_those_of_one_sequence_at_a_time
         torch.testing.assert_close(gradient, apart[name], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["qwen3_next", "nemotron_h", "falcon_h1", "lfm2", "llama4_text"])
+@pytest.mark.parametrize(
+    "family", ["qwen3_next", "nemotron_h", "falcon_h1", "granitemoehybrid", "lfm2", "llama4_text"]
+)
 def test_an_adapter_for_all_linear_layers_is_sampled_from_and_leaves_routers_alone(family: str) -> None:
     model = build_family(family)
     adapter = Adapter.add(model, LoraOptions(rank=2), "base", seed=0)
@@ -105,6 +107,7 @@ def test_an_adapter_for_all_linear_layers_is_sampled_from_and_leaves_routers_alo
     adapted = adapter.model.base_model.targeted_module_names
     assert adapted
     assert not [name for name in adapted if {"gate", "router", "experts"} & set(name.split("."))]
+    assert not [name for name in adapted if "mamba" in name and name.endswith("out_proj")]
     engine = Engine(open_network(model), (5, 6), max_new_tokens=4, max_context=200, share_from=4)
     for slot, logprobs in play(engine).items():
         own = own_logprobs(model, engine.context(slot)[: len(logprobs)], TEMPERATURE).tolist()
