@@ -36,6 +36,7 @@ from .engines import open_engine
 from .fingerprint import base_weights, shape_digest, tokenizer_digest, weight_digest
 from .loading import live_chat_model, open_chat_model, open_model, open_tokenizer, quietly
 from .options import OWNER, HFOptions
+from .prompts import demonstrations_digest, prompted, read_demonstrations
 
 __all__ = ["HFAgent"]
 
@@ -44,7 +45,7 @@ _STOPS = {Ending.CONTEXT_LIMIT: StopReason.TOKEN_BUDGET, Ending.FAILED: StopReas
 
 @takes_options(HFOptions)
 class HFAgent(TokenPolicy):
-    """A causal language model with a chat template.
+    """A causal language model with a chat template, its own or a given one.
 
     Args:
         model: a directory, the id of a model on the Hugging Face Hub, the directory of a LoRA adapter, whose
@@ -73,6 +74,7 @@ class HFAgent(TokenPolicy):
         self.temperature, self.top_p, self.greedy = given.temperature, given.top_p, given.greedy
         self._sampling()  # checks them before anything is loaded
         self.thinking = given.thinking
+        self._prompt, self._demonstrations = given.prompt, read_demonstrations(given.shown())
         if isinstance(model, nn.Module):
             opened = live_chat_model(OWNER, model, tokenizer, given)
         elif tokenizer is not None:
@@ -101,15 +103,20 @@ class HFAgent(TokenPolicy):
         """Accept the environment's context and forget all slots.
 
         Raises:
-            ConfigError: the chat template cannot be used; says why.
+            ConfigError: the chat template cannot be used (says why), or the prompt is longer than the context.
         """
         super().bind(agent_context)
         self.chat = ChatFormat(
             self.tokenizer,
-            agent_context,
+            prompted(agent_context, self._prompt, self._demonstrations),
             thinking=self.thinking,
             generation_config=getattr(self.model, "generation_config", None),
         )
+        if len(self.chat.opening("")) >= self.engine.max_context:
+            raise ConfigError(
+                f"{OWNER}: max_context is {self.engine.max_context}, and the prompt before the question takes "
+                f"{len(self.chat.opening(''))} tokens: raise max_context, or show fewer demonstrations"
+            )
         self.engine.stop_ids = self.chat.end_ids
         self.engine.watch = self.chat.watch
         self.engine.stop_strings = tuple(agent_context.dialect.stop_strings)
@@ -262,6 +269,12 @@ class HFAgent(TokenPolicy):
             "dtype": str(self.network.dtype).removeprefix("torch."),
             "tokenizer": tokenizer_digest(self.tokenizer),
             "thinking": self.thinking,
+            **({} if self._prompt == "instructions" else {"prompt": self._prompt}),
+            **(
+                {"demonstrations": demonstrations_digest(self._demonstrations)}
+                if self._demonstrations
+                else {}
+            ),
             "max_new_tokens": self.engine.max_new_tokens,
             "max_context": self.engine.max_context,
         }

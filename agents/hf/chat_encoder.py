@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from searchgym.errors import ConfigError
 from searchgym.judges.llm.prompt import Message
 
-__all__ = ["ChatEncoder", "opened_thought", "placeholder"]
+__all__ = ["ChatEncoder", "control_ids", "opened_thought", "placeholder"]
 
 _DAY = {
     "%d": "26",
@@ -46,6 +46,20 @@ _SAME_DAY = (
 def placeholder(number: int) -> str:
     """The placeholder of message `number` where a template is rendered to find its text around messages."""
     return f"searchgym-message-{number}-here"
+
+
+def control_ids(tokenizer: Any) -> frozenset[int]:
+    """The ids of a tokenizer's control tokens.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+    """
+    # Some tokenizers list runs of white space among them, and an unknown character also encodes to one.
+    return frozenset(
+        id
+        for text, id in tokenizer.get_added_vocab().items()
+        if text.strip(" \n\t\r▁") and text != tokenizer.unk_token
+    )
 
 
 def opened_thought(before_reply: str) -> str:
@@ -85,13 +99,7 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self._options = {"enable_thinking": thinking, "thinking": thinking}
         self.tools = None if tools is None else [dict(tool) for tool in tools]
-        # Some tokenizers list runs of white space among their control tokens.
-        self.control = frozenset(
-            id
-            for text, id in tokenizer.get_added_vocab().items()
-            if text.strip(" \n\t\r▁")
-            and text != tokenizer.unk_token  # an unknown character also encodes to it
-        )
+        self.control = control_ids(tokenizer)
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self.marks = frozenset(id for id in self.control if id in added and not added[id].special)
         self.template_ids = _without_prefix(tokenizer)

@@ -1,4 +1,4 @@
-"""Opens Hugging Face models from directories and from the Hub: safetensors only, and no code that comes with a model."""
+"""Opens Hugging Face models from directories and from the Hub: safetensors or GGUF, and no code that comes with a model."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ from searchgym.checkpoints import policy_directory
 from searchgym.checksums import check_files
 from searchgym.errors import ConfigError, did_you_mean
 
+from ..lm.cached_forward import decoder_of
+from ..lm.half_precision import has_matrix_units
+from .gguf import check_gguf, make_ordinary, not_read
 from .lora import Adapter, adapter_base
 from .options import HFOptions
+from .templates import give_template
 
 __all__ = [
     "DTYPES",
     "ChatModel",
     "check_dtype",
     "check_path",
-    "check_template",
+    "freeze_other_towers",
     "live_chat_model",
     "open_chat_model",
+    "open_chat_tokenizer",
     "open_device",
     "open_model",
     "open_tokenizer",
@@ -36,6 +41,9 @@ __all__ = [
 ]
 
 _PROBE = 10.0  # seconds to wait for the Hub
+_NARROW_FROM = (
+    2**26
+)  # weights; the products of smaller models are too small for matrix units to gain anything
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -73,6 +81,7 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
     dtype = options.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
+    may_narrow = options.dtype == "auto" and device.type == "cpu" and has_matrix_units()
     path = check_path(owner, "model", path)
     if os.path.isdir(path):
         path = str(policy_directory(path))
@@ -83,9 +92,12 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
             raise ConfigError(f"{owner}: {path!r} is an adapter already: leave lora out, or give its model")
         base = check_path(owner, "base model of the adapter", base)
     source = path if base is None else base
-    tokenizer = open_tokenizer(owner, source)
-    check_template(owner, path, tokenizer)
-    model = open_model(owner, source, dtype, attention=options.attention).to(device)
+    tokenizer = open_chat_tokenizer(owner, path, source, options.gguf_file, options.chat_template)
+    model = open_model(owner, source, dtype, attention=options.attention, gguf_file=options.gguf_file)
+    if may_narrow and model.num_parameters() >= _NARROW_FROM:
+        model, dtype = model.to(torch.bfloat16), "bfloat16"
+    freeze_other_towers(model)
+    model = model.to(device)
     rows, largest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
     if largest >= rows:
         raise ConfigError(
@@ -112,7 +124,7 @@ def live_chat_model(owner: str, model: Any, tokenizer: Any, options: HFOptions) 
     Raises:
         ConfigError: an option that says how a model is loaded, or a model without a tokenizer or a chat template.
     """
-    for name in ("dtype", "device", "lora", "attention", "engine"):
+    for name in ("dtype", "device", "lora", "attention", "engine", "gguf_file"):
         given, default = getattr(options, name), HFOptions.__dataclass_fields__[name].default
         if given != default:
             raise ConfigError(
@@ -122,26 +134,47 @@ def live_chat_model(owner: str, model: Any, tokenizer: Any, options: HFOptions) 
         raise ConfigError(f"{owner}: a live {type(model).__name__} needs its tokenizer: give tokenizer=…")
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     source = str(getattr(base, "name_or_path", "") or type(base).__name__)
-    check_template(owner, source, tokenizer)
+    give_template(owner, source, tokenizer, options.chat_template)
     return ChatModel(base, tokenizer, None, source, str(base.dtype).removeprefix("torch."))
 
 
-def check_template(owner: str, path: str, tokenizer: Any) -> None:
-    """Refuse a model that is not a chat model.
+def open_chat_tokenizer(
+    owner: str, path: str, source: str, gguf_file: str | None, chat_template: str | None
+) -> Any:
+    """The tokenizer of a model or an adapter, with a chat template.
 
     Args:
-        owner: what needs it, as error messages begin: "agent 'hf'".
-        path: directory or id of the model.
-        tokenizer: its tokenizer.
+        owner: what needs it, as error messages begin.
+        path: directory or id of the model or the adapter.
+        source: that of the model: `path`, or the adapter's base.
+        gguf_file: the GGUF file of the model, if it is one.
+        chat_template: a name or a file; None: the tokenizer's own.
 
     Raises:
-        ConfigError: it has no chat template.
+        ConfigError: it cannot be loaded or has no chat template.
     """
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            f"{owner}: {path!r} has no chat template, so it is not a chat model: use an instruction-tuned one "
-            "(its tokenizer files contain a chat template)"
-        )
+    if gguf_file is not None:
+        check_gguf(owner, source, gguf_file)
+    # An adapter that was saved with its tokenizer may have a template that the base does not have.
+    if path != source and (Path(path) / "tokenizer_config.json").is_file():
+        tokenizer = open_tokenizer(owner, path)
+    else:
+        tokenizer = open_tokenizer(owner, source, gguf_file=gguf_file)
+    give_template(owner, path, tokenizer, chat_template)
+    return tokenizer
+
+
+def freeze_other_towers(model: Any) -> None:
+    """Freeze what has no part in texts, such as the vision tower of a multimodal model: it never gets a gradient.
+
+    Args:
+        model: transformers' model.
+    """
+    parts = [decoder_of(model), model.get_output_embeddings() or torch.nn.Identity()]
+    used = {id(parameter) for part in parts for parameter in part.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in used:
+            parameter.requires_grad_(False)
 
 
 def open_device(owner: str, name: str) -> torch.device:
@@ -216,28 +249,38 @@ def check_dtype(owner: str, dtype: str, known: tuple[str, ...] = DTYPES) -> None
         )
 
 
-def open_tokenizer(owner: str, path: str, revision: str | None = None) -> Any:
+def open_tokenizer(owner: str, path: str, revision: str | None = None, gguf_file: str | None = None) -> Any:
     """The tokenizer of a model.
 
     Args:
         owner: what needs it, as error messages begin.
         path: directory or id.
         revision: branch, tag or commit on the Hub.
+        gguf_file: the GGUF file in the directory that holds it; None: the tokenizer's own files.
 
     Raises:
         ConfigError: it cannot be loaded.
     """
     offline = _unreachable(path)
+    given = {} if gguf_file is None else {"gguf_file": gguf_file}
     try:
-        return AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=False, local_files_only=bool(offline)
-        )
+        with quietly():
+            return AutoTokenizer.from_pretrained(
+                path, revision=revision, trust_remote_code=False, local_files_only=bool(offline), **given
+            )
     except Exception as error:  # the Hub, the file system and any tokenizer may raise anything
+        if gguf_file is not None:
+            raise not_read(owner, path, gguf_file, error) from error
         raise _not_loaded(owner, path, error, offline) from error
 
 
 def open_model(
-    owner: str, path: str, dtype: str, revision: str | None = None, attention: str | None = None
+    owner: str,
+    path: str,
+    dtype: str,
+    revision: str | None = None,
+    attention: str | None = None,
+    gguf_file: str | None = None,
 ) -> Any:
     """A causal language model in evaluation mode, on the CPU.
 
@@ -248,12 +291,15 @@ def open_model(
         revision: branch, tag or commit on the Hub.
         attention: transformers' implementation; None: "sdpa", or "eager" where scores have a soft cap, which sdpa
             ignores.
+        gguf_file: the GGUF file in the directory that holds the weights; None: its safetensors files.
 
     Raises:
         ConfigError: it cannot be loaded, or weights are missing.
     """
     offline = _unreachable(path)
     local: dict[str, Any] = {"revision": revision, "local_files_only": bool(offline)}
+    if gguf_file is not None:
+        local["gguf_file"] = gguf_file
     if os.path.isdir(path):
         check_files(Path(path))
     try:
@@ -264,17 +310,21 @@ def open_model(
             model, found = loader.from_pretrained(
                 path,
                 trust_remote_code=False,
-                use_safetensors=True,
+                use_safetensors=gguf_file is None,
                 dtype=dtype,
                 output_loading_info=True,
                 attn_implementation=attention or ("eager" if capped else "sdpa"),
                 **local,
             )
     except Exception as error:  # the Hub, the file system and any architecture may raise anything
+        if gguf_file is not None:
+            raise not_read(owner, path, gguf_file, error) from error
         raise _not_loaded(owner, path, error, offline) from error
     missing = sorted(found["missing_keys"])
     if missing:
         raise ConfigError(f"{owner}: {path!r} lacks weights of its own architecture: {missing[0]}, …")
+    if gguf_file is not None:
+        make_ordinary(model)
     return model.eval()
 
 

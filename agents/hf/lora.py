@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from searchgym.checksums import check_files
 from searchgym.errors import CheckpointError, ConfigError, MissingExtraError, did_you_mean
 
+from ..lm.cached_forward import decoder_of
 from ..lm.weights import check_tensors
 from ..options import read_options
 from .targets import ALL_LINEAR, in_feed_forward, is_mixture, is_target
@@ -26,6 +27,10 @@ __all__ = ["Adapter", "LoraOptions", "adapter_base", "saved_options"]
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+_FUSED = (
+    "falcon_h1",
+    "nemotron_h",
+)  # peft refuses out_proj: fused kernels of these read its weight past the adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ class LoraOptions:
     Attributes:
         rank: rank of the two matrices whose product is added to a weight.
         alpha: the product is multiplied by alpha / rank; None: twice the rank.
-        targets: names of the linear layers that are adapted; "all-linear": all except the head; in a mixture of
+        targets: names of the linear layers that are adapted; "all-linear": all of the decoder; in a mixture of
             experts only those of the attention, because experts have most of the weights and each sees few of the
             tokens. Name the experts' matrices to adapt them too, e.g. ["q_proj", "gate_proj", "up_proj", "down_proj"].
 
@@ -93,17 +98,28 @@ def adapter_base(directory: str) -> str | None:
     return base
 
 
-def _attention_layers(model: Any) -> list[str]:
-    """The layers that "all-linear" means in a mixture of experts; empty for other models, where peft finds them."""
+def _linear_layers(model: Any) -> list[str]:
+    """The layers that "all-linear" means where peft would find too many; empty for other models, where peft finds them.
+
+    Those are mixtures of experts, of which the experts and the router are left out; models with more than a decoder, such
+    as a vision tower, which has no part in texts; and Mamba layers, whose fused training kernel reads the weight of `out_proj`
+    itself, so that an adapter there would be sampled with and not trained.
+    """
     modules = dict(model.named_modules())
-    if not is_mixture(modules):
-        return []
+    linear = {name: module for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
     head = model.get_output_embeddings()
-    return [
-        name
-        for name, module in modules.items()
-        if isinstance(module, torch.nn.Linear) and module is not head and not in_feed_forward(name)
-    ]
+    decoder = {id(module) for module in decoder_of(model).modules()}
+    inside = [name for name, module in linear.items() if id(module) in decoder and module is not head]
+    fused = {n for n in inside if n.endswith(".out_proj") and _is_mamba(modules[n.rpartition(".")[0]])}
+    mixture = is_mixture(modules)
+    if mixture or fused:
+        return [n for n in inside if n not in fused and not (mixture and in_feed_forward(n))]
+    outside = [name for name, module in linear.items() if id(module) not in decoder and module is not head]
+    return inside if outside else []
+
+
+def _is_mamba(module: torch.nn.Module) -> bool:
+    return "Mamba" in type(module).__name__
 
 
 def _check_matched(model: Any) -> None:
@@ -173,7 +189,7 @@ class Adapter:
         peft = _peft()
         targets = options.targets if isinstance(options.targets, str) else list(options.targets)
         if targets == ALL_LINEAR:
-            targets = _attention_layers(base) or targets
+            targets = _linear_layers(base) or targets
         alpha = 2 * options.rank if options.alpha is None else options.alpha
         config = peft.LoraConfig(
             r=options.rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"

@@ -8,7 +8,9 @@ from typing import Any
 
 from searchgym.errors import ConfigError, did_you_mean
 
+from ..options import read_options
 from .lora import LoraOptions
+from .prompts import PROMPTS, DemonstrationOptions
 
 __all__ = ["OWNER", "HFOptions"]
 
@@ -32,7 +34,8 @@ class HFOptions:
             positions of the model.
         thinking: whether the model thinks before it acts, for templates that offer the choice.
         dtype: "float32" or "bfloat16", of weights, keys and values; logits and log-probabilities are always float32.
-            "auto": bfloat16 on a GPU, float32 elsewhere.
+            "auto": bfloat16 on a GPU, and on a processor with matrix units (AMX) for models of 64 million weights and
+            more; float32 elsewhere.
         device: a torch device, or "auto": a GPU if there is one.
         lora: options of a new adapter (`LoraOptions`), whose weights are then the only ones that are trained. None:
             all weights are trained, or the adapter's if `model` is an adapter.
@@ -42,6 +45,13 @@ class HFOptions:
         engine_options: options of the engine.
         attention: "sdpa" or "eager": use the model's own forward with transformers' implementation of that name. None:
             our own pass where the architecture allows it, which computes less.
+        gguf_file: name of the GGUF file in the directory `model` that holds weights and tokenizer.
+        chat_template: "chatml", "gemma", "llama3", "plain" (no marks, for base models) or a file with a Jinja template;
+            None: the model's own.
+        prompt: "instructions", the dialect's system prompt, or "completion", a short instruction and a transcript whose
+            texts are "…", for base models.
+        demonstrations: {"episodes": FILE, "count": 2}: episodes of that file (`searchgym eval --save`) that the prompt
+            shows. None: none.
 
     Raises:
         ConfigError: a value that cannot be used.
@@ -61,13 +71,24 @@ class HFOptions:
     engine: str = "transformers"
     engine_options: Mapping[str, Any] | None = None
     attention: str | None = None
+    gguf_file: str | None = None
+    chat_template: str | None = None
+    prompt: str = "instructions"
+    demonstrations: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, _DTYPES)
         _one_of("engine", self.engine, _ENGINES)
         if self.attention is not None:
             _one_of("attention", self.attention, _ATTENTIONS)
+        _one_of("prompt", self.prompt, PROMPTS)
+        self.shown()
         self.adapter()
+
+    def shown(self) -> DemonstrationOptions | None:
+        """The demonstrations that the prompt shows; None where there are none."""
+        given = self.demonstrations
+        return None if given is None else read_options("demonstrations", DemonstrationOptions, given)
 
     def adapter(self) -> LoraOptions | None:
         """The options of a new adapter; None where none is added."""

@@ -81,8 +81,10 @@ class CachedForward:
 def decoder_of(model: Any) -> Any:
     """The part of a causal language model that turns token ids into hidden states."""
     decoder = model.get_decoder()
-    # Before version 5, transformers finds it only under some names.
-    return model.base_model if decoder is model else decoder
+    if decoder is not model:
+        return decoder
+    # Before version 5, transformers finds it only under some names; Llama 4's has another one than its base.
+    return getattr(model, "model", model) if model.base_model is model else model.base_model
 
 
 def _named_arguments(module: Any) -> tuple[Collection[str], Collection[str]]:

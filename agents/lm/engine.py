@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from searchgym.errors import ConfigError, TrainingError
 
@@ -32,6 +33,10 @@ from ..rng_streams import RngStreams
 from .interface import Network
 from .kv_cache import KVCache
 from .prefix_tree import common_beginning
+
+_BLOCK = 1024  # words
+_BLOCK_FROM = 2**15  # words; below, summing all of them is as fast
+_LIKELIEST = 512
 
 __all__ = ["Ending", "Engine", "EngineStats", "Generation", "GenerationEngine", "Sampling", "sample"]
 
@@ -388,8 +393,12 @@ class Engine:
         hidden: list[Tensor] = []
         order: list[int] = []
         batch: list[int] = []
-        for i in sorted(lacking, key=lambda i: (lacking[i], len(slots[i].context))):
-            if batch and lacking[i] * (len(batch) + 1) > self.batch_tokens:
+        started = {i: not self.network.pads and slots[i].cached > 0 for i in lacking}
+        for i in sorted(lacking, key=lambda i: (started[i], lacking[i], len(slots[i].context))):
+            if batch and (
+                lacking[i] * (len(batch) + 1) > self.batch_tokens
+                or not self._alike(slots[batch[-1]], slots[i])
+            ):
                 hidden.append(self._prefill_batch([slots[j] for j in batch]))
                 order, batch = order + batch, []
             batch.append(i)
@@ -406,6 +415,13 @@ class Engine:
             slot.cached = len(slot.context)
         logits: Tensor = self.network.logits(torch.cat(hidden))
         return logits[[place[j] for j in leader]]
+
+    def _alike(self, one: _Slot, other: _Slot) -> bool:
+        """Whether two contexts can share a prefill pass; a recurrent state must not run over padding."""
+        if self.network.pads:
+            return True
+        lacking = {len(slot.context) - slot.cached for slot in (one, other)}
+        return len(lacking) == 1 and bool(one.cached) == bool(other.cached)
 
     def _share(self, slots: list[_Slot]) -> None:
         """Compute the common beginning of new contexts in the first of them and copy it to the others."""
@@ -433,9 +449,8 @@ class Engine:
         positions_BT = cached_B1 + torch.arange(longest, device=device)
         keep_BQ = torch.tensor([[len(ids) - 1] for ids in new], device=device)
         columns = max(slot.cached for slot in slots) + longest
-        cache = self._cache.at(
-            torch.tensor([slot.row for slot in slots], device=device), positions_BT, columns
-        )
+        rows_B = torch.tensor([slot.row for slot in slots], device=device)
+        cache = self._cache.at(rows_B, positions_BT, columns, fresh=not any(slot.cached for slot in slots))
         hidden_B1W = self.network.step(ids_BT, positions_BT, cache, keep_BQ)
         real = sum(map(len, new))
         self.stats.prefilled_tokens += real
@@ -499,7 +514,7 @@ def sample(logits_BV: Tensor, sampling: Sampling, uniform_B1: Tensor | None = No
     """Draw one token per row.
 
     The cumulative distribution is inverted in float64 with one float32 uniform number per row, so a token of
-    probability 0 is never drawn.
+    probability 0 is never drawn. A large vocabulary is summed up block by block, the result is the same distribution.
 
     Args:
         logits_BV: one row per slot.
@@ -521,19 +536,51 @@ def sample(logits_BV: Tensor, sampling: Sampling, uniform_B1: Tensor | None = No
     if sampling.greedy:
         tokens_B = logprobs_BV.argmax(-1)
     else:
-        probabilities_BV = logprobs_BV.double().exp()
-        if sampling.top_p < 1:
-            probabilities_BV = _nucleus(probabilities_BV, sampling.top_p)
-        cumulative_BV = probabilities_BV.cumsum(-1)
         if uniform_B1 is None:
             uniform_B1 = torch.rand(len(logits_BV), 1, generator=sampling.generator)
-        aims_B1 = uniform_B1.to(cumulative_BV) * cumulative_BV[:, -1:]
-        tokens_B = torch.searchsorted(cumulative_BV, aims_B1, right=True).squeeze(-1)
+        tokens_B = _invert(logprobs_BV, sampling.top_p, uniform_B1)
     return tokens_B, logprobs_BV.gather(-1, tokens_B.unsqueeze(-1)).squeeze(-1)
 
 
+def _invert(logprobs_BV: Tensor, top_p: float, uniform_B1: Tensor) -> Tensor:
+    """The words at which the cumulative distribution of the nucleus passes a share of its mass."""
+    words = logprobs_BV.shape[-1]
+    if words <= _BLOCK_FROM:
+        return _passed(_nucleus(logprobs_BV.double().exp(), top_p), uniform_B1)[0]
+    # Of a large vocabulary only the block in which the word lies is summed up word by word.
+    weights_BV = _nucleus(logprobs_BV.exp(), top_p)
+    blocks_BMC = functional.pad(weights_BV, (0, -words % _BLOCK)).view(len(weights_BV), -1, _BLOCK)
+    block_B, left_B1 = _passed(blocks_BMC.sum(-1, dtype=torch.float64), uniform_B1)
+    inside_BC = blocks_BMC[torch.arange(len(block_B), device=block_B.device), block_B].double()
+    cumulative_BC = inside_BC.cumsum(-1)
+    # A sum in another order may end a rounding below the aim: the last word with any mass, then.
+    aims_B1 = torch.minimum(left_B1, cumulative_BC[:, -1:].nextafter(torch.zeros(())))
+    return block_B * _BLOCK + torch.searchsorted(cumulative_BC, aims_B1, right=True).squeeze(-1)
+
+
+def _passed(masses_BV: Tensor, uniform_B1: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the running sum passes a share of the total, and the mass that is then left, [B] and [B, 1]."""
+    cumulative_BV = masses_BV.cumsum(-1)
+    aims_B1 = uniform_B1.to(cumulative_BV) * cumulative_BV[:, -1:]
+    at_B1 = torch.searchsorted(cumulative_BV, aims_B1, right=True)
+    before_B1 = (cumulative_BV - masses_BV).gather(-1, at_B1)
+    return at_B1.squeeze(-1), (aims_B1 - before_B1).clamp(min=0.0)
+
+
 def _nucleus(probabilities_BV: Tensor, top_p: float) -> Tensor:
-    """Zero all but the smallest set of most likely tokens whose probabilities reach `top_p`."""
-    ordered_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True, stable=True)
-    outside_BV = ordered_BV.cumsum(-1) - ordered_BV >= top_p
-    return torch.zeros_like(probabilities_BV).scatter(-1, order_BV, ordered_BV.masked_fill(outside_BV, 0.0))
+    """Zero all but the smallest set of most likely tokens whose probabilities reach `top_p`; equal ones in order of id."""
+    if top_p == 1:
+        return probabilities_BV
+    words, count = probabilities_BV.shape[-1], _LIKELIEST
+    while True:  # most nuclei are small, and sorting a large vocabulary is dear
+        count = min(count, words)
+        ordered_BC = probabilities_BV.topk(count, dim=-1).values
+        before_BC = ordered_BC.cumsum(-1, dtype=torch.float64) - ordered_BC
+        if count == words or bool((before_BC[:, -1] >= top_p).all()):
+            break
+        count *= 8
+    kept_B1 = (before_BC < top_p).sum(-1, keepdim=True)
+    least_B1 = ordered_BC.gather(-1, kept_B1 - 1)
+    above_BV, equal_BV = probabilities_BV > least_B1, probabilities_BV == least_B1
+    room_B1 = kept_B1 - above_BV.sum(-1, keepdim=True)
+    return probabilities_BV.where(above_BV | (equal_BV & (equal_BV.cumsum(-1) <= room_B1)), 0.0)

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from .prefix_tree import PrefixTree
 
-__all__ = ["CacheView", "Network"]
+__all__ = ["CacheView", "KVShape", "Network"]
+
+KVShape = tuple[tuple[int, int], tuple[int, int]]
+"""Heads and head size of a layer's keys, and of its values."""
 
 
 class CacheView(Protocol):
@@ -30,24 +33,31 @@ class CacheView(Protocol):
     def store(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor) -> tuple[Tensor, Tensor]:
         """Add new keys and values of a layer; returns those of the rows from position 0 on, [B, H, K, D] each."""
 
+    def state(self, layer: int, name: str) -> Tensor | None:
+        """A state of a layer that is not keys and values, [B, …]; None at the start of the rows. It may be changed in place."""
+
+    def keep(self, layer: int, name: str, state: Tensor) -> None:
+        """Replace a state of a layer by a new one of the same rows."""
+
+    def write_back(self) -> None:
+        """The pass is over: keep the states that were changed in place."""
+
 
 class Network(Protocol):
     """A causal language model as generation and training see it; `network` has the two implementations.
 
     Attributes:
         model: transformers' model, without peft's wrapper.
-        layers: number of layers with keys and values.
-        kv_heads: key-value heads of a layer.
-        head_dim: size of a head.
+        kv_shapes: of every layer with keys and values, by its number.
+        pads: whether rows of unequal length may share a pass; not where a layer has a recurrent state.
         width: size of the hidden states.
         positions: longest context in tokens.
         pass_tokens: tokens that suit one training pass.
     """
 
     model: Any
-    layers: int
-    kv_heads: int
-    head_dim: int
+    kv_shapes: dict[int, KVShape]
+    pads: bool
     width: int
     positions: int
     pass_tokens: int

@@ -1,4 +1,7 @@
-"""Key-value cache of running episodes: one row per episode, kept from round to round.
+"""Cache of running episodes: one row per episode, kept from round to round.
+
+Attention layers have keys and values for every position. Recurrent and convolution layers have states that say nothing of
+positions; a row has one of each, and it goes where the row goes.
 
 Axis suffixes: _R rows, _B rows of one pass, _T new positions, _K columns (positions), _H heads, _D head size, _M moves.
 """
@@ -14,23 +17,30 @@ from .interface import Network
 
 __all__ = ["KVCache", "KVCacheView"]
 
+_States = dict[tuple[int, str], Tensor]  # [rows, …] by layer and name
+
 
 class KVCache:
-    """One buffer per layer, [2 (keys, values), rows, heads, columns, head_dim], which grows by half when it is full.
+    """Two buffers per layer, keys and values, [rows, heads, columns, head size], which grow by half when they are full.
 
-    Buffers are per layer, so that growing needs a second copy of one layer only. Each forward pass gets a view that
+    Buffers are per layer, so that growing needs a second copy of one of them only. Each forward pass gets a view that
     says which rows and columns it writes. Columns beyond a row's length may hold stale values; they are finite and
     always masked.
 
     Args:
-        network: the model whose keys and values are cached.
+        network: the model whose keys, values and states are cached.
     """
 
     def __init__(self, network: Network) -> None:
-        empty = (2, 0, network.kv_heads, 0, network.head_dim)
+        self._numbers = list(network.kv_shapes)
         self._layers = [
-            torch.zeros(empty, dtype=network.dtype, device=network.device) for _ in range(network.layers)
+            torch.zeros((0, heads, 0, size), dtype=network.dtype, device=network.device)
+            for shapes in network.kv_shapes.values()
+            for heads, size in shapes
         ]
+        self._device = network.device
+        self._rows = self._columns = 0
+        self._states: _States = {}
 
     def reserve(self, rows: int, columns: int, most: int) -> None:
         """Grow to at least this many rows and columns and keep the contents.
@@ -40,60 +50,103 @@ class KVCache:
             columns: columns needed.
             most: columns that will ever be needed; growing ahead stops there.
         """
-        _, have_rows, heads, have_columns, head_dim = self._layers[0].shape
-        if rows <= have_rows and columns <= have_columns:
+        if rows <= self._rows and columns <= self._columns:
             return
-        grown_rows = have_rows if rows <= have_rows else max(rows, have_rows * 3 // 2)
-        grown_columns = have_columns
-        if columns > have_columns:
-            grown_columns = -(-max(columns, min(have_columns * 3 // 2, most)) // 128) * 128
+        grown_rows = self._rows if rows <= self._rows else max(rows, self._rows * 3 // 2)
+        grown_columns = self._columns
+        if columns > self._columns:
+            grown_columns = -(-max(columns, min(self._columns * 3 // 2, most)) // 128) * 128
         for i, old in enumerate(self._layers):
-            new = old.new_empty(2, grown_rows, heads, grown_columns, head_dim)
-            new[:, :have_rows, :, :have_columns] = old
-            new[:, have_rows:] = 0
-            new[:, :have_rows, :, have_columns:] = 0
+            new = old.new_empty(grown_rows, old.shape[1], grown_columns, old.shape[3])
+            new[: self._rows, :, : self._columns] = old
+            new[self._rows :] = 0
+            new[: self._rows, :, self._columns :] = 0
             self._layers[i] = new
+        for key, state in self._states.items():
+            self._states[key] = torch.cat([state, state.new_zeros(grown_rows - self._rows, *state.shape[1:])])
+        self._rows, self._columns = grown_rows, grown_columns
 
     def move(self, sources: Sequence[int], targets: Sequence[int], columns: int) -> None:
-        """Copy the first `columns` columns of each source row to its target row, all at once.
+        """Copy the first `columns` columns of each source row, and its states, to its target row, all at once.
 
         A row may be both source and target (a permutation), and a source may have several targets.
         """
         if sources and columns:
-            device = self._layers[0].device
-            source_M, target_M = (torch.tensor(rows, device=device) for rows in (sources, targets))
+            source_M, target_M = (torch.tensor(rows, device=self._device) for rows in (sources, targets))
             for layer in self._layers:
-                used = layer[..., :columns, :]
-                used[:, target_M] = used[:, source_M]
+                used = layer[:, :, :columns]
+                used[target_M] = used[source_M]
+            for state in self._states.values():
+                state[target_M] = state[source_M]
 
-    def at(self, rows_B: Tensor | None, positions_BT: Tensor, columns: int) -> KVCacheView:
+    def at(
+        self, rows_B: Tensor | None, positions_BT: Tensor, columns: int, *, fresh: bool = False
+    ) -> KVCacheView:
         """The view of one forward pass.
 
         Args:
             rows_B: row of each sequence of the batch; None: the first rows, in order.
             positions_BT: columns that the pass writes.
             columns: columns that it reads, the new ones included.
+            fresh: whether the pass starts the rows, so that they have no states yet.
         """
-        return KVCacheView(self._layers, rows_B, positions_BT, columns)
+        buffers = dict(
+            zip(self._numbers, zip(self._layers[::2], self._layers[1::2], strict=True), strict=True)
+        )
+        return KVCacheView(buffers, self._states, self._rows, rows_B, positions_BT, columns, fresh)
 
 
 class KVCacheView:
     """Implements `interface.CacheView` for one forward pass; see `KVCache.at`."""
 
     def __init__(
-        self, layers: list[Tensor], rows_B: Tensor | None, positions_BT: Tensor, columns: int
+        self,
+        buffers: dict[int, tuple[Tensor, Tensor]],
+        states: _States,
+        capacity: int,
+        rows_B: Tensor | None,
+        positions_BT: Tensor,
+        columns: int,
+        fresh: bool,
     ) -> None:
-        self._layers, self._rows, self._positions = layers, rows_B, positions_BT
-        first = torch.arange(len(positions_BT), device=positions_BT.device) if rows_B is None else rows_B
+        self._buffers, self._states, self._capacity = buffers, states, capacity
+        self._rows, self._positions, self._fresh = rows_B, positions_BT, fresh
+        self._count = len(positions_BT)
+        first = torch.arange(self._count, device=positions_BT.device) if rows_B is None else rows_B
         self._index = first.unsqueeze(1)
+        self._lent: _States = {}
         self.columns = columns
 
     def store(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor) -> tuple[Tensor, Tensor]:
         """See `CacheView`."""
-        keys_RHKD, values_RHKD = self._layers[layer]
+        keys_RHKD, values_RHKD = self._buffers[layer]
         return self._exchange(keys_RHKD, key_BHTD), self._exchange(values_RHKD, value_BHTD)
 
     def _exchange(self, buffer_RHKD: Tensor, new_BHTD: Tensor) -> Tensor:
         buffer_RHKD[self._index, :, self._positions] = new_BHTD.transpose(1, 2)
         used = buffer_RHKD[:, :, : self.columns]
         return used[: len(new_BHTD)] if self._rows is None else used.index_select(0, self._rows)
+
+    def state(self, layer: int, name: str) -> Tensor | None:
+        """See `CacheView`."""
+        if self._fresh:
+            return None
+        key = layer, name
+        if self._rows is None:
+            return self._states[key][: self._count]
+        if key not in self._lent:
+            self._lent[key] = self._states[key].index_select(0, self._rows)
+        return self._lent[key]
+
+    def keep(self, layer: int, name: str, state: Tensor) -> None:
+        """See `CacheView`."""
+        key = layer, name
+        self._lent.pop(key, None)
+        if key not in self._states:
+            self._states[key] = state.new_zeros(self._capacity, *state.shape[1:])
+        self._states[key][self._index[:, 0]] = state.to(self._states[key].dtype)
+
+    def write_back(self) -> None:
+        """See `CacheView`."""
+        for key, state in self._lent.items():
+            self._states[key][self._rows] = state

@@ -17,11 +17,14 @@ Axis suffixes: _N sampled tokens, _U rows of hidden states, _W width, _V vocabul
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from .half_precision import products_of_bfloat16
 
 __all__ = ["BLOCK_ELEMENTS", "token_logprobs"]
 
@@ -87,6 +90,8 @@ class _Blocks:
         self.operand = both if hidden_UW.is_cuda else self.work
         self.hidden_UW = hidden_UW.to(self.operand)
         self.weight_VW, self.bias_V = weight_VW, bias_V
+        narrow = hidden_UW.dtype == weight_VW.dtype == torch.bfloat16 and not hidden_UW.is_cuda
+        self.exact = products_of_bfloat16 if narrow else nullcontext
         self.colder_U1 = None
         if bool((temperatures_U != 1).any()):
             self.colder_U1 = temperatures_U.to(self.work).reciprocal().unsqueeze(1)
@@ -95,7 +100,8 @@ class _Blocks:
         return self.weight_VW[start:end].to(self.operand)
 
     def logits(self, weight_BW: Tensor, start: int) -> Tensor:
-        logits_UB = self.product(self.hidden_UW, weight_BW.T)
+        with self.exact():
+            logits_UB = self.product(self.hidden_UW, weight_BW.T)
         if self.bias_V is not None:
             logits_UB += self.bias_V[start : start + len(weight_BW)].to(self.work)
         return logits_UB if self.colder_U1 is None else logits_UB.mul_(self.colder_U1)

@@ -10,7 +10,7 @@ from ..acts import Act
 from ..retriever import Hit
 from .scanner import THOUGHT_NAMES, Grammar, Scanner
 
-__all__ = ["Dialect", "ScannedDialect", "invalid", "list_hits", "plain_message", "refusal", "role"]
+__all__ = ["DOTS", "Dialect", "ScannedDialect", "invalid", "list_hits", "plain_message", "refusal", "role"]
 
 
 @runtime_checkable
@@ -129,6 +129,9 @@ _RETRY = {
     "too_long": "it was too long",
 }
 
+
+DOTS = ".… \n"
+"""An act of nothing but these is empty: "…" stands for a text in prompts, and models copy prompts."""
 
 _LONGEST_REASON = 90  # characters; observations are bounded
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 from ..acts import Act
 from ..question import PLAIN_DESCRIPTION
 from ..retriever import Hit
-from .dialect import ScannedDialect, invalid, list_hits, plain_message, refusal, role
+from .dialect import DOTS, ScannedDialect, invalid, list_hits, plain_message, refusal, role
 from .scanner import THOUGHT_NAMES, Grammar
 
 __all__ = ["TagsDialect"]
@@ -42,17 +42,19 @@ class TagsDialect(ScannedDialect):
     )
 
     def system_prompt(self, *, feedback: bool, max_queries: int) -> str:
-        queries = "your query" if max_queries == 1 else f"up to {max_queries} queries, one per line"
+        queries = (
+            "your query in it" if max_queries == 1 else f"up to {max_queries} queries in it, one per line,"
+        )
         ask = (
-            "- <feedback>a draft answer</feedback> asks what is wrong with a draft before you commit to it.\n"
+            "- <feedback>…</feedback> with a draft answer in it asks what is wrong with it before you commit to it.\n"
             if feedback
             else ""
         )
         return (
             f"{role(self.corpus_description)}Write your thoughts as <think>…</think>.\n"
-            f"- <search>{queries}</search> returns passages as <information>…</information>.\n"
+            f"- <search>…</search> with {queries} returns passages as <information>…</information>.\n"
             f"{ask}"
-            "- <answer>the answer</answer> ends the episode. Give only the answer, a few words, no sentence."
+            "- <answer>…</answer> with the answer in it ends the episode. Give only the answer, a few words, no sentence."
             "\nAsk about one fact at a time, do not repeat a query, and rephrase a query that found nothing."
         )
 
@@ -74,7 +76,7 @@ class TagsDialect(ScannedDialect):
             if self._ANY_TAG.search(body):
                 return invalid("nested_act")
         body = body.strip()
-        if not body:
+        if not body.strip(DOTS):
             return invalid("empty_act")
         if kind == "answer":
             return Act("answer", (), "", body)
@@ -82,7 +84,7 @@ class TagsDialect(ScannedDialect):
             return Act("feedback", (), body)
         if max_queries == 1:
             return Act("search", (body,))
-        queries = tuple(line.strip() for line in body.splitlines() if line.strip())
+        queries = tuple(line.strip() for line in body.splitlines() if line.strip(DOTS))
         return Act("search", queries=queries) if len(queries) <= max_queries else invalid("too_many_queries")
 
     def write(self, act: Act, thought: str = "") -> str:

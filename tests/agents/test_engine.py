@@ -121,7 +121,7 @@ def test_the_cache_grows_by_more_and_more() -> None:
     sizes = [0]
     for _ in range(40):
         engine.generate(range(2), [[1] * 18, [2] * 20], sampling(2))
-        (columns,) = {layer.shape[3] for layer in engine._cache._layers}
+        (columns,) = {layer.shape[2] for layer in engine._cache._layers}
         if columns != sizes[-1]:
             sizes.append(columns)
     assert sizes[-1] >= len(engine.context(0)) > 750
@@ -255,6 +255,30 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
         tokens, logprobs = sample(logits.expand(2_000, -1), sampling(2, top_p=top_p - 1e-6))
         assert set(tokens.tolist()) == nucleus
         torch.testing.assert_close(logprobs, logits[tokens])  # of the whole distribution
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_a_large_vocabulary_is_sampled_by_blocks_from_the_same_distribution(top_p: float) -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(6, 40_000, generator=generator) * 3
+    logits[:, 100:3000] = float("-inf")  # whole blocks without mass
+    logits[1, 5], logits[2, -1] = 30.0, 30.0
+    logits[3] = logits[3].round()  # many equal words at the edge of the nucleus
+    logprobs = torch.log_softmax(logits, -1)
+    ordered, order = logprobs.double().exp().sort(dim=-1, descending=True, stable=True)
+    outside = (ordered.cumsum(-1) - ordered >= top_p) & (top_p < 1)
+    wanted = torch.zeros_like(ordered).scatter(-1, order, ordered.masked_fill(outside, 0.0)).cumsum(-1)
+    drawn = []
+    for uniform in torch.linspace(0, 1 - 2**-24, 41).tolist():
+        uniform_B1 = torch.full((6, 1), uniform)
+        how = sampling(1, top_p=top_p)
+        tokens, _ = sample(logits.masked_fill(logits.isinf(), -1e9), how, uniform_B1)
+        best = torch.searchsorted(wanted, uniform_B1.double() * wanted[:, -1:], right=True).squeeze(-1)
+        masses = wanted.gather(-1, torch.stack([tokens, best], 1)) / wanted[:, -1:]
+        assert float((masses[:, 0] - masses[:, 1]).abs().max()) < 1e-5  # the same place of the distribution
+        drawn.append(tokens)
+    assert set(torch.stack(drawn)[1:-1, 1].tolist()) == {5}
+    assert set(torch.stack(drawn)[1:-1, 2].tolist()) == {39_999}
 
 
 def test_weights_that_diverged_are_an_error() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import time
 from pathlib import Path
 
@@ -104,6 +105,8 @@ class TestRoundTrip:
         ("<think><answer>only a thought</answer></think>", "no_act"),
         ("<search></search>", "empty_act"),
         ("<answer> \n\t </answer>", "empty_act"),
+        ("<search>…</search>", "empty_act"),
+        ("<answer> ... </answer>", "empty_act"),
         ("<search>a</search><search>a</search>", "several_acts"),
         ("<search>a</search> so <answer>b</answer>", "several_acts"),
         ("<answer>a</answer><answer>b</answer>", "several_acts"),
@@ -145,6 +148,7 @@ def test_tags_invalid(text: str, expected: str) -> None:
         (call("browse", {"url": "a"}), "unknown_tool"),
         (call("", {}), "unknown_tool"),
         (call("search", {"query": "  "}), "empty_act"),
+        (call("search", {"query": "…"}), "empty_act"),
         (call("search", {"query": []}), "empty_act"),
         (call("search", {"query": ["a", "b"]}), "too_many_queries"),
         (call("feedback", {"draft": "a"}), "feedback_off"),
@@ -267,12 +271,24 @@ def test_feedback_is_never_mentioned_while_it_is_off(dialect: Dialect, max_queri
     assert "feedback" in dialect.render_invalid("no_act", feedback=True)
 
 
+@both
+@pytest.mark.parametrize("max_queries", [1, 3])
+def test_no_text_of_a_system_prompt_is_an_act(dialect: Dialect, max_queries: int) -> None:
+    """A model that copies its prompt searches for nothing: 64 of 64 first acts of a base model were "your query"."""
+    prompt = dialect.system_prompt(feedback=True, max_queries=max_queries)
+    bodies = [block.body for block in dialect.read(prompt).blocks]
+    copies = [prompt, *prompt.split("\n"), *(f"<{t}>{b}</{t}>" for t in ("search", "answer") for b in bodies)]
+    copies += re.findall(r"<(?:search|answer|feedback)>.*?</\w+>", prompt)
+    for copied in copies:
+        assert dialect.parse(copied, feedback=True, max_queries=max_queries).kind == "invalid", copied
+
+
 def test_the_prompts_without_feedback_byte_for_byte() -> None:
     assert get_dialect("tags", "an encyclopedia").system_prompt(feedback=False, max_queries=1) == (
         "You answer questions by searching an encyclopedia. Work in rounds. In each round first think, "
         "then take exactly one action and stop. Write your thoughts as <think>…</think>.\n"
-        "- <search>your query</search> returns passages as <information>…</information>.\n"
-        "- <answer>the answer</answer> ends the episode. Give only the answer, a few words, no sentence.\n"
+        "- <search>…</search> with your query in it returns passages as <information>…</information>.\n"
+        "- <answer>…</answer> with the answer in it ends the episode. Give only the answer, a few words, no sentence.\n"
         "Ask about one fact at a time, do not repeat a query, and rephrase a query that found nothing."
     )
     names = [t["function"]["name"] for t in TOOLS.tools(feedback=False, max_queries=1)]

@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "agents"))
 from hf_models import save_family
 
 SMALL = small_world("country-terse", train=40, dev=10, test=10)
-LARGE = [name for name in RECIPES if name != "tiny-cpu"]
+LARGE = [name for name in RECIPES if load_recipe(name).about.hardware != "CPU"]
 
 
 @pytest.fixture
@@ -58,7 +58,8 @@ def comment(recipe):
 
 def test_there_is_a_recipe_for_every_size():
     models = {load_recipe(name).config.agent_options.get("model") for name in RECIPES}
-    assert models == {None, *(f"Qwen/Qwen3-{size}" for size in ("0.6B", "1.7B", "4B", "8B"))}
+    ours = {None, "gemma-3-270m", "runs/gemma3-270m-sft"}
+    assert models == {*ours, *(f"Qwen/Qwen3-{size}" for size in ("0.6B", "1.7B", "4B", "8B"))}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -334,13 +334,19 @@ def _tokenizer(config: TrainConfig, options: dict[str, Any], envs: SearchVectorE
     """Whether the model's chat template can be used, and a first prompt fits the context."""
     loading = importlib.import_module("searchgym.agents.hf.loading")
     chat = importlib.import_module("searchgym.agents.hf.chat")
-    source = adapter_base(str(options["model"])) or str(options["model"])
+    prompts = importlib.import_module("searchgym.agents.hf.prompts")
+    read = importlib.import_module("searchgym.agents.hf.options").HFOptions(
+        **{key: value for key, value in options.items() if key != "model"}
+    )
+    path = str(options["model"])
+    source = adapter_base(path) or path
     if not os.path.isdir(source):
         return f"not checked: {source} is not a directory of this machine"
-    tokenizer = loading.open_tokenizer("agent 'hf'", source)
-    loading.check_template("agent 'hf'", source, tokenizer)
-    agent_context = agent_context_of(envs.config)
-    form = chat.ChatFormat(tokenizer, agent_context, thinking=bool(options.get("thinking")))
+    tokenizer = loading.open_chat_tokenizer("agent 'hf'", path, source, read.gguf_file, read.chat_template)
+    agent_context = prompts.prompted(
+        agent_context_of(envs.config), read.prompt, prompts.read_demonstrations(read.shown())
+    )
+    form = chat.ChatFormat(tokenizer, agent_context, thinking=read.thinking)
     prompt = len(form.opening(envs.config.tasks(config.split)[0].text))
     context = options.get("max_context") or tokenizer.model_max_length
     if prompt + options["max_new_tokens"] > context:
