@@ -48,6 +48,7 @@ from .features import (
     WIDTH,
     CandidateSet,
     add_feedback,
+    count_relations,
     list_candidates,
 )
 from .starts import STARTS
@@ -222,16 +223,13 @@ class CandidateAgent(Policy):
 
     def next_state(self, state: _State, action: Act, observation: str) -> _State:
         """See `EnumerablePolicy`."""
-        after = state.after(action, observation)
-        if self.memory:
-            return after
-        # Without memory only their number matters; equal states then share their cached candidates.
-        older = ("",) * (len(after.queries) - 1)
-        return replace(
-            after,
-            queries=(*older, *after.queries[-1:]),
-            observations=(*older, *after.observations[-1:]),
-        )
+        if self.memory or action.kind == "feedback":
+            return state.after(action, observation)
+        # Without memory only the number of older searches matters, and only up to that of the relations: all later searches
+        # are equally late. Equal states then share their cached candidates.
+        older = ("",) * min(len(state.queries), count_relations(state.question))
+        queries, observations = (*older, *action.queries), (*older, observation)
+        return _State(state.question, state.calls, queries, observations, state.feedback_history)
 
     def state_key(self, state: _State) -> Hashable:
         """See `EnumerablePolicy`."""
@@ -242,8 +240,12 @@ class CandidateAgent(Policy):
     def act_logprobs(self, states: Sequence[_State]) -> tuple[list[tuple[Act, ...]], Tensor]:
         """See `EnumerablePolicy`."""
         candidate_sets = [state.candidates() for state in states]
-        acts = [_acts(candidates.phrases, candidates.kinds) for candidates in candidate_sets]
-        return acts, self._logprobs(candidate_sets)[0]
+        distinct = {id(candidates): candidates for candidates in candidate_sets}
+        acts = {key: _acts(candidates.phrases, candidates.kinds) for key, candidates in distinct.items()}
+        row = {key: i for i, key in enumerate(distinct)}
+        logprobs_DC = self._logprobs(list(distinct.values()))[0]
+        keys = [id(candidates) for candidates in candidate_sets]
+        return [acts[key] for key in keys], logprobs_DC[[row[key] for key in keys]]
 
     # -- training ----------------------------------------------------------------------------------------------
 

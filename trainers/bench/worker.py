@@ -28,9 +28,12 @@ from searchgym.files import read_json
 
 from ..config import TrainConfig, parse_settings
 from ..runs.directory import read_run_metadata, write_json
+from .audit_plan import AuditPlan, Scope
 from .code import fingerprint, versions
 
 if TYPE_CHECKING:
+    from searchgym.agents.policy import Policy
+
     from ..credit import Credit
     from ..groups import Groups
 
@@ -47,6 +50,8 @@ class Job:
         config: the fields of its `TrainConfig`.
         code: the fingerprint that its trainer and agent must have.
         test_questions: number of questions of the evaluation on the test split; None: no such evaluation.
+        plan: what is measured exactly; it then replaces that evaluation.
+        scope: on which questions; together with `plan`.
     """
 
     path: str
@@ -54,12 +59,19 @@ class Job:
     config: dict[str, Any]
     code: str
     test_questions: int | None
+    plan: AuditPlan | None = None
+    scope: Scope | None = None
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What must be equal for a result to belong to this job; without credentials, because it is stored."""
+        audit = (
+            {}
+            if self.plan is None or self.scope is None
+            else {"audit": asdict(self.plan) | asdict(self.scope)}
+        )
         return {
-            "run": self.run, "code": self.code, "config": strip(self.config), "test_questions": self.test_questions,
+            "run": self.run, "code": self.code, "config": strip(self.config), "test_questions": self.test_questions, **audit,
         }  # fmt: skip
 
 
@@ -83,6 +95,7 @@ def run_job(job: Job) -> dict[str, Any]:
         ConfigError: the sources have changed since the benchmark was started, or an option cannot be used.
     """
     from ..training.api import resume, train
+    from .learning_probe import LearningProbe
     from .probe import measure_credit
 
     config = parse_settings(TrainConfig, job.config)
@@ -97,10 +110,13 @@ def run_job(job: Job) -> dict[str, Any]:
     result: dict[str, Any] = {**job.metadata, "versions": versions(), "failed": ""}
     interrupted = (run_dir / "config.json").exists()
     units: set[str] = set()
+    values: list[float] = []
 
-    def probe(groups: Groups, credit: Credit) -> dict[str, float]:
+    exact = None if job.plan is None or job.scope is None else LearningProbe(job.plan, job.scope)
+
+    def probe(iteration: int, policy: Policy, groups: Groups, credit: Credit) -> dict[str, float]:
         units.add(credit.unit)
-        return measure_credit(groups, credit)
+        return measure_credit(groups, credit) if exact is None else exact(iteration, policy, groups, credit)
 
     try:
         if interrupted and read_run_metadata(run_dir).get("config") == strip(asdict(config)):
@@ -122,9 +138,10 @@ def run_job(job: Job) -> dict[str, Any]:
             "feedback": trainer.envs.config.has_feedback,
             "judge": _judge_name(trainer.envs.config.judge_spec),
         }
+        values = exact.values(trained.policy) if exact is not None else []
         if job.test_questions is not None:
-            result["test"] = _evaluate(trainer, job.test_questions)
-    result |= _read_run(run_dir)
+            result["test"] = _true_test(values) if values else _evaluate(trainer, job.test_questions)
+    result |= _read_run(run_dir, values)
     result |= {"wall": time.perf_counter() - started, "cpu": time.process_time() - busy}
     _tidy(run_dir)
     result["seal"] = _seal(result)
@@ -180,8 +197,21 @@ def _evaluate(trainer: Any, questions: int) -> dict[str, Any]:
     }
 
 
-def _read_run(run_dir: Path) -> dict[str, Any]:
-    """What the training loop recorded: the learning curve, sums, shares, seconds."""
+def _true_test(values: list[float]) -> dict[str, Any]:
+    """What `_evaluate` gives, with the probability of a right answer in place of right or wrong."""
+    metrics = {"em": sum(values) / len(values)}
+    return {
+        "metrics": metrics, "by_group": {}, "questions": len(values), "right": values, "rounds": {}, "split": "test",
+    }  # fmt: skip
+
+
+def _read_run(run_dir: Path, values: Sequence[float]) -> dict[str, Any]:
+    """What the training loop recorded: the learning curve, fidelity of credit, sums, shares, seconds.
+
+    Args:
+        run_dir: the run.
+        values: the probability of a right answer to each question at the end, if it was computed.
+    """
     rows = _rows(run_dir / "metrics.jsonl")
     seconds: dict[str, float] = defaultdict(float)
     learning: dict[int, float] = {}
@@ -193,15 +223,27 @@ def _read_run(run_dir: Path) -> dict[str, Any]:
             parts.get(n, 0.0) for n in ("collect", "credit", "prepare", "update")
         )
     curve: list[dict[str, float]] = []
+    fidelity: list[dict[str, float]] = []
     sums: dict[str, float] = defaultdict(float)
+
+    def add_point(iteration: int, em: float) -> None:
+        spent = {unit: sums[unit] for unit in ("episodes", "tokens", "seconds")}
+        curve.append({"iteration": iteration, **spent, "em": em})
+
     for row in rows:
+        scores = {name.removeprefix("audit_"): v for name, v in row.items() if name.startswith("audit_")}
+        if "em" in scores:  # before this iteration
+            add_point(row["iteration"] - 1, scores.pop("em"))
+        if scores:
+            fidelity.append({"iteration": row["iteration"], **scores})
         if row["iteration"]:
             _add(sums, row)
             sums["seconds"] += learning.get(row["iteration"], 0.0)
         if "eval" in row:
-            spent = {unit: sums[unit] for unit in ("episodes", "tokens", "seconds")}
-            curve.append({"iteration": row["iteration"], **spent, "em": row["eval"]["metrics"]["em"]["mean"]})
-    return {"curve": curve, "sums": dict(sums), "seconds": dict(seconds)}
+            add_point(row["iteration"], row["eval"]["metrics"]["em"]["mean"])
+    if values:
+        add_point(rows[-1]["iteration"], sum(values) / len(values))
+    return {"curve": curve, "fidelity": fidelity, "sums": dict(sums), "seconds": dict(seconds)}
 
 
 def _add(sums: dict[str, float], row: Mapping[str, Any]) -> None:
