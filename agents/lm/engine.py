@@ -7,7 +7,8 @@ computed once in the life of an episode:
 - a sampled token is computed when the next one is sampled, the last token of an act with the next observation;
 - contexts that are equal in several slots (the first prompt of a group's rollouts, and later rounds of rollouts
   that acted alike) are computed in one slot and copied;
-- a forked slot gets a copy of its source's row.
+- a forked slot gets a copy of its source's row;
+- contexts that begin like one that was given to `remember` get a copy of what was computed for it.
 
 The rows in use are always the first ones, in the order of the call. So decoding reads the cache through a view, and the
 arithmetic of a call depends only on the contexts and their order.
@@ -21,6 +22,7 @@ import enum
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import torch
@@ -31,9 +33,12 @@ from searchgym.errors import ConfigError, TrainingError
 from ..rng_streams import RngStreams
 from .interface import Network
 from .kv_cache import KVCache
+from .prefix_store import PrefixStore
 from .prefix_tree import common_beginning
 
 __all__ = ["Ending", "Engine", "EngineStats", "Generation", "GenerationEngine", "Sampling", "sample"]
+
+_REMEMBERED_BYTES = 2 * 2**30
 
 
 class Ending(enum.StrEnum):
@@ -144,6 +149,19 @@ class GenerationEngine(Protocol):
     def clear(self) -> None:
         """Forget all slots."""
 
+    def remember(self, contexts: Iterable[Sequence[int]]) -> None:
+        """Compute contexts that later ones begin with, and keep them until `forget`.
+
+        Nothing is computed for them again, whatever `clear` and `release` forget. The weights must not change meanwhile.
+        An engine that finds known prefixes by itself ignores it.
+
+        Args:
+            contexts: token ids of each.
+        """
+
+    def forget(self) -> None:
+        """Free what `remember` keeps."""
+
     def begin(self, slots: Iterable[int]) -> None:
         """Start empty contexts in these slots."""
 
@@ -235,7 +253,48 @@ class Engine:
         self.batch_tokens = batch_tokens
         self.share_from = share_from
         self.stats = EngineStats()
+        self._prefixes = PrefixStore()
         self.clear()
+
+    @torch.inference_mode()
+    def remember(self, contexts: Iterable[Sequence[int]]) -> None:
+        """See `GenerationEngine`. Contexts for which `_REMEMBERED_BYTES` do not suffice are computed where they occur."""
+        pending = sorted({tuple(context) for context in contexts if len(context) <= self.max_context})
+        pending = [a for a, b in zip_longest(pending, pending[1:]) if b is None or b[: len(a)] != a]
+        while pending and self._prefixes.bytes < _REMEMBERED_BYTES:
+            # Contexts that have more in common with each other than with what is known wait for the first of them.
+            batch: list[tuple[int, ...]] = []
+            waiting: list[tuple[int, ...]] = []
+            tokens = 0
+            for context in pending:
+                known = self._prefixes.find(context)[0]
+                lacking = max(tokens, len(context) - known)
+                full = bool(batch) and lacking * (len(batch) + 1) > self.batch_tokens
+                if full or (batch and common_beginning(batch[-1], context) > known):
+                    waiting.append(context)
+                else:
+                    batch.append(context)
+                    tokens = lacking
+            self._remember_batch(batch)
+            pending = waiting
+        self.clear()
+
+    def _remember_batch(self, contexts: list[tuple[int, ...]]) -> None:
+        self.clear()
+        for number, context in enumerate(contexts):
+            self.resume(number, context)
+        slots = list(self._slots.values())
+        self._reserve(max(map(len, contexts)))
+        self._recall(slots)
+        new = [slot for slot in slots if slot.cached < len(slot.context)]
+        if new:
+            self._prefill_batch(new)
+        for slot, context in zip(slots, contexts, strict=True):
+            self._prefixes.add(context, self._cache.read(slot.row, len(context)))
+
+    def forget(self) -> None:
+        """See `GenerationEngine`."""
+        self._prefixes = PrefixStore()
 
     def sync(self, model: Any, version: int) -> None:
         """See `GenerationEngine`: there is nothing to do, the weights are the trainer's."""
@@ -383,6 +442,7 @@ class Engine:
         """Compute the part of each context that is not cached; returns the logits after it, [len(slots), V]."""
         first: dict[tuple[int, ...], int] = {}  # context -> the slot that computes it
         leader = [first.setdefault(tuple(slot.context), i) for i, slot in enumerate(slots)]
+        self._recall([slots[i] for i in first.values()])
         self._share([slots[i] for i in first.values() if not slots[i].cached])
         lacking = {i: len(slots[i].context) - slots[i].cached for i in first.values()}
         hidden: list[Tensor] = []
@@ -406,6 +466,18 @@ class Engine:
             slot.cached = len(slot.context)
         logits: Tensor = self.network.logits(torch.cat(hidden))
         return logits[[place[j] for j in leader]]
+
+    def _recall(self, slots: list[_Slot]) -> None:
+        """Copy what is remembered of the contexts into their rows, all but the last token, whose logits are needed."""
+        if not self._prefixes.bytes:
+            return
+        for slot in slots:
+            common, layers = self._prefixes.find(slot.context)
+            common = min(common, len(slot.context) - 1)
+            if common > slot.cached:
+                self._cache.write(slot.row, layers, slot.cached, common)
+                self.stats.copied_tokens += common - slot.cached
+                slot.cached = common
 
     def _share(self, slots: list[_Slot]) -> None:
         """Compute the common beginning of new contexts in the first of them and copy it to the others."""
@@ -433,6 +505,7 @@ class Engine:
         positions_BT = cached_B1 + torch.arange(longest, device=device)
         keep_BQ = torch.tensor([[len(ids) - 1] for ids in new], device=device)
         columns = max(slot.cached for slot in slots) + longest
+        self._reserve(columns)
         cache = self._cache.at(
             torch.tensor([slot.row for slot in slots], device=device), positions_BT, columns
         )

@@ -66,6 +66,22 @@ class KVCache:
                 used = layer[..., :columns, :]
                 used[:, target_M] = used[:, source_M]
 
+    def read(self, row: int, columns: int) -> list[Tensor]:
+        """A copy of the first columns of a row: one tensor per layer, [2, heads, columns, head_dim]."""
+        return [layer[:, row, :, :columns].clone() for layer in self._layers]
+
+    def write(self, row: int, layers: Sequence[Tensor], begin: int, end: int) -> None:
+        """Copy columns `begin` to `end` of what `read` gave into a row.
+
+        Args:
+            row: the row; it has at least `end` columns.
+            layers: keys and values, one tensor per layer.
+            begin: the first column.
+            end: the column after the last.
+        """
+        for layer, kept in zip(self._layers, layers, strict=True):
+            layer[:, row, :, begin:end] = kept[:, :, begin:end]
+
     def at(self, rows_B: Tensor | None, positions_BT: Tensor, columns: int) -> KVCacheView:
         """The view of one forward pass.
 
