@@ -1,4 +1,4 @@
-"""Demonstrations of the questions of the corpus `forks`: exact copies, indifferent choices.
+"""Demonstrations of the questions of the corpus `forks`: exact copies, indifferent or right choices.
 
 An episode searches a name of the question, then a value on the page it has just read, until it answers:
 
@@ -11,7 +11,8 @@ An episode searches a name of the question, then a value on the page it has just
 
 Each value is as likely as the weight that `Choices` gives its kind. Links of any relation of the question weigh the same, so
 an episode that reads the right page is as likely as one that follows a relation whose turn it is not: which of them is right
-is left to reinforcement learning. No choice depends on the family, and none on the right answer.
+is left to reinforcement learning. No such choice depends on the family, and none on the right answer. With `Choices.right`,
+some episodes are right from beginning to end.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from searchgym.checks import number
 from searchgym.dialects import Act, TagsDialect
 from searchgym.question import Question
 from searchgym.retriever import Hit
@@ -43,6 +45,10 @@ class Choices:
         asked: answering with a year that stands after the last relation of the question.
         mentioned: searching a name that stands after any other relation of the question.
         unmentioned: searching a name that stands after a relation that the question does not mention.
+        right: probability that all acts of an episode are right instead: the gold pages in order, then the answer.
+
+    Raises:
+        ConfigError: `right` is not a probability.
     """
 
     first: float = 1.0
@@ -51,6 +57,10 @@ class Choices:
     asked: float = 8.0
     mentioned: float = 1.0
     unmentioned: float = 0.12
+    right: float = 0.0
+
+    def __post_init__(self) -> None:
+        number("right", self.right, 0.0, 1.0)
 
 
 def demonstrate_fork(
@@ -69,6 +79,8 @@ def demonstrate_fork(
         choices: how likely each act is.
         max_rounds: the environment's budget; a longer episode ends without an answer.
     """
+    if choices.right and draw.random() < choices.right:
+        return _right_episode(question, search)
     names, path, hint = _read_question(question.text)
     parts = [Part(question.text, False)]
     options = [(Act("search", queries=(name,)), name, choices.later) for name in names]
@@ -85,6 +97,17 @@ def demonstrate_fork(
         options = list(_options(hits, path, choices))
         if not options:
             break
+    return parts
+
+
+def _right_episode(question: Question, search: Callable[[str], Sequence[Hit]]) -> list[Part]:
+    """The gold pages in order, then the answer."""
+    parts, thought = [Part(question.text, False)], question.chain[0].query
+    for hop in question.chain:
+        parts.append(Part(_DIALECT.write(Act("search", queries=(hop.query,)), thought), True))
+        parts.append(Part(_DIALECT.render_hits(search(hop.query), _MAX_CHARS), False))
+        thought = f"1 {hop.relation} {hop.bridge}"
+    parts.append(Part(_DIALECT.write(Act("answer", answer=question.answers[0]), thought), True))
     return parts
 
 

@@ -165,6 +165,9 @@ def audit_credit(
     shared = sample_episodes(policy, config, settings, on_progress, place, recorded)
     rules = [_reference(label, shared, settings.seed) for label in REFERENCES]
     left_out: dict[str, str] = {}
+    # Where a trainer's own environment has many more states than this one, estimating is cheaper.
+    states = int(shared.counts["states"])
+    limited = replace(settings, max_states=min(settings.max_states, states))
     for label, algorithm in trainers.items():
         on_progress(f"trainer {label}")
         own = _plays_alone(algorithm) or _differs(configs[label], config)
@@ -173,7 +176,7 @@ def audit_credit(
             if own and recorded is not None:
                 raise ConfigError("it plays episodes of its own, and these are recorded")
             sampled = (
-                _own_episodes(policy, configs[label], settings, on_progress, place, algorithm)
+                _own_episodes(policy, configs[label], limited, on_progress, place, algorithm)
                 if own
                 else shared
             )

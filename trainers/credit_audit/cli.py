@@ -288,10 +288,16 @@ def _table(result: Any) -> Table:
     table = Table(
         title=f"Credit against the true advantage: {len(sampled.episodes)} episodes, {len(sampled.rounds.true_R)} rounds"
     )
+    rows = {rule.label: {column: cell(rule, column) for column in SHOWN} for rule in result.rules}
+    shown = [column for column in SHOWN if any(row[column] != "–" for row in rows.values())]
     table.add_column("rule", no_wrap=True)
-    for name in SHOWN:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("note")
+    for name in shown:
+        table.add_column(name, justify="right")
+    notes = any(rule.note for rule in result.rules)
+    if notes:
+        table.add_column("note")
     for rule in result.rules:
-        table.add_row(rule.label, *(cell(rule, column) for column in SHOWN), rule.note)
+        table.add_row(
+            rule.label, *(rows[rule.label][column] for column in shown), *([rule.note] if notes else [])
+        )
     return table
