@@ -128,7 +128,7 @@ def _audit_family(family: str, settings: AtlasSettings, on_progress: Callable[[s
 
 def _value(rule: Mapping[str, Any], score: str) -> float:
     """A score of a rule; nan where there is none."""
-    value = rule["gradient"].get(score) if score in ("cosine", "snr") else rule["scores"][score]["value"]
+    value = rule["gradient"].get(score) if score in ("cosine", "snr") else rule["scores"][score]["mean"]
     return math.nan if value is None else float(value)
 
 
