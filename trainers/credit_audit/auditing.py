@@ -165,18 +165,20 @@ def audit_credit(
     shared = sample_episodes(policy, config, settings, on_progress, place, recorded)
     rules = [_reference(label, shared, settings.seed) for label in REFERENCES]
     left_out: dict[str, str] = {}
-    # Where a trainer's own environment has many more states than this one, estimating is cheaper.
-    states = int(shared.counts["states"])
-    limited = replace(settings, max_states=min(settings.max_states, states))
+    # In another environment (the feedback act, a reward that remembers) states multiply: unless there are few, estimate.
+    few = replace(settings, max_states=min(settings.max_states, int(shared.counts["states"]) // 4))
     for label, algorithm in trainers.items():
         on_progress(f"trainer {label}")
-        own = _plays_alone(algorithm) or _differs(configs[label], config)
+        differs = _differs(configs[label], config)
+        own = differs or _plays_alone(algorithm)
         place = directory and directory / f"continuations-{label}.jsonl"
         try:
             if own and recorded is not None:
                 raise ConfigError("it plays episodes of its own, and these are recorded")
             sampled = (
-                _own_episodes(policy, configs[label], limited, on_progress, place, algorithm)
+                _own_episodes(
+                    policy, configs[label], few if differs else settings, on_progress, place, algorithm
+                )
                 if own
                 else shared
             )
