@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,15 @@ from searchgym.files import read_json, write_text
 
 from .auditing import AuditSettings, audit_credit
 from .opening import open_trainers
-from .report import audit_json
+from .report import METHODS, audit_json
+from .sampling import Method
 
 __all__ = ["AtlasSettings", "make_atlas"]
 
-_REFERENCE = "return − V(s)"
+_GRADIENT = "gradient.svg"
 _PANELS = {
     "fidelity.svg": (("sign", 1.0), ("within", 1.0), ("pearson", 1.0), ("idle share", 1.0)),
-    "gradient.svg": (("cosine", 1.0), ("snr", None)),
+    _GRADIENT: (("cosine", 1.0), ("snr", None)),
 }
 """Plot -> its panels: score, and the value of the darkest colour; None: the largest in the panel."""
 _TABLES = ("sign", "within", "pearson", "idle share", "answer bias", "cosine", "snr")
@@ -44,6 +46,7 @@ class AtlasSettings:
         questions: of each family.
         group_size: episodes per question.
         seed: of questions and episodes.
+        method: "exact" or "monte-carlo"; without enumeration there is no true gradient.
         error: standard error where values are estimated.
         continuations: of each state at most, there.
     """
@@ -53,6 +56,7 @@ class AtlasSettings:
     questions: int = 25
     group_size: int = 8
     seed: int = 0
+    method: Method = "exact"
     error: float = 0.1
     continuations: int = 50
 
@@ -97,7 +101,8 @@ def make_atlas(
         write_text(data, json.dumps(atlas, indent=1) + "\n")
     report = out / "atlas.md"
     write_text(report, _markdown(atlas, command))
-    plots = [out / name for name in _PANELS]
+    gradients = any(rule["gradient"] for audit in atlas["families"].values() for rule in audit["rules"])
+    plots = [out / name for name in _PANELS if gradients or name != _GRADIENT]
     for plot in plots:
         _draw(atlas["families"], _PANELS[plot.name], plot)
     return [report, data, *plots]
@@ -114,6 +119,7 @@ def _audit_family(family: str, settings: AtlasSettings, on_progress: Callable[[s
         AuditSettings(
             questions=settings.questions,
             group_size=settings.group_size,
+            method=settings.method,
             error=settings.error,
             continuations=settings.continuations,
             seed=settings.seed,
@@ -152,11 +158,13 @@ def _markdown(atlas: Mapping[str, Any], command: str) -> str:
         f"`{command}`",
         "",
         f"{settings['questions']} questions of each family, {settings['group_size']} episodes each, candidate policy with "
-        f"start=lookup and memory=false, oracle judge; {seconds / 60:.1f} minutes of processor time.",
+        f"start=lookup and memory=false, oracle judge; values by {METHODS[settings['method']]}; {seconds / 60:.1f} minutes of processor time.",
         "",
         "EM: " + ", ".join(f"{family} {audit['em']:.2f}" for family, audit in families.items()) + ".",
     ]
     for score in _TABLES:
+        if all(map(math.isnan, chain.from_iterable(_by_rule(families, score).values()))):
+            continue
         lines += ["", f"## {score}", "", "| rule | " + " | ".join(families) + " | mean |"]
         lines.append("|---|" + "---|" * (len(families) + 1))
         for label, values in _by_rule(families, score).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -53,6 +54,14 @@ __all__ = ["atlas"]
     "--seed", type=click.IntRange(0), default=0, show_default=True, group=ENVIRONMENT, help="Random seed."
 )
 @option(
+    "--method",
+    type=click.Choice(["exact", "monte-carlo"]),
+    default="exact",
+    show_default=True,
+    group=ENVIRONMENT,
+    help="Enumerate every state, or continue from restored states: faster, and without the true gradient.",
+)
+@option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
@@ -65,11 +74,12 @@ def atlas(
     questions: int,
     group_size: int,
     seed: int,
+    method: Any,
     out: Path,
 ) -> None:
     """Audit every trainer's credit on every family of the corpus forks, with the candidate policy.
 
-    Values are enumerated; of trainers that play episodes of their own which cannot be enumerated, they are estimated.
+    Values of episodes that a trainer plays itself and that cannot be enumerated are estimated.
     """
     try:
         import torch
@@ -81,7 +91,7 @@ def atlas(
     console = Console(stderr=True)
     with console.status("atlas") as status:
         written = make_atlas(
-            AtlasSettings(trainers, families, questions, group_size, seed),
+            AtlasSettings(trainers, families, questions, group_size, seed, method),
             out,
             "searchgym " + shlex.join(sys.argv[1:]),
             lambda doing: status.update(text(f"atlas: {doing}")),

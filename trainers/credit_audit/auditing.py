@@ -175,13 +175,10 @@ def audit_credit(
         try:
             if own and recorded is not None:
                 raise ConfigError("it plays episodes of its own, and these are recorded")
-            sampled = (
-                _own_episodes(
-                    policy, configs[label], few if differs else settings, on_progress, place, algorithm
-                )
-                if own
-                else shared
-            )
+            sampled = shared
+            if own:
+                how = few if differs else settings
+                sampled = _own_episodes(policy, configs[label], how, on_progress, place, algorithm)
             rules.append(_score_trainer(label, algorithm, policy, configs[label], sampled, not own, settings))
         except ConfigError as error:
             if len(trainers) == 1:

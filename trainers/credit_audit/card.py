@@ -90,7 +90,7 @@ def _checklist(audit: CreditAudit, command: str) -> dict[str, dict[str, str]]:
     quartiles = ", ".join(f"{value:g}" for value in np.percentile(lengths, [0, 25, 50, 75, 100]))
     return {
         "MUST": {
-            "base model and version": f"{policy.get('agent')}, {policy.get('weights', '?')} weights",
+            "base model and version": f"{sampled.episodes[0].agent}, {policy.get('weights', '?')} weights, {_version(audit)}",
             "training data and filter": f"none: nothing is trained; {len(audit.kinds)} questions of {env.get('corpus')}, none filtered out",
             "credit granularity": "by method, below",
             "method family": "by method, below",
@@ -109,6 +109,11 @@ def _checklist(audit: CreditAudit, command: str) -> dict[str, dict[str, str]]:
             "distribution of trajectory lengths": f"minimum, quartiles, maximum: {quartiles} rounds",
         },
     }
+
+
+def _version(audit: CreditAudit) -> str:
+    versions = {record.policy_version for episode in audit.sampled.episodes for record in episode.rounds}
+    return f"version {', '.join(str(version) for version in sorted(v or 0 for v in versions))}"
 
 
 def cost_lines(audit: CreditAudit) -> list[str]:

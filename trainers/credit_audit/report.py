@@ -21,6 +21,7 @@ from .scores import SCORES
 
 __all__ = [
     "COLUMNS",
+    "METHODS",
     "SHOWN",
     "audit_json",
     "audit_markdown",
@@ -124,7 +125,7 @@ def audit_markdown(audit: CreditAudit, command: str) -> str:
         "",
         f"{len(sampled.groups)} questions, {len(returns)} episodes, {len(true_R)} rounds; mean return {np.mean(returns):.3f}; "
         f"{neutral_R.mean():.0%} of the rounds change nothing (|A| ≤ {settings.negligible:g}).",
-        f"True values by {_METHODS[settings.method]}.",
+        f"True values by {METHODS[settings.method]}.",
         "",
         "| rule | " + " | ".join(COLUMNS) + " | note |",
         "|---|" + "---|" * (len(COLUMNS) + 1),
@@ -148,7 +149,8 @@ def audit_markdown(audit: CreditAudit, command: str) -> str:
     return "\n".join([*lines, *(line for part in parts for line in ["", *part])]) + "\n"
 
 
-_METHODS = {"exact": "enumeration", "monte-carlo": "restored continuations"}
+METHODS = {"exact": "enumeration", "monte-carlo": "restored continuations"}
+"""How values are computed -> in words."""
 
 
 def breakdown_lines(audits: Mapping[str, CreditAudit]) -> list[str]:
