@@ -99,6 +99,17 @@ class Policy(Agent):
         """
         raise NotImplementedError
 
+    @contextmanager
+    def remembering(self, episodes: Sequence[Episode]) -> Iterator[None]:
+        """A context in which continuing these episodes computes nothing again that was computed for them.
+
+        The weights must not change in it. By default nothing is remembered.
+
+        Args:
+            episodes: episodes that this policy played.
+        """
+        yield
+
     def freeze_reference(self) -> Callable[[], AbstractContextManager[None]]:
         """Remember the policy as it is now, as the reference of a KL term.
 

@@ -1,4 +1,4 @@
-"""Agents without weights: two controls that test the environment, and two baselines that every learner must beat.
+"""Agents without weights: two controls that test the environment, two baselines, and one for audits that errs at random.
 
 | name   | reads gold data | shows                                                                      |
 |--------|-----------------|----------------------------------------------------------------------------|
@@ -6,6 +6,7 @@
 | gold   | yes             | that the scorer credits every gold answer                                  |
 | oracle | yes             | that every answer can be read from what the gold queries retrieve          |
 | copy   | no              | the score of one search for the question and an answer copied from it      |
+| stumbling | optional     | what mistakes cost: it finds gold passages or follows links, and errs now and then |
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from searchgym.agent import Agent, Turn
+from searchgym.agent import Agent, AgentContext, Turn
+from searchgym.checks import choice, number
 from searchgym.dialects import Act
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.question import find_passage
 
 from .passages import NUMBER, SPAN, YEAR, contains_phrase, read_passages
 
-__all__ = ["CopyAgent", "GoldAgent", "OracleAgent", "RandomAgent"]
+__all__ = ["CopyAgent", "GoldAgent", "OracleAgent", "RandomAgent", "StumblingAgent"]
 
 
 class RandomAgent(Agent):
@@ -243,6 +246,97 @@ class CopyAgent(Agent):
     def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
         """See `Agent`."""
         self._questions[slot] = prefix.question
+
+
+class StumblingAgent(Agent):
+    """Searches passage after passage and answers, with mistakes: for credit audits on text without a learned policy.
+
+    Without a mistake, skill "oracle" searches the title of a gold passage that it was not shown yet, and gives the gold
+    answer when it was shown all; skill "greedy" searches the question, then a name in what it found, and copies an answer
+    like `CopyAgent`. A mistake is one of three, equally likely: searching a name on a page that it was shown (of the question
+    before the first search), searching the same again, or answering with what `CopyAgent` copies from what it was shown last.
+
+    Args:
+        skill: "oracle", which reads gold data, or "greedy".
+        mistakes: probability of a mistake in each round.
+        seed: seed of its choices.
+
+    Raises:
+        ConfigError: an unknown skill, or a probability outside [0, 1].
+    """
+
+    name = "stumbling"
+
+    def __init__(self, skill: str = "oracle", mistakes: float = 0.3, seed: int = 0) -> None:
+        self.skill = choice("skill", skill, ("oracle", "greedy"))
+        self.mistakes = number("mistakes", mistakes, 0.0, 1.0)
+        self.needs_gold = skill == "oracle"
+        self._copy = CopyAgent()
+        self._random = random.Random(seed)
+        self._streams: dict[int, random.Random] = {}
+        self._shown: dict[int, tuple[str, ...]] = {}
+        self._queries: dict[int, tuple[str, ...]] = {}
+
+    def bind(self, agent_context: AgentContext) -> None:
+        super().bind(agent_context)
+        self._streams.clear()
+
+    def begin(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self._shown[slot] = self._queries[slot] = ()
+
+    def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        self._streams.update((slot, random.Random(seed)) for slot, seed in zip(slots, seeds, strict=True))
+
+    def act(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> Sequence[str | Turn]:
+        return [self._act(*turn) for turn in zip(slots, observations, infos, strict=True)]
+
+    def _act(self, slot: int, observation: str, info: dict[str, Any]) -> str:
+        shown = self._shown[slot] = (*self._shown[slot], observation)
+        question, newest = shown[0], shown[-1]
+        draw, queries = self._streams.get(slot, self._random), self._queries[slot]
+        last = self.agent_context.max_rounds == len(shown)
+        names = [n for n in dict.fromkeys(SPAN.findall(newest)) if n not in queries]
+        if draw.random() < self.mistakes:
+            mistake = draw.choice(("wander", "repeat", "answer"))
+            if mistake == "wander" and names and not last:
+                return self._search(slot, draw.choice(names))
+            if mistake == "repeat" and queries and not last:
+                return self._search(slot, queries[-1])
+            return self._answer(self._copy.copy(question, newest if queries else ""))
+        if self.skill == "oracle":
+            gold = _gold(info)
+            corpus = self.agent_context.corpus
+            titles = [find_passage(corpus, passage_id).title for passage_id in gold["supporting_ids"]]
+            lacking = [title for title in titles if not any(title in text for text in shown[1:])]
+            if lacking and not last:
+                return self._search(slot, draw.choice(lacking))
+            return self._answer(gold["answers"][0] if not lacking else self._copy.copy(question, newest))
+        if not queries and not last:
+            return self._search(slot, " ".join(question.split()) or "nothing")
+        if len(queries) < 2 and names and not last:
+            return self._search(slot, names[0])
+        return self._answer(self._copy.copy(question, newest))
+
+    def _search(self, slot: int, query: str) -> str:
+        self._queries[slot] = (*self._queries[slot], query)
+        return self.agent_context.dialect.write(Act("search", queries=(query,)))
+
+    def _answer(self, answer: str) -> str:
+        return self.agent_context.dialect.write(Act("answer", answer=answer))
+
+    def fork(self, source: int, targets: Sequence[int]) -> None:
+        """See `Agent`."""
+        for target in targets:
+            self._shown[target], self._queries[target] = self._shown[source], self._queries[source]
+
+    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
+        """See `Agent`."""
+        done = prefix.rounds[: fork_round - 1]
+        self._shown[slot] = (prefix.question, *(record.observation for record in done))
+        self._queries[slot] = tuple(q for record in prefix.rounds[:fork_round] for q in record.action.queries)
 
 
 def _gold(info: dict[str, Any]) -> dict[str, Any]:

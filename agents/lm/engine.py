@@ -7,7 +7,8 @@ computed once in the life of an episode:
 - a sampled token is computed when the next one is sampled, the last token of an act with the next observation;
 - contexts that are equal in several slots (the first prompt of a group's rollouts, and later rounds of rollouts
   that acted alike) are computed in one slot and copied;
-- a forked slot gets a copy of its source's row.
+- a forked slot gets a copy of its source's row;
+- contexts that begin like one that was given to `remember` get a copy of what was computed for it.
 
 The rows in use are always the first ones, in the order of the call. So decoding reads the cache through a view, and the
 arithmetic of a call depends only on the contexts and their order.
@@ -21,6 +22,7 @@ import enum
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +34,7 @@ from searchgym.errors import ConfigError, TrainingError
 from ..rng_streams import RngStreams
 from .interface import Network
 from .kv_cache import KVCache
+from .prefix_store import PrefixStore
 from .prefix_tree import common_beginning
 
 _BLOCK = 1024  # words
@@ -39,6 +42,8 @@ _BLOCK_FROM = 2**15  # words; below, summing all of them is as fast
 _LIKELIEST = 512
 
 __all__ = ["Ending", "Engine", "EngineStats", "Generation", "GenerationEngine", "Sampling", "sample"]
+
+_REMEMBERED_BYTES = 2 * 2**30
 
 
 class Ending(enum.StrEnum):
@@ -149,6 +154,19 @@ class GenerationEngine(Protocol):
     def clear(self) -> None:
         """Forget all slots."""
 
+    def remember(self, contexts: Iterable[Sequence[int]]) -> None:
+        """Compute contexts that later ones begin with, and keep them until `forget`.
+
+        Nothing is computed for them again, whatever `clear` and `release` forget. The weights must not change meanwhile.
+        An engine that finds known prefixes by itself ignores it.
+
+        Args:
+            contexts: token ids of each.
+        """
+
+    def forget(self) -> None:
+        """Free what `remember` keeps."""
+
     def begin(self, slots: Iterable[int]) -> None:
         """Start empty contexts in these slots."""
 
@@ -240,7 +258,52 @@ class Engine:
         self.batch_tokens = batch_tokens
         self.share_from = share_from
         self.stats = EngineStats()
+        self._prefixes = PrefixStore()
         self.clear()
+
+    @torch.inference_mode()
+    def remember(self, contexts: Iterable[Sequence[int]]) -> None:
+        """See `GenerationEngine`. Contexts for which `_REMEMBERED_BYTES` do not suffice are computed where they occur, and so
+        are all contexts of a network with recurrent states, which cannot be cut to a common beginning.
+        """
+        if not self.network.pads:
+            return
+        pending = sorted({tuple(context) for context in contexts if len(context) <= self.max_context})
+        pending = [a for a, b in zip_longest(pending, pending[1:]) if b is None or b[: len(a)] != a]
+        while pending and self._prefixes.bytes < _REMEMBERED_BYTES:
+            # Contexts that have more in common with each other than with what is known wait for the first of them.
+            batch: list[tuple[int, ...]] = []
+            waiting: list[tuple[int, ...]] = []
+            tokens = 0
+            for context in pending:
+                known = self._prefixes.find(context)[0]
+                lacking = max(tokens, len(context) - known)
+                full = bool(batch) and lacking * (len(batch) + 1) > self.batch_tokens
+                if full or (batch and common_beginning(batch[-1], context) > known):
+                    waiting.append(context)
+                else:
+                    batch.append(context)
+                    tokens = lacking
+            self._remember_batch(batch)
+            pending = waiting
+        self.clear()
+
+    def _remember_batch(self, contexts: list[tuple[int, ...]]) -> None:
+        self.clear()
+        for number, context in enumerate(contexts):
+            self.resume(number, context)
+        slots = list(self._slots.values())
+        self._reserve(max(map(len, contexts)))
+        self._recall(slots)
+        new = [slot for slot in slots if slot.cached < len(slot.context)]
+        if new:
+            self._prefill_batch(new)
+        for slot, context in zip(slots, contexts, strict=True):
+            self._prefixes.add(context, self._cache.read(slot.row, len(context)))
+
+    def forget(self) -> None:
+        """See `GenerationEngine`."""
+        self._prefixes = PrefixStore()
 
     def sync(self, model: Any, version: int) -> None:
         """See `GenerationEngine`: there is nothing to do, the weights are the trainer's."""
@@ -388,6 +451,7 @@ class Engine:
         """Compute the part of each context that is not cached; returns the logits after it, [len(slots), V]."""
         first: dict[tuple[int, ...], int] = {}  # context -> the slot that computes it
         leader = [first.setdefault(tuple(slot.context), i) for i, slot in enumerate(slots)]
+        self._recall([slots[i] for i in first.values()])
         self._share([slots[i] for i in first.values() if not slots[i].cached])
         lacking = {i: len(slots[i].context) - slots[i].cached for i in first.values()}
         hidden: list[Tensor] = []
@@ -423,6 +487,18 @@ class Engine:
         lacking = {len(slot.context) - slot.cached for slot in (one, other)}
         return len(lacking) == 1 and bool(one.cached) == bool(other.cached)
 
+    def _recall(self, slots: list[_Slot]) -> None:
+        """Copy what is remembered of the contexts into their rows, all but the last token, whose logits are needed."""
+        if not self._prefixes.bytes:
+            return
+        for slot in slots:
+            common, layers = self._prefixes.find(slot.context)
+            common = min(common, len(slot.context) - 1)
+            if common > slot.cached:
+                self._cache.write(slot.row, layers, slot.cached, common)
+                self.stats.copied_tokens += common - slot.cached
+                slot.cached = common
+
     def _share(self, slots: list[_Slot]) -> None:
         """Compute the common beginning of new contexts in the first of them and copy it to the others."""
         if self.share_from is None or len(slots) < 2:
@@ -449,6 +525,7 @@ class Engine:
         positions_BT = cached_B1 + torch.arange(longest, device=device)
         keep_BQ = torch.tensor([[len(ids) - 1] for ids in new], device=device)
         columns = max(slot.cached for slot in slots) + longest
+        self._reserve(columns)
         rows_B = torch.tensor([slot.row for slot in slots], device=device)
         cache = self._cache.at(rows_B, positions_BT, columns, fresh=not any(slot.cached for slot in slots))
         hidden_B1W = self.network.step(ids_BT, positions_BT, cache, keep_BQ)

@@ -79,6 +79,22 @@ class KVCache:
             for state in self._states.values():
                 state[target_M] = state[source_M]
 
+    def read(self, row: int, columns: int) -> list[Tensor]:
+        """A copy of the first columns of a row, without its states: keys and values in turn, [heads, columns, head size]."""
+        return [layer[row, :, :columns].clone() for layer in self._layers]
+
+    def write(self, row: int, layers: Sequence[Tensor], begin: int, end: int) -> None:
+        """Copy columns `begin` to `end` of what `read` gave into a row.
+
+        Args:
+            row: the row; it has at least `end` columns.
+            layers: keys and values in turn.
+            begin: the first column.
+            end: the column after the last.
+        """
+        for layer, kept in zip(self._layers, layers, strict=True):
+            layer[row, :, begin:end] = kept[:, begin:end]
+
     def at(
         self, rows_B: Tensor | None, positions_BT: Tensor, columns: int, *, fresh: bool = False
     ) -> KVCacheView:

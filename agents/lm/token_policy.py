@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from searchgym.episode import Episode, segments_before
 from searchgym.errors import ConfigError
@@ -45,6 +46,19 @@ class TokenPolicy(Policy):
         used = [rounds[segment.rounds[i]].temperature for i in targets]
         temperatures = tuple(self.temperature if t is None else t for t in used)
         return TokenSequence(tuple(segment.tokens), targets, temperatures)
+
+    @contextmanager
+    def remembering(self, episodes: Sequence[Episode]) -> Iterator[None]:
+        """See `Policy`: keys and values up to the last act of each episode are computed once."""
+        prompts = []
+        for segment in (segment for episode in episodes for segment in episode.segments):
+            end = max((i for i, sampled in enumerate(segment.mask, 1) if not sampled), default=0)
+            prompts.append(segment.tokens[:end])
+        self.engine.remember(prompts)
+        try:
+            yield
+        finally:
+            self.engine.forget()
 
     def cost(self, sample: Sample) -> int:
         """See `Policy`: tokens after the last sampled one are not computed."""

@@ -113,6 +113,12 @@ class VLLMSlots:
         """Forget all slots."""
         self._contexts.clear()
 
+    def remember(self, contexts: Iterable[Sequence[int]]) -> None:
+        """Does nothing: vLLM finds known prefixes in its own cache."""
+
+    def forget(self) -> None:
+        """Does nothing."""
+
     def begin(self, slots: Iterable[int]) -> None:
         """Start empty contexts in these slots."""
         self._contexts.update((slot, []) for slot in slots)

@@ -23,6 +23,7 @@ from transformers import Qwen3ForCausalLM
 
 from searchgym.agent import AgentContext, Turn
 from searchgym.checkpoints import policy_directory
+from searchgym.checks import choice
 from searchgym.dialects import TagsDialect
 from searchgym.episode import Episode, Segment, StopReason, segments_before
 from searchgym.errors import CheckpointError, ConfigError
@@ -38,6 +39,7 @@ from .tokenizer import TAGS, Tokenizer
 __all__ = ["TOKENIZER_FILE", "TinyAgent", "prompt_ids"]
 
 TOKENIZER_FILE = "tokenizer.json"
+_STARTS = ("country", "forks")
 
 _DIALECT = TagsDialect()
 _ACT_TAG = re.compile(r"<(?=/?(?:think|search|answer|feedback)>)")
@@ -66,7 +68,8 @@ class TinyAgent(TokenPolicy):
 
     Args:
         checkpoint: a directory written by `save` or `searchgym warmup`, a training run or one of its checkpoints; None
-            loads the packaged warm start.
+            loads a packaged warm start.
+        start: which one: "country", for the generated country, or "forks", for `SearchQA-Forks-v0`.
         seed: seed of the sampling.
         temperature: temperature of the sampling.
         top_p: probability mass of the nucleus that is sampled from; below 1 only for evaluation.
@@ -80,7 +83,7 @@ class TinyAgent(TokenPolicy):
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
-        ConfigError: an option that cannot be used.
+        ConfigError: an option that cannot be used, an unknown start, or a start besides a checkpoint.
     """
 
     name = "tiny"
@@ -95,8 +98,15 @@ class TinyAgent(TokenPolicy):
         max_new_tokens: int = 48,
         max_context: int | None = None,
         history: int | None = None,
+        start: str = _STARTS[0],
     ) -> None:
-        directory = _packaged_warm_start() if checkpoint is None else policy_directory(checkpoint)
+        choice("start", start, _STARTS)
+        if checkpoint is not None and start != _STARTS[0]:
+            raise ConfigError(
+                f"start is {start!r} and checkpoint is {str(checkpoint)!r}: give one of them, because a checkpoint has weights "
+                "of its own"
+            )
+        directory = _packaged_warm_start(start) if checkpoint is None else policy_directory(checkpoint)
         model, config = load_model(directory)
         tokenizer = Tokenizer.load(directory / TOKENIZER_FILE)
         if tokenizer.size != config.vocab_size:
@@ -300,8 +310,10 @@ def _columns(segments: Sequence[Segment]) -> Iterator[tuple[int, int, int]]:
         yield from zip(segment.tokens, segment.rounds, segment.mask, strict=True)
 
 
-def _packaged_warm_start() -> Path:
+def _packaged_warm_start(start: str) -> Path:
     directory = Path(str(importlib.resources.files("searchgym.agents.tiny") / "data"))
+    if start != _STARTS[0]:
+        directory /= start
     if not directory.is_dir():
         raise CheckpointError(
             "this installation has no warm start for the tiny agent: make one with `searchgym warmup` and give "

@@ -1,4 +1,4 @@
-"""`searchgym warmup`: recreate the warm start of the tiny language model."""
+"""`searchgym warmup`: recreate a warm start of the tiny language model."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ __all__ = ["warmup"]
 
 @click.command(cls=Command)
 @option("--out", type=click.Path(path_type=Path), required=True, help="Directory to write the warm start to.")
+@option(
+    "--task",
+    type=click.Choice(["country", "forks"]),
+    default="country",
+    show_default=True,
+    help="What to train for: the generated country, from nothing, or the corpus forks, from the packaged warm start.",
+)
 @option("--seed", default=0, show_default=True, help="Random seed of the weights and the demonstrations.")
 @option("--steps", type=int, help="Shorten the schedule to about this many optimizer steps, for a trial run.")
 @option(
@@ -32,11 +39,11 @@ __all__ = ["warmup"]
 )
 @option("--device", default="cpu", show_default=True, help="Device of torch: cpu or cuda.")
 @config_option
-def warmup(out: Path, seed: int, steps: int | None, threads: int, device: str) -> None:
-    """Recreate the warm start of the tiny language model.
+def warmup(out: Path, task: str, seed: int, steps: int | None, threads: int, device: str) -> None:
+    """Recreate a warm start of the tiny language model.
 
-    Trains the model on demonstrations from generated worlds other than the default one. The warm start of the package
-    was made by `searchgym warmup --seed 1`. Nothing is written until training is finished, so an interrupted run leaves
+    Trains the model on demonstrations from generated worlds other than the default one. The warm starts of the package
+    were made by `searchgym warmup --seed 1` and `searchgym warmup --task forks`. Nothing is written until training is finished, so an interrupted run leaves
     --out unchanged. On a CPU with one thread, the result depends only on the options and the versions of torch and
     searchgym.
     """
@@ -44,28 +51,35 @@ def warmup(out: Path, seed: int, steps: int | None, threads: int, device: str) -
         import torch
     except ModuleNotFoundError as error:
         raise MissingExtraError("searchgym warmup", "torch", "train") from error
+    from .fork_warmup import ForkWarmupConfig, warm_up_forks
     from .warmup import WarmupConfig, warm_up
 
     torch.set_num_threads(threads)
-    config = dataclasses.replace(WarmupConfig(), seed=seed)
-    if steps is not None:
-        config = config.shortened(steps)
     with progress_bar(transient=False) as progress:
-        worlds = progress.add_task("worlds", total=config.worlds)
-        bar = progress.add_task("steps", total=sum(config.steps))
+        bar = progress.add_task("steps", total=None)
 
         def report(now: Report) -> None:
-            progress.update(bar, completed=now.step, description=f"{now.phase}: loss {now.loss:.3f}")
+            progress.update(
+                bar, completed=now.step, total=now.total, description=f"{now.phase}: loss {now.loss:.3f}"
+            )
             progress.console.print(
                 f"step {now.step} {now.phase}: loss {now.loss:.4f}, token accuracy {now.token_accuracy:.4f}, "
                 f"sequence accuracy {now.exact:.4f}, {now.seconds:.0f} s"
             )
 
-        warm_up(
-            out,
-            config,
-            device=device,
-            report=report,
-            opened=lambda n: progress.update(worlds, completed=n),
-        )
+        if task == "forks":
+            forks = ForkWarmupConfig(seed=seed)
+            warm_up_forks(
+                out, forks if steps is None else forks.shortened(steps), device=device, report=report
+            )
+        else:
+            config = dataclasses.replace(WarmupConfig(), seed=seed)
+            worlds = progress.add_task("worlds", total=config.worlds)
+            warm_up(
+                out,
+                config if steps is None else config.shortened(steps),
+                device=device,
+                report=report,
+                opened=lambda n: progress.update(worlds, completed=n),
+            )
     say(f"wrote {out}")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,20 @@ from .demos import (
 from .model import TinyConfig, build_model, save_model
 from .tokenizer import Tokenizer
 
-__all__ = ["PHASES", "Progress", "WarmupConfig", "warm_up"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = [
+    "PHASES",
+    "Progress",
+    "Rate",
+    "WarmupConfig",
+    "batches",
+    "check_warm_start",
+    "optimize",
+    "warm_up",
+    "write_warm_start",
+]
 
 PHASES = ("names", "lookups", "episodes", "habits")
 _POOL = 8  # batches are cut from a pool of this many times their size, sorted by length
@@ -161,7 +174,7 @@ def warm_up(
         ConfigError: an unusable device or output directory; nothing was trained.
         TrainingError: the loss is not finite; nothing was written.
     """
-    _check(out, device)
+    check_warm_start(out, device)
     tokenizer = build_tokenizer()
     shape = TinyConfig(
         vocab_size=tokenizer.size,
@@ -187,22 +200,74 @@ def warm_up(
         libraries.append(Library(1000 + i, questions=config.questions))
         if opened is not None:
             opened(i + 1)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
-    )
-    total = sum(config.steps)
-    reports: list[Progress] = []
-    sums, since, started = torch.zeros(3, device=device), 0, time.perf_counter()
-    step = 0
+    phases = []
     for phase, steps in zip(PHASES, config.steps, strict=True):
         draw = random.Random(f"{config.seed}/{phase}")
         make = partial(make_demo, phase, config, libraries, draw, tokenizer, renaming)
-        feed = batches(make, config, draw)
+        phases.append((phase, steps, batches(make, config.batch_tokens, config.max_positions, draw)))
+    rate = Rate(config.learning_rate, config.warmup_steps, config.final_rate)
+    reports = optimize(model, tokenizer.pad_id, phases, rate, report, report_every)
+    model.cpu().eval()
+    write_warm_start(out, model, shape, tokenizer, config)
+    return reports
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A learning rate that rises linearly, then falls linearly.
+
+    Attributes:
+        peak: its largest value.
+        warmup_steps: optimizer steps until the peak.
+        final: learning rate at the end, relative to the peak.
+    """
+
+    peak: float
+    warmup_steps: int
+    final: float
+
+    def at(self, step: int, total: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return (
+            self.peak * min(1.0, (step + 1) / max(1, self.warmup_steps)) * max(self.final, 1 - step / total)
+        )
+
+
+def optimize(
+    model: Any,
+    pad: int,
+    phases: Sequence[tuple[str, int, Iterator[list[Demo]]]],
+    rate: Rate,
+    report: Callable[[Progress], None] | None = None,
+    report_every: int = 100,
+) -> list[Progress]:
+    """Train on demonstrations, one run of AdamW through all phases.
+
+    Args:
+        model: a model of transformers; on the device that trains it.
+        pad: the padding token.
+        phases: name, optimizer steps and batches of each.
+        rate: the learning rate.
+        report: called with each report.
+        report_every: optimizer steps between reports.
+
+    Returns:
+        All reports.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate.peak, betas=(0.9, 0.98), weight_decay=0.0)
+    device = str(model.device)
+    total = sum(steps for _, steps, _ in phases)
+    reports: list[Progress] = []
+    sums, since, started = torch.zeros(3, device=device), 0, time.perf_counter()
+    step = 0
+    for phase, steps, feed in phases:
         for _ in range(steps):
-            rate = min(1.0, (step + 1) / max(1, config.warmup_steps))
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * rate * max(config.final_rate, 1 - step / total)
-            sums += _train_step(model, optimizer, next(feed), tokenizer.pad_id, device)
+                group["lr"] = rate.at(step, total)
+            sums += _train_step(model, optimizer, next(feed), pad, device)
             step, since = step + 1, since + 1
             if since == report_every or step == total:
                 loss, accuracy, exact = (sums / since).tolist()
@@ -216,8 +281,6 @@ def warm_up(
                 sums, since = torch.zeros(3, device=device), 0
                 if report is not None:
                     report(reports[-1])
-    model.cpu().eval()
-    _write(out, lambda folder: _save(folder, model, shape, tokenizer, config))
     return reports
 
 
@@ -241,20 +304,29 @@ def make_demo(
     return renaming.apply(encode_parts(tokenizer, parts), draw)
 
 
-def batches(make: Callable[[], Demo], config: WarmupConfig, draw: random.Random) -> Iterator[list[Demo]]:
-    """Yields batches of sequences of similar length, each of about `batch_tokens` tokens, in random order, without end."""
+def batches(
+    make: Callable[[], Demo], batch_tokens: int, longest: int, draw: random.Random
+) -> Iterator[list[Demo]]:
+    """Yields batches of sequences of similar length, in random order, without end.
+
+    Args:
+        make: makes a sequence.
+        batch_tokens: tokens of a batch, padding included.
+        longest: longer sequences are left out.
+        draw: source of the order.
+    """
     while True:
         pool: list[Demo] = []
         tokens = 0
-        while tokens < _POOL * config.batch_tokens:
+        while tokens < _POOL * batch_tokens:
             demo = make()
-            if len(demo.tokens) <= config.max_positions:
+            if len(demo.tokens) <= longest:
                 pool.append(demo)
                 tokens += len(demo.tokens)
         pool.sort(key=lambda demo: len(demo.tokens))
         cut: list[list[Demo]] = [[]]
         for demo in pool:
-            if (len(cut[-1]) + 1) * len(demo.tokens) > config.batch_tokens and cut[-1]:
+            if (len(cut[-1]) + 1) * len(demo.tokens) > batch_tokens and cut[-1]:
                 cut.append([])
             cut[-1].append(demo)
         draw.shuffle(cut)
@@ -285,24 +357,42 @@ def _train_step(
         return torch.stack([loss.detach(), right_N.mean(), exact_B.mean()])
 
 
-def _check(out: Path, device: str) -> None:
+def check_warm_start(out: Path, device: str) -> None:
+    """Refuse what a warm start cannot be trained on or written to.
+
+    Args:
+        out: directory of the result.
+        device: device of torch.
+
+    Raises:
+        ConfigError: a file, or a device that is not available.
+    """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"cannot write a warm start to {out}: it is a file, give a directory")
     if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
         raise ConfigError(f"device {device!r} is not available here: use 'cpu'")
 
 
-def _save(
-    folder: Path,
-    model: Any,
-    shape: TinyConfig,
-    tokenizer: Tokenizer,
-    config: WarmupConfig,
+def write_warm_start(
+    out: Path, model: Any, shape: TinyConfig, tokenizer: Tokenizer, config: DataclassInstance
 ) -> None:
-    save_model(model, shape, folder)
-    tokenizer.save(folder / TOKENIZER_FILE)
-    made = {"config": asdict(config), "torch": torch.__version__}
-    (folder / "warmup.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    """Write a warm start in one step.
+
+    Args:
+        out: the directory.
+        model: the model.
+        shape: its shape.
+        tokenizer: its tokenizer.
+        config: how it was trained.
+    """
+
+    def fill(folder: Path) -> None:
+        save_model(model, shape, folder)
+        tokenizer.save(folder / TOKENIZER_FILE)
+        made = {"config": asdict(config), "torch": torch.__version__}
+        (folder / "warmup.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+
+    _write(out, fill)
 
 
 def _write(out: Path, fill: Callable[[Path], None]) -> None:

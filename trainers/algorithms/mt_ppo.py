@@ -30,6 +30,8 @@ __all__ = ["MTPPO"]
 class MTPPO(PPO):
     """PPO on the reward term `mt_ppo`; see the head of this file."""
 
+    audit_env = {"reward": {"mt_ppo": 1.0}, "judge_when": "step"}  # noqa: RUF012  (read only)
+
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
         if "mt_ppo" not in env_config.reward:  # the term itself requires a judge that runs in every step
             raise ConfigError(

@@ -1,101 +1,62 @@
 """The audit: sample episodes, compute their true credit, and score what each trainer gives them.
 
 Trainers that play in the same environment are scored on the same episodes. A trainer that changes the environment (CAPF
-adds the feedback act) or plays in its own way (Tree-GRPO) is scored on episodes that it collects itself, and says so.
+adds the feedback act, MT-PPO pays every round) or plays in its own way (Tree-GRPO) is scored on episodes that it collects
+itself, and says so. Where these cannot be enumerated, their values are estimated by continuations.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from searchgym.agents.policy import Policy
 from searchgym.env.config import EnvConfig, env_fingerprint
-from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
+from searchgym.env.judging import judge_episodes
 from searchgym.errors import ConfigError
-from searchgym.rollouts.collection import agent_context_of
+from searchgym.judges.corrupted import CorruptedJudge
 from searchgym.statistics import Interval
+from searchgym.verdict import no_verdict
 
-from ..algorithm import Algorithm, TrainContext
-from ..groups import Group, Groups, drop_invalid
-from ..tasks import TaskSampler
-from .exact import ExactValues
-from .gradients import gradient_scores, score_vectors
-from .monte_carlo import check_reachable, continue_episodes
-from .scores import NEGLIGIBLE, Rounds, credit_scores, gather_rounds, score_intervals
-from .store import ContinuationStore
-from .truth import TrueCredit
+from ..algorithm import Algorithm
+from ..groups import Group
+from .costs import MethodCost, judge_calls
+from .monte_carlo import check_can_continue
+from .sampling import AuditSettings, Sampled, sample_episodes
+from .scores import credit_scores, score_intervals
+from .trainer_credit import Given, trainer_credit
 
-__all__ = ["AuditSettings", "CreditAudit", "RuleScore", "Sampled", "audit_credit", "trainer_credit"]
+__all__ = [
+    "REFERENCES",
+    "AuditSettings",
+    "CreditAudit",
+    "NoiseScore",
+    "RuleScore",
+    "audit_credit",
+    "configure_for",
+]
 
-Method = Literal["exact", "monte-carlo"]
-_TASKS_AT_ONCE = 16  # questions whose states are held in memory together
 REFERENCES = ("true advantage", "reversed", "return − V(s)", "random")
 """Rows that calibrate the scores: the truth, its opposite, an unbiased estimate of it, and noise."""
 
 
 @dataclass(frozen=True)
-class AuditSettings:
-    """How to audit.
+class NoiseScore:
+    """A rule's scores where some verdicts of its judge are flipped.
 
     Attributes:
-        questions: number of questions.
-        group_size: episodes per question.
-        method: "exact" enumerates every state, "monte-carlo" continues from restored states.
-        error: standard error of an advantage (monte-carlo).
-        continuations: of each state at most (monte-carlo).
-        max_states: states of `_TASKS_AT_ONCE` questions at most (exact).
-        negligible: an advantage up to this size counts as zero.
-        num_envs: episodes played at once.
-        seed: of questions, episodes and continuations.
+        rate: the probability that a verdict is flipped.
+        scores: see `scores.SCORES`.
     """
 
-    questions: int = 64
-    group_size: int = 8
-    method: Method = "exact"
-    error: float = 0.05
-    continuations: int = 200
-    max_states: int = 300_000
-    negligible: float = NEGLIGIBLE
-    num_envs: int = 256
-    seed: int = 0
-
-
-@dataclass
-class Sampled:
-    """Episodes with their true credit.
-
-    Attributes:
-        groups: the episodes of each question.
-        truth: the true credit of each episode, in order.
-        rounds: the same, flat.
-        vectors_RP: see `score_vectors`; None where values are estimated.
-        gradient_P: the true policy gradient; None where values are estimated.
-        counts: states, environment steps or continuations it took, and "seconds".
-    """
-
-    groups: list[Group]
-    truth: list[TrueCredit]
-    rounds: Rounds
-    vectors_RP: NDArray[np.float32] | None = None
-    gradient_P: NDArray[np.float32] | None = None
-    counts: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def episodes(self) -> list[Episode]:
-        """All episodes in order."""
-        return [episode for group in self.groups for episode in group]
+    rate: float
+    scores: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -107,8 +68,11 @@ class RuleScore:
         scores: see `scores.SCORES`, with intervals.
         gradient: "cosine" and "snr", see `gradients`; empty where there is no true gradient.
         shared: whether it was scored on the episodes that all others share.
-        seconds: processor time of its credit.
+        sampled: the episodes on which it was scored.
         credit_R: its credit of each round.
+        unit: what it gives one value to: "episode", "round" or "token"; "round" for references.
+        cost: what its credit takes.
+        noise: scores with a judge that errs; empty for rules that read no verdicts.
         note: what qualifies the figures; "" if nothing does.
     """
 
@@ -116,8 +80,11 @@ class RuleScore:
     scores: dict[str, Interval]
     gradient: dict[str, float]
     shared: bool
-    seconds: float
+    sampled: Sampled
     credit_R: NDArray[np.float64]
+    unit: str = "round"
+    cost: MethodCost = field(default_factory=MethodCost)
+    noise: tuple[NoiseScore, ...] = ()
     note: str = ""
 
 
@@ -128,18 +95,40 @@ class CreditAudit:
     Attributes:
         settings: how it was made.
         env: the environment's arguments, as recorded in episodes.
+        policy: what played, see `Policy.describe`.
         rules: one entry per rule, references first.
         floor: the scores of one replica of the true credit against the other: no rule can be seen to do better.
         sampled: the shared episodes and their truth.
+        kinds: question -> its type and its hops.
         left_out: trainer -> why it could not be scored on episodes of its own.
     """
 
     settings: AuditSettings
     env: dict[str, Any]
+    policy: dict[str, Any]
     rules: list[RuleScore]
     floor: dict[str, float]
     sampled: Sampled
+    kinds: dict[str, tuple[str, int]]
     left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def trainers(self) -> list[RuleScore]:
+        """The rules without the references."""
+        return [rule for rule in self.rules if rule.label not in REFERENCES]
+
+
+def configure_for(algorithm: Algorithm, config: EnvConfig) -> EnvConfig:
+    """The environment in which a trainer is audited: with what its method consists of, e.g. a reward for every round.
+
+    Args:
+        algorithm: the trainer.
+        config: the environment of the audit.
+
+    Raises:
+        ConfigError: it cannot learn there either.
+    """
+    return algorithm.configure_env(replace(config, **algorithm.audit_env))
 
 
 def audit_credit(
@@ -149,6 +138,7 @@ def audit_credit(
     settings: AuditSettings,
     on_progress: Callable[[str], None] = lambda text: None,
     directory: Path | None = None,
+    recorded: Sequence[Group] | None = None,
 ) -> CreditAudit:
     """Score the credit of trainers against the truth.
 
@@ -159,80 +149,77 @@ def audit_credit(
         settings: how many episodes and which method.
         on_progress: called with what is being done.
         directory: keeps the continuations (monte-carlo), so that an interrupted audit can be repeated and continues.
+        recorded: episodes to audit, by question, in place of new ones; the policy plays their continuations.
 
     Raises:
-        ConfigError: a trainer that cannot learn in this environment, a policy that cannot be enumerated or continued, or
-            too many states; before any trainer is scored. What is wrong with the episodes of a single trainer that
-            plays its own only leaves that one out, unless it is the only one.
+        ConfigError: a trainer that cannot learn in this environment, a policy that never answers or cannot be enumerated or
+            continued, or too many states; before any trainer is scored. What is wrong with the episodes of a single
+            trainer that plays its own only leaves that one out, unless it is the only one.
     """
     if settings.method == "monte-carlo":
-        check_reachable(settings.error, settings.continuations)
-    configs = {label: algorithm.configure_env(config) for label, algorithm in trainers.items()}
+        settings.precision.check()
+        check_can_continue(policy)
+    configs = {label: configure_for(algorithm, config) for label, algorithm in trainers.items()}
     on_progress("episodes of all trainers")
-    shared = _sample(policy, config, settings, on_progress, directory and directory / "continuations.jsonl")
+    place = directory and directory / "continuations.jsonl"
+    shared = sample_episodes(policy, config, settings, on_progress, place, recorded)
     rules = [_reference(label, shared, settings.seed) for label in REFERENCES]
     left_out: dict[str, str] = {}
+    # In another environment (the feedback act, a reward that remembers) states multiply: unless there are few, estimate.
+    few = replace(settings, max_states=min(settings.max_states, int(shared.counts["states"]) // 4))
     for label, algorithm in trainers.items():
         on_progress(f"trainer {label}")
-        own = _plays_alone(algorithm) or _differs(configs[label], config)
+        differs = _differs(configs[label], config)
+        own = differs or _plays_alone(algorithm)
         place = directory and directory / f"continuations-{label}.jsonl"
-        sampled = shared
-        if own:
-            try:
-                sampled = _sample(policy, configs[label], settings, on_progress, place, algorithm)
-            except ConfigError as error:  # e.g. the feedback act gives a policy many more states
-                if len(trainers) == 1:
-                    raise
-                left_out[label] = str(error)
-                continue
-        rules.append(_score_trainer(label, algorithm, policy, sampled, not own, settings))
+        try:
+            if own and recorded is not None:
+                raise ConfigError("it plays episodes of its own, and these are recorded")
+            sampled = shared
+            if own:
+                how = few if differs else settings
+                sampled = _own_episodes(policy, configs[label], how, on_progress, place, algorithm)
+            rules.append(_score_trainer(label, algorithm, policy, configs[label], sampled, not own, settings))
+        except ConfigError as error:
+            if len(trainers) == 1:
+                raise
+            left_out[label] = str(error)
     halves = [np.concatenate([t.replicas_2R[half] for t in shared.truth]) for half in (0, 1)]
     floor = credit_scores(replace(shared.rounds, true_R=halves[0]), halves[1])
-    return CreditAudit(settings, env_fingerprint(config), rules, floor, shared, left_out)
-
-
-def trainer_credit(
-    algorithm: Algorithm, policy: Policy, groups: Sequence[Group], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """The credit that an algorithm gives each round, [R]: the mean over the round's tokens.
-
-    Rounds of episodes that the algorithm does not learn from get 0, because they do not move the policy.
-
-    Args:
-        algorithm: not set up yet, or set up with this policy.
-        policy: played the episodes.
-        groups: the episodes.
-        rng: the algorithm's source of randomness.
-    """
-    algorithm.setup(TrainContext(policy, rng))
-    algorithm.extra_modules()
-    valid, _ = drop_invalid(groups)
-    rewarded = Groups(valid, [algorithm.rewards(group) for group in valid])
-    chosen = algorithm.select(rewarded)
-    kept = Groups(
-        [group for group, keep in zip(rewarded, chosen, strict=True) if keep],
-        [r_G for r_G, keep in zip(rewarded.rewards, chosen, strict=True) if keep],
+    questions = [
+        config.corpus.question(task)
+        for task in dict.fromkeys(e.task_id for rule in rules for e in rule.sampled.episodes)
+    ]
+    kinds = {question.id: (question.type, question.hops) for question in questions}
+    return CreditAudit(
+        settings, env_fingerprint(config), policy.describe(), rules, floor, shared, kinds, left_out
     )
-    episodes = [episode for group in groups for episode in group]
-    first = dict(
-        zip(map(id, episodes), np.cumsum([0, *(len(e.rounds) for e in episodes)]).tolist(), strict=False)
-    )
-    credit_R = np.zeros(sum(len(episode.rounds) for episode in episodes))
-    if not kept.samples:
-        return credit_R
-    algorithm.prepare(policy, kept)
-    given = algorithm.credit(kept)
-    tokens, values_N = kept.tokens, given.to_tokens(kept)
-    if given.loss_mask_N is not None:
-        values_N = np.where(given.loss_mask_N, values_N, 0.0)
-    owner_E = np.array([first[id(episode)] for episode in kept.episodes])
-    place_N = owner_E[tokens.episode_N] + tokens.round_N
-    counts_R = np.bincount(place_N, minlength=len(credit_R))
-    sums_R = np.bincount(place_N, values_N, minlength=len(credit_R))
-    return np.where(counts_R > 0, sums_R / np.maximum(counts_R, 1), 0.0)
 
 
 # -- parts ---------------------------------------------------------------------------------------------
+
+
+def _own_episodes(
+    policy: Policy,
+    config: EnvConfig,
+    settings: AuditSettings,
+    on_progress: Callable[[str], None],
+    place: Path | None,
+    algorithm: Algorithm,
+) -> Sampled:
+    """The episodes that a trainer collects; what cannot be enumerated (the feedback act gives a policy many more states) is
+    estimated."""
+    try:
+        return sample_episodes(policy, config, settings, on_progress, place, algorithm)
+    except ConfigError as refused:
+        if settings.method != "exact":
+            raise
+        estimated = replace(settings, method="monte-carlo")
+        try:
+            estimated.precision.check()
+        except ConfigError as unreachable:
+            raise ConfigError(f"{refused}; by continuations, {unreachable}") from refused
+        return sample_episodes(policy, config, estimated, on_progress, place, algorithm)
 
 
 def _plays_alone(algorithm: Algorithm) -> bool:
@@ -251,124 +238,6 @@ def _differs(config: EnvConfig, other: EnvConfig) -> bool:
     return one != two
 
 
-def _sample(
-    policy: Policy,
-    config: EnvConfig,
-    settings: AuditSettings,
-    on_progress: Callable[[str], None],
-    place: Path | None = None,
-    algorithm: Algorithm | None = None,
-) -> Sampled:
-    """Play episodes and compute their true credit.
-
-    Args:
-        policy: plays.
-        config: the environment.
-        settings: how many and how.
-        on_progress: see `audit_credit`.
-        place: the file of the continuations.
-        algorithm: collects in its own way; None: every question is played `group_size` times.
-    """
-    envs = SearchVectorEnv.from_config(config, settings.num_envs)
-    rng = np.random.default_rng([settings.seed, 1])
-    tasks = TaskSampler(envs.task_ids(), settings.questions, settings.seed)
-    policy.generator.manual_seed(settings.seed)
-    if algorithm is None:
-        groups = TrainContext(policy, rng).play(policy, envs, tasks.draw(), settings.group_size, rng)
-    else:
-        algorithm.setup(TrainContext(policy, rng))
-        groups = [list(group) for group in algorithm.collect(policy, envs, tasks)]
-    groups, _ = drop_invalid(groups)
-    if not groups:
-        raise ConfigError("no valid episode was played: there is nothing to audit")
-    # Values do not depend on a judge whose verdicts earn nothing; without it states are smaller and steps are free.
-    if config.verdict_pays or config.grades:
-        plain = envs
-    else:
-        plain = SearchVectorEnv.from_config(replace(config, judge=None, judge_spec=None), settings.num_envs)
-    started = time.process_time()
-    sampled = (
-        _enumerate(policy, plain, groups, settings)
-        if settings.method == "exact"
-        else _continue(policy, plain, groups, settings, on_progress, place)
-    )
-    sampled.counts["seconds"] = time.process_time() - started
-    return sampled
-
-
-def _enumerate(
-    policy: Policy, envs: SearchVectorEnv, groups: list[Group], settings: AuditSettings
-) -> Sampled:
-    policy.bind(agent_context_of(envs.config))
-    exact = ExactValues(policy, envs, settings.max_states)
-    by_task: dict[str, list[Episode]] = {}
-    for group in groups:
-        by_task.setdefault(group[0].task_id, []).extend(group)
-    tasks = list(by_task)
-    total = sum(map(len, by_task.values()))
-    truth: dict[int, TrueCredit] = {}
-    gradient = torch.zeros(())
-    states = 0
-    for begin in range(0, len(tasks), _TASKS_AT_ONCE):
-        chunk = tasks[begin : begin + _TASKS_AT_ONCE]
-        exact.solve(chunk, [len(by_task[task]) / total for task in chunk])
-        states += exact.states
-        for task in chunk:
-            for episode in by_task[task]:
-                truth[id(episode)] = TrueCredit.exact(episode.episode_id, *exact.true_credit(episode))
-        gradient = gradient + exact.policy_gradient()
-    episodes = [episode for group in groups for episode in group]
-    ordered = [truth[id(episode)] for episode in episodes]
-    return Sampled(
-        groups,
-        ordered,
-        gather_rounds(episodes, ordered, settings.negligible),
-        score_vectors(policy, episodes),
-        gradient.numpy(),
-        {"states": states, "environment steps": exact.transitions},
-    )
-
-
-def _continue(
-    policy: Policy,
-    envs: SearchVectorEnv,
-    groups: list[Group],
-    settings: AuditSettings,
-    on_progress: Callable[[str], None],
-    place: Path | None,
-) -> Sampled:
-    here = env_fingerprint(envs.config)
-    recorded = [replace(episode, env=here) for group in groups for episode in group]
-    played = 0
-
-    def note(done: int, planned: int) -> None:
-        nonlocal played
-        played = done
-        on_progress(f"{done:,} of {planned:,} continuations")
-
-    with ExitStack() as stack:
-        store = None
-        if place is not None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            made_with = {"policy": _weights_digest(policy), "environment": here, "seed": settings.seed}
-            store = stack.enter_context(ContinuationStore(place, made_with))
-        truth = continue_episodes(
-            policy, envs, recorded, settings.error, settings.continuations, settings.seed, note, store
-        )
-    rounds = gather_rounds(recorded, truth, settings.negligible)
-    return Sampled(groups, truth, rounds, counts={"continuations": played})
-
-
-def _weights_digest(policy: Policy) -> str:
-    """Digest of what the policy plays with."""
-    digest = hashlib.blake2b(json.dumps(policy.describe(), sort_keys=True).encode(), digest_size=16)
-    digest.update(f"{policy.temperature} {policy.top_p}".encode())
-    for name, value in policy.module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def _reference(label: str, sampled: Sampled, seed: int) -> RuleScore:
     rounds = sampled.rounds
     if label == "true advantage":
@@ -384,41 +253,88 @@ def _reference(label: str, sampled: Sampled, seed: int) -> RuleScore:
                 for episode, truth in zip(sampled.episodes, sampled.truth, strict=True)
             ]
         )
-    return _score(label, credit_R, sampled, True, 0.0, seed)
+    scores = score_intervals(rounds, credit_R, seed=seed)
+    return RuleScore(label, scores, sampled.gradient_scores(credit_R), True, sampled, credit_R)
 
 
 def _score_trainer(
     label: str,
     algorithm: Algorithm,
     policy: Policy,
+    config: EnvConfig,
     sampled: Sampled,
     shared: bool,
     settings: AuditSettings,
 ) -> RuleScore:
+    def credit(groups: Sequence[Group]) -> Given:
+        return trainer_credit(algorithm, policy, groups, np.random.default_rng([settings.seed, 3]))
+
     started = time.process_time()
-    credit_R = trainer_credit(algorithm, policy, sampled.groups, np.random.default_rng([settings.seed, 3]))
+    given = credit(sampled.groups)
     seconds = time.process_time() - started
     notes = []
     if algorithm.extra_modules():
         notes.append(f"untrained {', '.join(algorithm.extra_modules())}")
     if not shared:
         notes.append("episodes of its own")
-    if not credit_R.any():
+    if algorithm.settings.group_size != settings.group_size:
+        notes.append(f"groups of {algorithm.settings.group_size}")
+    if sampled.method != settings.method:
+        notes.append(f"values by {sampled.method}")
+    if not given.credit_R.any():
         notes.append("no credit at all")
-    return _score(label, credit_R, sampled, shared, seconds, settings.seed, "; ".join(notes))
+    calls = judge_calls(sampled.groups, config) if _reads_verdicts(algorithm, config) else 0
+    noise = []
+    for rate in settings.judge_noise if calls and not config.verdict_pays else ():
+        noisy_R = credit(_with_noise(sampled.groups, config, rate, settings.seed)).credit_R
+        noise.append(NoiseScore(rate, credit_scores(sampled.rounds, noisy_R)))
+    return RuleScore(
+        label,
+        score_intervals(sampled.rounds, given.credit_R, seed=settings.seed),
+        sampled.gradient_scores(given.credit_R),
+        shared,
+        sampled,
+        given.credit_R,
+        given.unit,
+        MethodCost(
+            episodes=int(sampled.played["episodes"]),
+            tokens=int(sampled.played["tokens"]),
+            restores=int(sampled.played["restores"]),
+            pass_tokens=given.pass_tokens,
+            judge_calls=calls,
+            feedback_calls=sum(r.action.kind == "feedback" for e in sampled.episodes for r in e.rounds),
+            seconds=seconds,
+        ),
+        tuple(noise),
+        "; ".join(notes),
+    )
 
 
-def _score(
-    label: str,
-    credit_R: NDArray[np.float64],
-    sampled: Sampled,
-    shared: bool,
-    seconds: float,
-    seed: int,
-    note: str = "",
-) -> RuleScore:
-    gradient: dict[str, float] = {}
-    if sampled.vectors_RP is not None and sampled.gradient_P is not None:
-        gradient = gradient_scores(sampled.vectors_RP, credit_R, sampled.rounds.episode_R, sampled.gradient_P)
-    scores = score_intervals(sampled.rounds, credit_R, seed=seed)
-    return RuleScore(label, scores, gradient, shared, seconds, credit_R, note)
+def _reads_verdicts(algorithm: Algorithm, config: EnvConfig) -> bool:
+    """Whether a trainer refuses an environment without a judge."""
+    try:
+        algorithm.configure_env(replace(config, judge=None, judge_spec=None))
+    except ConfigError:
+        return True
+    return False
+
+
+def _with_noise(groups: Sequence[Group], config: EnvConfig, rate: float, seed: int) -> list[Group]:
+    """The episodes with the verdicts of a judge that errs."""
+    assert config.judge is not None
+    judge = CorruptedJudge(judge=config.judge, rate=rate, seed=seed)
+    copies = [
+        [
+            replace(
+                episode,
+                rounds=[
+                    replace(record, judge=no_verdict("pending")) if record.judge.status == "ok" else record
+                    for record in episode.rounds
+                ],
+            )
+            for episode in group
+        ]
+        for group in groups
+    ]
+    judge_episodes(judge, [episode for group in copies for episode in group])
+    return copies

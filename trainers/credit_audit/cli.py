@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.table import Table
 
-from searchgym import plugins
 from searchgym.cli.command import Group, option
 from searchgym.cli.console import Console, say, text
 from searchgym.cli.options import (
     AGENT,
     ENVIRONMENT,
+    JUDGE,
     OUTPUT,
     agent_option,
     config_option,
@@ -26,15 +25,14 @@ from searchgym.cli.options import (
     judge_spec,
     parse_pairs,
 )
-from searchgym.errors import ConfigError, MissingExtraError, SearchGymError
+from searchgym.errors import ConfigError, MissingExtraError
 
-if TYPE_CHECKING:
-    from ..algorithm import Algorithm
+from .atlas_cli import atlas
+from .structure_cli import structure
 
 __all__ = ["credit"]
 
 _TRUTH, _TRAINERS = "True values", "Trainers"
-_WITHOUT_CREDIT = ("sft",)  # imitates demonstrations: its credit does not depend on the reward
 
 
 @click.group(cls=Group)
@@ -66,15 +64,36 @@ def credit() -> None:
     help="Audit the policy of this training run, or of one checkpoint of it, in the environment of the run.",
 )
 @option(
+    "--checkpoints",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    group=AGENT,
+    help="Audit this many checkpoints of --run, evenly from the first to the newest.",
+)
+@option(
+    "--episodes",
+    type=click.Path(path_type=Path),
+    group=AGENT,
+    help="Audit these recorded episodes; --agent plays their continuations.",
+)
+@option(
     "--agent",
     default="candidate",
     show_default=True,
     group=AGENT,
-    help="Trainable agent that plays: candidate, tiny, hf, …",
+    help="Agent that plays: candidate, tiny, hf, …, or one without weights that can fork, e.g. stumbling.",
 )
 @agent_option
 @env_options(default_split="train")
 @judge_options
+@option(
+    "--judge-noise",
+    type=click.FloatRange(0.0, 1.0),
+    multiple=True,
+    group=JUDGE,
+    help="Score trainers that read verdicts also with this share of the verdicts flipped. Repeatable.",
+)
 @option(
     "--questions",
     type=click.IntRange(1),
@@ -126,6 +145,13 @@ def credit() -> None:
     help="Continuations of each state at most (monte-carlo).",
 )
 @option(
+    "--budget",
+    type=click.IntRange(1),
+    group=_TRUTH,
+    show_default="no limit",
+    help="Continuations of all states together at most; an error that they may not reach is refused (monte-carlo).",
+)
+@option(
     "--max-states",
     type=click.IntRange(1),
     default=300_000,
@@ -163,6 +189,8 @@ def audit(
     judge_pairs: tuple[str, ...],
     threads: int | None,
     run: Path | None,
+    checkpoints: int,
+    episodes: Path | None,
     out: Path | None,
     method: str | None,
     **settings: Any,
@@ -177,99 +205,80 @@ def audit(
     except ModuleNotFoundError as error:
         raise MissingExtraError("searchgym credit audit", "torch", "train") from error
     from searchgym.agents.enumerable import EnumerablePolicy
-    from searchgym.agents.policy import Policy
     from searchgym.env.vector import make_vec
-    from searchgym.rollouts.collection import open_agent
 
-    from .auditing import REFERENCES, AuditSettings, audit_credit
-    from .report import in_words, write_audit
+    from ..rollouts import load_groups
+    from .auditing import AuditSettings, audit_credit
+    from .opening import check_world, open_policy, open_run, open_trainers
+    from .report import write_audits
 
     if threads:
         torch.set_num_threads(threads)
-    arguments = env_arguments(env_pairs, corpus=corpus, retriever=retriever)
+    if checkpoints > 1 and run is None:
+        raise ConfigError(f"--checkpoints is {checkpoints} and there is no --run: give the training run")
+    given = env_arguments(env_pairs, corpus=corpus, retriever=retriever)
     options = parse_pairs("--agent-option", agent_options)
-    if run is not None:
-        from ..training.loading import load_run
-
-        loaded = load_run(run, agent_options=options, env_options=arguments)
-        policy: Any = loaded.policy
-        policy.greedy = False
-        env_id, split = loaded.config.env, loaded.config.split
-        arguments = {**loaded.config.env_options, **arguments}
+    recorded = None if episodes is None else load_groups(episodes)
+    policies: dict[str, Any] = {}
+    if run is None:
+        policies[""] = open_policy(agent, options)
+        arguments = given
     else:
-        policy = open_agent({**options, "name": agent})
-        if not isinstance(policy, Policy):
-            raise ConfigError(
-                f"agent {agent!r} cannot be trained, so no trainer gives it credit: use candidate, tiny or hf"
-            )
-    given = judge_spec(judge, judge_pairs)
-    arguments["judge"] = given or arguments.get("judge") or "oracle"
+        for label, loaded in open_run(run, checkpoints, options, given):
+            policies[label] = loaded.policy
+        env_id, split = loaded.config.env, loaded.config.split
+        arguments = {**loaded.config.env_options, **given}
+    arguments["judge"] = judge_spec(judge, judge_pairs) or arguments.get("judge") or "oracle"
+    if any(policy.needs_gold for policy in policies.values()):
+        arguments["reveal_gold"] = True
     config = make_vec(env_id, 1, **arguments, split=split).config
-    if method is None:
-        method = "exact" if isinstance(policy, EnumerablePolicy) else "monte-carlo"
+    if run is not None:
+        check_world(run, config)
     console = Console(stderr=True)
-    opened, refused = _open_trainers(
-        trainers, parse_pairs("--set", settings_pairs), settings["group_size"], config
-    )
-    for name, reason in refused.items():
+    named = parse_pairs("--set", settings_pairs)
+    audits = {}
+    for label, policy in policies.items():
+        opened, refused = open_trainers(trainers, named, settings["group_size"], config)
+        for name, reason in refused.items():
+            console.print(f"without {name}: {reason}")
+        chosen = method or ("exact" if isinstance(policy, EnumerablePolicy) else "monte-carlo")
+        with console.status("audit") as status:
+            audits[label] = audit_credit(
+                policy,
+                config,
+                opened,
+                AuditSettings(method=chosen, **settings),  # type: ignore[arg-type]  # one of the choices
+                lambda doing: status.update(text(f"audit: {doing}")),
+                out and out / label,
+                recorded,
+            )
+        _say(label, audits[label])
+    if out is not None:
+        command = "searchgym " + shlex.join(sys.argv[1:])
+        say("written: " + ", ".join(map(str, write_audits(audits, out, command))))
+
+
+credit.add_command(structure)
+credit.add_command(atlas)
+
+
+def _say(label: str, audit: Any) -> None:
+    """Print an audit."""
+    from .report import in_words
+
+    if label:
+        say(f"{label}:")
+    console = Console(stderr=True)
+    for name, reason in audit.left_out.items():
         console.print(f"without {name}: {reason}")
-    with console.status("audit") as status:
-        result = audit_credit(
-            policy,
-            config,
-            opened,
-            AuditSettings(method=method, **settings),  # type: ignore[arg-type]  # one of the choices
-            lambda doing: status.update(text(f"audit: {doing}")),
-            out,
-        )
-    for name, reason in result.left_out.items():
-        console.print(f"without {name}: {reason}")
-    Console().print(_table(result))
-    if not any(episode.reward for episode in result.sampled.episodes):
+    Console().print(_table(audit))
+    if not any(episode.reward for episode in audit.sampled.episodes):
         say(
             "No episode earned anything, so there is nothing to credit: let a policy play that succeeds now and then, or "
             "choose easier questions."
         )
-    for rule in result.rules[len(REFERENCES) :]:
-        say(in_words(result, rule))
-    if out is not None:
-        command = "searchgym " + shlex.join(sys.argv[1:])
-        say("written: " + ", ".join(map(str, write_audit(result, out, command))))
-
-
-def _open_trainers(
-    names: tuple[str, ...], settings: dict[str, Any], group_size: int, config: Any
-) -> tuple[dict[str, Algorithm], dict[str, str]]:
-    """The trainers to score, and why others are left out.
-
-    A trainer that was named must work; of the registered ones, those that refuse the environment are left out.
-    """
-    from ..registry import load_trainer, trainer_label
-
-    wanted = names or tuple(name for name in plugins.names("trainers") if name not in _WITHOUT_CREDIT)
-    labels = [trainer_label(name) for name in wanted]
-    for key in settings:
-        owner = key.rpartition(".")[0]
-        if owner and owner not in labels:
-            raise ConfigError(
-                f"--set {key}: trainer {owner!r} is not audited; audited are {', '.join(labels)}"
-            )
-    opened: dict[str, Algorithm] = {}
-    refused: dict[str, str] = {}
-    for name, label in zip(wanted, labels, strict=True):
-        try:
-            kind = load_trainer(name)
-            fields = {field.name for field in dataclasses.fields(kind.settings_class)}
-            own = {k.removeprefix(f"{label}."): v for k, v in settings.items() if k.startswith(f"{label}.")}
-            common = {k: v for k, v in settings.items() if "." not in k and (k in fields or names)}
-            algorithm = kind({"group_size": group_size, **common, **own})
-            algorithm.configure_env(config)
-            opened[label] = algorithm
-        except SearchGymError as error:
-            if names:
-                raise
-            refused[label] = str(error)
-    return opened, refused
+    for rule in audit.trainers:
+        say(in_words(audit, rule))
 
 
 def _table(result: Any) -> Table:
@@ -279,10 +288,16 @@ def _table(result: Any) -> Table:
     table = Table(
         title=f"Credit against the true advantage: {len(sampled.episodes)} episodes, {len(sampled.rounds.true_R)} rounds"
     )
+    rows = {rule.label: {column: cell(rule, column) for column in SHOWN} for rule in result.rules}
+    shown = [column for column in SHOWN if any(row[column] != "–" for row in rows.values())]
     table.add_column("rule", no_wrap=True)
-    for name in SHOWN:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("note")
+    for name in shown:
+        table.add_column(name, justify="right")
+    notes = any(rule.note for rule in result.rules)
+    if notes:
+        table.add_column("note")
     for rule in result.rules:
-        table.add_row(rule.label, *(cell(rule, column) for column in SHOWN), rule.note)
+        table.add_row(
+            rule.label, *(rows[rule.label][column] for column in shown), *([rule.note] if notes else [])
+        )
     return table

@@ -1,9 +1,10 @@
-"""What an audit says: a table, a sentence per trainer, a picture, and the card of the survey."""
+"""What an audit says: tables, a sentence per trainer, a picture, and the card of the survey."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,23 @@ from searchgym.figures import new_figure, save_figure
 from searchgym.files import write_text
 from searchgym.statistics import Interval
 
-from .auditing import REFERENCES, CreditAudit, RuleScore
+from .auditing import CreditAudit, RuleScore
+from .breakdown import BREAKDOWN_SCORES, break_down
+from .card import card_lines, cost_json, cost_lines
 from .kept import write_episodes
 from .scores import SCORES
 
-__all__ = ["COLUMNS", "SHOWN", "audit_json", "audit_markdown", "draw_audit", "in_words", "write_audit"]
+__all__ = [
+    "COLUMNS",
+    "METHODS",
+    "SHOWN",
+    "audit_json",
+    "audit_markdown",
+    "breakdown_lines",
+    "draw_audit",
+    "in_words",
+    "write_audits",
+]
 
 COLUMNS = (*SCORES, "cosine", "snr")
 """The columns of the report's table."""
@@ -64,8 +77,9 @@ def audit_json(audit: CreditAudit) -> dict[str, Any]:
     """The audit as plain JSON; figures that are not defined are null."""
     return {
         "schema": 1,
-        "settings": vars(audit.settings),
+        "settings": vars(audit.settings) | {"judge_noise": list(audit.settings.judge_noise)},
         "env": audit.env,
+        "policy": audit.policy,
         "episodes": len(audit.sampled.episodes),
         "rounds": len(audit.sampled.rounds.true_R),
         "counts": audit.sampled.counts,
@@ -80,11 +94,14 @@ def audit_json(audit: CreditAudit) -> dict[str, Any]:
                 },
                 "gradient": {name: _number(value) for name, value in rule.gradient.items()},
                 "shared_episodes": rule.shared,
-                "credit_seconds": rule.seconds,
+                "method": rule.sampled.method,
+                "unit": rule.unit,
+                "cost_per_100_episodes": cost_json(rule),
                 "note": rule.note,
             }
             for rule in audit.rules
         ],
+        "breakdown": [row.to_json() for row in break_down({"": audit})],
     }
 
 
@@ -102,7 +119,6 @@ def audit_markdown(audit: CreditAudit, command: str) -> str:
     sampled, settings = audit.sampled, audit.settings
     returns = [episode.reward for episode in sampled.episodes]
     true_R, neutral_R = sampled.rounds.true_R, sampled.rounds.neutral_R
-    counted = ", ".join(f"{value:,.0f} {name}" for name, value in sampled.counts.items() if name != "seconds")
     lines = [
         "# Credit audit",
         "",
@@ -110,52 +126,56 @@ def audit_markdown(audit: CreditAudit, command: str) -> str:
         "",
         f"{len(sampled.groups)} questions, {len(returns)} episodes, {len(true_R)} rounds; mean return {np.mean(returns):.3f}; "
         f"{neutral_R.mean():.0%} of the rounds change nothing (|A| ≤ {settings.negligible:g}).",
-        f"True values by {_METHODS[settings.method]}: {counted}, {sampled.counts['seconds']:.1f} s of processor time.",
+        f"True values by {METHODS[settings.method]}.",
         "",
-        "| rule | " + " | ".join(COLUMNS) + " | credit, ms | note |",
-        "|---|" + "---|" * (len(COLUMNS) + 2),
+        "| rule | " + " | ".join(COLUMNS) + " | note |",
+        "|---|" + "---|" * (len(COLUMNS) + 1),
     ]
     for rule in audit.rules:
         cells = [cell(rule, column) for column in COLUMNS]
-        lines.append(
-            f"| {rule.label} | " + " | ".join(cells) + f" | {rule.seconds * 1e3:.1f} | {rule.note} |"
-        )
+        lines.append(f"| {rule.label} | " + " | ".join(cells) + f" | {rule.note} |")
     lines += ["", *(f"Without {name}: {reason}" for name, reason in audit.left_out.items())]
     if settings.method == "monte-carlo":
         floor = ", ".join(
             f"{name} {value:.2f}" for name, value in audit.floor.items() if not math.isnan(value)
         )
-        lines += ["", f"Noise floor, one half of the continuations scored against the other: {floor}."]
-    lines += ["", *(f"- {in_words(audit, rule)}" for rule in audit.rules if rule.label not in REFERENCES)]
-    return "\n".join([*lines, "", *_card(audit)]) + "\n"
+        errors = np.concatenate([truth.errors_R for truth in sampled.truth])
+        lines += [
+            "",
+            f"Standard error of an advantage: median {np.median(errors):.3f}, largest {errors.max():.3f}. Noise floor, one half "
+            f"of the continuations scored against the other: {floor}.",
+        ]
+    lines += ["", *(f"- {in_words(audit, rule)}" for rule in audit.trainers)]
+    parts = [breakdown_lines({"": audit}), cost_lines(audit), card_lines(audit, command)]
+    return "\n".join([*lines, *(line for part in parts for line in ["", *part])]) + "\n"
 
 
-_METHODS = {"exact": "enumeration", "monte-carlo": "restored continuations"}
+METHODS = {"exact": "enumeration", "monte-carlo": "restored continuations"}
+"""How values are computed -> in words."""
 
 
-def _card(audit: CreditAudit) -> list[str]:
-    """The six fields of the survey's CA-ID card (arXiv 2604.09459), filled in."""
-    settings = audit.settings
-    exact = settings.method == "exact"
-    seconds = audit.sampled.counts["seconds"] / len(audit.sampled.episodes)
-    fields = {
-        "unit and estimand": "a round's act; A(s, a) = Q(s, a) − V(s), the return expected after the act minus the return "
-        "expected before it, under the policy that played the episodes",
-        "effective state": f"the environment's snapshot and the policy's own state (question, acts and observations); corpus "
-        f"{audit.env.get('corpus')} with hash {str(audit.env.get('corpus_hash'))[:12]}, index {str(audit.env.get('index_hash'))[:12]}",
-        "intervention source": "the policy itself: acts drawn from its sampling distribution in the restored state",
-        "downstream protocol": "the same policy plays on to the end of the episode, without discount",
-        "support and uncertainty": "every act of every reachable state; no sampling error in A. Intervals are bootstrap "
-        "intervals over questions"
-        if exact
-        else f"continuations until the standard error of A is {settings.error:g}, at most {settings.continuations} per state; "
-        "two replicas give the noise floor. Intervals are bootstrap intervals over questions",
-        "optimisation interface": "credit as the trainer returns it, the mean over a round's tokens; nothing is trained, so "
-        "the table is a credit-only comparison at equal episodes",
-        "overhead": f"{seconds * 1e3:.1f} ms of processor time per episode for the true values; the credit's own time is in "
-        "the table",
-    }
-    return ["## Card", "", "| field | here |", "|---|---|", *(f"| {k} | {v} |" for k, v in fields.items())]
+def breakdown_lines(audits: Mapping[str, CreditAudit]) -> list[str]:
+    """The scores on parts of the episodes, as one Markdown table.
+
+    Args:
+        audits: label of the policy -> its audit; "" if there is one.
+    """
+    lines = [
+        "## Breakdown",
+        "",
+        "| rule | policy | by | value | episodes | rounds | EM | " + " | ".join(BREAKDOWN_SCORES) + " |",
+        "|---|---|---|---|" + "---|" * (3 + len(BREAKDOWN_SCORES)),
+    ]
+    for row in break_down(audits):
+        cells = [
+            "–" if math.isnan(row.scores[name]) else f"{row.scores[name]:.2f}" for name in BREAKDOWN_SCORES
+        ]
+        lines.append(
+            f"| {row.rule} | {row.policy} | {row.by} | {row.value} | {row.episodes} | {row.rounds} | {row.em:.2f} | "
+            + " | ".join(cells)
+            + " |"
+        )
+    return lines
 
 
 def draw_audit(audit: CreditAudit, path: Path) -> None:
@@ -165,12 +185,12 @@ def draw_audit(audit: CreditAudit, path: Path) -> None:
         audit: the audit.
         path: the picture.
     """
-    shown = [rule for rule in audit.rules if rule.label not in REFERENCES and rule.shared]
+    shown = audit.trainers
     columns = max(1, min(4, len(shown)))
     rows = -(-max(1, len(shown)) // columns)
     figure = new_figure(3.2 * columns, 2.9 * rows + 0.4)
-    rounds = audit.sampled.rounds
     for i, rule in enumerate(shown):
+        rounds = rule.sampled.rounds
         axes = figure.add_subplot(rows, columns, i + 1)
         scale = float(np.sqrt(np.mean(rule.credit_R**2))) or 1.0
         for answers, marker, name in ((False, "o", "search"), (True, "^", "answer")):
@@ -200,20 +220,36 @@ def draw_audit(audit: CreditAudit, path: Path) -> None:
     save_figure(figure, path)
 
 
-def write_audit(audit: CreditAudit, directory: Path, command: str) -> list[Path]:
-    """Write report.md, audit.json and audit.png, and the episodes for the viewer (see `kept`).
+def write_audits(audits: Mapping[str, CreditAudit], directory: Path, command: str) -> list[Path]:
+    """Write report.md, audit.json, audit.png and the episodes for the viewer (see `kept`).
+
+    Of several policies in a directory each, with the breakdown of all above.
 
     Args:
-        audit: the audit.
+        audits: label of the policy -> its audit; "" if there is one.
         directory: is created.
-        command: the command that made it.
+        command: the command that made them.
 
     Returns:
         The files.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    report, data, picture = (directory / name for name in ("report.md", "audit.json", "audit.png"))
-    write_text(report, audit_markdown(audit, command))
-    write_text(data, json.dumps(audit_json(audit), indent=1) + "\n")
-    draw_audit(audit, picture)
-    return [report, data, picture, *write_episodes(audit, directory)]
+    written = []
+    for label, audit in audits.items():
+        folder = directory / label
+        folder.mkdir(exist_ok=True)
+        report, data, picture = (folder / name for name in ("report.md", "audit.json", "audit.png"))
+        write_text(report, audit_markdown(audit, command))
+        write_text(data, json.dumps(audit_json(audit), indent=1) + "\n")
+        draw_audit(audit, picture)
+        written += [report, data, picture, *write_episodes(audit, folder)]
+    if len(audits) > 1:
+        report, data = directory / "report.md", directory / "audit.json"
+        lines = ["# Credit audit of several policies", "", f"`{command}`", "", *breakdown_lines(audits)]
+        write_text(report, "\n".join(lines) + "\n")
+        rows = [row.to_json() for row in break_down(audits)]
+        write_text(
+            data, json.dumps({"schema": 1, "policies": list(audits), "breakdown": rows}, indent=1) + "\n"
+        )
+        written += [report, data]
+    return written

@@ -123,13 +123,25 @@ def _spearman(rounds: Rounds, credit_R: NDArray[np.float64]) -> float:
 
 
 def _within(rounds: Rounds, credit_R: NDArray[np.float64]) -> float:
+    return _mean_defined(_within_episodes(rounds, credit_R))
+
+
+def _within_episodes(rounds: Rounds, credit_R: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rank correlation inside each episode, [E]; nan where no round differs from another."""
+    found_E = np.full(len(rounds.group_E), np.nan)
     cuts = np.flatnonzero(np.diff(rounds.episode_R)) + 1
-    correlations = [
-        rank_correlation(true, credit)
-        for true, credit in zip(np.split(rounds.true_R, cuts), np.split(credit_R, cuts), strict=True)
-        if len(true) > 1 and np.ptp(true) > _CONSTANT
-    ]
-    return float(np.mean(correlations)) if correlations else np.nan
+    parts = zip(
+        np.split(rounds.episode_R, cuts), np.split(rounds.true_R, cuts), np.split(credit_R, cuts), strict=True
+    )
+    for episodes, true, credit in parts:
+        if len(true) > 1 and np.ptp(true) > _CONSTANT:
+            found_E[episodes[0]] = rank_correlation(true, credit)
+    return found_E
+
+
+def _mean_defined(values: NDArray[np.float64]) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else np.nan
 
 
 def _idle_share(rounds: Rounds, credit_R: NDArray[np.float64]) -> float:
@@ -200,10 +212,16 @@ def score_intervals(
     members = [np.flatnonzero(rounds.group_E == group) for group in range(groups)]
     generator = np.random.default_rng(seed)
     resampled: dict[str, list[float]] = {name: [] for name in names}
+    # The slowest score is a mean over episodes, so it is not computed again for those that are drawn.
+    within_E = _within_episodes(rounds, credit_R) if "within" in names else np.zeros(0)
+    others = [name for name in names if name != "within"]
     for _ in range(_RESAMPLES if groups > 1 else 0):
         drawn = np.concatenate([members[group] for group in generator.integers(groups, size=groups)])
         chosen, place_R = rounds.choose(drawn)
-        for name, score in credit_scores(chosen, credit_R[place_R], names).items():
+        found = credit_scores(chosen, credit_R[place_R], others)
+        if "within" in names:
+            found["within"] = _mean_defined(within_E[drawn])
+        for name, score in found.items():
             if not np.isnan(score):
                 resampled[name].append(score)
     return {

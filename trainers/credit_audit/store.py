@@ -1,7 +1,7 @@
 """The continuations of an audit, in a file: an interrupted audit continues with what was played.
 
-    {"schema": 1, "made_with": {…}}                          what the returns depend on
-    {"state": "5f…", "first": 0, "returns": [0.0, 1.0, …]}    continuations 0, 1, … of a state
+    {"schema": 2, "made_with": {…}}                               what the returns depend on
+    {"state": "5f…", "numbers": [0, 1, 5], "returns": [0.0, 1.0, …]}    continuations 0, 1 and 5 of a state
 
 A line that was cut off by a crash at the end of the file is dropped; its continuations are played again. Continuation i of a
 state has a seed of its own, so it returns what it would have returned without the interruption.
@@ -21,7 +21,7 @@ from searchgym.files import lock_file
 
 __all__ = ["ContinuationStore"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 class ContinuationStore:
@@ -39,7 +39,7 @@ class ContinuationStore:
         import filelock
 
         self._path = path
-        self._returns: dict[str, list[float]] = {}
+        self._returns: dict[str, dict[int, float]] = {}
         try:
             self._lock = lock_file(path.with_name(f".{path.name}.lock"))
         except filelock.Timeout:
@@ -60,26 +60,26 @@ class ContinuationStore:
     ) -> None:
         self._lock.release()
 
-    def returns(self, state: str) -> list[float]:
-        """The returns of a state's continuations so far, in order."""
-        return list(self._returns.get(state, ()))
+    def returns(self, state: str) -> dict[int, float]:
+        """The returns of a state's continuations so far, by number."""
+        return dict(self._returns.get(state, {}))
 
-    def add(self, returns: Mapping[str, list[float]]) -> None:
-        """Append the next continuations of some states.
+    def add(self, returns: Mapping[str, Mapping[int, float]]) -> None:
+        """Append continuations of some states.
 
         Args:
-            returns: state -> returns, following those that are stored.
+            returns: state -> number of the continuation -> return; none of them is stored yet.
 
         Raises:
             OSError: the file cannot be written.
         """
         lines = []
         for state, values in returns.items():
-            known = self._returns.setdefault(state, [])
-            lines.append(json.dumps({"state": state, "first": len(known), "returns": values}))
-            known += values
+            row = {"state": state, "numbers": list(values), "returns": list(values.values())}
+            lines.append(json.dumps(row) + "\n")
+            self._returns.setdefault(state, {}).update(values)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(line + "\n" for line in lines))
+            file.write("".join(lines))
 
     def _open(self, made_with: Any) -> None:
         content = self._path.read_bytes() if self._path.exists() else b""
@@ -92,11 +92,11 @@ class ContinuationStore:
             head, *rows = map(json.loads, lines)
             schema, was = head["schema"], head["made_with"]
             for row in rows:
-                known = self._returns.setdefault(row["state"], [])
-                values = [float(value) for value in row["returns"]]
-                if row["first"] != len(known) or not all(map(math.isfinite, values)):
-                    raise ValueError(f"continuations of state {row['state']} are missing")
-                known += values
+                known = self._returns.setdefault(row["state"], {})
+                fresh = {int(i): float(v) for i, v in zip(row["numbers"], row["returns"], strict=True)}
+                if known.keys() & fresh.keys() or not all(map(math.isfinite, fresh.values())):
+                    raise ValueError(f"continuations of state {row['state']} are wrong")
+                known |= fresh
         except (ValueError, KeyError, TypeError) as error:
             raise RunDirectoryError(
                 f"{self._path} is damaged ({error}): remove it to play the continuations again"
