@@ -90,7 +90,9 @@ def serve(
     source = Source(index, corpus)
     listener = _bind(host, port)
     with listener:
-        retriever, opened = source.open(cached=False)  # also with several workers: an error is reported once, and here
+        retriever, opened = source.open(
+            cached=False
+        )  # also with several workers: an error is reported once, and here
         listener.listen(_BACKLOG)
         address, used = listener.getsockname()[:2]
         url = f"http://[{address}]:{used}" if ":" in address else f"http://{address}:{used}"
@@ -166,7 +168,11 @@ def _server(app: Any, grace: int) -> uvicorn.Server:
 def _app(source: Source, retriever: Retriever, corpus: Corpus, limits: Limits) -> Any:
     # Other retrievers would take the memory of an encoder or of a Java machine twice; most of their work is done outside
     # Python's lock.
-    heavy = HeavyProcess(partial(source.open, cached=False), retriever, limits.threads) if isinstance(retriever, BM25) else None
+    heavy = (
+        HeavyProcess(partial(source.open, cached=False), retriever, limits.threads)
+        if isinstance(retriever, BM25)
+        else None
+    )
     return create_app(retriever, corpus, limits, heavy)
 
 
