@@ -379,14 +379,18 @@ def test_the_command_serves_until_it_is_interrupted(run: Path) -> None:
     server = start_searchgym(
         "view", str(run), "--port", "0", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert server.stdout is not None
-    address = re.search(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())
-    assert address is not None
-    with urlopen(f"{address[0]}api/state", timeout=60) as answer:
-        assert json.load(answer)["sources"][0]["label"] == "mine"
-    server.send_signal(signal.SIGINT)
-    _, err = server.communicate(timeout=60)
-    assert (server.returncode, err) == (0, "")
+    try:
+        assert server.stdout is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())
+        assert address is not None
+        with urlopen(f"{address[0]}api/state", timeout=60) as answer:
+            assert json.load(answer)["sources"][0]["label"] == "mine"
+        server.send_signal(signal.SIGINT)
+        _, err = server.communicate(timeout=60)
+        assert (server.returncode, err) == (0, "")
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_a_port_in_use_gives_the_next_one() -> None:
