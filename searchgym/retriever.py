@@ -91,7 +91,7 @@ def content_id(title: str, text: str) -> str:
     return hashlib.blake2b(f"{title}\n{text}".encode(errors="replace"), digest_size=8).hexdigest()
 
 
-def check_result(result: SearchResult, name: str) -> SearchResult:
+def check_result(result: Any, name: str) -> SearchResult:
     """A result as every caller can rely on it: with finite scores, and no passage without an id.
 
     Args:
