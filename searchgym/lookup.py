@@ -46,9 +46,9 @@ def prompt_text(prompt: Any) -> str:
     if prompt is None:
         return ""
     given = plain("prompt", prompt)
-    content = given[-1] if isinstance(given, list) and given else given
-    content = content.get("content") if isinstance(content, dict) else content
-    if isinstance(content, list):
+    message = given[-1] if isinstance(given, list) and given else given
+    content = message.get("content") if isinstance(message, dict) else message
+    if isinstance(message, dict) and isinstance(content, list):
         content = "".join(part["text"] for part in content if isinstance(part, dict) and "text" in part)
     if not isinstance(content, str):
         raise ConfigError(

@@ -166,7 +166,7 @@ def test_trl_passes_a_row_of_its_dataset_to_reset() -> None:
             {"prompt": "other", "task_id": question.id},
         ):
             assert env.reset(**row)[1]["task_id"] == question.id
-    with pytest.raises(ConfigError, match="no question of the split at the end of the prompt 'Who\\?'"):
+    with pytest.raises(ConfigError, match="no question of split 'train' at the end of the prompt 'Who\\?'"):
         env.reset(prompt="Who?")
     with pytest.raises(ConfigError, match="prompt is"):
         env.reset(prompt=[])
