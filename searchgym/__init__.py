@@ -32,6 +32,8 @@ _EXPORTS = {
     "Passage": "question",
     "Question": "question",
     "Retriever": "retriever",
+    "RewardContext": "env.rewards",
+    "RewardTerm": "env.rewards",
     "Round": "episode",
     "SearchEnv": "env.env",
     "SearchGymError": "errors",
@@ -51,6 +53,7 @@ _EXPORTS = {
     "open_corpus": "specs",
     "open_judge": "judges.protocol",
     "open_retriever": "specs",
+    "register_dialect": "dialects.registry",
     "rollout": "rollouts.collection",
     "save_episodes": "episode",
 }

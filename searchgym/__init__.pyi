@@ -6,8 +6,11 @@ from typing import Any
 from .acts import Act as Act
 from .agent import Agent as Agent
 from .agent import Turn as Turn
+from .dialects.registry import register_dialect as register_dialect
 from .env.env import SearchEnv as SearchEnv
 from .env.judging import judge_episodes as judge_episodes
+from .env.rewards import RewardContext as RewardContext
+from .env.rewards import RewardTerm as RewardTerm
 from .env.session import EpisodeSession as EpisodeSession
 from .env.vector import SearchVectorEnv as SearchVectorEnv
 from .env.vector import make_vec as make_vec

@@ -46,6 +46,7 @@ __all__ = [
     "Segment",
     "StopReason",
     "anchor_of",
+    "append_episode",
     "load_episodes",
     "save_episodes",
     "segments_before",
@@ -222,6 +223,26 @@ def save_episodes(path: str | os.PathLike[str], episodes: Iterable[Episode]) -> 
                 handle.write(_line(body, _LAST))
     except OSError as error:
         raise EpisodeFileError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def append_episode(path: str | os.PathLike[str], episode: Episode) -> None:
+    """Add one episode to a file in a single write, for episodes that end one after the other while others read the file.
+
+    Args:
+        path: the file; its folder must exist.
+        episode: added as the last line.
+
+    Raises:
+        EpisodeFileError: the file cannot be written.
+    """
+    line = _line(
+        json.dumps(episode.to_json(), separators=(",", ":")), _LAST
+    )  # the file may end after every line
+    try:
+        with open(path, "ab", buffering=0) as handle:
+            handle.write(line.encode("ascii"))
+    except OSError as error:
+        raise EpisodeFileError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

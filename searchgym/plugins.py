@@ -1,4 +1,4 @@
-"""Plug-in registry: finds corpora, retrievers, judges, agents, trainers and commands through Python entry points.
+"""Plug-in registry: finds corpora, retrievers, judges, agents, reward terms, trainers and commands through Python entry points.
 
 Built-in parts are declared in pyproject.toml exactly like those of a third-party plug-in. The core imports no higher
 package; it loads what it needs by name.
@@ -19,6 +19,8 @@ _SINGULAR = {
     "retrievers": "retriever",
     "judges": "judge",
     "agents": "agent",
+    "rewards": "reward term",
+    "dialects": "dialect",
     "trainers": "trainer",
     "commands": "command",
     "functions": "function",
@@ -41,7 +43,7 @@ def _entry_points(group: str) -> dict[str, list[importlib.metadata.EntryPoint]]:
 
 
 def names(group: str) -> list[str]:
-    """The registered names of a group ("corpora", "retrievers", "judges", "agents", "trainers", "commands", "functions")."""
+    """The registered names of a group ("corpora", "retrievers", "judges", "agents", "rewards", "trainers", …)."""
     return sorted(_entry_points(group))
 
 

@@ -6,8 +6,8 @@ gold data and decides nothing about the episode.
 
 from ..acts import Act
 from .calls import call_arguments, json_text
-from .dialect import Dialect
-from .registry import DIALECTS, get_dialect
+from .dialect import Dialect, ScannedDialect
+from .registry import DIALECTS, get_dialect, register_dialect
 from .scanner import THOUGHT_NAMES, Scanner, after_thoughts, begins_inside
 from .tags import TagsDialect
 from .tools import ToolsDialect
@@ -17,6 +17,7 @@ __all__ = [
     "THOUGHT_NAMES",
     "Act",
     "Dialect",
+    "ScannedDialect",
     "Scanner",
     "TagsDialect",
     "ToolsDialect",
@@ -25,4 +26,5 @@ __all__ = [
     "call_arguments",
     "get_dialect",
     "json_text",
+    "register_dialect",
 ]

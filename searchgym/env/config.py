@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import cached_property
-from math import isfinite
 from typing import Any
 
 from ..checks import check_count, choice
@@ -19,7 +18,7 @@ from ..question import Corpus, Question, describe_corpus
 from ..retriever import Retriever
 from ..scoring import DEFAULT_SEGMENTATION, SEGMENTATIONS
 from .feedback import check_level
-from .rewards import REWARD_TERMS
+from .reward_weights import RewardWeights, open_reward
 
 __all__ = ["ARGUMENTS", "JUDGE_WHEN", "EnvConfig", "argument_table", "check_names", "env_fingerprint"]
 
@@ -81,7 +80,11 @@ class EnvConfig:
         None, 'only questions of these types, e.g. `["chain", "comparison"]`'
     )
     hops: tuple[int, ...] | None = argument(None, "only questions with these numbers of hops, e.g. `[2, 3]`")
-    dialect: Dialect = argument("tags", "`tags` or `tools`", comparable=lambda c: {"dialect": c.dialect.name})
+    dialect: Dialect = argument(
+        "tags",
+        "`tags`, `tools` or the name of a [dialect of your own](#a-dialect-of-your-own)",
+        comparable=lambda c: {"dialect": c.dialect.name},
+    )
     top_k: int = argument(3, "passages per query", comparable=True)
     max_rounds: int = argument(8, "rounds of an episode; the last one can still answer", comparable=True)
     max_searches: int | None = argument(
@@ -93,10 +96,10 @@ class EnvConfig:
     max_action_chars: int = argument(16_384, "a longer message is an invalid round", comparable=True)
     max_observation_chars: int = argument(16_384, "a longer search result is cut", comparable=True)
     max_queries: int = argument(1, "queries allowed in one search act", comparable=True)
-    reward: dict[str, float] = argument(
+    reward: RewardWeights = argument(
         "em",
-        'a [reward term](rewards.md), or weights such as `{"em": 1.0, "recall": 0.2}`',
-        comparable=lambda c: {"reward": dict(c.reward)},
+        'a [reward term](rewards.md), or weights such as `{"em": 1.0, "recall": 0.2, "mine.py:brevity": 0.1}`',
+        comparable=lambda c: c.reward.to_env(),
         training_only=True,
     )
     judge: Judge | None = argument(
@@ -185,7 +188,7 @@ class EnvConfig:
         for name, least in (("max_searches", 0), ("max_chars", 1)):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), least)
-        set_field(self, "reward", _weights(self.reward))
+        set_field(self, "reward", open_reward(self.reward))
         if not isinstance(self.reveal_gold, bool):
             raise ConfigError(f"reveal_gold is {self.reveal_gold!r}: give True or False")
         if self.judge_when not in JUDGE_WHEN:
@@ -201,7 +204,7 @@ class EnvConfig:
 
     def _derive(self) -> None:
         feedback = self.feedback or {"level": None, "calls": 0}
-        terms = {name: REWARD_TERMS[name] for name in self.reward}
+        terms = self.reward.terms
         judges_steps = self.judge is not None and self.judge_when == "step"
         other_terms = tuple(name for name, term in terms.items() if term.value is not None)
         retrieval = Retrieval("none", self.retriever.name, self.retriever.index_hash)
@@ -231,7 +234,7 @@ class EnvConfig:
 
     def _check_needs(self, term: str) -> None:
         """Refuse a reward term whose judge is missing, runs too late or does not grade."""
-        needs = REWARD_TERMS[term]
+        needs = self.reward.terms[term]
         if needs.needs_verdict and self.judge is None:
             raise ConfigError(f'reward term {term!r} needs a judge: give judge="oracle", or another one')
         if needs.needs_verdict and self.judge_when != "step":
@@ -245,7 +248,7 @@ class EnvConfig:
 
     def _refuse_gold(self) -> None:
         """Refuse what compares hits with gold passages, because the retriever's hits are not passages of the corpus."""
-        needs = [f"reward term {term!r}" for term in self.reward if REWARD_TERMS[term].needs_gold]
+        needs = [f"reward term {term!r}" for term in self.reward if self.reward.terms[term].needs_gold]
         if getattr(self.judge, "needs_gold", False):
             needs.append(f"judge {self.judge.name!r}")  # type: ignore[union-attr]  # None needs nothing
         if self.feedback is not None and self.feedback["level"] != "kind":
@@ -368,19 +371,6 @@ def _list_of(argument: str, values: Any, kind: type) -> tuple[Any, ...]:
     if not all(type(v) is kind for v in values):
         raise ConfigError(f"{argument} is {values!r}: every entry must be a {kind.__name__}")
     return tuple(values)
-
-
-def _weights(reward: Any) -> dict[str, float]:
-    """The weight of each reward term."""
-    if not isinstance(reward, str | dict) or not reward:
-        raise ConfigError(f'reward is {reward!r}: give a term like "em", or {{"em": 1.0, "recall": 0.2}}')
-    weights = {reward: 1.0} if isinstance(reward, str) else dict(reward)
-    for term, weight in weights.items():
-        if term not in REWARD_TERMS:
-            raise UnknownIdError("reward term", term, REWARD_TERMS)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight):
-            raise ConfigError(f"the weight of reward term {term!r} is {weight!r}: give a finite number")
-    return weights
 
 
 def _feedback(feedback: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -79,6 +79,10 @@ class SearchEnv(gym.Env[str, str]):
         seed: of the first `reset` that is given none, for frameworks that seed environments when they make them (GEM).
         **arguments: see above.
 
+    Attributes:
+        on_episode: called with the records of all rounds when an episode that was started by `reset` ends. A copy of the
+            environment has none.
+
     Raises:
         ConfigError: an argument that cannot be used; nothing was opened or written.
     """
@@ -98,6 +102,10 @@ class SearchEnv(gym.Env[str, str]):
         self._transcript: list[str] = []
         self._stats = {"episodes": 0, "steps": 0, "queries": 0, "retrieval_seconds": 0.0}
         self.judge_costs = Costs()
+        self.on_episode: Callable[[list[RoundRecord]], None] | None = None
+        self._played: (
+            list[RoundRecord] | None
+        ) = []  # None: of a restored episode, the first rounds are missing
         check_judge(self.config.judge)
 
     # -- Gymnasium -------------------------------------------------------------------------------------
@@ -124,6 +132,7 @@ class SearchEnv(gym.Env[str, str]):
         question = choose_question(self.config, options, lambda n: int(self.np_random.integers(n)))
         self._stats["episodes"] += 1
         start = self.episode.start(question)
+        self._played = []
         self._transcript = [f"question> {start.observation}"]
         return start.observation, start.to_info()
 
@@ -182,7 +191,8 @@ class SearchEnv(gym.Env[str, str]):
             for name in EpisodeState.__slots__
             if name not in given and hasattr(self.episode, name)
         }
-        return {k: v for k, v in self.__dict__.items() if k != "config"} | {"episode": episode}
+        kept = {k: v for k, v in self.__dict__.items() if k != "config"}
+        return kept | {"episode": episode, "on_episode": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -256,6 +266,7 @@ class SearchEnv(gym.Env[str, str]):
             f"question> {self.episode.question.text}",
             f"(restored at round {self.episode.round})",
         ]
+        self._played = None
 
     @property
     def system_prompt(self) -> str:
@@ -298,6 +309,10 @@ class SearchEnv(gym.Env[str, str]):
     def _return(self, record: RoundRecord, line: str = "") -> Step:
         """A step's five values; adds the round to the transcript."""
         terminated, truncated = record.terminated, record.truncated
+        if self._played is not None:
+            self._played.append(record)
+            if record.outcome is not None and self.on_episode is not None:
+                self.on_episode(self._played)
         if self.render_mode is not None:
             self._transcript += [line] if line else []
             end = f"end> {record.outcome.stop_reason}, reward {record.reward:g}" if record.outcome else ""

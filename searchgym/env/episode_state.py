@@ -21,7 +21,7 @@ from ..scoring import exact_match, f1, recall, sub_exact_match
 from ..verdict import Grade, Verdict, no_verdict
 from .config import EnvConfig
 from .feedback import write_feedback
-from .rewards import REWARD_TERMS, RewardContext
+from .rewards import RewardContext
 
 __all__ = ["EpisodeStart", "EpisodeState", "check_stop", "remembered"]
 
@@ -272,11 +272,18 @@ class EpisodeState:
                 verdict = None
         if grade is not None and grade.status == "error":
             self.unjudged, grade = True, None
-        stop = self._stop
+        self._reward(record, verdict, grade)
+        if config.reward.wrappers:
+            record.reward = config.reward.pay(record.reward)
+        return record
+
+    def _reward(self, record: RoundRecord, verdict: Verdict | None, grade: Grade | None) -> None:
+        """Set the reward of the step, and close the episode if it ends here."""
+        config, stop = self.config, self._stop
         if stop is None:
             if config.round_terms:
                 self._pay(record, config.round_terms, verdict, grade)
-            return record
+            return
         outcome = record.outcome = self._close(stop)
         failed = stop.is_failure
         record.valid_for_training = not (failed or self.unjudged)
@@ -286,7 +293,6 @@ class EpisodeState:
             if config.other_terms:
                 self._pay(record, config.other_terms, verdict, grade)
         record.reward = float(sum(record.reward_terms.values()))
-        return record
 
     def truncate(self, stop: StopReason) -> RoundRecord:
         """End the running episode from outside (token limits, an agent's failure) without an act.
@@ -395,7 +401,7 @@ class EpisodeState:
             gain=config.gain,
         )
         for term in terms:
-            value = REWARD_TERMS[term].value
+            value = config.reward.terms[term].value
             assert value is not None, "a metric of the outcome is not computed from a round"
             record.reward_terms[term] = config.reward[term] * value(context) + 0.0  # no negative zero
         record.reward = float(sum(record.reward_terms.values()))

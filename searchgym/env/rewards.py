@@ -21,7 +21,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..episode import RoundRecord
+from ..episode import Outcome, RoundRecord
+from ..errors import ConfigError
 from ..judges.gain import InformationGain, redundancy
 from ..question import Question
 from ..scoring import f1, normalize_answer, sub_exact_match
@@ -37,6 +38,8 @@ not a list."""
 @dataclass(frozen=True, slots=True)
 class RewardContext:
     """What a reward term is computed from.
+
+    The record, and those in `earlier`, belong to the episode: read them and change nothing.
 
     Attributes:
         question: the task, with its gold data.
@@ -58,13 +61,32 @@ class RewardContext:
     top_k: int
     gain: InformationGain
 
+    @property
+    def rounds(self) -> list[RoundRecord]:
+        """The rounds so far, this one included; only this one unless a term needs the trace."""
+        return [*self.earlier, self.record]
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the episode ended: answer, metrics and stop reason. For terms of the outcome.
+
+        Raises:
+            ConfigError: the episode goes on; a term that is paid in every step cannot read it.
+        """
+        if self.record.outcome is None:
+            raise ConfigError(
+                "the episode goes on, it has no outcome yet: declare the term with RewardTerm(…, last=True)"
+            )
+        return self.record.outcome
+
 
 @dataclass(frozen=True, slots=True)
 class RewardTerm:
-    """One term.
+    """One term. Those of other packages are registered under the entry-point group `searchgym.rewards`.
 
     Attributes:
-        value: computes the term; None: the term is the metric of the outcome that has its name.
+        value: computes the term, a finite number; None: the term is the metric of the outcome that has its name (built-in
+            terms only).
         text: what the term is, for the docs.
         last: paid in the last step only (a term of the outcome).
         needs_verdict: needs a judge that runs in every step.
@@ -74,7 +96,7 @@ class RewardTerm:
     """
 
     value: Callable[[RewardContext], float] | None
-    text: str
+    text: str = ""
     last: bool = False
     needs_verdict: bool = False
     needs_grade: bool = False
@@ -205,4 +227,4 @@ REWARD_TERMS: dict[str, RewardTerm] = {
         lambda c: float(c.record.action.kind == "invalid"), "1 if the act was invalid; weight it below 0"
     ),
 }
-"""All terms by name."""
+"""The built-in terms by name."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 
 from ..checks import integer, plain
 from ..errors import ConfigError, RetrievalError, UnknownIdError
@@ -18,6 +19,7 @@ from ..retriever import Retriever, SearchResult
 from ..specs import Spec, open_corpus, open_retriever
 from ..terminal import get_logger
 from .config import ARGUMENTS, EnvConfig, check_names
+from .reward_weights import EXACT_WRAPPERS, RewardWeights, open_reward
 from .spaces import MessageSpace, SampleTitles
 
 __all__ = [
@@ -34,19 +36,23 @@ __all__ = [
 ]
 
 _log = get_logger(__name__)
+_EXACT_ENTRY_POINTS = [f"{wrapper.__module__}:{wrapper.__name__}" for wrapper in EXACT_WRAPPERS]
 
 
 def make_env_config(**arguments: Any) -> EnvConfig:
     """Check the arguments of an environment and open its corpus, retriever and judge.
 
     Args:
-        **arguments: see `EnvConfig`; JSON values, or live objects for `corpus`, `retriever` and `judge`.
+        **arguments: see `EnvConfig`; JSON values, or live objects for `corpus`, `retriever`, `judge` and `reward`.
 
     Raises:
         UnknownIdError: an unknown argument, or an unknown name in one.
         ConfigError: a value that cannot be used.
     """
-    arguments = {name: plain(name, value) for name, value in arguments.items()}
+    arguments = {
+        name: value if isinstance(value, RewardWeights) else plain(name, value)
+        for name, value in arguments.items()
+    }
     check_names(arguments)
     given = {name: arguments.get(name, declared.default) for name, declared in ARGUMENTS.items()}
     corpus = given["corpus"] = open_corpus(given["corpus"])
@@ -134,7 +140,18 @@ def registered_arguments(env_id: str, arguments: dict[str, Any]) -> dict[str, An
     if name not in known:
         raise UnknownIdError("environment", env_id, known)
     check_names(arguments)
-    return {**gym.spec(name).kwargs, **arguments}
+    spec = gym.spec(name)
+    given = {**spec.kwargs, **arguments}
+    for wrapper in spec.additional_wrappers:
+        if wrapper.entry_point not in _EXACT_ENTRY_POINTS:
+            raise ConfigError(
+                f"environment {env_id!r} is registered with the wrapper {wrapper.name}, which batched episodes would skip: "
+                "step gym.make yourself, or write it as a reward term (docs/rewards.md)"
+            )
+        make_wrapper: Any = load_env_creator(wrapper.entry_point)
+        env = make_wrapper(gym.Env(), **(wrapper.kwargs or {}))
+        given["reward"] = open_reward(given.get("reward", ARGUMENTS["reward"].default)).wrapped(env)
+    return given
 
 
 def choose_question(

@@ -23,6 +23,7 @@ from ..env.config import EnvConfig
 from ..env.env import SearchEnv
 from ..env.infos import InfoSource
 from ..env.judging import judge_episodes
+from ..env.reward_weights import EXACT_WRAPPERS
 from ..env.vector import SearchVectorEnv, make_vec
 from ..episode import Episode, RoundRecord
 from ..errors import ConfigError
@@ -252,24 +253,35 @@ def open_envs(
     if isinstance(env, SearchVectorEnv):
         env_config, num_envs = env.config, env.num_envs
     else:
-        layer: Any = env
-        harmless = (gym.wrappers.PassiveEnvChecker, gym.wrappers.OrderEnforcing)
-        while isinstance(layer, gym.Wrapper):
-            if not isinstance(layer, harmless):
-                raise ConfigError(
-                    f"the environment is wrapped in {type(layer).__name__}, which a batched rollout would skip: "
-                    "pass the id or the unwrapped environment, or step it yourself"
-                )
-            layer = layer.env
-        if not isinstance(layer, SearchEnv):
-            raise ConfigError(f"{env!r} is not a search environment: pass an id like 'SearchQA-v0'")
-        env_config = layer.config
+        env_config = _unwrapped_config(env)
     unknown = set(arguments) - {"reveal_gold"}
     if unknown:
         raise ConfigError(f"{sorted(unknown)} cannot change a ready environment: pass its id instead")
     return SearchVectorEnv.from_config(
         dataclasses.replace(env_config, **arguments) if arguments else env_config, num_envs
     )
+
+
+def _unwrapped_config(env: gym.Env[str, str]) -> EnvConfig:
+    """The arguments of a search environment, with the rewards that its wrappers make of its own."""
+    layer: Any = env
+    harmless = (gym.wrappers.PassiveEnvChecker, gym.wrappers.OrderEnforcing)
+    wrappers = []  # from the outermost to the innermost
+    while isinstance(layer, gym.Wrapper):
+        if type(layer) in EXACT_WRAPPERS:
+            wrappers.append(layer)
+        elif not isinstance(layer, harmless):
+            raise ConfigError(
+                f"the environment is wrapped in {type(layer).__name__}, which a batched rollout would skip: "
+                "pass the id or the unwrapped environment, or step it yourself"
+            )
+        layer = layer.env
+    if not isinstance(layer, SearchEnv):
+        raise ConfigError(f"{env!r} is not a search environment: pass an id like 'SearchQA-v0'")
+    reward = layer.config.reward
+    for wrapper in reversed(wrappers):
+        reward = reward.wrapped(wrapper)
+    return dataclasses.replace(layer.config, reward=reward) if wrappers else layer.config
 
 
 def choose_tasks(env_config: EnvConfig, split: str | None, count: int | None, seed: int | None) -> list[str]:

@@ -262,8 +262,8 @@ def test_what_can_stand_for_an_environment(toy: str) -> None:
     env = gym.make("SearchQA-v0", corpus=toy)
     for same in (env, env.unwrapped, SearchVectorEnv(2, corpus=toy)):
         assert plain(rollout(same, Script(), 3)) == reference
-    with pytest.raises(ConfigError, match="wrapped in TransformReward"):
-        rollout(gym.wrappers.TransformReward(env, lambda r: 2 * r), Script())
+    with pytest.raises(ConfigError, match="wrapped in NormalizeReward"):
+        rollout(gym.wrappers.NormalizeReward(env), Script())
     with pytest.raises(ConfigError, match="wrapped in TimeLimit"):
         rollout(gym.make("SearchQA-v0", corpus=toy, max_episode_steps=3), Script())
     with pytest.raises(ConfigError, match="not a search environment"):

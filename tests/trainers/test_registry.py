@@ -11,10 +11,11 @@ from helpers import small_world
 import searchgym
 from searchgym.cli import main
 from searchgym.errors import ConfigError, PluginError, TrainingError, UnknownIdError
+from searchgym.sources import absolute_name
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.bench.spec import load_spec, restrict
 from searchgym.trainers.credit import Credit
-from searchgym.trainers.registry import absolute_name, load_trainer, trainer_label, trainer_name
+from searchgym.trainers.registry import load_trainer, trainer_label, trainer_name
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 
@@ -271,3 +272,30 @@ def test_the_environment_is_configured_once(tmp_path):
 
     searchgym.train(SMALL, tmp_path, trainer=Counting)
     assert len(calls) == 1
+
+
+REWARDS = '''
+def seen(context):
+    """Share of the gold passages."""
+    return context.outcome.recall
+'''
+
+
+def test_a_reward_of_ones_own_is_saved_by_its_file(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(REWARDS)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    small = {**SMALL, "env_options": {"corpus": WORLD, "reward": {"mine.py:seen": 1.0}}}
+    own = searchgym.train(small, tmp_path / "own")
+    built_in = searchgym.train(SMALL, tmp_path / "built-in")
+    assert [row["reward"] for row in own.metrics[1:]] == [row["reward"] for row in built_in.metrics[1:]]
+    stored = json.loads((tmp_path / "own" / "config.json").read_text())["config"]["env_options"]["reward"]
+    assert stored == {f"{tmp_path}/mine.py:seen": 1.0}
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(searchgym.resume(tmp_path / "own", 3).metrics) == 4
+    assert main(["eval", "--run", "../own", "--episodes", "2"]) == 0
+    with pytest.raises(ConfigError, match="move it into a file"):
+        searchgym.train(
+            {**SMALL, "env_options": {"corpus": WORLD, "reward": lambda context: 1.0}}, tmp_path / "lambda"
+        )
+    assert not (tmp_path / "lambda").exists()

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from searchgym import plugins
+from searchgym.env.reward_weights import portable_reward
 from searchgym.errors import ConfigError, UnknownIdError, did_you_mean
+from searchgym.sources import absolute_name
 
 from ..config import TrainConfig, make_config, option, parse_settings
-from ..registry import absolute_name, load_trainer, trainer_label
+from ..registry import load_trainer, trainer_label
 
 __all__ = ["BUDGETS", "SHIPPED", "Entry", "Run", "Spec", "load_spec", "parse_spec", "restrict"]
 
@@ -259,6 +261,10 @@ def _read(source: str, folder: Path) -> dict[str, Any]:
     for entry in values.get("entries", []):
         if isinstance(entry, dict) and isinstance(entry.get("trainer"), str):
             entry["trainer"] = absolute_name(entry["trainer"], path.parent)
+    places = values.get("environments", {})
+    for part in [*values.get("entries", []), *(places.values() if isinstance(places, dict) else ())]:
+        if isinstance(part, dict) and "reward" in (options := part.get("env_options") or {}):
+            options["reward"] = portable_reward(options["reward"], path.parent)
     if "extends" not in values:
         return values
     base = _read(values.pop("extends"), path.parent)

@@ -20,14 +20,16 @@ import torch
 
 from searchgym._version import __version__
 from searchgym.credentials import MissingSecret, expand, strip
+from searchgym.env.reward_weights import portable_reward
 from searchgym.errors import ConfigError, RunDirectoryError
 from searchgym.rollouts.collection import open_agent
+from searchgym.sources import absolute_name
 
 from ..algorithm import Algorithm
 from ..config import TrainConfig, make_config, parse_settings
 from ..distributed.launch import connect
 from ..processes import world
-from ..registry import absolute_name, check_trainer_class, trainer_label, trainer_name
+from ..registry import check_trainer_class, trainer_label, trainer_name
 from ..runs.directory import RunDirectory, check_free, default_run_directory, read_run_metadata
 from ..runs.display import Display
 from ..runs.inputs import check_allowed, check_inputs, describe_inputs
@@ -77,9 +79,10 @@ def train(
         config = make_config({**asdict(config), **options})
     connect(config.process_timeout)
     config = _checked_streams(config, world().count)
+    # A resumed run may start in another directory.
     config = replace(
-        config, trainer=absolute_name(config.trainer)
-    )  # a resumed run may start in another directory
+        config, trainer=absolute_name(config.trainer), env_options=_portable_options(config.env_options)
+    )
     for name, tape in tape_options(config).items():
         config = replace(config, **{name: os.path.abspath(tape)})
     label = trainer_label(config.trainer)
@@ -172,6 +175,12 @@ def stored_config(path: Path) -> TrainConfig:
     if "config" not in metadata:
         raise RunDirectoryError(f"{path / 'config.json'} is damaged (it has no config): start a new run")
     return parse_settings(TrainConfig, metadata["config"], f"option in {path / 'config.json'}:")
+
+
+def _portable_options(env_options: dict[str, Any]) -> dict[str, Any]:
+    if "reward" not in env_options:
+        return env_options
+    return {**env_options, "reward": portable_reward(env_options["reward"])}
 
 
 def _inputs(config: TrainConfig, parts: Parts) -> dict[str, str]:

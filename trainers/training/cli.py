@@ -340,7 +340,9 @@ def _given_again(run_dir: Path, given: dict[str, Any]) -> tuple[int | None, dict
 
     A resumed run keeps the rest of its configuration.
     """
-    from ..registry import absolute_name
+    from searchgym.env.reward_weights import portable_reward
+    from searchgym.sources import absolute_name
+
     from .api import stored_config
 
     config = dataclasses.asdict(stored_config(run_dir))
@@ -350,6 +352,8 @@ def _given_again(run_dir: Path, given: dict[str, Any]) -> tuple[int | None, dict
             value = os.path.abspath(value)
         if name == "trainer":
             value = absolute_name(value)
+        if name == "env_options" and "reward" in value:
+            value = {**value, "reward": portable_reward(value["reward"])}
         stripped = strip({name: value})[name]
         before = {k: config[name].get(k) for k in value} if name in _PAIRS else config.get(name)
         if name != "iterations" and before != stripped:
