@@ -17,6 +17,7 @@ import openai
 
 from .metering import Meter, RateLimit, Usage, total
 from .options import EndpointOptions
+from .streamed import joined_stream
 
 __all__ = ["Endpoint", "Messages", "Reply", "RequestError", "ToolCall", "worst_case_usage"]
 
@@ -148,6 +149,10 @@ class Endpoint:
                 messages=messages,  # type: ignore[arg-type]  # plain dicts of role and content
                 **self._request,
             )
+            if isinstance(completion, str) and completion.lstrip().startswith("data:"):
+                completion = joined_stream(completion)
+                if completion is None:
+                    raise RequestError(f"{options} ended its answer before the finish reason")
             choice = completion.choices[0]
             text = _text(choice.message.content) or str(getattr(choice.message, "refusal", None) or "")
             calls = tuple(
