@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -24,10 +23,10 @@ from searchgym.errors import ConfigError, MissingExtraError, SearchGymError
 from searchgym.files import temporary_directory
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
-from searchgym.specs import Spec, open_corpus, open_retriever
+from searchgym.specs import Spec
 from searchgym.terminal import printable
 
-from ..indexing.backend import open_index, read_index
+from ..indexing.source import Source
 from .app import create_app
 from .limits import Limits
 
@@ -50,41 +49,6 @@ _SWITCH = (
 )
 _CANNOT_START = 3  # exit status of a worker that would fail again if it was started again
 _DEATHS = (5, 60.0)  # deaths per worker within seconds after which the service gives up
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What is served; every worker opens it.
-
-    Attributes:
-        index: the directory of a built index, or the spec of a retriever, which needs the corpus.
-        corpus: the spec of the corpus; None for the one recorded in the directory.
-    """
-
-    index: Spec
-    corpus: Spec | None = None
-
-    def open(self) -> tuple[Retriever, Corpus]:
-        """Open index and corpus.
-
-        Raises:
-            IndexMismatchError: the directory holds no usable index.
-            ConfigError: the corpus is unknown or cannot be used.
-        """
-        if isinstance(self.index, str) and os.path.isdir(self.index):
-            spec = self.corpus if self.corpus is not None else read_index(self.index)["corpus"]
-            if spec is None:
-                raise ConfigError(
-                    f"the index in {self.index} does not say how to open its corpus: give --corpus"
-                )
-            corpus = open_corpus(spec)
-            return open_index(self.index, corpus), corpus
-        if self.corpus is None:
-            raise ConfigError(
-                f"{self.index!r} is not the directory of an index: give one, or name a retriever and its --corpus"
-            )
-        corpus = open_corpus(self.corpus)
-        return open_retriever(self.index, corpus), corpus
 
 
 def serve(

@@ -6,7 +6,7 @@ import os
 import signal
 from typing import Any
 
-from searchgym.corpora.service.server import Source
+from searchgym.corpora.indexing.source import Source
 
 
 class DyingSource(Source):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # End-to-end tests of the adapters in searchgym.interop, each against the real package in an environment of its own:
 #
-#   bash tests/interop/run.sh NAME…       trl, verifiers, skyrl, gem
+#   bash tests/interop/run.sh NAME…       trl, verifiers, skyrl, gem, verl, openenv, mcp, langchain, llamaindex
 #
 # The environments are kept in $SEARCHGYM_INTEROP (default: ~/.cache/searchgym-interop), so that a second run is quick. They
 # hold this checkout (not editable) and the versions pinned below, with which the adapters were tested.
@@ -45,6 +45,30 @@ for name in "$@"; do (
         install gem "$root[gem,serve]" gem-llm==0.1.0 datasets==5.2.0
         python "$here/gem_loop.py"
         python "$here/overhead.py" gem
+        ;;
+    verl)
+        install verl "$root[verl]" torch==2.13.0 "verl[verl-core]==0.9.1"
+        PYTHONPATH=$here/../agents python "$here/verl_loops.py"
+        ;;
+    openenv)
+        install openenv "$root[openenv]" openenv==0.10.0
+        python "$here/openenv_sessions.py"
+        ;;
+    mcp)
+        for tested in 1.30.0 2.3.0; do
+            (
+                install "mcp-$tested" "$root[mcp]" "mcp==$tested"
+                python "$here/mcp_clients.py"
+            )
+        done
+        ;;
+    langchain)
+        install langchain "$root[langchain]" langchain-core==1.8.3
+        python "$here/langchain_retriever.py"
+        ;;
+    llamaindex)
+        install llamaindex "$root[llamaindex]" llama-index-core==0.14.25
+        python "$here/llamaindex_retriever.py"
         ;;
     *)
         echo "unknown name: $name" >&2

@@ -32,6 +32,11 @@ PEERS = {
     "verifiers": Peer("verifiers", "0.4", "0.5", "verifiers"),
     "skyrl": Peer("skyrl-gym", "0.4", "0.5", "skyrl"),
     "gem": Peer("gem-llm", "0.1", "0.2", "gem"),
+    "openenv": Peer("openenv", "0.10", "0.11", "openenv"),
+    "mcp": Peer("mcp", "1.30", "3", "mcp"),
+    "langchain": Peer("langchain-core", "1.8", "1.9", "langchain"),
+    "llamaindex": Peer("llama-index-core", "0.14", "0.15", "llamaindex"),
+    "verl": Peer("verl", "0.9", "0.10", "verl"),
 }
 """By adapter: the name of its file and of its page in docs/interop."""
 

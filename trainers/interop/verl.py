@@ -1,0 +1,92 @@
+"""verl's agent loop `searchgym` on a search environment (dialect tags); `verl_rows` has the rows of its data set.
+
+verl cannot drop a rollout. Of an episode that the infrastructure ended, nothing is trained on: its mask is zero. Its score is
+0, because verl needs one; `valid` in the reward's extra fields says so. Tested versions: `peers.PEERS`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from searchgym import EpisodeSession, SearchEnv
+from searchgym.episode import StopReason
+
+from .peers import check_peer
+
+check_peer("verl")
+
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput, register  # noqa: E402
+
+__all__ = ["SearchAgentLoop"]
+
+
+@register("searchgym")
+class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]  # the package need not be installed
+    """Plays one episode per row; ends when the episode ends, or when the response is full (`StopReason.TOKEN_BUDGET`).
+
+    Args:
+        *given: what verl passes.
+        arguments: of the environment, below those of a row.
+        **named: what verl passes.
+    """
+
+    def __init__(self, *given: Any, arguments: Mapping[str, Any] | None = None, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._arguments = dict(arguments or {})
+
+    async def run(self, sampling_params: dict[str, Any], **row: Any) -> AgentLoopOutput:
+        extra = row["extra_info"]
+        arguments = self._arguments | json.loads(extra.get("arguments", "{}"))
+        session = EpisodeSession(SearchEnv(**arguments))
+        question = session.reset(extra["task_id"])
+        env, length = session.env, self.rollout_config.response_length
+        messages = [
+            {"role": "system", "content": env.system_prompt},
+            {"role": "user", "content": question},
+        ]
+        sampling = {
+            **sampling_params,
+            "stop": list(env.dialect.stop_strings),
+            "include_stop_str_in_output": True,
+        }
+        ids, request = await self.ct_build_initial_tokens(messages), uuid4().hex
+        prompt_length, mask = len(ids), list[int]()
+        logprobs: list[float] = []
+        while not session.over:
+            out = await self.server_manager.generate(
+                request_id=request, prompt_ids=ids, sampling_params=sampling
+            )
+            merged, mask, given = await self.ct_merge_assistant_token(
+                ids,
+                out.token_ids,
+                mask,
+                logprobs if out.log_probs else None,
+                assistant_logprobs=out.log_probs,
+            )
+            ids, logprobs = merged.token_ids, given or []
+            if len(mask) >= length:
+                session.finish(StopReason.TOKEN_BUDGET)
+                break
+            text = self.tokenizer.decode(out.token_ids, skip_special_tokens=True)
+            observation = await self.loop.run_in_executor(None, session.step, text)
+            if not session.over:
+                before = [*messages, {"role": "assistant", "content": text}]
+                messages = [*before, {"role": "user", "content": observation}]
+                merged, mask, given = await self.ct_merge_context_msg(
+                    before, messages, ids, mask, logprobs or None
+                )
+                ids, logprobs = merged.token_ids, given or []
+        score = session.finish()
+        return AgentLoopOutput(
+            prompt_ids=ids[:prompt_length],
+            response_ids=ids[prompt_length:][:length],
+            response_mask=(mask if score is not None else [0] * len(mask))[:length],
+            response_logprobs=logprobs[:length] if logprobs else None,
+            reward_score=score or 0.0,
+            num_turns=2 * int(session.metrics()["rounds"]) + 1,
+            metrics={"generate_sequences": 0.0, "tool_calls": 0.0},
+            extra_fields={"reward_extra_info": session.metrics(), "turn_scores": [], "tool_rewards": []},
+        )

@@ -1,0 +1,48 @@
+"""Questions as the rows of a data set for verl; needs no verl."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from searchgym import SearchEnv
+from searchgym.errors import ConfigError
+
+__all__ = ["rows"]
+
+
+def rows(split: str, *, agent_name: str = "searchgym", **arguments: Any) -> list[dict[str, Any]]:
+    """The rows of verl's data set for the questions of a split, to be written as Parquet.
+
+    Args:
+        split: name of the split.
+        agent_name: "searchgym", or "searchgym_tools" for `verl_tools`.
+        **arguments: of the environment, JSON values; they are part of the rows.
+
+    Raises:
+        ConfigError: an argument that cannot be used, or one that is not a JSON value.
+    """
+    env = SearchEnv(**{**arguments, "split": split})
+    try:
+        packed = json.dumps(arguments)
+    except TypeError as error:
+        raise ConfigError(f"an argument of the environment is not a JSON value: {error}") from error
+    return [
+        {
+            "data_source": "searchgym",
+            "agent_name": agent_name,
+            "prompt": [
+                {"role": "system", "content": env.system_prompt},
+                {"role": "user", "content": question.text},
+            ],
+            "reward_model": {"style": "rule", "ground_truth": list(question.answers)},
+            "extra_info": {
+                "index": index,
+                "task_id": question.id,
+                "arguments": packed,
+                "tools_kwargs": {"task_id": question.id, "arguments": packed},
+                "need_tools_kwargs": agent_name != "searchgym",
+            },
+        }
+        for index, question in enumerate(env.config.tasks(split))
+    ]
