@@ -74,7 +74,7 @@ def test_gymnasium_accepts_the_wrapped_environment(toy: str) -> None:
     env = HistoryWindow(ChatMessages(gym.make("SearchQA-v0", corpus=toy)), rounds=2)
     check_env(env, skip_render_check=True)
     again = gym.make(env.spec)
-    assert isinstance(again, HistoryWindow)
+    assert type(again).__name__ == "HistoryWindow"
     assert again.rounds == 2
     env.reset(seed=1)
     assert env.observation_space.contains(env.step(env.action_space.sample())[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from fixtures import peers as stand_ins
 from toys import FixedRetriever
 
 import searchgym
+from searchgym.cli import main
 from searchgym.errors import ConfigError, MissingExtraError, PeerVersionError, RetrievalError
 from searchgym.interop import peers
 from searchgym.retriever import Hit
@@ -106,7 +108,7 @@ def test_llamaindex() -> None:
 class TestOpenEnv:
     def test_an_episode_is_played_and_kept(self, toy: str, tmp_path: Path) -> None:
         log = adapter("episode_log").EpisodeLog(tmp_path / "episodes.jsonl", "someone")
-        session = adapter("openenv_server").create_app("SearchQA-v0", {"corpus": toy}, log=log)()
+        session = adapter("openenv_app").create_app("SearchQA-v0", {"corpus": toy}, log=log)()
         message = adapter("openenv").Message
         begun = session.reset(split="dev", index=0)
         question = searchgym.open_corpus(toy).question(begun.info["task_id"])
@@ -126,7 +128,7 @@ class TestOpenEnv:
         assert env.step("<answer> x </answer>")[2]
 
     def test_tasks_and_bad_input(self, toy: str) -> None:
-        session = adapter("openenv_server").create_app("SearchQA-v0", {"corpus": toy})()
+        session = adapter("openenv_app").create_app("SearchQA-v0", {"corpus": toy})()
         count = session.num_tasks("dev")
         tasks = session.list_tasks("dev")
         assert [task["index"] for task in tasks] == list(range(count))
@@ -218,6 +220,22 @@ class TestVerl:
     def test_a_loop_that_cuts_passages_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="max_tool_response_length is 256"):
             adapter("verl_tools").SearchToolAgentLoop(256, None)
+
+
+@pytest.mark.parametrize("command", [["mcp", "bm25", "--corpus", "country"], ["openenv"]])
+def test_commands_name_a_missing_extra(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(package: str) -> str:
+        raise peers.metadata.PackageNotFoundError(package)
+
+    for name in [
+        name for name in sys.modules if name.startswith("searchgym.interop.") and "peers" not in name
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(peers.metadata, "version", missing)
+    assert main(command) != 0
+    assert f'pip install "searchgym[{command[0]}]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["mcp", "openenv", "langchain", "llamaindex", "verl"])

@@ -87,7 +87,7 @@ def openenv(
 ) -> None:
     """Serve an environment to OpenEnv clients, at ws://HOST:PORT."""
     from .episode_log import EpisodeLog
-    from .openenv_server import create_app
+    from .openenv_app import create_app
 
     arguments = env_arguments(env_pairs, corpus=corpus, retriever=retriever)
     if split is not None:

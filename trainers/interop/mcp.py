@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import anyio
-import anyio.to_thread
-
 from searchgym.checks import integer
 from searchgym.errors import ConfigError, RetrievalError, UnknownIdError
 from searchgym.question import Corpus, describe_corpus, find_passage
@@ -22,7 +19,9 @@ from .peers import check_peer
 
 check_peer("mcp")
 
-from mcp.types import CallToolResult  # noqa: E402  # after the check of its version
+import anyio  # noqa: E402  # it and mcp after the check of the version
+import anyio.to_thread  # noqa: E402
+from mcp.types import CallToolResult  # noqa: E402
 
 try:  # mcp 2
     from mcp.server.mcpserver import MCPServer

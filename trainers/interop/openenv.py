@@ -3,7 +3,7 @@
     async with SearchClient(base_url="ws://127.0.0.1:8140") as env:
         await env.reset(split="dev", index=0)
 
-`searchgym openenv` starts the server (`openenv_server`). An episode that the infrastructure ended has the reward None and
+`searchgym openenv` starts the server (`openenv_app`). An episode that the infrastructure ended has the reward None and
 `info["valid_for_training"]` False.
 """
 

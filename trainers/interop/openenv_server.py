@@ -1,4 +1,4 @@
-"""An OpenEnv server for a search environment: `searchgym openenv`. Tested versions: `peers.PEERS`.
+"""A search environment as an OpenEnv server runs it: one session. Tested versions: `peers.PEERS`.
 
 Sessions are websockets. OpenEnv's HTTP routes /reset and /step make a new environment for every request and cannot play an
 episode.
@@ -10,15 +10,18 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from openenv.core.env_server.http_server import create_fastapi_app
-from openenv.core.env_server.interfaces import Environment
-
-from searchgym.env import SearchEnv, registered_arguments
+from searchgym.env import SearchEnv
 
 from .episode_log import EpisodeLog
-from .openenv import Message, SearchState, Text, shown
+from .peers import check_peer
 
-__all__ = ["SearchEnvironment", "create_app"]
+check_peer("openenv")
+
+from openenv.core.env_server.interfaces import Environment  # noqa: E402  # after the check of its version
+
+from .openenv import Message, SearchState, Text, shown  # noqa: E402
+
+__all__ = ["SearchEnvironment"]
 
 
 class SearchEnvironment(Environment[Message, Text, SearchState]):  # type: ignore[misc]  # the package need not be installed
@@ -106,33 +109,3 @@ class SearchEnvironment(Environment[Message, Text, SearchState]):  # type: ignor
                 f"index is {index!r}: the split has {len(ids)} questions, give 0 to {len(ids) - 1}"
             )
         return ids[index]
-
-
-def create_app(
-    env_id: str = "SearchQA-v0",
-    arguments: Mapping[str, Any] | None = None,
-    *,
-    log: EpisodeLog | None = None,
-    max_sessions: int = 256,
-) -> Any:
-    """The server's ASGI application.
-
-    Args:
-        env_id: a registered environment.
-        arguments: of the environment, in place of the id's.
-        log: where finished episodes are kept.
-        max_sessions: websockets at a time; more are refused.
-
-    Raises:
-        ConfigError: an argument that cannot be used.
-    """
-    given = registered_arguments(env_id, dict(arguments or {}))
-    SearchEnv(**given)  # opens the index, so that errors come now and sessions share it
-    return create_fastapi_app(
-        lambda: SearchEnvironment(given, log),
-        Message,
-        Text,
-        max_concurrent_envs=max_sessions,
-        env_name="searchgym",
-        state_cls=SearchState,
-    )
