@@ -12,7 +12,7 @@
 #   adapts it there without a word, although their fused training kernel is called with out_proj.weight, past the adapter.
 #   So give the names of the layers yourself: those inside model.get_decoder(), without out_proj of Mamba layers.
 # Seen 2026-11-29:
-#   gemma3            20 layers adapted, 6 of them in the vision tower; of those 0 have a gradient after a loss on text
+#   gemma3            23 layers adapted, 9 of them in the vision tower and its projector; 0 have a gradient after a loss on text
 #   granitemoehybrid  out_proj adapted: True
 #   bamba             out_proj adapted: True
 #   falcon_h1         ValueError: [PEFT:PeftType.LORA] Module 'out_proj' is incompatible with Mamba-based models
@@ -56,7 +56,7 @@ names = model.base_model.targeted_module_names
 tower = [name for name in names if "vision" in name]
 moved = [n for n, p in model.named_parameters() if "vision" in n and "lora" in n and p.grad is not None]
 print(f"gemma3            {len(names)} layers adapted, {len(tower)} of them in the vision tower; {len(moved)} have a gradient")
-assert len(tower) == 6 and not moved, (names, moved)
+assert len(tower) == 9 and not moved, (names, moved)
 
 for kind, own in HYBRIDS.items():
     config = AutoConfig.for_model(kind, **{**SHAPE, **MAMBA, **own})

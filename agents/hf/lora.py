@@ -119,7 +119,8 @@ def _linear_layers(model: Any) -> list[str]:
 
 
 def _is_mamba(module: torch.nn.Module) -> bool:
-    return "Mamba" in type(module).__name__
+    """Whether a layer is a state space model of Mamba's kind, by its parameters: the classes have many names."""
+    return hasattr(module, "A_log") and hasattr(module, "D")
 
 
 def _check_matched(model: Any) -> None:

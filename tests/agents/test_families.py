@@ -25,6 +25,8 @@ pytestmark = pytest.mark.skipif(
 )
 VOCAB = 70
 TEMPERATURE = 0.8
+CLOSE = dict.fromkeys([*HYBRIDS, *UNEQUAL], 2e-4) | {"nemotron_h": 3e-3}
+"""Nemotron-H: transformers' own step of one token differs by that from its own pass over the whole context."""
 
 
 def play(engine: Engine) -> dict[int, list[float | None]]:
@@ -67,7 +69,7 @@ def test_sampled_and_learned_logprobs_are_those_of_a_plain_forward_also_after_a_
         sequences.append(TokenSequence(tuple(context), targets, (TEMPERATURE,) * len(targets)))
     sampled = [x for logprobs in recorded.values() for x in logprobs if x is not None]
     assert len(sampled) > 30
-    assert sampled == pytest.approx(wanted, abs=2e-4)
+    assert sampled == pytest.approx(wanted, abs=CLOSE[family])
     logprobs_N, _, _ = evaluate(network, sequences, EvaluationStats())
     assert logprobs_N.tolist() == pytest.approx(wanted, abs=2e-4)
     logprobs_N.sum().backward()
@@ -94,7 +96,7 @@ def test_gradients_through_shared_beginnings_are_those_of_one_sequence_at_a_time
 
 
 @pytest.mark.parametrize(
-    "family", ["qwen3_next", "nemotron_h", "falcon_h1", "granitemoehybrid", "lfm2", "llama4_text"]
+    "family", ["qwen3_next", "nemotron_h", "falcon_h1", "granitemoehybrid", "bamba", "lfm2", "llama4_text"]
 )
 def test_an_adapter_for_all_linear_layers_is_sampled_from_and_leaves_routers_alone(family: str) -> None:
     model = build_family(family)
@@ -107,12 +109,14 @@ def test_an_adapter_for_all_linear_layers_is_sampled_from_and_leaves_routers_alo
     adapted = adapter.model.base_model.targeted_module_names
     assert adapted
     assert not [name for name in adapted if {"gate", "router", "experts"} & set(name.split("."))]
-    assert not [name for name in adapted if "mamba" in name and name.endswith("out_proj")]
+    modules = dict(model.named_modules())
+    states = [name for name, module in modules.items() if hasattr(module, "A_log") and hasattr(module, "D")]
+    assert not {f"{name}.out_proj" for name in states} & set(adapted)
     engine = Engine(open_network(model), (5, 6), max_new_tokens=4, max_context=200, share_from=4)
     for slot, logprobs in play(engine).items():
         own = own_logprobs(model, engine.context(slot)[: len(logprobs)], TEMPERATURE).tolist()
         for position, logprob in enumerate(logprobs):
-            assert logprob is None or logprob == pytest.approx(own[position - 1], abs=2e-4)
+            assert logprob is None or logprob == pytest.approx(own[position - 1], abs=CLOSE[family])
 
 
 def test_a_vision_tower_gets_no_adapter_and_no_gradient() -> None:
