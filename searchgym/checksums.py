@@ -11,6 +11,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from .errors import CheckpointError
@@ -69,13 +70,14 @@ def forget_checksums(directory: Path) -> None:
     (directory / CHECKSUMS).unlink(missing_ok=True)
 
 
-def check_files(directory: Path) -> None:
+def check_files(directory: Path, read: Mapping[str, bytes] = MappingProxyType({})) -> None:
     """Compare the files of a directory with its checksums; without a list of them (older versions) only their kind is checked.
 
     Files that the list does not name are not looked into, and neither are directories below.
 
     Args:
         directory: of weights, or of a checkpoint.
+        read: the content of files that were read already, by name; it is compared in their place.
 
     Raises:
         CheckpointError: a file is damaged or missing, or something in it is not a file (a pipe, a device).
@@ -89,7 +91,7 @@ def check_files(directory: Path) -> None:
                     f"{entry.path} is not a regular file: remove it, or use another checkpoint"
                 )
         if CHECKSUMS in names:
-            compare_checksums(directory, read_json(directory / CHECKSUMS)["files"])
+            compare_checksums(directory, read_json(directory / CHECKSUMS)["files"], read)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -98,8 +100,17 @@ def check_files(directory: Path) -> None:
         ) from error
 
 
-def compare_checksums(directory: Path, expected: Mapping[str, Sequence[Any]]) -> None:
+def compare_checksums(
+    directory: Path,
+    expected: Mapping[str, Sequence[Any]],
+    read: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
     """Compare files of a directory with what `checksums` returned when they were complete.
+
+    Args:
+        directory: of the files.
+        expected: size and CRC-32 of each, by name.
+        read: see `check_files`.
 
     Raises:
         CheckpointError: a file is damaged or missing, or the checksums are.
@@ -109,7 +120,12 @@ def compare_checksums(directory: Path, expected: Mapping[str, Sequence[Any]]) ->
             path = directory / name
             if path.parent != directory:
                 raise ValueError(f"a file named {name!r}")
-            if path.stat().st_size != size or crc32(path) != crc:
+            content = read.get(name)
+            if content is not None:
+                same = len(content) == size and f"{zlib.crc32(content):08x}" == crc
+            else:
+                same = path.stat().st_size == size and crc32(path) == crc
+            if not same:
                 raise CheckpointError(
                     f"{path} is damaged: it is not the file that was saved. Use another checkpoint; if you changed the file "
                     f"yourself, remove {CHECKSUMS} next to it"

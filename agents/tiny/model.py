@@ -193,10 +193,10 @@ def load_weights(model: Qwen3ForCausalLM, config: TinyConfig, directory: str | o
         CheckpointError: the file is missing or damaged, or has other names or shapes or values that are not finite.
     """
     path = Path(directory) / WEIGHTS_FILE
-    if path.parent.is_dir():
-        check_files(path.parent)
     try:
-        loaded = load_tensors(read_bytes(path))
+        content = read_bytes(path)
+        check_files(path.parent, {WEIGHTS_FILE: content})
+        loaded = load_tensors(content)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file: give a directory written by `save`") from error
     except (OSError, ValueError, SafetensorError) as error:

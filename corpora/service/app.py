@@ -26,13 +26,14 @@ from searchgym._version import __version__
 from searchgym.errors import MissingExtraError, RetrievalError
 from searchgym.lru import LRUCache
 from searchgym.question import Corpus
-from searchgym.retriever import Hit, Retriever
+from searchgym.retriever import Retriever
 from searchgym.terminal import get_logger
 
 from .batching import Overloaded, SearchCrashed, SearchQueue
+from .encoding import BETWEEN, search_encoded
+from .heavy import HeavyProcess
 from .limits import Limits
 from .openapi import describe
-from .protocol import write_document
 from .requests import JSON, MSGPACK, Form, Refused, Search, read_search
 
 try:
@@ -50,27 +51,36 @@ except ModuleNotFoundError as missing:
 __all__ = ["Limits", "create_app"]
 
 _CHUNK = 2**16  # bytes of an answer that are sent at a time
+_LARGE = 2**18  # bytes of a body from which reading it takes milliseconds
 _PARSED = 3  # times the size of a body is what it takes while it is read
-_BETWEEN = b"\n"  # documents and scores in one entry of the cache; JSON has no line breaks here
 _CACHE_OVERHEAD = 330  # bytes of a cache entry apart from the query and the result themselves
 _PATIENCE = 1.0  # seconds for searches whose requests were abandoned when the server stopped
 _log = get_logger("searchgym.service")
 
 
-def create_app(retriever: Retriever, corpus: Corpus | None = None, limits: Limits | None = None) -> Starlette:
+def create_app(
+    retriever: Retriever,
+    corpus: Corpus | None = None,
+    limits: Limits | None = None,
+    heavy: HeavyProcess | None = None,
+) -> Starlette:
     """The service as an ASGI application, for `uvicorn` or any other server.
 
     Args:
         retriever: what searches; it is called from several threads.
         corpus: what it searches, for `/healthz`: clients compare its hash with that of the corpus of their questions.
         limits: the limits of the service; None for the defaults.
+        heavy: reads and searches heavy requests in another process; None: this one does, in turns with the others.
+            Closed with the application.
     """
-    service = _Service(retriever, corpus, limits or Limits())
+    service = _Service(retriever, corpus, limits or Limits(), heavy)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         await service.queue.close(_PATIENCE)  # the server has answered what was in flight
+        if heavy is not None:
+            heavy.close()
 
     routes = [
         Route("/retrieve", service.retrieve, methods=["POST"]),
@@ -88,10 +98,12 @@ def create_app(retriever: Retriever, corpus: Corpus | None = None, limits: Limit
 class _Service:
     """The routes and their shared state."""
 
-    def __init__(self, retriever: Retriever, corpus: Corpus | None, limits: Limits) -> None:
+    def __init__(
+        self, retriever: Retriever, corpus: Corpus | None, limits: Limits, heavy: HeavyProcess | None
+    ) -> None:
         self.limits = limits
         self.guard = Guard(limits)
-        self._retriever = retriever
+        self._retriever, self._heavy = retriever, heavy
         self._metrics = Metrics(retriever.name, retriever.index_hash)
         # For this index only, so that its hash need not be part of the keys.
         self._cache = LRUCache[tuple[str, Form], bytes](limits.cache_bytes, _cache_bytes)
@@ -103,6 +115,7 @@ class _Service:
             limit=limits.waiting,
             observe=self._metrics.searched,
             hits=lambda form: form.topk,
+            search_heavy=None if heavy is None else heavy.search,
         )
         self._headers = {"x-index-hash": retriever.index_hash}
         self._health = {
@@ -154,7 +167,11 @@ class _Service:
 
     async def _answer(self, request: Request, holding: Holding, bare: bool) -> Response:
         body = await self._body(request, holding)
-        search = read_search(body, request.headers.get("content-type", ""), self.limits, bare=bare)
+        media = request.headers.get("content-type", "")
+        if self._heavy is not None and len(body) > _LARGE:
+            search = await asyncio.to_thread(self._heavy.read, body, media, self.limits, bare)
+        else:
+            search = read_search(body, media, self.limits, bare=bare)
         found = await self._found(search, holding)
         failed = {
             n: str(e) for n, q in enumerate(search.queries) if isinstance(e := found[q], RetrievalError)
@@ -212,8 +229,7 @@ class _Service:
 
     def _search(self, queries: list[str], form: Any) -> Sequence[bytes | RetrievalError]:
         """Search and encode the results; runs in a searching thread."""
-        results = self._retriever.search(queries, form.topk)
-        return [r if isinstance(r, RetrievalError) else _encode(r, form) for r in results]
+        return search_encoded(self._retriever, queries, form)
 
     async def _body(self, request: Request, holding: Holding) -> bytes:
         limit = self.limits.body_bytes
@@ -282,7 +298,7 @@ def _chunks(parts: Iterable[bytes]) -> Iterator[bytes]:
 def _joined(search: Search, rows: list[bytes], failed: Mapping[int, str]) -> list[bytes]:
     """The parts of an answer."""
     if search.form.bare:
-        lists = [[row.partition(_BETWEEN)[part] for row in rows] for part in (0, 2)]
+        lists = [[row.partition(BETWEEN)[part] for row in rows] for part in (0, 2)]
         documents, scores = (part if search.single else [b"[", *_separated(part), b"]"] for part in lists)
         return [b"[", *documents, b",", *scores, b"]"] if search.form.scores else documents
     if search.form.media == MSGPACK:
@@ -309,24 +325,3 @@ def _separated(rows: Iterable[bytes]) -> Iterator[bytes]:
 
 def _cache_bytes(key: tuple[str, Form], answer: bytes) -> int:
     return _CACHE_OVERHEAD + sys.getsizeof(key[0]) + sys.getsizeof(answer)
-
-
-def _encode(hits: Sequence[Hit], form: Form) -> bytes:
-    documents = [write_document(hit) for hit in hits]
-    scores = [float(hit.score) for hit in hits] if form.scores else []
-    if form.bare:
-        return _dump(documents) + _BETWEEN + _dump(scores)
-    rows: list[Any] = documents
-    if form.scores:
-        rows = [{"document": d, "score": s} for d, s in zip(documents, scores, strict=True)]
-    if form.media == MSGPACK:
-        import msgpack
-
-        packed: bytes = msgpack.packb(rows, unicode_errors="replace")
-        return packed
-    return _dump(rows)
-
-
-def _dump(rows: Sequence[Any]) -> bytes:
-    # One by one: encoding a thousand in one call keeps Python's lock from all other threads for milliseconds.
-    return ("[" + ", ".join([json.dumps(row, allow_nan=False) for row in rows]) + "]").encode()

@@ -97,6 +97,7 @@ class SearchQueue(Generic[T]):
         limit: queries that may wait or be searched at the same time.
         observe: called with (queries, seconds) after every batch.
         hits: how many hits each query of a kind has at most; a request of more than `LIGHT` in all is heavy.
+        search_heavy: searches the slices of heavy requests, from as many further threads; None: `search` does.
     """
 
     def __init__(
@@ -109,8 +110,10 @@ class SearchQueue(Generic[T]):
         limit: int,
         observe: Callable[[int, float], None] = lambda queries, seconds: None,
         hits: Callable[[Any], int] = lambda kind: 1,
+        search_heavy: Callable[[list[str], Any], Sequence[T]] | None = None,
     ) -> None:
         self._search = search
+        self._search_heavy = search_heavy
         self._count = threads
         self._window = window
         self._batch = batch
@@ -124,7 +127,9 @@ class SearchQueue(Generic[T]):
         self._slicing = 0  # threads that search a slice of a heavy request
         self._each: dict[object, float] = {}  # seconds per query of a kind, recently
         self._closed = False
-        self._changed = threading.Condition()  # guards the jobs and the flag
+        lock = threading.RLock()  # guards the jobs and the flag
+        self._changed = threading.Condition(lock)
+        self._changed_heavy = self._changed if search_heavy is None else threading.Condition(lock)
         self._threads: list[threading.Thread] = []
         self._rate = 0.0  # queries answered per second, recently
         self.waiting = 0
@@ -154,9 +159,12 @@ class SearchQueue(Generic[T]):
         """
         if self.waiting and self.waiting + len(queries) > self._limit:
             raise Overloaded(max(1, math.ceil(self.waiting / self._rate) if self._rate else 1))
-        while len(self._threads) < self._count:
+        while len(self._threads) < self._count * (1 if self._search_heavy is None else 2):
+            own = self._search_heavy is not None and len(self._threads) >= self._count
             # A daemon: a search that never returns must not keep the process from ending.
-            self._threads.append(threading.Thread(target=self._run, name="searchgym-search", daemon=True))
+            self._threads.append(
+                threading.Thread(target=self._run, args=(own,), name="searchgym-search", daemon=True)
+            )
             self._threads[-1].start()
         heavy = len(queries) > self._batch or len(queries) * self._hits(kind) > LIGHT
         job: _Job[T] = _Job(queries, kind, heavy, asyncio.get_running_loop().create_future(), claim, wanted)
@@ -165,7 +173,7 @@ class SearchQueue(Generic[T]):
             (self._heavy if heavy else self._light).append(job)
             if not heavy:
                 self._light_until = time.monotonic() + _LIGHT_FOR
-            self._changed.notify()
+            (self._changed_heavy if heavy else self._changed).notify()
         return await job.done
 
     async def close(self, patience: float) -> None:
@@ -180,21 +188,27 @@ class SearchQueue(Generic[T]):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            self._changed_heavy.notify_all()
 
-    def _run(self) -> None:
-        """A searching thread. It takes batch after batch without waiting for the event loop."""
+    def _run(self, own: bool) -> None:
+        """A searching thread. It takes batch after batch without waiting for the event loop.
+
+        Args:
+            own: it is for heavy requests only, which are searched elsewhere.
+        """
+        changed = self._changed_heavy if own else self._changed
         while True:
-            with self._changed:
+            with changed:
                 idle = not (self._light or self._heavy)
-                while not self._ready():
+                while not self._ready(own):
                     if self._closed and not self._heavy:
                         return
                     # A heavy request that has to wait for its turn may go on when no light ones come any more.
-                    self._changed.wait(_LIGHT_FOR if self._heavy else None)
-            if idle and self._window:
+                    changed.wait(_LIGHT_FOR if self._heavy else None)
+            if idle and self._window and not own:
                 time.sleep(self._window)
-            with self._changed:
-                batch = self._take()  # nothing if another thread was quicker
+            with changed:
+                batch = self._take(own)  # nothing if another thread was quicker
                 heavy = bool(batch) and batch[0][0].heavy
                 self._slicing += heavy
             if not batch:
@@ -202,26 +216,29 @@ class SearchQueue(Generic[T]):
             started = time.monotonic()
             self._answer(batch)
             if heavy:
-                if self._light_until > time.monotonic():
+                if not own and self._light_until > time.monotonic():
                     time.sleep(min(time.monotonic() - started, 10 * _SLICE))
-                with self._changed:
+                with changed:
                     self._slicing -= 1
-                    self._changed.notify()
+                    changed.notify()
 
-    def _ready(self) -> bool:
+    def _ready(self, own: bool) -> bool:
         """Whether there is something that this thread may search."""
-        return bool(self._light) or (bool(self._heavy) and self._may_slice())
+        return bool(self._light and not own) or self._may_slice(own)
 
-    def _may_slice(self) -> bool:
+    def _may_slice(self, own: bool) -> bool:
+        """Whether this thread may search a slice of a heavy request."""
+        if own or self._search_heavy is not None:
+            return own and bool(self._heavy)
         spare = self._count - 1 if self._light_until > time.monotonic() else self._count
-        return self._slicing < max(1, spare)
+        return bool(self._heavy) and self._slicing < max(1, spare)
 
-    def _take(self) -> list[_Slice[T]]:
+    def _take(self, own: bool) -> list[_Slice[T]]:
         """What is searched next: jobs of the same kind, or a slice of a heavy job."""
         self._turn += 1
-        if self._heavy and self._may_slice() and (not self._light or self._turn % 4 == 0):
+        if self._may_slice(own) and (own or not self._light or self._turn % 4 == 0):
             return [self._slice()]
-        if not self._light:
+        if own or not self._light:
             return []
         waiting = self._light
         first = waiting.popleft()
@@ -257,7 +274,8 @@ class SearchQueue(Generic[T]):
         found: dict[str, T] | Exception
         started = time.perf_counter()
         try:
-            answers = self._search(queries, kind) if queries else []
+            search = self._search_heavy if self._search_heavy and batch[0][0].heavy else self._search
+            answers = search(queries, kind) if queries else []
             if len(answers) != len(queries):
                 raise RetrievalError(
                     f"the retriever returned {len(answers)} results for {len(queries)} queries"

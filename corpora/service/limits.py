@@ -9,9 +9,9 @@ from searchgym.errors import ConfigError
 
 __all__ = ["Limits"]
 
-_BASE = (
-    2**28
-)  # bytes of a process apart from cache and requests: interpreter, libraries, passages that were read
+# Bytes apart from cache and requests: interpreter, libraries, passages that were read; a third of it for the process that
+# searches heavy requests.
+_BASE = 3 * 2**27
 _LEAST = 2**26  # bytes for requests, at least
 
 
@@ -33,9 +33,9 @@ class Limits:
         window: seconds that a query waits for others while a thread is idle, from 0 to 1. It pays only if a batch is
             much faster than its queries one by one, which is not the case for the built-in retrievers.
         cache_bytes: size of the cache of results; 0 for none.
-        memory: bytes of memory of a process, without the files of the index that it maps. What neither the cache nor the
-            program itself needs is for requests and answers: if it is full, the connections that have stalled longest
-            are closed, and then large requests are refused.
+        memory: bytes of memory of a worker and its process for heavy requests, without the files of the index that they
+            map. What neither the cache nor the programs themselves need is for requests and answers: if it is full, the
+            connections that have stalled longest are closed, and then large requests are refused.
         connections: open connections at most; beyond that, the one that has been idle longest is closed.
         client_seconds: seconds within which a client has to send a request, and to take each part of the answer.
 

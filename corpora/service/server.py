@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import ipaddress
 import multiprocessing
 import os
@@ -27,8 +29,10 @@ from searchgym.retriever import Retriever
 from searchgym.specs import Spec, open_corpus, open_retriever
 from searchgym.terminal import printable
 
+from ..bm25 import BM25
 from ..indexing.backend import open_index, read_index
 from .app import create_app
+from .heavy import HeavyProcess
 from .limits import Limits
 
 try:
@@ -48,6 +52,10 @@ _KEEP_ALIVE = (
 _SWITCH = (
     0.001  # seconds for which one thread keeps Python's lock while the one that reads requests waits for it
 )
+_M_MMAP_THRESHOLD, _MAPPED = -3, 2**17  # a parameter of glibc's mallopt, and bytes
+# Seconds after the start at which what exists is taken from the garbage collector, which would stop all threads for 0.1 to
+# 0.4 s to look through it: modules and index; then what the first searches load, e.g. numba.
+_FREEZE = (0.0, 10.0, 60.0)
 _CANNOT_START = 3  # exit status of a worker that would fail again if it was started again
 _DEATHS = (5, 60.0)  # deaths per worker within seconds after which the service gives up
 
@@ -84,7 +92,7 @@ class Source:
                 f"{self.index!r} is not the directory of an index: give one, or name a retriever and its --corpus"
             )
         corpus = open_corpus(self.corpus)
-        return open_retriever(self.index, corpus), corpus
+        return open_retriever(self.index, corpus, cached=False), corpus  # the service has its own cache
 
 
 def serve(
@@ -129,7 +137,7 @@ def serve(
         if not ipaddress.ip_address(address).is_loopback:
             print("anyone who can reach this address can search: there is no authentication", file=sys.stderr)
         if workers == 1:
-            _run(create_app(retriever, opened, limits), listener, grace)
+            _run(_app(source, retriever, opened, limits), listener, grace)
         else:
             del retriever, opened  # this process does not search: free the memory, e.g. of an encoder
             _supervise(workers, (source, limits, listener, grace), grace)
@@ -190,6 +198,13 @@ def _server(app: Any, grace: int) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
+def _app(source: Source, retriever: Retriever, corpus: Corpus, limits: Limits) -> Any:
+    # Other retrievers would take the memory of an encoder or of a Java machine twice; most of their work is done outside
+    # Python's lock.
+    heavy = HeavyProcess(source.open, retriever, limits.threads) if isinstance(retriever, BM25) else None
+    return create_app(retriever, corpus, limits, heavy)
+
+
 def _run(app: Any, listener: socket.socket, grace: int) -> None:
     """Serve until a signal arrives; requests in flight are answered before it returns."""
     server = _server(app, grace)
@@ -199,6 +214,13 @@ def _run(app: Any, listener: socket.socket, grace: int) -> None:
 
     # uvicorn raises the signal again when it has finished; this handler then takes it instead of the default one.
     sys.setswitchinterval(_SWITCH)
+    for seconds in _FREEZE:
+        timer = threading.Timer(seconds, gc.freeze)
+        timer.daemon = True
+        timer.start()
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        # Large answers go back to the system when they were sent. By default glibc keeps ever larger ones in its heaps.
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED)
     with _handling(stop):
         server.run([listener])
 
@@ -231,7 +253,7 @@ def _supervise(workers: int, arguments: tuple[Any, ...], grace: int) -> None:
         stack.callback(_end, running, grace)
         while True:
             while len(running) < workers:
-                process = context.Process(target=_work, args=arguments, daemon=True)
+                process = context.Process(target=_work, args=arguments)  # no daemon: it may start a process
                 process.start()
                 running.append(process)
             if stop_receiver in wait([stop_receiver, *(process.sentinel for process in running)]):
@@ -280,7 +302,7 @@ def _work(source: Source, limits: Limits, listener: socket.socket, grace: int) -
         assert parent is not None
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
         try:
-            app = create_app(*source.open(), limits)
+            app = _app(source, *source.open(), limits)
         except SearchGymError as error:
             print(f"worker {os.getpid()}: {error}", file=sys.stderr, flush=True)
             sys.exit(_CANNOT_START)
