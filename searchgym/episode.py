@@ -11,7 +11,6 @@ import json
 import os
 import re
 import secrets
-import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -33,6 +32,7 @@ from .round_record import (
     checked,
     from_schema_1,
 )
+from .terminal import warn
 
 __all__ = [
     "EPISODE_SCHEMA",
@@ -278,9 +278,9 @@ def load_episodes(path: str | os.PathLike[str]) -> Iterator[Episode]:
                 raise EpisodeFileError(f"{target}, line {number}: {error}") from error
             yield episode
     if not number:
-        warnings.warn(f"{target} is empty: it holds no episode", stacklevel=2)
+        warn(f"{target} is empty: it holds no episode", stacklevel=2)
     if not complete:
-        warnings.warn(
+        warn(
             f"{target} ends before the last of its episodes: it was cut off, or shortened on purpose (save_episodes writes a "
             "complete file)",
             stacklevel=2,

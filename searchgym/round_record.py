@@ -82,7 +82,8 @@ class Outcome:
         em: exact match, 0 or 1.
         f1: token F1 in [0, 1].
         sub_em: substring match, 0 or 1.
-        recall: share of the gold passages that were retrieved, in [0, 1].
+        recall: share of the gold passages that were retrieved, in [0, 1]; 0 where none are known, which means nothing:
+            `evaluate` leaves such questions out of the mean.
         rounds: rounds played.
         searches: queries searched.
         assisted: whether the agent used the feedback act.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 
 from .credentials import redact
 
-__all__ = ["get_logger", "printable"]
+__all__ = ["get_logger", "printable", "warn"]
 
 # C0 without tab and newline, DEL and C1; lone surrogates; line and paragraph separators; the property Bidi_Control.
 _UNSAFE = re.compile(
@@ -26,6 +27,17 @@ def printable(text: str) -> str:
         text: any text. Markup of rich is not touched: print text as text (`searchgym.cli.console`).
     """
     return _UNSAFE.sub("\ufffd", text)
+
+
+def warn(text: str, category: type[Warning] = UserWarning, stacklevel: int = 1) -> None:
+    """`warnings.warn`, whose text is made printable and free of credentials: it may quote servers, files and paths.
+
+    Args:
+        text: the warning.
+        category: its class.
+        stacklevel: as for `warnings.warn`: 1 is the caller.
+    """
+    warnings.warn(printable(redact(text)), category, stacklevel=stacklevel + 1)
 
 
 class _Printable(logging.Filter):

@@ -12,9 +12,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
-import warnings
 from collections.abc import Callable
 from typing import Any
+
+from searchgym.terminal import warn
 
 __all__ = ["fetch", "installed", "ready", "wait"]
 
@@ -58,7 +59,7 @@ def _load() -> None:
     try:
         from . import compiled
     except Exception as error:  # e.g. a numba that does not fit this Python or numpy: continue with numpy
-        warnings.warn(f"numba cannot be used, searching with numpy: {error}", RuntimeWarning, stacklevel=2)
+        warn(f"numba cannot be used, searching with numpy: {error}", RuntimeWarning, stacklevel=2)
         return
     _search = compiled.search
 

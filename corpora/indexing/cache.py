@@ -27,7 +27,6 @@ import shutil
 import stat
 import tempfile
 import threading
-import warnings
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -39,6 +38,7 @@ import numpy as np
 from searchgym.errors import ConfigError, CorpusError, SearchGymError
 from searchgym.files import lock_file, sync
 from searchgym.home import home
+from searchgym.terminal import warn
 
 from .checksums import CHECKSUMS, DAMAGED, CheckedFile, block_sums, read_checksums, write_checksums
 
@@ -386,7 +386,7 @@ def _build_entry(
         return
     _sweep(entry)
     if entry.exists():
-        warnings.warn(f"damaged cache entry: {problem}. Rebuilding it.", RuntimeWarning, stacklevel=3)
+        warn(f"damaged cache entry: {problem}. Rebuilding it.", RuntimeWarning, stacklevel=3)
         os.rename(entry, _temporary(entry))  # moved away in one step; the sweep below removes it
     work = entry.parent / f".{entry.name}.part" if resumable else _temporary(entry)
     try:
@@ -438,7 +438,7 @@ def _private_home(error: OSError) -> Path:
         if _private is None:
             _private = Path(tempfile.mkdtemp(prefix="searchgym-"))
             atexit.register(_remove_private, _private, os.getpid())
-            warnings.warn(
+            warn(
                 f"the cache directory {home()} cannot be written ({error.strerror or error}): building in "
                 f"{_private} for this process only. Set SEARCHGYM_HOME to a writable directory to keep it.",
                 RuntimeWarning,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from searchgym.errors import RetrievalError, UnknownIdError
 from searchgym.question import Corpus, Passage, find_passage
 from searchgym.retriever import Hit, SearchResult, content_id
+from searchgym.terminal import warn
 
 from .cache import cached_directory
 
@@ -76,7 +76,7 @@ class PassageMatcher:
         found = sum(map(self.knows, results))
         if 2 * found >= len(results):
             return True
-        warnings.warn(
+        warn(
             f"{where} does not return the passages of corpus {self._corpus.name!r}: it was asked for {len(results)} of "
             f"them, and {found} came back, by id or by title and text. Recall, gold feedback, the oracle judge and rewards "
             "from gold passages mean nothing with it, and are refused as arguments: let it search this corpus",

@@ -13,6 +13,7 @@ every reply; if the index changes during a session, that is an error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -249,11 +250,16 @@ class RemoteRetriever:
         raise first
 
     def _probe(self) -> None:
-        """Search for a passage of the corpus, to see whether the server works and has it."""
-        probes = self._matcher.probes()[:1] if self._matcher is not None else ["river"]
-        results = self._with_retries(lambda: self._retrieve(probes, PROBE_HITS), _OPENING_ATTEMPTS)
-        if self._matcher is not None:
-            self.ids_match = self._matcher.check(results, self.url)
+        """Search for passages of the corpus, to see whether the server works and has them."""
+        probes = self._matcher.probes() if self._matcher is not None else ["river"]
+        batch = self._dialect.batch or self._options.batch
+        results = self._with_retries(lambda: self._retrieve(probes[:batch], PROBE_HITS), _OPENING_ATTEMPTS)
+        if self._matcher is None:
+            return
+        for start in range(batch, len(probes), batch):  # one passage may be missing, or be found by accident
+            with contextlib.suppress(_Failed):  # the server works: a search will show what is wrong
+                results += self._retrieve(probes[start : start + batch], PROBE_HITS)
+        self.ids_match = self._matcher.check(results, self.url)
 
     def _health(self) -> dict[str, Any] | None:
         """The health page of a server of ours; None for another kind of server."""

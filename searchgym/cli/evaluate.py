@@ -48,11 +48,14 @@ def result_table(result: EvalResult, title: str) -> Table:
     table.add_column("metric")
     table.add_column("mean", justify="right")
     table.add_column("95 % interval", justify="right")
-    for name, value in result.metrics.items():
-        table.add_row(name, f"{value.value:.3f}", f"{value.low:.3f} – {value.high:.3f}")
+    for name, value in result.rows:
+        if value is None:
+            table.add_row(name, "–", "no gold passages to compare with")
+        else:
+            table.add_row(name, f"{value.value:.3f}", f"{value.low:.3f} – {value.high:.3f}")
     table.add_section()
-    for name, value in result.by_group.items():
-        table.add_row(f"em, {name} hops", f"{value.value:.3f}", f"{value.low:.3f} – {value.high:.3f}")
+    for name, em in result.by_group.items():
+        table.add_row(f"em, {name} hops", f"{em.value:.3f}", f"{em.low:.3f} – {em.high:.3f}")
     return table
 
 

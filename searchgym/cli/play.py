@@ -91,7 +91,8 @@ def play(
         Panel(
             f"your answer: {outcome['answer'] or '(none)'}\n"
             f"gold answer: {gold.answers[0]}\n"
-            f"EM {outcome['em']:.0f}   F1 {outcome['f1']:.2f}   recall {outcome['recall']:.2f}   "
+            f"EM {outcome['em']:.0f}   F1 {outcome['f1']:.2f}   "
+            f"recall {format(outcome['recall'], '.2f') if gold.supporting_ids else '–'}   "
             f"reward {reward:g}   ended: {outcome['stop_reason']}",
             title="result",
             border_style="magenta",

@@ -38,8 +38,13 @@ def rescore(file: Path, out: Path | None) -> None:
     for column in ("metric", "recorded", "recomputed", "changed"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for metric in METRICS:
-        old = [getattr(e.outcome, metric) for e in episodes]
-        new = [getattr(o, metric) for o in outcomes]
+        counted = [
+            (e.outcome, new)
+            for e, new in zip(episodes, outcomes, strict=True)
+            if metric != "recall" or e.gold.get("supporting_ids")  # else a recall is no measurement
+        ]
+        old = [getattr(recorded, metric) for recorded, _ in counted]
+        new = [getattr(recomputed, metric) for _, recomputed in counted]
         mean = [f"{sum(v) / len(v):.4f}" if v else "-" for v in (old, new)]
         table.add_row(metric, *mean, str(sum(a != b for a, b in zip(old, new, strict=True))))
     console = Console()

@@ -1,4 +1,4 @@
-"""Replies kept between runs: bytes under 32-byte keys in one LMDB directory. Nothing is ever unpickled.
+"""Replies kept between runs: JSON under 32-byte keys in one LMDB directory. Nothing is ever unpickled.
 
 - `put` returns when the value is on disk: a later kill -9 or power cut loses nothing that was put.
 - Processes share a directory; LMDB's lock file serialises their writes, and reads never wait.
@@ -6,6 +6,8 @@
   child open it again.
 - A directory that cannot be written, is full or is damaged is still read as far as possible; `problem` says what is
   wrong.
+- Each value carries a CRC-32 of key and value. One that does not fit is as good as none: it is asked for again. Values
+  that older versions wrote have none: they are read if they are JSON.
 
 LMDB maps its file into memory, so the directory must lie on a local disk, not on a network share.
 """
@@ -13,8 +15,11 @@ LMDB maps its file into memory, so the directory must lie on a local disk, not o
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
 import os
 import threading
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +29,10 @@ __all__ = ["Saver", "Store", "open_store"]
 
 # Bytes. A limit, not disk space in use, except on Windows.
 _CAPACITY = 16 * 2**30 if os.name == "posix" else 2**30
+_CHECKED = (
+    b"\x01"  # the first byte of a value with a checksum; older ones are JSON, which never starts with it
+)
+_DATA = "data.mdb"
 _READERS = 1024  # processes and threads that may read at the same time
 
 # Held while any store is opened, read or written, so that no store is in use during a fork.
@@ -64,11 +73,28 @@ class Store:
             str(self.directory), map_size=_CAPACITY, max_readers=_READERS, metasync=False, mode=0o600
         )
         opened.reader_check()  # frees the slots of readers that were killed
+        if self._missing(opened):
+            with opened.begin(write=True):  # nobody else makes the file larger now
+                if missing := self._missing(opened):
+                    os.truncate(self.directory / _DATA, missing)
         return opened
 
     def _open_to_read(self) -> lmdb.Environment:
         """Entries of other processes can be read even where nothing can be written."""
-        return lmdb.open(str(self.directory), create=False, readonly=True, lock=False)
+        opened = lmdb.open(str(self.directory), create=False, readonly=True, lock=False)
+        if self._missing(opened):
+            opened.close()
+            raise OSError(errno.EIO, f"{_DATA} was cut short")
+        return opened
+
+    def _missing(self, opened: lmdb.Environment) -> int:
+        """The size that a file that was cut short should have; 0 for a whole one.
+
+        Reading a page beyond the end of a mapped file kills the process. A page of zeros is no page to LMDB, and no value
+        with its checksum.
+        """
+        size = (opened.info()["last_pgno"] + 1) * opened.stat()["psize"]
+        return size if os.stat(self.directory / _DATA).st_size < size else 0
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of some keys, read in one transaction; None for a key without a value."""
@@ -78,7 +104,7 @@ class Store:
                 return [None] * len(keys)
             try:
                 with opened.begin() as transaction:
-                    return [transaction.get(key) for key in keys]
+                    return [_intact(key, transaction.get(key)) for key in keys]
             except lmdb.Error as error:
                 self.problem = _reason(error)
                 return [None] * len(keys)
@@ -92,7 +118,7 @@ class Store:
             try:
                 with opened.begin(write=True) as transaction:
                     for key, value in values.items():
-                        transaction.put(key, value)
+                        transaction.put(key, _CHECKED + _checksum(key, value) + value)
             except (OSError, lmdb.Error) as error:
                 self.problem = _reason(error)
 
@@ -133,6 +159,24 @@ def open_store(directory: Path) -> Store:
         if store is None:
             store = _stores[name] = Store(Path(name))
         return store
+
+
+def _checksum(key: bytes, value: bytes) -> bytes:
+    return zlib.crc32(value, zlib.crc32(key)).to_bytes(4, "little")
+
+
+def _intact(key: bytes, stored: bytes | None) -> bytes | None:
+    """The value in what is stored under a key; None if there is none, or a damaged one."""
+    if stored is None:
+        return None
+    if stored.startswith(_CHECKED):
+        value = stored[5:]
+        return value if stored[1:5] == _checksum(key, value) else None
+    try:
+        json.loads(stored)
+    except ValueError:
+        return None
+    return stored
 
 
 def _reason(error: Exception) -> str:

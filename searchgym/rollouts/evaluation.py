@@ -36,7 +36,8 @@ class EvalResult:
         env: fingerprint of the environment.
         questions: number of distinct questions scored.
         samples: episodes per question (k).
-        metrics: "em", "f1", "sub_em", "recall", "rounds", "searches" averaged over all samples (avg@k), and
+        metrics: "em", "f1", "sub_em", "recall", "rounds", "searches" averaged over all samples (avg@k); "recall" over the
+            questions whose gold passages are known, and absent if there are none; and
             "pass@k": share of questions with at least one exact match among the k samples.
         by_group: EM per question type and hop count, "chain/2" and so on.
         stop_reasons: number of episodes per stop reason.
@@ -70,8 +71,14 @@ class EvalResult:
             data[name] = {k: v.to_json() for k, v in getattr(self, name).items()}
         return data
 
+    @property
+    def rows(self) -> list[tuple[str, Interval | None]]:
+        """The metrics in the order in which they are shown; None for one that is not defined for these questions."""
+        names = dict.fromkeys((*METRICS, *self.metrics))
+        return [(name, self.metrics.get(name)) for name in names]
+
     def __str__(self) -> str:
-        rows = "  ".join(f"{name} {value}" for name, value in self.metrics.items())
+        rows = "  ".join(f"{name} {'–' if value is None else value}" for name, value in self.rows)
         lost = f"; {self.failed} episodes lost to infrastructure" if self.failed else ""
         wasted = sum(self.invalid.values())
         invalid = f"; {wasted:.1%} of the messages invalid" if wasted else ""
@@ -111,7 +118,12 @@ def summarize(episodes: Sequence[Episode]) -> EvalResult:
         )
     groups = by_question(valid)
     samples = max(map(len, groups))
-    metrics = {name: average(groups, lambda e, n=name: getattr(e.outcome, n)) for name in METRICS}  # type: ignore[misc]
+    metrics = {}
+    for name in METRICS:
+        # Without known gold passages, a recall of 0 is no measurement.
+        defined = [g for g in groups if g[0].gold.get("supporting_ids")] if name == "recall" else groups
+        if defined:
+            metrics[name] = average(defined, lambda e, n=name: getattr(e.outcome, n))  # type: ignore[misc]
     if samples > 1:
         metrics[f"pass@{samples}"] = bootstrap([max(e.outcome.em for e in g) for g in groups])
     metrics["rounds"] = average(groups, lambda e: e.outcome.rounds)
@@ -230,6 +242,8 @@ def evaluate_tasks(
         on_episode=on_episode,
     )
     result = summarize(played)
+    if not getattr(envs.config.retriever, "ids_match", True):
+        result.metrics.pop("recall", None)  # its hits are not the corpus's passages
     result.costs = {name: value - before.get(name, 0.0) for name, value in agent.costs().items()}
     if envs.config.judge is not None:
         result.judged |= envs.judge_costs.to_stats()

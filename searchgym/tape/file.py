@@ -24,7 +24,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
 import zlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ..errors import RetrievalError, TapeError
 from ..judges.protocol import Grade, Verdict
 from ..retriever import Hit, SearchResult
+from ..terminal import warn
 
 __all__ = ["Content", "Key", "Line", "Player", "differences", "dump_line", "of_something_else", "read_tape"]
 
@@ -129,9 +129,7 @@ def read_tape(path: str) -> Content:
     with handle:
         for number, line in enumerate(handle, 1):
             if not line.endswith(b"\n") and content is not None:
-                warnings.warn(
-                    f"tape {path!r}: its last line, {number}, is cut off and left out", stacklevel=2
-                )
+                warn(f"tape {path!r}: its last line, {number}, is cut off and left out", stacklevel=2)
                 break
             try:
                 record = json.loads(line)

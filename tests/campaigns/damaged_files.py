@@ -11,7 +11,7 @@ other error) and died (the process ended). Exit status 1 if anything was wrong, 
 With --resealed, manifest and checksums are made to fit the damage, as someone with write access could. Then a wrong result
 is nothing that could be noticed, but no process may die and no error may be untyped.
 
-Needs the extras `dense` for flat, ivf and hnsw. Index files are treated as large ones are: their blocks are compared when
+Needs the extras `dense` for flat, ivf and hnsw, `api` for replies, and `lucene` for lucene, which is tried if it is named. Index files are treated as large ones are: their blocks are compared when
 they are first read.
 """
 
@@ -177,6 +177,7 @@ def _toy_encoder() -> None:
         path, threads, on_gpu, weights, dimension = Path("toy"), 1, False, 0, 16
         max_tokens, operations = 100, 1.0
         identity = {"model": "toy"}  # noqa: RUF012
+        fingerprint = "toy"
 
         def encode_query(self, text: str) -> Any:
             return self.encode_passages([text])[0]
@@ -268,6 +269,53 @@ class Questions(Kind):
         return (place / "questions.jsonl").read_text()
 
 
+class Replies(Kind):
+    """The stored replies of an endpoint; one that is damaged is asked for again."""
+
+    def _values(self) -> dict[bytes, bytes]:
+        rng = random.Random(0)
+        return {
+            rng.randbytes(32): json.dumps({"content": " ".join(texts(rng.randint(1, 60)))}).encode()
+            for _ in range(120)
+        }
+
+    def make(self, place: Path) -> None:
+        from searchgym.endpoint.store import Store
+
+        values = list(self._values().items())
+        store = Store(place)
+        for start in range(0, len(values), 10):
+            store.put(dict(values[start : start + 10]))
+        store.close()
+        (place / "lock.mdb").unlink()  # of the running processes, made again
+
+    def use(self, place: Path) -> Any:
+        from searchgym.endpoint.store import Store
+        from searchgym.errors import DamagedFileError
+
+        expected = self._values()
+        store = Store(place)
+        try:
+            found = store.get(list(expected))
+            store.put({b"\1" * 32: b"{}"})
+            again = store.get([b"\1" * 32])
+            if store.problem is not None:
+                raise DamagedFileError(store.problem)
+        finally:
+            store.close()
+        known = [value or expected[key] for key, value in zip(expected, found, strict=True)]
+        return known, again
+
+
+class Lucene(Index):
+    """A Lucene index; needs the extra `lucene`."""
+
+    def backend(self) -> Any:
+        from searchgym.corpora.lucene.index import LUCENE_BACKEND
+
+        return LUCENE_BACKEND
+
+
 def dense(kind: str, **options: Any) -> Dense:
     return Dense(1200, {"kind": kind, **options})
 
@@ -281,6 +329,8 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "passages": Passages,
     "tape": Tape,
     "cache": Questions,
+    "replies": Replies,
+    "lucene": lambda: Lucene(2000),
 }
 
 
@@ -360,7 +410,9 @@ def main() -> int:
         return 0
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=1500, help="of each kind")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=[kind for kind in KINDS if kind != "lucene"]
+    )
     parser.add_argument("--resealed", action="store_true")
     options = parser.parse_args()
     failed = False

@@ -367,3 +367,65 @@ def test_the_store_reads_what_it_was_given(tmp_path: Path) -> None:
     assert open_store(tmp_path / "." / "a") is store
     store.put({b"k" * 32: b"v", b"l" * 32: b""})
     assert store.get([b"l" * 32, b"m" * 32, b"k" * 32]) == [b"", None, b"v"]
+
+
+# -- damage in the store -------------------------------------------------------------------------------------
+
+
+def test_a_changed_reply_is_no_reply_and_old_ones_are_read(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "kept")
+    old, new, moved, zeros = (bytes([n] * 32) for n in range(4))
+    store.put({new: b'{"content": "yes"}', moved: b'["no"]'})
+    assert store._lmdb is not None
+    with store._lmdb.begin(write=True) as transaction:
+        transaction.put(old, b'{"written": "by 0.1"}')
+        transaction.put(zeros, bytes(20))
+        stored = transaction.get(new)
+        transaction.put(moved, stored)  # intact, but under another key
+        for place in range(len(stored)):
+            for bit in range(8):
+                changed = bytearray(stored)
+                changed[place] ^= 1 << bit
+                transaction.put(b"%032d" % (8 * place + bit), bytes(changed))
+    keys = [b"%032d" % number for number in range(8 * len(stored))]
+    assert store.get(keys) == [None] * len(keys)
+    assert store.get([old, new, moved, zeros]) == [
+        b'{"written": "by 0.1"}',
+        b'{"content": "yes"}',
+        None,
+        None,
+    ]
+    store.put({moved: b'["again"]'})
+    assert store.get([moved]) == [b'["again"]']
+
+
+CUT = """
+import sys, os
+from pathlib import Path
+from searchgym.endpoint.store import Store
+
+place = Path(sys.argv[1])
+keys = [bytes([n] * 32) for n in range(60)]
+whole = Store(place)
+for key in keys:
+    whole.put({key: b'"' + b"x" * 900 + b'"'})
+whole.close()
+size = os.path.getsize(place / "data.mdb")
+for length in range(0, size, size // 12):
+    os.truncate(place / "data.mdb", length)
+    store = Store(place)
+    assert all(value in (None, b'"' + b"x" * 900 + b'"') for value in store.get(keys))
+    store.put({keys[0]: b"1"})
+    assert store.problem or store.get(keys[:1]) == [b"1"]
+    store.close()
+    (place / "data.mdb").unlink()
+    whole = Store(place)
+    for key in keys:
+        whole.put({key: b'"' + b"x" * 900 + b'"'})
+    whole.close()
+"""
+
+
+def test_a_store_that_was_cut_short_does_not_kill_the_process(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", CUT, str(tmp_path / "s")], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -422,3 +422,34 @@ def test_the_oracle_solves_the_toy_corpus(toy: str) -> None:
     result = evaluate("SearchQA-v0", "oracle", None, split="dev", corpus=toy, top_k=2)
     assert result.metrics["em"].value == 1.0
     assert result.metrics["recall"].value == 1.0
+
+
+def test_recall_is_a_mean_over_questions_with_known_gold_passages(toy: str) -> None:
+    """A question without gold passages has no recall; counting it as 0 would be a wrong score."""
+    env = searchgym.SearchEnv(corpus=searchgym.open_corpus(toy), split="dev")
+    result = evaluate(env, Alternating(), None, split=None)
+    assert 0.0 < result.metrics["recall"].value < 1.0
+    half = [
+        dataclasses.replace(e, outcome=dataclasses.replace(e.outcome, recall=1.0)) for e in result.episodes
+    ]
+    for episode in half[:2]:
+        episode.gold = {**episode.gold, "supporting_ids": []}
+        episode.outcome.recall = 0.0
+    assert summarize(half).metrics["recall"].value == 1.0
+    for episode in half:
+        episode.gold = {**episode.gold, "supporting_ids": []}
+    bare = summarize(half)
+    assert "recall" not in bare.metrics
+    assert "recall –" in str(bare)
+    assert ("recall", None) in bare.rows
+    assert [name for name, _ in bare.rows][:4] == ["em", "f1", "sub_em", "recall"]
+
+
+def test_recall_is_left_out_where_hits_are_no_passages_of_the_corpus(toy: str) -> None:
+    corpus = searchgym.open_corpus(toy)
+    probe = Probe(searchgym.open_retriever("bm25", corpus))
+    probe.ids_match = False  # type: ignore[attr-defined]
+    result = evaluate(
+        searchgym.SearchEnv(corpus=corpus, retriever=probe, split="dev"), Alternating(), 2, split=None
+    )
+    assert "recall" not in result.metrics

@@ -19,7 +19,7 @@ from searchgym.cli.console import Console, text
 from searchgym.cli.progress import progress_bar
 from searchgym.env.env import SearchEnv
 from searchgym.errors import SearchGymError, UnknownIdError
-from searchgym.terminal import get_logger, printable
+from searchgym.terminal import get_logger, printable, warn
 
 HOSTILE = {
     "clear": "\x1b[2J",
@@ -83,6 +83,26 @@ def test_log_lines_are_printable(hostile: str, caplog: pytest.LogCaptureFixture)
     get_logger("searchgym.test_terminal").warning("the server said %s and %d", hostile, 7)
     assert is_clean(caplog.text)
     assert "and 7" in caplog.text
+
+
+def test_warnings_are_printable_and_hide_credentials() -> None:
+    with pytest.warns(RuntimeWarning) as caught:
+        warn("http://me:secret1@host said \x1b[2J\u202eabc", RuntimeWarning)
+    assert str(caught[0].message) == "http://***@host said \ufffd[2J\ufffdabc"
+    assert caught[0].filename == __file__
+
+
+def test_every_warning_of_the_package_is_filtered() -> None:
+    root = Path(__file__).parents[2]
+    found = [
+        f"{path.relative_to(root)}: {line.strip()}"
+        for folder in ("searchgym", "corpora", "agents", "trainers")
+        for path in sorted((root / folder).rglob("*.py"))
+        if path.name != "terminal.py"
+        for line in path.read_text("utf-8").splitlines()
+        if "warnings.warn(" in line and "DeprecationWarning" not in line  # those name only our own modules
+    ]
+    assert found == []
 
 
 def test_every_log_of_the_package_is_filtered() -> None:

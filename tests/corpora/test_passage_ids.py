@@ -151,8 +151,12 @@ def test_a_server_of_ours_with_another_corpus_is_matched_too(has_them: bool) -> 
     passage = (
         Passage("77", "Mira Voss", TEXTS[2][1]) if has_them else Passage("p002", "Elsewhere", "Far away.")
     )
-    reply = {"result": [[{"document": {"id": passage.id, "contents": contents(passage)}, "score": 1.0}]]}
-    answer = http(200, reply).replace(b"\r\n\r\n", b"\r\nx-index-hash: h1\r\n\r\n", 1)
+    row = [{"document": {"id": passage.id, "contents": contents(passage)}, "score": 1.0}]
+
+    def answer(connection: socket.socket, request: dict[str, Any]) -> None:
+        reply = http(200, {"result": [row] * len(request["queries"])})
+        connection.sendall(reply.replace(b"\r\n\r\n", b"\r\nx-index-hash: h1\r\n\r\n", 1))
+
     with serving(answer, health=http(200, facts)) as server, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         spec = {"name": "remote", "url": server.url, "any_corpus": True}
@@ -237,3 +241,33 @@ def test_hybrid_fuses_passages_not_ids_that_a_part_repeats() -> None:
     (found,) = Hybrid([Same("0"), Same("0")]).search(["q"], 5)
     assert isinstance(found, list)
     assert [(hit.title, hit.text) for hit in found] == [("A", "one"), ("B", "two"), ("A", "three")]
+
+
+@pytest.mark.parametrize(
+    ("missing", "match"), [((0,), True), ((0, 1, 2), True), ((1, 2, 3, 4, 5, 6, 7), False)]
+)
+def test_most_of_several_probes_decide(missing: tuple[int, ...], match: bool) -> None:
+    """The first passage may be missing from a server that has the others, or be the only one that it has."""
+    corpus = ListCorpus([(f"Town {n}", f"Town {n} lies on river {n}.") for n in range(8)])
+    index = BM25.build(corpus)
+    lost = {f"p{n:03}" for n in missing}
+
+    def reply(connection: socket.socket, request: dict[str, Any]) -> None:
+        rows = [
+            [
+                {
+                    "document": {"contents": f"{h.title}\n{h.text}{' or so' * (h.id in lost)}"},
+                    "score": h.score,
+                }
+                for h in found
+            ]
+            for found in index.search(request["queries"], 1)
+            if isinstance(found, list)
+        ]
+        connection.sendall(http(200, {"result": rows}))
+
+    with serving(reply) as server, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        retriever: Any = searchgym.open_retriever({"name": "remote", "url": server.url}, corpus)
+    assert retriever.ids_match == match
+    assert len(caught) == (not match)

@@ -370,7 +370,10 @@ def test_a_query_that_the_server_refuses_fails_alone() -> None:
 
 @pytest.mark.parametrize("query", ["東京 " * 300_000, "😀" * 2**20, "half \ud83d of a pair", "\0", '"\\'])
 def test_any_query_gets_there(query: str) -> None:
-    with serving(http(200, {"result": [[GOOD]]})) as server:
+    def reply(connection: socket.socket, request: dict[str, Any]) -> None:
+        connection.sendall(http(200, {"result": [[GOOD]] * len(request["queries"])}))
+
+    with serving(reply) as server:
         assert open_remote(CORPUS, url=server.url, retries=0).search([query], 1) == [
             [Hit("1", "T", "x", 1.0)]
         ]

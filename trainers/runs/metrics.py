@@ -125,7 +125,7 @@ def best_evaluation(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str,
     Returns:
         None without an evaluation or a metric.
     """
-    found = [row for row in rows if metric and "eval" in row]
+    found = [row for row in rows if "eval" in row and metric in row["eval"]["metrics"]]
     if not found:
         return None
     best = max(found, key=lambda row: row["eval"]["metrics"][metric]["mean"])

@@ -75,6 +75,12 @@ def open_parts(config: TrainConfig, kind: type[Algorithm] | None = None) -> Part
         raise ConfigError(
             f"split {config.eval_split!r} has no questions to evaluate on: set eval_episodes to 0"
         )
+    if config.keep_best == "recall" and not any(
+        question.supporting_ids for question in envs.config.corpus.questions(config.eval_split)
+    ):
+        raise ConfigError(
+            f"keep_best is 'recall', but no question of split {config.eval_split!r} names its gold passages: use 'em'"
+        )
     policy = open_agent({**config.agent_options, "name": config.agent})
     if not isinstance(policy, Policy):
         raise ConfigError(
