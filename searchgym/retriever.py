@@ -99,10 +99,13 @@ def check_result(result: SearchResult, name: str) -> SearchResult:
         name: of the retriever, for the message.
 
     Returns:
-        The result; with `content_id` in place of empty ids; or a `RetrievalError` if a score is not a finite number.
+        The result; with `content_id` in place of empty ids; or a `RetrievalError` if it is not a list of hits or a score is
+        not a finite number.
     """
     if isinstance(result, RetrievalError):
         return result
+    if not isinstance(result, list):
+        return RetrievalError(f"retriever {name!r} gave {result!r:.60} in place of a list of hits")
     total, named = 0.0, True
     for id, _, _, score in result:
         total += score  # not finite if one of them is not; only then are they looked at singly

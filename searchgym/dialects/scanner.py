@@ -3,7 +3,7 @@
 One scanner serves everybody who has to know where an act ends: the dialects read whole messages with it, the engines
 stop sampling by it, the agent `api` cuts replies with it, and SFT cuts the messages that it learns from.
 
-A thought stands between `<think>` and `</think>` (also `thinking`, `thought`, `reasoning`; upper and lower case). Nothing
+A thought stands between `<think>` and `</think>` (also `thinking`, `thought`, `reasoning`, `seed:think`; upper and lower case). Nothing
 in it is an act.
 
 - It ends at the closing tag that balances its opening tags, so a thought may quote a whole `<think>…</think>`. An
@@ -28,13 +28,13 @@ from typing import NamedTuple
 
 __all__ = ["THOUGHT_NAMES", "Block", "Grammar", "Scanner", "after_thoughts", "begins_inside"]
 
-THOUGHT_NAMES = "think|thinking|thought|reasoning"
+THOUGHT_NAMES = "think|thinking|thought|reasoning|seed:think"
 """The names of tags around a thought, as a regular expression."""
 
 _THOUGHT = f"(?i:<(?P<end>/?)(?:{THOUGHT_NAMES})>)"
 _THOUGHT_END = f"(?P<end>(?i:</(?:{THOUGHT_NAMES})>))"
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'  # of JSON, where all of it is there
-_LONGEST = len("</reasoning>")  # no tag is longer
+_LONGEST = len("</seed:think>")  # no tag is longer
 
 
 class Block(NamedTuple):

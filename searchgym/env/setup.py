@@ -13,7 +13,7 @@ from ..checks import integer, plain
 from ..errors import ConfigError, RetrievalError, UnknownIdError
 from ..judges.protocol import Judge, open_judge
 from ..question import Corpus, Question
-from ..retriever import Retriever, SearchResult
+from ..retriever import CachedRetriever, Retriever, SearchResult, check_result
 from ..specs import Spec, open_corpus, open_retriever
 from ..terminal import get_logger
 from .config import ARGUMENTS, EnvConfig, check_names
@@ -222,6 +222,8 @@ def search(config: EnvConfig, queries: Sequence[str]) -> list[SearchResult]:
             raise RetrievalError(
                 f"retriever {config.retriever.name!r} gave {len(results)} results for {len(queries)} queries"
             )
+        if not isinstance(config.retriever, CachedRetriever):  # which has checked them
+            results = [check_result(result, config.retriever.name) for result in results]
     except RetrievalError as error:
         results = [error] * len(queries)
     failures = [result for result in results if isinstance(result, RetrievalError)]

@@ -42,6 +42,7 @@ THOUGHTS = [  # ACT is the act after the thought, DRAFT one that it quotes
     "<thinking>Maybe DRAFT?</thinking> ACT",
     "<thought>Maybe DRAFT?</thought> ACT",
     "<reasoning>Maybe DRAFT?</reasoning> ACT",
+    "<seed:think>Maybe DRAFT?</seed:think> ACT",
     "<think>\n<think>\nMaybe DRAFT?</think> ACT",
     "<think><THINK>Maybe DRAFT?</think> ACT",
     "<think>Thoughts go into <think>…</think>. Maybe DRAFT?</think> ACT",
