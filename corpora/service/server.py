@@ -52,7 +52,10 @@ _KEEP_ALIVE = (
 _SWITCH = (
     0.001  # seconds for which one thread keeps Python's lock while the one that reads requests waits for it
 )
-_M_MMAP_THRESHOLD, _MAPPED = -3, 2**17  # a parameter of glibc's mallopt, and bytes
+_M_MMAP_THRESHOLD, _MAPPED = (
+    -3,
+    2**19,
+)  # a parameter of mallopt, and bytes: more than asyncio reads at once (2**18)
 # Seconds after the start at which what exists is taken from the garbage collector, which would stop all threads for 0.1 to
 # 0.4 s to look through it: modules and index; then what the first searches load, e.g. numba.
 _FREEZE = (0.0, 10.0, 60.0)

@@ -88,12 +88,14 @@ class Store:
         return opened
 
     def _missing(self, opened: lmdb.Environment) -> int:
-        """The size that a file that was cut short should have; 0 for a whole one.
+        """The size that a file that was cut short should have; 0 for a whole one. Raises OSError if it cannot have it.
 
         Reading a page beyond the end of a mapped file kills the process. A page of zeros is no page to LMDB, and no value
         with its checksum.
         """
         size = (opened.info()["last_pgno"] + 1) * opened.stat()["psize"]
+        if size > opened.info()["map_size"]:
+            raise OSError(errno.EIO, f"{_DATA} is damaged")
         return size if os.stat(self.directory / _DATA).st_size < size else 0
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
