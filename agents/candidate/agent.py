@@ -48,6 +48,7 @@ from .features import (
     WIDTH,
     CandidateSet,
     add_feedback,
+    count_relations,
     list_candidates,
 )
 from .starts import STARTS
@@ -225,8 +226,9 @@ class CandidateAgent(Policy):
         after = state.after(action, observation)
         if self.memory:
             return after
-        # Without memory only their number matters; equal states then share their cached candidates.
-        older = ("",) * (len(after.queries) - 1)
+        # Without memory only their number matters, and only up to the number of relations: later searches are equally late.
+        # Equal states then share their cached candidates.
+        older = ("",) * min(len(after.queries) - 1, count_relations(state.question))
         return replace(
             after,
             queries=(*older, *after.queries[-1:]),
@@ -242,8 +244,12 @@ class CandidateAgent(Policy):
     def act_logprobs(self, states: Sequence[_State]) -> tuple[list[tuple[Act, ...]], Tensor]:
         """See `EnumerablePolicy`."""
         candidate_sets = [state.candidates() for state in states]
-        acts = [_acts(candidates.phrases, candidates.kinds) for candidates in candidate_sets]
-        return acts, self._logprobs(candidate_sets)[0]
+        distinct = {id(candidates): candidates for candidates in candidate_sets}
+        acts = {key: _acts(candidates.phrases, candidates.kinds) for key, candidates in distinct.items()}
+        row = {key: i for i, key in enumerate(distinct)}
+        logprobs_DC = self._logprobs(list(distinct.values()))[0]
+        keys = [id(candidates) for candidates in candidate_sets]
+        return [acts[key] for key in keys], logprobs_DC[[row[key] for key in keys]]
 
     # -- training ----------------------------------------------------------------------------------------------
 

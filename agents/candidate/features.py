@@ -37,6 +37,7 @@ __all__ = [
     "WIDTH",
     "CandidateSet",
     "add_feedback",
+    "count_relations",
     "list_candidates",
 ]
 
@@ -226,6 +227,15 @@ def _on_page(question: str, title: str, text: str) -> _Page:
         places.append(tuple(i for word in mention.before for i in asked.relations.get(word, ())))
         row[_F["after a relation of the question"]] = bool(places[-1])
     return _Page(tuple(m.phrase for m in mentions), rows, tuple(places))
+
+
+def count_relations(question: str) -> int:
+    """The number of relations of a question, as the features count them: its content words outside names.
+
+    Args:
+        question: the first observation.
+    """
+    return _read_question(question).length
 
 
 @lru_cache(maxsize=_CACHE)

@@ -88,11 +88,12 @@ def test_advantages_lead_from_the_first_value_to_the_return(solved: Any) -> None
 
 def test_the_mean_advantage_of_a_state_is_zero(solved: Any) -> None:
     _, exact, _ = solved
-    for level in exact._levels:
-        for node in level:
-            assert float(node.probs_C @ (node.q_C - node.value)) == pytest.approx(0.0, abs=1e-9)
-            assert node.probs_C.sum() == pytest.approx(1.0, abs=1e-5)
-    assert sum(node.reach for node in exact._levels[0]) == pytest.approx(1.0)
+    reach: dict[int, float] = {}
+    for state in exact.decisions():
+        assert float(state.probs_C @ (state.q_C - state.value)) == pytest.approx(0.0, abs=1e-9)
+        assert state.probs_C.sum() == pytest.approx(1.0, abs=1e-9)
+        reach[state.round] = reach.get(state.round, 0.0) + state.reach
+    assert reach[1] == pytest.approx(1.0)
 
 
 def test_a_policy_with_memory_has_other_states_and_values_of_its_own(plain: SearchVectorEnv) -> None:
