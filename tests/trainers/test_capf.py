@@ -171,7 +171,7 @@ def test_feedback_of_another_level_is_refused():
 def test_a_training_run_with_feedback(tmp_path):
     attenuated = []
 
-    def probe(groups, credit):
+    def probe(iteration, policy, groups, credit):
         """Of every episode with feedback and an advantage: what rounds up to it got of what the others got."""
         for group, values in zip(groups, credit.values, strict=True):
             for played, credit_R in zip(group, values, strict=True):

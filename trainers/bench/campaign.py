@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import filelock
+import numpy as np
 
 from searchgym.credentials import strip
 from searchgym.errors import ConfigError, RunDirectoryError
@@ -26,7 +27,7 @@ from .schedule import Workers, duration
 from .spec import Entry, Run, Spec
 from .worker import Job, read_result
 
-__all__ = ["Campaign", "chosen_rates"]
+__all__ = ["Campaign", "chosen_rates", "final_dev", "selection_score"]
 
 _CALIBRATION = 3  # iterations
 _CALIBRATION_SEED = 2000
@@ -82,7 +83,8 @@ class Campaign:
         config = self.spec.config(self.spec.entry(run.label), run.environment, run.lr, run.seed)
         questions = self.spec.test_questions if run.phase == "final" else None
         path = str(self.out / "runs" / run.place)
-        return Job(path, asdict(run), asdict(config), self.codes[run.label], questions)
+        scope = self.spec.scope(run.environment, run.phase)
+        return Job(path, asdict(run), asdict(config), self.codes[run.label], questions, self.spec.plan, scope)
 
     def _calibration(self, row: Entry, environment: str) -> Job:
         config = self.spec.config(
@@ -93,7 +95,8 @@ class Campaign:
         )
         run = {"phase": "calibration", "label": row.label, "environment": environment}
         path = self.out / "runs" / "calibration" / row.label / environment
-        return Job(str(path), run, asdict(config), self.codes[row.label], None)
+        scope = self.spec.scope(environment, "calibration")
+        return Job(str(path), run, asdict(config), self.codes[row.label], None, self.spec.plan, scope)
 
     def clear_stale(self, rerun: bool) -> None:
         """Make sure that what is there was made by this code under this spec.
@@ -220,7 +223,7 @@ class Campaign:
 
 
 def chosen_rates(spec: Spec, out: Path) -> dict[str, float] | None:
-    """For each row the rate with the best mean dev EM of the selection runs; of equals the smaller one.
+    """For each row the rate with the best mean `selection_score` of the selection runs; of equals the smaller one.
 
     Without a selection it is the middle of the grid. None while selection runs are missing.
     """
@@ -232,11 +235,20 @@ def chosen_rates(spec: Spec, out: Path) -> dict[str, float] | None:
         result = read_result(out / "runs" / run.place)
         if result is None:
             return None
-        scores.setdefault((run.label, run.lr), []).append(final_dev(result))
+        scores.setdefault((run.label, run.lr), []).append(selection_score(result))
     return {
         row.label: max(spec.rates, key=lambda rate, row=row: (fmean(scores[row.label, rate]), -rate))  # type: ignore[misc]
         for row in spec.rows
     }
+
+
+def selection_score(result: Mapping[str, Any]) -> float:
+    """By what a learning rate is chosen: dev EM at the end, or with an audit the mean of the true EM over training."""
+    curve = result["curve"]
+    if result["failed"] or "audit" not in result:
+        return final_dev(result)
+    spent, em = [p["episodes"] for p in curve], [p["em"] for p in curve]
+    return float(np.trapezoid(em, spent) / spent[-1])
 
 
 def final_dev(result: Mapping[str, Any]) -> float:

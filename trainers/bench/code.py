@@ -23,7 +23,11 @@ __all__ = ["fingerprint", "versions"]
 _PACKAGES = ("corpora", "agents", "trainers")
 _SUFFIXES = {".py", ".json", ".safetensors", ".txt"}
 _LIBRARIES = ("gymnasium", "numpy", "safetensors", "tokenizers", "torch", "transformers")
-_MEASURES = {"worker", "probe"}  # of this package: the rest only reads what runs have left behind
+_MEASURES = {
+    "worker",
+    "probe",
+    "learning_probe",
+}  # of this package: the rest only reads what runs have left behind
 _LAZY_TABLES = {"_EXPORTS", "_MODULES"}  # name -> submodule: an address, as an import is
 
 

@@ -12,6 +12,7 @@ Answer rounds are left out. The trainer never sees these verdicts.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from searchgym.judges.oracle import OracleJudge
 from searchgym.judges.protocol import traces_of
@@ -19,20 +20,34 @@ from searchgym.judges.protocol import traces_of
 from ..credit import Credit
 from ..groups import Groups
 
-__all__ = ["PROBED", "measure_credit"]
+__all__ = ["PROBED", "credit_per_round", "measure_credit"]
 
 PROBED = ("credit", "credit_contributing", "blame", "blame_contributing")
 _ORACLE = OracleJudge()
 
 
+def credit_per_round(groups: Groups, credit: Credit) -> NDArray[np.float64]:
+    """The mean credit of each round's tokens, [R]; 0 for rounds without a token.
+
+    Args:
+        groups: what is learned from.
+        credit: its credit.
+    """
+    total = int(groups.round_counts_E.sum())
+    place_N, values_N = groups.round_of_token_N, credit.to_tokens(groups)
+    if credit.loss_mask_N is not None:
+        values_N = np.where(credit.loss_mask_N, values_N, 0.0)
+    counts_R = np.bincount(place_N, minlength=total)
+    sums_R = np.bincount(place_N, values_N, minlength=total)
+    mean_R: NDArray[np.float64] = sums_R / np.maximum(counts_R, 1)
+    return mean_R
+
+
 def measure_credit(groups: Groups, credit: Credit) -> dict[str, float]:
     """The four sums of an iteration, `probe_<name>` for each of `PROBED`."""
     starts_E = np.cumsum(groups.round_counts_E) - groups.round_counts_E
-    total = int(groups.round_counts_E.sum())
-    place_N = groups.round_of_token_N
-    counts_R = np.bincount(place_N, minlength=total)
-    sums_R = np.bincount(place_N, credit.to_tokens(groups), minlength=total)
-    mean_R = sums_R / np.maximum(counts_R, 1)
+    mean_R = credit_per_round(groups, credit)
+    total = len(mean_R)
     search_R, contributing_R = np.zeros(total, dtype=bool), np.zeros(total, dtype=bool)
     for start, episode in zip(starts_E.tolist(), groups.episodes, strict=True):
         if not mean_R[start : start + len(episode.rounds)].any():

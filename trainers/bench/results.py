@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from searchgym.errors import ConfigError
 
 from ..registry import load_trainer
-from .campaign import chosen_rates, final_dev
+from .campaign import chosen_rates, final_dev, selection_score
 from .spec import Entry, Run, Spec
 from .statistics import Comparison, bootstrap, compare, holm, iqm
 from .worker import read_result
@@ -327,7 +327,7 @@ def selection(spec: Spec, out: Path, rates: Mapping[str, float]) -> dict[str, An
     for run in spec.selection_runs():
         result = read_result(out / "runs" / run.place)
         if result is not None:
-            scores.setdefault(run.label, {}).setdefault(f"{run.lr:g}", []).append(final_dev(result))
+            scores.setdefault(run.label, {}).setdefault(f"{run.lr:g}", []).append(selection_score(result))
     return {
         label: {
             "dev_em": {rate: fmean(values) for rate, values in found.items()},

@@ -21,6 +21,7 @@ from searchgym.errors import ConfigError, UnknownIdError, did_you_mean
 
 from ..config import TrainConfig, make_config, option, parse_settings
 from ..registry import absolute_name, load_trainer, trainer_label
+from .audit_plan import AuditPlan, Scope
 
 __all__ = ["BUDGETS", "SHIPPED", "Entry", "Run", "Spec", "load_spec", "parse_spec", "restrict"]
 
@@ -68,6 +69,9 @@ class Spec:
         default_factory=lambda: [0.3, 0.8],
         metadata={"help": "EM the baseline should end in, so that there is something to compare"},
     )
+    audit: dict[str, Any] = option(
+        {}, "what is measured exactly while runs learn, see `AuditPlan`; {}: greedy EM alone"
+    )
     train: dict[str, Any] = option({}, "training options of all rows")
     environments: dict[str, Any] = option({}, "where they act")
     entries: list[Any] = field(default_factory=list, metadata={"help": "the rows"})
@@ -81,6 +85,11 @@ class Spec:
             replace(row, label=row.label or trainer_label(row.trainer), trainer=row.trainer or row.label)
             for row in rows
         )
+
+    @cached_property
+    def plan(self) -> AuditPlan | None:
+        """The table `audit`, checked; None without one."""
+        return parse_settings(AuditPlan, self.audit, "key of audit") if self.audit else None
 
     @property
     def unit(self) -> str:
@@ -115,6 +124,13 @@ class Spec:
                 "threads": 1,
             }
         )
+
+    def scope(self, environment: str, phase: str) -> Scope | None:
+        """What a run is measured on exactly; None without an audit."""
+        if self.plan is None:
+            return None
+        place = self.environments[environment]
+        return Scope(place["env"], place.get("env_options", {}), "test" if phase == "final" else "dev")
 
     def selection_runs(self) -> list[Run]:
         """The runs that choose learning rates: on seeds of their own, never evaluated on the test split."""
@@ -205,6 +221,8 @@ def parse_spec(values: Mapping[str, Any]) -> Spec:
         if key in _OWN:
             raise ConfigError(f"train.{key}: a benchmark sets {key} for each run itself; leave it out")
     spec = replace(spec, rates=sorted(map(float, spec.rates)))
+    if spec.plan is not None:
+        _check_audit(spec)
     for row in spec.rows:
         load_trainer(row.trainer)(row.settings)  # refuses unknown settings
         for place in spec.environments:
@@ -237,6 +255,17 @@ def _check_budget(budget: Mapping[str, Any]) -> None:
         )
     if isinstance(amount, bool) or not isinstance(amount, int | float) or amount <= 0:
         raise ConfigError(f"budget {unit} is {amount!r}: give a positive number")
+
+
+def _check_audit(spec: Spec) -> None:
+    assert spec.plan is not None
+    if not spec.plan.at or not all(type(n) is int and n > 0 for n in spec.plan.at):
+        raise ConfigError(f"audit.at is {spec.plan.at!r}: give numbers of iterations, e.g. [1, 5, 10]")
+    evaluated = [name for name in ("eval_episodes", "eval_every") if spec.train.get(name)]
+    if spec.train.get("eval_episodes") != 0 or evaluated:
+        raise ConfigError(
+            "with an audit the true EM replaces greedy evaluations: set train.eval_episodes to 0"
+        )
 
 
 def _read(source: str, folder: Path) -> dict[str, Any]:

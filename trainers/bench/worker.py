@@ -28,9 +28,12 @@ from searchgym.files import read_json
 
 from ..config import TrainConfig, parse_settings
 from ..runs.directory import read_run_metadata, write_json
+from .audit_plan import AuditPlan, Scope
 from .code import fingerprint, versions
 
 if TYPE_CHECKING:
+    from searchgym.agents.policy import Policy
+
     from ..credit import Credit
     from ..groups import Groups
 
@@ -47,6 +50,8 @@ class Job:
         config: the fields of its `TrainConfig`.
         code: the fingerprint that its trainer and agent must have.
         test_questions: number of questions of the evaluation on the test split; None: no such evaluation.
+        plan: what is measured exactly; it then replaces that evaluation.
+        scope: on which questions; together with `plan`.
     """
 
     path: str
@@ -54,12 +59,19 @@ class Job:
     config: dict[str, Any]
     code: str
     test_questions: int | None
+    plan: AuditPlan | None = None
+    scope: Scope | None = None
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What must be equal for a result to belong to this job; without credentials, because it is stored."""
+        audit = (
+            {}
+            if self.plan is None or self.scope is None
+            else {"audit": asdict(self.plan) | asdict(self.scope)}
+        )
         return {
-            "run": self.run, "code": self.code, "config": strip(self.config), "test_questions": self.test_questions,
+            "run": self.run, "code": self.code, "config": strip(self.config), "test_questions": self.test_questions, **audit,
         }  # fmt: skip
 
 
@@ -83,6 +95,7 @@ def run_job(job: Job) -> dict[str, Any]:
         ConfigError: the sources have changed since the benchmark was started, or an option cannot be used.
     """
     from ..training.api import resume, train
+    from .learning_probe import LearningProbe
     from .probe import measure_credit
 
     config = parse_settings(TrainConfig, job.config)
@@ -98,9 +111,11 @@ def run_job(job: Job) -> dict[str, Any]:
     interrupted = (run_dir / "config.json").exists()
     units: set[str] = set()
 
-    def probe(groups: Groups, credit: Credit) -> dict[str, float]:
+    exact = None if job.plan is None or job.scope is None else LearningProbe(job.plan, job.scope)
+
+    def probe(iteration: int, policy: Policy, groups: Groups, credit: Credit) -> dict[str, float]:
         units.add(credit.unit)
-        return measure_credit(groups, credit)
+        return measure_credit(groups, credit) if exact is None else exact(iteration, policy, groups, credit)
 
     try:
         if interrupted and read_run_metadata(run_dir).get("config") == strip(asdict(config)):
@@ -122,9 +137,15 @@ def run_job(job: Job) -> dict[str, Any]:
             "feedback": trainer.envs.config.has_feedback,
             "judge": _judge_name(trainer.envs.config.judge_spec),
         }
-        if job.test_questions is not None:
+        if exact is not None:
+            result["test"] = _true_test(exact.values(trained.policy), job.scope)
+        elif job.test_questions is not None:
             result["test"] = _evaluate(trainer, job.test_questions)
     result |= _read_run(run_dir)
+    if exact is not None and not result["failed"]:
+        sums, em = result["sums"], result["test"]["metrics"]["em"]
+        end = {unit: sums[unit] for unit in ("episodes", "tokens", "seconds")}
+        result["curve"].append({"iteration": sums["iterations"] + 1, **end, "em": em})
     result |= {"wall": time.perf_counter() - started, "cpu": time.process_time() - busy}
     _tidy(run_dir)
     result["seal"] = _seal(result)
@@ -180,6 +201,15 @@ def _evaluate(trainer: Any, questions: int) -> dict[str, Any]:
     }
 
 
+def _true_test(values: list[float], scope: Scope | None) -> dict[str, Any]:
+    """What `_evaluate` gives, with the probability of a right answer in place of right or wrong."""
+    em = sum(values) / len(values)
+    split = scope.split if scope else ""
+    return {
+        "metrics": {"em": em}, "by_group": {}, "questions": len(values), "right": values, "rounds": {}, "split": split,
+    }  # fmt: skip
+
+
 def _read_run(run_dir: Path) -> dict[str, Any]:
     """What the training loop recorded: the learning curve, sums, shares, seconds."""
     rows = _rows(run_dir / "metrics.jsonl")
@@ -194,14 +224,25 @@ def _read_run(run_dir: Path) -> dict[str, Any]:
         )
     curve: list[dict[str, float]] = []
     sums: dict[str, float] = defaultdict(float)
+    fidelity: list[dict[str, float]] = []
+
+    def point(iteration: int, em: float) -> dict[str, float]:
+        return {
+            "iteration": iteration, **{unit: sums[unit] for unit in ("episodes", "tokens", "seconds")}, "em": em
+        }  # fmt: skip
+
     for row in rows:
+        scores = {name.removeprefix("audit_"): v for name, v in row.items() if name.startswith("audit_")}
+        if "em" in scores:  # before this iteration's update
+            curve.append(point(row["iteration"], scores.pop("em")))
+        if scores:
+            fidelity.append({"iteration": row["iteration"], **scores})
         if row["iteration"]:
             _add(sums, row)
             sums["seconds"] += learning.get(row["iteration"], 0.0)
         if "eval" in row:
-            spent = {unit: sums[unit] for unit in ("episodes", "tokens", "seconds")}
-            curve.append({"iteration": row["iteration"], **spent, "em": row["eval"]["metrics"]["em"]["mean"]})
-    return {"curve": curve, "sums": dict(sums), "seconds": dict(seconds)}
+            curve.append(point(row["iteration"], row["eval"]["metrics"]["em"]["mean"]))
+    return {"curve": curve, "fidelity": fidelity, "sums": dict(sums), "seconds": dict(seconds)}
 
 
 def _add(sums: dict[str, float], row: Mapping[str, Any]) -> None:

@@ -54,8 +54,9 @@ _COUNTS = (
     "batches",
 )  # of `SearchVectorEnv.stats`: those that are deterministic
 
-Probe = Callable[[Groups, Credit], dict[str, float]]
-"""Measures the credit of an iteration; its numbers are added to the iteration's metrics."""
+Probe = Callable[[int, Policy, Groups, Credit], dict[str, float]]
+"""Measures the credit of an iteration before the update: its number, the policy that played, what is learned from and its
+credit. The numbers are added to the iteration's metrics."""
 
 
 @dataclass(frozen=True)
@@ -314,7 +315,9 @@ class Loop:
             update.compare(batch.old_logprobs_N, batch.columns[TRAINER_LOGPROBS])
             batch, weights = truncated_importance_sampling(batch, cap)
             row |= weights
-        row |= credit.metrics | (self._probe(groups, credit) if self._probe else {})
+        row |= credit.metrics
+        if self._probe:
+            row |= self._probe(self.iteration, self.policy, groups, credit)
         with watch("update"):
             self.learner.update(batch, update, self.iteration, self.generators["minibatches"])
         return credit
