@@ -9,9 +9,18 @@ from typing import Any
 
 from searchgym.figures import new_figure, save_figure
 
-__all__ = ["draw_curves"]
+__all__ = ["curve_of", "draw_curves"]
 
 _TOGETHER = 5  # rows that one picture can hold
+
+
+def curve_of(analysis: Mapping[str, Any]) -> str:
+    """What the curves of a benchmark show.
+
+    Args:
+        analysis: see `results.analyse`.
+    """
+    return "true EM, test questions" if analysis["learning"] else "greedy EM, dev questions"
 
 
 def draw_curves(path: Path, analysis: Mapping[str, Any]) -> None:
@@ -50,5 +59,5 @@ def draw_curves(path: Path, analysis: Mapping[str, Any]) -> None:
         axis.set_visible(False)
     unit = {"tokens": "sampled tokens"}.get(next(iter(spec["budget"])), next(iter(spec["budget"])))
     figure.supxlabel(f"{unit} of training", fontsize="medium")
-    figure.supylabel("greedy EM, dev questions", fontsize="medium")
+    figure.supylabel(curve_of(analysis), fontsize="medium")
     save_figure(figure, path)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,12 @@ from searchgym.credentials import redact, strip
 from searchgym.files import write_text
 
 from ..runs.directory import write_json
-from .curves import draw_curves
+from .curves import curve_of, draw_curves
+from .learning_report import draw_learning, learning_sections
+from .modality import LEVEL
+from .report_tables import interval as _interval
+from .report_tables import share as _share
+from .report_tables import table as _table
 from .schedule import duration
 from .statistics import Comparison, Interval
 
@@ -21,10 +26,12 @@ Row = Mapping[str, Any]
 
 
 def write_report(out: Path, analysis: Mapping[str, Any], command: str = "") -> Path:
-    """Write results.json, curves.png and report.md without credentials; returns the path of the last."""
+    """Write results.json, the pictures and report.md without credentials; returns the path of the last."""
     analysis = strip(analysis)
     write_json(out / "results.json", analysis)
     draw_curves(out / "curves.png", analysis)
+    if analysis["learning"]:
+        draw_learning(out / "learning.svg", analysis)
     path = out / "report.md"
     write_text(path, markdown(analysis, redact(command)), alone=True)
     return path
@@ -35,9 +42,12 @@ def markdown(analysis: Mapping[str, Any], command: str = "") -> str:
     sections = [
         _head(analysis, command),
         _main(analysis),
+        _heaps(analysis),
         _verdicts(analysis),
-        "## Learning curves\n\n![mean greedy EM on dev questions over training, with 95 % bands](curves.png)",
+        f"## Learning curves\n\n![mean {curve_of(analysis)} over training, with 95 % bands](curves.png)",
         _learning(analysis),
+        *(learning_sections(analysis) if analysis["learning"] else ()),
+        _settings(analysis),
         _costs(analysis),
         selection_table(analysis["spec"], analysis["selection"]),
         _checklist(analysis),
@@ -100,8 +110,11 @@ def _main(a: Mapping[str, Any]) -> str:
         "row", "seeds", "test EM", "IQM", "paired difference", "the same, over questions too",
         "P(improvement)", "p (Holm)", "verdict", "remarks",
     ]  # fmt: skip
+    score = "Greedy EM on the test split"
+    if a["learning"]:
+        score = "True EM when sampling on the test split, by enumeration"
     text = (
-        "Greedy EM on the test split. Intervals are 95 %: stratified percentile bootstrap over seeds (rliable's "
+        f"{score}. Intervals are 95 %: stratified percentile bootstrap over seeds (rliable's "
         "conventions); differences are paired by seed. Verdicts rest on a paired t test over seeds, corrected for the "
         "number of rows after Holm: with few seeds a bootstrap interval is too narrow."
     )
@@ -117,6 +130,62 @@ def _by_environment(a: Mapping[str, Any]) -> str:
         for label, row in a["rows"].items()
     ]
     return _table(["test EM", *places], rows)
+
+
+def _heaps(a: Mapping[str, Any]) -> str:
+    """Whether the outcomes of each row are of one kind, so that their mean describes a run."""
+    rows, misleading, tested = [], [], 0
+    for label, row in a["rows"].items():
+        for place, heaps in row["heaps"].items():
+            if heaps["p"] is None:
+                continue
+            tested += 1
+            if heaps["p"] >= LEVEL:
+                continue
+            shares = "not located"
+            if heaps["border"] is not None:
+                low, high = heaps["low_share"], 1 - heaps["low_share"]
+                shares = (
+                    f"{low:.0%} around {heaps['low_mean']:.2f}, {high:.0%} around {heaps['high_mean']:.2f}"
+                )
+            rows.append([f"`{label}`", place, f"{heaps['p']:.3f}", shares])
+            misleading.append(f"`{label}`" if len(row["heaps"]) == 1 else f"`{label}` in {place}")
+    if not tested:
+        return "## One heap or two\n\nNot tested: it takes at least eight seeds whose test EM differ."
+    text = (
+        "Silverman's test of one mode on the test EM of the seeds (p below 0.05: more than one). Where there are two heaps, "
+        "**a mean describes no run**: compare how many runs end in the upper one. "
+    )
+    if not rows:
+        return f"## One heap or two\n\n{text}No row shows more than one heap ({tested} tests)."
+    table = _table(["row", "environment", "p of one mode", "heaps"], rows)
+    return f"## One heap or two\n\n{text}The mean misleads in {len(rows)} of {tested} tests: {', '.join(misleading)}.\n\n{table}"
+
+
+def _settings(a: Mapping[str, Any]) -> str:
+    """What each row ran with and in what it differs from the baseline."""
+    base = a["spec"]["baseline"]
+    rows = [
+        [
+            f"`{label}`",
+            f"`{row['trainer']}`",
+            f"{row['lr']:g}",
+            _pairs(row["settings"]) or "defaults",
+            _pairs({**row["train"], **row["env_options"]}),
+            "" if label == base else ", ".join([*row["settings_differ_in"], *row["differs_in"]]) or "nothing",
+        ]
+        for label, row in a["rows"].items()
+    ]
+    header = [
+        "row", "trainer", "learning rate", "settings given", "training and environment options given",
+        f"differs from `{base}`, besides trainer and learning rate, in",
+    ]  # fmt: skip
+    text = f"Settings that a trainer shares with the baseline's are compared with defaults filled in. Options of all rows: {_pairs(a['spec']['train'])}."
+    return f"## Settings\n\n{text}\n\n{_table(header, rows)}"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _verdicts(a: Mapping[str, Any]) -> str:
@@ -160,12 +229,12 @@ def _learning(a: Mapping[str, Any]) -> str:
             ]
         )
     header = [
-        "row", "mean dev EM over training", "dev EM at the end", "runs that reached 80 %", "episodes to 80 % EM",
+        "row", f"mean {curve_of(a)} over training", "the same at the end", "runs that reached 80 %", "episodes to 80 % EM",
         "credit on contributing rounds", "blame on contributing rounds", "episodes with feedback", "equal groups",
         "truncated",
     ]  # fmt: skip
     text = (
-        "Episodes to 80 % EM: median over runs at the first evaluation on dev questions that shows it; – where half "
+        "Episodes to 80 % EM: median over runs at the first evaluation that shows it; – where half "
         "the runs or more never did. Credit on contributing rounds: the share of positive credit on search rounds that went to "
         "rounds the oracle calls contributing, over all of training; blame: the same of negative credit. The last "
         "columns are shares of training episodes or groups."
@@ -224,13 +293,13 @@ def _checklist(a: Mapping[str, Any]) -> str:
         ("episode-level baseline on the same base", f"`{spec['baseline']}` ({base['trainer']}, credit per {base['credit_unit']}), same policy, questions and budget"),
         ("same compute, or an explicit comparison", f"equal budget of {budget} a run; everything else is in the table of costs"),
         ("benchmark name and split", f"`{spec['name']}`, test split, {spec['test_questions']} questions, evaluated once"),
-        ("metric definition", "exact match of the normalised answer (SQuAD's normalisation), greedy decoding, one sample"),
+        ("metric definition", f"exact match of the normalised answer (SQuAD's normalisation), {_decoding(a)}"),
         ("total GPU-hours", f"0; {a['cpu_hours']:.2f} CPU-core hours, selection and calibration included"),
         ("mean trajectory length", "see the table below"),
     ]  # fmt: skip
     should = [
         ("at least 3 seeds, with variance", f"{'yes' if min(seeds) >= 3 else 'NO'}: {', '.join(map(str, seeds))} seeds; intervals above"),
-        ("ablation of the credit component alone", "a row that differs in nothing but trainer and settings is one; see the table below"),
+        ("ablation of the credit component alone", "a row that differs in nothing but the trainer is one; see the table below"),
         ("overhead of credit", "see the table of costs: prepare (extra forward passes), credit, judge; resets are equal to episodes"),
         ("distribution of trajectory lengths", "see the table below"),
     ]  # fmt: skip
@@ -244,14 +313,14 @@ def _checklist(a: Mapping[str, Any]) -> str:
                 f"{k}:{v / max(sum(row['test_rounds'].values()), 1):.0%}"
                 for k, v in row["test_rounds"].items()
             ),
-            "nothing" if not row["differs_in"] else ", ".join(row["differs_in"]),
+            ", ".join([*row["settings_differ_in"], *row["differs_in"]]) or "nothing",
             f"{row['spread']:.3f}" if row["spread"] is not None else "",
         ]
         for label, row in rows.items()
     ]
     header = [
         "row", "credit per", "method family", "mean training episode", "rounds at test",
-        "differs from the baseline, besides trainer and settings, in", "sd of test EM over seeds",
+        "differs from the baseline, besides trainer and learning rate, in", "sd of test EM over seeds",
     ]  # fmt: skip
     return (
         "## Reporting checklist\n\nThe MUST and SHOULD items of the survey on credit assignment (arXiv 2604.09459).\n\n"
@@ -262,6 +331,12 @@ def _checklist(a: Mapping[str, Any]) -> str:
         + _table(header, table)
         + f"\n\nAll runs together took {duration(a['cpu_hours'] * 3600)} of one core."
     )
+
+
+def _decoding(a: Mapping[str, Any]) -> str:
+    if a["learning"]:
+        return "its exact expectation when sampling"
+    return "greedy decoding, one sample"
 
 
 def _with_spread(row: Mapping[str, Any], rate: str) -> str:
@@ -275,20 +350,5 @@ def _short(policy: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{k} {v}" for k, v in plain.items())
 
 
-def _interval(data: Mapping[str, float], signed: bool = False, digits: int = 3) -> str:
-    sign = "+" if signed else ""
-    value, low, high = (f"{data[k]:{sign}.{digits}f}" for k in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -20,6 +20,8 @@ from searchgym.errors import ConfigError
 
 from ..registry import load_trainer
 from .campaign import chosen_rates, final_dev, selection_score
+from .learning import analyse_learning
+from .modality import find_heaps
 from .spec import Entry, Run, Spec
 from .statistics import Comparison, bootstrap, compare, holm, iqm
 from .worker import read_result
@@ -84,6 +86,7 @@ def analyse(spec: Spec, out: Path) -> dict[str, Any]:
         "rows": rows,
         "missing": [row.label for row in spec.rows if row.label not in runs],
         "cpu_hours": _all_seconds(out) / 3600,
+        "learning": analyse_learning(spec, runs) if spec.plan else None,
         "runs": everything,
     }
 
@@ -172,6 +175,8 @@ def _describe(spec: Spec, entry: Entry, runs: Runs) -> dict[str, Any]:
     row: dict[str, Any] = {
         "trainer": entry.trainer,
         "settings": entry.settings,
+        "env_options": entry.env_options,
+        "train": entry.train,
         "lr": results[0]["run"]["lr"],
         "code": results[0]["code"],
         "seeds": len(runs),
@@ -200,6 +205,8 @@ def _describe(spec: Spec, entry: Entry, runs: Runs) -> dict[str, Any]:
         "costs": _costs(results, ended),
         "test_rounds": _histogram(ended),
         "differs_in": _differences(spec, entry),
+        "settings_differ_in": _setting_differences(spec, entry),
+        "heaps": {place: asdict(find_heaps(scores_RE[:, e])) for e, place in enumerate(spec.environments)},
     }
     row["marks"] = _marks(row)
     return row
@@ -297,6 +304,17 @@ def _differences(spec: Spec, entry: Entry) -> list[str]:
     return found
 
 
+def _setting_differences(spec: Spec, entry: Entry) -> list[str]:
+    """Settings that a row's trainer shares with the baseline's and has other values of, defaults included."""
+    base = spec.entry(spec.baseline)
+    mine, theirs = (asdict(load_trainer(row.trainer)(row.settings).settings) for row in (entry, base))
+    return [
+        f"{name}={mine[name]} ({spec.baseline}: {theirs[name]})"
+        for name in mine
+        if name in theirs and mine[name] != theirs[name]
+    ]
+
+
 def _head_line(trainer: str) -> str:
     """The first line of a trainer's file, which describes it."""
     module = inspect.getmodule(load_trainer(trainer))
@@ -310,6 +328,8 @@ def _marks(row: Mapping[str, Any]) -> list[str]:
         marks.append("upper bound: its judge knows the gold passages")
     elif row["judge"]:
         marks.append(f"judge: {row['judge']}")
+    if not row["settings"] and row["settings_differ_in"]:
+        marks.append(f"DEFAULT SETTINGS, which differ: {', '.join(row['settings_differ_in'])}")
     if row["feedback"]:
         share = row["per_episode"]["assisted"]
         used = f"feedback in {share:.1%} of the training episodes"

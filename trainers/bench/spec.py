@@ -72,6 +72,10 @@ class Spec:
     audit: dict[str, Any] = option(
         {}, "what is measured exactly while runs learn, see `AuditPlan`; {}: greedy EM alone"
     )
+    references: list[str] = field(
+        default_factory=list,
+        metadata={"help": "rows that no method could be, e.g. told the truth; left out of rivals"},
+    )
     train: dict[str, Any] = option({}, "training options of all rows")
     environments: dict[str, Any] = option({}, "where they act")
     entries: list[Any] = field(default_factory=list, metadata={"help": "the rows"})
@@ -217,6 +221,9 @@ def parse_spec(values: Mapping[str, Any]) -> Spec:
     if spec.baseline not in labels:
         near = did_you_mean(spec.baseline, labels)
         raise ConfigError(f"the baseline {spec.baseline!r} is not an entry.{near}")
+    for label in spec.references:
+        if label not in labels or label == spec.baseline:
+            raise ConfigError(f"reference {label!r}: give the label of an entry other than the baseline")
     for key in {*spec.train}.union(*(row.train for row in spec.rows)):
         if key in _OWN:
             raise ConfigError(f"train.{key}: a benchmark sets {key} for each run itself; leave it out")
@@ -244,7 +251,10 @@ def restrict(spec: Spec, labels: Sequence[str], baseline: str | None = None) -> 
             raise UnknownIdError("row or trainer", label, {*known, *plugins.names("trainers")})
         rows.append(known.get(label, Entry(label=trainer_label(label), trainer=absolute_name(label))))
     entries = [{k: v for k, v in dataclasses.asdict(row).items() if v} for row in rows]
-    return parse_spec({**spec.to_json(), "entries": entries, "baseline": trainer_label(chosen)})
+    kept = {row.label for row in rows}
+    references = [label for label in spec.references if label in kept]
+    changes = {"entries": entries, "baseline": trainer_label(chosen), "references": references}
+    return parse_spec({**spec.to_json(), **changes})
 
 
 def _check_budget(budget: Mapping[str, Any]) -> None:

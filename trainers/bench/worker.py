@@ -110,6 +110,7 @@ def run_job(job: Job) -> dict[str, Any]:
     result: dict[str, Any] = {**job.metadata, "versions": versions(), "failed": ""}
     interrupted = (run_dir / "config.json").exists()
     units: set[str] = set()
+    values: list[float] = []
 
     exact = None if job.plan is None or job.scope is None else LearningProbe(job.plan, job.scope)
 
@@ -137,15 +138,10 @@ def run_job(job: Job) -> dict[str, Any]:
             "feedback": trainer.envs.config.has_feedback,
             "judge": _judge_name(trainer.envs.config.judge_spec),
         }
-        if exact is not None:
-            result["test"] = _true_test(exact.values(trained.policy), job.scope)
-        elif job.test_questions is not None:
-            result["test"] = _evaluate(trainer, job.test_questions)
-    result |= _read_run(run_dir)
-    if exact is not None and not result["failed"]:
-        sums, em = result["sums"], result["test"]["metrics"]["em"]
-        end = {unit: sums[unit] for unit in ("episodes", "tokens", "seconds")}
-        result["curve"].append({"iteration": sums["iterations"] + 1, **end, "em": em})
+        values = exact.values(trained.policy) if exact is not None else []
+        if job.test_questions is not None:
+            result["test"] = _true_test(values) if values else _evaluate(trainer, job.test_questions)
+    result |= _read_run(run_dir, values)
     result |= {"wall": time.perf_counter() - started, "cpu": time.process_time() - busy}
     _tidy(run_dir)
     result["seal"] = _seal(result)
@@ -201,17 +197,21 @@ def _evaluate(trainer: Any, questions: int) -> dict[str, Any]:
     }
 
 
-def _true_test(values: list[float], scope: Scope | None) -> dict[str, Any]:
+def _true_test(values: list[float]) -> dict[str, Any]:
     """What `_evaluate` gives, with the probability of a right answer in place of right or wrong."""
-    em = sum(values) / len(values)
-    split = scope.split if scope else ""
+    metrics = {"em": sum(values) / len(values)}
     return {
-        "metrics": {"em": em}, "by_group": {}, "questions": len(values), "right": values, "rounds": {}, "split": split,
+        "metrics": metrics, "by_group": {}, "questions": len(values), "right": values, "rounds": {}, "split": "test",
     }  # fmt: skip
 
 
-def _read_run(run_dir: Path) -> dict[str, Any]:
-    """What the training loop recorded: the learning curve, sums, shares, seconds."""
+def _read_run(run_dir: Path, values: Sequence[float]) -> dict[str, Any]:
+    """What the training loop recorded: the learning curve, fidelity of credit, sums, shares, seconds.
+
+    Args:
+        run_dir: the run.
+        values: the probability of a right answer to each question at the end, if it was computed.
+    """
     rows = _rows(run_dir / "metrics.jsonl")
     seconds: dict[str, float] = defaultdict(float)
     learning: dict[int, float] = {}
@@ -223,25 +223,26 @@ def _read_run(run_dir: Path) -> dict[str, Any]:
             parts.get(n, 0.0) for n in ("collect", "credit", "prepare", "update")
         )
     curve: list[dict[str, float]] = []
-    sums: dict[str, float] = defaultdict(float)
     fidelity: list[dict[str, float]] = []
+    sums: dict[str, float] = defaultdict(float)
 
-    def point(iteration: int, em: float) -> dict[str, float]:
-        return {
-            "iteration": iteration, **{unit: sums[unit] for unit in ("episodes", "tokens", "seconds")}, "em": em
-        }  # fmt: skip
+    def add_point(iteration: int, em: float) -> None:
+        spent = {unit: sums[unit] for unit in ("episodes", "tokens", "seconds")}
+        curve.append({"iteration": iteration, **spent, "em": em})
 
     for row in rows:
         scores = {name.removeprefix("audit_"): v for name, v in row.items() if name.startswith("audit_")}
-        if "em" in scores:  # before this iteration's update
-            curve.append(point(row["iteration"], scores.pop("em")))
+        if "em" in scores:  # before this iteration
+            add_point(row["iteration"] - 1, scores.pop("em"))
         if scores:
             fidelity.append({"iteration": row["iteration"], **scores})
         if row["iteration"]:
             _add(sums, row)
             sums["seconds"] += learning.get(row["iteration"], 0.0)
         if "eval" in row:
-            curve.append(point(row["iteration"], row["eval"]["metrics"]["em"]["mean"]))
+            add_point(row["iteration"], row["eval"]["metrics"]["em"]["mean"])
+    if values:
+        add_point(rows[-1]["iteration"], sum(values) / len(values))
     return {"curve": curve, "fidelity": fidelity, "sums": dict(sums), "seconds": dict(seconds)}
 
 
