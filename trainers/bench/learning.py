@@ -51,7 +51,7 @@ def learning_speed(curve: Sequence[Mapping[str, float]], unit: str, amount: floa
     inside = spent < amount
     grid = np.concatenate([spent[inside], [amount]])
     area = float(np.trapezoid(np.interp(grid, spent, em), grid)) / amount
-    return (area - em[0]) / (1.0 - em[0])
+    return float((area - em[0]) / (1.0 - em[0]))
 
 
 def episodes_to_half(curve: Sequence[Mapping[str, float]], unit: str) -> float | None:

@@ -125,18 +125,16 @@ class ExactValues:
         self._roots = {task: i for i, task in enumerate(task_ids)}
         self.states, self.transitions = sum(map(len, self._levels)), self._graphs.transitions
         given = [1.0 / len(task_ids)] * len(task_ids) if weights is None else weights
-        reach_S = np.array(given, dtype=np.float64)
+        reach_S: NDArray[np.float64] = np.array(given, dtype=np.float64)
         self._values = []
         for depth, level in enumerate(self._levels):
             probs_K = self._probabilities(level)
             self._values.append(_Values(probs_K, level.rewards_K.copy(), np.zeros(len(level)), reach_S))
             if depth + 1 < len(self._levels):
                 onward_K = level.child_K >= 0
-                reach_S = np.bincount(
-                    level.child_K[onward_K],
-                    (reach_S[level.owner_K] * probs_K)[onward_K],
-                    minlength=len(self._levels[depth + 1]),
-                )
+                reach_K = reach_S[level.owner_K] * probs_K
+                reach_S = np.zeros(len(self._levels[depth + 1]))
+                np.add.at(reach_S, level.child_K[onward_K], reach_K[onward_K])
         below_S = np.zeros(0)
         for level, values in zip(reversed(self._levels), reversed(self._values), strict=True):
             onward_K = level.child_K >= 0

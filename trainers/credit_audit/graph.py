@@ -227,7 +227,9 @@ class StateGraphs:
         below: list[_Place] = []
         below_chars: list[int] = []
         position: dict[Hashable, int] = {}
-        rewards, children, gold = [], [], []
+        rewards: list[NDArray[np.float64]] = []
+        children: list[NDArray[np.int64]] = []
+        gold: list[NDArray[np.bool_]] = []
         for place, acts, before in zip(front, listed, chars, strict=True):
             reward, child = np.zeros(len(acts.distinct)), np.full(len(acts.distinct), -1)
             new_gold = np.zeros(len(acts.distinct), dtype=bool)
@@ -247,8 +249,9 @@ class StateGraphs:
                 below_chars[found] = max(below_chars[found], after)
                 if self.track_gold:
                     new_gold[i] = len(outcome.snapshot["found"]) > len(place.snapshot["found"])
-            for values, of_state in ((rewards, reward), (children, child), (gold, new_gold)):
-                values.append(of_state[acts.which_C])
+            rewards.append(reward[acts.which_C])
+            children.append(child[acts.which_C])
+            gold.append(new_gold[acts.which_C])
         counts = np.array([len(acts.which_C) for acts in listed])
         level = Level(
             [place.state for place in front],
