@@ -16,7 +16,9 @@ __all__ = ["EnumerablePolicy"]
 class EnumerablePolicy(Protocol):
     """What a `Policy` offers in addition if it chooses among a list of acts.
 
-    A state is whatever the policy acts on, an opaque value. The same policy must play recorded episodes: in an episode
+    A state is whatever the policy acts on, an opaque value. States, their keys and the acts do not depend on the policy's
+    weights, the log-probabilities alone do: what follows from an act is played once and serves later versions of the policy. The
+    same policy must play recorded episodes: in an episode
     played by `act`, every message is `dialect.write(act)` of an act that is listed here.
     """
 
