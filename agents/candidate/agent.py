@@ -223,17 +223,13 @@ class CandidateAgent(Policy):
 
     def next_state(self, state: _State, action: Act, observation: str) -> _State:
         """See `EnumerablePolicy`."""
-        after = state.after(action, observation)
-        if self.memory:
-            return after
-        # Without memory only their number matters, and only up to the number of relations: later searches are equally late.
-        # Equal states then share their cached candidates.
-        older = ("",) * min(len(after.queries) - 1, count_relations(state.question))
-        return replace(
-            after,
-            queries=(*older, *after.queries[-1:]),
-            observations=(*older, *after.observations[-1:]),
-        )
+        if self.memory or action.kind == "feedback":
+            return state.after(action, observation)
+        # Without memory only the number of older searches matters, and only up to that of the relations: all later searches
+        # are equally late. Equal states then share their cached candidates.
+        older = ("",) * min(len(state.queries), count_relations(state.question))
+        queries, observations = (*older, *action.queries), (*older, observation)
+        return _State(state.question, state.calls, queries, observations, state.feedback_history)
 
     def state_key(self, state: _State) -> Hashable:
         """See `EnumerablePolicy`."""
