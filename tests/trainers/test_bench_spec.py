@@ -40,7 +40,8 @@ def test_the_shipped_benchmarks_give_every_row_the_same(name: str) -> None:
             assert questions == spec.environments[environment].get("env_options", {})
     assert len(played) == 1, "episodes per iteration differ, and with them the number of updates"
     assert spec.amount % played.pop() == 0
-    assert spec.window == [0.3, 0.8]
+    # With an audit rows are compared in learning speed, so runs may end near the ceiling.
+    assert spec.window == ([0.5, 0.98] if spec.plan else [0.3, 0.8])
 
 
 def test_the_two_main_benchmarks_are_as_large_as_they_claim() -> None:
