@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,7 @@ def test_two_heaps_are_reported_and_one_is_not(finished: Path, spec_file: Path) 
         analysis["rows"][row]["heaps"]["decoys"] = asdict(find_heaps(outcomes))
     report = markdown(analysis)
     assert "The mean misleads in 1 of 2 tests: `grpo`." in report
-    assert "| 40% around 0.3" in report
-    assert "60% around 0.9" in report
+    assert re.search(r"40% around 0\.(29|30|31), 60% around 0\.(89|90|91)", report)
 
 
 def test_heaps_keep_their_level() -> None:

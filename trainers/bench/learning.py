@@ -6,7 +6,7 @@
     fidelity          the scores of `learning_probe.FIDELITY`, mean over audited iterations and seeds
 
 The signal-to-noise ratio per episode of n episodes, m²/v with their mean m and variance v, exceeds the true one by 1/n on
-average; it is corrected for that.
+average; it is corrected for that, and its median is taken, because v may be next to 0.
 
 Correlations are taken over points (row, family), both values minus their mean over the rows of the family, because families
 differ in how fast anything learns there. Their intervals resample whole families, or whole rows.
@@ -169,14 +169,14 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 
 def _fidelity(audits: Sequence[Mapping[str, float]], episodes: float) -> dict[str, float]:
-    """Mean scores; a score that was never defined is left out."""
+    """Mean scores, of the SNR the median; a score that was never defined is left out."""
     found = {}
     for score in SCORES:
         values = [audit[score] for audit in audits if score in audit]
         if score == "snr":  # mean and variance are those of the same episodes
             values = [value * (episodes - 1) / episodes - 1 / episodes for value in values]
         if values:
-            found[score] = fmean(values)
+            found[score] = median(values) if score == "snr" else fmean(values)
     return found
 
 

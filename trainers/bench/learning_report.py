@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from searchgym.figures import new_figure, save_figure
@@ -74,11 +74,10 @@ def _differences(a: Mapping[str, Any]) -> str:
             f"`{rival['row']}`",
             interval(rival["difference"], signed=True),
             str(rival["seeds"]),
-            "–" if rival["p_holm"] is None else f"{rival['p_holm']:.3g}",
+            "–" if rival.get("p_holm") is None else f"{rival['p_holm']:.3g}",
             rival["verdict"],
         ]
         for place, rival in learning["rivals"].items()
-        if "p_holm" in rival
     ]
     decided = sum(rival["verdict"] != "undecided" for rival in learning["rivals"].values())
     text = (
@@ -102,10 +101,14 @@ def _fidelity(a: Mapping[str, Any]) -> str:
             cells = []
             for score in SCORES:
                 values = [scores[score] for scores in found if score in scores]
-                cells.append(f"{fmean(values):.3f}" if values else "–")
+                mean = median(values) if score == "snr" and values else fmean(values or [0.0])
+                cells.append(f"{mean:.3f}" if values else "–")
             rows.append([f"`{label}`", str(iteration), *cells])
     missing = [label for label in a["rows"] if label not in {p["row"] for p in points}]
-    text = "Mean over environments and seeds of the scores of the credit audit, on the episodes that a row learns from."
+    text = (
+        "Mean over environments and seeds (snr: median) of the scores of the credit audit, on the episodes that a row learns "
+        "from."
+    )
     if missing:
         names = ", ".join(f"`{label}`" for label in missing)
         text += f" None for {names}: its episodes hold acts that the enumerated environment does not have."
