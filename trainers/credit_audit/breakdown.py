@@ -64,7 +64,7 @@ def break_down(audits: Mapping[str, CreditAudit]) -> list[BreakdownRow]:
         audits: label of the policy -> its audit; "" if there is one.
     """
     labels = dict.fromkeys(rule.label for audit in audits.values() for rule in audit.trainers)
-    rows = []
+    rows: list[BreakdownRow] = []
     for label in labels:
         for policy, audit in audits.items():
             for rule in audit.trainers:

@@ -92,4 +92,4 @@ def _counting(policy: Policy) -> Iterator[list[int]]:
     try:
         yield passed
     finally:
-        del policy.evaluate_tokens  # type: ignore[method-assign]
+        del policy.evaluate_tokens
