@@ -92,8 +92,8 @@ def atlas(
     """
     try:
         import torch
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("searchgym credit atlas", "torch", "train") from error
+    except ModuleNotFoundError as missing:
+        raise MissingExtraError("searchgym credit atlas", "torch", "train") from missing
     from .atlas import AtlasSettings, make_atlas
 
     torch.set_num_threads(1)
