@@ -21,6 +21,7 @@ from searchgym.figures import new_figure, save_figure
 from searchgym.files import read_json, write_text
 
 from .auditing import AuditSettings, audit_credit
+from .monte_carlo import Precision, needed_continuations
 from .opening import open_trainers
 from .report import METHODS, audit_json
 from .sampling import Method
@@ -48,7 +49,6 @@ class AtlasSettings:
         seed: of questions and episodes.
         method: "exact" or "monte-carlo"; without enumeration there is no true gradient.
         error: standard error where values are estimated.
-        continuations: of each state at most, there.
     """
 
     trainers: tuple[str, ...] = ()
@@ -58,7 +58,6 @@ class AtlasSettings:
     seed: int = 0
     method: Method = "exact"
     error: float = 0.1
-    continuations: int = 50
 
 
 def make_atlas(
@@ -84,6 +83,7 @@ def make_atlas(
     for family in settings.families:
         if family not in FAMILIES:
             raise UnknownIdError("family", family, FAMILIES)
+    Precision(settings.error, 2**31).check()
     out.mkdir(parents=True, exist_ok=True)
     data = out / "atlas.json"
     made = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items() if k != "families"}
@@ -121,7 +121,7 @@ def _audit_family(family: str, settings: AtlasSettings, on_progress: Callable[[s
             group_size=settings.group_size,
             method=settings.method,
             error=settings.error,
-            continuations=settings.continuations,
+            continuations=max(16, needed_continuations(settings.error)),
             seed=settings.seed,
         ),
         lambda doing: on_progress(f"{family}: {doing}"),
@@ -139,12 +139,15 @@ def _value(rule: Mapping[str, Any], score: str) -> float:
 
 
 def _by_rule(families: Mapping[str, Any], score: str) -> dict[str, list[float]]:
-    """Rule -> its score in each family."""
+    """Rule -> its score in each family; "noise floor" is one half of the continuations scored against the other."""
     found: dict[str, list[float]] = {}
     for place, audit in enumerate(families.values()):
         for rule in audit["rules"]:
             if rule["label"] not in ("true advantage", "reversed"):
                 found.setdefault(rule["label"], [math.nan] * len(families))[place] = _value(rule, score)
+        floor = audit["floor"].get(score)
+        if audit["settings"]["method"] == "monte-carlo" and floor is not None:
+            found.setdefault("noise floor", [math.nan] * len(families))[place] = floor
     return found
 
 
@@ -158,7 +161,7 @@ def _markdown(atlas: Mapping[str, Any], command: str) -> str:
         f"`{command}`",
         "",
         f"{settings['questions']} questions of each family, {settings['group_size']} episodes each, candidate policy with "
-        f"start=lookup and memory=false, oracle judge; values by {METHODS[settings['method']]}; {seconds / 60:.1f} minutes of processor time.",
+        f"start=lookup and memory=false, oracle judge; values by {METHODS[settings['method']]} (standard error where estimated {settings['error']:g}); {seconds:.0f} s of processor time.",
         "",
         "EM: " + ", ".join(f"{family} {audit['em']:.2f}" for family, audit in families.items()) + ".",
     ]

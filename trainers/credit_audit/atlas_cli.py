@@ -62,6 +62,14 @@ __all__ = ["atlas"]
     help="Enumerate every state, or continue from restored states: faster, and without the true gradient.",
 )
 @option(
+    "--error",
+    type=float,
+    default=0.1,
+    show_default=True,
+    group=ENVIRONMENT,
+    help="Standard error of an advantage where values are estimated.",
+)
+@option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
@@ -75,6 +83,7 @@ def atlas(
     group_size: int,
     seed: int,
     method: Any,
+    error: float,
     out: Path,
 ) -> None:
     """Audit every trainer's credit on every family of the corpus forks, with the candidate policy.
@@ -83,15 +92,15 @@ def atlas(
     """
     try:
         import torch
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("searchgym credit atlas", "torch", "train") from error
+    except ModuleNotFoundError as missing:
+        raise MissingExtraError("searchgym credit atlas", "torch", "train") from missing
     from .atlas import AtlasSettings, make_atlas
 
     torch.set_num_threads(1)
     console = Console(stderr=True)
     with console.status("atlas") as status:
         written = make_atlas(
-            AtlasSettings(trainers, families, questions, group_size, seed, method),
+            AtlasSettings(trainers, families, questions, group_size, seed, method, error),
             out,
             "searchgym " + shlex.join(sys.argv[1:]),
             lambda doing: status.update(text(f"atlas: {doing}")),
