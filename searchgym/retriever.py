@@ -105,9 +105,7 @@ def check_result(result: Any, name: str) -> SearchResult:
     if isinstance(result, RetrievalError):
         return result
     if not isinstance(result, list):
-        return RetrievalError(  # type: ignore[unreachable]  # third-party retrievers are not type-checked
-            f"retriever {name!r} gave {result!r:.60} in place of a list of hits"
-        )
+        return RetrievalError(f"retriever {name!r} gave {result!r:.60} in place of a list of hits")
     total, named = 0.0, True
     for id, _, _, score in result:
         total += score  # not finite if one of them is not; only then are they looked at singly

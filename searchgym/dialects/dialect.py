@@ -10,7 +10,7 @@ from ..acts import Act
 from ..retriever import Hit
 from .scanner import THOUGHT_NAMES, Grammar, Scanner
 
-__all__ = ["DOTS", "Dialect", "ScannedDialect", "invalid", "list_hits", "plain_message", "refusal", "role"]
+__all__ = ["Dialect", "ScannedDialect", "blank", "invalid", "list_hits", "plain_message", "refusal", "role"]
 
 
 @runtime_checkable
@@ -130,10 +130,14 @@ _RETRY = {
 }
 
 
-DOTS = ".… \n"
-"""An act of nothing but these is empty: "…" stands for a text in prompts, and models copy prompts."""
+_BLANK = re.compile(r"[\s.…]*")
 
 _LONGEST_REASON = 90  # characters; observations are bounded
+
+
+def blank(text: str) -> bool:
+    """Whether a text says nothing: white space, and dots, which stand for a text in prompts, and models copy prompts."""
+    return _BLANK.fullmatch(text) is not None
 
 
 def refusal(error: str, reason: str) -> str:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from ..acts import Act
 from ..question import PLAIN_DESCRIPTION
 from ..retriever import Hit
-from .dialect import DOTS, ScannedDialect, invalid, list_hits, plain_message, refusal, role
+from .dialect import ScannedDialect, blank, invalid, list_hits, plain_message, refusal, role
 from .scanner import THOUGHT_NAMES, Grammar
 
 __all__ = ["TagsDialect"]
@@ -76,7 +76,7 @@ class TagsDialect(ScannedDialect):
             if self._ANY_TAG.search(body):
                 return invalid("nested_act")
         body = body.strip()
-        if not body.strip(DOTS):
+        if blank(body):
             return invalid("empty_act")
         if kind == "answer":
             return Act("answer", (), "", body)
@@ -84,7 +84,7 @@ class TagsDialect(ScannedDialect):
             return Act("feedback", (), body)
         if max_queries == 1:
             return Act("search", (body,))
-        queries = tuple(line.strip() for line in body.splitlines() if line.strip(DOTS))
+        queries = tuple(line.strip() for line in body.splitlines() if not blank(line))
         return Act("search", queries=queries) if len(queries) <= max_queries else invalid("too_many_queries")
 
     def write(self, act: Act, thought: str = "") -> str:

@@ -12,7 +12,7 @@ from ..acts import Act
 from ..question import PLAIN_DESCRIPTION
 from ..retriever import Hit
 from .calls import CallError, json_text, read_call, text_argument
-from .dialect import DOTS, ScannedDialect, invalid, list_hits, plain_message, refusal, role
+from .dialect import ScannedDialect, blank, invalid, list_hits, plain_message, refusal, role
 from .scanner import THOUGHT_NAMES, Grammar
 
 __all__ = ["ToolsDialect"]
@@ -115,7 +115,7 @@ class ToolsDialect(ScannedDialect):
             return invalid("malformed_call", str(error))
         if kind == "feedback" and not feedback:
             return invalid("feedback_off")
-        values = [v.strip() for v in values if v.strip(DOTS)]
+        values = [v.strip() for v in values if not blank(v)]
         if not values:
             return invalid("empty_act")
         if kind == "answer":

@@ -107,6 +107,7 @@ class TestRoundTrip:
         ("<answer> \n\t </answer>", "empty_act"),
         ("<search>…</search>", "empty_act"),
         ("<answer> ... </answer>", "empty_act"),
+        ("<answer>…\t…</answer>", "empty_act"),
         ("<search>a</search><search>a</search>", "several_acts"),
         ("<search>a</search> so <answer>b</answer>", "several_acts"),
         ("<answer>a</answer><answer>b</answer>", "several_acts"),
@@ -149,6 +150,7 @@ def test_tags_invalid(text: str, expected: str) -> None:
         (call("", {}), "unknown_tool"),
         (call("search", {"query": "  "}), "empty_act"),
         (call("search", {"query": "…"}), "empty_act"),
+        (call("search", {"query": "\t"}), "empty_act"),
         (call("search", {"query": []}), "empty_act"),
         (call("search", {"query": ["a", "b"]}), "too_many_queries"),
         (call("feedback", {"draft": "a"}), "feedback_off"),
@@ -163,6 +165,7 @@ def test_tags_counts_lines_as_queries_only_when_several_are_allowed() -> None:
     assert parse(TAGS, text).queries == ("one\n\n two \nthree",)
     assert parse(TAGS, text, max_queries=3).queries == ("one", "two", "three")
     assert parse(TAGS, text, max_queries=2).error == "too_many_queries"
+    assert parse(TAGS, "<search>one\n \t\n…\n</search>", max_queries=2).queries == ("one",)
 
 
 @pytest.mark.parametrize(

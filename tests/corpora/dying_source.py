@@ -12,5 +12,5 @@ from searchgym.corpora.indexing.source import Source
 class DyingSource(Source):
     """Opening it is like running out of memory."""
 
-    def open(self) -> Any:
+    def open(self, *, cached: bool = True) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
