@@ -29,12 +29,10 @@ from hashlib import blake2b
 from typing import Any
 
 from searchgym.agent import Agent, AgentContext, Turn
-from searchgym.checks import boolean
 from searchgym.dialects import Dialect, Scanner, ToolsDialect, begins_inside, call_arguments, json_text
 from searchgym.episode import Episode, StopReason
-from searchgym.errors import BudgetSpentError, ConfigError, MissingExtraError
-from searchgym.signatures import takes_options
-from searchgym.terminal import get_logger
+from searchgym.errors import BudgetSpentError, ConfigError, MissingExtraError, get_logger
+from searchgym.options import boolean, takes_options
 
 try:
     from searchgym.endpoint import event_loop

@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from searchgym.checks import integer, number
 from searchgym.errors import ConfigError, RetrievalError
+from searchgym.options import integer, number
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, Retriever, SearchResult, check_result
 from searchgym.specs import Spec, open_retriever

@@ -68,7 +68,7 @@ _get, _names = lazy_exports(__name__, _EXPORTS)
 
 def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
-        from . import plugins
+        from .options import plugins
 
         return plugins.load("functions", name)
     return _get(name)

@@ -18,7 +18,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from .errors import EpisodeFileError
+from .errors import EpisodeFileError, warn
 from .files import open_regular, parse_json, replacing
 from .rendering import as_html, as_text
 from .round_record import (
@@ -33,7 +33,6 @@ from .round_record import (
     checked,
     from_schema_1,
 )
-from .terminal import warn
 
 __all__ = [
     "EPISODE_SCHEMA",

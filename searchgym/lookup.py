@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from .checks import plain
 from .errors import ConfigError
+from .options import plain
 from .question import Corpus, Question
 from .specs import ByIdentity
 

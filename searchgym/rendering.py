@@ -1,7 +1,7 @@
 """An episode as text for a terminal and as HTML for a notebook: round by round, with gold passages, verdicts and rewards.
 
 Texts of models, passages and judges are shown as text: control and bidirectional characters are replaced
-(`searchgym.terminal`), and nothing in them is read as HTML.
+(`searchgym.errors.terminal`), and nothing in them is read as HTML.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .errors import printable
 from .round_record import StopReason
-from .terminal import printable
 
 if TYPE_CHECKING:
     from .episode import Episode

@@ -14,10 +14,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from . import plugins
-from .checks import integer, plain
-from .credentials import MissingSecret, expand
-from .errors import ConfigError, PluginError, UnknownIdError
+from .errors import ConfigError, MissingSecret, PluginError, UnknownIdError, expand
+from .options import integer, plain, plugins
 from .question import Corpus
 from .retriever import CACHE_BYTES, CachedRetriever, Retriever
 

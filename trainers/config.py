@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from searchgym.checks import mapping
 from searchgym.errors import ConfigError, did_you_mean
+from searchgym.options import mapping
 
 __all__ = ["Schedule", "TrainConfig", "describe_settings", "make_config", "option", "parse_settings"]
 

@@ -10,8 +10,8 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from searchgym import plugins
 from searchgym.errors import ConfigError, SearchGymError
+from searchgym.options import plugins
 from searchgym.sources import load_source, source_name
 
 if TYPE_CHECKING:

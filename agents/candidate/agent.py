@@ -31,13 +31,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from searchgym.agent import Turn
-from searchgym.checkpoints import policy_directory
-from searchgym.checks import choice
-from searchgym.checksums import check_files, forget_checksums
 from searchgym.dialects import Act
 from searchgym.episode import Episode, Segment
 from searchgym.errors import CheckpointError, ConfigError
-from searchgym.files import read_bytes, read_json
+from searchgym.files import check_files, forget_checksums, policy_directory, read_bytes, read_json
+from searchgym.options import choice
 
 from ..policy import Policy, Sample, TokenOutputs
 from .features import (

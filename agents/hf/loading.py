@@ -14,9 +14,8 @@ from huggingface_hub import HfApi, constants, errors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from searchgym.checkpoints import policy_directory
-from searchgym.checksums import check_files
 from searchgym.errors import ConfigError, did_you_mean
+from searchgym.files import check_files, policy_directory
 
 from ..lm.cached_forward import decoder_of
 from ..lm.half_precision import has_matrix_units

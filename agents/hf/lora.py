@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from searchgym.checksums import check_files
 from searchgym.errors import CheckpointError, ConfigError, MissingExtraError, did_you_mean
+from searchgym.files import check_files
 
 from ..lm.cached_forward import decoder_of
 from ..lm.weights import check_tensors

@@ -31,11 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from searchgym.checks import number
-from searchgym.errors import ConfigError, EngineError, MissingExtraError
+from searchgym.errors import ConfigError, EngineError, MissingExtraError, get_logger
+from searchgym.options import check_known, number, takes_options
 from searchgym.retries import Backoff, is_transient
-from searchgym.signatures import check_known, takes_options
-from searchgym.terminal import get_logger
 
 from .vllm import Request, Sampled, VLLMSlots, write_weights
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from searchgym.agent import AgentContext
-from searchgym.checks import check_count
 from searchgym.dialects import Act, Dialect, TagsDialect, ToolsDialect
 from searchgym.errors import ConfigError, UnknownIdError
+from searchgym.options import check_count
 from searchgym.retriever import Hit
 
 from ..options import read_options

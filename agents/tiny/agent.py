@@ -22,11 +22,11 @@ import torch
 from transformers import Qwen3ForCausalLM
 
 from searchgym.agent import AgentContext, Turn
-from searchgym.checkpoints import policy_directory
-from searchgym.checks import choice
 from searchgym.dialects import TagsDialect
 from searchgym.episode import Episode, Segment, StopReason, segments_before
 from searchgym.errors import CheckpointError, ConfigError
+from searchgym.files import policy_directory
+from searchgym.options import choice
 
 from ..lm.engine import Ending, Engine
 from ..lm.evaluation import EvaluationStats

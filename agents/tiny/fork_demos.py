@@ -21,8 +21,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from searchgym.checks import number
 from searchgym.dialects import Act, TagsDialect
+from searchgym.options import number
 from searchgym.question import Question
 from searchgym.retriever import Hit
 

@@ -18,9 +18,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from searchgym.checksums import check_files, forget_checksums
 from searchgym.errors import CheckpointError, ConfigError
-from searchgym.files import read_bytes, read_json, write_bytes, write_text
+from searchgym.files import check_files, forget_checksums, read_bytes, read_json, write_bytes, write_text
 
 from ..lm.weights import check_tensors
 

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from searchgym.checksums import forget_checksums
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.files import forget_checksums
 
 from .agent import TOKENIZER_FILE
 from .demos import (

@@ -22,7 +22,7 @@ from functools import cache, lru_cache
 
 import Stemmer
 
-from searchgym.scripts import IDEOGRAPHS, KATAKANA, SOUTH_EAST_ASIAN
+from searchgym.scoring import IDEOGRAPHS, KATAKANA, SOUTH_EAST_ASIAN
 
 __all__ = ["MAX_LENGTH", "STOP_WORDS", "TOKENIZER", "stem", "words"]
 

@@ -30,9 +30,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.checks import integer, number
 from searchgym.errors import DamagedFileError
 from searchgym.lru import LRUCache
+from searchgym.options import integer, number
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, SearchResult
 

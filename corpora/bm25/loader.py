@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from searchgym.terminal import warn
+from searchgym.errors import warn
 
 __all__ = ["fetch", "installed", "ready", "wait"]
 

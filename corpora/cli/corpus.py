@@ -13,12 +13,12 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from searchgym import plugins
 from searchgym.cli.command import Group, option
 from searchgym.cli.console import Console, say
 from searchgym.cli.options import read_spec
 from searchgym.conformance import check_corpus
 from searchgym.errors import CorpusError
+from searchgym.options import plugins
 from searchgym.question import Corpus, find_passage
 from searchgym.scoring import sub_exact_match
 from searchgym.specs import open_corpus

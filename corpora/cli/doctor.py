@@ -13,11 +13,11 @@ from typing import Any
 import click
 from rich.table import Table
 
-from searchgym import plugins
 from searchgym._version import __version__
 from searchgym.cli.command import Command, option
 from searchgym.cli.console import Console, text
 from searchgym.errors import SearchGymError
+from searchgym.options import plugins
 
 from ..indexing.cache import home as cache_home
 

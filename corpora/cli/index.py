@@ -12,7 +12,6 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from searchgym import plugins
 from searchgym.cli.command import Group, option
 from searchgym.cli.console import Console, say, text
 from searchgym.cli.listing import listing_options
@@ -25,6 +24,7 @@ from searchgym.errors import (
     RetrievalError,
     UnknownIdError,
 )
+from searchgym.options import plugins
 from searchgym.specs import open_corpus
 
 from ..indexing.backend import (

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from searchgym.checks import choice
 from searchgym.errors import ConfigError, CorpusError, did_you_mean
+from searchgym.options import choice
 from searchgym.scoring import DEFAULT_SEGMENTATION
 
 from .fields import SPLITS, Source

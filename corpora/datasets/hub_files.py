@@ -22,9 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from searchgym.errors import ConfigError, CorpusError, MissingExtraError, SearchGymError
+from searchgym.errors import ConfigError, CorpusError, MissingExtraError, SearchGymError, printable
 from searchgym.files import lock_file, sync, write_text
-from searchgym.terminal import printable
 
 from ..indexing.cache import home
 from ..indexing.disk import human, require_disk

@@ -18,9 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from searchgym.checks import choice
 from searchgym.errors import ConfigError, CorpusError, UnknownIdError
 from searchgym.files import replacing
+from searchgym.options import choice
 from searchgym.question import Hop, Passage, Question
 from searchgym.scoring import DEFAULT_SEGMENTATION, SEGMENTATIONS
 

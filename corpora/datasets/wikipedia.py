@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from searchgym.checks import integer
 from searchgym.errors import ConfigError, CorpusError, MissingExtraError
 from searchgym.files import write_text
+from searchgym.options import integer
 
 from ..indexing.backend import Progress, quiet
 from ..indexing.cache import output_directory

@@ -28,9 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.checks import choice, integer, mapping, text
 from searchgym.errors import ConfigError, MissingExtraError, RetrievalError
-from searchgym.signatures import check_known
+from searchgym.options import check_known, choice, integer, mapping, text
 
 from ..indexing.cache import digest
 

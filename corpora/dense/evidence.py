@@ -24,11 +24,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.checks import boolean, number
 from searchgym.errors import ConfigError, SearchGymError
 from searchgym.judges.grounding import CommonWords, contains_words, names_in, repeats, support, text_of
 from searchgym.judges.protocol import Trace, Verdict
 from searchgym.lru import LRUCache
+from searchgym.options import boolean, number
 from searchgym.question import Corpus
 from searchgym.retriever import Hit
 from searchgym.scoring import normalize_answer

@@ -27,12 +27,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.checks import choice, integer
 from searchgym.errors import ConfigError, IndexMismatchError, RetrievalError
 from searchgym.lru import LRUCache
+from searchgym.options import choice, declared_options, integer
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, SearchResult
-from searchgym.signatures import declared_options
 
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.backend import Estimate, IndexBackend, Progress

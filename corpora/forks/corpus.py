@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from searchgym import checks
 from searchgym.errors import ConfigError, UnknownIdError
+from searchgym.options import checks
 from searchgym.question import Hop, Passage, Question
 
 from ..world.arithmetic import hash64, key

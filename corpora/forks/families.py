@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from searchgym import checks
 from searchgym.errors import UnknownIdError
+from searchgym.options import checks
 
 __all__ = ["FAMILIES", "LIST", "YEAR", "Family", "MicroWorld", "Parameter", "check_parameters"]
 

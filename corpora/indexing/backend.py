@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
-from searchgym import plugins
-from searchgym.checks import plain
-from searchgym.errors import ConfigError, IndexMismatchError, PluginError
+from searchgym.errors import ConfigError, IndexMismatchError, PluginError, printable
+from searchgym.options import plain, plugins
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
 from searchgym.specs import Spec, call_factory, open_corpus
-from searchgym.terminal import printable
 
 from .cache import cached_directory, damage, output_directory, read_key
 from .disk import free_disk, human

@@ -35,10 +35,9 @@ from typing import Any
 import filelock
 import numpy as np
 
-from searchgym.errors import ConfigError, CorpusError, SearchGymError
+from searchgym.errors import ConfigError, CorpusError, SearchGymError, warn
 from searchgym.files import lock_file, sync
 from searchgym.home import home
-from searchgym.terminal import warn
 
 from .checksums import CHECKSUMS, DAMAGED, CheckedFile, block_sums, read_checksums, write_checksums
 

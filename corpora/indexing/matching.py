@@ -19,10 +19,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.errors import RetrievalError, UnknownIdError
+from searchgym.errors import RetrievalError, UnknownIdError, warn
 from searchgym.question import Corpus, Passage, find_passage
 from searchgym.retriever import Hit, SearchResult, content_id
-from searchgym.terminal import warn
 
 from .cache import cached_directory
 

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from searchgym.checks import number
 from searchgym.errors import ConfigError, CorpusError, IndexMismatchError
+from searchgym.options import number
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, Retriever, SearchResult
 

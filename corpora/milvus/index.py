@@ -32,11 +32,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from searchgym.checks import choice, integer, number
 from searchgym.errors import ConfigError, RetrievalError
+from searchgym.options import check_known, choice, integer, number, takes_options
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, SearchResult, check_result
-from searchgym.signatures import check_known, takes_options
 
 from ..bm25.analyzer import TOKENIZER, stem, words
 from ..bm25.index import MAX_QUERY_TERMS

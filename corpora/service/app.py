@@ -23,11 +23,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from searchgym._version import __version__
-from searchgym.errors import MissingExtraError, RetrievalError
+from searchgym.errors import MissingExtraError, RetrievalError, get_logger
 from searchgym.lru import LRUCache
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
-from searchgym.terminal import get_logger
 
 from .batching import Overloaded, SearchCrashed, SearchQueue
 from .encoding import BETWEEN, search_encoded

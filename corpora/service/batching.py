@@ -21,8 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from searchgym.errors import RetrievalError, SearchGymError
-from searchgym.terminal import get_logger
+from searchgym.errors import RetrievalError, SearchGymError, get_logger
 
 __all__ = ["Overloaded", "SearchCrashed", "SearchQueue"]
 

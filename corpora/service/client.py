@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from searchgym.checks import boolean, integer, number
 from searchgym.errors import ConfigError, MissingExtraError, RetrievalError
+from searchgym.options import boolean, integer, number
 from searchgym.question import Corpus
 from searchgym.retries import Backoff, is_transient
 from searchgym.retriever import Hit, SearchResult

@@ -19,10 +19,9 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from searchgym.errors import RetrievalError, SearchGymError
+from searchgym.errors import RetrievalError, SearchGymError, get_logger
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
-from searchgym.terminal import get_logger
 
 from .encoding import search_encoded
 from .limits import Limits

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from searchgym.checks import integer, number
 from searchgym.errors import ConfigError
+from searchgym.options import integer, number
 
 __all__ = ["Limits"]
 

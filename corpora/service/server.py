@@ -21,13 +21,12 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from searchgym.checks import integer
-from searchgym.errors import ConfigError, MissingExtraError, SearchGymError
+from searchgym.errors import ConfigError, MissingExtraError, SearchGymError, printable
 from searchgym.files import temporary_directory
+from searchgym.options import integer
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
 from searchgym.specs import Spec
-from searchgym.terminal import printable
 
 from ..bm25 import BM25
 from ..indexing.source import Source

@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from searchgym.checks import integer
 from searchgym.errors import ConfigError, UnknownIdError
+from searchgym.options import integer
 from searchgym.question import Hop, Passage, Question
 
 from ..indexing.cache import cached_directory

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from searchgym.checks import integer, number
 from searchgym.errors import ConfigError
+from searchgym.options import integer, number
 
 from .arithmetic import AffinePermutation, Grouping, hash64, key
 from .names import Names, Themes

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import click
 
-from .. import plugins
 from .._version import __version__
 from ..errors import PluginError, SearchGymError, did_you_mean
+from ..options import plugins
 from .console import say
 from .listing import listing_options
 

@@ -11,7 +11,7 @@ from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from ..terminal import printable
+from ..errors import printable
 
 __all__ = ["Console", "say", "text"]
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from .. import plugins
 from ..errors import SearchGymError
+from ..options import plugins
 from .command import option
 from .console import Console
 

@@ -11,13 +11,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from .. import plugins
 from ..agent import Agent
-from ..checkpoints import run_of
 from ..env.config import ARGUMENTS
 from ..env.vector import SearchVectorEnv
 from ..errors import ConfigError
+from ..files import run_of
 from ..judges.protocol import open_judge
+from ..options import plugins
 from ..rollouts.collection import open_agent, open_envs
 from ..rollouts.evaluation import EvalResult
 from .options import env_arguments, judge_spec, parse_pairs

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, ConformanceError
+from ..judges import Grade, Verdict
 from ..judges.protocol import Grader, Judge, Trace
 from ..question import Question
-from ..verdict import Grade, Verdict
 from .promise import require
 from .traces import GOLD, HALF, HUGE, PLAIN, continuations, odd_traces, ordinary_traces, prefixes
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from .. import plugins
 from ..acts import Act
 from ..errors import ConfigError, PluginError, UnknownIdError
+from ..options import plugins
 from ..question import PLAIN_DESCRIPTION
 from .dialect import Dialect
 from .tags import TagsDialect

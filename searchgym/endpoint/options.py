@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..checks import integer, number
-from ..credentials import redact
-from ..errors import ConfigError
+from ..errors import ConfigError, redact
 from ..home import home
-from ..signatures import check_known, declared_options
+from ..options import check_known, declared_options, integer, number
 from .metering import Meter, Prices
 
 __all__ = ["EndpointOptions"]

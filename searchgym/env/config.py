@@ -7,13 +7,12 @@ from dataclasses import Field, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
-from ..checks import check_count, choice
-from ..credentials import strip
 from ..dialects import Dialect, get_dialect
 from ..episode import Feedback, Retrieval
-from ..errors import ConfigError, UnknownIdError
+from ..errors import ConfigError, UnknownIdError, strip
 from ..judges.gain import InformationGain
 from ..judges.protocol import Grader, Judge
+from ..options import check_count, choice
 from ..question import Corpus, Question, describe_corpus
 from ..retriever import Retriever
 from ..scoring import DEFAULT_SEGMENTATION, SEGMENTATIONS

@@ -10,14 +10,13 @@ import gymnasium as gym
 import numpy as np
 
 from ..acts import Act, allowed_act
-from ..checks import integer
 from ..dialects import Dialect
 from ..episode import RoundRecord, StopReason
-from ..errors import ConfigError, SnapshotError
+from ..errors import ConfigError, SnapshotError, printable
 from ..judges.protocol import check_judge
+from ..options import integer
 from ..question import Corpus
 from ..retriever import Retriever, SearchResult
-from ..terminal import printable
 from .episode_state import EpisodeState
 from .judging import Costs, finish_steps
 from .setup import (

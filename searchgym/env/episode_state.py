@@ -14,11 +14,11 @@ from typing import Any
 from ..dialects import Act
 from ..episode import INFO_SCHEMA, Feedback, Outcome, Retrieval, RoundRecord, StopReason, anchor_of
 from ..errors import ConfigError, CorpusError, ResetNeededError, RetrievalError, UnknownIdError
+from ..judges import Grade, Verdict, no_verdict
 from ..judges.protocol import Trace
 from ..question import Corpus, Passage, Question, find_passage, gold_record
 from ..retriever import Hit, SearchResult, distinct_hits
 from ..scoring import exact_match, f1, recall, sub_exact_match
-from ..verdict import Grade, Verdict, no_verdict
 from .config import EnvConfig
 from .feedback import write_feedback
 from .rewards import RewardContext

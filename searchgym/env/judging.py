@@ -14,9 +14,9 @@ from typing import Any
 
 from ..episode import Episode, RoundRecord
 from ..errors import PluginError, UnknownIdError
+from ..judges import Grade, Verdict, no_verdict
 from ..judges.protocol import Judge, Trace, traces_of
 from ..question import Question
-from ..verdict import Grade, Verdict, no_verdict
 from .config import JUDGE_WHEN, EnvConfig
 from .episode_state import EpisodeState
 

@@ -15,8 +15,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from .. import plugins
 from ..errors import ConfigError, PluginError, SearchGymError, UnknownIdError
+from ..options import plugins
 from ..sources import absolute_name, load_source, source_name
 from .rewards import REWARD_TERMS, RewardContext, RewardTerm
 

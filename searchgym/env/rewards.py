@@ -23,10 +23,10 @@ from dataclasses import dataclass
 
 from ..episode import Outcome, RoundRecord
 from ..errors import ConfigError
+from ..judges import Grade, Verdict
 from ..judges.gain import InformationGain, redundancy
 from ..question import Question
 from ..scoring import f1, normalize_answer, sub_exact_match
-from ..verdict import Grade, Verdict
 
 __all__ = ["REWARD_TERMS", "SUB_EM_EXTRA", "RewardContext", "RewardTerm"]
 

@@ -8,8 +8,7 @@ from types import MethodType
 from typing import Any
 
 from ..episode import StopReason
-from ..errors import ResetNeededError
-from ..terminal import get_logger
+from ..errors import ResetNeededError, get_logger
 from .env import SearchEnv
 from .tools import act_of_call, tool_functions, unwrapped
 

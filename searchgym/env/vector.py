@@ -16,10 +16,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from ..checks import check_count
 from ..episode import RoundRecord, StopReason
 from ..errors import ConfigError, ResetNeededError, UnknownIdError
 from ..judges.protocol import check_judge
+from ..options import check_count
 from ..question import Question
 from ..retriever import SearchResult
 from .config import EnvConfig

@@ -5,6 +5,17 @@ A judge sees the question and the trace up to and including one round and gives 
 """
 
 from ..episode import RoundRecord
+from ..verdict import no_verdict
 from .protocol import Grade, Grader, Judge, Trace, Verdict, open_judge, traces_of
 
-__all__ = ["Grade", "Grader", "Judge", "RoundRecord", "Trace", "Verdict", "open_judge", "traces_of"]
+__all__ = [
+    "Grade",
+    "Grader",
+    "Judge",
+    "RoundRecord",
+    "Trace",
+    "Verdict",
+    "no_verdict",
+    "open_judge",
+    "traces_of",
+]

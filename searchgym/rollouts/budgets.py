@@ -17,10 +17,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ..checks import check_count
 from ..env.vector import SearchVectorEnv
 from ..episode import Episode
 from ..errors import ConfigError
+from ..options import check_count
 from .collection import AgentLike, EnvLike, open_agent, open_envs
 from .evaluation import EvalResult, evaluate
 from .plot import draw_budgets

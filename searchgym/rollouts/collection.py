@@ -16,9 +16,7 @@ from typing import Any, overload
 import gymnasium as gym
 import numpy as np
 
-from .. import plugins
 from ..agent import Agent, AgentContext, FunctionAgent, Turn
-from ..checks import check_count, mapping
 from ..env.config import EnvConfig
 from ..env.env import SearchEnv
 from ..env.infos import InfoSource
@@ -28,6 +26,7 @@ from ..env.vector import SearchVectorEnv, make_vec
 from ..episode import Episode, RoundRecord
 from ..errors import ConfigError
 from ..judges.protocol import check_judge
+from ..options import check_count, mapping, plugins
 from .recorder import EpisodeRecorder
 from .starts import Start, check_starts, open_slots
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..agent import Agent
-from ..checks import check_count
 from ..env.vector import SearchVectorEnv
 from ..episode import Episode
 from ..errors import ConfigError
+from ..options import check_count
 from ..statistics import Interval, bootstrap
 from .collection import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs
 

@@ -13,7 +13,7 @@ from ..env.snapshots import check_fork, observation_after, restore, snapshot_aft
 from ..env.vector import SearchVectorEnv
 from ..episode import Episode
 from ..errors import ConfigError, SnapshotError
-from ..verdict import no_verdict
+from ..judges import no_verdict
 
 __all__ = ["Start", "check_starts", "open_slots"]
 

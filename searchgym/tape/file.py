@@ -30,10 +30,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from ..errors import RetrievalError, TapeError
+from ..errors import RetrievalError, TapeError, warn
 from ..judges.protocol import Grade, Verdict
 from ..retriever import Hit, SearchResult
-from ..terminal import warn
 
 __all__ = ["Content", "Key", "Line", "Player", "differences", "dump_line", "of_something_else", "read_tape"]
 

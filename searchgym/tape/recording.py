@@ -15,8 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..credentials import strip
-from ..errors import RetrievalError, TapeError
+from ..errors import RetrievalError, TapeError, strip
 from ..judges.protocol import Grade, Grader, Judge, Trace, Verdict
 from ..question import Corpus, Question
 from ..retriever import Retriever, SearchResult

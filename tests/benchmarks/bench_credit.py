@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from unittest.mock import patch
 
-from searchgym import plugins
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.env.vector import make_vec
+from searchgym.options import plugins
 from searchgym.trainers.algorithm import training_envs
 from searchgym.trainers.config import make_config
 from searchgym.trainers.learner import learner

@@ -30,9 +30,9 @@ import numpy as np  # noqa: E402
 from generated import GeneratedCorpus  # noqa: E402
 from processes import figures_of, peak_memory  # noqa: E402
 
-from searchgym import plugins  # noqa: E402
 from searchgym.corpora import build_index, open_index  # noqa: E402
 from searchgym.corpora.bm25 import loader as bm25_loader  # noqa: E402
+from searchgym.options import plugins  # noqa: E402
 from searchgym.question import Passage  # noqa: E402
 
 WIKI18 = 21_015_324

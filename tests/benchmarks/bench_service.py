@@ -40,7 +40,7 @@ import Stemmer
 
 from searchgym.corpora import build_index, open_index
 from searchgym.corpora.service.protocol import read_document
-from searchgym.plugins import load
+from searchgym.options import load
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
 from searchgym.specs import open_corpus

@@ -17,9 +17,9 @@ import pytest
 from helpers import CommandLine, run_searchgym, start_searchgym
 from toys import EMPLOYER
 
-from searchgym import plugins
 from searchgym.cli import main
 from searchgym.episode import load_episodes
+from searchgym.options import plugins
 
 COMMANDS = ["play", "eval", "rescore", "doctor", "train"]
 

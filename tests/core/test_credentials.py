@@ -13,9 +13,17 @@ from typing import Any
 
 import pytest
 
-from searchgym.credentials import MissingSecret, expand, redact, strip, with_credentials
 from searchgym.env.env import SearchEnv
-from searchgym.errors import ConfigError, RetrievalError, UnknownIdError
+from searchgym.errors import (
+    ConfigError,
+    MissingSecret,
+    RetrievalError,
+    UnknownIdError,
+    expand,
+    redact,
+    strip,
+    with_credentials,
+)
 from searchgym.specs import open_corpus, open_retriever
 from searchgym.tape.file import read_tape
 

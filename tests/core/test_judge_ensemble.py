@@ -123,7 +123,7 @@ def test_it_grades_if_all_members_do() -> None:
 
 def test_opening_decides_whether_it_grades(monkeypatch: pytest.MonkeyPatch) -> None:
     makes = {"grades": lambda corpus, u=1.0: Grades((u, u)), "judges": lambda corpus: Says((0.0, 0.0))}
-    monkeypatch.setattr("searchgym.plugins.load", lambda group, name: makes.get(name, _ensemble()))
+    monkeypatch.setattr("searchgym.options.plugins.load", lambda group, name: makes.get(name, _ensemble()))
     both = open_judge({"name": "ensemble", "judges": ["grades", {"name": "grades", "u": 0.0}]})
     assert isinstance(both, Grader)
     assert isinstance(both, Ensemble)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import CommandLine
 
-from searchgym import plugins
 from searchgym.cli.listing import ListedOption, describe_options, summary
+from searchgym.options import plugins
 
 GROUPS = ("agents", "judges", "trainers", "corpora", "retrievers")
 OTHER = '''

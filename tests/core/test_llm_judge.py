@@ -15,12 +15,12 @@ import pytest
 from fixtures.llm_cases import QUESTION, search, traces
 from fixtures.stub_llm import StubLLM
 
-from searchgym import plugins
 from searchgym.conformance import check_judge
 from searchgym.dialects import Act
 from searchgym.errors import ConfigError, MissingExtraError, UnknownIdError
 from searchgym.judges import RoundRecord, Trace, open_judge
 from searchgym.judges.llm.judge import LLMJudge
+from searchgym.options import plugins
 
 # -- what is asked and what comes back -----------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ import gymnasium as gym
 import pytest
 
 import searchgym
-from searchgym import plugins
 from searchgym.dialects import TagsDialect, get_dialect, register_dialect, registry
 from searchgym.errors import ConfigError, PluginError, UnknownIdError
+from searchgym.options import plugins
 
 
 class Shouting(TagsDialect):

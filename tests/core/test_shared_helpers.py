@@ -15,11 +15,10 @@ import filelock
 import numpy as np
 import pytest
 
-from searchgym import checks, files
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.lru import LRUCache
+from searchgym.options import check_known, checks, files, takes_options
 from searchgym.retries import Backoff, is_transient
-from searchgym.signatures import check_known, takes_options
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,7 @@ from searchgym import errors
 from searchgym.cli.console import Console, text
 from searchgym.cli.progress import progress_bar
 from searchgym.env.env import SearchEnv
-from searchgym.errors import SearchGymError, UnknownIdError
-from searchgym.terminal import get_logger, printable, warn
+from searchgym.errors import SearchGymError, UnknownIdError, get_logger, printable, warn
 
 HOSTILE = {
     "clear": "\x1b[2J",

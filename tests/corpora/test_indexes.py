@@ -17,13 +17,13 @@ import pytest
 from list_corpus import ListCorpus
 
 import searchgym
-from searchgym import plugins
 from searchgym.conformance import check_retriever
 from searchgym.corpora import Estimate, IndexBackend, build_index, open_index
 from searchgym.corpora.bm25.index import BM25_BACKEND, open_bm25
 from searchgym.corpora.indexing import backend as indexes
 from searchgym.corpora.indexing.cache import verify_directory
 from searchgym.errors import ConfigError, CorpusError, IndexMismatchError, PluginError, UnknownIdError
+from searchgym.options import plugins
 from searchgym.question import Corpus
 from searchgym.retriever import Hit, Retriever
 

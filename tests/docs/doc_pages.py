@@ -214,7 +214,7 @@ class Runner:
 
 
 def _forget_plugins() -> None:
-    from searchgym import plugins
+    from searchgym.options import plugins
 
     importlib.invalidate_caches()
     plugins._entry_points.cache_clear()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from searchgym import plugins
 from searchgym.errors import ConfigError, UnknownIdError
+from searchgym.options import plugins
 from searchgym.trainers.bench.spec import SHIPPED, Spec, load_spec, parse_spec, restrict
 from searchgym.trainers.config import parse_settings
 from searchgym.trainers.registry import load_trainer

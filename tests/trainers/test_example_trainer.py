@@ -31,7 +31,7 @@ env_options = { corpus = { name = "country-terse", size = 1000, train = 100, dev
 """
 # What a person would type in four commands, in one process: importing torch is most of the time.
 SESSION = """
-from searchgym import plugins
+from searchgym.options import plugins
 from searchgym.cli import main
 from searchgym.trainers.conformance import check_trainer
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from toy_bandit import VOCABULARY, ToyGRPO, make_trainer, run_toy
 
-from searchgym import plugins
 from searchgym.agents.policy import TokenOutputs
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.options import plugins
 from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.ppo import PPO
 from searchgym.trainers.algorithms.reinforce import Reinforce

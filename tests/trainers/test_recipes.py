@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from helpers import small_world
 
-from searchgym import plugins
 from searchgym.agents.policy import Policy
 from searchgym.corpora.indexing.disk import human
 from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError, UnknownIdError
+from searchgym.options import plugins
 from searchgym.specs import bind_options
 from searchgym.trainers.algorithm import training_envs
 from searchgym.trainers.config import make_config

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from helpers import small_world
 
-from searchgym import plugins
 from searchgym.cli.console import Console
-from searchgym.errors import ConfigError
-from searchgym.terminal import printable
+from searchgym.errors import ConfigError, printable
+from searchgym.options import plugins
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.algorithms.ppo import PPO
 from searchgym.trainers.config import make_config

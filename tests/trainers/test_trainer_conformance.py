@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from searchgym import plugins
 from searchgym.errors import TrainingError
+from searchgym.options import plugins
 from searchgym.rollouts import Start
 from searchgym.trainers.algorithm import Algorithm, Loss, TrainContext
 from searchgym.trainers.algorithms.gigpo import GiGPO

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toy_bandit import run_toy
 
-from searchgym import plugins
+from searchgym.options import plugins
 from searchgym.trainers.algorithms.grpo import GRPOSettings
 from searchgym.trainers.config import TrainConfig
 

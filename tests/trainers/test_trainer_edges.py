@@ -6,8 +6,8 @@ import pytest
 from judged_episodes import episode
 from toy_bandit import make_trainer
 
-from searchgym import plugins
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.options import plugins
 from searchgym.trainers.conformance import TabularPolicy
 from searchgym.trainers.runs.directory import RunDirectory
 

@@ -16,8 +16,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from searchgym.credentials import strip
-from searchgym.errors import ConfigError, RunDirectoryError
+from searchgym.errors import ConfigError, RunDirectoryError, strip
 from searchgym.files import lock_file, read_json
 
 from ..config import TrainConfig

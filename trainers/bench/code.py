@@ -13,8 +13,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from searchgym import plugins
 from searchgym.errors import MissingExtraError, PluginError
+from searchgym.options import plugins
 
 from ..registry import load_trainer
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from searchgym.credentials import redact, strip
+from searchgym.errors import redact, strip
 from searchgym.files import write_text
 
 from ..runs.directory import write_json

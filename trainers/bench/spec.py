@@ -16,9 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from searchgym import plugins
 from searchgym.env.reward_weights import portable_reward
 from searchgym.errors import ConfigError, UnknownIdError, did_you_mean
+from searchgym.options import plugins
 from searchgym.sources import absolute_name
 
 from ..config import TrainConfig, make_config, option, parse_settings

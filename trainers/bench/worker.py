@@ -22,8 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from searchgym.credentials import strip, with_credentials
-from searchgym.errors import ConfigError, TrainingError
+from searchgym.errors import ConfigError, TrainingError, strip, with_credentials
 from searchgym.files import read_json
 
 from ..config import TrainConfig, parse_settings

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from searchgym import plugins
 from searchgym.agents.policy import Policy
-from searchgym.checkpoints import run_of, step_of
 from searchgym.env.config import EnvConfig
 from searchgym.errors import ConfigError, SearchGymError
+from searchgym.files import run_of, step_of
+from searchgym.options import plugins
 from searchgym.rollouts.collection import open_agent
 
 from ..algorithm import Algorithm

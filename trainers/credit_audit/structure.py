@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 
 from searchgym.agents.policy import Policy
-from searchgym.checks import number
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import ConfigError
+from searchgym.options import number
 
 from .exact import ExactValues
 

@@ -14,10 +14,10 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 
-from searchgym.checks import integer
 from searchgym.env import SearchEnv
 from searchgym.env.tools import unwrapped
 from searchgym.errors import ConfigError
+from searchgym.options import integer
 
 from .chat_space import ChatMessage, ChatSpace, is_message
 

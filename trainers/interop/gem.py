@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from searchgym import EpisodeSession, SearchEnv
-from searchgym.checks import choice
 from searchgym.errors import RetrievalError
+from searchgym.options import choice
 
 from .peers import check_peer
 

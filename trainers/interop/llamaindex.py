@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from searchgym.checks import integer
 from searchgym.corpora.indexing.source import Source
 from searchgym.errors import RetrievalError
+from searchgym.options import integer
 from searchgym.retriever import Retriever
 from searchgym.specs import Spec
 

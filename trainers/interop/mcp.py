@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from searchgym.checks import integer
-from searchgym.errors import ConfigError, RetrievalError, UnknownIdError
+from searchgym.errors import ConfigError, RetrievalError, UnknownIdError, get_logger
+from searchgym.options import integer
 from searchgym.question import Corpus, describe_corpus, find_passage
 from searchgym.retriever import Hit, Retriever, SearchResult
-from searchgym.terminal import get_logger
 
 from .peers import check_peer
 

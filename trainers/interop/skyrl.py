@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from searchgym import EpisodeSession, SearchEnv
-from searchgym.checks import choice, plain
 from searchgym.errors import ConfigError, RetrievalError
+from searchgym.options import choice, plain
 
 from .peers import check_peer
 

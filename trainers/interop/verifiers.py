@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from searchgym import SearchEnv
-from searchgym.checks import plain
 from searchgym.env.tools import tool_instructions
 from searchgym.errors import ConfigError, RetrievalError
+from searchgym.options import plain
 
 from .verifiers_tools import SearchGymData, SearchGymState, SearchTools, start
 

@@ -19,9 +19,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from searchgym.agents.policy import Policy
-from searchgym.checksums import check_files, checksums, compare_checksums, write_checksums
 from searchgym.errors import CheckpointError
-from searchgym.files import json_digest, read_json, write_text
+from searchgym.files import (
+    check_files,
+    checksums,
+    compare_checksums,
+    json_digest,
+    read_json,
+    write_checksums,
+    write_text,
+)
 
 from ..processes import world
 from .learner import Learner

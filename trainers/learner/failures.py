@@ -26,10 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, Sample
-from searchgym.checksums import check_files, write_checksums
 from searchgym.episode import Episode, load_episodes, save_episodes
 from searchgym.errors import CheckpointError, TrainingError
-from searchgym.files import read_json, write_text
+from searchgym.files import check_files, read_json, write_checksums, write_text
 
 from ..batch import Batch
 

@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from searchgym import plugins
 from searchgym.agents.hf.lora import LoraOptions, adapter_base, saved_options
 from searchgym.agents.policy import Policy
-from searchgym.checkpoints import policy_directory
 from searchgym.corpora.datasets.hub import find_set
 from searchgym.corpora.indexing.disk import free_disk, human
 from searchgym.env.config import EnvConfig
 from searchgym.env.setup import registered_arguments
 from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.errors import ConfigError, RetrievalError, SearchGymError
+from searchgym.files import policy_directory
+from searchgym.options import plugins
 from searchgym.rollouts.collection import agent_context_of
 from searchgym.specs import bind_options
 

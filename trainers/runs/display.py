@@ -19,7 +19,7 @@ from rich.text import Text
 from searchgym.cli.console import Console
 from searchgym.cli.console import text as literal
 from searchgym.cli.progress import progress_bar
-from searchgym.terminal import printable
+from searchgym.errors import printable
 
 if TYPE_CHECKING:
     from searchgym.statistics import Interval

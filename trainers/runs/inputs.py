@@ -12,11 +12,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from searchgym.checksums import crc32
 from searchgym.env.config import EnvConfig
-from searchgym.errors import ConfigError, RunDirectoryError, did_you_mean
+from searchgym.errors import ConfigError, RunDirectoryError, did_you_mean, get_logger
+from searchgym.files import crc32
 from searchgym.question import Question, gold_record
-from searchgym.terminal import get_logger
 
 from ..config import TrainConfig
 

@@ -19,9 +19,8 @@ import numpy as np
 import torch
 
 from searchgym._version import __version__
-from searchgym.credentials import MissingSecret, expand, strip
 from searchgym.env.reward_weights import portable_reward
-from searchgym.errors import ConfigError, RunDirectoryError
+from searchgym.errors import ConfigError, MissingSecret, RunDirectoryError, expand, strip
 from searchgym.rollouts.collection import open_agent
 from searchgym.sources import absolute_name
 

@@ -15,13 +15,12 @@ import click
 from click.core import ParameterSource
 from rich.table import Table
 
-from searchgym import plugins
 from searchgym.cli.command import Command, option
 from searchgym.cli.console import Console, say
 from searchgym.cli.listing import listing_options
 from searchgym.cli.options import SPEC_HELP, config_option, merge_pairs, parse_pairs, read_config, read_spec
-from searchgym.credentials import strip, with_credentials
-from searchgym.errors import ConfigError, MissingExtraError
+from searchgym.errors import ConfigError, MissingExtraError, strip, with_credentials
+from searchgym.options import plugins
 
 from ..config import TrainConfig, describe_settings, make_config
 from ..recipes import RECIPES, describe_recipe, find_recipe

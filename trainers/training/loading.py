@@ -12,10 +12,10 @@ import filelock
 import torch
 
 from searchgym.agents.policy import Policy
-from searchgym.checkpoints import policy_directory, run_of, step_of
 from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.files import policy_directory, run_of, step_of
 from searchgym.rollouts.collection import open_agent
 from searchgym.rollouts.evaluation import EvalResult, evaluate_tasks
 

@@ -10,8 +10,7 @@ from itertools import chain
 from typing import Any
 
 from searchgym.episode import Episode
-from searchgym.errors import CheckpointError, ConfigError, RunDirectoryError, TrainingError
-from searchgym.terminal import get_logger
+from searchgym.errors import CheckpointError, ConfigError, RunDirectoryError, TrainingError, get_logger
 
 from ..config import TrainConfig
 from ..groups import Group

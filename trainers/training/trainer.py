@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from searchgym.agents.policy import Policy
-from searchgym.credentials import strip
-from searchgym.errors import RunDirectoryError, TrainingError
+from searchgym.errors import RunDirectoryError, TrainingError, strip
 from searchgym.rollouts.evaluation import EvalResult
 from searchgym.statistics import Interval
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from searchgym._version import __version__
-from searchgym.errors import EpisodeFileError
-from searchgym.terminal import get_logger
+from searchgym.errors import EpisodeFileError, get_logger
 
 from .episodes import EpisodeReader
 from .index import Index, index_path

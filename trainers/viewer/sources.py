@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from searchgym.credentials import strip
-from searchgym.errors import ConfigError, SearchGymError
+from searchgym.errors import ConfigError, SearchGymError, strip
 from searchgym.files import open_regular, parse_json, read_json
 
 from ..runs.alarms import raised

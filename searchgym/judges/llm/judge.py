@@ -17,17 +17,15 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
-from ...checks import boolean
 from ...endpoint import event_loop
 from ...endpoint.cached import CachedEndpoint, digest
 from ...endpoint.client import RequestError
 from ...endpoint.metering import total
 from ...endpoint.options import EndpointOptions
-from ...errors import BudgetSpentError, ConfigError
+from ...errors import BudgetSpentError, ConfigError, get_logger
+from ...options import boolean, takes_options
 from ...question import Corpus, Question
 from ...scoring import exact_match
-from ...signatures import takes_options
-from ...terminal import get_logger
 from ..protocol import Grade, Trace, Verdict
 from .dispatch import Answer, Reader, ask_all
 from .prompt import PROMPT_VERSION, Prompt, grade_prompt, round_prompt

@@ -47,7 +47,7 @@ class SearchGymError(Exception):
     """Base of all errors raised on purpose; the command line prints these without a traceback.
 
     Messages may quote servers, models and files: they are made printable here
-    (`searchgym.terminal`), and credentials in them are hidden (`searchgym.credentials`).
+    (`searchgym.errors.terminal`), and credentials in them are hidden (`searchgym.errors.credentials`).
     """
 
     def __init__(self, *args: object) -> None:

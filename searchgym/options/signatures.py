@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar
 
-from .errors import UnknownIdError
+from ..errors import UnknownIdError
 
 __all__ = ["check_known", "declared_options", "takes_options"]
 

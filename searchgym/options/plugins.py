@@ -10,7 +10,7 @@ import importlib.metadata
 from functools import cache
 from typing import Any
 
-from .errors import MissingExtraError, PluginError, UnknownIdError
+from ..errors import MissingExtraError, PluginError, UnknownIdError
 
 __all__ = ["load", "names"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from .errors import CheckpointError
-from .files import open_regular, read_json, write_text
+from ..errors import CheckpointError
+from .atomic import open_regular, read_json, write_text
 
 __all__ = [
     "CHECKSUMS",

@@ -12,7 +12,7 @@ import os
 import re
 from pathlib import Path
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
 __all__ = ["policy_directory", "run_of", "step_of"]
 

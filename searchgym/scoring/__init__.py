@@ -1,0 +1,28 @@
+"""Scores of answers, and the scripts of writing that they tell apart."""
+
+from .answers import (
+    DEFAULT_SEGMENTATION,
+    SEGMENTATIONS,
+    contains_answer,
+    exact_match,
+    f1,
+    normalize_answer,
+    recall,
+    sub_exact_match,
+)
+from .scripts import IDEOGRAPHS, KATAKANA, SOUTH_EAST_ASIAN, TIBETAN
+
+__all__ = [
+    "DEFAULT_SEGMENTATION",
+    "IDEOGRAPHS",
+    "KATAKANA",
+    "SEGMENTATIONS",
+    "SOUTH_EAST_ASIAN",
+    "TIBETAN",
+    "contains_answer",
+    "exact_match",
+    "f1",
+    "normalize_answer",
+    "recall",
+    "sub_exact_match",
+]
