@@ -16,9 +16,10 @@ import pytest
 from toys import FixedRetriever, Probe, write_toy
 
 import searchgym
-from searchgym import errors, plugins
+from searchgym import errors
 from searchgym.corpora.hybrid import Hybrid
 from searchgym.errors import ConfigError, MissingExtraError, PluginError, UnknownIdError
+from searchgym.options import plugins
 from searchgym.question import Corpus
 from searchgym.retriever import CachedRetriever, Hit, Retriever
 

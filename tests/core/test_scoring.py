@@ -19,7 +19,6 @@ from searchgym.dialects import TagsDialect
 from searchgym.errors import ConfigError
 from searchgym.rollouts.rescoring import rescore
 from searchgym.scoring import (
-    _is_unseparated,
     contains_answer,
     exact_match,
     f1,
@@ -27,6 +26,7 @@ from searchgym.scoring import (
     recall,
     sub_exact_match,
 )
+from searchgym.scoring.answers import _is_unseparated
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from searchgym.errors import ConfigError, UnknownIdError
+from searchgym.files import atomic as files
 from searchgym.lru import LRUCache
-from searchgym.options import check_known, checks, files, takes_options
+from searchgym.options import check_known, checks, takes_options
 from searchgym.retries import Backoff, is_transient
 
 

@@ -25,12 +25,12 @@ def test_every_episode_has_its_own_values_in_order(toy: str, tmp_path: Path) -> 
         for i, episode in enumerate(episodes)
     ]
     groups = [[episode] for episode in episodes]
-    sampled = Sampled(groups, truth, gather_rounds(episodes, truth))
+    sampled = Sampled(groups, truth, gather_rounds(episodes, truth), "exact")
     credit_R = np.arange(sum(lengths), dtype=float)
     rules = [
-        RuleScore(label, {}, {}, shared, 0.0, credit_R) for label, shared in (("true advantage", True), ("grpo", True), ("capf", False))
+        RuleScore(label, {}, {}, shared, sampled, credit_R) for label, shared in (("true advantage", True), ("grpo", True), ("capf", False))
     ]  # fmt: skip
-    audit = CreditAudit(AuditSettings(), {}, rules, {}, sampled)
+    audit = CreditAudit(AuditSettings(), {}, {}, rules, {}, sampled, {})
     files = write_episodes(audit, tmp_path)
     assert [path.name for path in files] == ["episodes.jsonl", "advantages.json"]
     assert list(load_episodes(files[0])) == episodes

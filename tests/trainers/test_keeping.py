@@ -108,7 +108,7 @@ def test_keeping_the_best_does_not_change_training(tmp_path):
 
 def test_nothing_to_choose_the_best_from(tmp_path):
     with pytest.raises(ConfigError, match=r"keep_best is 'em'.* set eval_every"):
-        train({"agent": "candidate", "keep_best": "em"}, tmp_path / "run")
+        train({"agent": "candidate", "eval_every": 0, "keep_best": "em"}, tmp_path / "run")
     with pytest.raises(ConfigError, match="Choose one of: em, f1"):
         train({"agent": "candidate", "keep_best": "reward"}, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -336,7 +336,7 @@ def _tokenizer(config: TrainConfig, options: dict[str, Any], envs: SearchVectorE
     chat = importlib.import_module("searchgym.agents.hf.chat")
     prompts = importlib.import_module("searchgym.agents.hf.prompts")
     read = importlib.import_module("searchgym.agents.hf.options").HFOptions(
-        **{key: value for key, value in options.items() if key != "model"}
+        **{key: value for key, value in options.items() if key not in ("model", "tokenizer")}
     )
     path = str(options["model"])
     source = adapter_base(path) or path
