@@ -24,8 +24,8 @@ from searchgym.errors import CheckpointError, ConfigError
 from searchgym.files import check_files, forget_checksums
 
 from ..lm.cached_forward import decoder_of
-from ..lm.engine import Ending
 from ..lm.evaluation import EvaluationStats
+from ..lm.generation import Ending
 from ..lm.network import ModelNetwork, open_network
 from ..lm.token_policy import TokenPolicy
 from ..lm.weights import check_tensors

@@ -7,7 +7,8 @@ from typing import Any
 
 from searchgym.errors import ConfigError
 
-from ..lm.engine import Engine, GenerationEngine
+from ..lm.engine import Engine
+from ..lm.generation import GenerationEngine
 from ..lm.interface import Network
 from ..lm.vllm import VLLMEngine
 from .loading import ChatModel

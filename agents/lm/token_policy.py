@@ -9,10 +9,11 @@ from searchgym.episode import Episode, segments_before
 from searchgym.errors import ConfigError
 
 from ..policy import Policy, Sample, TokenOutputs
-from .engine import GenerationEngine, Sampling
 from .evaluation import EvaluationStats, TokenSequence, evaluate
+from .generation import GenerationEngine
 from .interface import Network
 from .prefix_tree import split_by_budget
+from .sampling import Sampling
 
 __all__ = ["TokenPolicy"]
 

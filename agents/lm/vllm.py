@@ -30,7 +30,8 @@ import torch
 
 from searchgym.errors import ConfigError, MissingExtraError
 
-from .engine import Ending, EngineStats, Generation, Sampling
+from .generation import Ending, EngineStats, Generation
+from .sampling import Sampling
 
 __all__ = ["Request", "Sampled", "VLLMEngine", "VLLMSlots", "write_weights"]
 

@@ -28,8 +28,9 @@ from searchgym.errors import CheckpointError, ConfigError
 from searchgym.files import policy_directory
 from searchgym.options import choice
 
-from ..lm.engine import Ending, Engine
+from ..lm.engine import Engine
 from ..lm.evaluation import EvaluationStats
+from ..lm.generation import Ending
 from ..lm.network import DecoderNetwork
 from ..lm.stopping import ActWatch
 from ..lm.token_policy import TokenPolicy

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from searchgym.agents.lm.engine import Ending, Engine, EngineStats, Generation, Sampling, sample
+from searchgym.agents.lm.engine import Engine
+from searchgym.agents.lm.generation import Ending, EngineStats, Generation
 from searchgym.agents.lm.network import DecoderNetwork
+from searchgym.agents.lm.sampling import Sampling, sample
 from searchgym.agents.tiny.model import TinyConfig, build_model
 from searchgym.errors import ConfigError, TrainingError
 

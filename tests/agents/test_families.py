@@ -14,9 +14,10 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from searchgym.agents.hf.loading import freeze_other_towers
 from searchgym.agents.hf.lora import Adapter, LoraOptions
-from searchgym.agents.lm.engine import Engine, Sampling
+from searchgym.agents.lm.engine import Engine
 from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.lm.network import open_network
+from searchgym.agents.lm.sampling import Sampling
 from searchgym.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(
@@ -101,10 +102,11 @@ def test_gradients_through_shared_beginnings_are_those_of_one_sequence_at_a_time
 def test_an_adapter_for_all_linear_layers_is_sampled_from_and_leaves_routers_alone(family: str) -> None:
     model = build_family(family)
     adapter = Adapter.add(model, LoraOptions(rank=2), "base", seed=0)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in adapter.model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(0, 0.3)
+                parameter.normal_(0, 0.3, generator=generator)
     adapter.model.eval()
     adapted = adapter.model.base_model.targeted_module_names
     assert adapted

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from searchgym.agents.hf.agent import HFAgent
-from searchgym.agents.lm.engine import EngineStats
+from searchgym.agents.lm.generation import EngineStats
 from searchgym.agents.policy import Sample
 from searchgym.env.env import SearchEnv
 from searchgym.episode import Episode, StopReason

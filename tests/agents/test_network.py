@@ -9,10 +9,11 @@ import torch
 from families import FAMILIES, OWN_PASS, build_family
 from test_forward import draw_sequences, group, naive
 
-from searchgym.agents.lm.engine import Engine, Sampling
+from searchgym.agents.lm.engine import Engine
 from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.lm.interface import Network
 from searchgym.agents.lm.network import DecoderNetwork, ModelNetwork, open_network
+from searchgym.agents.lm.sampling import Sampling
 from searchgym.errors import ConfigError
 
 VOCAB = 70

@@ -16,7 +16,7 @@ from test_vllm_server import PROMPTS, drawn, logprobs_of
 from transformers import AutoModelForCausalLM
 
 from searchgym.agents.hf.engines import open_vllm
-from searchgym.agents.lm.engine import Ending
+from searchgym.agents.lm.generation import Ending
 from searchgym.agents.lm.vllm import VLLMEngine
 from searchgym.errors import ConfigError, MissingExtraError
 

@@ -15,7 +15,8 @@ from hf_models import save_family
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from searchgym.agents.lm.engine import Ending, Generation, Sampling
+from searchgym.agents.lm.generation import Ending, Generation
+from searchgym.agents.lm.sampling import Sampling
 from searchgym.agents.lm.vllm_server import VLLMServerEngine
 from searchgym.errors import ConfigError, EngineError
 

@@ -21,8 +21,9 @@ from unittest.mock import patch
 import torch
 from transformers import StoppingCriteria
 
-from searchgym.agents.lm.engine import Engine, Sampling, sample
+from searchgym.agents.lm.engine import Engine
 from searchgym.agents.lm.network import open_network
+from searchgym.agents.lm.sampling import Sampling, sample
 from searchgym.agents.tiny.model import TinyConfig, build_model
 
 VOCAB = 1500

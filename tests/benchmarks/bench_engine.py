@@ -19,9 +19,11 @@ from collections.abc import Sequence
 import torch
 from transformers import Qwen3ForCausalLM
 
-from searchgym.agents.lm.engine import Engine, EngineStats, Generation, Sampling
+from searchgym.agents.lm.engine import Engine
 from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.generation import EngineStats, Generation
 from searchgym.agents.lm.network import DecoderNetwork
+from searchgym.agents.lm.sampling import Sampling
 from searchgym.agents.tiny.model import TinyConfig, build_model
 
 VOCAB, QUESTIONS, GROUP, ROUNDS, MAX_NEW = 1500, 16, 8, 3, 48

@@ -27,10 +27,11 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from searchgym.agents.hf.lora import Adapter, LoraOptions
-from searchgym.agents.lm.engine import Engine, Sampling
+from searchgym.agents.lm.engine import Engine
 from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.lm.network import open_network
 from searchgym.agents.lm.prefix_tree import split_by_budget
+from searchgym.agents.lm.sampling import Sampling
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": {"hidden_size": 1024, "intermediate_size": 3072},

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from searchgym.agents.lm.engine import Engine, Sampling
+from searchgym.agents.lm.engine import Engine
 from searchgym.agents.lm.network import open_network
+from searchgym.agents.lm.sampling import Sampling
 
 
 def main() -> None:

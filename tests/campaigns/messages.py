@@ -36,8 +36,9 @@ from fixtures.streaming import (  # noqa: E402
     wrong_tiny_acts,
 )
 
-from searchgym.agents.lm.engine import Engine, Sampling  # noqa: E402
+from searchgym.agents.lm.engine import Engine  # noqa: E402
 from searchgym.agents.lm.network import DecoderNetwork  # noqa: E402
+from searchgym.agents.lm.sampling import Sampling  # noqa: E402
 from searchgym.agents.tiny import TinyAgent  # noqa: E402
 from searchgym.agents.tiny.model import TinyConfig, build_model  # noqa: E402
 
