@@ -11,7 +11,7 @@ __all__ = ["Limits"]
 
 # Bytes apart from cache and requests: interpreter, libraries, passages that were read; a third of it for the process that
 # searches heavy requests.
-_BASE = 3 * 2**27
+_BASE = 7 * 2**26
 _LEAST = 2**26  # bytes for requests, at least
 
 

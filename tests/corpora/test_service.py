@@ -459,7 +459,7 @@ def test_metrics_count_what_happened() -> None:
         ({"topk": 10, "max_topk": 5}, r"topk is 10, more than max_topk \(5\)"),
         ({"window": 5}, "window is 5: give a number from 0 to 1"),
         ({"cache_bytes": -1}, "cache_bytes is -1"),
-        ({"memory": 2**28}, "memory is 268,435,456 bytes: give at least 738,197,504, or a smaller cache"),
+        ({"memory": 2**28}, "memory is 268,435,456 bytes: give at least 805,306,368, or a smaller cache"),
         ({"client_seconds": 0}, "client_seconds is 0"),
     ],
 )
@@ -819,7 +819,7 @@ def test_answers_that_are_not_read_are_given_up() -> None:
 
 
 def test_memory_goes_to_those_who_read() -> None:
-    memory = 3 * 2**27 + 2**26  # 64 MiB for requests
+    memory = 7 * 2**26 + 2**26  # 64 MiB for requests
     with Server(Wide(), cache_bytes=0, memory=memory, answer_bytes=2**25) as server:
         guard = server.guard
         queries = [f"q{n}" for n in range(14)]  # 28 MB
