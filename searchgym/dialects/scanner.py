@@ -3,7 +3,8 @@
 One scanner serves everybody who has to know where an act ends: the dialects read whole messages with it, the engines
 stop sampling by it, the agent `api` cuts replies with it, and SFT cuts the messages that it learns from.
 
-A thought stands between `<think>` and `</think>` (also `thinking`, `thought`, `reasoning`, `seed:think`; upper and lower case). Nothing
+A thought stands between `<think>` and `</think>` (also `thinking`, `thought`, `reasoning`, `seed:think`; upper and lower case), or between the marks
+`[THINK]` and `[/THINK]`, `◁think▷` and `◁/think▷`. Nothing
 in it is an act.
 
 - It ends at the closing tag that balances its opening tags, so a thought may quote a whole `<think>…</think>`. An
@@ -26,7 +27,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["THOUGHT_NAMES", "Block", "Grammar", "Scanner", "after_thoughts", "begins_inside"]
+__all__ = ["THOUGHT_NAMES", "Block", "Grammar", "Scanner", "after_thoughts", "begins_inside", "with_tags"]
 
 THOUGHT_NAMES = "think|thinking|thought|reasoning|seed:think"
 """The names of tags around a thought, as a regular expression."""
@@ -35,6 +36,20 @@ _THOUGHT = f"(?i:<(?P<end>/?)(?:{THOUGHT_NAMES})>)"
 _THOUGHT_END = f"(?P<end>(?i:</(?:{THOUGHT_NAMES})>))"
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'  # of JSON, where all of it is there
 _LONGEST = len("</seed:think>")  # no tag is longer
+_MARKS = {
+    "[THINK]": "<think>",
+    "[/THINK]": "</think>",
+    "◁think▷": "<think>",
+    "◁/think▷": "</think>",
+}  # of one length each
+
+
+def with_tags(text: str) -> str:
+    """A text of the same length in which the thought marks of Mistral and Kimi models are tags."""
+    if "[" in text or "◁" in text:
+        for mark, tag in _MARKS.items():
+            text = text.replace(mark, tag)
+    return text
 
 
 class Block(NamedTuple):
@@ -167,8 +182,14 @@ class Scanner:
         partial = text.rfind("<", max(0, end - _LONGEST))
         if partial >= 0 and ">" not in text[partial:]:
             end = partial
+        if "[" in text or "◁" in text:  # perhaps the beginning of a mark
+            for mark in _MARKS:
+                begin = text.rfind(mark[0], max(0, end - len(mark) + 1), end)
+                if begin >= 0 and mark.startswith(text[begin:end]):
+                    end = begin
+        tagged = with_tags(text)
         position = 0
-        while (match := self._pattern().search(text, position, end)) is not None:
+        while (match := self._pattern().search(tagged, position, end)) is not None:
             position = self._read(match, text, position)
         if self._mode == "string" and text.endswith("\\", position, end):
             end -= 1  # half an escape
@@ -249,7 +270,9 @@ class Scanner:
             self.name = ""
             self._inside.clear()
         elif match.lastgroup == "end" and match["end"] and self.name and self.thoughts and not self.depth:
-            self._skip(match[0])  # this message shows its opening tags: the closing tag is text of the act
+            self._skip(
+                text[start:end]
+            )  # this message shows its opening tags: the closing tag is text of the act
         elif match.lastgroup == "end":
             self._thought_tag(closing=match["end"] != "", end=self._at + end)
         elif match.lastgroup == "stray":

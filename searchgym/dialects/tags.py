@@ -11,7 +11,7 @@ from ..acts import Act
 from ..question import PLAIN_DESCRIPTION
 from ..retriever import Hit
 from .dialect import ScannedDialect, blank, invalid, list_hits, plain_message, refusal, role
-from .scanner import THOUGHT_NAMES, Grammar
+from .scanner import THOUGHT_NAMES, Grammar, with_tags
 
 __all__ = ["TagsDialect"]
 
@@ -59,7 +59,9 @@ class TagsDialect(ScannedDialect):
         )
 
     def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
-        plain = self._PLAIN.fullmatch(text) or self._MARKUP.fullmatch(text)
+        plain = (
+            self._PLAIN.fullmatch(text) or self._MARKUP.fullmatch(text) if with_tags(text) == text else None
+        )
         if plain is not None:
             kind, body = plain.groups()
             if kind == "feedback" and not feedback:

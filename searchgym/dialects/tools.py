@@ -13,7 +13,7 @@ from ..question import PLAIN_DESCRIPTION
 from ..retriever import Hit
 from .calls import CallError, json_text, read_call, text_argument
 from .dialect import ScannedDialect, blank, invalid, list_hits, plain_message, refusal, role
-from .scanner import THOUGHT_NAMES, Grammar
+from .scanner import THOUGHT_NAMES, Grammar, with_tags
 
 __all__ = ["ToolsDialect"]
 
@@ -96,7 +96,7 @@ class ToolsDialect(ScannedDialect):
         )
 
     def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
-        plain = self._PLAIN.fullmatch(text)
+        plain = self._PLAIN.fullmatch(text) if with_tags(text) == text else None
         if plain is not None:
             body = plain[2]
         else:

@@ -43,7 +43,8 @@ tag_soup = st.lists(
     ),
     max_size=12,
 ).map("".join)
-body = any_text.map(str.strip).filter(lambda t: t and "<" not in t)
+says = re.compile(r"[^\s.…]").search  # an act of dots says nothing
+body = any_text.map(str.strip).filter(lambda t: says(t) and "<" not in t)
 line = body.map(lambda t: " ".join(t.split())).filter(bool)
 
 
@@ -72,7 +73,7 @@ class TestRoundTrip:
         act = Act("search", queries=tuple(queries))
         assert parse(dialect, dialect.write(act), max_queries=4) == act
 
-    @given(value=tag_soup.map(str.strip).filter(bool))
+    @given(value=tag_soup.map(str.strip).filter(says))
     def test_tools_can_say_anything(self, value: str) -> None:
         assert parse(TOOLS, TOOLS.write(Act("answer", answer=value))) == Act("answer", answer=value)
 

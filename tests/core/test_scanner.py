@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchgym.dialects import Act, Scanner, TagsDialect, ToolsDialect, after_thoughts, begins_inside
+from searchgym.dialects import (
+    Act,
+    Scanner,
+    TagsDialect,
+    ToolsDialect,
+    after_thoughts,
+    begins_inside,
+    get_dialect,
+)
 
 TAGS, TOOLS = TagsDialect(), ToolsDialect()
 RIVER = Act("search", ("river",))
@@ -383,3 +391,28 @@ def test_a_closing_tag_that_closes_nothing_ends_a_message(text: str, stray: bool
 def test_formats_of_their_own(text: str, rest: str, inside: bool) -> None:
     assert after_thoughts(text) == rest
     assert begins_inside(text) == inside
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷")])
+@pytest.mark.parametrize("dialect", ["tags", "tools"])
+def test_the_marks_of_mistral_and_kimi_are_thoughts(dialect: str, opening: str, closing: str) -> None:
+    act = get_dialect(dialect)
+    paris, search = act.write(Act("answer", answer="Paris")), act.write(Act("search", ("[THINK] x",)))
+    quoted = f"{opening}Maybe {paris}? No.{closing}"
+    for message, kind in [
+        (quoted, "invalid"),
+        (f"Maybe {paris}?{closing} {search}", "search"),
+        (f"{quoted} {search}", "search"),
+    ]:
+        if dialect == "tags":
+            message = message.replace(
+                "[THINK] x", "x"
+            )  # a tag in an act of the dialect "tags" cannot be quoted
+        parsed = act.parse(message, feedback=False, max_queries=1)
+        assert parsed.kind == kind, message
+        assert parsed.queries == (() if kind == "invalid" else ("x" if dialect == "tags" else "[THINK] x",))
+        scanner = act.scanner()
+        for character in message:
+            scanner.feed(character)
+        scanner.finish(message)
+        assert [b.end for b in scanner.blocks] == [b.end for b in act.read(message).blocks]
