@@ -79,8 +79,6 @@ def test_calls_that_cost_a_round_and_say_why(body: str) -> None:
     "text",
     [
         "I could write `<answer>Rome</answer>` but first <search>river</search>",
-        "[THINK]Maybe <answer>Rome</answer>[/THINK]<search>river</search>",
-        "◁think▷Maybe <answer>Rome</answer>◁/think▷<search>river</search>",
         "<reflection>Maybe <answer>Rome</answer></reflection><search>river</search>",
     ],
 )
