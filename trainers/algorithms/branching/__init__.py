@@ -1,0 +1,1 @@
+"""Methods that continue episodes from restored states. One method, one file."""

@@ -1,0 +1,1 @@
+"""Methods that divide an episode into sub-goals. One method, one file."""

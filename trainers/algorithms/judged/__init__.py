@@ -1,0 +1,1 @@
+"""Methods whose credit comes from verdicts or rules on single rounds. One method, one file."""

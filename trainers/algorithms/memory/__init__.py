@@ -1,0 +1,1 @@
+"""Methods that carry text from one episode to the next. One method, one file."""

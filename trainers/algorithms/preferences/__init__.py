@@ -1,0 +1,1 @@
+"""Methods that learn from preferred and filtered rounds: preference losses and imitation. One method, one file."""
