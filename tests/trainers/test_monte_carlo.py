@@ -166,14 +166,13 @@ def test_an_interrupted_audit_ends_like_an_uninterrupted_one(tmp_path: Path) -> 
     path = tmp_path / "continuations.jsonl"
     with ContinuationStore(path, {"seed": 1}) as store:
         continue_episodes(agent, envs, episodes[:2], ROUGH, seed=1, store=store)
-    path.write_bytes(path.read_bytes() + b'{"state": "cut of')
+    path.write_bytes(path.read_bytes() + b'{"returns": {"cut of')
     with ContinuationStore(path, {"seed": 1}) as store:
         again = continue_episodes(agent, envs, episodes, ROUGH, seed=1, store=store)
-    assert 0 < again.counts["continuations"] < whole.counts["continuations"]
     before = path.read_bytes()
     with ContinuationStore(path, {"seed": 1}) as store:
         repeated = continue_episodes(agent, envs, episodes, ROUGH, seed=1, store=store)
-    assert repeated.counts["continuations"] == 0
+    assert repeated.counts == again.counts
     assert path.read_bytes() == before
     for found in (again, repeated):
         for one, other in zip(whole.truth, found.truth, strict=True):
@@ -189,8 +188,8 @@ from searchgym.trainers.credit_audit.store import ContinuationStore
 
 add, parts = ContinuationStore.add, []
 
-def killing(self, returns):
-    add(self, returns)
+def killing(self, returns, cost):
+    add(self, returns, cost)
     parts.append(returns)
     if len(parts) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -210,36 +209,66 @@ def test_a_killed_audit_continues(tmp_path: Path, cli: Any) -> None:
     process = subprocess.run([sys.executable, "-c", KILLED, *arguments, str(killed)], capture_output=True)
     assert process.returncode == -signal.SIGKILL
     left = (killed / "continuations.jsonl").read_bytes()
-    assert left.count(b"\n") > 3
+    assert left.count(b"\n") == 4
     assert not (killed / "report.md").exists()
     audits = []
-    for out in (killed, whole):
+    for out in (whole, killed):
         status, _, errors = cli(*arguments, str(out))
         assert status == 0, errors
         audits.append(json.loads((out / "audit.json").read_text()))
     assert (killed / "continuations.jsonl").read_bytes().startswith(left)
-    assert 0 < audits[0]["counts"]["continuations"] < audits[1]["counts"]["continuations"]
+    counts = [audit["counts"] for audit in audits]
+    assert min(count.pop("seconds") for count in counts) > 0.0
+    assert {"continuations", "restores", "shared", "rounds", "tokens"} <= counts[0].keys()
     scores = [{rule["label"]: rule["scores"] for rule in audit["rules"]} for audit in audits]
     assert scores[0] == scores[1]
+
+
+def test_the_cost_of_an_interrupted_audit_is_that_of_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("searchgym.trainers.credit_audit.monte_carlo._PART", 16)
+    envs, agent, episodes = played("trap")
+    path = tmp_path / "continuations.jsonl"
+
+    def counted() -> dict[str, float]:
+        with ContinuationStore(path, {"seed": 1}) as store:
+            counts = continue_episodes(agent, envs, episodes, ROUGH, seed=1, store=store).counts
+        return {name: count for name, count in counts.items() if name != "seconds"}
+
+    whole = counted()
+    content = path.read_bytes()
+    lines = content.count(b"\n")
+    assert lines > 5
+    for cut in range(0, len(content), len(content) // 7):
+        path.write_bytes(content[:cut])
+        assert counted() == whole
+        assert path.read_bytes().count(b"\n") == lines
 
 
 def test_continuations_of_something_else_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "continuations.jsonl"
     with ContinuationStore(path, {"policy": "a", "seed": 1}) as store:
-        store.add({"s": {0: 1.0, 5: 0.0}})
+        store.add({"s": {0: 1.0, 5: 0.0}}, {"tokens": 3.0})
         assert store.returns("s") == {0: 1.0, 5: 0.0}
         with pytest.raises(RunDirectoryError, match="in use"):
             ContinuationStore(path, {"policy": "a", "seed": 1})
     with ContinuationStore(path, {"policy": "a", "seed": 1}) as store:
         assert store.returns("s") == {0: 1.0, 5: 0.0}
+        assert store.cost == {"tokens": 3.0}
     with pytest.raises(RunDirectoryError, match="another policy"):
         ContinuationStore(path, {"policy": "b", "seed": 1})
     lines = path.read_text().splitlines()
+    path.write_text('{"schema": 2, "made_with": {"policy": "a", "seed": 1}}\n{"state": "s"}\n')
+    with pytest.raises(RunDirectoryError, match="another schema"):
+        ContinuationStore(path, {"policy": "a", "seed": 1})
     for damaged in (
         "{",
-        '{"state": "s", "numbers": [5], "returns": [1]}',
-        '{"state": "s", "numbers": [6, 7], "returns": [1]}',
-        '{"state": "s", "numbers": [6], "returns": ["x"]}',
+        '{"returns": {"s": {"5": 1}}, "cost": {}}',
+        '{"returns": {"s": [1]}, "cost": {}}',
+        '{"returns": {"s": {"6": "x"}}, "cost": {}}',
+        '{"returns": {"s": {"6": 1}}, "cost": {"tokens": NaN}}',
+        '{"returns": {"s": {"6": 1}}}',
     ):
         path.write_text("\n".join([*lines, damaged]) + "\n")
         with pytest.raises(RunDirectoryError, match="damaged"):

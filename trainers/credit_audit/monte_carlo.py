@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -104,8 +105,9 @@ class Continued:
 
     Attributes:
         truth: the true credit of each episode.
-        counts: what it took: "states", "continuations" that were played, "restores" (those that did not begin with the
-            question), "shared" (returns that another state's continuation gave), "rounds" and "tokens" that were sampled.
+        counts: what it took, before an interruption, too: "states", "continuations" that were played, "restores" (those
+            that did not begin with the question), "shared" (returns that another state's continuation gave), "rounds" and
+            "tokens" that were sampled, and the processor time in "seconds".
     """
 
     truth: list[TrueCredit]
@@ -265,7 +267,9 @@ class _Player:
             s.name: {} if store is None else store.returns(s.name) for s in states.values()
         }  # name -> number of the continuation -> return
         self.known = sum(map(len, self._pool.values()))
-        self.counts = dict.fromkeys(("continuations", "restores", "shared", "rounds", "tokens"), 0.0)
+        names = ("continuations", "restores", "shared", "rounds", "tokens", "seconds")
+        self._since = time.process_time()
+        self.counts = dict.fromkeys(names, 0.0) | ({} if store is None else store.cost)
 
     def play(self, wanted: Mapping[Key, int]) -> None:
         """Bring states to some number of continuations, those first that come first in their episodes.
@@ -296,6 +300,7 @@ class _Player:
         starts = [self._states[key].start for key, _ in part]
         seeds = [_seed(self._seed, task_id, i) for (task_id, _), i in part]
         fresh: dict[str, dict[int, float]] = {}
+        rounds = tokens = 0
         continued = collect(self._envs, self._agent, starts=starts, seeds=seeds)
         for (key, i), episode in zip(part, continued, strict=True):
             if not episode.valid_for_training:
@@ -308,13 +313,21 @@ class _Player:
                 if i not in self._pool[later.name]:
                     self._pool[later.name][i] = reward_to_go
                     fresh.setdefault(later.name, {})[i] = reward_to_go
-            self.counts["rounds"] += len(episode.rounds) - state.start.fork_round
-            self.counts["tokens"] += _sampled(episode, len(episode.rounds)) - state.tokens
-        self.counts["continuations"] += len(part)
-        self.counts["restores"] += sum(start.fork_round > 0 for start in starts)
-        self.counts["shared"] += sum(map(len, fresh.values())) - len(part)
+            rounds += len(episode.rounds) - state.start.fork_round
+            tokens += _sampled(episode, len(episode.rounds)) - state.tokens
+        now = time.process_time()  # with what was done between the parts
+        cost = {
+            "continuations": len(part),
+            "restores": sum(start.fork_round > 0 for start in starts),
+            "shared": sum(map(len, fresh.values())) - len(part),
+            "rounds": rounds,
+            "tokens": tokens,
+            "seconds": now - self._since,
+        }
+        self._since = now
+        self.counts = {name: self.counts[name] + amount for name, amount in cost.items()}
         if self._store is not None:
-            self._store.add(fresh)
+            self._store.add(fresh, cost)
 
     def _visited(self, episode: Episode, first: int) -> Iterator[tuple[_State, float]]:
         """The known states that an episode comes by from round `first` on, each with the return from there."""

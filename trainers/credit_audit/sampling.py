@@ -144,12 +144,10 @@ def sample_episodes(
         plain = envs
     else:
         plain = SearchVectorEnv.from_config(replace(config, judge=None, judge_spec=None), settings.num_envs)
-    started = time.process_time()
     if settings.method == "exact":
         sampled = _enumerate(policy, plain, groups, settings)
     else:
         sampled = _continue(policy, plain, groups, settings, on_progress, place)
-    sampled.counts["seconds"] = time.process_time() - started
     episodes = sampled.episodes
     sampled.played = {
         "episodes": len(episodes),
@@ -193,6 +191,7 @@ def _check_ends(policy: Policy, groups: Sequence[Group], config: EnvConfig) -> N
 def _enumerate(
     policy: Policy, envs: SearchVectorEnv, groups: list[Group], settings: AuditSettings
 ) -> Sampled:
+    started = time.process_time()
     policy.bind(agent_context_of(envs.config))
     exact = ExactValues(policy, envs, settings.max_states)
     by_task: dict[str, list[Episode]] = {}
@@ -213,15 +212,14 @@ def _enumerate(
         gradient = gradient + exact.policy_gradient()
     episodes = [episode for group in groups for episode in group]
     ordered = [truth[id(episode)] for episode in episodes]
-    return Sampled(
-        groups,
-        ordered,
-        gather_rounds(episodes, ordered, settings.negligible),
-        "exact",
-        score_vectors(policy, episodes),
-        gradient.numpy(),
-        {"states": states, "environment steps": exact.transitions},
-    )
+    rounds = gather_rounds(episodes, ordered, settings.negligible)
+    vectors = score_vectors(policy, episodes)
+    counts = {
+        "states": states,
+        "environment steps": exact.transitions,
+        "seconds": time.process_time() - started,
+    }
+    return Sampled(groups, ordered, rounds, "exact", vectors, gradient.numpy(), counts)
 
 
 def _continue(

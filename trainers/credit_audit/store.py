@@ -1,10 +1,11 @@
 """The continuations of an audit, in a file: an interrupted audit continues with what was played.
 
-    {"schema": 2, "made_with": {…}}                               what the returns depend on
-    {"state": "5f…", "numbers": [0, 1, 5], "returns": [0.0, 1.0, …]}    continuations 0, 1 and 5 of a state
+    {"schema": 3, "made_with": {…}}                                              what the returns depend on
+    {"returns": {"5f…": {"0": 1.0, "5": 0.0}, …}, "cost": {"continuations": 2, …}}    what was played in one go
 
 A line that was cut off by a crash at the end of the file is dropped; its continuations are played again. Continuation i of a
-state has a seed of its own, so it returns what it would have returned without the interruption.
+state has a seed of its own, so it returns what it would have returned without the interruption. The cost is kept with the
+returns, so that an audit that was interrupted reports what it took in all.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from searchgym.files import lock_file
 
 __all__ = ["ContinuationStore"]
 
-_SCHEMA = 2
+_SCHEMA = 3
 
 
 class ContinuationStore:
@@ -31,6 +32,9 @@ class ContinuationStore:
         path: the file.
         made_with: what the returns depend on, as JSON: the policy's weights, the environment, seeds.
 
+    Attributes:
+        cost: what all continuations in the file took, summed by name.
+
     Raises:
         RunDirectoryError: the file was made with something else, is damaged, or is in use by another process.
     """
@@ -39,6 +43,7 @@ class ContinuationStore:
         import filelock
 
         self._path = path
+        self.cost: dict[str, float] = {}
         self._returns: dict[str, dict[int, float]] = {}
         try:
             self._lock = lock_file(path.with_name(f".{path.name}.lock"))
@@ -64,22 +69,26 @@ class ContinuationStore:
         """The returns of a state's continuations so far, by number."""
         return dict(self._returns.get(state, {}))
 
-    def add(self, returns: Mapping[str, Mapping[int, float]]) -> None:
-        """Append continuations of some states.
+    def add(self, returns: Mapping[str, Mapping[int, float]], cost: Mapping[str, float]) -> None:
+        """Append continuations that were played together.
 
         Args:
             returns: state -> number of the continuation -> return; none of them is stored yet.
+            cost: what they took, by name.
 
         Raises:
             OSError: the file cannot be written.
         """
-        lines = []
-        for state, values in returns.items():
-            row = {"state": state, "numbers": list(values), "returns": list(values.values())}
-            lines.append(json.dumps(row) + "\n")
-            self._returns.setdefault(state, {}).update(values)
+        row = {"returns": returns, "cost": cost}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
+            file.write(json.dumps(row) + "\n")
+        self._take(returns, cost)
+
+    def _take(self, returns: Mapping[str, Mapping[int, float]], cost: Mapping[str, float]) -> None:
+        for state, values in returns.items():
+            self._returns.setdefault(state, {}).update(values)
+        for name, amount in cost.items():
+            self.cost[name] = self.cost.get(name, 0.0) + amount
 
     def _open(self, made_with: Any) -> None:
         content = self._path.read_bytes() if self._path.exists() else b""
@@ -91,13 +100,10 @@ class ContinuationStore:
         try:
             head, *rows = map(json.loads, lines)
             schema, was = head["schema"], head["made_with"]
-            for row in rows:
-                known = self._returns.setdefault(row["state"], {})
-                fresh = {int(i): float(v) for i, v in zip(row["numbers"], row["returns"], strict=True)}
-                if known.keys() & fresh.keys() or not all(map(math.isfinite, fresh.values())):
-                    raise ValueError(f"continuations of state {row['state']} are wrong")
-                known |= fresh
-        except (ValueError, KeyError, TypeError) as error:
+            if schema == _SCHEMA:
+                for row in rows:
+                    self._take(*self._checked(row))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunDirectoryError(
                 f"{self._path} is damaged ({error}): remove it to play the continuations again"
             ) from error
@@ -110,3 +116,18 @@ class ContinuationStore:
         if end < len(content):
             with self._path.open("r+b") as file:
                 file.truncate(end)
+
+    def _checked(self, row: Any) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
+        returns = {
+            state: {int(i): float(value) for i, value in values.items()}
+            for state, values in row["returns"].items()
+        }
+        cost = {name: float(amount) for name, amount in row["cost"].items()}
+        for state, values in returns.items():
+            if self._returns.get(state, {}).keys() & values.keys() or not all(
+                map(math.isfinite, values.values())
+            ):
+                raise ValueError(f"continuations of state {state} are wrong")
+        if not all(map(math.isfinite, cost.values())):
+            raise ValueError(f"the cost {cost} is not finite")
+        return returns, cost
