@@ -13,7 +13,7 @@ import re
 import secrets
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from .round_record import (
     StopReason,
     anchor_of,
     checked,
+    copy_json,
     from_schema_1,
 )
 
@@ -73,6 +74,15 @@ class Segment:
     mask: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {
+            "tokens": list(self.tokens),
+            "mask": list(self.mask),
+            "logprobs": list(self.logprobs),
+            "rounds": list(self.rounds),
+        }
 
 
 def segments_before(segments: Iterable[Segment], fork_round: int) -> list[Segment]:
@@ -164,7 +174,27 @@ class Episode:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; `from_json` gives an equal episode."""
-        return asdict(replace(self, rounds=[])) | {"rounds": [record.to_json() for record in self.rounds]}
+        return {
+            "episode_id": self.episode_id,
+            "group_id": self.group_id,
+            "tree_id": self.tree_id,
+            "parent_id": self.parent_id,
+            "fork_round": self.fork_round,
+            "agent": self.agent,
+            "env": copy_json(self.env),
+            "task_id": self.task_id,
+            "split": self.split,
+            "question": self.question,
+            "gold": copy_json(self.gold),
+            "rounds": [record.to_json() for record in self.rounds],
+            "outcome": self.outcome.to_json(),
+            "terminated": self.terminated,
+            "truncated": self.truncated,
+            "valid_for_training": self.valid_for_training,
+            "segments": [segment.to_json() for segment in self.segments],
+            "extra": copy_json(self.extra),
+            "schema": self.schema,
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Episode:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from functools import cache
 from hashlib import blake2b
@@ -31,6 +30,7 @@ __all__ = [
     "StopReason",
     "anchor_of",
     "checked",
+    "copy_json",
     "from_schema_1",
 ]
 
@@ -42,6 +42,19 @@ T = TypeVar("T")
 def anchor_of(observation: str) -> str:
     """The name of the state that an observation puts the agent in: equal observations have equal anchors."""
     return blake2b(observation.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def copy_json(value: Any) -> Any:
+    """A copy of JSON data that shares nothing that can be changed; several times faster than `copy.deepcopy`."""
+    kind = type(value)
+    if kind is dict:
+        return {k: copy_json(v) if type(v) in _NESTED else v for k, v in value.items()}
+    if kind is list or kind is tuple:
+        return [copy_json(v) if type(v) in _NESTED else v for v in value]
+    return value
+
+
+_NESTED = (dict, list, tuple)
 
 
 class StopReason(enum.StrEnum):
@@ -278,7 +291,7 @@ class RoundRecord:
             "policy_version": self.policy_version,
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "extra": deepcopy(self.extra),
+            "extra": copy_json(self.extra),
         }
 
     @classmethod

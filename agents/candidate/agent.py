@@ -78,8 +78,8 @@ class _State:
     def after(self, action: Act, observation: str) -> _State:
         if action.kind == "feedback":
             return replace(self, feedback_history=(*self.feedback_history, (action.draft, observation)))
-        queries = (*self.queries, *action.queries)
-        return replace(self, queries=queries, observations=(*self.observations, observation))
+        queries, observations = (*self.queries, *action.queries), (*self.observations, observation)
+        return _State(self.question, self.calls, queries, observations, self.feedback_history)
 
     def candidates(self) -> CandidateSet:
         texts = self.question, self.queries, self.observations

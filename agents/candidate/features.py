@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from searchgym.dialects import Act
 
-from ..passages import FUNCTION_WORDS, NUMBER, SPAN, read_passages
+from ..passages import FUNCTION_WORDS, NUMBER, SPAN, ShownPassage, read_passages
 
 __all__ = [
     "FEATURES",
@@ -254,7 +254,7 @@ def list_candidates(question: str, queries: tuple[str, ...], observations: tuple
     blocks = [asked.rows_PF.copy()]
     searches = len(queries)
     if observations:
-        *older, newest = map(read_passages, observations)
+        *older, newest = map(_read, observations)
         earlier = {
             phrase for pages in older for page in pages for phrase in (page.title, *_phrases(page.text))
         }
@@ -329,6 +329,11 @@ def _verdict(text: str) -> str:
     return (
         "draft that was an earlier step" if "The draft is an earlier step" in text else "draft that was wrong"
     )
+
+
+@lru_cache(maxsize=_CACHE)
+def _read(observation: str) -> tuple[ShownPassage, ...]:
+    return tuple(read_passages(observation))
 
 
 def _phrases(text: str) -> list[str]:

@@ -15,6 +15,7 @@ from ..judges.protocol import Grader, Judge
 from ..options import check_count, choice
 from ..question import Corpus, Question, describe_corpus
 from ..retriever import Retriever
+from ..round_record import copy_json
 from ..scoring import DEFAULT_SEGMENTATION, SEGMENTATIONS
 from .feedback import check_level
 from .reward_weights import RewardWeights, open_reward
@@ -260,6 +261,18 @@ class EnvConfig:
             )
 
     @cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        """See `env_fingerprint`."""
+        fingerprint: dict[str, Any] = {}
+        for name, declared in ARGUMENTS.items():
+            comparable = declared.metadata["comparable"]
+            if callable(comparable):
+                fingerprint |= comparable(self)
+            elif comparable:
+                fingerprint[name] = getattr(self, name)
+        return fingerprint
+
+    @cached_property
     def gain(self) -> InformationGain:
         """Information gain over the corpus."""
         return InformationGain(self.corpus)
@@ -337,14 +350,8 @@ def check_names(arguments: dict[str, Any]) -> None:
 
 
 def env_fingerprint(config: EnvConfig) -> dict[str, Any]:
-    """What must match for two episodes to be comparable; the value of `Episode.env`."""
-    fingerprint: dict[str, Any] = {}
-    for name, declared in ARGUMENTS.items():
-        comparable = declared.metadata["comparable"]
-        if callable(comparable):
-            fingerprint |= comparable(config)
-        elif comparable:
-            fingerprint[name] = getattr(config, name)
+    """What must match for two episodes to be comparable; the value of `Episode.env`. The caller may change it."""
+    fingerprint: dict[str, Any] = copy_json(config._fingerprint)
     return fingerprint
 
 

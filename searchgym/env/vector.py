@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -124,14 +125,23 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         self.config = config
         self.single_observation_space = observation_space(config)
         self.single_action_space = action_space(config)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
         self.episodes = [EpisodeState(config) for _ in range(num_envs)]
         self._generators: dict[int, np.random.Generator] = {}
         self._observations = [""] * num_envs
         self._stats = {"episodes": 0, "steps": 0, "queries": 0, "batches": 0, "retrieval_seconds": 0.0}
         self.judge_costs = Costs()
         check_judge(config.judge)
+
+    # Built when they are asked for: copying a space for every slot takes as long as many episodes.
+    @cached_property
+    def observation_space(self) -> gym.Space[Any]:  # type: ignore[override]
+        """The observations of all slots."""
+        return batch_space(self.single_observation_space, self.num_envs)
+
+    @cached_property
+    def action_space(self) -> gym.Space[Any]:  # type: ignore[override]
+        """The messages to all slots."""
+        return batch_space(self.single_action_space, self.num_envs)
 
     # -- Gymnasium -------------------------------------------------------------------------------------
 

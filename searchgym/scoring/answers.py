@@ -108,10 +108,13 @@ def f1(answer: str, golds: Iterable[str], segmentation: str = DEFAULT_SEGMENTATI
         if answer_key != gold_key and {answer_key, gold_key} & {"yes", "no", "noanswer"}:
             continue
         gold_tokens = _segmented(gold_key, segmentation).split()
+        if set(answer_tokens).isdisjoint(
+            gold_tokens
+        ):  # counting is slow, and most wrong answers share nothing
+            continue
         same = sum((Counter(answer_tokens) & Counter(gold_tokens)).values())
-        if same:
-            precision, coverage = same / len(answer_tokens), same / len(gold_tokens)
-            best = max(best, 2 * precision * coverage / (precision + coverage))
+        precision, coverage = same / len(answer_tokens), same / len(gold_tokens)
+        best = max(best, 2 * precision * coverage / (precision + coverage))
     return best
 
 

@@ -1,7 +1,7 @@
 """A task small enough to train on in a second: answer token t with t + 1, then t + 2 (modulo the vocabulary).
 
 `python toy_bandit.py DIRECTORY ITERATIONS KILLS` trains in children of its own and kills them with SIGKILL at
-random moments, KILLS times, before it lets one finish; it prints the iterations each had reached.
+random moments, until KILLS of them had made progress, before it lets one finish; it prints the iterations each had reached.
 """
 
 import os
@@ -88,11 +88,11 @@ if __name__ == "__main__":
         if kills > 0:
             time.sleep(rng.uniform(0.0, window))
             os.kill(child, signal.SIGKILL)
-            kills -= 1
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
             sys.exit(os.WEXITSTATUS(status))
         rows = path / "metrics.jsonl"
         before, reached = reached, len(rows.read_bytes().splitlines()) if rows.exists() else 0
+        kills -= reached > before
         window *= 1.0 if reached > before else 1.5  # a busy machine needs longer to get anywhere
         print(reached, flush=True)

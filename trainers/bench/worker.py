@@ -119,10 +119,10 @@ def run_job(job: Job) -> dict[str, Any]:
 
     try:
         if interrupted and read_run_metadata(run_dir).get("config") == strip(asdict(config)):
-            trained = resume(run_dir, probe=probe, given=with_credentials(asdict(config)))
+            trained = resume(run_dir, probe=probe, curve=False, given=with_credentials(asdict(config)))
         else:
             shutil.rmtree(run_dir, ignore_errors=True)
-            trained = train(config, run_dir, probe=probe)
+            trained = train(config, run_dir, probe=probe, curve=False)
     except TrainingError as error:
         result["failed"] = str(error)
     else:

@@ -161,7 +161,7 @@ class RunRecorder:
         return TrainingError(f"{error} (its episodes and the weights are in {path})")
 
     def finish(self, loop: Loop, limits: AlarmLimits, stopped_by: str) -> tuple[list[dict[str, Any]], float]:
-        """Write curve and summary.
+        """Write the summary.
 
         Args:
             loop: has ended.
@@ -174,9 +174,6 @@ class RunRecorder:
         rows, timings = world().from_main(lambda: (self.rows(), self.seconds()))
         seconds = sum(sum(parts.values()) for parts in timings.values())
         evaluations = [row["eval"] for row in rows if "eval" in row]
-        if world().main:
-            with self.run.writing():
-                draw_curve(self.run.path / "curve.png", rows, curve_title(vars(self.config)))
         summary = {
             "iterations": loop.iteration,
             "policy_version": loop.policy.version,
@@ -189,3 +186,13 @@ class RunRecorder:
         }
         self.run.write_json("summary.json", summary)
         return rows, seconds
+
+    def draw(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Draw the learning curve.
+
+        Args:
+            rows: of `metrics.jsonl`.
+        """
+        if world().main:
+            with self.run.writing():
+                draw_curve(self.run.path / "curve.png", rows, curve_title(vars(self.config)))
