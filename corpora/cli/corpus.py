@@ -30,6 +30,7 @@ from ..datasets.wikipedia import estimate_dump, import_dump
 from ..indexing.backend import shown_progress
 from ..indexing.cache import home, verify_directory
 from ..indexing.disk import free_disk, human
+from .from_graph import from_graph
 
 __all__ = ["corpus"]
 
@@ -210,6 +211,9 @@ def import_wikipedia(
         f"{card['disambiguation']:,} disambiguation pages, {card['other_namespaces']:,} pages of other namespaces and "
         f"{card['empty']:,} without text, of {card['pages']:,} pages; {card['failures']:,} could not be read"
     )
+
+
+corpus.add_command(from_graph)
 
 
 def _add_notes(table: Table, facts: dict[str, Any]) -> None:
