@@ -104,7 +104,11 @@ def questions_from_graph(
             "labels name the identifiers of triples: a corpus with links has titles, leave them out"
         )
     files = [_facts(file) for file in (source, *names)]
-    key = {"format": _FORMAT, "files": files, "options": {**dataclasses.asdict(options), "hops": list(options.hops)}}
+    key = {
+        "format": _FORMAT,
+        "files": files,
+        "options": {**dataclasses.asdict(options), "hops": list(options.hops)},
+    }
 
     def build(work: Path) -> None:
         triples = read_triples(place, names) if source == place else read_corpus_links(source)
