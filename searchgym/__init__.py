@@ -93,6 +93,13 @@ _ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "max_rounds": 20,
         "max_chars": None,
     },
+    "RewriteQuery-v0": {
+        "corpus": "country",
+        "task": "query",
+        "max_rounds": 1,
+        "top_k": 100,
+        "reward": {"ndcg": 1.0, "query_format": 1.0},
+    },
 }
 for _id, _arguments in _ENVIRONMENTS.items():
     # No max_episode_steps: Gymnasium's TimeLimit can set terminated and truncated together, and forgets

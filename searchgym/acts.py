@@ -17,6 +17,7 @@ INVALID_ERRORS = (
     "too_many_queries",
     "unknown_tool",
     "malformed_call",
+    "answer_off",
     "feedback_off",
     "feedback_spent",
     "too_long",

@@ -23,6 +23,7 @@ __all__ = ["ENDINGS", "as_html", "as_text", "thought_of"]
 
 ENDINGS = {
     StopReason.ANSWERED: "the agent answered",
+    StopReason.QUERIED: "the agent wrote its query",
     StopReason.ROUND_BUDGET: "all rounds were played without an answer",
     StopReason.SEARCH_BUDGET: "the agent searched although its searches were spent",
     StopReason.CHARACTER_BUDGET: "the budget of characters was spent",

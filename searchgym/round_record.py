@@ -58,10 +58,12 @@ _NESTED = (dict, list, tuple)
 
 
 class StopReason(enum.StrEnum):
-    """Why an episode ended. Only ANSWERED terminates; every other reason truncates."""
+    """Why an episode ended. ANSWERED and QUERIED terminate; every other reason truncates."""
 
     ANSWERED = "answered"
     """The agent gave its answer: `terminated`."""
+    QUERIED = "queried"
+    """The agent wrote the query that the task `query` asks for, or spent its attempts: `terminated`."""
     ROUND_BUDGET = "round_budget"
     """`max_rounds` rounds were played without an answer."""
     SEARCH_BUDGET = "search_budget"
@@ -78,11 +80,17 @@ class StopReason(enum.StrEnum):
     """The caller ended the episode for a reason of its own. Not valid for training."""
 
     @property
+    def is_terminal(self) -> bool:
+        """True if the agent's own last act ended the episode."""
+        return self in _TERMINAL
+
+    @property
     def is_failure(self) -> bool:
         """True if the episode says nothing about the policy."""
         return self in _FAILURES
 
 
+_TERMINAL = frozenset({StopReason.ANSWERED, StopReason.QUERIED})
 _FAILURES = frozenset({StopReason.RETRIEVAL_FAILED, StopReason.AGENT_FAILED, StopReason.ABORTED})
 
 
@@ -226,13 +234,13 @@ class RoundRecord:
 
     @property
     def terminated(self) -> bool:
-        """Whether the agent answered in this round."""
-        return self.outcome is not None and self.outcome.stop_reason is StopReason.ANSWERED
+        """Whether the agent ended the episode in this round: it answered, or wrote the query that was its task."""
+        return self.outcome is not None and self.outcome.stop_reason.is_terminal
 
     @property
     def truncated(self) -> bool:
-        """Whether the episode ended in this round without an answer."""
-        return self.outcome is not None and self.outcome.stop_reason is not StopReason.ANSWERED
+        """Whether the episode ended in this round otherwise."""
+        return self.outcome is not None and not self.outcome.stop_reason.is_terminal
 
     def to_info(self) -> dict[str, Any]:
         """The info of this step: a fresh JSON value at each call."""

@@ -10,7 +10,18 @@ from ..acts import Act
 from ..retriever import Hit
 from .scanner import THOUGHT_NAMES, Grammar, Scanner
 
-__all__ = ["Dialect", "ScannedDialect", "blank", "invalid", "list_hits", "plain_message", "refusal", "role"]
+__all__ = [
+    "Dialect",
+    "ScannedDialect",
+    "blank",
+    "invalid",
+    "list_hits",
+    "plain_message",
+    "prompt_of",
+    "refusal",
+    "render_refusal",
+    "role",
+]
 
 
 @runtime_checkable
@@ -58,6 +69,37 @@ class Dialect(Protocol):
 
     def render_invalid(self, error: str, *, feedback: bool, reason: str = "") -> str:
         """The observation after an invalid message: what was wrong and what to write instead."""
+
+
+def prompt_of(dialect: Dialect, task: str, *, feedback: bool, max_queries: int) -> str:
+    """The system prompt of a task.
+
+    Args:
+        dialect: of the environment; for the task `query` it has a method `query_prompt`.
+        task: see `EnvConfig.task`.
+        feedback: see `Dialect`.
+        max_queries: see `Dialect`.
+    """
+    if task == "query":
+        prompt: str = dialect.query_prompt()  # type: ignore[attr-defined]  # EnvConfig refuses dialects without it
+        return prompt
+    return dialect.system_prompt(feedback=feedback, max_queries=max_queries)
+
+
+def render_refusal(dialect: Dialect, task: str, error: str, *, feedback: bool, reason: str) -> str:
+    """The observation after an invalid message in a task.
+
+    Args:
+        dialect: see `prompt_of`.
+        task: see `EnvConfig.task`.
+        error: see `Act.error`.
+        feedback: see `Dialect`.
+        reason: see `Act.reason`.
+    """
+    if task == "query":
+        text: str = dialect.render_invalid_query(error, reason=reason)  # type: ignore[attr-defined]
+        return text
+    return dialect.render_invalid(error, feedback=feedback, reason=reason)
 
 
 class ScannedDialect:
@@ -124,6 +166,7 @@ _RETRY = {
     "too_many_queries": "it contained more queries than allowed",
     "unknown_tool": "it called an unknown tool",
     "malformed_call": "its tool call could not be read",
+    "answer_off": "it used an action that is not available",
     "feedback_off": "it used an action that is not available",
     "feedback_spent": "no more feedback is available",
     "too_long": "it was too long",

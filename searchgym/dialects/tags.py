@@ -58,6 +58,14 @@ class TagsDialect(ScannedDialect):
             "\nAsk about one fact at a time, do not repeat a query, and rephrase a query that found nothing."
         )
 
+    def query_prompt(self) -> str:
+        """The system prompt of the task `query`; see `EnvConfig.task`."""
+        return (
+            f"You write search queries for {self.corpus_description}. Read the question and write the one query whose results "
+            "contain everything that is needed to answer it. First think, as <think>…</think>; then write "
+            "<search>…</search> with the query in it, and stop. Do not answer the question."
+        )
+
     def parse(self, text: str, *, feedback: bool, max_queries: int) -> Act:
         plain = (
             self._PLAIN.fullmatch(text) or self._MARKUP.fullmatch(text) if with_tags(text) == text else None
@@ -105,3 +113,7 @@ class TagsDialect(ScannedDialect):
     def render_invalid(self, error: str, *, feedback: bool, reason: str = "") -> str:
         acts = "<search>, <answer> or <feedback>" if feedback else "<search> or <answer>"
         return f"{refusal(error, self._quote(reason))} Write exactly one {acts} action."
+
+    def render_invalid_query(self, error: str, *, reason: str = "") -> str:
+        """The observation after an invalid message in the task `query`."""
+        return f"{refusal(error, self._quote(reason))} Write exactly one <search> action."

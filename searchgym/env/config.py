@@ -7,7 +7,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
-from ..dialects import Dialect, get_dialect
+from ..dialects import Dialect, get_dialect, prompt_of
 from ..episode import Feedback, Retrieval
 from ..errors import ConfigError, UnknownIdError, strip
 from ..judges.gain import InformationGain
@@ -25,6 +25,9 @@ __all__ = ["ARGUMENTS", "JUDGE_WHEN", "EnvConfig", "argument_table", "check_name
 JUDGE_WHEN = ("step", "end", "success", "unequal", "unequal-success")
 """When rounds are judged: in their own step; or after the episodes: all rounds, those of episodes answered correctly,
 those of groups with unequal rewards, and those of episodes answered correctly in such groups."""
+
+TASKS = ("answer", "query")
+"""What an episode asks of the agent."""
 
 Comparable = bool | Callable[["EnvConfig"], dict[str, Any]]
 
@@ -80,6 +83,12 @@ class EnvConfig:
         None, 'only questions of these types, e.g. `["chain", "comparison"]`'
     )
     hops: tuple[int, ...] | None = argument(None, "only questions with these numbers of hops, e.g. `[2, 3]`")
+    task: str = argument(
+        "answer",
+        "`answer`: the episode ends with an answer; `query`: it ends with the first search, whose results are scored "
+        "([RewriteQuery-v0](rewrite-query.md))",
+        comparable=lambda c: {"task": c.task} if c.task != TASKS[0] else {},
+    )
     dialect: Dialect = argument(
         "tags",
         "`tags`, `tools` or the name of a [dialect of your own](#a-dialect-of-your-own)",
@@ -179,6 +188,7 @@ class EnvConfig:
         dialect: Any = self.dialect
         name = dialect.name if isinstance(dialect, Dialect) else dialect
         set_field(self, "dialect", get_dialect(name, description))
+        self._check_task()
         if self.types is not None:
             set_field(self, "types", _list_of("types", self.types, str))
         if self.hops is not None:
@@ -231,6 +241,19 @@ class EnvConfig:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    def _check_task(self) -> None:
+        """Refuse the task `query` where a message could not be one query."""
+        if self.task not in TASKS:
+            raise UnknownIdError("task", self.task, TASKS)
+        if self.task == "answer":
+            return
+        if not hasattr(self.dialect, "query_prompt"):
+            raise ConfigError(
+                f"the task 'query' needs a dialect with a query_prompt, and {self.dialect.name!r} has none: use dialect='tags'"
+            )
+        if self.feedback is not None:
+            raise ConfigError("the task 'query' ends with the first search: leave out feedback")
 
     def _check_needs(self, term: str) -> None:
         """Refuse a reward term whose judge is missing, runs too late or does not grade."""
@@ -296,7 +319,7 @@ class EnvConfig:
     @property
     def system_prompt(self) -> str:
         """The instructions for a language model."""
-        return self.dialect.system_prompt(feedback=self.has_feedback, max_queries=self.max_queries)
+        return prompt_of(self.dialect, self.task, feedback=self.has_feedback, max_queries=self.max_queries)
 
     def offers(self, question: Question) -> bool:
         """Whether a question passes the `types` and `hops` filters."""

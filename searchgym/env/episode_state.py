@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..dialects import Act
+from ..dialects import Act, render_refusal
 from ..episode import INFO_SCHEMA, Feedback, Outcome, Retrieval, RoundRecord, StopReason, anchor_of
 from ..errors import ConfigError, CorpusError, ResetNeededError, RetrievalError, UnknownIdError
 from ..judges import Grade, Verdict, no_verdict
@@ -180,6 +180,8 @@ class EpisodeState:
                 act = self._dialect.parse(text, feedback=config.has_feedback, max_queries=config.max_queries)
             if act.kind == "feedback" and not self.feedback_left:
                 act = Act("invalid", error="feedback_spent")
+            if act.kind == "answer" and config.task == "query":
+                act = Act("invalid", error="answer_off")
         self._act = act
         if act.kind != "search":
             return ()
@@ -216,7 +218,11 @@ class EpisodeState:
                 retrieval, stop, judge = config.failed_retrieval, StopReason.RETRIEVAL_FAILED, _NOT_JUDGED
             else:
                 hits, retrieval = results, config.ok_retrieval  # type: ignore[assignment]  # no failure among them
-                observation = self._dialect.render_hits(self._note_hits(hits), config.max_observation_chars)
+                shown = self._note_hits(hits)
+                if config.task == "query":
+                    stop = StopReason.QUERIED
+                else:
+                    observation = self._dialect.render_hits(shown, config.max_observation_chars)
         elif kind == "answer":
             self.answer = act.answer
             stop = StopReason.ANSWERED
@@ -226,12 +232,12 @@ class EpisodeState:
             feedback = self._feedback._replace(text=self._write_feedback(act.draft))
             judge = _NOT_JUDGED
             # 7/8: quoting makes the shortest tag one character longer, and observations are bounded.
-            shown = feedback.text[: config.max_observation_chars * 7 // 8]
-            observation = self._dialect.render_feedback(shown)
+            told = feedback.text[: config.max_observation_chars * 7 // 8]
+            observation = self._dialect.render_feedback(told)
         else:
             self.invalid += 1
-            observation = self._dialect.render_invalid(
-                act.error, feedback=config.has_feedback, reason=act.reason
+            observation = render_refusal(
+                self._dialect, config.task, act.error, feedback=config.has_feedback, reason=act.reason
             )
 
         if stop is None:
@@ -239,7 +245,7 @@ class EpisodeState:
             if config.max_chars is not None and self.chars > config.max_chars:
                 stop = StopReason.CHARACTER_BUDGET
             elif self.round >= config.max_rounds:
-                stop = StopReason.ROUND_BUDGET
+                stop = StopReason.QUERIED if config.task == "query" else StopReason.ROUND_BUDGET
         self._stop = stop
         self._make_record(act, hits, "" if stop is not None else observation, retrieval, judge, feedback)
 
@@ -441,8 +447,8 @@ def check_stop(stop: StopReason) -> StopReason:
         stop = StopReason(stop)
     except ValueError:
         raise UnknownIdError("stop reason", stop, [str(s) for s in StopReason]) from None
-    if stop is StopReason.ANSWERED:
-        raise ConfigError("truncate(StopReason.ANSWERED): only an answer act can answer")
+    if stop.is_terminal:
+        raise ConfigError(f"truncate(StopReason.{stop.name}): only an act of the agent can end an episode with it")
     return stop
 
 

@@ -17,7 +17,6 @@ contains pays 0; else all retrieved text, or a list of frequent answers, would b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ from ..errors import ConfigError
 from ..judges import Grade, Verdict
 from ..judges.gain import InformationGain, redundancy
 from ..question import Question
-from ..scoring import f1, normalize_answer, sub_exact_match
+from ..scoring import f1, ndcg, normalize_answer, sub_exact_match
 
 __all__ = ["REWARD_TERMS", "SUB_EM_EXTRA", "RewardContext", "RewardTerm"]
 
@@ -134,14 +133,17 @@ def _ndcg(c: RewardContext) -> float:
     if not gold:
         return 0.0
     new = gold.difference(hit.id for r in c.earlier for hit in r.hits)
-    ideal = sum(1 / math.log2(i + 2) for i in range(min(len(gold), max(c.top_k, len(ranked)))))
-    return sum(1 / math.log2(i + 2) for i, id_ in enumerate(ranked) if id_ in new) / ideal
+    return ndcg(ranked, new, min(len(gold), max(c.top_k, len(ranked))))
 
 
 def _new_recall(c: RewardContext) -> float:
     gold = set(c.question.supporting_ids)
     before = {hit.id for r in c.earlier for hit in r.hits}
     return len((gold & {hit.id for hit in c.record.hits}) - before) / len(gold) if gold else 0.0
+
+
+def _query_format(c: RewardContext) -> float:
+    return 0.1 if c.record.action.kind == "search" else -2.0
 
 
 def _stepsearch(c: RewardContext) -> float:
@@ -185,6 +187,9 @@ REWARD_TERMS: dict[str, RewardTerm] = {
         _format,
         "with em: 1 / 0.8 right, 0.2 / 0.1 wrong, 0.2 / 0 no answer (valid / invalid acts)",
         last=True,
+    ),
+    "query_format": RewardTerm(
+        _query_format, "0.1 if the last act is a search, otherwise −2; for the task `query`", last=True
     ),
     "unanswered": RewardTerm(
         lambda c: float(not c.record.terminated), "1 if the episode ended without an answer", last=True

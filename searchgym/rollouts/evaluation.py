@@ -19,12 +19,14 @@ from ..env.vector import SearchVectorEnv
 from ..episode import Episode
 from ..errors import ConfigError
 from ..options import check_count
+from ..scoring import ndcg
 from ..statistics import Interval, bootstrap
 from .collection import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs
 
 __all__ = ["METRICS", "EvalResult", "evaluate", "evaluate_tasks", "invalid_shares", "summarize"]
 
 METRICS = ("em", "f1", "sub_em", "recall")
+_OF_HITS = ("recall", "ndcg")  # metrics that compare hits with the gold passages
 
 
 @dataclass(slots=True, repr=False)
@@ -37,9 +39,10 @@ class EvalResult:
         questions: number of distinct questions scored.
         samples: episodes per question (k).
         metrics: "em", "f1", "sub_em", "recall", "rounds", "searches" averaged over all samples (avg@k); "recall" over the
-            questions whose gold passages are known, and absent if there are none; and
+            questions whose gold passages are known, and absent if there are none; "ndcg" over the same questions, in the task
+            `query`, where the scores of answers are 0; and
             "pass@k": share of questions with at least one exact match among the k samples.
-        by_group: EM per question type and hop count, "chain/2" and so on.
+        by_group: EM per question type and hop count, "chain/2" and so on; empty in the task `query`.
         stop_reasons: number of episodes per stop reason.
         failed: episodes lost to infrastructure; they are not scored.
         assisted: share of episodes that used the feedback act.
@@ -118,18 +121,22 @@ def summarize(episodes: Sequence[Episode]) -> EvalResult:
         )
     groups = by_question(valid)
     samples = max(map(len, groups))
+    # Without known gold passages, a recall of 0 is no measurement.
+    supported = [g for g in groups if g[0].gold.get("supporting_ids")]
     metrics = {}
     for name in METRICS:
-        # Without known gold passages, a recall of 0 is no measurement.
-        defined = [g for g in groups if g[0].gold.get("supporting_ids")] if name == "recall" else groups
+        defined = supported if name in _OF_HITS else groups
         if defined:
             metrics[name] = average(defined, lambda e, n=name: getattr(e.outcome, n))  # type: ignore[misc]
+    answers = valid[0].env.get("task", "answer") == "answer"
+    if supported and not answers:
+        metrics["ndcg"] = average(supported, _ndcg)
     if samples > 1:
         metrics[f"pass@{samples}"] = bootstrap([max(e.outcome.em for e in g) for g in groups])
     metrics["rounds"] = average(groups, lambda e: e.outcome.rounds)
     metrics["searches"] = average(groups, lambda e: e.outcome.searches)
     kinds: dict[str, list[list[Episode]]] = {}
-    for group in groups:
+    for group in groups if answers else ():
         question_type = str(group[0].extra.get("type", "unknown"))
         kinds.setdefault(f"{question_type}/{group[0].extra.get('hops', 0)}", []).append(group)
     return EvalResult(
@@ -146,6 +153,13 @@ def summarize(episodes: Sequence[Episode]) -> EvalResult:
         episodes=list(episodes),
         invalid=invalid_shares(valid),
     )
+
+
+def _ndcg(episode: Episode) -> float:
+    """NDCG of the last round's hits, among the environment's `top_k`."""
+    gold = set(episode.gold["supporting_ids"])
+    ranked = list(dict.fromkeys(hit.id for hit in episode.rounds[-1].hits))
+    return ndcg(ranked, gold, min(len(gold), max(int(episode.env["top_k"]), len(ranked))))
 
 
 def invalid_shares(episodes: Sequence[Episode]) -> dict[str, float]:
@@ -243,7 +257,8 @@ def evaluate_tasks(
     )
     result = summarize(played)
     if not getattr(envs.config.retriever, "ids_match", True):
-        result.metrics.pop("recall", None)  # its hits are not the corpus's passages
+        for name in _OF_HITS:
+            result.metrics.pop(name, None)  # its hits are not the corpus's passages
     result.costs = {name: value - before.get(name, 0.0) for name, value in agent.costs().items()}
     if envs.config.judge is not None:
         result.judged |= envs.judge_costs.to_stats()

@@ -10,6 +10,7 @@ from .answers import (
     recall,
     sub_exact_match,
 )
+from .ranking import ndcg
 from .scripts import IDEOGRAPHS, KATAKANA, SOUTH_EAST_ASIAN, TIBETAN
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "contains_answer",
     "exact_match",
     "f1",
+    "ndcg",
     "normalize_answer",
     "recall",
     "sub_exact_match",

@@ -65,6 +65,10 @@ def cause_of(episode: Episode) -> str:
         return INFRASTRUCTURE
     if outcome.em >= 1.0:
         return ""
+    if outcome.stop_reason is StopReason.QUERIED:
+        if not episode.outcome.searches:
+            return "malformed_act"
+        return "" if _gold_found(episode)[0] else "no_gold_retrieved"
     if outcome.stop_reason is not StopReason.ANSWERED:
         return "malformed_act" if _is_malformed(episode) else "budget"
     found, needed = _gold_found(episode)

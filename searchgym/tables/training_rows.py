@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..dialects import get_dialect
+from ..dialects import get_dialect, prompt_of
 from ..episode import Episode
 from ..errors import EpisodeFileError
 from .columns import clean
@@ -45,8 +45,11 @@ def _messages(episode: Episode, corpus_description: str) -> list[tuple[dict[str,
         raise EpisodeFileError(
             f"episode {episode.episode_id!r} has no dialect in its env: its messages are unknown"
         )
-    prompt = get_dialect(env["dialect"], corpus_description).system_prompt(
-        feedback=env.get("feedback", "off") != "off", max_queries=env.get("max_queries", 1)
+    prompt = prompt_of(
+        get_dialect(env["dialect"], corpus_description),
+        env.get("task", "answer"),
+        feedback=env.get("feedback", "off") != "off",
+        max_queries=env.get("max_queries", 1),
     )
     messages = [(_message("system", prompt), 0), (_message("user", episode.question), 0)]
     for index, record in enumerate(episode.rounds):

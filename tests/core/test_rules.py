@@ -39,11 +39,12 @@ def test_every_stop_reason_is_reached(toy: str) -> None:
         StopReason.SEARCH_BUDGET: ({"max_searches": 1}, [SEARCH, SEARCH]),
         StopReason.CHARACTER_BUDGET: ({"max_chars": 60}, [SEARCH]),
         StopReason.RETRIEVAL_FAILED: ({"retriever": Probe(inner, down=True)}, [SEARCH]),
+        StopReason.QUERIED: ({"task": "query"}, [SEARCH]),
     }
     for reason, (arguments, messages) in runs.items():
         found, info, last = ending(SearchEnv(corpus=corpus, **arguments), *messages)
         assert found is reason
-        assert last[2:4] == (reason is StopReason.ANSWERED, reason is not StopReason.ANSWERED)
+        assert last[2:4] == (reason.is_terminal, not reason.is_terminal)
         assert info["valid_for_training"] == (reason is not StopReason.RETRIEVAL_FAILED)
         assert last[0] == ""
     for reason in set(StopReason) - {*runs, StopReason.ANSWERED}:
@@ -64,7 +65,7 @@ def test_truncate_refuses_what_it_cannot_mean(env: SearchEnv) -> None:
     with pytest.raises(ResetNeededError):
         env.truncate(StopReason.ABORTED)
     env.reset()
-    with pytest.raises(ConfigError, match="only an answer act can answer"):
+    with pytest.raises(ConfigError, match="only an act of the agent"):
         env.truncate(StopReason.ANSWERED)
     with pytest.raises(UnknownIdError, match="Did you mean 'token_budget'"):
         env.truncate("token_budgt")  # type: ignore[arg-type]
