@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,6 +24,8 @@ __all__ = ["HttpClient", "Reply", "RequestFailed"]
 _CONNECTIONS = 256  # at the same time; further threads wait for a free one
 _IDLE = (64, 60.0)  # idle connections at most, and seconds that each is kept: fewer than our server keeps it
 _CHUNK = 2**16  # bytes written at a time
+
+Resolve = Callable[[str, int], str]
 
 
 class RequestFailed(Exception):
@@ -56,6 +58,8 @@ class HttpClient:
         url: the server's address; a user name and password in it are sent as basic authentication.
         timeout: seconds for one request, from connecting to the last byte of the reply.
         max_reply: bytes of a reply at most.
+        headers: further headers of every request; they replace those of the same name, in lower case.
+        resolve: (host, port) -> the address to connect to; may raise `RequestFailed`. Default: the system decides.
 
     Attributes:
         origin: scheme, host and port, without user name and password.
@@ -65,7 +69,14 @@ class HttpClient:
         ConfigError: the URL cannot be used.
     """
 
-    def __init__(self, url: str, timeout: float, max_reply: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        max_reply: int,
+        headers: Mapping[str, str] | None = None,
+        resolve: Resolve | None = None,
+    ) -> None:
         try:
             parts = urlsplit(url.encode("ascii").decode())
             scheme, host, port = parts.scheme, parts.hostname or "", parts.port
@@ -86,6 +97,8 @@ class HttpClient:
         if parts.username is not None:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers["authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+        self._headers |= headers or {}
+        self._resolve = resolve
         self._timeout = timeout
         self._max_reply = max_reply
         self._connect()
@@ -138,8 +151,12 @@ class HttpClient:
             max_connections=_CONNECTIONS,
             max_keepalive_connections=idle,
             keepalive_expiry=seconds,
-            network_backend=_Backend(),
+            network_backend=_Backend(self._resolve),
         )
+
+    def close(self) -> None:
+        """Close the connections of this process."""
+        self._pool.close()
 
 
 def _left(deadline: float | None) -> float:
@@ -154,8 +171,9 @@ def _left(deadline: float | None) -> float:
 class _Backend(httpcore.NetworkBackend):
     """Opens connections on which every `timeout` is a deadline."""
 
-    def __init__(self) -> None:
+    def __init__(self, resolve: Resolve | None) -> None:
         self._inner = httpcore.SyncBackend()
+        self._resolve = resolve
 
     def connect_tcp(
         self,
@@ -165,6 +183,8 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
+        if self._resolve is not None:
+            host = self._resolve(host, port)
         return _Stream(self._inner.connect_tcp(host, port, _left(timeout), local_address, socket_options))
 
 
