@@ -81,6 +81,7 @@ class APIAgent(Agent):
     """
 
     name = "api"
+    reads_text = True
     reads_system_prompt = True
 
     def __init__(self, *, native_tools: bool = True, stop: bool = True, **endpoint: Any) -> None:

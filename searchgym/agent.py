@@ -87,6 +87,8 @@ class Agent:
     name: str = "agent"
     needs_gold: bool = False
     """True for controls that read `info["gold"]`; the rollout then builds the environment with reveal_gold."""
+    reads_text: bool = False
+    """True for language models: a text that is added to an observation tells them something."""
     reads_system_prompt: bool = False
     """True for language models that follow `AgentContext.system_prompt`; other agents know how acts are written."""
 

@@ -129,6 +129,7 @@ class Algorithm(ABC):
         settings_class: the dataclass of its settings (a class attribute).
         audit_env: arguments of the environment, as `EnvConfig` holds them, that the credit audit sets for this method,
             because it consists of them (a class attribute).
+        needs_memory: the memory that its agent must have (see searchgym/agents/memory), "" for none (a class attribute).
         settings: an instance of it.
         context: what `setup` was given.
         uses_ratio: whether the loss has an importance ratio to clip; if not, `clip_low` and `clip_high` are refused.
@@ -145,6 +146,7 @@ class Algorithm(ABC):
     uses_ratio: ClassVar[bool] = True
     supports_tis: ClassVar[bool] = True
     audit_env: ClassVar[Mapping[str, Any]] = {}
+    needs_memory: ClassVar[str] = ""
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         given = settings or {}

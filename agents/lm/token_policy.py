@@ -27,6 +27,7 @@ class TokenPolicy(Policy):
         evaluation: tokens computed and shared by `evaluate_tokens` so far.
     """
 
+    reads_text = True
     network: Network
     engine: GenerationEngine
     evaluation: EvaluationStats

@@ -82,7 +82,11 @@ class Site:
             {"url": self.url + path, "title": f"T{path}", "content": f"snippet of {path}"}
             for path in self.results
         ]
-        answer = {"results": rows, "searchParameters": {}, "query": {}}  # with what Serper and Brave always send
+        answer = {
+            "results": rows,
+            "searchParameters": {},
+            "query": {},
+        }  # with what Serper and Brave always send
         return self.search_status, {}, json.dumps(answer).encode()
 
     def page(self, path: str) -> tuple[int, dict[str, str], bytes]:

@@ -44,13 +44,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
-from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from searchgym.agents.memory.clusters import cluster_texts
 from searchgym.episode import Episode
 
 from ..config import option
@@ -152,42 +151,6 @@ def anchor_states(groups: Groups, similarity: float = 1.0) -> NDArray[np.int64]:
             names = [leader[name] for name in names]
         state_R += [numbers.setdefault((g, name), len(numbers)) for name in names]
     return np.array(state_R, dtype=np.int64)
-
-
-def cluster_texts(texts: Sequence[str], similarity: float) -> dict[str, str]:
-    """The representative of each text: in sorted order, the first that is similar enough, or the text itself.
-
-    Args:
-        texts: the texts; duplicates count once.
-        similarity: smallest difflib ratio inside a cluster.
-    """
-    unique = sorted(set(texts))
-    length_U = np.array([len(text) for text in unique])
-    letters_UB = np.array([_letters(text) for text in unique])
-    leaders: list[int] = []
-    leader_of: dict[str, str] = {}
-    matcher = SequenceMatcher(autojunk=False)
-    for i, text in enumerate(unique):
-        # The ratio is 2 · matching letters / both lengths, and a letter cannot match more often than it occurs in both
-        # texts: a cheap bound that avoids most calls of the quadratic ratio().
-        most_L = np.minimum(letters_UB[leaders], letters_UB[i]).sum(axis=1)
-        possible_L = 2.0 * most_L >= similarity * (length_U[leaders] + length_U[i])
-        matcher.set_seq2(text)  # difflib indexes this side once
-        for leader in compress(leaders, possible_L):
-            matcher.set_seq1(unique[leader])
-            if matcher.ratio() >= similarity:
-                leader_of[text] = unique[leader]
-                break
-        else:
-            leaders.append(i)
-            leader_of[text] = text
-    return leader_of
-
-
-def _letters(text: str) -> NDArray[np.int64]:
-    """How often each letter occurs, [128]; letters that share a place can only raise the bound on similarity."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    return np.bincount(codes % 128, minlength=128)
 
 
 def state_advantages(

@@ -26,7 +26,8 @@ from .weightless import WeightlessPolicy
 
 __all__ = ["check_world", "open_policy", "open_run", "open_trainers"]
 
-_WITHOUT_CREDIT = ("sft",)  # imitates demonstrations: its credit does not depend on the reward
+# sft imitates demonstrations: its credit does not depend on the reward. skillrl's is that of grpo.
+_WITHOUT_CREDIT = ("sft", "skillrl")
 
 
 def open_policy(name: str, options: Mapping[str, Any]) -> Policy:

@@ -1,0 +1,86 @@
+"""SkillRL: GRPO with a skill bank in the prompt, which grows where the policy fails.
+
+Source: SkillRL, arXiv 2602.08234, and its code, aiming-lab/SkillRL at 48c8446, as summarised by a third party:
+
+    prompt  = question + the six most fitting skills of the bank (general, task, common mistakes)
+    success = share of successes of a kind of question
+    success < 0.4  →  the bank gets at most three new skills, distilled from episodes of that kind
+    advantages and loss are GRPO's
+
+The agent must be `memory` with the memory `skills` (searchgym/agents/memory): it shows the skills, and saves the bank with the weights.
+
+Departures:
+1. [OURS] Success is measured on the episodes of the last `window` iterations, by question type. The paper uses a validation set,
+   which an algorithm does not see here.
+2. [OURS] Skills are written by rules; see searchgym/agents/memory/skills.py, with the other departures of the bank.
+3. The cold start by supervised fine-tuning is the trainer `sft`.
+4. The bank of an iteration is the one that its episodes were played with: it is updated after they are collected.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from searchgym.agents.memory.skills import SkillBank
+from searchgym.agents.policy import Policy
+from searchgym.env.vector import SearchVectorEnv
+from searchgym.episode import Episode
+
+from ...algorithm import TrainContext
+from ...config import option
+from ...credit import Credit
+from ...groups import Group, Groups
+from ...tasks import TaskSampler
+from ..grpo import GRPO, GRPOSettings
+from .remembered import memory_of
+
+__all__ = ["SkillRL", "SkillRLSettings"]
+
+
+@dataclass(frozen=True)
+class SkillRLSettings(GRPOSettings):
+    """Settings of `SkillRL`; those of GRPO first."""
+
+    threshold: float = option(
+        0.4, "a kind of question gets new skills while its success is below this", low=0.0, high=1.0
+    )
+    window: int = option(1, "iterations over which success is measured", low=1)
+
+
+class SkillRL(GRPO):
+    """GRPO with a growing skill bank; see the head of this file."""
+
+    settings_class = SkillRLSettings
+    needs_memory = SkillBank.name
+    settings: SkillRLSettings
+
+    def setup(self, context: TrainContext) -> None:
+        super().setup(context)
+        self._bank: SkillBank = memory_of(context.policy, SkillBank, "skillrl")
+        self._recent: deque[list[Episode]] = deque(maxlen=self.settings.window)
+        self._metrics: dict[str, float] = {}
+
+    def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
+        memory_of(policy, SkillBank, "skillrl", self._bank)
+        groups = super().collect(policy, envs, tasks)
+        self._update([episode for group in groups for episode in group if episode.valid_for_training])
+        return groups
+
+    def credit(self, groups: Groups) -> Credit:
+        credit = super().credit(groups)
+        credit.metrics.update(self._metrics)
+        return credit
+
+    def _update(self, episodes: list[Episode]) -> None:
+        self._recent.append(episodes)
+        kinds: defaultdict[str, list[Episode]] = defaultdict(list)
+        for episode in (episode for played in self._recent for episode in played):
+            kinds[str(episode.extra.get("type", ""))].append(episode)
+        new = 0
+        for kind in sorted(kinds):
+            success = sum(episode.outcome.em for episode in kinds[kind]) / len(kinds[kind])
+            if success < self.settings.threshold:
+                new += self._bank.update(kinds[kind])
+        self._metrics = {"skills": float(len(self._bank.skills)), "new_skills": float(new)}
