@@ -448,7 +448,9 @@ def check_stop(stop: StopReason) -> StopReason:
     except ValueError:
         raise UnknownIdError("stop reason", stop, [str(s) for s in StopReason]) from None
     if stop.is_terminal:
-        raise ConfigError(f"truncate(StopReason.{stop.name}): only an act of the agent can end an episode with it")
+        raise ConfigError(
+            f"truncate(StopReason.{stop.name}): only an act of the agent can end an episode with it"
+        )
     return stop
 
 
