@@ -1,6 +1,7 @@
 """What a training algorithm is. One algorithm, one file; the shared loop calls these hooks in this order:
 
     configure_env(env_config)       the environment configuration to collect under; once, before anything is played
+    check_policy(policy)            may refuse the agent; once, before anything is played
     setup(context)                  once, with the policy at its initial weights
     extra_modules()                 modules to optimize with the policy; once, after setup
 
@@ -129,7 +130,6 @@ class Algorithm(ABC):
         settings_class: the dataclass of its settings (a class attribute).
         audit_env: arguments of the environment, as `EnvConfig` holds them, that the credit audit sets for this method,
             because it consists of them (a class attribute).
-        needs_memory: the memory that its agent must have (see searchgym/agents/memory), "" for none (a class attribute).
         settings: an instance of it.
         context: what `setup` was given.
         uses_ratio: whether the loss has an importance ratio to clip; if not, `clip_low` and `clip_high` are refused.
@@ -146,7 +146,6 @@ class Algorithm(ABC):
     uses_ratio: ClassVar[bool] = True
     supports_tis: ClassVar[bool] = True
     audit_env: ClassVar[Mapping[str, Any]] = {}
-    needs_memory: ClassVar[str] = ""
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         given = settings or {}
@@ -204,6 +203,13 @@ class Algorithm(ABC):
             ConfigError: the algorithm cannot learn in this environment.
         """
         return env_config
+
+    def check_policy(self, policy: Policy) -> None:  # noqa: B027 (optional)
+        """Refuse an agent that the algorithm cannot train. Called once, before `setup` and before anything is played.
+
+        Raises:
+            ConfigError: says which agent it needs.
+        """
 
     def setup(self, context: TrainContext) -> None:
         """Called once before training, with the policy at its initial weights (also when a run is resumed)."""

@@ -59,7 +59,7 @@ class Triples:
     subjects: NDArray[np.int32]
     predicates: NDArray[np.int32]
     objects: NDArray[np.int32]
-    notes: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter[str])
     passages: dict[int, Passage] = field(default_factory=dict)
 
 
@@ -84,7 +84,7 @@ class _Columns:
 
     def finish(
         self, place: Path, notes: Counter[str], renumbered: Sequence[int] = ()
-    ) -> tuple[NDArray[np.int32], ...]:
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
         """The sorted columns without self-loops and repeated triples.
 
         Args:
@@ -103,15 +103,19 @@ class _Columns:
         if sizes[0] ** 2 * sizes[1] < 2**63:
             keys = (table[:, 0].astype(np.int64) * sizes[1] + table[:, 1]) * sizes[0] + table[:, 2]
             unique = np.unique(keys)
-            columns = (unique // (sizes[0] * sizes[1]), unique // sizes[0] % sizes[1], unique % sizes[0])
+            first, second, third = (
+                unique // (sizes[0] * sizes[1]),
+                unique // sizes[0] % sizes[1],
+                unique % sizes[0],
+            )
         else:
-            columns = tuple(np.unique(table, axis=0).T)
-        notes["repeated triples: dropped"] += len(table) - len(columns[0])
-        if not len(columns[0]):
+            first, second, third = np.unique(table, axis=0).astype(np.int64).T
+        notes["repeated triples: dropped"] += len(table) - len(first)
+        if not len(first):
             raise CorpusError(
                 f"{place} contains no triple that joins two nodes: give at least one row of subject, relation and object"
             )
-        return tuple(np.ascontiguousarray(column, np.int32) for column in columns)
+        return first.astype(np.int32), second.astype(np.int32), third.astype(np.int32)
 
 
 def read_triples(file: Path, labels: Iterable[Path] = ()) -> Triples:

@@ -218,6 +218,7 @@ class Walker:
         graph = self._graph
         conditions = [*walk.description, *(one for step in walk.steps for one in step.constraints)]
         texts = [graph.value_names[one.value] for one in conditions if one.exact]
-        texts += [graph.triples.relations[part.relation] for part in (*conditions, *walk.steps)]
+        used = [*(one.relation for one in conditions), *(step.relation for step in walk.steps)]
+        texts += [graph.triples.relations[relation] for relation in used]
         stated = "\n".join(texts)
         return any(contains_answer(stated, graph.triples.names[node]) for node in walk.nodes)

@@ -65,11 +65,19 @@ def test_success_is_measured_over_the_window_and_by_type() -> None:
 @pytest.mark.parametrize("policy", [TabularPolicy(), MemoryPolicy(TabularPolicy(), Experience(), "never")])
 def test_skillrl_needs_its_memory_before_it_plays(policy: Any) -> None:
     with pytest.raises(ConfigError, match=r"skillrl needs an agent with the memory 'skills'.*--agent memory"):
-        SkillRL().setup(TrainContext(policy, np.random.default_rng(0)))
+        SkillRL().check_policy(policy)
+    SkillRL().check_policy(MemoryPolicy(TabularPolicy(), SkillBank(), "never"))
 
 
-def test_a_second_agent_is_refused() -> None:
-    algorithm = opened(SkillRL(), SkillBank())
+def test_a_run_is_refused_before_it_begins(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs an agent with the memory"):
+        searchgym.train(trainer="skillrl", agent="candidate", run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", [SkillRL, SLEARL])
+def test_a_second_agent_is_refused(kind: Any) -> None:
+    algorithm = opened(kind(), SkillBank())
     second = MemoryPolicy(CandidateAgent(), SkillBank(), "never")
     with pytest.raises(ConfigError, match="rollout_lag"):
         algorithm.collect(second, None, None)

@@ -31,7 +31,7 @@ from ..algorithm import Algorithm, Loss, TrainContext
 from ..batch import Batch, micro_batches, pack
 from ..credit import Credit
 from ..groups import Group, Groups, drop_invalid
-from .collection import check_collect, fail, with_memory
+from .collection import check_collect, fail
 
 __all__ = ["TabularPolicy", "check_trainer", "make_episode", "synthetic_groups"]
 
@@ -188,7 +188,7 @@ def check_trainer(algorithm: Algorithm, seed: int = 0, env_options: Mapping[str,
     """
     untouched = copy.deepcopy(algorithm)
     policy = TabularPolicy(seed=seed)
-    algorithm.setup(TrainContext(with_memory(policy, algorithm), np.random.default_rng(seed)))
+    algorithm.setup(TrainContext(policy, np.random.default_rng(seed)))
     extra = algorithm.extra_modules()
     if not all(isinstance(module, nn.Module) for module in extra.values()):
         fail("extra_modules() must return a dict of torch modules")

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 
 from searchgym.agents.candidate.agent import CandidateAgent
-from searchgym.agents.memory.opening import open_memory
-from searchgym.agents.memory.policy import MemoryPolicy
 from searchgym.agents.policy import Policy
 from searchgym.env.config import EnvConfig
 from searchgym.env.vector import SearchVectorEnv
@@ -25,7 +23,7 @@ from ..algorithm import Algorithm, TrainContext
 from ..groups import Groups
 from ..tasks import TaskSampler
 
-__all__ = ["check_collect", "fail", "with_memory"]
+__all__ = ["check_collect", "fail"]
 
 _ENVIRONMENTS: tuple[dict[str, Any], ...] = (
     {},
@@ -100,7 +98,7 @@ def check_collect(algorithm: Algorithm, env_options: Mapping[str, Any] | None, s
     """
     algorithm = copy.deepcopy(algorithm)
     envs = _open_envs(algorithm, env_options)
-    policy = with_memory(CandidateAgent(), algorithm)
+    policy = CandidateAgent()
     policy.generator.manual_seed(seed)
     tasks = TaskSampler(envs.task_ids(), 2, seed)
     algorithm.setup(TrainContext(policy, np.random.default_rng(seed)))
@@ -113,13 +111,6 @@ def check_collect(algorithm: Algorithm, env_options: Mapping[str, Any] | None, s
     _check_groups(played)
     if algorithm.on_policy:
         _check_tokens(policy, [list(group) for group in played])
-
-
-def with_memory(policy: Policy, algorithm: Algorithm) -> Policy:
-    """The policy with the memory that an algorithm needs, of which it is shown nothing."""
-    if not algorithm.needs_memory:
-        return policy
-    return MemoryPolicy(policy, open_memory(algorithm.needs_memory), recall="never")
 
 
 def _open_envs(algorithm: Algorithm, env_options: Mapping[str, Any] | None) -> SearchVectorEnv:

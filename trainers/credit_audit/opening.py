@@ -26,8 +26,8 @@ from .weightless import WeightlessPolicy
 
 __all__ = ["check_world", "open_policy", "open_run", "open_trainers"]
 
-# sft imitates demonstrations: its credit does not depend on the reward. skillrl's is that of grpo.
-_WITHOUT_CREDIT = ("sft", "skillrl")
+# sft imitates demonstrations: its credit does not depend on the reward. skillrl's is that of grpo. structrag trains a router.
+_WITHOUT_CREDIT = ("sft", "skillrl", "structrag")
 
 
 def open_policy(name: str, options: Mapping[str, Any]) -> Policy:

@@ -86,4 +86,5 @@ def open_parts(config: TrainConfig, kind: type[Algorithm] | None = None) -> Part
         raise ConfigError(
             f"agent {config.agent!r} cannot be trained: it has no weights (choose another, e.g. 'tiny' or 'candidate')"
         )
+    algorithm.check_policy(policy)
     return Parts(policy, algorithm, envs, TaskSampler(envs.task_ids(), config.questions, config.seed))

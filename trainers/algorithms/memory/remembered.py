@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from searchgym.agents.memory.agent import MemoryAgent
-from searchgym.agents.memory.protocol import Memory
 from searchgym.agents.policy import Policy
 from searchgym.errors import ConfigError
 
-__all__ = ["find_memory", "memory_of"]
+__all__ = ["check_same_memory", "find_memory"]
 
-M = TypeVar("M", bound=Memory)
+M = TypeVar("M")
 
 
 def find_memory(policy: Policy, kind: type[M]) -> M | None:
@@ -21,31 +20,21 @@ def find_memory(policy: Policy, kind: type[M]) -> M | None:
         policy: the policy.
         kind: the class of the memory.
     """
-    if isinstance(policy, MemoryAgent) and isinstance(policy.memory, kind):
-        return policy.memory
-    return None
+    memory: Any = policy.memory if isinstance(policy, MemoryAgent) else None
+    return memory if isinstance(memory, kind) else None
 
 
-def memory_of(policy: Policy, kind: type[M], trainer: str, expected: M | None = None) -> M:
-    """The memory of a policy.
+def check_same_memory(policy: Policy, trained: Policy) -> None:
+    """Refuse to collect with a second agent that has a memory of its own, which nobody would tell of the episodes.
 
     Args:
-        policy: the policy.
-        kind: the class of the memory.
-        trainer: whose name errors mention.
-        expected: the memory that it must be, if it is known.
+        policy: plays.
+        trained: the policy that is trained.
 
     Raises:
-        ConfigError: the policy has none, or another one.
+        ConfigError: its memory is not the trained policy's.
     """
-    found = find_memory(policy, kind)
-    if found is None:
+    if isinstance(policy, MemoryAgent) and policy.memory is not getattr(trained, "memory", None):
         raise ConfigError(
-            f"{trainer} needs an agent with the memory {kind.name!r}, and {policy.name!r} has none: use --agent memory "  # type: ignore[attr-defined]
-            f"--agent-option agent=NAME --agent-option memory={kind.name}"  # type: ignore[attr-defined]
+            "a second agent collects, and its memory would be another one than the trained policy's: set rollout_lag to 0"
         )
-    if expected is not None and found is not expected:
-        raise ConfigError(
-            f"{trainer} cannot collect with a second agent, whose memory would be another one: set rollout_lag to 0"
-        )
-    return found

@@ -27,6 +27,7 @@ from searchgym.agents.memory.skills import SkillBank
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode
+from searchgym.errors import ConfigError
 
 from ...algorithm import TrainContext
 from ...config import option
@@ -34,7 +35,7 @@ from ...credit import Credit
 from ...groups import Group, Groups
 from ...tasks import TaskSampler
 from ..grpo import GRPO, GRPOSettings
-from .remembered import memory_of
+from .remembered import check_same_memory, find_memory
 
 __all__ = ["SkillRL", "SkillRLSettings"]
 
@@ -53,17 +54,23 @@ class SkillRL(GRPO):
     """GRPO with a growing skill bank; see the head of this file."""
 
     settings_class = SkillRLSettings
-    needs_memory = SkillBank.name
     settings: SkillRLSettings
+
+    def check_policy(self, policy: Policy) -> None:
+        if find_memory(policy, SkillBank) is None:
+            raise ConfigError(
+                f"skillrl needs an agent with the memory 'skills', and {policy.name!r} has none: use --agent memory "
+                "--agent-option agent=NAME --agent-option memory=skills"
+            )
 
     def setup(self, context: TrainContext) -> None:
         super().setup(context)
-        self._bank: SkillBank = memory_of(context.policy, SkillBank, "skillrl")
+        self._bank = find_memory(context.policy, SkillBank)
         self._recent: deque[list[Episode]] = deque(maxlen=self.settings.window)
         self._metrics: dict[str, float] = {}
 
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
-        memory_of(policy, SkillBank, "skillrl", self._bank)
+        check_same_memory(policy, self.context.policy)
         groups = super().collect(policy, envs, tasks)
         self._update([episode for group in groups for episode in group if episode.valid_for_training])
         return groups
@@ -74,6 +81,8 @@ class SkillRL(GRPO):
         return credit
 
     def _update(self, episodes: list[Episode]) -> None:
+        if self._bank is None:
+            return
         self._recent.append(episodes)
         kinds: defaultdict[str, list[Episode]] = defaultdict(list)
         for episode in (episode for played in self._recent for episode in played):

@@ -35,7 +35,7 @@ from ...credit import Credit
 from ...groups import Group, Groups
 from ...tasks import TaskSampler
 from ..gigpo import GiGPO, GiGPOSettings, anchor_states, state_advantages
-from .remembered import find_memory, memory_of
+from .remembered import check_same_memory, find_memory
 
 __all__ = ["SLEARL", "SLEARLSettings"]
 
@@ -60,8 +60,8 @@ class SLEARL(GiGPO):
         self._library = find_memory(context.policy, Experience)
 
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
+        check_same_memory(policy, self.context.policy)
         if self._library is not None:
-            memory_of(policy, Experience, "slea-rl", self._library)
             self._library.advance()
         return super().collect(policy, envs, tasks)
 
