@@ -8,7 +8,7 @@ are, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from searchgym.agent import Agent, AgentContext, Turn
 from searchgym.episode import Episode
@@ -18,6 +18,9 @@ from searchgym.rollouts.collection import AgentLike, open_agent
 
 from .opening import open_memory
 from .protocol import Memory
+
+if TYPE_CHECKING:
+    from ..policy import Policy
 
 __all__ = ["RECALL", "MemoryAgent", "open_memory_agent"]
 
@@ -125,5 +128,5 @@ def open_memory_agent(agent: AgentLike, memory: Any, recall: str = "always") -> 
     if hasattr(opened, "evaluate_tokens"):
         from .policy import MemoryPolicy  # needs torch, which a policy has loaded already
 
-        return MemoryPolicy(opened, remembered, recall)
+        return MemoryPolicy(cast("Policy", opened), remembered, recall)
     return MemoryAgent(opened, remembered, recall)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,11 @@ class MemoryPolicy(MemoryAgent, Policy):
         self.agent.temperature = self.temperature
         return self.agent.evaluate_tokens(samples)
 
-    def remembering(self, episodes: Sequence[Episode]) -> AbstractContextManager[None]:
+    @contextmanager
+    def remembering(self, episodes: Sequence[Episode]) -> Iterator[None]:
         """See `Policy`."""
-        return self.agent.remembering(episodes)
+        with self.agent.remembering(episodes):
+            yield
 
     def freeze_reference(self) -> Callable[[], AbstractContextManager[None]]:
         return self.agent.freeze_reference()

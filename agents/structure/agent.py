@@ -195,7 +195,8 @@ def _features(question: str) -> Tensor:
     vector = torch.zeros(_WIDTH)
     for word in _WORD.findall(question.lower()):
         vector[zlib.crc32(word.encode()) % _WIDTH] += 1.0
-    return vector / vector.norm().clamp(min=1.0)
+    scaled: Tensor = vector / vector.norm().clamp(min=1.0)  # type: ignore[no-untyped-call]
+    return scaled
 
 
 def open_structured(agent: AgentLike, rendering: str | None = None, seed: int = 0) -> StructuredAgent:

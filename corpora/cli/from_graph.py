@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -49,7 +50,7 @@ _DEFAULT = WalkOptions()
 @option("--seed", default=_DEFAULT.seed, show_default=True, help="Random seed.")
 @option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def from_graph(
-    graph: Path, out: Path, hops: str, labels: tuple[Path, ...], as_json: bool, **counts: int
+    graph: Path, out: Path, hops: str, labels: tuple[Path, ...], as_json: bool, **drawn: Any
 ) -> None:
     """Create a corpus of multi-hop questions by random walks through a graph.
 
@@ -60,7 +61,7 @@ def from_graph(
     if bounds is None:
         raise ConfigError(f"hops is {hops!r}: give a number like 5, or a range like 5-9")
     low, high = int(bounds[1]), int(bounds[2] or bounds[1])
-    options = WalkOptions(hops=(low, high), **counts)
+    options = WalkOptions(hops=(low, high), **drawn)
     with shown_progress() as progress:
         questions_from_graph(graph, out, options, labels=labels, progress=progress)
     card = json.loads((out / "card.json").read_text("utf-8"))
