@@ -195,7 +195,7 @@ def _features(question: str) -> Tensor:
     vector = torch.zeros(_WIDTH)
     for word in _WORD.findall(question.lower()):
         vector[zlib.crc32(word.encode()) % _WIDTH] += 1.0
-    scaled: Tensor = vector / vector.norm().clamp(min=1.0)  # type: ignore[no-untyped-call]
+    scaled: Tensor = vector / vector.norm().clamp(min=1.0)
     return scaled
 
 
