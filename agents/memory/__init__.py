@@ -8,8 +8,8 @@ from searchgym.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .agent import MemoryAgent as MemoryAgent
-    from .agent import open_memory_agent as open_memory_agent
     from .opening import open_memory as open_memory
+    from .opening import open_memory_agent as open_memory_agent
     from .protocol import Memory as Memory
     from .trials import Trials as Trials
     from .trials import run_trials as run_trials
@@ -19,7 +19,7 @@ _MODULES = {
     "MemoryAgent": "agent",
     "Trials": "trials",
     "open_memory": "opening",
-    "open_memory_agent": "agent",
+    "open_memory_agent": "opening",
     "run_trials": "trials",
 }
 __all__ = ["Memory", "MemoryAgent", "Trials", "open_memory", "open_memory_agent", "run_trials"]

@@ -8,21 +8,16 @@ are, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from searchgym.agent import Agent, AgentContext, Turn
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError
 from searchgym.options import choice
-from searchgym.rollouts.collection import AgentLike, open_agent
 
-from .opening import open_memory
 from .protocol import Memory
 
-if TYPE_CHECKING:
-    from ..policy import Policy
-
-__all__ = ["RECALL", "MemoryAgent", "open_memory_agent"]
+__all__ = ["RECALL", "MemoryAgent"]
 
 RECALL = ("always", "training", "never")
 """When a memory is shown; "training": not in evaluations, in which policies act greedily."""
@@ -111,22 +106,3 @@ class MemoryAgent(Agent):
 
     def costs(self) -> dict[str, float]:
         return self.agent.costs()
-
-
-def open_memory_agent(agent: AgentLike, memory: Any, recall: str = "always") -> MemoryAgent:
-    """The entry point `memory` of `searchgym.agents`.
-
-    Args:
-        agent: who plays: an agent, a registered name, or {"name": …, **options}.
-        memory: "reflections", "skills" or "experience", {"name": …, **options}, or a `Memory`.
-        recall: "always"; "training": not in evaluations; "never": not at all.
-
-    Raises:
-        ConfigError: a part or an option that cannot be used, or an agent that does not read texts.
-    """
-    opened, remembered = open_agent(agent), open_memory(memory)
-    if hasattr(opened, "evaluate_tokens"):
-        from .policy import MemoryPolicy  # needs torch, which a policy has loaded already
-
-        return MemoryPolicy(cast("Policy", opened), remembered, recall)
-    return MemoryAgent(opened, remembered, recall)

@@ -12,7 +12,7 @@ from searchgym.cli.console import Console
 from searchgym.cli.options import parse_pairs
 from searchgym.rollouts.collection import choose_tasks, open_agent, open_envs
 
-from .agent import open_memory_agent
+from .opening import open_memory_agent
 from .trials import run_trials
 
 __all__ = ["trials"]

@@ -12,10 +12,10 @@ from helpers import CommandLine, small_world
 
 import searchgym
 from searchgym.agent import Agent
-from searchgym.agents.memory.agent import MemoryAgent, open_memory_agent
+from searchgym.agents.memory.agent import MemoryAgent
 from searchgym.agents.memory.clusters import Clusters, cluster_texts
 from searchgym.agents.memory.experience import Experience
-from searchgym.agents.memory.opening import MEMORIES, open_memory
+from searchgym.agents.memory.opening import MEMORIES, open_memory, open_memory_agent
 from searchgym.agents.memory.protocol import Memory
 from searchgym.agents.memory.reflections import Reflections, critique
 from searchgym.agents.memory.skills import Skill, SkillBank, write_skills
