@@ -13,7 +13,7 @@ from searchgym.trainers.algorithms.grpo import GRPO
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "trainers" / "iteration.md"
 HOOKS = (
-    "configure_env", "setup", "extra_modules", "collect", "rewards", "select", "prepare", "credit", "loss",
+    "configure_env", "check_policy", "setup", "extra_modules", "collect", "rewards", "select", "prepare", "credit", "loss",
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_the_page_has_the_order_of_the_loop(tmp_path):
     )  # fmt: skip
     order = [name for name, _ in groupby(calls)]
     on_page = re.findall(r"\*\*`(\w+)`\*\*", PAGE.read_text("utf-8"))
-    assert order == [*on_page, *on_page[3:]]  # what comes before training happens once
+    assert order == [*on_page, *on_page[4:]]  # what comes before training happens once
     assert calls.count("rewards") == 8
     assert tuple(on_page) == HOOKS
 
