@@ -89,12 +89,13 @@ class MatchTIR(GRPO):
         return env_config
 
     def rewards(self, group: Group) -> NDArray[np.float64]:
-        return super().rewards(group) + np.array([self._matched(episode).sum() for episode in group])
+        total_G: NDArray[np.float64] = super().rewards(group)
+        return total_G + np.array([self._matched(episode).sum() for episode in group], dtype=np.float64)
 
     def select(self, groups: Groups) -> list[bool]:
         if not self.settings.skip_equal or self.settings.permute_rewards:
             return super().select(groups)
-        return differ_by_set(self._turn_rewards(groups), groups.group_R, len(groups)).tolist()
+        return [bool(d) for d in differ_by_set(self._turn_rewards(groups), groups.group_R, len(groups))]
 
     def credit(self, groups: Groups) -> Credit:
         if not len(groups):
@@ -113,7 +114,9 @@ class MatchTIR(GRPO):
         if self.settings.permute_rewards:
             return at_end_R
         matched_R = np.concatenate([self._matched(episode) for episode in groups.episodes] or [np.zeros(0)])
-        paid_R = groups.round_rewards()  # the last round holds the whole of what was matched
+        paid_R: NDArray[np.float64] = (
+            groups.round_rewards()
+        )  # the last round holds the whole of what was matched
         last_E = np.cumsum(groups.round_counts_E) - 1
         np.subtract.at(paid_R, last_E, np.bincount(groups.episode_R, matched_R, len(last_E)))
         return paid_R + matched_R

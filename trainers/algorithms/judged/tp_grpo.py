@@ -5,7 +5,7 @@ process reward model merges consecutive steps of equal correctness into thoughts
 than one large one, and the process reward adapts to the difficulty of the question. Its formulas are not known to us.
 The unrelated TurningPoint-GRPO (arXiv 2602.06422, for flow models) has the same initials and is not this method.
 
-[OURS] The verdict of a judge says whether round t is right (c_t = 1) or wrong (0). A thought k is a maximal run of rounds of an
+[OURS] The verdict of a judge says whether round t is right (c_t = 1) or wrong (0); of an answer, its reward does. A thought k is a maximal run of rounds of an
 episode with equal c; it has L_k rounds and the score s_k = c. Of the K thoughts of a group each counts once:
 
     z_k    = (s_k − mean s) / (std s + 1e-6)                              over the thoughts of the group
@@ -62,7 +62,11 @@ class TPGRPO(ScoredRounds):
 
     def scores(self, groups: Groups) -> NDArray[np.float64]:
         v_R = verdicts(groups, self.settings.criterion)
-        return np.where(np.isnan(v_R), np.nan, v_R >= 0.5)
+        answer_R = np.array(
+            [r.action.kind == "answer" for e in groups.episodes for r in e.rounds], dtype=bool
+        )
+        right_R = np.concatenate([*groups.rewards, np.zeros(0)])[groups.episode_R] > 0.0
+        return np.where(answer_R, right_R, np.where(np.isnan(v_R), np.nan, v_R >= 0.5))
 
     def standardized(self, scores_R: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
         if not len(scores_R):
