@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,28 +25,33 @@ def best_assignment(scores: NDArray[np.float64]) -> list[int | None]:
     if rows > columns:
         owner = best_assignment(scores.T)
         return [owner.index(row) if row in owner else None for row in range(rows)]
-    # Potentials u, v keep every reduced cost cost - u - v at 0 or above; matched pairs have 0. Column 0 is the root.
-    cost = -scores
-    u, v = np.zeros(rows + 1), np.zeros(columns + 1)
-    row_of = np.zeros(columns + 1, dtype=np.int64)
+    # Potentials u, v keep every reduced cost -score - u - v at 0 or above; matched pairs have 0. Column 0 is the root, and
+    # plain lists are faster than arrays for the few rows and columns of an episode.
+    costs = (-scores).tolist()
+    u, v, row_of = [0.0] * (rows + 1), [0.0] * (columns + 1), [0] * (columns + 1)
     for row in range(1, rows + 1):
         row_of[0], column = row, 0
-        shortest, came_from = np.full(columns + 1, np.inf), np.zeros(columns + 1, dtype=np.int64)
-        done = np.zeros(columns + 1, dtype=bool)
+        shortest, came_from = [math.inf] * (columns + 1), [0] * (columns + 1)
+        done: list[int] = []
+        left = list(range(1, columns + 1))
         while row_of[column]:
-            done[column] = True
+            done.append(column)
             at = row_of[column]
-            reduced = cost[at - 1] - u[at] - v[1:]
-            closer = np.flatnonzero(~done[1:] & (reduced < shortest[1:])) + 1
-            shortest[closer], came_from[closer] = reduced[closer - 1], column
-            column = int(np.where(done, np.inf, shortest).argmin())
+            for other in left:
+                reduced = costs[at - 1][other - 1] - u[at] - v[other]
+                if reduced < shortest[other]:
+                    shortest[other], came_from[other] = reduced, column
+            column = min(left, key=shortest.__getitem__)
             step = shortest[column]
-            u[row_of[done]] += step
-            v[done] -= step
-            shortest[~done] -= step
+            for other in done:
+                u[row_of[other]] += step
+                v[other] -= step
+            for other in left:
+                shortest[other] -= step
+            left.remove(column)
         while column:
             row_of[column] = row_of[came_from[column]]
-            column = int(came_from[column])
+            column = came_from[column]
     columns_of: list[int | None] = [None] * rows
     for column in range(1, columns + 1):
         if row_of[column]:
@@ -71,23 +78,22 @@ def greedy_assignment(scores: NDArray[np.float64]) -> list[int | None]:
 
 
 def transport_plan(scores: NDArray[np.float64], reg: float, iterations: int = 1000) -> NDArray[np.float64]:
-    """Entropic optimal transport by Sinkhorn's iteration, in logarithms: cost −score, uniform marginals.
+    """Entropic optimal transport by Sinkhorn's iteration: cost −score, uniform marginals.
 
     Args:
         scores: [P, G], finite.
-        reg: weight of the entropy, above 0.
-        iterations: at most; it stops once the marginals hold to 1e-9.
+        reg: weight of the entropy; at least a 500th of the range of the scores, below which exp underflows.
+        iterations: at most; it stops once the marginals hold to 1e-6.
 
     Returns:
-        T, [P, G]: rows sum to 1 / P, columns to 1 / G.
+        T, [P, G]: columns sum to 1 / G, rows to 1 / P.
     """
     rows, columns = scores.shape
-    kernel = scores / reg
-    f, g = np.zeros((rows, 1)), np.zeros((1, columns))
+    kernel = np.exp((scores - scores.max()) / reg)
+    v = np.full(columns, 1.0 / columns)
     for _ in range(iterations):
-        f = -np.log(rows) - np.logaddexp.reduce(kernel + g, axis=1, keepdims=True)
-        g = -np.log(columns) - np.logaddexp.reduce(kernel + f, axis=0, keepdims=True)
-        plan = np.exp(kernel + f + g)
-        if np.abs(plan.sum(axis=1) - 1.0 / rows).max() < 1e-9:
+        u = 1.0 / (rows * (kernel @ v))
+        v = 1.0 / (columns * (u @ kernel))
+        if np.abs(u * (kernel @ v) * rows - 1.0).max() < 1e-6:
             break
-    return np.asarray(plan, dtype=np.float64)
+    return np.asarray(u[:, None] * kernel * v, dtype=np.float64)

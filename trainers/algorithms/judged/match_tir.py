@@ -39,11 +39,11 @@ from numpy.typing import NDArray
 
 from searchgym.env.config import EnvConfig
 from searchgym.episode import Episode
-from searchgym.scoring import f1, normalize_answer
+from searchgym.scoring import normalize_answer
 
 from ...config import option
 from ...credit import Credit
-from ...evidence import require_derivation, sub_queries
+from ...evidence import query_f1, require_derivation, sub_queries
 from ...groups import Group, Groups
 from ...matching import best_assignment, greedy_assignment, transport_plan
 from ...objective import discounted_sums
@@ -66,7 +66,7 @@ class MatchTIRSettings(GRPOSettings):
     similarity: Similarity = option(
         "f1", "token F1 of the queries, or the paper's comparison of calls (call)"
     )
-    transport_reg: float = option(0.1, "assignment=soft: weight of the entropy", low=1e-3)
+    transport_reg: float = option(0.1, "assignment=soft: weight of the entropy", low=0.01)
     discount: float = option(0.9, "discount of returns, per round", low=0.0, high=1.0)
 
 
@@ -164,8 +164,7 @@ def match_queries(
     return rewards_R
 
 
-@lru_cache(maxsize=65536)
 def _similar(query: str, key: str, similarity: Similarity) -> float:
     if similarity == "f1":
-        return f1(query, [key])
+        return query_f1(query, key)
     return (2.0 + (normalize_answer(query) == normalize_answer(key))) / 3.0

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -36,10 +37,9 @@ from numpy.typing import NDArray
 from searchgym.env.config import EnvConfig
 from searchgym.episode import Episode, Round
 from searchgym.judges.grounding import contains_words, repeats, support
-from searchgym.scoring import f1
 
 from ...config import option
-from ...evidence import require_derivation, require_gold, require_judge
+from ...evidence import query_f1, require_derivation, require_gold, require_judge
 from ...groups import Groups
 from ..scored import ScoredRounds, ScoredRoundsSettings
 
@@ -78,6 +78,11 @@ class Routed:
     missing: frozenset[str]
 
 
+_support = lru_cache(maxsize=4096)(
+    support
+)  # the episodes of a group give the same answers after the same results
+
+
 def _finds(r: Routed) -> bool:
     assert r.hop is not None
     return bool(r.missing.intersection(r.hop["passage_ids"], (hit.id for hit in r.round_.hits)))
@@ -85,20 +90,19 @@ def _finds(r: Routed) -> bool:
 
 def _asks(r: Routed) -> bool:
     assert r.hop is not None
-    return any(f1(query, [r.hop["query"]]) >= 0.5 for query in r.round_.action.queries)
+    return any(query_f1(query, r.hop["query"]) >= 0.5 for query in r.round_.action.queries)
 
 
 def _grounded(r: Routed) -> bool:
-    asked = r.episode.question.casefold()
+    asked, queries = r.episode.question.casefold(), r.round_.action.queries
     return any(
-        contains_words(query.casefold(), r.bridge) or contains_words(asked, query)
-        for query in r.round_.action.queries
+        contains_words(query.casefold(), r.bridge) or contains_words(asked, query) for query in queries
     )
 
 
 def _supported(r: Routed) -> bool:
-    hits = [hit for round_ in r.earlier for hit in round_.hits]
-    return support(r.round_.action.answer, r.episode.gold["answers"], hits)
+    hits = tuple(hit for round_ in r.earlier for hit in round_.hits)
+    return _support(r.round_.action.answer, tuple(r.episode.gold["answers"]), hits)
 
 
 _CRITERIA: Mapping[str, Callable[[Routed], bool]] = {
