@@ -25,6 +25,7 @@ from searchgym.trainers.algorithms.hierarchy.hiper import (
     HiPERSettings,
     Segments,
     hierarchical_advantages,
+    segments_of,
 )
 from searchgym.trainers.algorithms.ppo import gae
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, make_episode
@@ -40,7 +41,7 @@ def divided(*first):
     """One episode whose rounds begin a segment where `first` is 1."""
     first_R = np.array(first, dtype=bool)
     last_R = np.arange(len(first)) == len(first) - 1
-    return Segments(np.cumsum(first_R) - 1, first_R, last_R, np.zeros(len(first)))
+    return Segments(np.cumsum(first_R) - 1, first_R, last_R)
 
 
 # -- the two levels ------------------------------------------------------------------------------------------
@@ -84,7 +85,6 @@ def test_nothing_flows_between_episodes():
         np.array([0, 0, 1, 1, 2]),
         np.array([True, False, True, False, True]),
         np.array([False, True, False, False, True]),
-        np.zeros(5),
     )
     both = hierarchical_advantages(rewards, low, high, parts, HiPERSettings())
     one = hierarchical_advantages(rewards[:2], low[:2], high[:2], divided(1, 0), HiPERSettings())
@@ -106,11 +106,30 @@ def searched(*hits, reward=1.0):
 
 def test_a_sub_goal_ends_with_evidence():
     groups = group_of(searched([OTHER], [GOLD], [GOLD], [OTHER]), searched())
-    assert HiPER()._segments(groups).first_R.tolist() == [True, False, True, False, True, True]
-    results = HiPER({"boundary": "results"})._segments(groups)
-    assert results.first_R.tolist() == [True, True, True, False, True, True]
-    assert results.last_R.tolist() == [False] * 4 + [True, True]
-    assert results.segment_R.tolist() == [0, 1, 2, 2, 3, 4]
+    assert HiPER()._divide(groups)[0].tolist() == [True, False, True, False, True, True]
+    first_R, penalty_R = HiPER({"boundary": "results"})._divide(groups)
+    assert first_R.tolist() == [True, True, True, False, True, True]
+    assert not penalty_R.any()
+    parts = segments_of(first_R, groups.episode_R, np.arange(6))
+    assert parts.last_A.tolist() == [False] * 4 + [True, True]
+    assert parts.segment_A.tolist() == [0, 1, 2, 2, 3, 4]
+
+
+def test_a_round_without_tokens_belongs_to_the_act_before_it():
+    parts = segments_of(
+        np.array([1, 0, 1, 1, 1], dtype=bool), np.array([0, 0, 0, 0, 1]), np.array([0, 1, 3, 4])
+    )
+    assert parts.first_A.tolist() == [True, False, True, True]
+    assert parts.last_A.tolist() == [False, False, True, True]
+    one = searched([OTHER], [GOLD])  # another agent answers: the last round has no tokens of the policy
+    (segment,) = one.segments
+    segment.mask[-1] = 0
+    groups = group_of(one)
+    algorithm, policy = HiPER({"whiten": False, "gae_lambda": 1.0, "lambda_segment": 1.0}), TabularPolicy()
+    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
+    algorithm.prepare(policy, groups)
+    assert_allclose(algorithm.credit(groups).to_tokens(groups), [2.0, 1.0])
+    assert groups.columns["low_returns"].tolist() == [1.0, 1.0]
 
 
 def test_values_are_learned_where_they_are_read():
@@ -227,9 +246,9 @@ def hierarchical(**settings):
 
 def test_fields_divide_and_cost():
     groups = group_of(written(SWITCHED, KEPT, CHANGED, SWITCHED, PLAIN))
-    parts = hierarchical()._segments(groups)
-    assert parts.first_R.tolist() == [True, False, False, True, False]
-    assert_allclose(parts.penalty_R, [0.0, 0.3, 0.6, 0.0, 0.3])
+    first_R, penalty_R = hierarchical()._divide(groups)
+    assert first_R.tolist() == [True, False, False, True, False]
+    assert_allclose(penalty_R, [0.0, 0.3, 0.6, 0.0, 0.3])
 
 
 def test_each_advantage_goes_to_its_own_tokens():

@@ -29,14 +29,15 @@ Departures, in addition to those of ppo.py:
 4. An episode that ends on a budget is not continued by its own value (`bootstrap_truncated` of the released code).
 5. The keep penalty is the fixed one (ALFWorld); the normalized one of the released WebShop script is left out.
 6. γ = 1, λ = λ_seg = 0.95, the released defaults; penalties are those of the ALFWorld script.
-7. This file is longer than 180 lines: it holds two levels, their values and the places of the fields in tokens.
+7. A round without sampled tokens (the answerer's, of a planner agent) is no act; its reward is paid at the act before it.
+8. This file is longer than 180 lines: it holds two levels, their values and the places of the fields in tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ from ...groups import Groups
 from ...objective import clipped_surrogate, discounted_sums
 from ..ppo import PPO, PPOSettings
 
-__all__ = ["HiPER", "HiPERSettings", "Segments", "hierarchical_advantages"]
+__all__ = ["HiPER", "HiPERSettings", "Segments", "hierarchical_advantages", "segments_of"]
 
 _LEVELS = ("low", "high", "switch")
 
@@ -80,19 +81,17 @@ class HiPERSettings(PPOSettings):
 
 @dataclass(frozen=True)
 class Segments:
-    """How the rounds of an iteration are divided, all rounds in order.
+    """How the acts of an iteration are divided: its rounds with sampled tokens, in order.
 
     Attributes:
-        segment_R: the segment of each round, numbers from 0.
-        first_R: whether a round is the first of its segment.
-        last_R: whether a round is the last of its episode.
-        penalty_R: what its control fields cost.
+        segment_A: the segment of each act, numbers from 0.
+        first_A: whether an act is the first of its segment.
+        last_A: whether an act is the last of its episode.
     """
 
-    segment_R: NDArray[np.int64]
-    first_R: NDArray[np.bool_]
-    last_R: NDArray[np.bool_]
-    penalty_R: NDArray[np.float64]
+    segment_A: NDArray[np.int64]
+    first_A: NDArray[np.bool_]
+    last_A: NDArray[np.bool_]
 
 
 class HiPER(PPO):
@@ -124,33 +123,34 @@ class HiPER(PPO):
             groups.columns[f"{level}_values"] = values_N.clone()
 
     def credit(self, groups: Groups) -> Credit:
-        if not len(groups.tokens.episode_N):
-            return Credit.flat("token", np.zeros(0), groups)
-        parts, roles_LN = self._segments(groups), self._roles(groups)
-        begin_R, act_R = self._places(groups, ~roles_LN[0])
-        places = {"low": act_R, "high": begin_R, "switch": begin_R}
-        values = {
-            level: groups.columns[f"{level}_values"].double().numpy()[place_R]
-            for level, place_R in places.items()
-        }
-        rewards_R = self.round_rewards(groups) - parts.penalty_R
-        given = hierarchical_advantages(rewards_R, values["low"], values["high"], parts, self.settings)
-        given["switch"] = given["switch"] - values["switch"]
         round_N = groups.round_of_token_N
-        acted_R = np.bincount(round_N, minlength=len(rewards_R)) > 0
-        used = {"low": acted_R, "high": acted_R & parts.first_R, "switch": acted_R & self._fields}
+        if not len(round_N):
+            return Credit.flat("token", np.zeros(0), groups)
+        first_R, penalty_R = self._divide(groups)
+        roles_LN = self._roles(groups)
+        round_A, begin_A, act_N = np.unique(round_N, return_index=True, return_inverse=True)
+        parts = segments_of(first_R, groups.episode_R, round_A)
+        places = {"low": _after_fields(begin_A, act_N, ~roles_LN[0]), "high": begin_A, "switch": begin_A}
+        values = {
+            level: groups.columns[f"{level}_values"].double().numpy()[place_A]
+            for level, place_A in places.items()
+        }
+        rewards_A = np.bincount(act_N, groups.at_last_tokens(self.round_rewards(groups))) - penalty_R[round_A]
+        given = hierarchical_advantages(rewards_A, values["low"], values["high"], parts, self.settings)
+        given["switch"] = given["switch"] - values["switch"]
+        every_A = np.ones(len(round_A), dtype=bool)
+        used = {"low": every_A, "high": parts.first_A, "switch": every_A & self._fields}
         advantages_N = np.zeros(len(round_N))
         for i, level in enumerate(_LEVELS):
-            self._keep_returns(groups, level, places[level], used[level], given[level] + values[level])
-            if used[level].any():
-                a_R = given[level]
+            a_A, used_A = given[level], used[level]
+            self._keep_returns(groups, level, places[level][used_A], (a_A + values[level])[used_A])
+            if used_A.any():
                 if self.settings.whiten:
-                    a_R = (a_R - a_R[used[level]].mean()) / (a_R[used[level]].std() + 1e-8)
-                advantages_N += np.where(used[level][round_N] & roles_LN[i], a_R[round_N], 0.0)
-        lengths = np.bincount(parts.segment_R)
+                    a_A = (a_A - a_A[used_A].mean()) / (a_A[used_A].std() + 1e-8)
+                advantages_N += np.where(used_A[act_N] & roles_LN[i], a_A[act_N], 0.0)
         metrics = {
-            "segments": float(parts.first_R.sum() / len(groups.episodes)),
-            "segment_rounds": float(lengths.mean()),
+            "segments": float(parts.first_A.sum() / parts.last_A.sum()),
+            "segment_rounds": float(np.bincount(parts.segment_A).mean()),
         }
         if self._fields:
             written = [control_of(r.text).written for episode in groups.episodes for r in episode.rounds]
@@ -180,26 +180,29 @@ class HiPER(PPO):
         return values_NL
 
     def _keep_returns(
-        self, groups: Groups, level: str, place_R: NDArray[np.int64], used_R: NDArray[np.bool_], return_R: Any
+        self, groups: Groups, level: str, place_A: NDArray[np.int64], return_A: NDArray[np.float64]
     ) -> None:
-        """The targets of a level's values, at the tokens at which they are read."""
-        targets_N, at_N = np.zeros(len(groups.tokens.episode_N)), np.zeros(len(groups.tokens.episode_N))
-        targets_N[place_R[used_R]], at_N[place_R[used_R]] = return_R[used_R], 1.0
+        """The targets of a level's values, at the tokens before which they are read."""
+        targets_N, at_N = np.zeros((2, len(groups.tokens.episode_N)))
+        targets_N[place_A], at_N[place_A] = return_A, 1.0
         groups.columns[f"{level}_returns"] = torch.from_numpy(targets_N).float()
         groups.columns[f"{level}_at"] = torch.from_numpy(at_N).float()
 
-    def _segments(self, groups: Groups) -> Segments:
+    def _divide(self, groups: Groups) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Whether each round begins a segment, and what its fields cost; all rounds in order."""
         s = self.settings
-        first, penalty = [], []
+        first: list[bool] = []
+        penalty: list[float] = []
         for episode in groups.episodes:
             if self._fields:
-                controls = [control_of(round_.text) for round_ in episode.rounds]
-                first += [t == 0 or control.switch for t, control in enumerate(controls)]
-                penalty += [0.0 if control.switch else s.keep_penalty for control in controls]
-                for t, control in enumerate(controls[1:], 1):
-                    before = controls[t - 1].subgoal
-                    if not control.switch and before and control.subgoal and control.subgoal != before:
-                        penalty[t - len(controls)] += s.consistency_penalty
+                kept = ""
+                for t, control in enumerate(control_of(round_.text) for round_ in episode.rounds):
+                    first.append(t == 0 or control.switch)
+                    changed = bool(kept and control.subgoal) and control.subgoal != kept
+                    penalty.append(
+                        0.0 if control.switch else s.keep_penalty + s.consistency_penalty * changed
+                    )
+                    kept = control.subgoal
                 continue
             seen: set[str] = set()
             reached = True
@@ -208,10 +211,7 @@ class HiPER(PPO):
                 ids = {hit.id for hit in round_.hits}
                 reached = bool(gold if s.boundary == "gold" else ids - seen)
                 seen |= ids
-        first_R = np.array(first, dtype=bool)
-        last_R = np.zeros(len(first_R), dtype=bool)
-        last_R[np.cumsum(groups.round_counts_E)[groups.round_counts_E > 0] - 1] = True
-        return Segments(np.cumsum(first_R) - 1, first_R, last_R, np.array(penalty or np.zeros(len(first_R))))
+        return np.array(first, dtype=bool), np.array(penalty or np.zeros(len(first)))
 
     def _roles(self, groups: Groups) -> NDArray[np.bool_]:
         """For each level, the tokens that its advantage goes to, [3, N]."""
@@ -229,59 +229,62 @@ class HiPER(PPO):
             start = end
         return np.concatenate(roles, axis=1)
 
-    def _places(
-        self, groups: Groups, field_N: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The tokens of each round before which values are read: the first one, and the first after the control fields."""
-        round_N = groups.round_of_token_N
-        begin_R, act_R = np.zeros((2, len(groups.episode_R)), dtype=np.int64)
-        begin_R[round_N[::-1]] = np.arange(len(round_N))[
-            ::-1
-        ]  # of equal indices the last one stays: the first token
-        act_R[:] = begin_R
-        after_N = np.flatnonzero(field_N[:-1] & (round_N[1:] == round_N[:-1])) + 1
-        act_R[round_N[after_N]] = after_N
-        return begin_R, act_R
+
+def segments_of(
+    first_R: NDArray[np.bool_], episode_R: NDArray[np.int64], round_A: NDArray[np.int64]
+) -> Segments:
+    """The segments of the acts, given those of all rounds.
+
+    A round without sampled tokens is no act of the policy: it belongs to the act before it.
+
+    Args:
+        first_R: whether a round begins a segment; the first round of an episode does.
+        episode_R: the episode of each round.
+        round_A: the round of each act, increasing.
+    """
+    begun_A, episode_A = np.cumsum(first_R)[round_A], episode_R[round_A]
+    first_A = np.append(True, begun_A[1:] != begun_A[:-1])
+    return Segments(np.cumsum(first_A) - 1, first_A, np.append(episode_A[1:] != episode_A[:-1], True))
 
 
 def hierarchical_advantages(
-    rewards_R: NDArray[np.float64],
-    low_R: NDArray[np.float64],
-    high_R: NDArray[np.float64],
+    rewards_A: NDArray[np.float64],
+    low_A: NDArray[np.float64],
+    high_A: NDArray[np.float64],
     parts: Segments,
     settings: HiPERSettings,
 ) -> dict[str, NDArray[np.float64]]:
-    """The two advantages, and the return of the switch level, of each round.
+    """The two advantages, and the return of the switch level, of each act.
 
     Args:
-        rewards_R: the rewards.
-        low_R: V^low.
-        high_R: V^high; read in the first round of each segment.
+        rewards_A: the rewards.
+        low_A: V^low.
+        high_A: V^high; read before the first act of each segment.
         parts: the segments.
         settings: γ, λ and λ_seg.
 
     Returns:
-        "low" and "switch" of every round, "high" of the first round of each segment, else 0; [R] each.
+        "low" and "switch" of every act, "high" of the first act of each segment, else 0; [A] each.
     """
-    gamma, count = settings.gamma, len(rewards_R)
-    after_low_R, after_high_R = np.append(low_R[1:], 0.0), np.append(high_R[1:], 0.0)
-    ends_R = np.append(parts.first_R[1:], True) | parts.last_R
-    boundary_R = np.where(parts.last_R, 0.0, after_high_R)
-    next_R = np.where(ends_R, boundary_R, after_low_R)
-    low = discounted_sums(rewards_R + gamma * next_R - low_R, parts.segment_R, gamma * settings.gae_lambda)
-    paid_R = rewards_R + gamma * np.where(
-        ends_R, boundary_R, 0.0
+    gamma, count = settings.gamma, len(rewards_A)
+    after_low_A, after_high_A = np.append(low_A[1:], 0.0), np.append(high_A[1:], 0.0)
+    ends_A = np.append(parts.first_A[1:], True) | parts.last_A
+    boundary_A = np.where(parts.last_A, 0.0, after_high_A)
+    next_A = np.where(ends_A, boundary_A, after_low_A)
+    low = discounted_sums(rewards_A + gamma * next_A - low_A, parts.segment_A, gamma * settings.gae_lambda)
+    paid_A = rewards_A + gamma * np.where(
+        ends_A, boundary_A, 0.0
     )  # a segment's rewards, and what it leads to
-    returns_R = discounted_sums(paid_R, parts.segment_R, gamma)
+    returns_A = discounted_sums(paid_A, parts.segment_A, gamma)
     high = np.zeros(count)
-    starts, stops = np.flatnonzero(parts.first_R), np.flatnonzero(ends_R)
+    starts, stops = np.flatnonzero(parts.first_A), np.flatnonzero(ends_A)
     carried = 0.0
     for start, stop in zip(starts[::-1].tolist(), stops[::-1].tolist(), strict=True):
         carried = (
-            0.0 if parts.last_R[stop] else gamma ** (stop - start + 1) * settings.lambda_segment * carried
+            0.0 if parts.last_A[stop] else gamma ** (stop - start + 1) * settings.lambda_segment * carried
         )
-        high[start] = carried = returns_R[start] - high_R[start] + carried
-    return {"low": low, "high": high, "switch": returns_R}
+        high[start] = carried = returns_A[start] - high_A[start] + carried
+    return {"low": low, "high": high, "switch": returns_A}
 
 
 def _token_roles(pieces: Sequence[str]) -> NDArray[np.bool_]:
@@ -295,6 +298,16 @@ def _token_roles(pieces: Sequence[str]) -> NDArray[np.bool_]:
         roles[{"subgoal": 1, "switch": 2}[name]] |= (stop_N > opened) & (begin_N < block.end)
     roles[0] = ~(roles[1] | roles[2])
     return roles
+
+
+def _after_fields(
+    begin_A: NDArray[np.int64], act_N: NDArray[np.int64], field_N: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """The first token of each act after its control fields; its first token where it has none, or nothing but them."""
+    place_A = begin_A.copy()
+    after = np.flatnonzero(field_N[:-1] & (act_N[1:] == act_N[:-1])) + 1
+    place_A[act_N[after]] = after
+    return place_A
 
 
 def _writer(policy: Policy) -> Policy:

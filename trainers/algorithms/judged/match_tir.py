@@ -113,7 +113,9 @@ class MatchTIR(GRPO):
         at_end_R = groups.round_rewards(at_end=True)
         if self.settings.permute_rewards:
             return at_end_R
-        matched_R = np.concatenate([self._matched(episode) for episode in groups.episodes] or [np.zeros(0)])
+        matched_R: NDArray[np.float64] = np.concatenate(
+            [self._matched(episode) for episode in groups.episodes] or [np.zeros(0)]
+        )
         paid_R: NDArray[np.float64] = (
             groups.round_rewards()
         )  # the last round holds the whole of what was matched
