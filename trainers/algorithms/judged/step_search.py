@@ -20,7 +20,7 @@ Departures, in addition to those of ppo.py:
 3. A broken format is an episode without an answer. The released code also requires that nothing follows the answer;
    here an answer ends the episode.
 4. The document frequencies of TF-IDF come from at most 20,000 passages of the corpus; in the released code from the gold
-   passages alone.
+   passages and the passage that is compared with them, so that they change from passage to passage.
 5. The weights are those of the environment's reward: 0.618 is the paper's, and other weights are accepted.
 6. The released runs: 5 turns, top-k 3, batches of 128 questions, lr 5e-7, 1,120 steps.
 """
