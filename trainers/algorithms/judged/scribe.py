@@ -20,8 +20,7 @@ passages have not all been returned; its prototype follows from the hop. A rubri
     s_t = mean of the criteria                                   an invalid act: 0; a feedback act: none
     A_i,t = A_i^O + β · z_t                                      z: z-score of s over the rounds of the group; A^O: GRPO's
 
-Then GRPO's clipped surrogate. `rubric=judge` lets the environment's judge grade in place of the rules, with the part of its verdict that
-the prototype asks for: locate and follow (u + v) / 2, conclude v, surplus 0.
+Then GRPO's clipped surrogate. With rubric=judge the environment's judge grades: locate and follow (u + v) / 2, conclude v, surplus 0.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Routed:
         earlier: the rounds before it.
         episode: the episode.
         prototype: name of a prototype, "" for acts that serve none (feedback, invalid).
-        hop: the hop of the derivation, {query, passage_ids, bridge, …}; None unless it searches for one.
+        hop: the hop of the derivation, {query, passage_ids, bridge, …}; {} unless it searches for one.
         bridge: what the hop before yields; "" for the first.
         missing: gold passages that no earlier round returned.
     """
@@ -73,7 +72,7 @@ class Routed:
     earlier: Sequence[Round]
     episode: Episode
     prototype: str
-    hop: Mapping[str, Any] | None
+    hop: Mapping[str, Any]
     bridge: str
     missing: frozenset[str]
 
@@ -84,12 +83,10 @@ _support = lru_cache(maxsize=4096)(
 
 
 def _finds(r: Routed) -> bool:
-    assert r.hop is not None
     return bool(r.missing.intersection(r.hop["passage_ids"], (hit.id for hit in r.round_.hits)))
 
 
 def _asks(r: Routed) -> bool:
-    assert r.hop is not None
     return any(query_f1(query, r.hop["query"]) >= 0.5 for query in r.round_.action.queries)
 
 
@@ -146,7 +143,7 @@ def route(episode: Episode) -> list[Routed]:
     """The sub-goal of each round.
 
     Args:
-        episode: of a question with a derivation; without one all of its searches are surplus.
+        episode: of a question with a derivation; without one all searches are surplus.
     """
     chain, missing = episode.gold["chain"], frozenset(episode.gold["supporting_ids"])
     routed: list[Routed] = []
@@ -154,7 +151,7 @@ def route(episode: Episode) -> list[Routed]:
         kind = round_.action.kind
         hop = next((i for i, hop in enumerate(chain) if missing.intersection(hop["passage_ids"])), None)
         prototype = {"answer": "conclude", "search": "surplus"}.get(kind, "")
-        aim, bridge = None, ""
+        aim, bridge = {}, ""
         if kind == "search" and hop is not None:
             prototype, aim = ("follow" if hop else "locate"), chain[hop]
             bridge = chain[hop - 1]["bridge"] if hop else ""
