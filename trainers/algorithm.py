@@ -280,13 +280,13 @@ def token_logprobs(policy: Policy, samples: Sequence[Sample], budget: int) -> Te
 def each_token(
     policy: Policy, samples: Sequence[Sample], budget: int, value: Callable[[TokenOutputs], Tensor]
 ) -> Tensor:
-    """One number per sampled token, computed from the outputs of the current weights, [N] on the CPU.
+    """One number per sampled token, or K of them, computed from the outputs of the current weights, [N] or [N, K] on the CPU.
 
     Args:
         policy: evaluated without gradients, in passes that the processes of the run divide.
         samples: the sequences.
         budget: tokens per forward pass.
-        value: maps the outputs of one pass to its [N] numbers.
+        value: maps the outputs of one pass to its [N] or [N, K] numbers.
     """
     if not samples:
         return torch.empty(0)

@@ -34,6 +34,10 @@ RUNS = [  # trainer, its settings, arguments of the environment
     ("gigpo", {"similarity": 0.9}, {}),
     ("cw-grpo", {}, JUDGED),
     ("mt-ppo", {}, {"judge": "oracle", "reward": "mt_ppo"}),
+    *((name, {}, {}) for name in ("match-tir", "scribe", "vimrag", "virl", "hiper")),
+    ("match-tir", {"assignment": "soft"}, {}),
+    *((name, {}, {"judge": "oracle"}) for name in ("capo", "tp-grpo", "r3-rag")),
+    ("step-search", {}, {"reward": {"stepsearch": 1.0, "f1": 1.0, "search_key": 0.618}}),
 ]
 
 

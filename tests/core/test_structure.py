@@ -269,8 +269,8 @@ def test_every_declared_entry_point_resolves(group: str) -> None:
         assert callable(installed[name].load()), f"{group}: {name}"
 
 
-def test_the_seven_groups_exist_and_the_script_runs() -> None:
-    groups = {"corpora", "retrievers", "judges", "agents", "trainers", "commands", "functions"}
+def test_the_eight_groups_exist_and_the_script_runs() -> None:
+    groups = {"corpora", "retrievers", "judges", "dialects", "agents", "trainers", "commands", "functions"}
     assert set(PROJECT["project"]["entry-points"]) == {f"searchgym.{g}" for g in groups}
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="searchgym")
     assert callable(script.load())

@@ -94,7 +94,8 @@ def test_every_loss_is_linear_in_the_advantage(name):
     old_N, advantages_N, weight_N = (torch.randn(40, generator=random) for _ in range(3))
     weight_N = weight_N.exp()
     logprobs_N = (old_N + 0.5 * torch.randn(40, generator=random)).requires_grad_()
-    columns = {"values": torch.zeros(40), "returns": torch.zeros(40)}
+    levels = ("", "low_", "high_", "switch_")  # of ppo's critic, and of hiper's
+    columns = {f"{level}{name}": torch.zeros(40) for level in levels for name in ("values", "returns", "at")}
     outputs = TokenOutputs(logprobs_N, torch.zeros(40), torch.zeros(40, VOCABULARY))
 
     def gradient(advantages_N):

@@ -25,6 +25,15 @@ FAMILIES_OF_METHODS = {
     "tree-grpo": "Monte Carlo: outcomes compared inside trees of branches",
     "cw-grpo": "model-based: a judge's verdicts weight the outcome",
     "capf": "model-based: the use of privileged feedback weights the outcome",
+    "step-search": "temporal difference: a learned critic, and information gain over gold passages",
+    "match-tir": "Monte Carlo: matched gold sub-queries and outcomes, by round",
+    "capo": "model-based: a judge's verdicts penalize rounds",
+    "scribe": "model-based: a rubric's scores beside the outcome",
+    "tp-grpo": "model-based: a judge's verdicts on runs of rounds beside the outcome",
+    "r3-rag": "temporal difference: a learned critic, and a judge's verdicts as rewards",
+    "vimrag": "model-based: a graph of evidence masks rounds",
+    "virl": "model-based: labels from gold passages beside the outcome",
+    "hiper": "temporal difference: learned critics on two levels",
 }
 """Trainer -> its family in the survey's taxonomy."""
 
