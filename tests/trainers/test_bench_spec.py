@@ -49,7 +49,7 @@ def test_the_two_main_benchmarks_are_as_large_as_they_claim() -> None:
     assert seconds.seeds >= 20
     assert tiny.seeds >= 5
     rows = {row.trainer for spec in (seconds, load_spec("methods")) for row in spec.rows}
-    of_other_agents = {"sft", "skillrl", "structrag"}
+    of_other_agents = {"skillrl", "structrag"}
     assert rows >= {*plugins.names("trainers")} - of_other_agents - third_party()
     assert {row.trainer for row in tiny.rows} >= {"grpo", "cw-grpo", "capf", "gigpo", "mt-ppo"}
     for spec in (seconds, tiny):
