@@ -125,6 +125,13 @@ class Groups(Sequence[Group]):
         return np.repeat(np.arange(len(self.episodes)), self.round_counts_E)
 
     @property
+    def group_R(self) -> NDArray[np.int64]:
+        """The group of each round, all rounds of `episodes` in order."""
+        group_E = np.repeat(np.arange(len(self)), [len(group) for group in self])
+        number_R: NDArray[np.int64] = group_E[self.episode_R]
+        return number_R
+
+    @property
     def round_of_token_N(self) -> NDArray[np.int64]:
         """The round of each sampled token, counted over all episodes in order."""
         first_E = np.cumsum(self.round_counts_E) - self.round_counts_E
@@ -152,11 +159,19 @@ class Groups(Sequence[Group]):
     def token_rewards(self, at_end: bool = False) -> NDArray[np.float64]:
         """The reward of each round at its last sampled token, [N], for methods whose time steps are tokens.
 
-        A round without sampled tokens pays at the last token before it, or, where there is none, at the episode's
-        first token. Rewards of episodes without any sampled token are left out.
-
         Args:
             at_end: see `round_rewards`.
+        """
+        return self.at_last_tokens(self.round_rewards(at_end))
+
+    def at_last_tokens(self, values_R: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A value of each round at its last sampled token, [N]; 0 at other tokens.
+
+        That of a round without sampled tokens is added at the last token before it, or, where there is none, at the
+        episode's first token. Values of episodes without any sampled token are left out.
+
+        Args:
+            values_R: one per round, all rounds of `episodes` in order.
         """
         tokens_E = np.bincount(self.tokens.episode_N, minlength=len(self.episodes))
         first_E = np.cumsum(tokens_E) - tokens_E
@@ -164,9 +179,9 @@ class Groups(Sequence[Group]):
         last_R = np.searchsorted(self.round_of_token_N, np.arange(len(self.episode_R)), "right") - 1
         place_R = np.maximum(last_R, first_E[self.episode_R])
         acted_R = tokens_E[self.episode_R] > 0
-        rewards_N = np.zeros(len(self.tokens.episode_N))
-        np.add.at(rewards_N, place_R[acted_R], self.round_rewards(at_end)[acted_R])
-        return rewards_N
+        values_N = np.zeros(len(self.tokens.episode_N))
+        np.add.at(values_N, place_R[acted_R], values_R[acted_R])
+        return values_N
 
 
 def _checked_rewards(rewards: ArrayLike, group: Group) -> NDArray[np.float64]:

@@ -30,6 +30,7 @@ Departures:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -69,6 +70,8 @@ class PPO(Algorithm):
 
     settings_class = PPOSettings
     settings: PPOSettings
+    heads: ClassVar[int] = 1
+    """Number of values that the head estimates before each token."""
 
     @property
     def module_lr(self) -> dict[str, float]:
@@ -78,7 +81,7 @@ class PPO(Algorithm):
         super().setup(context)
         width = context.policy.evaluate_tokens([]).hidden_N.shape[1]
         device = next(context.policy.module.parameters()).device
-        self.head = nn.Linear(width, 1, device=device)
+        self.head = nn.Linear(width, self.heads, device=device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -88,11 +91,19 @@ class PPO(Algorithm):
     def prepare(self, policy: Policy, groups: Groups) -> None:
         groups.columns["values"] = each_token(policy, groups.samples, self.context.token_budget, self._values)
 
+    def round_rewards(self, groups: Groups) -> NDArray[np.float64]:
+        """The reward of each round, all rounds in order; methods with rewards of their own override it."""
+        return groups.round_rewards(at_end=self.settings.permute_rewards)
+
+    def chains(self, groups: Groups) -> NDArray[np.int64]:
+        """The chain of time steps that each token belongs to, [N], non-decreasing: by default its episode."""
+        return groups.tokens.episode_N
+
     def credit(self, groups: Groups) -> Credit:
         s = self.settings
         values_N = groups.columns["values"].double().numpy()
-        rewards_N = groups.token_rewards(at_end=s.permute_rewards)
-        advantages_N = gae(rewards_N, values_N, groups.tokens.episode_N, s.gamma, s.gae_lambda)
+        rewards_N = groups.at_last_tokens(self.round_rewards(groups))
+        advantages_N = gae(rewards_N, values_N, self.chains(groups), s.gamma, s.gae_lambda)
         returns_N = advantages_N + values_N
         groups.columns["returns"] = torch.from_numpy(returns_N).float()
         error, spread = float(np.var(returns_N - values_N)), float(np.var(returns_N))
@@ -110,13 +121,24 @@ class PPO(Algorithm):
         )
         if s.entropy_coef > 0.0:
             loss_N = loss_N - s.entropy_coef * outputs.entropy_N
-        values_N, old_N, returns_N = self._values(outputs), batch.columns["values"], batch.columns["returns"]
-        error_N = (values_N - returns_N).square()
-        if s.value_clip > 0.0:
-            near_N = old_N + (values_N - old_N).clamp(-s.value_clip, s.value_clip)
-            error_N = torch.maximum(error_N, (near_N - returns_N).square())
+        error_N = self.value_errors(self._values(outputs), batch.columns["values"], batch.columns["returns"])
         metrics = {"clip_fraction": batch.mean(clipped_N), "value_loss": batch.mean(0.5 * error_N)}
         return Loss(batch.total(loss_N + 0.5 * error_N), metrics)
+
+    def value_errors(self, values_N: Tensor, old_N: Tensor, returns_N: Tensor) -> Tensor:
+        """The squared errors of values, clipped by `value_clip`, [N].
+
+        Args:
+            values_N: V_θ, with gradients.
+            old_N: V, before the update.
+            returns_N: R, their targets.
+        """
+        error_N = (values_N - returns_N).square()
+        clip = self.settings.value_clip
+        if clip > 0.0:
+            near_N = old_N + (values_N - old_N).clamp(-clip, clip)
+            error_N = torch.maximum(error_N, (near_N - returns_N).square())
+        return error_N
 
     def _values(self, outputs: TokenOutputs) -> Tensor:
         """The head's estimate before each token; it sends no gradient into the policy."""
@@ -136,7 +158,7 @@ def gae(
     Args:
         rewards_N: reward after each token.
         values_N: value before each token; after an episode's last token it is 0.
-        episode_N: which episode each token belongs to; non-decreasing.
+        episode_N: which episode (or other chain of time steps) each token belongs to; non-decreasing.
         gamma: γ.
         lam: λ.
 

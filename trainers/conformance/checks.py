@@ -181,7 +181,8 @@ def check_trainer(algorithm: Algorithm, seed: int = 0, env_options: Mapping[str,
         algorithm: as constructed.
         seed: random seed.
         env_options: arguments of the environment that `configure_env` needs, e.g. a reward term; by default an
-            environment without judge, and two with the judge `oracle`, are tried.
+            environment without judge, and some with the judge `oracle`, are tried, as they are and with the algorithm's
+            `audit_env`.
 
     Raises:
         TrainingError: names the check that failed.

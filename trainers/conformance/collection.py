@@ -29,6 +29,7 @@ _ENVIRONMENTS: tuple[dict[str, Any], ...] = (
     {},
     {"judge": "oracle", "judge_when": "unequal-success"},
     {"judge": "oracle", "reward": "mt_ppo"},
+    {"judge": "oracle"},
 )
 _TOWNS = {"Ada": "Velm", "Bo": "Tarn", "Cy": "Ostby"}
 
@@ -118,7 +119,8 @@ def _open_envs(algorithm: Algorithm, env_options: Mapping[str, Any] | None) -> S
     corpus = _Corpus()
     retriever = _Retriever(corpus)
     refusal: ConfigError | None = None
-    for options in _ENVIRONMENTS if env_options is None else (dict(env_options),):
+    own = [{**options, **algorithm.audit_env} for options in _ENVIRONMENTS] if algorithm.audit_env else []
+    for options in (*_ENVIRONMENTS, *own) if env_options is None else (dict(env_options),):
         envs = SearchVectorEnv(8, **{"corpus": corpus, "retriever": retriever, "max_rounds": 3, **options})
         try:
             configured = algorithm.configure_env(envs.config)
