@@ -5,7 +5,8 @@
     pairwise      score = σ(s_t)
 
 and with read=level the level itself after the round (values), e.g. to choose among episodes or to cut off hopeless ones.
-A verdict has two numbers: a search has u = score and v = 1, any other act u = 0 and v = score (`round_score` reads both).
+A verdict has two numbers: an answer, which retrieves nothing, has u = 0 and v = score, any other act u = score and v = 1. So
+`round_score`, and every trainer that reads u · v (of answers v), reads the score.
 
 Scores are rounded to five digits, because batches of other sizes add in another order. A round that does not fit into the
 model's context is an error of its verdict, never a number.
@@ -98,6 +99,6 @@ class PRMJudge:
         else:
             score, reason = after, f"level {after:.3f}"
         score = round(min(1.0, max(0.0, score)), 5)
-        if trace.rounds[-1].action.kind == "search":
-            return Verdict.ok(score, 1.0, reason)
-        return Verdict.ok(0.0, score, reason)
+        if trace.rounds[-1].action.kind == "answer":
+            return Verdict.ok(0.0, score, reason)
+        return Verdict.ok(score, 1.0, reason)

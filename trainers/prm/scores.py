@@ -17,16 +17,14 @@ _RESAMPLES = 500
 
 
 def round_score(record: RoundRecord, verdict: Verdict | None = None) -> float:
-    """The score of a round in [0, 1]: u · v of a search, v of any other act; NaN without a verdict.
-
-    Judges give an act that retrieves nothing u = 0, so that u · v says nothing about an answer.
+    """The score of a round in [0, 1]: v of an answer, which retrieves nothing, u · v of any other act; NaN without a verdict.
 
     Args:
         record: the round.
         verdict: of the round; None: the one that is recorded in it.
     """
     verdict = verdict or record.judge
-    score = verdict.contribution if record.action.kind == "search" else verdict.reasoning
+    score = verdict.reasoning if record.action.kind == "answer" else verdict.contribution
     return math.nan if score is None else score
 
 
