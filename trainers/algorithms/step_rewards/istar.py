@@ -31,9 +31,10 @@ weights for π_ref. Two forward passes per iteration beside GRPO's (one with ref
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -76,6 +77,10 @@ class IStar(GRPO):
     settings_class = IStarSettings
     settings: IStarSettings
 
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(settings)
+        self._refuse_single_episodes()
+
     @property
     def group_relative(self) -> bool:
         return False  # rounds of a group with equal rewards differ in their implicit rewards
@@ -86,7 +91,6 @@ class IStar(GRPO):
 
     def setup(self, context: TrainContext) -> None:
         super().setup(context)
-        self._refuse_single_episodes()
         self.prm = copy.deepcopy(context.policy)
         self._initial = context.policy.freeze_reference() if self.settings.reference == "initial" else None
         self._log: dict[str, float] = {}

@@ -5,20 +5,24 @@ numbers of an episode are fitted to add up to its reward R:
 
     L_c  = mean over episodes of (Σ_t c_t − R)²
     r_t  = c_t + g · [the act of round t could be executed]                            g = 0.5
+    r_T  = … + R − Σ_t c_t                                                             [OURS] compensate=true
 
 Then PPO with the rewards r_t at the last token of each round (`ppo.py`: values, GAE, clipped surrogate).
 
-The estimator here is a linear function of the policy's last hidden states, which it cannot change, as PPO's value head is:
+The estimator is a linear function of the policy's last hidden states: of the one before the last token of the round, and of the one
+before the first token of the next round, which has seen what the act brought:
 
-    c_t = a · h(last token of round t) + b · h(first token of round t + 1) + d         the second term is 0 in the last round
+    c_t = w · x_t          x_t = [h(last token of round t), h(first token of round t + 1), 1]; the second is 0 in the last round
 
-The second state has seen what the act of round t brought. It starts at zero, and is optimized, saved and resumed with the policy.
+So Σ_t c_t is linear too, and w is the ridge regression of R on Σ_t x_t over the episodes so far, those of n iterations ago with weight
+`forget`^n. It is solved anew in every iteration, before credit; the sums that it needs are saved and resumed with the run.
 
 Departures from the paper and its code:
-1. [OURS] The estimator: the paper fits a language model of its own with a linear head on the last token of each turn, on recorded
-   episodes before reinforcement learning. Here it is fitted online, on the minibatches of the policy.
-2. The gradient of L_c uses the residuals Σ c − R from before the update, once per iteration, so that it is a sum over tokens and
-   minibatches may divide an episode. Several `epochs` would follow the same residual several times.
+1. [OURS] The estimator: the paper fits a language model of its own with a linear head on the last token of each turn, by gradient
+   descent on recorded episodes, before reinforcement learning.
+2. [OURS] What the shares miss of the outcome is added to the last round, as RUDDER does (arXiv 1806.07857), so that the shares of an
+   episode add up to its reward exactly. Without it (compensate=false, the paper) a policy that is trained together with its
+   estimator may prolong episodes, because every further round brings a share.
 3. The released code overwrites c_t by a leave-one-out-centred final reward plus the executability term; the paper's formula is used.
 4. g pays for every act that the environment accepts, whatever it brings, so longer episodes earn more. grounding=0 leaves it out.
 5. Departures 1 to 7 of `ppo.py`. With `permute_rewards` the estimator is fitted to the permuted rewards.
@@ -33,16 +37,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from searchgym.agents.policy import Policy, TokenOutputs
+from searchgym.agents.policy import Policy
 
-from ...algorithm import Loss, TrainContext, each_token
-from ...batch import Batch
+from ...algorithm import TrainContext, each_token
 from ...config import option
 from ...credit import Credit
 from ...groups import Groups
 from ..ppo import PPO, PPOSettings
 
-__all__ = ["SPARL", "SPARLSettings", "progress_shares"]
+__all__ = ["SPARL", "ProgressEstimator", "SPARLSettings", "round_features"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,12 @@ class SPARLSettings(PPOSettings):
     """Settings of `SPARL`; those of PPO first."""
 
     grounding: float = option(0.5, "g: reward of every act that could be executed; 0: none", low=0.0)
-    progress_lr: float = option(
-        1.0, "learning rate of the progress estimator, as a multiple of the policy's", low=0.0
+    compensate: bool = option(
+        True, "add what the shares of an episode miss of its reward to its last round; false: as in the paper"
+    )
+    ridge: float = option(0.01, "ridge of the estimator, relative to the mean square of its inputs", low=1e-6)
+    forget: float = option(
+        0.8, "weight of the previous iteration's episodes in the estimator", low=0.0, high=1.0
     )
 
 
@@ -61,84 +68,94 @@ class SPARL(PPO):
     settings_class = SPARLSettings
     settings: SPARLSettings
 
-    @property
-    def module_lr(self) -> dict[str, float]:
-        return {**super().module_lr, "progress": self.settings.progress_lr}
-
     def setup(self, context: TrainContext) -> None:
         super().setup(context)
-        self.progress = nn.Linear(self.head.in_features, 2, device=self.head.weight.device)
-        nn.init.zeros_(self.progress.weight)
-        nn.init.zeros_(self.progress.bias)
+        self.progress = ProgressEstimator(2 * self.head.in_features + 1)
 
     def extra_modules(self) -> dict[str, nn.Module]:
         return {**super().extra_modules(), "progress": self.progress}
 
     def prepare(self, policy: Policy, groups: Groups) -> None:
-        # One pass for all three numbers of a token; `each_token` keeps further dimensions.
-        found_N3 = each_token(
+        # One pass for the value and the hidden state of a token; `each_token` keeps further dimensions.
+        found_NW = each_token(
             policy,
             groups.samples,
             self.context.token_budget,
-            lambda outputs: torch.cat([self._values(outputs)[:, None], self._progress(outputs)], dim=1),
-        ).reshape(-1, 3)
-        groups.columns["values"] = found_N3[:, 0]
-        share_R, last_N, first_N = progress_shares(groups, found_N3[:, 1:].double().numpy())
-        wanted_E = np.concatenate([np.zeros(0), *groups.rewards])
-        residual_E = np.bincount(groups.episode_R, share_R, len(groups.episodes)) - wanted_E
-        slope_N = 2.0 * residual_E[groups.tokens.episode_N] / max(len(residual_E), 1)
-        groups.columns["progress_last"] = torch.from_numpy(slope_N * last_N).float()
-        groups.columns["progress_first"] = torch.from_numpy(slope_N * first_N).float()
+            lambda outputs: torch.cat([self._values(outputs)[:, None], outputs.hidden_N.float()], dim=1),
+        ).reshape(-1, 1 + self.head.in_features)
+        groups.columns["values"] = found_NW[:, 0]
+        x_RD = round_features(groups, found_NW[:, 1:])
+        episode_R = torch.from_numpy(groups.episode_R)
+        sum_ED = x_RD.new_zeros(len(groups.episodes), x_RD.shape[1]).index_add(0, episode_R, x_RD)
+        reward_E = torch.from_numpy(np.concatenate([np.zeros(0), *groups.rewards]))
+        w_D = self.progress.fit(sum_ED, reward_E, self.settings.forget, self.settings.ridge)
+        share_R = (x_RD @ w_D).numpy()
+        missed_E = (reward_E - sum_ED @ w_D).numpy()
+        if self.settings.compensate:
+            played_E = groups.round_counts_E > 0
+            share_R[(np.cumsum(groups.round_counts_E) - 1)[played_E]] += missed_E[played_E]
         self._share_R = share_R
-        self._error = float(np.mean(residual_E**2)) if len(residual_E) else 0.0
+        self._error = float(np.mean(missed_E**2)) if len(missed_E) else 0.0
 
     def round_rewards(self, groups: Groups) -> NDArray[np.float64]:
         executed_R = np.array(
-            [r.action.kind not in ("invalid", "none") for e in groups.episodes for r in e.rounds]
+            [r.action.kind not in ("invalid", "none") for e in groups.episodes for r in e.rounds], dtype=bool
         )
         rewards_R: NDArray[np.float64] = self._share_R + self.settings.grounding * executed_R
         return rewards_R
 
     def credit(self, groups: Groups) -> Credit:
         credit = super().credit(groups)
-        credit.metrics.update(progress_error=self._error, progress_spread=float(np.std(self._share_R)))
+        credit.metrics["progress_error"] = self._error
         return credit
 
-    def loss(self, batch: Batch, outputs: TokenOutputs) -> Loss:
-        loss = super().loss(batch, outputs)
-        shares_N2 = self._progress(outputs)
-        fit = (
-            batch.columns["progress_last"] * shares_N2[:, 0]
-            + batch.columns["progress_first"] * shares_N2[:, 1]
-        )
-        return Loss(loss.total + fit.sum(), loss.metrics)
 
-    def _progress(self, outputs: TokenOutputs) -> Tensor:
-        """a · h + d and b · h of each token, [N, 2]; they send no gradient into the policy."""
-        hidden_N = outputs.hidden_N.detach().to(self.progress.weight.dtype)
-        bias_2 = self.progress.bias * self.progress.bias.new_tensor([1.0, 0.0])
-        return hidden_N @ self.progress.weight.T + bias_2
+class ProgressEstimator(nn.Module):
+    """Ridge regression of rewards on sums of features, with a memory that fades; it has no weights to optimize.
+
+    Args:
+        width: number of features.
+    """
+
+    gram_DD: Tensor
+    moment_D: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("gram_DD", torch.zeros(width, width, dtype=torch.float64))
+        self.register_buffer("moment_D", torch.zeros(width, dtype=torch.float64))
+
+    def fit(self, x_ED: Tensor, y_E: Tensor, forget: float, ridge: float) -> Tensor:
+        """Take in further episodes; returns the coefficients, [D].
+
+        Args:
+            x_ED: sums of features.
+            y_E: rewards.
+            forget: weight of what was taken in before.
+            ridge: relative to the mean of the diagonal.
+        """
+        self.gram_DD = forget * self.gram_DD + x_ED.T @ x_ED
+        self.moment_D = forget * self.moment_D + x_ED.T @ y_E
+        strength = ridge * self.gram_DD.diagonal().mean() + 1e-12
+        damping_DD = strength * torch.eye(len(self.moment_D), dtype=torch.float64)
+        w_D: Tensor = torch.linalg.solve(self.gram_DD + damping_DD, self.moment_D)
+        return w_D
 
 
-def progress_shares(
-    groups: Groups, parts_N2: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """c of each round, and which tokens it is read from.
+def round_features(groups: Groups, hidden_NW: Tensor) -> Tensor:
+    """x of each round, all rounds in order, [R, 2 W + 1]; zeros for a round without sampled tokens.
 
     Args:
         groups: the episodes.
-        parts_N2: a · h + d and b · h of each sampled token.
-
-    Returns:
-        c of all rounds in order, [R] (0 for a round without sampled tokens); 1 at the last token of each round, else 0, [N]; 1 at
-        the first token of each round that follows another one with tokens in its episode, [N].
+        hidden_NW: the hidden state before each sampled token.
     """
     round_N, episode_N = groups.round_of_token_N, groups.tokens.episode_N
     changes_N = round_N[1:] != round_N[:-1]
-    last_N = np.append(changes_N, True)[: len(round_N)].astype(np.float64)
-    follows_N = np.append(False, changes_N & (episode_N[1:] == episode_N[:-1]))[: len(round_N)]
-    first_N = follows_N.astype(np.float64)
-    shares_R = np.bincount(round_N, last_N * parts_N2[:, 0], len(groups.episode_R))
-    at = np.flatnonzero(follows_N)
-    np.add.at(shares_R, round_N[at - 1], parts_N2[at, 1])
-    return shares_R, last_N, first_N
+    last = np.flatnonzero(np.append(changes_N, True)[: len(round_N)])
+    first = np.flatnonzero(np.append(False, changes_N & (episode_N[1:] == episode_N[:-1]))[: len(round_N)])
+    width = hidden_NW.shape[1]
+    x_RD = torch.zeros(len(groups.episode_R), 2 * width + 1, dtype=torch.float64)
+    x_RD[round_N[last], :width] = hidden_NW[last].double()
+    x_RD[round_N[first - 1], width:-1] = hidden_NW[first].double()
+    x_RD[round_N[last], -1] = 1.0
+    return x_RD
