@@ -153,16 +153,14 @@ def test_the_estimator_is_a_ridge_regression_that_forgets():
 def test_the_shares_of_an_episode_add_up_to_its_reward():
     policy = TabularPolicy()
     groups = Groups(synthetic_groups(policy))
-    algorithm = set_up(SPARL({"grounding": 0.0}), policy)
-    algorithm.prepare(policy, groups)
-    paid_R = algorithm.round_rewards(groups)
-    assert_allclose(np.bincount(groups.episode_R, paid_R), np.concatenate(groups.rewards), atol=1e-9)
-    raw = set_up(SPARL({"grounding": 0.5, "compensate": False, "ridge": 1e9}), policy)
-    raw.prepare(policy, groups)  # the ridge leaves nothing of the estimator
-    assert_allclose(raw.round_rewards(groups), 0.5, atol=1e-6)
-    assert (
-        raw.credit(groups).metrics["progress_error"] > 2 * algorithm.credit(groups).metrics["progress_error"]
-    )
+    exact = set_up(SPARL({"grounding": 0.0, "ridge": 1e-6}), policy)
+    exact.prepare(policy, groups)  # 17 features can fit 16 episodes
+    paid_R = exact.round_rewards(groups)
+    assert_allclose(np.bincount(groups.episode_R, paid_R), np.concatenate(groups.rewards), atol=0.02)
+    nothing = set_up(SPARL({"grounding": 0.5, "ridge": 1e9}), policy)
+    nothing.prepare(policy, groups)  # the ridge leaves nothing of the estimator
+    assert_allclose(nothing.round_rewards(groups), 0.5, atol=1e-6)
+    assert nothing.credit(groups).metrics["progress_error"] > 0.1
 
 
 def test_acts_that_cannot_be_executed_earn_no_grounding():

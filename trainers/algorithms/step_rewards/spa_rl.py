@@ -5,7 +5,6 @@ numbers of an episode are fitted to add up to its reward R:
 
     L_c  = mean over episodes of (Σ_t c_t − R)²
     r_t  = c_t + g · [the act of round t could be executed]                            g = 0.5
-    r_T  = … + R − Σ_t c_t                                                             [OURS] compensate=true
 
 Then PPO with the rewards r_t at the last token of each round (`ppo.py`: values, GAE, clipped surrogate).
 
@@ -20,12 +19,9 @@ So Σ_t c_t is linear too, and w is the ridge regression of R on Σ_t x_t over t
 Departures from the paper and its code:
 1. [OURS] The estimator: the paper fits a language model of its own with a linear head on the last token of each turn, by gradient
    descent on recorded episodes, before reinforcement learning.
-2. [OURS] What the shares miss of the outcome is added to the last round, as RUDDER does (arXiv 1806.07857), so that the shares of an
-   episode add up to its reward exactly. Without it (compensate=false, the paper) a policy that is trained together with its
-   estimator may prolong episodes, because every further round brings a share.
-3. The released code overwrites c_t by a leave-one-out-centred final reward plus the executability term; the paper's formula is used.
-4. g pays for every act that the environment accepts, whatever it brings, so longer episodes earn more. grounding=0 leaves it out.
-5. Departures 1 to 7 of `ppo.py`. With `permute_rewards` the estimator is fitted to the permuted rewards.
+2. The released code overwrites c_t by a leave-one-out-centred final reward plus the executability term; the paper's formula is used.
+3. g pays for every act that the environment accepts, whatever it brings, so longer episodes earn more. grounding=0 leaves it out.
+4. Departures 1 to 7 of `ppo.py`. With `permute_rewards` the estimator is fitted to the permuted rewards.
 """
 
 from __future__ import annotations
@@ -53,9 +49,6 @@ class SPARLSettings(PPOSettings):
     """Settings of `SPARL`; those of PPO first."""
 
     grounding: float = option(0.5, "g: reward of every act that could be executed; 0: none", low=0.0)
-    compensate: bool = option(
-        True, "add what the shares of an episode miss of its reward to its last round; false: as in the paper"
-    )
     ridge: float = option(0.01, "ridge of the estimator, relative to the mean square of its inputs", low=1e-6)
     forget: float = option(
         0.8, "weight of the previous iteration's episodes in the estimator", low=0.0, high=1.0
@@ -89,12 +82,8 @@ class SPARL(PPO):
         sum_ED = x_RD.new_zeros(len(groups.episodes), x_RD.shape[1]).index_add(0, episode_R, x_RD)
         reward_E = torch.from_numpy(np.concatenate([np.zeros(0), *groups.rewards]))
         w_D = self.progress.fit(sum_ED, reward_E, self.settings.forget, self.settings.ridge)
-        share_R = (x_RD @ w_D).numpy()
+        self._share_R = (x_RD @ w_D).numpy()
         missed_E = (reward_E - sum_ED @ w_D).numpy()
-        if self.settings.compensate:
-            played_E = groups.round_counts_E > 0
-            share_R[(np.cumsum(groups.round_counts_E) - 1)[played_E]] += missed_E[played_E]
-        self._share_R = share_R
         self._error = float(np.mean(missed_E**2)) if len(missed_E) else 0.0
 
     def round_rewards(self, groups: Groups) -> NDArray[np.float64]:
