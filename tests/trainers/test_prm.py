@@ -218,6 +218,19 @@ def test_pairs_rank_acts_of_one_state(labels, tmp_path):
         open_judge({"name": "prm", "model": str(tmp_path / "m"), "read": "level"})
 
 
+def test_names_are_exchanged_by_their_kind_and_nothing_else_changes():
+    tiny = open_backbone("tiny", {"start": "forks"})
+    new_V = tiny.renaming(np.random.default_rng(0))
+    assert sorted(new_V.tolist()) == list(range(len(new_V)))
+    text = "Mira Vogack : mentor : founded ?"
+    ids = tiny.question(text)
+    renamed = new_V[ids].tolist()
+    assert renamed != ids
+    relations = [tiny.message(word)[0] for word in ("mentor", "founded")]
+    assert [i for i in renamed if i in relations] == relations
+    assert len({tuple(tiny.renaming(np.random.default_rng(seed))) for seed in range(3)}) == 3
+
+
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [
@@ -334,8 +347,8 @@ def test_judges_against_the_true_advantage(trained, labels):
         labels, {"prm": open_judge({"name": "prm", "model": str(trained[0])}), "blind": Blind()}
     )
     assert [(row.judge, row.auc.value, row.rounds) for row in rows] == [
-        ("prm", 1.0, 128),
-        ("blind", 0.5, 128),
+        ("prm", 1.0, 96),
+        ("blind", 0.5, 96),
     ]
     assert rows[0].positive == 0.5
     verdicts = StepLabels.from_verdicts(labels.episodes, Blind(), {})

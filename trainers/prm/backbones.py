@@ -9,13 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from searchgym.agents.hf.fingerprint import tokenizer_digest
 from searchgym.agents.hf.loading import check_dtype, check_path, open_device, open_model, open_tokenizer
 from searchgym.agents.lm.interface import Network
 from searchgym.agents.lm.network import open_network
 from searchgym.agents.tiny.agent import TinyAgent, prompt_ids
+from searchgym.agents.tiny.demos import Renaming
 from searchgym.options import choice
 from searchgym.specs import call_factory
 
@@ -48,6 +51,9 @@ class Backbone(Protocol):
     def observation(self, text: str) -> list[int]:
         """Token ids of what came back."""
 
+    def renaming(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
+        """The new id of each token id if names are exchanged at random, each for one of its kind; None: there are no names."""
+
     def save(self, directory: Path) -> None:
         """Write weights (safetensors), configuration and tokenizer, which `open_backbone` can open."""
 
@@ -61,6 +67,7 @@ class _Tiny:
         self._agent = TinyAgent(checkpoint, start=start)
         self.network: Network = self._agent.network
         self.tokenizer_digest: str = self._agent.describe()["tokenizer"]
+        self._names = Renaming(self._agent.tokenizer)
 
     def question(self, text: str) -> list[int]:
         return prompt_ids(self._agent.tokenizer, text, first=True)
@@ -70,6 +77,9 @@ class _Tiny:
 
     def observation(self, text: str) -> list[int]:
         return prompt_ids(self._agent.tokenizer, text, first=False)
+
+    def renaming(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
+        return self._names.permutation(rng)
 
     def save(self, directory: Path) -> None:
         self._agent.save(directory)
@@ -98,6 +108,9 @@ class _HF:
 
     def observation(self, text: str) -> list[int]:
         return self._encode(f"{text}\n") if text else []
+
+    def renaming(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
+        return None
 
     def save(self, directory: Path) -> None:
         self.network.model.save_pretrained(directory)

@@ -258,7 +258,7 @@ def audit(labels_directory: Path, judges: tuple[str, ...], corpus: str | None, a
         raise ConfigError(
             f"--corpus {corpus} is not the corpus of the episodes in {labels_directory}: name theirs"
         )
-    ready = {_judge_label(spec): ready_judge(read_spec(spec, "judge"), opened) for spec in judges}
+    ready = {label: ready_judge(spec, opened) for label, spec in _read_judges(judges).items()}
     with Console(stderr=True).status("audit") as status:
         rows = audit_judges(labels, ready, lambda name: status.update(text(f"judge {name}")))
     if as_json:
@@ -273,9 +273,12 @@ def audit(labels_directory: Path, judges: tuple[str, ...], corpus: str | None, a
     Console().print(table)
 
 
-def _judge_label(spec: str) -> str:
-    read = read_spec(spec, "judge")
-    return read if isinstance(read, str) else str(read.get("name", spec))
+def _read_judges(given: tuple[str, ...]) -> dict[str, str | dict[str, Any]]:
+    """The judges by name; by their whole spec where a name occurs twice."""
+    specs = [spec if isinstance(spec := read_spec(text, "judge"), str) else dict(spec) for text in given]
+    names = [spec if isinstance(spec, str) else str(spec.get("name", "")) for spec in specs]
+    labels = [name if names.count(name) == 1 else whole for name, whole in zip(names, given, strict=True)]
+    return dict(zip(labels, specs, strict=True))
 
 
 def _say_epoch(row: dict[str, float]) -> None:

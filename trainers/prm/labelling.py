@@ -83,8 +83,8 @@ def make_labels(
     if request.method == "preferences":
         assert recorded is not None
         assert request.preferences is not None
-        made_with = {"method": "preferences", "file": request.preferences.name}
-        return StepLabels.from_preferences([e for g in recorded for e in g], request.preferences, made_with)
+        source = {"method": "preferences", "file": request.preferences.name}
+        return StepLabels.from_preferences([e for g in recorded for e in g], request.preferences, source)
     config = make_vec(request.env, 1, **request.env_options).config
     if request.method == "judge":
         assert request.judge is not None
@@ -111,7 +111,7 @@ def make_labels(
     on_progress("episodes")
     kept = None if place is None else place / _CONTINUATIONS
     sampled = sample_episodes(policy, config, settings, on_progress, kept, recorded)
-    made_with = {
+    made_with: dict[str, Any] = {
         "method": method,
         "policy": policy.describe(),
         "environment": env_fingerprint(config),

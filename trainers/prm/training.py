@@ -5,7 +5,8 @@
     pairwise  mean over pairs of −log σ(s_better − s_worse) + centring · (s_better + s_worse)²     (Bradley-Terry)
 
 The questions are divided at random into those that are trained on and `validation` of them that are not; the weights of the
-epoch with the lowest validation loss are kept. All episodes of a question are in one batch, where their common beginnings are
+epoch with the lowest validation loss are kept. In every epoch the names of a question are exchanged at random for others of their
+kind, as in the warm start (`rename`, backbone tiny): a small model memorises names, and fails on questions with others. All episodes of a question are in one batch, where their common beginnings are
 computed once. The centring term is RAG-Gym's (arXiv 2502.13957, coefficient 0.01).
 
 After every epoch `training.state` in the output directory is replaced; it holds the weights, the best weights and the
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from torch.nn import functional
 
 from searchgym.errors import CheckpointError, ConfigError, TrainingError
 from searchgym.files import json_digest, write_bytes
-from searchgym.options import choice, integer, number
+from searchgym.options import boolean, choice, integer, number
 
 from ..credit_audit.scores import NEGLIGIBLE
 from .backbones import Backbone
@@ -60,6 +61,7 @@ class PRMSettings:
         validation: share of the questions that are not trained on.
         margin: labels that differ by less are not compared (pairwise).
         centring: weight of the centring term (pairwise).
+        rename: exchange the names of each question in every epoch, where the backbone knows which tokens are names.
         seed: of the division and of the batches.
 
     Raises:
@@ -74,6 +76,7 @@ class PRMSettings:
     validation: float = 0.1
     margin: float = 0.1
     centring: float = 0.01
+    rename: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,6 +86,7 @@ class PRMSettings:
         for name in ("weight_decay", "margin", "centring"):
             number(name, getattr(self, name), 0.0)
         number("validation", self.validation, 0.0, 0.9)
+        boolean("rename", self.rename)
         if self.lr is not None:
             number("lr", self.lr, 0.0)
 
@@ -176,7 +180,7 @@ class _Training:
         for i, batch in enumerate(batches):
             for group in self._optimizer.param_groups:
                 group["lr"] = self._lr * _rate((number + i / len(batches)) / self._settings.epochs)
-            loss = self._loss(batch, self._outputs(batch))
+            loss = self._loss(batch, self._outputs([self._renamed(q, rng) for q in batch]))
             if not torch.isfinite(loss):
                 raise TrainingError(
                     f"the loss of epoch {number + 1} is {loss.item()}: lower lr (it is {self._lr:g})"
@@ -264,6 +268,13 @@ class _Training:
         known = np.isfinite(advantage_N)
         found = auc(np.concatenate(scores)[known], advantage_N[known] > 0.0)
         return row if math.isnan(found) else {**row, "validation_auc": found}
+
+    def _renamed(self, question: _Question, rng: np.random.Generator) -> _Question:
+        new_V = self._model.backbone.renaming(rng) if self._settings.rename else None
+        if new_V is None:
+            return question
+        readings = [Reading(tuple(new_V[list(r.tokens)].tolist()), r.ends) for r in question.readings]
+        return replace(question, readings=readings)
 
     def _outputs(self, batch: Sequence[_Question]) -> list[Tensor]:
         readings = list(chain.from_iterable(question.readings for question in batch))

@@ -110,13 +110,13 @@ def node_means(values_R: NDArray[np.float64], groups: Groups) -> NDArray[np.floa
         groups: the episodes.
     """
     numbers: dict[tuple[int, str], int] = {}
-    node_R = []
+    numbered: list[int] = []
     for g, group in enumerate(groups):
         for episode in group:
             node = -1 - g  # the state before the first round
             for record in episode.rounds:
                 node = numbers.setdefault((node, record.text), len(numbers))
-                node_R.append(node)
-    node = np.array(node_R, dtype=np.int64)
-    means_R: NDArray[np.float64] = (np.bincount(node, values_R) / np.bincount(node).clip(min=1))[node]
+                numbered.append(node)
+    node_R = np.array(numbered, dtype=np.int64)
+    means_R: NDArray[np.float64] = (np.bincount(node_R, values_R) / np.bincount(node_R).clip(min=1))[node_R]
     return means_R
