@@ -4,7 +4,7 @@ python tests/benchmarks/bench_prm.py [--out DIR] [--questions 1250] [--test-ques
 
 The tiny LM (start=forks) plays four episodes of each question of `SearchQA-Forks-v0`. Training labels are the mean return of 8
 continuations of each state, which share random numbers; test labels, of questions of another split, have a standard error of 0.05.
-Labels are kept in DIR, so that another model can be trained on them. The last lines are AUC on the test questions with 95 %
+Labels and models are kept in DIR and not made again. The last lines are AUC on the test questions with 95 %
 intervals over questions; rounds whose advantage is within two standard errors of 0 decide nothing and are left out.
 """
 
@@ -14,14 +14,19 @@ import argparse
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from searchgym.judges import open_judge
+from searchgym.judges import Judge, open_judge
 from searchgym.specs import open_corpus
+from searchgym.statistics import Interval, percentile_interval
+from searchgym.trainers.credit_audit.scores import NEGLIGIBLE
 from searchgym.trainers.prm.auditing import audit_judges
 from searchgym.trainers.prm.backbones import open_backbone
 from searchgym.trainers.prm.labelling import LabelRequest, make_labels
 from searchgym.trainers.prm.labels import LABELS_FILE, StepLabels
+from searchgym.trainers.prm.model import CONFIG_FILE
+from searchgym.trainers.prm.scores import auc
 from searchgym.trainers.prm.training import PRMSettings, train_reward_model
 
 
@@ -40,12 +45,9 @@ def main() -> None:
     corpus = {"name": "forks", "family": options.family, "train": 2000, "dev": 200, "test": 200}
     train = _labels(options.out / "train", corpus, "train", options.questions, 0.25, 8)
     test = _labels(options.out / "test", corpus, "test", options.test_questions, 0.05, 200)
-    started = time.process_time()
-    settings = PRMSettings(epochs=options.epochs, lr=options.lr, batch_tokens=options.batch_tokens)
     place = options.out / options.model
-    backbone = open_backbone("tiny", {"start": "forks"})
-    train_reward_model(train, backbone, place, settings, lambda row: print(_in_words(row), flush=True))
-    print(f"trained on {train.count} labels in {time.process_time() - started:.0f} s")
+    if not (place / CONFIG_FILE).exists():
+        _train(train, place, options)
     opened = open_corpus(corpus)
     specs = {
         "prm": {"name": "prm", "model": str(place)},
@@ -53,12 +55,42 @@ def main() -> None:
         "oracle": "oracle",
         "fidelity": "fidelity",
     }
-    started = time.process_time()
     judges = {name: open_judge(spec, opened) for name, spec in specs.items()}
     for row in audit_judges(test, judges):
         print(
-            f"{row.judge:9} AUC {row.auc}, rank correlation {row.spearman:.3f}, {row.rounds} rounds, {row.positive:.1%} positive"
+            f"{row.judge:9} AUC {row.auc}, rank correlation {row.spearman:.3f}, {row.rounds} rounds, "
+            f"{row.positive:.1%} positive"
         )
+    print(f"prm - rules  {_difference(test, judges['prm'], judges['rules'])}, paired over questions")
+
+
+def _train(labels: StepLabels, place: Path, options: argparse.Namespace) -> None:
+    started = time.process_time()
+    settings = PRMSettings(epochs=options.epochs, lr=options.lr, batch_tokens=options.batch_tokens)
+    backbone = open_backbone("tiny", {"start": "forks"})
+    train_reward_model(labels, backbone, place, settings, lambda row: print(_in_words(row), flush=True))
+    print(f"trained on {labels.count} labels in {time.process_time() - started:.0f} s")
+
+
+def _difference(labels: StepLabels, one: Judge, other: Judge) -> Interval:
+    """AUC of one judge minus that of another on the same resampled questions."""
+    truth_R, error_R = np.concatenate(labels.advantages), np.concatenate(labels.errors)
+    decided_R = np.abs(truth_R) > np.maximum(NEGLIGIBLE, 2.0 * error_R)
+    task_R = [episode.task_id for episode in labels.episodes for _ in episode.rounds]
+    _, question_R = np.unique(np.array(task_R)[decided_R], return_inverse=True)
+    positive_R = truth_R[decided_R] > 0.0
+    scores = [
+        np.concatenate(StepLabels.from_verdicts(labels.episodes, judge, {}).labels)[decided_R]
+        for judge in (one, other)
+    ]
+    members = [np.flatnonzero(question_R == q) for q in range(question_R.max() + 1)]
+    rng = np.random.default_rng(0)
+    draws = [
+        np.concatenate([members[q] for q in rng.integers(len(members), size=len(members))])
+        for _ in range(1000)
+    ]
+    gaps = [auc(scores[0][at], positive_R[at]) - auc(scores[1][at], positive_R[at]) for at in draws]
+    return percentile_interval(auc(scores[0], positive_R) - auc(scores[1], positive_R), np.array(gaps))
 
 
 def _labels(

@@ -109,7 +109,7 @@ class IStar(GRPO):
                 reference_N = token_logprobs(policy, groups.samples, budget)
         ratio_N = token_logprobs(self.prm, groups.samples, budget) - reference_N
         owner_N, count = groups.tokens.episode_N, len(groups.episodes)
-        log_ratio_E: NDArray[np.float64] = np.bincount(owner_N, ratio_N.double().numpy(), count)
+        log_ratio_E = np.bincount(owner_N, ratio_N.double().numpy(), count).astype(np.float64)
         rewards_E = np.array(list(chain.from_iterable(groups.rewards)))
         coefficient_E, self._log = dpo_coefficients(
             log_ratio_E, pairs_by_score(groups, rewards_E), s.prm_beta
@@ -122,7 +122,7 @@ class IStar(GRPO):
             return super().credit(groups)
         rewards_N = groups.columns["implicit_reward"].double().numpy()
         place_N, rounds = groups.round_of_token_N, len(groups.episode_R)
-        score_R: NDArray[np.float64] = np.bincount(place_N, rewards_N, rounds)
+        score_R = np.bincount(place_N, rewards_N, rounds).astype(np.float64)
         score_R[np.bincount(place_N, minlength=rounds) == 0] = np.nan  # nothing was sampled in it
         step_R: NDArray[np.float64] = self.settings.step_weight * standardize(score_R, groups.group_R)
         outcome_R = np.concatenate(self.advantages(groups))[groups.episode_R]

@@ -105,9 +105,8 @@ class StepORLM(Algorithm):
         """Of each token, how strongly DPO raises its log-probability: −c of its episode."""
         score_E = self.scores(groups)
         owner_N, count = groups.tokens.episode_N, len(groups.episodes)
-        log_ratio_E: NDArray[np.float64] = np.bincount(
-            owner_N, groups.columns["log_ratio"].double().numpy(), count
-        )
+        ratio_N = groups.columns["log_ratio"].double().numpy()
+        log_ratio_E = np.bincount(owner_N, ratio_N, count).astype(np.float64)
         pairs = pairs_by_score(groups, score_E, weighted=True)
         coefficient_E, metrics = dpo_coefficients(log_ratio_E, pairs, self.settings.dpo_beta)
         metrics["unjudged"] = float(np.isnan(score_E).sum())
