@@ -5,6 +5,7 @@ Also the refusal of environments that lack either, before anything is played.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -13,10 +14,19 @@ from numpy.typing import NDArray
 from searchgym.env.config import EnvConfig
 from searchgym.episode import Episode, Round
 from searchgym.errors import ConfigError
+from searchgym.scoring import f1
 
 from .groups import Groups
 
-__all__ = ["new_gold", "require_derivation", "require_gold", "require_judge", "sub_queries", "verdicts"]
+__all__ = [
+    "new_gold",
+    "query_f1",
+    "require_derivation",
+    "require_gold",
+    "require_judge",
+    "sub_queries",
+    "verdicts",
+]
 
 _PARTIAL = ("success", "unequal-success")  # leave failures without a verdict
 
@@ -92,6 +102,12 @@ def _refuse_without(env_config: EnvConfig, trainer: str, why: str, what: str, fi
 def sub_queries(episode: Episode) -> tuple[str, ...]:
     """The gold sub-query of each hop; empty where the question has no derivation."""
     return tuple(hop["query"] for hop in episode.gold["chain"])
+
+
+@lru_cache(maxsize=65536)
+def query_f1(query: str, key: str) -> float:
+    """Token F1 of a query with a gold sub-query; remembered, because the episodes of a group repeat each other's queries."""
+    return f1(query, [key])
 
 
 def new_gold(episode: Episode) -> list[frozenset[str]]:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from searchgym.episode import Episode
+
 from ..config import option
 from ..credit import Credit
 from ..groups import Groups
@@ -41,6 +43,7 @@ class ScoredRounds(GRPO):
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(settings)
         self._refuse_single_episodes()
+        self._selected: list[tuple[Episode, NDArray[np.float64]]] = []
 
     @property
     def group_relative(self) -> bool:
@@ -62,13 +65,27 @@ class ScoredRounds(GRPO):
         wanted = super().select(groups)
         if not self.settings.skip_equal or not self._scored:
             return wanted
-        differ = differ_by_set(self.scores(groups), groups.group_R, len(groups)).tolist()
+        scores_R = self.scores(groups)
+        parts = np.split(scores_R, np.cumsum(groups.round_counts_E)[:-1])
+        self._selected = list(zip(groups.episodes, parts, strict=True)) if groups.episodes else []
+        differ = differ_by_set(scores_R, groups.group_R, len(groups)).tolist()
         return [outcome or score for outcome, score in zip(wanted, differ, strict=True)]
+
+    def _scores_of(self, groups: Groups) -> NDArray[np.float64]:
+        """The scores, from `select` where that has just computed them for these episodes."""
+        known = {
+            id(episode): part_R for episode, part_R in self._selected
+        }  # the list keeps the episodes alive
+        parts = [known.get(id(episode)) for episode in groups.episodes]
+        self._selected = []
+        if any(part is None for part in parts):
+            return self.scores(groups)
+        return np.concatenate([part for part in parts if part is not None])
 
     def credit(self, groups: Groups) -> Credit:
         if not self._scored or not len(groups):
             return super().credit(groups)
-        scores_R = self.scores(groups)
+        scores_R = self._scores_of(groups)
         known_R = ~np.isnan(scores_R)
         outcome_R = np.concatenate(self.advantages(groups))[groups.episode_R]
         added_R = self.settings.beta * self.standardized(scores_R, groups)
