@@ -1,78 +1,54 @@
-"""Preferences between whole episodes of one question, as DPO learns them, spread over single tokens.
-
-With log-ratios Λ_i = Σ over the sampled tokens of episode i of log π − log π_ref, pairs (w ≻ l) of weight ω:
-
-    h = β (Λ_w − Λ_l)              L = − Σ ω log σ(h) / Σ ω
-
-Its gradient is Σ_i c_i Σ_tokens ∇ log π with c_i = −β/Σω · (Σ_{i wins} ω σ(−h) − Σ_{i loses} ω σ(−h)). So with c_i computed before an
-update, Σ c_i log π is a loss of single tokens whose gradient is DPO's, and which a minibatch may divide in any way.
-
-Source: direct preference optimization, arXiv 2305.18290.
-"""
+"""Preferences between whole episodes of one question, for methods that learn from them token by token (see `preference`)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .groups import Groups
+from .preference import Pairs, dpo_coefficients, dpo_loss, dpo_margins
 
-__all__ = ["Pairs", "dpo_coefficients", "pairs_by_score"]
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Preferences between episodes, counted over all groups.
-
-    Attributes:
-        winner_P: the better episode.
-        loser_P: the worse one.
-        weight_P: ω, positive.
-    """
-
-    winner_P: NDArray[np.int64]
-    loser_P: NDArray[np.int64]
-    weight_P: NDArray[np.float64]
+__all__ = ["pairs_by_score", "preference_slopes"]
 
 
 def pairs_by_score(groups: Groups, scores_E: NDArray[np.float64], weighted: bool = False) -> Pairs:
-    """All pairs of episodes of one group with different scores, the one with the higher score first.
+    """All pairs of episodes of one group with different scores, the one with the higher score preferred.
 
     Args:
         groups: the episodes.
         scores_E: their scores; an episode with NaN is compared with none.
-        weighted: ω is the difference of the scores; otherwise it is 1.
+        weighted: the weight of a pair is the difference of its scores; otherwise it is 1.
     """
     group_E = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     better_EE = (group_E[:, None] == group_E) & (scores_E[:, None] > scores_E)
-    winner_P, loser_P = np.nonzero(better_EE)
-    gap_P = scores_E[winner_P] - scores_E[loser_P]
-    return Pairs(winner_P, loser_P, gap_P if weighted else np.ones(len(winner_P)))
+    chosen_P, rejected_P = np.nonzero(better_EE)
+    gap_P = scores_E[chosen_P] - scores_E[rejected_P] if weighted else np.ones(len(chosen_P))
+    return Pairs(torch.from_numpy(chosen_P), torch.from_numpy(rejected_P), torch.from_numpy(gap_P))
 
 
-def dpo_coefficients(
-    log_ratio_E: NDArray[np.float64], pairs: Pairs, beta: float
-) -> tuple[NDArray[np.float64], dict[str, float]]:
-    """c of each episode, and the loss and the share of pairs that are ranked right.
+def preference_slopes(log_ratio_E: Tensor, pairs: Pairs, beta: float) -> tuple[Tensor, dict[str, float]]:
+    """By how much DPO raises the log-probability of each episode's tokens, and what the log shows of the pairs.
 
     Args:
-        log_ratio_E: Λ.
+        log_ratio_E: the sum over an episode's sampled tokens of log π − log π_ref.
         pairs: the preferences.
         beta: β.
 
     Returns:
-        c, [E] (zeros without pairs), and {"dpo_loss", "dpo_accuracy", "pairs"}; without pairs only the last.
+        −dL / d log π(episode), [E], zeros without pairs; and {"pairs", "dpo_loss", "dpo_accuracy"}, the weighted share of pairs that
+        are ranked right. Without pairs only the first.
     """
-    coefficient_E = np.zeros(len(log_ratio_E))
-    if not len(pairs.winner_P):
-        return coefficient_E, {"pairs": 0.0}
-    h_P = beta * (log_ratio_E[pairs.winner_P] - log_ratio_E[pairs.loser_P])
-    total = pairs.weight_P.sum()
-    doubt_P = pairs.weight_P * np.exp(-np.logaddexp(0.0, h_P)) * beta / total  # ω σ(−h) β / Σω
-    np.add.at(coefficient_E, pairs.winner_P, -doubt_P)
-    np.add.at(coefficient_E, pairs.loser_P, doubt_P)
-    loss = float((pairs.weight_P * np.logaddexp(0.0, -h_P)).sum() / total)
-    right = float((pairs.weight_P * ((h_P > 0.0) + 0.5 * (h_P == 0.0))).sum() / total)
-    return coefficient_E, {"dpo_loss": loss, "dpo_accuracy": right, "pairs": float(len(h_P))}
+    if not len(pairs):
+        return torch.zeros_like(log_ratio_E), {"pairs": 0.0}
+    zeros_E = torch.zeros_like(log_ratio_E)
+    slope_E = dpo_coefficients(log_ratio_E, zeros_E, pairs, beta)
+    h_P = dpo_margins(log_ratio_E, zeros_E, pairs, beta)
+    right_P = (h_P > 0.0).double() + 0.5 * (h_P == 0.0).double()
+    found = {
+        "pairs": float(len(pairs)),
+        "dpo_loss": float(dpo_loss(h_P, pairs.weight_P)),
+        "dpo_accuracy": float((pairs.weight_P * right_P).sum() / pairs.weight_P.sum()),
+    }
+    return slope_E, found

@@ -25,7 +25,7 @@ from searchgym.trainers.algorithms.step_rewards.steporlm import StepORLM
 from searchgym.trainers.batch import pack
 from searchgym.trainers.conformance import TabularPolicy, synthetic_groups
 from searchgym.trainers.groups import Groups
-from searchgym.trainers.trajectory_pairs import dpo_coefficients, pairs_by_score
+from searchgym.trainers.trajectory_pairs import pairs_by_score, preference_slopes
 
 HALF = math.sqrt(0.5)
 
@@ -81,30 +81,28 @@ def test_prorag_leaves_rounds_without_a_verdict_to_the_outcome():
 # -- preferences between episodes ----------------------------------------------------------------------------
 
 
-def test_the_coefficients_are_the_gradient_of_dpo():
-    pairs = pairs_by_score(
-        Groups(synthetic_groups(TabularPolicy(), 2, 3)), np.array([1, 0, 0.5, 2, 2, np.nan]), True
-    )
-    assert set(zip(pairs.winner_P.tolist(), pairs.loser_P.tolist(), strict=True)) == {(0, 1), (0, 2), (2, 1)}
-    assert sorted(pairs.weight_P.tolist()) == [0.5, 0.5, 1.0]
+def test_the_slopes_are_the_gradient_of_dpo():
+    scores_E = np.array([1, 0, 0.5, 2, 2, np.nan])
+    pairs = pairs_by_score(Groups(synthetic_groups(TabularPolicy(), 2, 3)), scores_E, weighted=True)
+    found_P = zip(pairs.chosen_P.tolist(), pairs.rejected_P.tolist(), pairs.weight_P.tolist(), strict=True)
+    assert set(found_P) == {(0, 1, 1.0), (0, 2, 0.5), (2, 1, 0.5)}
     ratio_E = torch.tensor([2.0, 0.0, 1.0, 5.0, 5.0, 5.0], dtype=torch.float64, requires_grad=True)
-    h_P = 0.5 * (ratio_E[pairs.winner_P] - ratio_E[pairs.loser_P])
-    weight_P = torch.from_numpy(pairs.weight_P)
-    loss = -(weight_P * torch.nn.functional.logsigmoid(h_P)).sum() / weight_P.sum()
+    h_P = 0.5 * (ratio_E[pairs.chosen_P] - ratio_E[pairs.rejected_P])
+    loss = -(pairs.weight_P * torch.nn.functional.logsigmoid(h_P)).sum() / pairs.weight_P.sum()
     loss.backward()
-    coefficient_E, found = dpo_coefficients(ratio_E.detach().numpy(), pairs, 0.5)
-    assert_allclose(coefficient_E, ratio_E.grad.numpy(), rtol=1e-9)
-    assert found == {"dpo_loss": pytest.approx(loss.item()), "dpo_accuracy": 1.0, "pairs": 3.0}
+    slope_E, found = preference_slopes(ratio_E.detach(), pairs, 0.5)
+    assert_allclose(slope_E, -ratio_E.grad, rtol=1e-9)
+    assert found == {"pairs": 3.0, "dpo_loss": pytest.approx(loss.item()), "dpo_accuracy": 1.0}
 
 
 def test_one_pair_by_hand():
     groups = group_of(episode((0, 0), 1.0), episode((0, 0), 0.0))
-    coefficient_E, found = dpo_coefficients(
-        np.array([2.0, 0.0]), pairs_by_score(groups, np.array([1.0, 0.0])), beta=0.5
-    )
-    assert_allclose(coefficient_E, [-0.1344707, 0.1344707], rtol=1e-6)  # 0.5 σ(−1)
+    pairs = pairs_by_score(groups, np.array([1.0, 0.0]))
+    slope_E, found = preference_slopes(torch.tensor([2.0, 0.0]).double(), pairs, beta=0.5)
+    assert_allclose(slope_E, [0.1344707, -0.1344707], rtol=1e-6)  # 0.5 σ(−1)
     assert found["dpo_loss"] == pytest.approx(math.log(1 + math.exp(-1)))
-    assert dpo_coefficients(np.zeros(2), pairs_by_score(groups, np.ones(2)), 0.5)[0].tolist() == [0.0, 0.0]
+    equal, found = preference_slopes(torch.zeros(2).double(), pairs_by_score(groups, np.ones(2)), 0.5)
+    assert (equal.tolist(), found) == ([0.0, 0.0], {"pairs": 0.0})
 
 
 # -- iStar ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ resumed with the policy.
 
 Departures from the paper and its code:
 1. π_φ is updated with the policy, on the same minibatches: the coefficients of DPO's gradient are computed once per iteration
-   (`trajectory_pairs`). So the rewards of an iteration come from π_φ before it has seen these episodes; in the first one it equals
+   (`preference`). So the rewards of an iteration come from π_φ before it has seen these episodes; in the first one it equals
    π_ref, all s are 0, and the credit is GRPO's. The paper's loop updates π_φ first.
 2. π_ref is the initial policy. reference=behaviour takes the log-probabilities with which the tokens were sampled, which costs no pass.
 3. All pairs with unequal rewards are used, not successes against failures alone.
@@ -49,7 +49,7 @@ from ...config import option
 from ...credit import Credit
 from ...groups import Groups
 from ...round_scores import standardize
-from ...trajectory_pairs import dpo_coefficients, pairs_by_score
+from ...trajectory_pairs import pairs_by_score, preference_slopes
 from ..grpo import GRPO, GRPOSettings
 
 __all__ = ["IStar", "IStarSettings"]
@@ -108,14 +108,13 @@ class IStar(GRPO):
             with self._initial():
                 reference_N = token_logprobs(policy, groups.samples, budget)
         ratio_N = token_logprobs(self.prm, groups.samples, budget) - reference_N
-        owner_N, count = groups.tokens.episode_N, len(groups.episodes)
-        log_ratio_E = np.bincount(owner_N, ratio_N.double().numpy(), count).astype(np.float64)
+        owner_N = torch.from_numpy(groups.tokens.episode_N)
+        log_ratio_E = torch.zeros(len(groups.episodes), dtype=torch.float64)
+        log_ratio_E.index_add_(0, owner_N, ratio_N.double())
         rewards_E = np.array(list(chain.from_iterable(groups.rewards)))
-        coefficient_E, self._log = dpo_coefficients(
-            log_ratio_E, pairs_by_score(groups, rewards_E), s.prm_beta
-        )
+        slope_E, self._log = preference_slopes(log_ratio_E, pairs_by_score(groups, rewards_E), s.prm_beta)
         groups.columns["implicit_reward"] = s.prm_beta * ratio_N
-        groups.columns["prm_coefficient"] = torch.from_numpy(coefficient_E[owner_N]).float()
+        groups.columns["prm_slope"] = slope_E[owner_N].float()
 
     def credit(self, groups: Groups) -> Credit:
         if not len(groups):
@@ -131,5 +130,5 @@ class IStar(GRPO):
     def loss(self, batch: Batch, outputs: TokenOutputs) -> Loss:
         loss = super().loss(batch, outputs)
         logprobs_N = self.prm.evaluate_tokens(batch.samples).logprobs_N
-        preference = (batch.columns["prm_coefficient"] * logprobs_N).sum()
-        return Loss(loss.total + preference, loss.metrics)
+        preference = (batch.columns["prm_slope"] * logprobs_N).sum()
+        return Loss(loss.total - preference, loss.metrics)

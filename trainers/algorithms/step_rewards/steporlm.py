@@ -17,7 +17,7 @@ wins. κ = 0 is DPO on outcomes.
 Departures from what is known of the paper:
 1. The critique is the environment's judge (`judge=llm` writes one; `judge=prm` is a learned one), which is not trained here: train
    it with `searchgym prm train` between runs. So the two do not improve together.
-2. The gradient is that of weighted DPO at the weights before the update (`trajectory_pairs`), so several `epochs` or minibatches follow
+2. The gradient is that of weighted DPO at the weights before the update (`preference`), so several `epochs` or minibatches follow
    the same preferences; there is no clip.
 3. Episodes are the policy's own of this iteration, not a fixed set; the reference is the initial policy.
 4. An episode without a single verdict is in no pair, and counted (`unjudged`). With `permute_rewards` the critique is left out.
@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from searchgym.agents.policy import Policy, TokenOutputs
@@ -42,7 +43,7 @@ from ...config import option
 from ...credit import Credit
 from ...evidence import require_judge, verdicts
 from ...groups import Groups
-from ...trajectory_pairs import dpo_coefficients, pairs_by_score
+from ...trajectory_pairs import pairs_by_score, preference_slopes
 
 __all__ = ["StepORLM", "StepORLMSettings"]
 
@@ -102,15 +103,15 @@ class StepORLM(Algorithm):
         groups.columns["log_ratio"] = token_logprobs(policy, groups.samples, budget) - reference_N
 
     def credit(self, groups: Groups) -> Credit:
-        """Of each token, how strongly DPO raises its log-probability: −c of its episode."""
+        """Of each token, how strongly DPO raises its log-probability."""
         score_E = self.scores(groups)
-        owner_N, count = groups.tokens.episode_N, len(groups.episodes)
-        ratio_N = groups.columns["log_ratio"].double().numpy()
-        log_ratio_E = np.bincount(owner_N, ratio_N, count).astype(np.float64)
+        owner_N = torch.from_numpy(groups.tokens.episode_N)
+        log_ratio_E = torch.zeros(len(groups.episodes), dtype=torch.float64)
+        log_ratio_E.index_add_(0, owner_N, groups.columns["log_ratio"].double())
         pairs = pairs_by_score(groups, score_E, weighted=True)
-        coefficient_E, metrics = dpo_coefficients(log_ratio_E, pairs, self.settings.dpo_beta)
+        slope_E, metrics = preference_slopes(log_ratio_E, pairs, self.settings.dpo_beta)
         metrics["unjudged"] = float(np.isnan(score_E).sum())
-        return Credit.flat("token", -coefficient_E[owner_N], groups, metrics)
+        return Credit.flat("token", slope_E[owner_N].numpy(), groups, metrics)
 
     def loss(self, batch: Batch, outputs: TokenOutputs) -> Loss:
         total = -(batch.advantages_N * outputs.logprobs_N).sum()
