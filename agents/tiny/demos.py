@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from searchgym.corpora.bm25.index import BM25
 from searchgym.corpora.world import World, name_classes, terse_pieces
@@ -135,12 +136,16 @@ class Renaming:
         ]
         self._size = tokenizer.size
 
-    def apply(self, demo: Demo, draw: random.Random) -> Demo:
-        """The demonstration under a new permutation."""
-        generator = np.random.default_rng(draw.getrandbits(64))
+    def permutation(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        """The new token of each token, under a new permutation."""
         renamed = np.arange(self._size)
         for ids in self._classes:
             renamed[ids] = generator.permutation(ids)
+        return renamed
+
+    def apply(self, demo: Demo, draw: random.Random) -> Demo:
+        """The demonstration under a new permutation."""
+        renamed = self.permutation(np.random.default_rng(draw.getrandbits(64)))
         return Demo(renamed[demo.tokens].tolist(), demo.mask)
 
 
