@@ -253,7 +253,7 @@ def _add(sums: dict[str, float], row: Mapping[str, Any]) -> None:
     for name in ("episodes", "groups", "equal_groups", "skipped_groups", "judge_errors", "updates"):
         sums[name] += row[name]
     for name in ("tokens", "rounds", "searches", "em", "reward", "truncated", "assisted"):
-        sums[name] += (row[name] or 0.0) * valid
+        sums[name] += (row[name] or 0.0) * valid + row.get(f"lookahead_{name}", 0)
     sums["judgements"] += (row["judged"] or 0.0) * (row["rounds"] or 0.0) * valid
     sums["right_unassisted"] += (row["unassisted_em"] or 0.0) * (1.0 - (row["assisted"] or 0.0)) * valid
     sums["invalid_rounds"] += (row["invalid_rounds"] or 0.0) * (row["rounds"] or 0.0) * valid
