@@ -26,7 +26,7 @@ __all__ = [
     "Groups",
     "Tokens",
     "drop_invalid",
-    "is_unfinished",
+    "is_lookahead",
     "new_searches",
     "new_tokens",
     "sampled_tokens",
@@ -214,12 +214,12 @@ def new_searches(episode: Episode) -> int:
     return sum(len(round_.action.queries) for round_ in rounds if round_.action.kind == "search")
 
 
-def is_unfinished(episode: Episode) -> bool:
-    """Whether a look-ahead was stopped before its outcome, so that the episode counts in no mean of outcomes.
+def is_lookahead(episode: Episode) -> bool:
+    """Whether an episode only looks ahead, so that it counts in no mean of outcomes.
 
-    An algorithm that learns from candidate acts marks their episodes: `episode.extra["unfinished"] = True`.
+    An algorithm that learns from acts that were tried and not continued marks their episodes: `episode.extra["lookahead"] = True`.
     """
-    return bool(episode.extra.get("unfinished", False))
+    return bool(episode.extra.get("lookahead", False))
 
 
 def drop_invalid(groups: Sequence[Group]) -> tuple[list[Group], dict[str, int]]:

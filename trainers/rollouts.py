@@ -21,10 +21,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 
+from searchgym.agent import Agent
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode, load_episodes, save_episodes
-from searchgym.errors import TrainingError
+from searchgym.errors import ConfigError, TrainingError
 from searchgym.rollouts.collection import collect
 from searchgym.rollouts.starts import Start
 
@@ -39,6 +40,7 @@ __all__ = [
     "RunRequests",
     "SeededRollouts",
     "Workers",
+    "check_can_branch",
     "check_same",
     "copy_weights",
     "load_groups",
@@ -238,6 +240,20 @@ class SeededRollouts:
         self, policy: Policy, envs: SearchVectorEnv, requests: Sequence[RolloutRequest]
     ) -> list[Group]:
         return world().all_gather_ordered(self._play(policy, envs, world().shard(requests)))
+
+
+def check_can_branch(policy: Policy) -> None:
+    """Refuse a policy whose episodes cannot be continued from a recorded round, before anything is played.
+
+    Raises:
+        ConfigError: it cannot resume or fork.
+    """
+    for method in ("resume", "fork"):
+        if getattr(type(policy), method) is getattr(Agent, method):
+            raise ConfigError(
+                f"agent {policy.name!r} has no {method}(), and this trainer continues recorded episodes: implement "
+                f"Agent.{method}, or train with grpo"
+            )
 
 
 def _check_prefixes(starts: Sequence[Start]) -> None:

@@ -110,13 +110,15 @@ class SearchTree:
 
     Attributes:
         root: the question.
-        episodes: the simulations that were played.
+        episodes: the simulations in the tree.
+        played: those and the ones that failed.
     """
 
     def __init__(self, task_id: str, options: TreeOptions) -> None:
         self.task_id, self.options = task_id, options
         self.root = Node()
         self.episodes: list[Episode] = []
+        self.played: list[Episode] = []
 
     def select(self) -> Node:
         """The state from which the next simulation is played, or the end of an episode."""
@@ -132,11 +134,16 @@ class SearchTree:
         return Start(self.task_id, prefix=node.episode, fork_round=node.depth)
 
     def add(self, episode: Episode) -> None:
-        """Add a simulation: a new episode, or a branch of one that was added."""
+        """Add a simulation: a new episode, or a branch of one that was added. One that failed only counts as played."""
+        self.root.episode = (
+            self.root.episode or episode
+        )  # the question can be played again, even if this one failed
+        self.played.append(episode)
+        if not episode.valid_for_training:
+            return
         self.episodes.append(episode)
         logprobs = _round_logprobs(episode)
         node, path = self.root, []
-        node.episode = node.episode or episode
         for t, record in enumerate(episode.rounds):
             if t >= (episode.fork_round or 0):
                 node.draws += 1
@@ -217,7 +224,7 @@ def grow_trees(
 ) -> list[SearchTree]:
     """Grow the tree of each question; all trees play their next simulation together.
 
-    A simulation that infrastructure failures cut short is left out.
+    A simulation that infrastructure failures cut short gives no value.
 
     Args:
         play: e.g. `TrainContext.play`.
@@ -232,9 +239,7 @@ def grow_trees(
     """
     trees = [SearchTree(task, options) for task in task_ids]
     for tree, group in zip(trees, play(policy, envs, task_ids, 1, rng), strict=True):
-        tree.root.episode = group[0]  # the question can be played again, even if this episode failed
-        if group[0].valid_for_training:
-            tree.add(group[0])
+        tree.add(group[0])
     for _ in range(options.simulations - 1):
         chosen = [(tree, tree.select()) for tree in trees]
         for tree, node in chosen:
@@ -243,8 +248,7 @@ def grow_trees(
         walks = [(tree, node) for tree, node in chosen if not node.ends]
         branches = play.branch(policy, envs, [tree.start_at(node) for tree, node in walks], rng)
         for (tree, _), episode in zip(walks, branches, strict=True):
-            if episode.valid_for_training:
-                tree.add(episode)
+            tree.add(episode)
     return trees
 
 

@@ -9,19 +9,20 @@ continuations are spent where returns look best.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode
 from searchgym.rollouts.starts import Start
 
-from .groups import Group
+from .groups import Group, Groups
 from .rollouts import Play
 
-__all__ = ["continuation_values"]
+__all__ = ["continuation_values", "or_outcome", "stored_values"]
 
 
 def continuation_values(
@@ -76,6 +77,38 @@ def continuation_values(
         [means_S[[states[_acts_before(episode, t)] for t in range(len(episode.rounds))]] for episode in group]
         for group, states in zip(groups, place, strict=True)
     ]
+
+
+def stored_values(episode: Episode, key: str) -> list[float] | None:
+    """What an algorithm stored in `Episode.extra`, one number per round; None if it is not there.
+
+    Args:
+        episode: the episode.
+        key: the key of `extra`.
+    """
+    found: list[float] | None = episode.extra.get(key)
+    return found if found is not None and len(found) == len(episode.rounds) else None
+
+
+def or_outcome(
+    values: Sequence[ArrayLike | None], advantages: Sequence[NDArray[np.float64]], groups: Groups
+) -> tuple[NDArray[np.float64], int]:
+    """Credit of each round, [R]: its own where it is known, otherwise the advantage of its episode.
+
+    Args:
+        values: of each episode, [R of the episode], or None.
+        advantages: of each episode, one array per group.
+        groups: the episodes.
+
+    Returns:
+        The credit, and the number of episodes whose own is not known.
+    """
+    outcome = chain.from_iterable(advantages)
+    parts = [
+        np.full(count, advantage) if found is None else np.asarray(found, dtype=np.float64)
+        for found, advantage, count in zip(values, outcome, groups.round_counts_E, strict=True)
+    ]
+    return np.concatenate([np.zeros(0), *parts]), sum(found is None for found in values)
 
 
 def _acts_before(episode: Episode, fork_round: int) -> tuple[str, ...]:

@@ -44,8 +44,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
-from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
@@ -57,6 +55,7 @@ from ..config import option
 from ..credit import Credit
 from ..groups import Groups
 from ..objective import Aggregation, discounted_sums, group_advantages
+from ..state_matching import anchor_states, cluster_texts
 from .grpo import GRPO, GRPOSettings
 
 __all__ = ["GiGPO", "GiGPOSettings", "anchor_states", "cluster_texts", "state_advantages"]
@@ -134,62 +133,6 @@ class GiGPO(GRPO):
         return discounted_sums(paid_R, groups.episode_R, self.settings.gamma)
 
 
-def anchor_states(groups: Groups, similarity: float = 1.0) -> NDArray[np.int64]:
-    """The state each round's act was chosen in, as a number from 0, unique to its group: all rounds in order.
-
-    Args:
-        groups: the episodes.
-        similarity: observations of a group are one state from this difflib ratio on; 1: equal anchors only.
-    """
-    numbers: dict[tuple[int, str], int] = {}
-    state_R: list[int] = []
-    for g, group in enumerate(groups):
-        if similarity >= 1.0:
-            names = [round_.anchor for episode in group for round_ in episode.rounds]
-        else:
-            names = [text for episode in group for text in _observations(episode)]
-            leader = cluster_texts(names, similarity)
-            names = [leader[name] for name in names]
-        state_R += [numbers.setdefault((g, name), len(numbers)) for name in names]
-    return np.array(state_R, dtype=np.int64)
-
-
-def cluster_texts(texts: Sequence[str], similarity: float) -> dict[str, str]:
-    """The representative of each text: in sorted order, the first that is similar enough, or the text itself.
-
-    Args:
-        texts: the texts; duplicates count once.
-        similarity: smallest difflib ratio inside a cluster.
-    """
-    unique = sorted(set(texts))
-    length_U = np.array([len(text) for text in unique])
-    letters_UB = np.array([_letters(text) for text in unique])
-    leaders: list[int] = []
-    leader_of: dict[str, str] = {}
-    matcher = SequenceMatcher(autojunk=False)
-    for i, text in enumerate(unique):
-        # The ratio is 2 · matching letters / both lengths, and a letter cannot match more often than it occurs in both
-        # texts: a cheap bound that avoids most calls of the quadratic ratio().
-        most_L = np.minimum(letters_UB[leaders], letters_UB[i]).sum(axis=1)
-        possible_L = 2.0 * most_L >= similarity * (length_U[leaders] + length_U[i])
-        matcher.set_seq2(text)  # difflib indexes this side once
-        for leader in compress(leaders, possible_L):
-            matcher.set_seq1(unique[leader])
-            if matcher.ratio() >= similarity:
-                leader_of[text] = unique[leader]
-                break
-        else:
-            leaders.append(i)
-            leader_of[text] = text
-    return leader_of
-
-
-def _letters(text: str) -> NDArray[np.int64]:
-    """How often each letter occurs, [128]; letters that share a place can only raise the bound on similarity."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    return np.bincount(codes % 128, minlength=128)
-
-
 def state_advantages(
     returns_R: NDArray[np.float64], state_R: NDArray[np.int64], scaled: bool, eps: float = 1e-6
 ) -> NDArray[np.float64]:
@@ -213,11 +156,6 @@ def state_advantages(
         std_S = np.sqrt(np.bincount(state_R, centred_R**2) / (count_S - 1).clip(min=1))
         centred_R /= std_S[state_R] + eps
     return centred_R
-
-
-def _observations(episode: Episode) -> list[str]:
-    """The observation that each round's act responded to."""
-    return [episode.question, *(round_.observation for round_ in episode.rounds[:-1])][: len(episode.rounds)]
 
 
 def _over_rounds(r_G: NDArray[np.float64], group: Sequence[Episode], scaled: bool) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from searchgym.episode import Episode, StopReason
 from searchgym.rollouts.evaluation import EvalResult
 from searchgym.statistics import Interval
 
-from ..groups import Group, is_unfinished, new_tokens
+from ..groups import Group, is_lookahead, new_tokens
 
 __all__ = [
     "best_evaluation",
@@ -26,12 +26,12 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
     """Metrics of collected episodes, over all valid ones: means per episode, shares of episodes or rounds.
 
     A round that branches share counts in each of them, except in "tokens": these are the tokens sampled for an episode
-    itself, so that their sum is what a run has spent. Unfinished look-aheads (`groups.is_unfinished`) count in "episodes",
+    itself, so that their sum is what a run has spent. Acts that were only tried (`groups.is_lookahead`) count in "episodes",
     "tokens" and "surprisal" only.
     """
     played = [episode for group in groups for episode in group]
     sampled = [episode for episode in played if episode.valid_for_training]
-    episodes = [episode for episode in sampled if not is_unfinished(episode)]
+    episodes = [episode for episode in sampled if not is_lookahead(episode)]
     rounds = [round_ for episode in episodes for round_ in episode.rounds]
     contributions = [p for round_ in rounds if (p := round_.judge.contribution) is not None]
 
