@@ -16,7 +16,7 @@ from ..errors import ConfigError, SnapshotError
 from ..judges import no_verdict
 from ..options import check_count
 
-__all__ = ["Start", "check_starts", "open_slots"]
+__all__ = ["Start", "check_starts", "open_slots", "stopped_after_act"]
 
 Snapshot = dict[str, Any]
 
@@ -58,6 +58,14 @@ class Start:
                 f"the start of task {self.task_id!r} continues an episode of task {self.prefix.task_id!r}: give "
                 "task_id=prefix.task_id"
             )
+
+
+def stopped_after_act(episode: Episode) -> bool:
+    """Whether an episode played with `rounds=1` was stopped after its act, and not ended by it.
+
+    It can then be continued with `Start(task_id, prefix=episode, fork_round=len(episode.rounds) - 1)`.
+    """
+    return len(episode.rounds) == (episode.fork_round or 0) + 2 and episode.rounds[-1].action.kind == "none"
 
 
 def check_starts(config: EnvConfig, starts: list[Start]) -> list[Snapshot | None]:

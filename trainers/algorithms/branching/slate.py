@@ -43,7 +43,7 @@ from searchgym.env.config import EnvConfig
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError
-from searchgym.rollouts.starts import Start
+from searchgym.rollouts.starts import Start, stopped_after_act
 
 from ...config import option
 from ...credit import Credit
@@ -97,8 +97,8 @@ class SLATE(GRPO):
         while playing:
             chosen = {i: self._choose(slates[i], envs.config.max_rounds) for i in playing}
             for episode in chosen.values():
-                episode.extra["lookahead"] = _continues(episode)
-            playing = [i for i, episode in chosen.items() if _continues(episode)]
+                episode.extra["lookahead"] = stopped_after_act(episode)
+            playing = [i for i, episode in chosen.items() if stopped_after_act(episode)]
             starts = [
                 Start(task_ids[i], prefix=chosen[i], fork_round=len(chosen[i].rounds) - 1, rounds=1)
                 for i in playing
@@ -171,8 +171,3 @@ def act_score(episode: Episode, budget: int, haste: float) -> float | None:
     if record.action.kind != "answer":
         return think + query
     return think + 2.0 * episode.outcome.em - 1.0 + haste * (budget - step - 1) / budget
-
-
-def _continues(episode: Episode) -> bool:
-    """Whether a single round was played and the episode is not over."""
-    return len(episode.rounds) == (episode.fork_round or 0) + 2 and episode.rounds[-1].action.kind == "none"

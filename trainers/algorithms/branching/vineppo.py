@@ -81,9 +81,10 @@ class VinePPO(GRPO):
     def select(self, groups: Groups) -> list[bool]:
         if not self.settings.skip_equal:
             return [True] * len(groups)
-        moved = iter([a_R is not None and bool(a_R.any()) for a_R in self._differences(groups)])
+        differences = zip(groups.episodes, self._differences(groups), strict=True)
+        moved = {id(episode): a_R is not None and bool(a_R.any()) for episode, a_R in differences}
         return [
-            kept or any([next(moved) for _ in group])
+            kept or any(moved[id(episode)] for episode in group)
             for kept, group in zip(super().select(groups), groups, strict=True)
         ]
 
