@@ -93,7 +93,7 @@ def test_a_start_can_be_limited_to_single_rounds(envs):
     first, second = collect(envs, policy, starts=[Start(task, rounds=1), Start(task, rounds=2)])
     assert [r.action.kind for r in first.rounds] == ["search", "none"]
     assert len(second.rounds) == 3 or second.terminated
-    assert first.valid_for_training and first.truncated and stopped_after_act(first)
+    assert (first.valid_for_training, first.truncated, stopped_after_act(first)) == (True, True, True)
     branch = Start(task, prefix=first, fork_round=1)
     (longer,) = collect(envs, policy, starts=[branch])
     assert longer.rounds[0].uid == first.rounds[0].uid
@@ -367,6 +367,15 @@ def test_slate_metrics_are_those_of_the_chosen_episode(judged):
     assert row["rounds"] == pytest.approx(np.mean([len(e.rounds) for e in whole]))
     assert row["episodes"] == sum(map(len, groups))
     assert row["tokens"] == 1.0
+    ahead = [e for e in chain.from_iterable(groups) if is_lookahead(e)]
+    assert row["lookahead_episodes"] == len(ahead)
+    # Every act that searched was paid for once: in the chosen episode, or ahead.
+    acts = {r.uid: r for e in chain.from_iterable(groups) for r in e.rounds}.values()
+    searched = sum(len(r.action.queries) for r in acts if r.action.kind == "search")
+    assert row["lookahead_searches"] == searched - sum(e.outcome.searches for e in whole)
+    assert row["lookahead_judgements"] == sum(r.judge.status == "ok" for r in acts) - sum(
+        r.judge.status == "ok" for e in whole for r in e.rounds
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"judge": "oracle", "judge_when": "success"}])
@@ -384,7 +393,7 @@ def test_a_tree_by_hand():
     tree.add(episode("b", ["y"], 0.0))
     x, y = tree.root.children["x"], tree.root.children["y"]
     assert (x.q, y.q, tree.root.value) == (0.5, 0.0, 0.25)
-    assert x.value == 1.0 and x.children["yes"].q == 1.0
+    assert (x.value, x.children["yes"].q) == (1.0, 1.0)
     assert tree.select() is x  # x: 0.5 + √(ln 2), y: √(ln 2); only one act was drawn after x
     branch = episode("c", ["x", "no"], 0.0)
     branch.fork_round, branch.parent_id = 1, "a"
@@ -487,4 +496,5 @@ def test_searches_of_a_branch_are_its_own():
     made.fork_round = 1
     assert new_searches(made) == 1
     kept, counts = drop_invalid([[made]])
-    assert kept and not any(counts.values())
+    assert kept == [[made]]
+    assert not any(counts.values())

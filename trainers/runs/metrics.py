@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from searchgym.episode import Episode, StopReason
+from searchgym.episode import Episode, RoundRecord, StopReason
 from searchgym.rollouts.evaluation import EvalResult
 from searchgym.statistics import Interval
 
@@ -60,6 +60,23 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "judge_errors": sum(r.judge.status == "error" for e in played for r in e.rounds),
         "contributing": mean([p >= 0.5 for p in contributions]),
         **({"context_full": full} if full else {}),  # tokens that the agent has no room for: a rare thing
+        **(_tried(sampled, rounds) if len(episodes) < len(sampled) else {}),
+    }
+
+
+def _tried(sampled: Sequence[Episode], rounds: Sequence[RoundRecord]) -> dict[str, int]:
+    """Counts of episodes that only look ahead, and what their rounds cost that no whole episode contains.
+
+    Args:
+        sampled: all valid episodes.
+        rounds: those of the whole ones.
+    """
+    seen = {round_.uid for round_ in rounds}
+    only = {r.uid: r for e in sampled if is_lookahead(e) for r in e.rounds if r.uid not in seen}.values()
+    return {
+        "lookahead_episodes": sum(map(is_lookahead, sampled)),
+        "lookahead_searches": sum(len(r.action.queries) for r in only if r.action.kind == "search"),
+        "lookahead_judgements": sum(r.judge.status == "ok" for r in only),
     }
 
 

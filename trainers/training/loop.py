@@ -286,7 +286,8 @@ class Loop:
         # Groups without any sampled token occur where no prompt fits into the agent's context.
         before = self._meter.total
         credit = self._update(groups, row, update, watch) if groups.samples else None
-        row |= (self._lookahead + (self._meter.total - before)).to_metrics()
+        for name, spent in (self._lookahead + (self._meter.total - before)).to_metrics().items():
+            row[name] = row.get(name, 0) + spent
         row |= {"updates": update.updates, "policy_version": self.policy.version, **update.result()}
         for name, value in row.items():
             if isinstance(value, np.generic | np.ndarray | torch.Tensor):  # given by an algorithm; not JSON
