@@ -38,7 +38,9 @@ def test_the_shipped_benchmarks_give_every_row_the_same(name: str) -> None:
                 k: v for k, v in config.env_options.items() if k in ("types", "hops", "corpus", "max_rounds")
             }
             assert questions == spec.environments[environment].get("env_options", {})
-    if name != "methods":  # what its rows sample for values and candidates differs, so a budget of acts ends them
+    if (
+        name != "methods"
+    ):  # what its rows sample for values and candidates differs, so a budget of acts ends them
         assert len(played) == 1, "episodes per iteration differ, and with them the number of updates"
         assert spec.amount % played.pop() == 0
     # With an audit rows are compared in learning speed, so runs may end near the ceiling.

@@ -145,7 +145,7 @@ class FirstComeFirstServed(GiGPO):
     def credit(self, groups):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                "searchgym.trainers.algorithms.gigpo.sorted", lambda texts: self._in_order, raising=False
+                "searchgym.trainers.state_matching.sorted", lambda texts: self._in_order, raising=False
             )
             self._in_order = list(
                 dict.fromkeys(
