@@ -106,7 +106,7 @@ def _search_options(values: dict[str, Any], samples: int, budgets: str | None) -
         raise ConfigError(
             f"--search {values['search']} chooses one episode per question: leave out --samples and --budget"
         )
-    selector = values["search_selector"] or ("majority" if values["search"] == "best-of-n" else "judge")
+    selector: Any = values["search_selector"] or ("majority" if values["search"] == "best-of-n" else "judge")
     return SearchOptions(values["search"], values["search_n"], selector, values["search_continuations"])
 
 

@@ -147,7 +147,7 @@ def tree_values(
 
 
 def _acts_before(episode: Episode) -> Sequence[Hashable]:
-    return list(accumulate(((act_signature(r),) for r in episode.rounds[:-1]), initial=()))  # type: ignore[arg-type]
+    return list(accumulate(((act_signature(r),) for r in episode.rounds[:-1]), initial=()))
 
 
 def _pairs(groups: Groups, state_R: NDArray[np.int64]) -> NDArray[np.int64]:
