@@ -48,7 +48,7 @@ def found_passages(episode: Episode) -> list[Hashable]:
 def act_signature(record: RoundRecord) -> Hashable:
     """What a round does, without its thoughts: the kind of act and its words, in lower case."""
     act = record.action
-    words = (*act.queries, act.answer or "", act.draft or "")
+    words = act.queries or (act.answer or act.draft or "",)
     return act.kind, *(" ".join(text.lower().split()) for text in words)
 
 

@@ -100,9 +100,7 @@ class RTMC(GRPO):
         values_R[spread_G[group_R] == 0.0] = 0.0  # exact zeros where all returns are equal
         if s.advantage == "grpo":
             values_R /= (spread_G + 1e-6)[group_R]
-        episodes_S = np.bincount(
-            np.unique(np.stack([state_R, groups.episode_R]), axis=1)[0], minlength=state_R.max() + 1
-        )
+        episodes_S = np.bincount(state_R[_first_visits(state_R, groups.episode_R)])
         metrics = {"shared_states": float((episodes_S[state_R] > 1).mean())}
         return Credit.flat("round", values_R, groups, metrics)
 
@@ -134,9 +132,7 @@ def tree_values(
         prior_R: the value that V̂ is pulled towards.
         weight: κ, the weight of the prior in episodes.
     """
-    first_s, first_p = (
-        np.unique(np.stack([key_R, episode_R]), axis=1, return_index=True)[1] for key_R in (state_R, pair_R)
-    )
+    first_s, first_p = (_first_visits(key_R, episode_R) for key_R in (state_R, pair_R))
     count_S = np.bincount(state_R[first_s], minlength=state_R.max() + 1)
     total_S = np.bincount(state_R[first_s], returns_R[first_s], minlength=state_R.max() + 1)
     v_R = (total_S[state_R] + weight * prior_R) / (count_S[state_R] + weight)
@@ -144,6 +140,12 @@ def tree_values(
     total_P = np.bincount(pair_R[first_p], returns_R[first_p], minlength=pair_R.max() + 1)
     q_R: NDArray[np.float64] = total_P[pair_R] / count_P[pair_R]
     return q_R, v_R
+
+
+def _first_visits(key_R: NDArray[np.int64], episode_R: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of the rounds at which an episode comes by a state, or a state and act, for the first time."""
+    found: NDArray[np.int64] = np.unique(key_R * (episode_R.max() + 1) + episode_R, return_index=True)[1]
+    return found
 
 
 def _acts_before(episode: Episode) -> Sequence[Hashable]:
