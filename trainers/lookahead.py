@@ -58,14 +58,34 @@ class Spent:
 
 
 class Meter(threading.local):
-    """Counts what has been sampled and searched, for each thread on its own: episodes may be collected ahead in another one.
+    """Counts what is sampled and searched, for each thread on its own: episodes may be collected ahead in another one.
 
     Attributes:
-        total: so far, in this thread.
+        total: since the last `restart` of this thread.
     """
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin to count again."""
         self.total = Spent()
+        self._played: set[str] = set()
+
+    def beyond(self, groups: Sequence[Group]) -> Spent:
+        """What was spent on anything but the episodes of some groups. Episodes that were not played here cost nothing.
+
+        Args:
+            groups: what an algorithm returned.
+        """
+        return self.total - Spent.on(
+            [[episode for episode in group if episode.episode_id in self._played] for group in groups]
+        )
+
+    def count(self, groups: Sequence[Group]) -> None:
+        """Count episodes that were played."""
+        self.total += Spent.on(groups)
+        self._played.update(episode.episode_id for episode in chain.from_iterable(groups))
 
     def add(self, tokens: int = 0, searches: int = 0) -> None:
         """Count what an algorithm sampled or searched without `TrainContext.play`.
@@ -98,7 +118,7 @@ class MeteredPlay:
         rounds: int | None = None,
     ) -> list[Group]:
         groups = self._play(policy, envs, task_ids, group_size, rng, rounds)
-        self._meter.total += Spent.on(groups)
+        self._meter.count(groups)
         return groups
 
     def branch(
@@ -106,5 +126,5 @@ class MeteredPlay:
     ) -> list[Episode]:
         """See `Play`."""
         episodes = self._play.branch(policy, envs, starts, rng)
-        self._meter.total += Spent.on([episodes])
+        self._meter.count([episodes])
         return episodes

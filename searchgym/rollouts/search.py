@@ -198,7 +198,8 @@ class _Searcher:
     def _play(self, starts: Sequence[Start], count: int) -> list[list[Episode]]:
         """`count` episodes from each start."""
         everything = [start for start in starts for _ in range(count)]
-        groups = [f"{self._ids.getrandbits(64):016x}" for _ in starts for _ in range(count)]
+        ids = [f"{self._ids.getrandbits(64):016x}" for _ in starts]
+        groups = [group for group in ids for _ in range(count)]
         played = collect(self._envs, self._agent, starts=everything, group_ids=groups, ids=self._ids)
         self._played["episodes"] += len(played)
         for episode, start in zip(played, everything, strict=True):

@@ -67,7 +67,7 @@ def collected(method, envs, tasks=2, seed=0):
     policy, play = agent(), MeteredPlay(play_groups, meter)
     method.setup(TrainContext(policy, np.random.default_rng(seed), play=play, meter=meter))
     groups = method.play(policy, envs, envs.task_ids()[:tasks])
-    return groups, meter.total - Spent.on(groups)
+    return groups, meter.beyond(groups)
 
 
 def episode(name, acts, reward=0.0, passages=()):
@@ -116,6 +116,18 @@ def test_what_is_played_and_not_returned_is_metered(envs):
     meter.add(tokens=1, searches=2)
     assert meter.total.to_metrics() == {"lookahead_tokens": 6, "lookahead_searches": 2}
     assert Spent().to_metrics() == {}
+
+
+def test_episodes_that_were_not_played_cost_nothing(envs):
+    meter, rng = Meter(), np.random.default_rng(0)
+    recorded = play_groups(agent(), envs, envs.task_ids()[:1], 4, rng)
+    assert meter.beyond(recorded) == Spent()
+    play = MeteredPlay(play_groups, meter)
+    played = play(agent(), envs, envs.task_ids()[:1], 2, rng)
+    assert meter.beyond([*played, *recorded]) == Spent()
+    assert meter.beyond(recorded) == Spent.on(played)
+    meter.restart()
+    assert meter.total == Spent()
 
 
 def test_a_run_reports_and_pays_for_it(tmp_path):

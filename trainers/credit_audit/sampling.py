@@ -173,7 +173,7 @@ def _play(
         return context.play(policy, envs, tasks.draw(), settings.group_size, rng), Spent()
     algorithm.setup(context)
     groups = [list(group) for group in algorithm.collect(policy, envs, tasks)]
-    return groups, meter.total - Spent.on(groups)
+    return groups, meter.beyond(groups)
 
 
 def _check_ends(policy: Policy, groups: Sequence[Group], config: EnvConfig) -> None:

@@ -254,11 +254,11 @@ class Loop:
         return played, drawn
 
     def _collect(self, policy: Policy) -> _Collected:
-        before = self._meter.total
+        self._meter.restart()
         returned = self.algorithm.collect(policy, self.envs, self.tasks)
         try:
             groups = [list(group) for group in returned]
-            return _Collected(groups, self._meter.total - before - Spent.on(groups))
+            return _Collected(groups, self._meter.beyond(groups))
         except TypeError as error:
             raise _wrong(
                 self.algorithm, "collect", returned, "a list of groups, each a list of episodes"
@@ -284,9 +284,9 @@ class Loop:
             row["lr"] = lr
         update = UpdateMetrics()
         # Groups without any sampled token occur where no prompt fits into the agent's context.
-        before = self._meter.total
+        self._meter.restart()
         credit = self._update(groups, row, update, watch) if groups.samples else None
-        for name, spent in (self._lookahead + (self._meter.total - before)).to_metrics().items():
+        for name, spent in (self._lookahead + self._meter.total).to_metrics().items():
             row[name] = row.get(name, 0) + spent
         row |= {"updates": update.updates, "policy_version": self.policy.version, **update.result()}
         for name, value in row.items():
