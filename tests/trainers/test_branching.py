@@ -502,6 +502,18 @@ def test_they_train_a_language_model(name, tmp_path):
     assert result.metrics[1]["tokens"] > 0
 
 
+@pytest.mark.parametrize("name", ["vineppo", "rtmc", "arpo", "mcts", "slate"])
+def test_they_play_with_seeds_in_the_same_way_twice(name, tmp_path):
+    options = {"judge": "oracle", "judge_when": "end"} if name == "slate" else {}
+    config = {
+        **CONFIG, "trainer": name, "settings": {"group_size": 4}, "streams": "episode",
+        "env_options": {**CONFIG["env_options"], **options},
+    }  # fmt: skip
+    first, second = (train(config, tmp_path / run).metrics for run in ("a", "b"))
+    assert first == second
+    assert first[-1]["updates"] > 0
+
+
 def test_searches_of_a_branch_are_its_own():
     made = episode("a", ["x", "y", "yes"])
     assert new_searches(made) == 2
