@@ -39,6 +39,8 @@ from .rollouts.collection import collect as collect
 from .rollouts.collection import rollout as rollout
 from .rollouts.evaluation import EvalResult as EvalResult
 from .rollouts.evaluation import evaluate as evaluate
+from .rollouts.search import SearchOptions as SearchOptions
+from .rollouts.search import evaluate_search as evaluate_search
 from .specs import open_corpus as open_corpus
 from .specs import open_retriever as open_retriever
 from .tables.episodes import Episodes as Episodes

@@ -36,6 +36,7 @@ from .batch import Batch, Sequences
 from .config import option, parse_settings
 from .credit import Credit
 from .groups import Group, Groups
+from .lookahead import Meter
 from .objective import Aggregation
 from .processes import World, world
 from .rollouts import Play, play_groups
@@ -92,7 +93,9 @@ class TrainContext:
         policy: the policy that is trained, at its initial weights.
         rng: the algorithm's source of randomness; its state is saved in checkpoints.
         token_budget: tokens per forward pass in `Algorithm.prepare`.
-        play: plays tasks in groups and continues recorded episodes, in this process or in others.
+        play: plays tasks in groups and continues recorded episodes, in this process or in others. What it plays and the
+            algorithm does not return counts as look-ahead (`lookahead.py`).
+        meter: counts that; `meter.add` reports tokens that are sampled in another way.
         world: the processes of the run.
     """
 
@@ -100,6 +103,7 @@ class TrainContext:
     rng: np.random.Generator
     token_budget: int = 16384
     play: Play = play_groups
+    meter: Meter = field(default_factory=Meter)
     world: World = field(default_factory=world)
 
 

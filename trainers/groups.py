@@ -21,7 +21,16 @@ from searchgym.agents.policy import Sample
 from searchgym.episode import Episode, segments_before
 from searchgym.errors import TrainingError
 
-__all__ = ["Group", "Groups", "Tokens", "drop_invalid", "new_tokens", "sampled_tokens"]
+__all__ = [
+    "Group",
+    "Groups",
+    "Tokens",
+    "drop_invalid",
+    "is_lookahead",
+    "new_searches",
+    "new_tokens",
+    "sampled_tokens",
+]
 
 Group = list[Episode]
 """Episodes of one question, collected together."""
@@ -212,6 +221,20 @@ def new_tokens(episode: Episode) -> int:
     return sampled_tokens(episode) - sum(
         sum(segment.mask) for segment in segments_before(episode.segments, episode.fork_round or 0)
     )
+
+
+def new_searches(episode: Episode) -> int:
+    """Number of queries searched for this episode: without the rounds that a branch shares with its parent."""
+    rounds = episode.rounds[episode.fork_round or 0 :]
+    return sum(len(round_.action.queries) for round_ in rounds if round_.action.kind == "search")
+
+
+def is_lookahead(episode: Episode) -> bool:
+    """Whether an episode only looks ahead, so that it counts in no mean of outcomes.
+
+    An algorithm that learns from acts that were tried and not continued marks their episodes: `episode.extra["lookahead"] = True`.
+    """
+    return bool(episode.extra.get("lookahead", False))
 
 
 def drop_invalid(groups: Sequence[Group]) -> tuple[list[Group], dict[str, int]]:

@@ -16,15 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 
+from searchgym.agent import Agent
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode, load_episodes, save_episodes
-from searchgym.errors import TrainingError
+from searchgym.errors import ConfigError, TrainingError
 from searchgym.rollouts.collection import collect
 from searchgym.rollouts.starts import Start
 
@@ -39,6 +40,7 @@ __all__ = [
     "RunRequests",
     "SeededRollouts",
     "Workers",
+    "check_can_branch",
     "check_same",
     "copy_weights",
     "load_groups",
@@ -46,6 +48,9 @@ __all__ = [
     "run_requests",
     "save_groups",
 ]
+
+
+Collected = TypeVar("Collected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +80,12 @@ class Play(Protocol):
         task_ids: Sequence[str],
         group_size: int,
         rng: np.random.Generator,
+        rounds: int | None = None,
     ) -> list[Group]:
-        """Play every task `group_size` times; returns one group per task."""
+        """Play every task `group_size` times; returns one group per task.
+
+        With `rounds`, at most this many rounds of each episode are played; see `Start`.
+        """
 
     def branch(
         self, policy: Policy, envs: SearchVectorEnv, starts: Sequence[Start], rng: np.random.Generator
@@ -123,6 +132,7 @@ class LocalRollouts:
         task_ids: Sequence[str],
         group_size: int,
         rng: np.random.Generator,
+        rounds: int | None = None,
     ) -> list[Group]:
         """See `Play`.
 
@@ -132,6 +142,7 @@ class LocalRollouts:
             task_ids: the questions.
             group_size: episodes per question.
             rng: draws group and episode ids.
+            rounds: rounds of each episode at most; None: to its end.
 
         Returns:
             One group per task, each with a newly drawn group id.
@@ -140,7 +151,7 @@ class LocalRollouts:
         episodes = collect(
             envs,
             policy,
-            [task for task in task_ids for _ in range(group_size)],
+            starts=[Start(task, rounds=rounds) for task in task_ids for _ in range(group_size)],
             group_ids=[group for group in group_ids for _ in range(group_size)],
             ids=random.Random(int(rng.integers(2**63))),
         )
@@ -200,9 +211,16 @@ class SeededRollouts:
         task_ids: Sequence[str],
         group_size: int,
         rng: np.random.Generator,
+        rounds: int | None = None,
     ) -> list[Group]:
         requests = [
-            RolloutRequest(task, group_size, int(self._generator.integers(2**63))) for task in task_ids
+            RolloutRequest(
+                task,
+                group_size,
+                int(self._generator.integers(2**63)),
+                None if rounds is None else Start(task, rounds=rounds),
+            )
+            for task in task_ids
         ]
         return self._share_out(policy, envs, requests)
 
@@ -212,7 +230,7 @@ class SeededRollouts:
         """See `Play`."""
         _check_prefixes(starts)
         requests = []
-        for _, equal in groupby(starts, key=lambda start: (id(start.prefix), start.fork_round)):
+        for _, equal in groupby(starts, key=lambda start: (id(start.prefix), start.fork_round, start.rounds)):
             first, *others = equal
             seed = int(self._generator.integers(2**63))
             requests.append(RolloutRequest(first.task_id, 1 + len(others), seed, first))
@@ -224,6 +242,20 @@ class SeededRollouts:
         return world().all_gather_ordered(self._play(policy, envs, world().shard(requests)))
 
 
+def check_can_branch(policy: Policy) -> None:
+    """Refuse a policy whose episodes cannot be continued from a recorded round, before anything is played.
+
+    Raises:
+        ConfigError: it cannot resume or fork.
+    """
+    for method in ("resume", "fork"):
+        if getattr(type(policy), method) is getattr(Agent, method):
+            raise ConfigError(
+                f"agent {policy.name!r} has no {method}(), and this trainer continues recorded episodes: implement "
+                f"Agent.{method}, or train with grpo"
+            )
+
+
 def _check_prefixes(starts: Sequence[Start]) -> None:
     for start in starts:
         if start.prefix is None:
@@ -233,7 +265,7 @@ def _check_prefixes(starts: Sequence[Start]) -> None:
             )
 
 
-class PrefetchCollector:
+class PrefetchCollector(Generic[Collected]):
     """Collects in a thread with a copy of the policy while the policy itself is updated.
 
     Args:
@@ -244,10 +276,10 @@ class PrefetchCollector:
         running: whether a collection was started and not yet waited for.
     """
 
-    def __init__(self, rollout_policy: Policy, collect: Callable[[Policy], list[Group]]) -> None:
+    def __init__(self, rollout_policy: Policy, collect: Callable[[Policy], Collected]) -> None:
         self._rollout_policy, self._collect = rollout_policy, collect
         self._thread: threading.Thread | None = None
-        self._groups: list[Group] = []
+        self._collected: Collected | None = None
         self._error: BaseException | None = None
         self.running = False
 
@@ -259,18 +291,19 @@ class PrefetchCollector:
         self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
         self._thread.start()
 
-    def wait(self) -> list[Group]:
-        """The groups collected since `start`; raises what the thread raised."""
+    def wait(self) -> Collected:
+        """What was collected since `start`; raises what the thread raised."""
         assert self._thread is not None
         self._thread.join()
         self._thread, self.running = None, False
         if self._error is not None:
             raise self._error
-        return self._groups
+        assert self._collected is not None
+        return self._collected
 
     def _run(self) -> None:
         try:
-            self._groups = self._collect(self._rollout_policy)
+            self._collected = self._collect(self._rollout_policy)
         except BaseException as error:
             self._error = error
 

@@ -17,6 +17,7 @@ from ..rollouts.budgets import BudgetCurve, evaluate_budgets
 from ..rollouts.collection import choose_tasks
 from ..rollouts.evaluation import EvalResult
 from ..rollouts.evaluation import evaluate as evaluate_agent
+from ..rollouts.search import METHODS, SELECTORS, SearchOptions, evaluate_search
 from .budgets import parse_budgets, show_curve, show_invalid
 from .command import Command, option
 from .console import Console
@@ -40,6 +41,7 @@ __all__ = ["evaluate", "result_table"]
 
 _SAMPLING = "Questions and episodes"
 _RUN = "Training run"
+_SEARCH = "Search at inference"
 
 
 def result_table(result: EvalResult, title: str) -> Table:
@@ -83,6 +85,31 @@ def costs_line(costs: dict[str, float]) -> str:
     )
 
 
+def search_line(search: dict[str, Any]) -> str:
+    """One line with the way in which episodes were chosen and what it cost."""
+    bound = "UPPER BOUND, the selector saw the gold answers; " if search["upper_bound"] else ""
+    return (
+        f"search: {bound}{search['method']} of {search['n']} by {search['selector']}; per question {search['episodes']:.1f} "
+        f"episodes, {search['searches']:.1f} searches, {search['tokens']:.1f} sampled tokens, {search['judgements']:.1f} verdicts"
+    )
+
+
+def _search_options(values: dict[str, Any], samples: int, budgets: str | None) -> SearchOptions | None:
+    """The search that --search and its options name."""
+    if values["search"] is None:
+        if values["search_selector"] is not None:
+            raise ConfigError(
+                f"--search-selector {values['search_selector']} needs --search: add --search best-of-n or value-guided"
+            )
+        return None
+    if samples > 1 or budgets is not None:
+        raise ConfigError(
+            f"--search {values['search']} chooses one episode per question: leave out --samples and --budget"
+        )
+    selector: Any = values["search_selector"] or ("majority" if values["search"] == "best-of-n" else "judge")
+    return SearchOptions(values["search"], values["search_n"], selector, values["search_continuations"])
+
+
 @click.command("eval", cls=Command)
 @option(
     "--run",
@@ -121,6 +148,29 @@ def costs_line(costs: dict[str, float]) -> str:
     group=_SAMPLING,
     help="Evaluate the same questions with at most N searches per episode, for each N.",
 )
+@option(
+    "--search",
+    type=click.Choice(METHODS),
+    group=_SEARCH,
+    help="Choose among sampled episodes of a question (best-of-n), or among sampled acts in every state (value-guided).",
+)
+@option("--search-n", type=click.IntRange(2), default=4, show_default=True, group=_SEARCH, help="How many.")
+@option(
+    "--search-selector",
+    type=click.Choice(SELECTORS),
+    help="What chooses: the answer most episodes give (majority), the verdicts of --judge (judge), how many continuations of an "
+    "act give the answer most of them give (agreement), or the gold answer (oracle: an upper bound).  [default: majority; for "
+    "value-guided judge]",
+    group=_SEARCH,
+)
+@option(
+    "--search-continuations",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    group=_SEARCH,
+    help="Continuations of each act (value-guided with agreement or oracle).",
+)
 @judge_options
 @option(
     "--judge-when",
@@ -151,7 +201,7 @@ def evaluate(
     plot: Path | None,
     save: Path | None,
     as_json: bool,
-    **_: object,
+    **values: Any,
 ) -> None:
     """Evaluate an agent and print its scores with confidence intervals.
 
@@ -159,6 +209,7 @@ def evaluate(
     --budget, the table shows EM and its cost for each search budget.
     """
     limits = None if budgets is None else parse_budgets(budgets)
+    search = _search_options(values, samples, budgets)
     if plot is not None:
         if limits is None:
             raise ConfigError(f"--plot {plot} needs search budgets: add e.g. --budget 1,2,4,8")
@@ -179,16 +230,17 @@ def evaluate(
         progress.update(bar, description=subject.title, total=total)
         common: dict[str, Any] = {
             "episodes": subject.episodes,
-            "samples": samples,
             "split": subject.split,
             "seed": subject.seed,
             "on_episode": count,
         }
-        result = (
-            evaluate_agent(subject.envs, subject.agent, **common)
-            if limits is None
-            else evaluate_budgets(subject.envs, subject.agent, limits, **common)
-        )
+        result: EvalResult | BudgetCurve
+        if search is not None:
+            result = evaluate_search(subject.envs, subject.agent, search, **common)
+        elif limits is not None:
+            result = evaluate_budgets(subject.envs, subject.agent, limits, samples=samples, **common)
+        else:
+            result = evaluate_agent(subject.envs, subject.agent, samples=samples, **common)
     if plot is not None and isinstance(result, BudgetCurve):
         result.plot(plot)
     if save is not None:
@@ -212,6 +264,8 @@ def _show(console: Console, result: EvalResult, subject: Subject, samples: int) 
     show_invalid(console, result.invalid)
     for line in subject.lines(result):
         console.print(line, soft_wrap=True)
+    if result.search:
+        console.print(search_line(result.search), soft_wrap=True)
     if result.costs:
         console.print(costs_line(result.costs))
     if result.judged:

@@ -168,7 +168,8 @@ def _trained(ctx: click.Context, path: Path) -> Subject:
     if spec is not None:
         judge = open_judge(spec, config.corpus)
         config = dataclasses.replace(config, judge=judge, judge_spec=spec, judge_when=values["judge_when"])
-    run.policy.greedy = values["samples"] == 1  # greedy samples of one question are all the same
+    # Greedy samples of one question are all the same.
+    run.policy.greedy = values["samples"] == 1 and values["search"] is None
     asked = [name for name in ("split", "episodes", "seed") if given(name)]
     split = values["split"] if "split" in asked else run.split
     episodes = values["episodes"] if "episodes" in asked or run.episodes is None else run.episodes
@@ -180,7 +181,8 @@ def _trained(ctx: click.Context, path: Path) -> Subject:
         seed=values["seed"] if "seed" in asked else run.seed,
         title=f"{run.policy.name} of {path}, iteration {run.iteration}, on {run.config.env}, {split}",
         run=run,
-        changed=bool(asked or options or arguments or values["samples"] > 1 or values["budgets"]),
+        changed=bool(asked or options or arguments or values["samples"] > 1)
+        or bool(values["budgets"] or values["search"]),
     )
 
 

@@ -20,7 +20,7 @@ from ..question import Question
 from .config import JUDGE_WHEN, EnvConfig
 from .episode_state import EpisodeState
 
-__all__ = ["Costs", "finish_steps", "judge_episodes"]
+__all__ = ["Costs", "ask_judge", "finish_steps", "judge_episodes"]
 
 
 class Costs:
@@ -56,7 +56,7 @@ def finish_steps(config: EnvConfig, states: Sequence[EpisodeState], costs: Costs
     """
     assert config.judge is not None
     traces = [state.to_judge() for state in states]
-    verdicts = iter(_ask(config.judge, [trace for trace in traces if trace is not None], costs))
+    verdicts = iter(ask_judge(config.judge, [trace for trace in traces if trace is not None], costs))
     answers = [state.to_grade() for state in states]
     graded = [
         (state.question, answer) for state, answer in zip(states, answers, strict=True) if answer is not None
@@ -101,7 +101,7 @@ def judge_episodes(
                 episode.rounds[t].judge = no_verdict("off", reason)
             else:
                 waiting.append((episode.rounds[t], traces[t]))
-    verdicts = _ask(judge, [trace for _, trace in waiting], costs or Costs())
+    verdicts = ask_judge(judge, [trace for _, trace in waiting], costs or Costs())
     for (record, _), verdict in zip(waiting, verdicts, strict=True):
         record.judge = verdict.without_cost()
 
@@ -126,8 +126,17 @@ def _unequal_groups(episodes: Sequence[Episode]) -> set[str]:
     return {group for group, found in rewards.items() if len(found) > 1}
 
 
-def _ask(judge: Judge, traces: list[Trace], costs: Costs) -> list[Verdict]:
-    """One call of the judge, timed, counted and checked."""
+def ask_judge(judge: Judge, traces: list[Trace], costs: Costs) -> list[Verdict]:
+    """One call of the judge, timed, counted and checked.
+
+    Args:
+        judge: returns the verdicts.
+        traces: what to judge; without any, nothing is called.
+        costs: counts what it cost.
+
+    Raises:
+        PluginError: the judge did not return one verdict per trace.
+    """
     if not traces:
         return []
     started = time.perf_counter()

@@ -14,24 +14,30 @@ if TYPE_CHECKING:
     from .evaluation import evaluate as evaluate
     from .recorder import EpisodeRecorder as EpisodeRecorder
     from .rescoring import rescore as rescore
+    from .search import SearchOptions as SearchOptions
+    from .search import evaluate_search as evaluate_search
     from .starts import Start as Start
 
 _MODULES = {
     "EpisodeRecorder": "recorder",
+    "SearchOptions": "search",
     "Start": "starts",
     "collect": "collection",
     "evaluate": "evaluation",
     "evaluate_budgets": "budgets",
+    "evaluate_search": "search",
     "open_agent": "collection",
     "rescore": "rescoring",
     "rollout": "collection",
 }
 __all__ = [
     "EpisodeRecorder",
+    "SearchOptions",
     "Start",
     "collect",
     "evaluate",
     "evaluate_budgets",
+    "evaluate_search",
     "open_agent",
     "rescore",
     "rollout",

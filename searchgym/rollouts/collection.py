@@ -23,7 +23,7 @@ from ..env.infos import InfoSource
 from ..env.judging import judge_episodes
 from ..env.reward_weights import EXACT_WRAPPERS
 from ..env.vector import SearchVectorEnv, make_vec
-from ..episode import Episode, RoundRecord
+from ..episode import Episode, RoundRecord, StopReason
 from ..errors import ConfigError
 from ..judges.protocol import check_judge
 from ..options import check_count, mapping, plugins
@@ -131,6 +131,7 @@ def collect(
     positions: dict[int, int] = {}  # slot -> position in `begins`
     observations: dict[int, str] = {}
     latest: dict[int, InfoSource] = {}
+    rounds_left: dict[int, int] = {}  # by slot, where a start limits the rounds
 
     def fill(free: list[int]) -> None:
         slots = free[: len(waiting)]
@@ -150,6 +151,8 @@ def collect(
             question = envs.config.corpus.question(start.task_id)
             recorders[slot] = EpisodeRecorder(episode_id, group_id, question, start.prefix, start.fork_round)
             observations[slot], latest[slot] = observation, info_source
+            if start.rounds is not None:
+                rounds_left[slot] = start.rounds
         agent.begin(slots)
         seed(slots)
         siblings: dict[tuple[int, int], list[int]] = {}
@@ -173,7 +176,10 @@ def collect(
         for slot, record in records.items():
             recorders[slot].add(turns[slot], record)
             observations[slot], latest[slot] = record.observation, record
+            if slot in rounds_left:
+                rounds_left[slot] -= 1
             if record.outcome is not None:
+                rounds_left.pop(slot, None)
                 episode = recorders.pop(slot).finish(envs.config, agent.name)
                 finished[positions.pop(slot)] = episode
                 if on_episode is not None:
@@ -192,6 +198,8 @@ def collect(
         playing = {s: turns[s].text for s in slots if s not in stops}
         if playing:
             take(turns, envs.play(playing))
+        if over := [slot for slot, rounds in rounds_left.items() if rounds == 0]:
+            take(dict.fromkeys(over, Turn("")), envs.end(dict.fromkeys(over, StopReason.TOKEN_BUDGET)))
         if waiting:
             fill([slot for slot in range(envs.num_envs) if slot not in recorders])
     episodes = [finished[i] for i in range(len(begins))]

@@ -51,6 +51,7 @@ class EvalResult:
         episodes: the records.
         costs: the costs of the agent's acts (`Agent.costs`); empty for agents that cost nothing.
         invalid: share of all messages that were not a valid act, by reason ("no_act", …), most frequent first.
+        search: of `evaluate_search`: how the episodes were chosen and what that cost per question; otherwise empty.
     """
 
     agent: str
@@ -66,10 +67,12 @@ class EvalResult:
     episodes: list[Episode]
     costs: dict[str, float] = field(default_factory=dict)
     invalid: dict[str, float] = field(default_factory=dict)
+    search: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the episodes, as JSON data."""
-        data = {n: getattr(self, n) for n in self.__slots__ if n not in ("episodes", "metrics", "by_group")}
+        left_out = ("episodes", "metrics", "by_group", *(() if self.search else ("search",)))
+        data = {n: getattr(self, n) for n in self.__slots__ if n not in left_out}
         for name in ("metrics", "by_group"):
             data[name] = {k: v.to_json() for k, v in getattr(self, name).items()}
         return data

@@ -14,8 +14,9 @@ from ..env.vector import SearchVectorEnv
 from ..episode import Episode
 from ..errors import ConfigError, SnapshotError
 from ..judges import no_verdict
+from ..options import check_count
 
-__all__ = ["Start", "check_starts", "open_slots"]
+__all__ = ["Start", "check_starts", "open_slots", "stopped_after_act"]
 
 Snapshot = dict[str, Any]
 
@@ -31,6 +32,8 @@ class Start:
         prefix: the episode to continue; None: the episode begins with the question.
         fork_round: number of rounds of `prefix` that are kept. With 0 the branch shares no round, but belongs to the
             tree of `prefix`.
+        rounds: number of rounds to play at most; None: to the end. An episode that is not over by then is ended with the
+            stop reason TOKEN_BUDGET, in a last round without an act. It can be continued from the round before.
 
     Raises:
         ConfigError: a snapshot or `fork_round` without `prefix`, or a prefix of another task.
@@ -40,8 +43,11 @@ class Start:
     snapshot: Snapshot | None = None
     prefix: Episode | None = None
     fork_round: int = 0
+    rounds: int | None = None
 
     def __post_init__(self) -> None:
+        if self.rounds is not None:
+            check_count("rounds", self.rounds, 1)
         if self.prefix is None and (self.snapshot is not None or self.fork_round):
             raise ConfigError(
                 f"the start of task {self.task_id!r} has a snapshot or fork_round={self.fork_round!r}, but no prefix: give "
@@ -52,6 +58,14 @@ class Start:
                 f"the start of task {self.task_id!r} continues an episode of task {self.prefix.task_id!r}: give "
                 "task_id=prefix.task_id"
             )
+
+
+def stopped_after_act(episode: Episode) -> bool:
+    """Whether an episode played with `rounds=1` was stopped after its act, and not ended by it.
+
+    It can then be continued with `Start(task_id, prefix=episode, fork_round=len(episode.rounds) - 1)`.
+    """
+    return len(episode.rounds) == (episode.fork_round or 0) + 2 and episode.rounds[-1].action.kind == "none"
 
 
 def check_starts(config: EnvConfig, starts: list[Start]) -> list[Snapshot | None]:

@@ -1,6 +1,6 @@
 """The share of credit and packing in a training iteration, for every trainer, with both small policies.
 
-python tests/benchmarks/bench_credit.py [ITERATIONS]
+python tests/benchmarks/bench_credit.py [ITERATIONS [TRAINER …]]
 
 Credit and packing: dropping and selecting groups, credit, packing, dividing into minibatches and micro-batches. The
 iteration: these, and rollouts, forward passes before credit, and the update. Seconds are CPU time of the process with
@@ -38,6 +38,8 @@ RUNS = [  # trainer, its settings, arguments of the environment
     ("match-tir", {"assignment": "soft"}, {}),
     *((name, {}, {"judge": "oracle"}) for name in ("capo", "tp-grpo", "r3-rag")),
     ("step-search", {}, {"reward": {"stepsearch": 1.0, "f1": 1.0, "search_key": 0.618}}),
+    *((name, {}, {}) for name in ("vineppo", "rtmc", "arpo", "mcts")),
+    ("slate", {}, {"judge": "oracle", "judge_when": "end"}),
 ]
 
 
@@ -85,10 +87,12 @@ def measure(agent: str, trainer: str, settings: dict, env_options: dict, iterati
     return {"iteration": sum(watch.seconds.values()), "credit": watch.seconds["credit"], **cutting.seconds}
 
 
-def main(iterations: int = 3) -> None:
+def main(iterations: int = 3, *trainers: str) -> None:
     print("trainer                           policy      iteration   credit+packing   share")
     for agent in ("candidate", "tiny"):
         for trainer, settings, env_options in RUNS:
+            if trainers and trainer not in trainers:
+                continue
             seconds = measure(agent, trainer, settings, env_options, iterations)
             own = seconds["credit"] + seconds.get("cutting", 0.0)
             name = " ".join([trainer, *(f"{key}={value}" for key, value in settings.items())])
@@ -100,4 +104,4 @@ def main(iterations: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:2]), *sys.argv[2:])

@@ -38,17 +38,20 @@ def test_the_shipped_benchmarks_give_every_row_the_same(name: str) -> None:
                 k: v for k, v in config.env_options.items() if k in ("types", "hops", "corpus", "max_rounds")
             }
             assert questions == spec.environments[environment].get("env_options", {})
-    assert len(played) == 1, "episodes per iteration differ, and with them the number of updates"
-    assert spec.amount % played.pop() == 0
+    if (
+        name != "methods"
+    ):  # what its rows sample for values and candidates differs, so a budget of acts ends them
+        assert len(played) == 1, "episodes per iteration differ, and with them the number of updates"
+        assert spec.amount % played.pop() == 0
     # With an audit rows are compared in learning speed, so runs may end near the ceiling.
     assert spec.window == ([0.5, 0.98] if spec.plan else [0.3, 0.8])
 
 
 def test_the_two_main_benchmarks_are_as_large_as_they_claim() -> None:
-    seconds, tiny = load_spec("seconds"), load_spec("tiny")
+    seconds, tiny, methods = load_spec("seconds"), load_spec("tiny"), load_spec("methods")
     assert seconds.seeds >= 20
     assert tiny.seeds >= 5
-    rows = {row.trainer for spec in (seconds, load_spec("methods")) for row in spec.rows}
+    rows = {row.trainer for spec in (seconds, methods) for row in spec.rows}
     of_other_agents = {"skillrl", "structrag"}
     assert rows >= {*plugins.names("trainers")} - of_other_agents - third_party()
     assert {row.trainer for row in tiny.rows} >= {"grpo", "cw-grpo", "capf", "gigpo", "mt-ppo"}

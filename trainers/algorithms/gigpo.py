@@ -56,6 +56,7 @@ from ..config import option
 from ..credit import Credit
 from ..groups import Groups
 from ..objective import Aggregation, discounted_sums, group_advantages
+from ..state_matching import anchor_states
 from .grpo import GRPO, GRPOSettings
 
 __all__ = ["GiGPO", "GiGPOSettings", "anchor_states", "cluster_texts", "state_advantages"]
@@ -133,26 +134,6 @@ class GiGPO(GRPO):
         return discounted_sums(paid_R, groups.episode_R, self.settings.gamma)
 
 
-def anchor_states(groups: Groups, similarity: float = 1.0) -> NDArray[np.int64]:
-    """The state each round's act was chosen in, as a number from 0, unique to its group: all rounds in order.
-
-    Args:
-        groups: the episodes.
-        similarity: observations of a group are one state from this difflib ratio on; 1: equal anchors only.
-    """
-    numbers: dict[tuple[int, str], int] = {}
-    state_R: list[int] = []
-    for g, group in enumerate(groups):
-        if similarity >= 1.0:
-            names = [round_.anchor for episode in group for round_ in episode.rounds]
-        else:
-            names = [text for episode in group for text in _observations(episode)]
-            leader = cluster_texts(names, similarity)
-            names = [leader[name] for name in names]
-        state_R += [numbers.setdefault((g, name), len(numbers)) for name in names]
-    return np.array(state_R, dtype=np.int64)
-
-
 def state_advantages(
     returns_R: NDArray[np.float64], state_R: NDArray[np.int64], scaled: bool, eps: float = 1e-6
 ) -> NDArray[np.float64]:
@@ -176,11 +157,6 @@ def state_advantages(
         std_S = np.sqrt(np.bincount(state_R, centred_R**2) / (count_S - 1).clip(min=1))
         centred_R /= std_S[state_R] + eps
     return centred_R
-
-
-def _observations(episode: Episode) -> list[str]:
-    """The observation that each round's act responded to."""
-    return [episode.question, *(round_.observation for round_ in episode.rounds[:-1])][: len(episode.rounds)]
 
 
 def _over_rounds(r_G: NDArray[np.float64], group: Sequence[Episode], scaled: bool) -> NDArray[np.float64]:

@@ -246,17 +246,21 @@ def _read_run(run_dir: Path, values: Sequence[float]) -> dict[str, Any]:
 
 
 def _add(sums: dict[str, float], row: Mapping[str, Any]) -> None:
-    """Add an iteration. Means per episode become sums over its valid episodes, `valid` of them."""
+    """Add an iteration. Means per episode become sums over its valid whole episodes, `valid` of them."""
     valid = row["episodes"] - row["invalid_episodes"]
+    whole = valid - row.get("lookahead_episodes", 0)  # the others count in no mean but that of their tokens
     sums["iterations"] += 1
-    sums["valid"] += valid
+    sums["valid"] += whole
     for name in ("episodes", "groups", "equal_groups", "skipped_groups", "judge_errors", "updates"):
         sums[name] += row[name]
-    for name in ("tokens", "rounds", "searches", "em", "reward", "truncated", "assisted"):
-        sums[name] += (row[name] or 0.0) * valid
-    sums["judgements"] += (row["judged"] or 0.0) * (row["rounds"] or 0.0) * valid
-    sums["right_unassisted"] += (row["unassisted_em"] or 0.0) * (1.0 - (row["assisted"] or 0.0)) * valid
-    sums["invalid_rounds"] += (row["invalid_rounds"] or 0.0) * (row["rounds"] or 0.0) * valid
+    sums["tokens"] += (row["tokens"] or 0.0) * valid
+    for name in ("rounds", "searches", "em", "reward", "truncated", "assisted"):
+        sums[name] += (row[name] or 0.0) * whole
+    sums["judgements"] += (row["judged"] or 0.0) * (row["rounds"] or 0.0) * whole
+    for name in ("tokens", "searches", "judgements"):
+        sums[name] += row.get(f"lookahead_{name}", 0)
+    sums["right_unassisted"] += (row["unassisted_em"] or 0.0) * (1.0 - (row["assisted"] or 0.0)) * whole
+    sums["invalid_rounds"] += (row["invalid_rounds"] or 0.0) * (row["rounds"] or 0.0) * whole
     for name, value in row.items():
         if name.startswith("probe_"):
             sums[name] += value

@@ -160,6 +160,10 @@ class ExactValues:
         for depth, (record, level, values) in enumerate(
             zip(episode.rounds, self._levels, self._values, strict=False)
         ):
+            if record.action.kind == "none":  # a look-ahead was stopped here: there is no act to value
+                found.append(values.value_S[state])
+                advantages.append(0.0)
+                break
             column = level.acts[state].column.get(record.text)
             if column is None:
                 raise ConfigError(

@@ -24,6 +24,8 @@ from searchgym.rollouts.collection import agent_context_of
 
 from ..algorithm import Algorithm, TrainContext
 from ..groups import Group, drop_invalid, new_tokens
+from ..lookahead import Meter, MeteredPlay, Spent
+from ..rollouts import play_groups
 from ..tasks import TaskSampler
 from .exact import ExactValues
 from .gradients import gradient_scores, score_vectors
@@ -133,8 +135,9 @@ def sample_episodes(
         ConfigError: no episode ends with an answer, or their values cannot be computed; nothing but the episodes was played.
     """
     envs = SearchVectorEnv.from_config(config, settings.num_envs)
+    ahead = Spent()
     if source is None or isinstance(source, Algorithm):
-        groups = _play(policy, envs, settings, source)
+        groups, ahead = _play(policy, envs, settings, source)
     else:
         groups = [list(group) for group in source]
     groups, _ = drop_invalid(groups)
@@ -151,7 +154,7 @@ def sample_episodes(
     episodes = sampled.episodes
     sampled.played = {
         "episodes": len(episodes),
-        "tokens": sum(map(new_tokens, episodes)),
+        "tokens": sum(map(new_tokens, episodes)) + ahead.tokens,
         "restores": sum(bool(episode.fork_round) for episode in episodes),
     }
     return sampled
@@ -159,15 +162,18 @@ def sample_episodes(
 
 def _play(
     policy: Policy, envs: SearchVectorEnv, settings: AuditSettings, algorithm: Algorithm | None
-) -> list[Group]:
+) -> tuple[list[Group], Spent]:
+    """The groups, and what collecting them cost beyond them."""
     rng = np.random.default_rng([settings.seed, 1])
     tasks = TaskSampler(envs.task_ids(), settings.questions, settings.seed)
     policy.generator.manual_seed(settings.seed)
-    context = TrainContext(policy, rng)
+    meter = Meter()
+    context = TrainContext(policy, rng, play=MeteredPlay(play_groups, meter), meter=meter)
     if algorithm is None:
-        return context.play(policy, envs, tasks.draw(), settings.group_size, rng)
+        return context.play(policy, envs, tasks.draw(), settings.group_size, rng), Spent()
     algorithm.setup(context)
-    return [list(group) for group in algorithm.collect(policy, envs, tasks)]
+    groups = [list(group) for group in algorithm.collect(policy, envs, tasks)]
+    return groups, meter.beyond(groups)
 
 
 def _check_ends(policy: Policy, groups: Sequence[Group], config: EnvConfig) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from searchgym.episode import Episode, StopReason
+from searchgym.episode import Episode, RoundRecord, StopReason
 from searchgym.rollouts.evaluation import EvalResult
 from searchgym.statistics import Interval
 
-from ..groups import Group, new_tokens
+from ..groups import Group, is_lookahead, new_tokens
 
 __all__ = [
     "best_evaluation",
@@ -26,10 +26,12 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
     """Metrics of collected episodes, over all valid ones: means per episode, shares of episodes or rounds.
 
     A round that branches share counts in each of them, except in "tokens": these are the tokens sampled for an episode
-    itself, so that their sum is what a run has spent.
+    itself, so that their sum is what a run has spent. Acts that were only tried (`groups.is_lookahead`) count in "episodes",
+    "tokens" and "surprisal" only.
     """
     played = [episode for group in groups for episode in group]
-    episodes = [episode for episode in played if episode.valid_for_training]
+    sampled = [episode for episode in played if episode.valid_for_training]
+    episodes = [episode for episode in sampled if not is_lookahead(episode)]
     rounds = [round_ for episode in episodes for round_ in episode.rounds]
     contributions = [p for round_ in rounds if (p := round_.judge.contribution) is not None]
 
@@ -45,8 +47,8 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "f1": mean([e.outcome.f1 for e in episodes]),
         "rounds": mean([len(e.rounds) for e in episodes]),
         "searches": mean([e.outcome.searches for e in episodes]),
-        "tokens": mean([new_tokens(e) for e in episodes]),
-        "surprisal": _surprisal(episodes),
+        "tokens": mean([new_tokens(e) for e in sampled]),
+        "surprisal": _surprisal(sampled),
         "invalid_rounds": mean([r.action.kind == "invalid" for r in rounds]),
         "repeated_searches": mean([again for e in episodes for again in _searched_before(e)]),
         "repetition": mean([share for r in rounds if (share := _repetition(r.text)) is not None]),
@@ -58,6 +60,23 @@ def collection_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "judge_errors": sum(r.judge.status == "error" for e in played for r in e.rounds),
         "contributing": mean([p >= 0.5 for p in contributions]),
         **({"context_full": full} if full else {}),  # tokens that the agent has no room for: a rare thing
+        **(_tried(sampled, rounds) if len(episodes) < len(sampled) else {}),
+    }
+
+
+def _tried(sampled: Sequence[Episode], rounds: Sequence[RoundRecord]) -> dict[str, int]:
+    """Counts of episodes that only look ahead, and what their rounds cost that no whole episode contains.
+
+    Args:
+        sampled: all valid episodes.
+        rounds: those of the whole ones.
+    """
+    seen = {round_.uid for round_ in rounds}
+    only = {r.uid: r for e in sampled if is_lookahead(e) for r in e.rounds if r.uid not in seen}.values()
+    return {
+        "lookahead_episodes": sum(map(is_lookahead, sampled)),
+        "lookahead_searches": sum(len(r.action.queries) for r in only if r.action.kind == "search"),
+        "lookahead_judgements": sum(r.judge.status == "ok" for r in only),
     }
 
 

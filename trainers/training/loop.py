@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from ..learner.failures import ADVICE, NonFiniteError
 from ..learner.importance import TRAINER_LOGPROBS, truncated_importance_sampling
 from ..learner.learner import Learner
 from ..learner.metrics import UpdateMetrics
+from ..lookahead import Meter, MeteredPlay, Spent
 from ..processes import world
 from ..rollouts import (
     Play,
@@ -90,6 +91,13 @@ class Iteration:
         return f"<Iteration of {len(self.groups)} groups: EM {self.metrics['em']}, reward {self.metrics['reward']}>"
 
 
+class _Collected(NamedTuple):
+    """The groups of an iteration, and what collecting them cost beyond them."""
+
+    groups: list[Group]
+    lookahead: Spent
+
+
 @dataclass
 class Stopwatch:
     """Seconds per named part of an iteration."""
@@ -143,6 +151,8 @@ class Loop:
         self.counted: dict[str, int] = {}
         self.played: list[Group] = []
         self.prefetched: list[Group] | None = None
+        self._lookahead = self._prefetched_lookahead = Spent()
+        self._meter = Meter()
         self.generators = {
             "algorithm": np.random.default_rng([config.seed, 1]),
             "minibatches": np.random.default_rng([config.seed, 2]),
@@ -158,7 +168,14 @@ class Loop:
         self.policy.temperature, self.policy.top_p, self.policy.greedy = config.temperature, 1.0, False
         torch.manual_seed(config.seed)  # dropout, and modules an algorithm creates
         self.algorithm.setup(
-            TrainContext(self.policy, self.generators["algorithm"], config.token_budget, play, world())
+            TrainContext(
+                self.policy,
+                self.generators["algorithm"],
+                config.token_budget,
+                MeteredPlay(play, self._meter),
+                self._meter,
+                world(),
+            )
         )
         if not hasattr(self.algorithm, "context"):
             raise TrainingError(
@@ -190,7 +207,7 @@ class Loop:
         groups, self.played = self.played, []
         if self._prefetch is not None and self._prefetch.running:
             with watch("collect"):
-                self.prefetched = self._prefetch.wait()
+                self.prefetched, self._prefetched_lookahead = self._prefetch.wait()
         return Iteration(groups, metrics, credit)
 
     def state(self) -> dict[str, Any]:
@@ -201,6 +218,7 @@ class Loop:
             "generators": {name: g.bit_generator.state for name, g in self.generators.items()},
             "tape_position": 0 if self._tape is None else self._tape.position,
             "counts": self.counts(),
+            "prefetched_lookahead": [self._prefetched_lookahead.tokens, self._prefetched_lookahead.searches],
         }
 
     def counts(self) -> dict[str, int]:
@@ -215,6 +233,7 @@ class Loop:
         self.tasks.drawn = state["tasks_drawn"]
         self.iteration = state["iteration"]
         self.counted = dict(state.get("counts", {}))
+        self._prefetched_lookahead = Spent(*state.get("prefetched_lookahead", ()))
         if self._tape is not None:
             self._tape.rewind(state["tape_position"])
 
@@ -223,9 +242,10 @@ class Loop:
     def _next(self) -> tuple[list[Group], int]:
         """The groups to learn from, and the number of tasks drawn with them; may start collecting the next ones."""
         played, drawn = self.prefetched, self.tasks.drawn
+        self._lookahead, self._prefetched_lookahead = self._prefetched_lookahead, Spent()
         if played is None:
             with world().playing(self.policy):
-                played = self._collect(self.policy)
+                played, self._lookahead = self._collect(self.policy)
             drawn = self.tasks.drawn
         check_same(played)
         self.prefetched = None
@@ -233,13 +253,15 @@ class Loop:
             self._prefetch.start(self.policy)
         return played, drawn
 
-    def _collect(self, policy: Policy) -> list[Group]:
-        groups = self.algorithm.collect(policy, self.envs, self.tasks)
+    def _collect(self, policy: Policy) -> _Collected:
+        self._meter.restart()
+        returned = self.algorithm.collect(policy, self.envs, self.tasks)
         try:
-            return [list(group) for group in groups]
+            groups = [list(group) for group in returned]
+            return _Collected(groups, self._meter.beyond(groups))
         except TypeError as error:
             raise _wrong(
-                self.algorithm, "collect", groups, "a list of groups, each a list of episodes"
+                self.algorithm, "collect", returned, "a list of groups, each a list of episodes"
             ) from error
 
     # -- credit ------------------------------------------------------------------------------------------------
@@ -262,7 +284,10 @@ class Loop:
             row["lr"] = lr
         update = UpdateMetrics()
         # Groups without any sampled token occur where no prompt fits into the agent's context.
+        self._meter.restart()
         credit = self._update(groups, row, update, watch) if groups.samples else None
+        for name, spent in (self._lookahead + self._meter.total).to_metrics().items():
+            row[name] = row.get(name, 0) + spent
         row |= {"updates": update.updates, "policy_version": self.policy.version, **update.result()}
         for name, value in row.items():
             if isinstance(value, np.generic | np.ndarray | torch.Tensor):  # given by an algorithm; not JSON

@@ -170,6 +170,7 @@ class Trainer:
     def _spend(self, row: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
         self.spent["episodes"] += row["episodes"]
         self.spent["tokens"] += round((row["tokens"] or 0.0) * (row["episodes"] - row["invalid_episodes"]))
+        self.spent["tokens"] += row.get("lookahead_tokens", 0)
         self.spent["seconds"] += sum(seconds.get(part, 0.0) for part in _LEARNING)
 
     def _check_alarms(self, row: dict[str, Any]) -> None:

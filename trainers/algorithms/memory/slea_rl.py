@@ -33,8 +33,9 @@ from ...algorithm import TrainContext
 from ...config import option
 from ...credit import Credit
 from ...groups import Group, Groups
+from ...state_matching import anchor_states
 from ...tasks import TaskSampler
-from ..gigpo import GiGPO, GiGPOSettings, anchor_states, state_advantages
+from ..gigpo import GiGPO, GiGPOSettings, state_advantages
 from .remembered import check_same_memory, find_memory
 
 __all__ = ["SLEARL", "SLEARLSettings"]
