@@ -54,7 +54,7 @@ def draw_cases(number: int, seed: int) -> list[Case]:
 def _group_advantage(rng: np.random.Generator) -> Iterator[Case]:
     def case(check: str, points: int, rewards: Sequence[float], tolerance: float = 1e-4) -> Case:
         def expected() -> list[float]:
-            return group_advantages(rewards).tolist()
+            return list(map(float, group_advantages(rewards)))
 
         return Case(check, points, "group_advantage", [list(rewards)], expected, tolerance)
 
