@@ -157,7 +157,8 @@ plt.show()
 # ## Steps of GRPO
 #
 # Reinforcement learning from the taught weights: groups of eight, the advantage of each episode over its group, the clipped objective. Three iterations show that it runs and what to
-# watch; they are too few to learn from. `step_kl` says how far an update moved the policy, `clip_fraction` how many tokens it moved too far.
+# watch; they are too few to learn from. `step_kl` says how far an update moved the policy, `clip_fraction` how many tokens it moved too far,
+# `sampling_gap` how far the recorded log-probabilities are from those that are computed again for the loss.
 
 # %%
 result = searchgym.train(
@@ -174,13 +175,8 @@ result = searchgym.train(
     run_dir="runs/grpo",
 )
 for row in result.metrics:
-    print(
-        {
-            name: round(row[name], 4)
-            for name in ("em", "step_kl", "clip_fraction")
-            if row.get(name) is not None
-        }
-    )
+    if row.get("em") is not None:
+        print({name: round(row[name], 6) for name in ("em", "step_kl", "clip_fraction", "sampling_gap")})
 
 figure, axis = plt.subplots(figsize=(5.5, 3), layout="constrained")
 losses = [row["loss"] for row in taught.metrics if row.get("loss") is not None]
