@@ -258,7 +258,8 @@ def test_grades_of_several_students_and_the_leaderboard(
     )  # fmt: skip
     assert result.status == 0
     assert "alice/credit: 30 of 50 points" in result.out
-    assert "syntax error in line 1 of 1_group_advantage.py" in result.out
+    assert "1. Group advantage, every case: 1_group_advantage.py defines no function" in result.out
+    assert result.out.count("syntax error in line 1 of 1_group_advantage.py") == 1
     assert "4_own_rule.py (or .ipynb) is missing" in result.out
     grades = json.loads((tmp_path / "grades.json").read_text())
     alice, bob = grades["submissions"]

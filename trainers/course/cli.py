@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -19,6 +22,9 @@ from searchgym.files import write_text
 
 from .assignments import find_assignment, write_course, write_solutions
 from .leaderboard import leaderboard_html, read_grades
+
+if TYPE_CHECKING:
+    from .grading import Submission
 
 __all__ = ["course"]
 
@@ -114,12 +120,8 @@ def grade(
             submission = grader.grade(folder, student, lambda line: status.update(text(line)))
         graded.append(submission)
         console.print(_table(submission))
-        for check in submission.checks:
-            for sentence in check.sentences[:_SENTENCES]:
-                console.print(f"{check.assignment}. {check.name}, {sentence}", soft_wrap=True)
-            more = len(check.sentences) - _SENTENCES
-            if more > 0:
-                console.print(f"{check.assignment}. {check.name}: {more} more failed (--json lists all)")
+        for line in _sentences(submission):
+            console.print(line, soft_wrap=True)
     if any(submission.confined is False for submission in graded):
         say(
             "note: this system has no Landlock, so students' code can read and write what you can: grade in a container",
@@ -162,10 +164,30 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return [path.relative_to(common).as_posix() for path in paths]
 
 
-def _table(submission: object) -> Table:
-    from .grading import Submission
+def _sentences(submission: Submission) -> Iterator[str]:
+    """Why cases failed: some of each check, or one line for an assignment whose cases all failed for one reason."""
+    from .fidelity import TARGETS  # loads PyTorch, which the other commands do not need
 
-    assert isinstance(submission, Submission)
+    for number, group in groupby(submission.checks, key=lambda check: check.assignment):
+        checks = list(group)
+        reasons = {_reason(s) for check in checks if check.name not in TARGETS for s in check.sentences}
+        if len(reasons) == 1 and not any(check.score for check in checks):
+            yield f"{number}. {find_assignment(number).title}, every case: {reasons.pop()}"
+            continue
+        for check in checks:
+            yield from (f"{number}. {check.name}, {s}" for s in check.sentences[:_SENTENCES])
+            more = len(check.sentences) - _SENTENCES
+            if more > 0:
+                yield f"{number}. {check.name}: {more} more failed (--json lists all)"
+
+
+def _reason(sentence: str) -> str:
+    """A sentence without its case and without the line of the student's file."""
+    reason = sentence.rpartition("): ")[2] if "): " in sentence else sentence.partition(": ")[2]
+    return re.sub(r" \(line \d+ of [^)]*\)$", "", reason or sentence)
+
+
+def _table(submission: Submission) -> Table:
     table = Table(
         "assignment",
         "check",
