@@ -76,9 +76,8 @@ def _group_advantage(rng: np.random.Generator) -> Iterator[Case]:
 def _contribution_weights(rng: np.random.Generator) -> Iterator[Case]:
     def weights(contributions: Sequence[float], alpha: float) -> list[float]:
         count = len(contributions)
-        return round_weights(
-            np.array(contributions), np.ones(count, dtype=bool), np.zeros(count, dtype=np.int64), alpha
-        ).tolist()
+        searches_R, episode_R = np.ones(count, dtype=bool), np.zeros(count, dtype=np.int64)
+        return list(map(float, round_weights(np.array(contributions), searches_R, episode_R, alpha)))
 
     def case(check: str, points: int, contributions: list[float], alpha: float) -> Case:
         return Case(
