@@ -59,7 +59,7 @@ ATTEMPTS = {
     "a list in itself": ("a = []; a.append(a); return a", "nested more than four deep"),
     "an object": ("return object()", "an object of type object"),
     "endless recursion": ("return f(x)", "RecursionError"),
-    "the grader's connection closed": ("import os; os.closerange(3, 64)", "before the function returned"),
+    "the grader's connection closed": ("import os; os.closerange(3, 65536)", "before the function returned"),
     "the package": (
         "import searchgym.trainers.objective",
         "searchgym cannot be imported in an assignment",
