@@ -138,9 +138,12 @@ def _notes(record: RoundRecord) -> Iterator[str]:
 def _verdict(episode: Episode) -> str:
     outcome, answers = episode.outcome, episode.gold.get("answers") or ["?"]
     right = "✓" if outcome.em >= 1 else "✗"
+    recall = (
+        f"{outcome.recall:.2f}" if episode.gold.get("supporting_ids") else "–"
+    )  # of passages nobody named
     return (
         f"{right} answer {outcome.answer or 'none'!r}, gold {answers[0]!r}; EM {outcome.em:g}, F1 {outcome.f1:.2f}, "
-        f"recall {outcome.recall:.2f}, reward {episode.reward:g}, {outcome.rounds} rounds, {outcome.searches} searches"
+        f"recall {recall}, reward {episode.reward:g}, {outcome.rounds} rounds, {outcome.searches} searches"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 from rich.panel import Panel
+from rich.rule import Rule
 from rich.text import Text
 
 from ..agent import Turn
@@ -162,8 +163,8 @@ def play(
 ) -> None:
     """Play an episode yourself in the terminal.
 
-    Typed words are a search; /answer TEXT answers; /hint says what to look up next. At the end, the score and the gold
-    derivation are shown.
+    Typed words are a search; /answer TEXT answers; /hint says what to look up next. At the end, the episode is shown
+    round by round, with its gold passages, the score and the gold derivation.
     """
     arguments = env_arguments(env_pairs, corpus=corpus, retriever=retriever, record=record, replay=replay)
     if split:
@@ -214,20 +215,14 @@ def _play(console: Console, table: _Table) -> bool:
 
 
 def _show_result(console: Console, env: SearchEnv, episode: Episode) -> None:
-    outcome, gold = episode.outcome, env.episode.question
-    hints = f"   hints {episode.extra['hints']}" if "hints" in episode.extra else ""
-    console.print(
-        Panel(
-            f"your answer: {outcome.answer or '(none)'}\n"
-            f"gold answer: {gold.answers[0]}\n"
-            f"EM {outcome.em:.0f}   F1 {outcome.f1:.2f}   "
-            f"recall {format(outcome.recall, '.2f') if gold.supporting_ids else '–'}   "
-            f"reward {episode.reward:g}   ended: {outcome.stop_reason}{hints}",
-            title="result",
-            border_style="magenta",
-        )
-    )
-    for number, hop in enumerate(gold.chain, 1):
+    """The whole episode as `Episode.render` shows it, now with the gold passages, and the gold derivation."""
+    hints = episode.extra.get("hints", 0)
+    console.print(Rule(text(f"result (hints: {hints})" if hints else "result"), style="magenta"))
+    console.print(episode.render(width=console.width), soft_wrap=True)
+    chain = env.episode.question.chain
+    if chain:
+        console.print("Derivation:")
+    for number, hop in enumerate(chain, 1):
         console.print(f"  {number}. {hop.query} → {hop.relation} → {hop.bridge}")
 
 

@@ -253,10 +253,10 @@ def test_an_episode_played_through_a_pipe(cli: CommandLine, toy: str) -> None:
     assert str(EMPLOYER["question"]) in out
     assert "She works for Corvin Mills." in out
     assert "Your last message was not used" in out
-    assert "your answer: Tarn" in out
+    assert "✓ answer 'Tarn', gold 'Tarn'" in out
     assert "EM 1" in out
     assert "reward 1" in out
-    assert "ended: answered" in out
+    assert "Ended because the agent answered" in out
     assert "2. Corvin Mills → town → Tarn" in out
 
 
@@ -274,7 +274,7 @@ def test_play_in_other_dialects_with_feedback_and_markup(cli: CommandLine, toy: 
     status, out, _ = cli("play", *arguments, stdin=typed)
     assert status == 0
     assert "The answer is Tarn." in out
-    assert "your answer: [red]Tarn[/red]" in out
+    assert "answer '[red]Tarn[/red]'" in out
 
 
 def test_a_corpus_cannot_write_control_sequences_to_the_terminal(cli: CommandLine, tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_unencodable_output_of_a_process_does_not_crash(toy: str) -> None:
 def test_undecodable_input_does_not_crash_play(toy: str) -> None:
     done = run_searchgym("play", "--env-option", f"corpus={toy}", input=b"\xff\xfe Velm\n/answer Velm\n")
     assert done.returncode == 0, done.stderr
-    assert b"ended: answered" in done.stdout
+    assert b"Ended because the agent answered" in done.stdout
     assert b"Traceback" not in done.stderr
 
 

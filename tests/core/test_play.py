@@ -91,4 +91,14 @@ def test_a_second_hint_in_the_same_state_is_stronger(play) -> None:  # type: ign
     hints = [line for line in out.splitlines() if line.startswith("step ")]
     assert ["search for" in hint for hint in hints] == [False, True, False]
     assert hints[2].startswith("step 2 of 2")
-    assert "hints 3" in out
+    assert "hints: 3" in out
+
+
+def test_the_result_is_the_episode_as_it_is_rendered(play, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = play("Anna Reed born\n/answer Tarn\n", "--save", str(tmp_path / "a.jsonl"))
+    (episode,) = load_episodes(tmp_path / "a.jsonl")
+    *rounds, _, _ = episode.render(width=200).splitlines()
+    assert "★" in "".join(rounds)
+    assert "★" not in out.partition(" result ")[0]  # gold passages are not told while the episode is played
+    assert " ".join(episode.render().split()) in " ".join(out.split())
+    assert "1. Anna Reed born → employer → Corvin Mills" in out

@@ -21,6 +21,7 @@ import pytest
 from helpers import CommandLine, start_searchgym, wait_until
 from viewer_run import HOSTILE, hostile, metrics, played, write_run
 
+import searchgym
 from searchgym.episode import load_episodes, save_episodes
 from searchgym.errors import ConfigError, EpisodeFileError
 from searchgym.files import lock_file
@@ -148,6 +149,44 @@ def test_search_finds_words_and_their_beginnings(run: Path) -> None:
     assert set(same) <= set(json.loads(library.index.search(question))[str(block)])
     assert library.index.search(question.split()[0][:3]) != "{}"
     assert library.index.search("zzzz") == library.index.search("'\"*") == "{}"
+
+
+def test_search_finds_the_texts_of_passages(tmp_path: Path, toy: str) -> None:
+    """Words of a passage, also together with one of the question: in every row that shows it, and in no other."""
+    episodes = searchgym.rollout("SearchQA-v0", "copy", 8, corpus=toy, top_k=1)
+    save_episodes(tmp_path / "a.jsonl", episodes)
+    library = opened(tmp_path / "a.jsonl")
+    ((block, _),) = library.state()["files"][0]["blocks"]
+    texts = [" ".join(hit.text for record in e.rounds for hit in record.hits).lower() for e in episodes]
+    own = " ".join(
+        [e.question + " ".join(r.text + "".join(h.title for h in r.hits) for r in e.rounds) for e in episodes]
+    ).lower()
+
+    def shown(word: str) -> list[int]:
+        return [i for i, text in enumerate(texts) if re.search(rf"\b{word}", text)]
+
+    words = {word for text in texts for word in re.findall(r"[a-z]{4,}", text) if word not in own}
+    word = min(words, key=lambda word: (len(shown(word)), word))
+    assert 0 < len(shown(word)) < len(episodes)
+    assert json.loads(library.index.search(word)) == {str(block): shown(word)}
+    asked = re.findall(r"\w+", episodes[shown(word)[0]].question)[0]
+    both = json.loads(library.index.search(f"{word} {asked}"))[str(block)]
+    assert shown(word)[0] in both
+    assert set(both) <= set(shown(word))
+    assert library.index.search(f"{word} zzzz") == "{}"
+
+
+def test_passages_of_a_file_that_is_gone_are_not_found(tmp_path: Path, toy: str) -> None:
+    episodes = searchgym.rollout("SearchQA-v0", "copy", 2, corpus=toy)
+    word = re.findall(r"\w+", episodes[0].rounds[0].hits[0].text)[-1]
+    for name in ("a", "b"):
+        save_episodes(tmp_path / f"{name}.jsonl", episodes)
+    library = opened(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    assert len(json.loads(library.index.search(word))) == 2
+    (tmp_path / "b.jsonl").write_text("")
+    library.refresh()
+    with library.index._open() as connection:
+        assert connection.execute("SELECT count(DISTINCT block) FROM shown").fetchone() == (1,)
 
 
 def test_an_index_follows_a_run_that_is_written(run: Path, toy: str) -> None:

@@ -2,7 +2,7 @@
 
     files    a row per episode file: how far it has been read, and what could not be read
     blocks   up to 2,000 rows of the table as one JSON text, which the page fetches as it is; and the offset of each line
-    words    full-text index of the rows' text (FTS5, without a copy of the text)
+    words    full-text index of the rows' text (FTS5, without a copy of the text); `passages` has that of the passages
 
 A file that was replaced or has shrunk is read again; a file that has grown is read on from where it ended. A damaged line is
 listed among the problems of its file and left out.
@@ -25,17 +25,20 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import filelock
+import numpy as np
+from numpy.typing import NDArray
 
 from searchgym.errors import ConfigError, EpisodeFileError
 from searchgym.files import json_digest, lock_file, open_regular
 from searchgym.home import home
 
-from .rows import COLUMNS, read_row
+from .passages import PASSAGE_TABLES, ROWS_OF_BLOCK, find_rows, forget_passages, store_passages
+from .rows import COLUMNS, Row, read_row
 from .sources import EpisodeFile
 
 __all__ = ["Index", "index_path"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _BLOCK = 2_000  # rows
 _SHIFT = 12  # bits of a row's position in the row ids of the full-text index
 _PROBLEMS = 20  # of a file, at most
@@ -113,7 +116,7 @@ class Index:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._open() as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.executescript(_TABLES)
+            connection.executescript(_TABLES + PASSAGE_TABLES)
             # An index that is made again must not use an id twice: pages that are open keep blocks by their ids.
             connection.execute(
                 "INSERT INTO sqlite_sequence (name, seq) SELECT 'blocks', ? WHERE NOT EXISTS "
@@ -263,22 +266,39 @@ class Index:
         return None
 
     def search(self, text: str) -> str:
-        """Rows in whose text every word of the query begins a word, as JSON: {block: [position in it, …]}.
+        """Rows with every word of the query, in their own text or in a passage, as JSON: {block: [position in it, …]}.
+
+        The beginning of a word is enough.
 
         Args:
             text: the query.
         """
-        query = " AND ".join(f'"{word}"*' for word in _WORD.findall(text))
-        if not query:
+        words = list(dict.fromkeys(_WORD.findall(text)))
+        if not words:
             return "{}"
         with self._open() as connection:
-            found = connection.execute(
-                f"SELECT rowid >> {_SHIFT} AS block, group_concat(rowid & {(1 << _SHIFT) - 1}) FROM words "
-                "WHERE words MATCH ? GROUP BY block",
-                [query],
-            )
-            rows = ",".join(f'"{block}":[{positions}]' for block, positions in found)
-        return f"{{{rows}}}"
+            first, *others = (_rows_with(connection, word) for word in words)
+        found = {
+            block: np.flatnonzero(np.logical_and.reduce([rows, *(other[block] for other in others)]))
+            for block, rows in first.items()
+            if all(block in other for other in others)
+        }
+        rows = (f'"{block}":[{",".join(map(str, p.tolist()))}]' for block, p in found.items() if len(p))
+        return f"{{{','.join(rows)}}}"
+
+
+def _rows_with(connection: sqlite3.Connection, word: str) -> dict[int, NDArray[np.bool_]]:
+    """Block -> which of its rows have a word that begins so, [`ROWS_OF_BLOCK`]."""
+    found: dict[int, NDArray[np.bool_]] = {}
+    for block, positions in connection.execute(
+        f"SELECT rowid >> {_SHIFT} AS block, group_concat(rowid & {(1 << _SHIFT) - 1}) FROM words "
+        "WHERE words MATCH ? GROUP BY block",
+        [f'"{word}"*'],
+    ):
+        found[block] = np.zeros(ROWS_OF_BLOCK, dtype=np.bool_)
+        found[block][np.array(positions.split(","), dtype=np.uint16)] = True
+    find_rows(connection, word, found)
+    return found
 
 
 @dataclass
@@ -349,13 +369,14 @@ class _Block:
         self.first = first
         self.rows: list[tuple[Any, ...]] = []
         self._texts: list[str] = []
+        self._passages: list[list[str]] = []
         self._places = bytearray()
 
-    def add(self, row: tuple[tuple[Any, ...], str], offset: int, length: int) -> None:
-        columns, text = row
-        self._places += _PLACE.pack(columns[0], offset, length)
-        self.rows.append(columns)
-        self._texts.append(text.encode("utf-8", "replace").decode())  # lone surrogates are no UTF-8
+    def add(self, row: Row, offset: int, length: int) -> None:
+        self._places += _PLACE.pack(row.columns[0], offset, length)
+        self.rows.append(row.columns)
+        self._texts.append(row.text.encode("utf-8", "replace").decode())  # lone surrogates are no UTF-8
+        self._passages.append(row.passages)
 
     def store(self, connection: sqlite3.Connection, file: int) -> None:
         if not self.rows:
@@ -369,6 +390,7 @@ class _Block:
             "INSERT INTO words (rowid, text) VALUES (?, ?)",
             ((block << _SHIFT | i, text) for i, text in enumerate(self._texts)),
         )
+        store_passages(connection, block, self._passages)
 
 
 def encode_columns(rows: Sequence[tuple[Any, ...]]) -> str:
@@ -392,5 +414,6 @@ def encode_columns(rows: Sequence[tuple[Any, ...]]) -> str:
 
 def _forget(connection: sqlite3.Connection, file: int) -> None:
     """Remove the rows of a file. Its words stay: their row ids are never used again, and no block has them."""
+    forget_passages(connection, file)
     connection.execute("DELETE FROM blocks WHERE file = ?", [file])
     connection.execute("DELETE FROM files WHERE id = ?", [file])

@@ -6,13 +6,13 @@ each line is verified, and an episode is checked completely when it is opened.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from searchgym.episode import EPISODE_SCHEMA, verify_line
 from searchgym.errors import EpisodeFileError
 from searchgym.files import parse_json
 
-__all__ = ["COLUMNS", "read_row"]
+__all__ = ["COLUMNS", "Row", "read_row"]
 
 COLUMNS = (
     "line",
@@ -39,15 +39,26 @@ COLUMNS = (
 """The columns of a row. `errors` joins the kinds of error of an episode with commas; "line" counts from 0."""
 
 
-def read_row(line: bytes, number: int) -> tuple[tuple[Any, ...], str]:
-    """The columns of an episode, and the text in which it is found.
+class Row(NamedTuple):
+    """What the index takes from an episode.
+
+    Attributes:
+        columns: the values of `COLUMNS`.
+        text: question, answers, messages, titles, verdicts and ids in one string, to search.
+        passages: the texts of the passages that it shows, to search.
+    """
+
+    columns: tuple[Any, ...]
+    text: str
+    passages: list[str]
+
+
+def read_row(line: bytes, number: int) -> Row:
+    """The columns of an episode, and the texts in which it is found.
 
     Args:
         line: a line of the file.
         number: its number, from 0.
-
-    Returns:
-        The values of `COLUMNS`; and question, answers, messages, titles, verdicts and ids in one string.
 
     Raises:
         EpisodeFileError: the line is not an episode, or not the one that was written.
@@ -62,7 +73,8 @@ def read_row(line: bytes, number: int) -> tuple[tuple[Any, ...], str]:
         raise EpisodeFileError(f"not an episode: its schema is {schema!r:.40}")
     verify_line(line, data)
     try:
-        return _columns(data, number), _text(data)
+        hits = [hit for record in data["rounds"] for hit in _hits(record)]
+        return Row(_columns(data, number), _text(data), [str(hit["text"]) for hit in hits])
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise EpisodeFileError(f"not a complete episode record: {error!r:.80}") from error
 
@@ -109,6 +121,10 @@ def _text(data: dict[str, Any]) -> str:
     parts += data["gold"].get("answers") or []
     for r in data["rounds"]:
         parts += [r["text"], r["feedback"]["text"], r["judge"]["reason"]]
-        found = r["hits"] if "hits" in r else [hit for result in r["results"] for hit in result]
-        parts += [hit["title"] for hit in found]
+        parts += [hit["title"] for hit in _hits(r)]
     return "\n".join(str(part) for part in parts if part)
+
+
+def _hits(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The hits of a round, in both schemas."""
+    return record["hits"] if "hits" in record else [hit for result in record["results"] for hit in result]

@@ -67,7 +67,7 @@ export async function getEpisode(file, line) {
   }
 }
 
-/** Rows in whose text each word begins a word: a function of a row. */
+/** Rows in whose text or passages each word begins a word: a function of a row. */
 export async function search(text, data) {
   const words = text.match(/[\p{L}\p{N}]+/gu) ?? [];
   if (!words.length) return () => false;
@@ -93,7 +93,7 @@ export async function search(text, data) {
 function searched(episode) {
   const parts = [episode.question, episode.task_id, episode.episode_id, episode.outcome.answer, ...(episode.gold.answers ?? [])];
   for (const round of episode.rounds) {
-    parts.push(round.text, round.feedback.text, round.judge.reason, ...round.results.flat().map((hit) => hit.title));
+    parts.push(round.text, round.feedback.text, round.judge.reason, ...round.results.flat().flatMap((hit) => [hit.title, hit.text]));
   }
   return parts.join("\n");
 }

@@ -108,8 +108,8 @@ function Search({ box, text, set }) {
       type="search"
       defaultValue={text}
       onInput={typed}
-      placeholder="Search questions, messages, titles ( / )"
-      aria-label="Search questions, messages and titles"
+      placeholder="Search questions, messages, passages ( / )"
+      aria-label="Search questions, messages and passages"
       spellcheck={false}
     />
   );

@@ -1,0 +1,1 @@
+"""The course kit: assignments, the grader that runs students' code in a process of its own, and the leaderboard."""
