@@ -37,6 +37,7 @@ from searchgym.errors import CheckpointError, ConfigError
 from searchgym.files import check_files, forget_checksums, policy_directory, read_bytes, read_json
 from searchgym.options import choice
 
+from ..answer_probes import AnswerProbe, Evaluate, ProbedAnswers
 from ..policy import Policy, Sample, TokenOutputs
 from .features import (
     FEATURES,
@@ -49,6 +50,7 @@ from .features import (
     count_relations,
     list_candidates,
 )
+from .probing import answer_logprob
 from .starts import STARTS
 
 __all__ = ["CandidateAgent"]
@@ -255,9 +257,7 @@ class CandidateAgent(Policy):
         candidate_sets: list[CandidateSet] = []
         indices: list[int] = []
         for sample in samples:
-            states = [_start(sample.episode)]
-            for done in sample.episode.rounds[:-1]:
-                states.append(states[-1].after(done.action, done.observation))
+            states = _visited(sample.episode)
             segment = sample.segment
             for token, sampled, round_index in zip(segment.tokens, segment.mask, segment.rounds, strict=True):
                 if sampled:
@@ -271,6 +271,23 @@ class CandidateAgent(Policy):
         # exp(-inf) * -inf is NaN: padding has probability 0 and contributes nothing.
         finite_NC = logprobs_NC.masked_fill(logprobs_NC == -torch.inf, 0.0)
         return TokenOutputs(taken_N, -(logprobs_NC.exp() * finite_NC).sum(dim=1), hidden_N)
+
+    @torch.no_grad()
+    def probe_answers(self, probes: Sequence[AnswerProbe], evaluate: Evaluate) -> ProbedAnswers:
+        """See `AnswerProber`: exact sums over the acts that answer, so `evaluate` is not needed."""
+        states: dict[int, list[_State]] = {}
+        for episode in {id(probe.episode): probe.episode for probe in probes}.values():
+            states[id(episode)] = _visited(episode)
+        asked = [(states[id(p.episode)][p.round_index].candidates(), p.answers, p.forced) for p in probes]
+        distinct = {(id(c), answers, forced): i for i, (c, answers, forced) in enumerate(asked)}
+        sets = [asked[i][0] for i in distinct.values()]
+        probs_DC = self._logprobs(sets)[0].double().exp().numpy() if sets else np.zeros((0, 0))
+        said = {
+            key: answer_logprob(candidates, probs_C, *key[1:])
+            for key, candidates, probs_C in zip(distinct, sets, probs_DC, strict=True)
+        }
+        both_P2 = np.array([said[id(c), answers, forced] for c, answers, forced in asked]).reshape(-1, 2)
+        return ProbedAnswers(both_P2[:, 0], both_P2[:, 1], np.arange(len(probes)), len(probes))
 
     def encode(self, episode: Episode) -> list[Segment]:
         """See `Policy`. A phrase that occurs in several places is encoded as its first occurrence."""
@@ -377,6 +394,14 @@ def _acts(phrases: tuple[str, ...], kinds: int) -> tuple[Act, ...]:
 
 def _start(episode: Episode) -> _State:
     return _State(episode.question, episode.env.get("feedback_calls", 0))
+
+
+def _visited(episode: Episode) -> list[_State]:
+    """The states in which the acts of an episode were chosen."""
+    states = [_start(episode)]
+    for done in episode.rounds[:-1]:
+        states.append(states[-1].after(done.action, done.observation))
+    return states
 
 
 def _nucleus(probs_BC: Tensor, top_p: float) -> Tensor:

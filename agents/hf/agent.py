@@ -190,6 +190,12 @@ class HFAgent(TokenPolicy):
         decoder: nn.Module | None = decoder_of(self.model) if isinstance(self.network, ModelNetwork) else None
         return decoder
 
+    def _act_ids(self, text: str) -> list[int]:
+        return self.chat.act(text)
+
+    def _act_text(self, ids: Sequence[int]) -> str:
+        return self.chat.text(ids)
+
     def encode(self, episode: Episode) -> list[Segment]:
         """See `Policy`. An act ends with its closing, or else with the end of the message. Rounds beyond `max_context` are
         left out."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from searchgym.episode import Episode, segments_before
+import numpy as np
+
+from searchgym.dialects import Act
+from searchgym.episode import Episode, Segment, segments_before
 from searchgym.errors import ConfigError
 
+from ..answer_probes import AnswerProbe, Evaluate, ProbedAnswers
 from ..policy import Policy, Sample, TokenOutputs
 from .evaluation import EvaluationStats, TokenSequence, evaluate
 from .generation import GenerationEngine
@@ -61,6 +65,58 @@ class TokenPolicy(Policy):
         finally:
             self.engine.forget()
 
+    def probe_answers(self, probes: Sequence[AnswerProbe], evaluate: Evaluate) -> ProbedAnswers:
+        """See `AnswerProber`: the answer is read behind the recorded context of its round, which is computed once for all
+        probes with a common beginning."""
+        written: dict[tuple[str, str], tuple[list[int], int, int]] = {}
+        samples: list[Sample] = []
+        owners: list[int] = []
+        for index, probe in enumerate(probes):
+            context = _context(probe.episode, probe.round_index)
+            key = probe.answers[0], probe.thought
+            if key not in written:
+                written[key] = self._written_answer(*key)
+            tokens, start, end = written[key]
+            if context and len(context) + len(tokens) <= self.engine.max_context:
+                first = start if probe.forced else 0
+                mask = [0] * (len(context) + first) + [1] * (end - first) + [0] * (len(tokens) - end)
+                length = len(mask)
+                segment = Segment([*context, *tokens], mask, [0.0] * length, [probe.round_index] * length)
+                samples.append(Sample(probe.episode, segment))
+                owners += [index] * (end - first)
+        values_N2 = evaluate(samples).double().numpy() if samples else np.zeros((0, 2))
+        return ProbedAnswers(
+            values_N2[:, 0],
+            values_N2[:, 1],
+            np.array(owners, dtype=np.int64),
+            sum(len(sample.segment.tokens) for sample in samples),
+        )
+
+    def _written_answer(self, answer: str, thought: str) -> tuple[list[int], int, int]:
+        """The ids of the act that gives an answer, and where the answer's own ids begin and end in them."""
+        dialect = self.agent_context.dialect
+        act = dialect.write(Act("answer", answer=answer))
+        opening, _, closing = dialect.write(Act("answer", answer="ANSWER")).partition("ANSWER")
+        ids = self._act_ids(dialect.write(Act("answer", answer=answer), thought))
+        # Thoughts may be written in another way than the dialect's, but they stand before the act.
+        begin = self._act_text(ids).rfind(act)
+        if begin < 0:
+            raise ConfigError(
+                f"agent {self.name!r} cannot write the answer {answer!r}, so it cannot be probed"
+            )
+        begin, until = begin + len(opening), begin + len(act) - len(closing)
+        ends = [len(self._act_text(ids[:count])) for count in range(1, len(ids) + 1)]
+        start = next(i for i, end in enumerate(ends) if end > begin)
+        return ids, start, next(i for i, end in enumerate(ends) if end >= until) + 1
+
+    def _act_ids(self, text: str) -> list[int]:
+        """The ids that this agent would have sampled for a message."""
+        raise NotImplementedError
+
+    def _act_text(self, ids: Sequence[int]) -> str:
+        """The message that sampled ids stand for."""
+        raise NotImplementedError
+
     def cost(self, sample: Sample) -> int:
         """See `Policy`: tokens after the last sampled one are not computed."""
         mask = sample.segment.mask
@@ -93,3 +149,12 @@ class TokenPolicy(Policy):
 
     def _sampling(self) -> Sampling:
         return Sampling(self.generator, self.temperature, self.top_p, self.greedy, self.rng_streams)
+
+
+def _context(episode: Episode, round_index: int) -> list[int]:
+    """All ids before the first one that was sampled in a round; empty if there is none."""
+    for segment in episode.segments:
+        for at, (round_, sampled) in enumerate(zip(segment.rounds, segment.mask, strict=True)):
+            if sampled and round_ == round_index:
+                return segment.tokens[:at]
+    return []

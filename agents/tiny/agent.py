@@ -254,6 +254,12 @@ class TinyAgent(TokenPolicy):
             for generation in generations
         ]
 
+    def _act_ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+    def _act_text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids)
+
     def encode(self, episode: Episode) -> list[Segment]:
         """See `Policy`. Rounds beyond `max_context` are left out."""
         # Question, act, observation, act, …

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from searchgym.agents.answer_probes import AnswerProbe, Evaluate, ProbedAnswers
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
 from searchgym.dialects import Act
 from searchgym.episode import Episode, Outcome, Retrieval, Round, Segment, StopReason
@@ -67,6 +69,21 @@ class TabularPolicy(Policy):
         logprobs_NV = hidden_N.log_softmax(-1)
         chosen_N = logprobs_NV.gather(1, torch.tensor(sampled, dtype=torch.int64)[:, None])[:, 0]
         return TokenOutputs(chosen_N, -(logprobs_NV.exp() * logprobs_NV).sum(-1), hidden_N)
+
+    def probe_answers(self, probes: Sequence[AnswerProbe], evaluate: Evaluate) -> ProbedAnswers:
+        """See `AnswerProber`: an answer is one token, drawn from its text, after the last token before the round's own."""
+        samples, vocabulary = [], self.describe()["vocabulary"]
+        for probe in probes:
+            token = zlib.crc32(probe.answers[0].encode()) % vocabulary
+            for segment in probe.episode.segments:
+                if probe.round_index in segment.rounds:
+                    start = segment.rounds.index(probe.round_index)
+                    break
+            context = segment.tokens[: start + segment.mask[start:].index(1)]
+            samples.append(Sample(probe.episode, Segment([*context, token], [0] * len(context) + [1])))
+        values_N2 = evaluate(samples).double().numpy()
+        length = sum(len(sample.segment.tokens) for sample in samples)
+        return ProbedAnswers(values_N2[:, 0], values_N2[:, 1], np.arange(len(probes)), length)
 
     def _table(self) -> Tensor:
         return self.module.get_parameter("weight") / self.temperature

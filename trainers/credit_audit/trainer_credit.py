@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from searchgym.agents.answer_probes import AnswerProbe, AnswerProber, Evaluate, ProbedAnswers
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
 
 from ..algorithm import Algorithm, TrainContext
@@ -89,7 +90,20 @@ def _counting(policy: Policy) -> Iterator[list[int]]:
         return evaluate(samples)
 
     policy.evaluate_tokens = counted  # type: ignore[method-assign]
+    if isinstance(policy, AnswerProber):
+        probe = policy.probe_answers
+
+        def probed(probes: Sequence[AnswerProbe], evaluate: Evaluate) -> ProbedAnswers:
+            before = len(passed)
+            said = probe(probes, evaluate)
+            if len(passed) == before:  # without forward passes: the candidate policy's
+                passed.append(said.tokens)
+            return said
+
+        policy.probe_answers = probed  # type: ignore[method-assign]
     try:
         yield passed
     finally:
         del policy.evaluate_tokens
+        if isinstance(policy, AnswerProber):
+            del policy.probe_answers
