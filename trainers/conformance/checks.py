@@ -339,7 +339,7 @@ def _play_round(segment: Segment, policy: TabularPolicy, index: int, rng: np.ran
 def _make_round(uid: str, index: int, final: bool, reward: float) -> Round:
     hit = Hit(f"p{index}", f"title {index}", "text", 1.0)
     made = Round(
-        text="text",
+        text="yes" if final else f"query {index}",
         action=Act("answer", answer="yes") if final else Act("search", (f"query {index}",)),
         results=[] if final else [[hit]],
         observation="" if final else "text",

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +112,8 @@ class IGPO(GRPO):
         gains_R = change_after(values_R, episode_R)
         paid_R = groups.round_rewards(at_end=s.outcome == "f1" or s.permute_rewards)
         returns = discounted_sums(paid_R + gains_R, episode_R, s.gamma)
-        owner, unit = episode_R, cast(Literal["round", "token"], "round")
+        owner = episode_R
+        unit: Literal["round", "token"] = "round"
         if s.compare == "token":
             returns, owner, unit = returns[groups.round_of_token_N], groups.tokens.episode_N, "token"
         group_E = np.repeat(np.arange(len(groups)), [len(group) for group in groups])

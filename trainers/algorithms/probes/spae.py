@@ -120,7 +120,7 @@ def saturation_factors(
     """
     total_R = np.cumsum(saturated_R)
     first_R = np.searchsorted(episode_R, episode_R)
-    count_R = total_R - (total_R - saturated_R)[first_R]
+    count_R: NDArray[np.int64] = total_R - (total_R - saturated_R)[first_R]
     return np.where(answers_R, 1.0, 1.0 - alpha * (1.0 - np.exp(-count_R)))
 
 
