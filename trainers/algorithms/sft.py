@@ -51,7 +51,7 @@ from ..groups import Group, Groups
 from ..objective import Aggregation
 from ..tasks import TaskSampler
 
-__all__ = ["SFT", "SFTSettings"]
+__all__ = ["SFT", "Imitation", "SFTSettings"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,17 @@ class SFTSettings(AlgorithmConfig):
     )
 
 
-class SFT(Algorithm):
+class Imitation(Algorithm):
+    """Base of methods that imitate chosen tokens: L = −mean of log π over the tokens that `credit` leaves in the loss."""
+
+    uses_ratio = False
+    supports_tis = False
+
+    def loss(self, batch: Batch, outputs: TokenOutputs) -> Loss:
+        return Loss(batch.total(-outputs.logprobs_N))
+
+
+class SFT(Imitation):
     """Supervised fine-tuning on episodes; see the head of this file.
 
     Raises:
@@ -78,8 +88,6 @@ class SFT(Algorithm):
 
     settings_class = SFTSettings
     settings: SFTSettings
-    uses_ratio = False
-    supports_tis = False
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(settings)
@@ -89,6 +97,11 @@ class SFT(Algorithm):
     @property
     def on_policy(self) -> bool:
         return not self._recorded
+
+    @property
+    def needs_verdicts(self) -> bool:
+        """Whether rounds without a verdict are left out."""
+        return self.settings.rounds == "contributing"
 
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
         splits = {episode.split for episode in self._recorded} - {env_config.split}
@@ -130,13 +143,10 @@ class SFT(Algorithm):
         keep_N = self._kept(groups)
         kept_E = np.unique(groups.tokens.episode_N[keep_N])
         metrics = {"kept_episodes": float(len(kept_E)), "kept_tokens": float(keep_N.mean())}
-        if self.settings.rounds == "contributing":
+        if self.needs_verdicts:
             kept = [groups.episodes[e] for e in kept_E]
             metrics["unjudged"] = float(sum(_unjudged(r) for episode in kept for r in episode.rounds))
         return Credit.flat("token", keep_N.astype(np.float64), groups, metrics, loss_mask_N=keep_N)
-
-    def loss(self, batch: Batch, outputs: TokenOutputs) -> Loss:
-        return Loss(batch.total(-outputs.logprobs_N))
 
     def _kept(self, groups: Groups) -> NDArray[np.bool_]:
         """Which sampled tokens to learn from, [N]."""
@@ -147,7 +157,7 @@ class SFT(Algorithm):
             chosen += [id(e) in ids for e in group]
         round_R = np.array(
             [
-                keep and self._worth_learning(r)
+                keep and self._worth_learning(e, r)
                 for keep, e in zip(chosen, groups.episodes, strict=True)
                 for r in e.rounds
             ],
@@ -156,7 +166,7 @@ class SFT(Algorithm):
         kept_N: NDArray[np.bool_] = round_R[groups.round_of_token_N]
         return kept_N
 
-    def _worth_learning(self, round_: Round) -> bool:
+    def _worth_learning(self, episode: Episode, round_: Round) -> bool:
         kind, contribution = round_.action.kind, round_.judge.contribution
         if kind in ("invalid", "none"):
             return False
@@ -184,11 +194,10 @@ class SFT(Algorithm):
                 f"none of {len(read)} episodes in {path} is valid with a reward of at least {self.settings.min_reward}: "
                 "lower min_reward, or record better episodes"
             )
-        if self.settings.rounds == "contributing" and not any(
-            r.judge.status == "ok" for e in good for r in e.rounds
-        ):
+        if self.needs_verdicts and not any(r.judge.status == "ok" for e in good for r in e.rounds):
             raise ConfigError(
-                f"rounds=contributing, and no round in {path} has a verdict: record it with --judge"
+                f"{type(self).__name__} with rounds={self.settings.rounds} learns from rounds that a judge likes, and no round "
+                f"in {path} has a verdict: record it with --judge"
             )
         for number, episode in enumerate(good):
             episode.episode_id = (

@@ -179,6 +179,7 @@ def synthetic_groups(
             group.append(make_episode(segments, reward, episode_id=name, group_id=f"g{g}", task_id=f"t{g}"))
             _judge(group[-1], verdicts)
             _observe(group[-1], verdicts)
+        group[0].extra["intervention"] = 0  # as `int` marks the round that it imitates
         made.append(group)
     return made
 
