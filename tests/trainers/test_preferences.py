@@ -281,15 +281,9 @@ def test_interventions_are_the_policys_own_tokens_after_its_own_rounds(kind):
     assert kept
     for made in kept:
         failed, t = episodes[made.parent_id], made.extra[REPAIRED]
-        assert (
-            failed.extra[INTERVENED] == "kept"
-        )
-        assert (
-            failed.reward < 1.0
-        )
-        assert (
-            first_error(failed) == t == made.fork_round
-        )
+        assert failed.extra[INTERVENED] == "kept"
+        assert failed.reward < 1.0
+        assert first_error(failed) == t == made.fork_round
         assert made.rounds[:t] == failed.rounds[:t]
         assert made.rounds[t].action != failed.rounds[t].action
         others = [e for e in episodes.values() if e.parent_id == made.episode_id]

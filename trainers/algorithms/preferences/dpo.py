@@ -77,6 +77,8 @@ class DPO(PairwiseAlgorithm):
             weights += (share / share.sum()).tolist()
             first += len(r_G)
         pairs = Pairs(
-            torch.tensor(chosen).long(), torch.tensor(rejected).long(), torch.tensor(weights).double()
+            torch.tensor(chosen).long(),
+            torch.tensor(rejected).long(),
+            torch.tensor(weights, dtype=torch.float64),
         )
         return groups.tokens.episode_N.copy(), pairs

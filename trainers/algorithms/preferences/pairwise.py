@@ -109,8 +109,8 @@ class PairwiseAlgorithm(Algorithm):
             sides.version, sides.moved = policy.version, True
         if sides is not None and sides.moved:
             side_N = batch.columns["side"]
-            a_N = sides.coefficients_S.to(side_N.device)[side_N.clamp(min=0)]
-            advantages_N = torch.where(side_N >= 0, a_N, 0.0).to(advantages_N.dtype)
+            a_N = sides.coefficients_S.to(advantages_N.dtype).to(side_N.device)[side_N.clamp(min=0)]
+            advantages_N = torch.where(side_N >= 0, a_N, 0.0)
         return Loss(batch.total(-advantages_N * outputs.logprobs_N))
 
     def _coefficients(self, sides: _Sides, logprobs_S: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ class StepDPO(PairwiseAlgorithm):
         pairs = Pairs(
             torch.tensor(columns[0]).long(),
             torch.tensor(columns[1]).long(),
-            torch.tensor(columns[2]).double(),
+            torch.tensor(columns[2], dtype=torch.float64),
         )
         return groups.round_of_token_N.copy(), pairs
 
