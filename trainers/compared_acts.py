@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .groups import Groups
 
-__all__ = ["Place", "acts_of", "score_acts"]
+__all__ = ["Place", "acts_of", "count_unjudged", "score_acts"]
 
 Place = tuple[int, int]
 """An episode, counted over all groups, and the index of one of its rounds."""
@@ -60,3 +60,13 @@ def score_acts(
         elif record.judge.contribution is not None:
             scored.append((places[0], record.judge.contribution))
     return scored
+
+
+def count_unjudged(groups: Groups) -> int:
+    """Number of searches and invalid acts without a verdict.
+
+    Args:
+        groups: the episodes.
+    """
+    records = [record for episode in groups.episodes for record in episode.rounds]
+    return sum(r.action.kind in ("search", "invalid") and r.judge.contribution is None for r in records)

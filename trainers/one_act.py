@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from searchgym.agent import Agent, AgentContext, Turn
+from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode, StopReason
+from searchgym.episode import Episode, Segment, StopReason, segments_before
 from searchgym.rollouts.collection import collect
 from searchgym.rollouts.starts import Start
 
-__all__ = ["play_one_act"]
+__all__ = ["play_one_act", "written_act"]
 
 
 class _OneAct(Agent):
@@ -45,8 +46,10 @@ class _OneAct(Agent):
         waiting = [i for i, slot in enumerate(slots) if slot not in self._acted]
         acts: list[str | Turn] = [Turn("", stop=StopReason.TOKEN_BUDGET) for _ in slots]
         if waiting:
-            columns = ([column[i] for i in waiting] for column in (slots, observations, infos))
-            for i, act in zip(waiting, self._agent.act(*columns), strict=True):
+            taken = self._agent.act(
+                [slots[i] for i in waiting], [observations[i] for i in waiting], [infos[i] for i in waiting]
+            )
+            for i, act in zip(waiting, taken, strict=True):
                 acts[i] = act if isinstance(act, str) else act.text
         self._acted.update(slots)
         return acts
@@ -72,3 +75,31 @@ def play_one_act(
     if agent.needs_gold and not envs.config.reveal_gold:
         envs = SearchVectorEnv.from_config(replace(envs.config, reveal_gold=True), envs.num_envs)
     return collect(envs, _OneAct(agent), starts=starts, ids=random.Random(int(rng.integers(2**63))))
+
+
+def written_act(policy: Policy, taken: Episode, instead_of: Episode, index: int) -> Episode | None:
+    """An episode of `play_one_act` in the policy's own tokens: those of the shared rounds as they were, and the act's.
+
+    Args:
+        policy: writes the act; bound to the environment.
+        taken: the episode in which the act was taken.
+        instead_of: the episode that it continues, played by the policy.
+        index: the round of the act.
+
+    Returns:
+        None if the act is the one that it replaces, or the policy cannot write it.
+    """
+    if taken.rounds[index].action == instead_of.rounds[index].action:
+        return None
+    segments = segments_before(instead_of.segments, index)
+    for encoded in policy.encode(replace(taken, rounds=taken.rounds[: index + 1], segments=[])):
+        at = [i for i, round_ in enumerate(encoded.rounds) if round_ == index]
+        if not any(encoded.mask[i] for i in at):
+            continue
+        if len(at) == len(encoded.rounds) or not segments:  # a context of its own
+            segments.append(Segment())
+        for name in ("tokens", "mask", "logprobs", "rounds"):
+            column: list[Any] = getattr(segments[-1], name)
+            column += [getattr(encoded, name)[i] for i in at]
+        return replace(taken, agent=instead_of.agent, segments=segments)
+    return None

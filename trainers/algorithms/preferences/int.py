@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,7 +41,7 @@ from searchgym.agent import Agent
 from searchgym.agents.policy import Policy
 from searchgym.env.config import EnvConfig
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode, RoundRecord, Segment, segments_before
+from searchgym.episode import Episode, RoundRecord
 from searchgym.errors import ConfigError
 from searchgym.rollouts.collection import agent_context_of, open_agent
 from searchgym.rollouts.starts import Start
@@ -51,7 +51,7 @@ from ...config import option
 from ...credit import Credit
 from ...groups import Group, Groups
 from ...objective import Aggregation
-from ...one_act import play_one_act
+from ...one_act import play_one_act, written_act
 from ...tasks import TaskSampler
 from ..sft import Imitation
 
@@ -132,7 +132,7 @@ class InT(Imitation):
         for (group, failed_episode, t), stub in zip(
             cases, play_one_act(self._proposer, envs, starts, rng), strict=True
         ):
-            written = _written(policy, stub, failed_episode, t)
+            written = written_act(policy, stub, failed_episode, t)
             failed_episode.extra[INTERVENED] = "failed" if written else "unusable"
             if written is not None:
                 usable.append((group, failed_episode, t, written))
@@ -179,28 +179,10 @@ def first_error(episode: Episode) -> int | None:
     judged = [t for t, record in enumerate(episode.rounds) if record.judge.contribution is not None]
     wrong = [t for t in judged if _useless(episode.rounds[t])]
     acted = [t for t, record in enumerate(episode.rounds) if record.action.kind != "none"]
-    return (wrong or acted[-1:] or [None])[0] if judged else None
+    first = wrong[:1] or acted[-1:]
+    return first[0] if judged and first else None
 
 
 def _useless(record: RoundRecord) -> bool:
     verdict = record.judge.reasoning if record.action.kind == "answer" else record.judge.contribution
     return verdict == 0.0
-
-
-def _written(policy: Policy, stub: Episode, failed: Episode, t: int) -> Episode | None:
-    """The episode with an intervention in round t, in the policy's own tokens; None if that act is no change, or the policy
-    cannot write it."""
-    if stub.rounds[t].action == failed.rounds[t].action:
-        return None
-    segments = segments_before(failed.segments, t)
-    for encoded in policy.encode(replace(stub, rounds=stub.rounds[: t + 1], segments=[])):
-        at = [i for i, round_ in enumerate(encoded.rounds) if round_ == t]
-        if not any(encoded.mask[i] for i in at):
-            continue
-        if len(at) == len(encoded.rounds) or not segments:  # a context of its own
-            segments.append(Segment())
-        for name in ("tokens", "mask", "logprobs", "rounds"):
-            column: list[Any] = getattr(segments[-1], name)
-            column += [getattr(encoded, name)[i] for i in at]
-        return replace(stub, agent=failed.agent, segments=segments)
-    return None

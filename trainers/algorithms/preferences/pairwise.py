@@ -81,8 +81,9 @@ class PairwiseAlgorithm(Algorithm):
 
     def credit(self, groups: Groups) -> Credit:
         side_N, pairs = self.sides(groups)
-        used = torch.unique(torch.cat([pairs.chosen_P, pairs.rejected_P])).numpy()
-        side_N = np.where(np.isin(side_N, used), side_N, -1)
+        used_S = np.zeros(side_N.max(initial=-1) + 2, dtype=bool)  # the last one is for the side -1
+        used_S[pairs.chosen_P.numpy()] = used_S[pairs.rejected_P.numpy()] = True
+        side_N = np.where(used_S[side_N], side_N, -1)
         groups.columns["side"] = torch.from_numpy(side_N)
         mask_N = side_N >= 0
         if not len(pairs):

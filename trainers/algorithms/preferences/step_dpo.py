@@ -45,12 +45,11 @@ from numpy.typing import NDArray
 from searchgym.agents.policy import Policy
 from searchgym.env.config import EnvConfig
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import RoundRecord
 from searchgym.errors import ConfigError
 from searchgym.rollouts.starts import Start
 
 from ...algorithm import AlgorithmConfig
-from ...compared_acts import acts_of, score_acts
+from ...compared_acts import acts_of, count_unjudged, score_acts
 from ...config import option
 from ...credit import Credit
 from ...groups import Group, Groups
@@ -150,8 +149,7 @@ class StepDPO(PairwiseAlgorithm):
     def credit(self, groups: Groups) -> Credit:
         given = super().credit(groups) if self.uses_reference else self._imitation(groups)
         if self.settings.score == "judge":
-            unjudged = sum(_lacks_verdict(record) for episode in groups.episodes for record in episode.rounds)
-            given.metrics["unjudged"] = float(unjudged)
+            given.metrics["unjudged"] = float(count_unjudged(groups))
         return given
 
     def _imitation(self, groups: Groups) -> Credit:
@@ -176,10 +174,6 @@ class StepDPO(PairwiseAlgorithm):
             placed = [(place, score) for place, score in placed if tokens_R[place]]
             if placed and min(s for _, s in placed) < (top := max(s for _, s in placed)):
                 yield [int(p) for p, s in placed if s == top], [int(p) for p, s in placed if s < top]
-
-
-def _lacks_verdict(record: RoundRecord) -> bool:
-    return record.action.kind in ("search", "invalid") and record.judge.contribution is None
 
 
 def _drawn(rounds: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -24,13 +24,12 @@ Departures from the abstract:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from searchgym.env.config import EnvConfig
 from searchgym.episode import Episode, Round
 from searchgym.errors import ConfigError
 
-from ...algorithm import AlgorithmConfig
 from ...config import option
 from ..sft import SFT, SFTSettings
 
@@ -51,7 +50,7 @@ class WebSTARSettings(SFTSettings):
 class WebSTAR(SFT):
     """Imitation of steps with good grades; see the head of this file."""
 
-    settings_class: ClassVar[type[AlgorithmConfig]] = WebSTARSettings
+    settings_class = WebSTARSettings
     settings: WebSTARSettings
 
     @property
