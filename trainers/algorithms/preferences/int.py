@@ -18,13 +18,13 @@ whether the policy can use the intervention, and is not learned from.
 Departures from the paper:
 1. [OURS] The error is found by the environment's judge, the intervention is taken by an agent, here by default with gold data;
    in the paper the model does both with the reference solution in its context.
-2. [OURS] 4 continuations, 2 interventions per question; both are sampled in every iteration and count against the budget.
+2. [OURS] 4 continuations, 2 interventions per question, in every iteration. They count against the budget, and metrics of an
+   iteration (EM, reward) include them, so these are higher than the policy's own.
 3. The policy of each iteration is repaired, in a loop; the paper trains once (four epochs) and continues with GRPO. To do so
    here, start a run of grpo from the checkpoint.
 4. An intervention that answers ends the episode: it is kept if the answer has `min_reward`, without continuations.
 5. An intervention that equals the act it replaces, or that the policy cannot write, is dropped and counted (`unusable`).
 6. Episodes of which no round has a verdict get no intervention.
-7. Metrics of an iteration (EM, reward) include the continuations, so they are higher than those of the policy alone.
 """
 
 from __future__ import annotations
