@@ -360,10 +360,16 @@ def test_judges_against_the_true_advantage(trained, labels):
 
 
 def test_a_hugging_face_model_as_backbone(labels, tmp_path):
-    path = save_family(tmp_path / "base", "qwen3", hidden_size=32)
+    path = save_family(tmp_path / "base", "qwen3", hidden_size=32, tie_word_embeddings=False)
     settings = PRMSettings(epochs=2, lr=3e-3, batch_tokens=1024, validation=0.25)
-    backbone = open_backbone("hf", {"checkpoint": path, "device": "cpu"})
-    model = train_reward_model(labels, backbone, tmp_path / "m", settings)
+    options = {"checkpoint": path, "device": "cpu"}
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_reward_model(labels, open_backbone("hf", options), tmp_path / "m", settings, stop)
+    model = train_reward_model(labels, open_backbone("hf", options), tmp_path / "m", settings)
     loaded = load_reward_model(tmp_path / "m", {"device": "cpu"})
     readings = [model.read(e.question, e.rounds) for e in labels.episodes[:4]]
     for one, other in zip(model.levels(readings), loaded.levels(readings), strict=True):

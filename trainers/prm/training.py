@@ -231,10 +231,11 @@ class _Training:
             for name, p in self._parameters.items():
                 p.copy_(tensors[f"weights.{name}"])
                 self._best[name] = tensors[f"best.{name}"].to(p.device)
-                self._optimizer.state[p] = {
-                    key: tensors[f"{key}.{name}"].to(p.device if key != "step" else "cpu")
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+                if f"step.{name}" in tensors:  # weights that the head does not depend on have no gradients
+                    self._optimizer.state[p] = {
+                        key: tensors[f"{key}.{name}"].to(p.device if key != "step" else "cpu")
+                        for key in ("step", "exp_avg", "exp_avg_sq")
+                    }
         self._lowest = float(metadata["lowest"])
         rows: list[dict[str, float]] = json.loads(metadata["rows"])
         return rows
