@@ -89,6 +89,25 @@ def test_an_audited_run_records_true_em_and_fidelity(finished: Path) -> None:
     assert any("cosine" not in audit for audit in feedback["fidelity"]) or not feedback["fidelity"]
 
 
+def test_true_em_is_measured_where_every_group_is_skipped(spec_file: Path, tmp_path: Path) -> None:
+    """Otherwise the curve of a trainer that skips groups would begin late, at an EM of its own."""
+    (tmp_path / "skips.py").write_text(
+        "from searchgym.trainers.algorithms.grpo import GRPO\n\n"
+        "class Skips(GRPO):\n    def select(self, groups):\n        return [False] * len(groups)\n"
+    )
+    spec = SPEC[: SPEC.index("[[entries]]")] + (
+        '[[entries]]\nlabel = "grpo"\ntrainer = "skips.py:Skips"\nsettings = { group_size = 4 }\n'
+    )
+    path = tmp_path / "skips.toml"
+    path.write_text(spec.replace('references = ["truth"]\n', ""), encoding="utf-8")
+    assert main(["bench", str(path), "--out", str(tmp_path / "out"), "--processes", "1"]) == 0
+    result = read_result(tmp_path / "out" / "runs" / "final" / "grpo" / "decoys" / "seed-0")
+    assert result is not None
+    assert [p["iteration"] for p in result["curve"]] == [0, 2, 3]
+    assert len({p["em"] for p in result["curve"]}) == 1
+    assert result["fidelity"] == []
+
+
 def test_rates_are_selected_on_dev_questions_by_the_mean_over_training(spec_file: Path) -> None:
     spec = load_spec(spec_file)
     scopes = [spec.scope("decoys", phase) for phase in ("selection", "calibration", "final")]

@@ -59,7 +59,7 @@ class LearningProbe:
         found: dict[str, float] = {}
         if (iteration - 1) % self._plan.every == 0:
             found["audit_em"] = float(np.mean(self.values(policy)))
-        if iteration in self._plan.at:
+        if iteration in self._plan.at and groups.episodes:
             found |= {
                 f"audit_{name}": value for name, value in self._fidelity(policy, groups, credit).items()
             }

@@ -193,5 +193,6 @@ def draw_learning(path: Path, analysis: Mapping[str, Any]) -> None:
     for axis in (left, right):
         axis.tick_params(labelsize="small")
         axis.grid(alpha=0.2)
-    left.legend(fontsize="xx-small", ncols=2)
+    if left.get_legend_handles_labels()[0]:
+        left.legend(fontsize="xx-small", ncols=2)
     save_figure(figure, path)

@@ -57,7 +57,7 @@ _COUNTS = (
 
 Probe = Callable[[int, Policy, Groups, Credit], dict[str, float]]
 """Measures the credit of an iteration before the update: its number, the policy that played, what is learned from and its
-credit. The numbers are added to the iteration's metrics."""
+credit, both empty where every group was skipped. The numbers are added to the iteration's metrics."""
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,11 @@ class Loop:
         update = UpdateMetrics()
         # Groups without any sampled token occur where no prompt fits into the agent's context.
         self._meter.restart()
-        credit = self._update(groups, row, update, watch) if groups.samples else None
+        credit = None
+        if groups.samples:
+            credit = self._update(groups, row, update, watch)
+        elif self._probe:  # every group was skipped
+            row |= self._probe(self.iteration, self.policy, Groups([]), Credit.per_round([]))
         for name, spent in (self._lookahead + self._meter.total).to_metrics().items():
             row[name] = row.get(name, 0) + spent
         row |= {"updates": update.updates, "policy_version": self.policy.version, **update.result()}
