@@ -10,7 +10,7 @@
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check otter-grader==7.0.0
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check otter-grader==7.0.0 ipykernel
 cd "$work"
 mkdir tests
 cat > tests/q1.py <<'PY'

@@ -75,7 +75,8 @@ axis.legend()
 plt.show()
 
 # %% [markdown]
-# The contribution u · v suffers most, because it is wrong if either of two answers is. With half of all answers flipped, a judge knows nothing.
+# In accuracy, the contribution u · v suffers most, because it is wrong if either of two answers is. In kappa, the reasoning does: nearly every conclusion here is supported, so
+# a few flips outnumber the true noes, and `rules`, which always says yes to it, has an accuracy near 1 and a kappa of 0. With half of all answers flipped, a judge knows nothing.
 #
 # ## What noise does to credit
 #
