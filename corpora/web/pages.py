@@ -41,8 +41,11 @@ class Unreadable(Exception):
     """
 
     def __init__(self, reason: str, transient: bool) -> None:
-        super().__init__(reason)
+        super().__init__(reason, transient)  # all arguments, so that it can be copied
         self.transient = transient
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Pauses:

@@ -82,7 +82,10 @@ def test_without_a_cap_that_bites_the_gradient_is_the_trainers_own():
     assert (gradient(truncated_importance_sampling(batch, 1.0)[0]) - exact).abs().max() > 0.05
 
 
-CORRECTED = sorted(set(plugins.names("trainers")) - {"sft"})
+# iStar's second model learns in the same loss from its own tokens, which a batch without samples does not have.
+CORRECTED = [
+    n for n in plugins.names("trainers") if plugins.load("trainers", n).supports_tis and n != "istar"
+]
 
 
 @pytest.mark.parametrize("name", CORRECTED)

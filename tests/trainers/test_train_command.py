@@ -72,7 +72,7 @@ def test_list_settings(run):
         (["--set", "kl_coef=much"], "trainer setting 'kl_coef' is 'much' (str): it takes a float"),
         (["--set", "clip_low=2"], "trainer setting 'clip_low' is 2.0: it must be between 0.0 and 1.0"),
         (["--set", "kl_estimator=k4"], "Choose one of: k1, k2, k3, k1+, k3+."),
-        (["--trainer", "gpro"], "unknown trainer 'gpro'. Did you mean 'grpo'"),
+        (["--trainer", "gpro"], "unknown trainer 'gpro'. Did you mean 'igpo' or 'grpo'"),
         (["--agent", "candidat"], "unknown agent 'candidat'. Did you mean 'candidate'"),
         (["--agent", "copy"], "agent 'copy' cannot be trained"),
         (["--env", "SearchQA-v1"], "SearchQA-v"),
