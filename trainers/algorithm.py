@@ -124,7 +124,7 @@ class Algorithm(ABC):
     """Base class of trainers.
 
     The loop reads an algorithm and calls its hooks; it assigns none of its attributes. What an algorithm can do is
-    declared by `uses_ratio`, `supports_tis`, `group_relative`, `on_policy` and `module_lr`; override them as class
+    declared by `uses_ratio`, `supports_tis`, `group_relative`, `on_policy`, `told` and `module_lr`; override them as class
     attributes or properties.
 
     Args:
@@ -189,6 +189,14 @@ class Algorithm(ABC):
     def on_policy(self) -> bool:
         """Whether the policy sampled the tokens itself; otherwise there is no step KL to measure."""
         return True
+
+    @property
+    def told(self) -> str:
+        """What the algorithm itself reads of the gold data beyond the reward, e.g. "gold passages"; "" if nothing.
+
+        Benchmarks say so beside its results: a difference from a trainer that is not told is what this knowledge is worth.
+        """
+        return ""
 
     @property
     def module_lr(self) -> Mapping[str, float]:

@@ -328,6 +328,8 @@ def _marks(row: Mapping[str, Any]) -> list[str]:
         marks.append("upper bound: its judge knows the gold passages")
     elif row["judge"]:
         marks.append(f"judge: {row['judge']}")
+    if told := load_trainer(row["trainer"])(row["settings"]).told:
+        marks.append(f"told {told}")
     if not row["settings"] and row["settings_differ_in"]:
         marks.append(f"DEFAULT SETTINGS, which differ: {', '.join(row['settings_differ_in'])}")
     if row["feedback"]:

@@ -102,6 +102,10 @@ class HiPER(PPO):
     heads = len(_LEVELS)
     _fields = False
 
+    @property
+    def told(self) -> str:
+        return "gold passages" if self.settings.boundary == "gold" and not self._fields else ""
+
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
         self._fields = getattr(env_config.dialect, "has_control", False)
         if not self._fields and self.settings.boundary == "gold":

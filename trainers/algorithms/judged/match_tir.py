@@ -84,6 +84,10 @@ class MatchTIR(GRPO):
     def group_relative(self) -> bool:
         return False  # equal totals may come from different rounds
 
+    @property
+    def told(self) -> str:
+        return "gold sub-queries"
+
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
         require_derivation(env_config, "match-tir", "matches queries with gold sub-queries")
         return env_config

@@ -126,6 +126,10 @@ class SCRIBE(ScoredRounds):
     settings_class = SCRIBESettings
     settings: SCRIBESettings
 
+    @property
+    def told(self) -> str:
+        return "the gold derivation and gold passages"
+
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
         require_derivation(env_config, "scribe", "routes rounds to the hops of a derivation")
         require_gold(env_config, "scribe", "routes rounds by the gold passages that they return")

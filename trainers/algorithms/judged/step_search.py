@@ -59,6 +59,10 @@ class StepSearch(PPO):
     settings: StepSearchSettings
     audit_env = {"reward": _REWARD}  # noqa: RUF012  (read only)
 
+    @property
+    def told(self) -> str:
+        return "gold passages and gold sub-queries"
+
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
         missing = [term for term in _REWARD if term not in env_config.reward]
         if missing:

@@ -72,6 +72,10 @@ class VimRAG(GRPO):
     settings_class = VimRAGSettings
     settings: VimRAGSettings
 
+    @property
+    def told(self) -> str:
+        return "gold passages" if self.settings.valid == "gold" and self.settings.mask != "dead-ends" else ""
+
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
         if self.settings.mask != "dead-ends":
             if self.settings.valid == "gold":

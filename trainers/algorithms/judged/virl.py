@@ -51,6 +51,10 @@ class ViRL(ScoredRounds):
     settings_class = ViRLSettings
     settings: ViRLSettings
 
+    @property
+    def told(self) -> str:
+        return "gold passages"
+
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
         require_gold(env_config, "virl", "labels acts by the gold passages that they return")
         return env_config

@@ -81,6 +81,10 @@ class IGPO(GRPO):
     settings_class = IGPOSettings
     settings: IGPOSettings
 
+    @property
+    def told(self) -> str:
+        return "the gold answer"
+
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(settings)
         self._refuse_single_episodes()

@@ -65,6 +65,10 @@ class SPAE(GRPO):
     settings: SPAESettings
 
     @property
+    def told(self) -> str:
+        return "the gold answer"
+
+    @property
     def group_relative(self) -> bool:
         return self.settings.xi == 0.0
 
