@@ -274,7 +274,7 @@ def test_an_agent_that_writes_no_fields_is_refused_before_play():
     algorithm = HiPER()
     algorithm.configure_env(make_vec("SearchQA-Terse-v0", 1, corpus=WORLD, dialect="hierarchy").config)
     with pytest.raises(ConfigError, match="leave out --env-option dialect=hierarchy"):
-        algorithm.setup(TrainContext(CandidateAgent(), np.random.default_rng(0)))
+        algorithm.check_policy(CandidateAgent())
 
 
 def test_settings_keep_the_contract():

@@ -52,8 +52,10 @@ from ...algorithm import AlgorithmConfig
 from ...compared_acts import acts_of, count_unjudged, score_acts
 from ...config import option
 from ...credit import Credit
+from ...evidence import require_judge
 from ...groups import Group, Groups
 from ...preference import Pairs
+from ...rollouts import check_can_branch
 from ...tasks import TaskSampler
 from .pairwise import PairwiseAlgorithm, PairwiseSettings, sequence_count
 
@@ -91,21 +93,23 @@ class StepDPO(PairwiseAlgorithm):
             raise ConfigError("objective=sft has no reference: leave beta out, or use objective=dpo")
         if s.group_size == 1:
             self._refuse_single_episodes()
+        if s.score == "judge" and s.permute_rewards:
+            raise ConfigError(
+                "score=judge has no control permute_rewards: verdicts would still tell acts apart; use score=value, or leave it out"
+            )
 
     @property
     def group_relative(self) -> bool:
         return self.settings.score == "value"
 
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
-        if self.settings.score == "judge" and (
-            env_config.judge is None or "success" in env_config.judge_when
-        ):
-            raise ConfigError(
-                "score=judge compares the verdicts on right and wrong acts, and this environment has no judge, or judges "
-                f"only right episodes (judge_when={env_config.judge_when}): add --env-option judge=oracle --env-option "
-                "judge_when=end, or another judge"
-            )
+        if self.settings.score == "judge":
+            require_judge(env_config, "step-dpo", "with score=judge compares acts")
         return env_config
+
+    def check_policy(self, policy: Policy) -> None:
+        if self.settings.states:
+            check_can_branch(policy)
 
     @property
     def uses_reference(self) -> bool:
