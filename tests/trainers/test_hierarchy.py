@@ -304,13 +304,13 @@ def test_it_trains(agent, tmp_path, no_curve):
 
 def test_a_chat_model_trains_with_the_dialect(tmp_path, no_curve):
     from hf_models import WORLD as HF_WORLD
-    from hf_models import save_taught
+    from hf_models import save_family
 
     result = train(
         {
             "trainer": "hiper",
             "agent": "hf",
-            "agent_options": {"model": save_taught(tmp_path / "model"), "max_new_tokens": 8},
+            "agent_options": {"model": save_family(tmp_path / "model", "qwen3"), "max_new_tokens": 8},
             "iterations": 1,
             "questions": 2,
             "eval_episodes": 0,

@@ -22,6 +22,7 @@ from searchgym.trainers.algorithms.memory.slea_rl import SLEARL
 from searchgym.trainers.conformance import TabularPolicy, synthetic_groups
 from searchgym.trainers.groups import Groups
 
+pytestmark = pytest.mark.usefixtures("no_curve")
 WORLD = small_world("country-terse")
 
 
@@ -68,7 +69,9 @@ def test_skillrl_needs_its_memory_before_it_plays(policy: Any) -> None:
 
 def test_a_run_is_refused_before_it_begins(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs an agent with the memory"):
-        searchgym.train(trainer="skillrl", agent="candidate", run_dir=tmp_path / "run")
+        searchgym.train(
+            trainer="skillrl", agent="candidate", env_options={"corpus": WORLD}, run_dir=tmp_path / "run"
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -129,7 +132,7 @@ def test_a_run_keeps_its_bank_and_evaluates_with_and_without_it(tmp_path: Path) 
         trainer="skillrl",
         agent="memory",
         agent_options={"agent": {"name": "tiny", "max_new_tokens": 16}, "memory": "skills"},
-        env_options={"corpus": WORLD, "types": ["chain"], "hops": [1]},
+        env_options={"corpus": WORLD, "types": ["chain"], "hops": [1], "max_rounds": 2},
         settings={"group_size": 2, "threshold": 1.0},
         iterations=1,
         questions=2,
