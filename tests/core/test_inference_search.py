@@ -239,3 +239,17 @@ def test_the_command_reports_the_cost(cli):
     assert "search" not in json.loads(
         cli("eval", "--corpus", json.dumps(WORLD), "--episodes", "3", "--json").out
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--search-n", "3"], "--search-n 3 needs --search"),
+        (["--search-selector", "oracle"], "--search-selector oracle needs --search"),
+        (["--search", "best-of-n", "--search-continuations", "2"], "--search-continuations 2 has no effect"),
+    ],
+)
+def test_options_without_effect_are_refused(cli, given, says):
+    result = cli("eval", "--corpus", json.dumps(WORLD), "--agent", "random", *given)
+    assert result.status == 2
+    assert says in result.err

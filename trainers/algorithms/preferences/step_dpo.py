@@ -29,6 +29,8 @@ Departures from the paper and its code:
 5. Rounds without tokens (another agent's, or cut off) are no acts. Acts without a verdict are left out and counted (`unjudged`).
 6. The gradient is exact at every optimizer step; see pairwise.py.
 7. Sizes are the kit's: the released runs have 10 acts per state, LoRA with rank 256 and a learning rate of 2e-6.
+8. The control `permute_rewards` is refused with score=judge: verdicts would still tell acts apart.
+9. This file is longer than 180 lines: it holds the method and its control, SFT on the same acts.
 """
 
 from __future__ import annotations
