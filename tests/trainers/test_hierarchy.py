@@ -249,6 +249,9 @@ def test_fields_divide_and_cost():
     first_R, penalty_R = hierarchical()._divide(groups)
     assert first_R.tolist() == [True, False, False, True, False]
     assert_allclose(penalty_R, [0.0, 0.3, 0.6, 0.0, 0.3])
+    # A message without fields does not hide that the next one changes the words.
+    penalty_R = hierarchical()._divide(group_of(written(SWITCHED, PLAIN, CHANGED)))[1]
+    assert_allclose(penalty_R, [0.0, 0.3, 0.6])
 
 
 def test_each_advantage_goes_to_its_own_tokens():
