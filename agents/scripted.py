@@ -196,6 +196,9 @@ class CopyAgent(Agent):
         for slot in slots:
             self._questions.pop(slot, None)
 
+    def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        """Nothing to seed: the agent draws no random numbers."""
+
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
     ) -> Sequence[str | Turn]:

@@ -223,6 +223,11 @@ class Algorithm(ABC):
             ConfigError: says which agent it needs.
         """
 
+    def changes_memory(self, policy: Policy) -> bool:
+        """Whether the algorithm changes what the policy remembers beside its weights; `rollout_lag` and `rollout_workers` are
+        then refused, because agents that play elsewhere get the weights alone."""
+        return False
+
     def setup(self, context: TrainContext) -> None:
         """Called once before training, with the policy at its initial weights (also when a run is resumed)."""
         self.context = context

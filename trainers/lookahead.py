@@ -70,7 +70,7 @@ class Meter(threading.local):
     def restart(self) -> None:
         """Begin to count again."""
         self.total = Spent()
-        self._played: set[str] = set()
+        self._played: dict[str, Spent] = {}
 
     def beyond(self, groups: Sequence[Group]) -> Spent:
         """What was spent on anything but the episodes of some groups. Episodes that were not played here cost nothing.
@@ -78,14 +78,16 @@ class Meter(threading.local):
         Args:
             groups: what an algorithm returned.
         """
-        return self.total - Spent.on(
-            [[episode for episode in group if episode.episode_id in self._played] for group in groups]
-        )
+        returned = chain.from_iterable(groups)
+        costs = (self._played.get(episode.episode_id, Spent()) for episode in returned)
+        return self.total - sum(costs, Spent())
 
     def count(self, groups: Sequence[Group]) -> None:
         """Count episodes that were played."""
-        self.total += Spent.on(groups)
-        self._played.update(episode.episode_id for episode in chain.from_iterable(groups))
+        # As they are now: an algorithm may say later that an episode continues another one.
+        costs = {episode.episode_id: Spent.on([[episode]]) for episode in chain.from_iterable(groups)}
+        self._played |= costs
+        self.total += sum(costs.values(), Spent())
 
     def add(self, tokens: int = 0, searches: int = 0) -> None:
         """Count what an algorithm sampled or searched without `TrainContext.play`.

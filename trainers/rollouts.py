@@ -41,6 +41,7 @@ __all__ = [
     "SeededRollouts",
     "Workers",
     "check_can_branch",
+    "check_can_write",
     "check_same",
     "copy_weights",
     "load_groups",
@@ -254,6 +255,24 @@ def check_can_branch(policy: Policy) -> None:
                 f"agent {policy.name!r} has no {method}(), and this trainer continues recorded episodes: implement "
                 f"Agent.{method}, or train with grpo"
             )
+
+
+def check_can_write(policy: Policy, why: str) -> None:
+    """Refuse a policy that cannot write texts of others in its own tokens, before anything is played.
+
+    Args:
+        policy: is trained.
+        why: what is written, e.g. "sft learns from recorded episodes".
+
+    Raises:
+        ConfigError: it has no `encode`.
+    """
+    written = getattr(policy, "agent", policy)  # a policy around another one has what that one has
+    if getattr(type(written), "encode", Policy.encode) is Policy.encode:
+        raise ConfigError(
+            f"{why}, and agent {policy.name!r} cannot write them in its own tokens: implement Policy.encode, or train with "
+            "a method that learns from what the policy itself writes"
+        )
 
 
 def _check_prefixes(starts: Sequence[Start]) -> None:

@@ -96,18 +96,26 @@ def search_line(search: dict[str, Any]) -> str:
 
 def _search_options(values: dict[str, Any], samples: int, budgets: str | None) -> SearchOptions | None:
     """The search that --search and its options name."""
+    given = {name: values[f"search_{name}"] for name in ("n", "selector", "continuations")}
+    given = {name: value for name, value in given.items() if value is not None}
     if values["search"] is None:
-        if values["search_selector"] is not None:
+        for name, value in given.items():
             raise ConfigError(
-                f"--search-selector {values['search_selector']} needs --search: add --search best-of-n or value-guided"
+                f"--search-{name} {value} needs --search: add --search best-of-n or value-guided"
             )
         return None
     if samples > 1 or budgets is not None:
         raise ConfigError(
             f"--search {values['search']} chooses one episode per question: leave out --samples and --budget"
         )
-    selector: Any = values["search_selector"] or ("majority" if values["search"] == "best-of-n" else "judge")
-    return SearchOptions(values["search"], values["search_n"], selector, values["search_continuations"])
+    default = {"selector": "majority" if values["search"] == "best-of-n" else "judge"}
+    search = SearchOptions(values["search"], **(default | given))
+    if "continuations" in given and not search.continues:
+        raise ConfigError(
+            f"--search-continuations {search.continuations} has no effect: {search.method} with the selector {search.selector} plays "
+            "none; leave it out, or use value-guided with agreement or oracle"
+        )
+    return search
 
 
 @click.command("eval", cls=Command)
@@ -154,7 +162,7 @@ def _search_options(values: dict[str, Any], samples: int, budgets: str | None) -
     group=_SEARCH,
     help="Choose among sampled episodes of a question (best-of-n), or among sampled acts in every state (value-guided).",
 )
-@option("--search-n", type=click.IntRange(2), default=4, show_default=True, group=_SEARCH, help="How many.")
+@option("--search-n", type=click.IntRange(2), show_default="4", group=_SEARCH, help="How many.")
 @option(
     "--search-selector",
     type=click.Choice(SELECTORS),
@@ -166,8 +174,7 @@ def _search_options(values: dict[str, Any], samples: int, budgets: str | None) -
 @option(
     "--search-continuations",
     type=click.IntRange(1),
-    default=4,
-    show_default=True,
+    show_default="4",
     group=_SEARCH,
     help="Continuations of each act (value-guided with agreement or oracle).",
 )

@@ -10,7 +10,7 @@
 | agreement | – | how many continuations give the answer that most continuations of all n acts give |
 | oracle | an episode that is right, if there is one | the share of continuations that are right |
 
-A verdict counts u + v over 2 for a search, and v for an answer, which retrieves nothing. `oracle` sees the gold answer: its
+A verdict counts u · v for a search, and v for an answer, which retrieves nothing, as in training. `oracle` sees the gold answer: its
 figures are an upper bound and say so. Ties go to what was sampled first. A judge is given questions without their gold
 fields and rounds without outcomes and rewards, and one that cannot work without gold passages is refused.
 """
@@ -265,12 +265,8 @@ class _Searcher:
         values: list[float | None] = []
         for trace, wanted in zip(traces, judged, strict=True):
             verdict = next(verdicts) if wanted else None
-            if verdict is None or verdict.utility is None or verdict.reasoning is None:
-                values.append(None)
-            elif trace.rounds[-1].action.kind == "answer":
-                values.append(verdict.reasoning)
-            else:
-                values.append((verdict.utility + verdict.reasoning) / 2)
+            answers = trace.rounds[-1].action.kind == "answer"
+            values.append(None if verdict is None else verdict.reasoning if answers else verdict.contribution)
         return values
 
 

@@ -119,6 +119,31 @@ def test_a_judge_chooses_every_act():
     assert (result.search["searches"], result.search["tokens"]) == (4.0, 8.0)
 
 
+class Undecided(Scripted):
+    """Every second episode answers at once."""
+
+    def begin(self, slots):
+        super().begin(slots)
+        for slot in slots:
+            self.slots[slot][1] = self.slots[slot][0] % 2
+
+
+class Scores:
+    """Gives a search u = 0.5 and v = 1, and an answer v = 0.7, as a step reward model does."""
+
+    name = "scores"
+
+    def judge(self, traces):
+        answers = [trace.rounds[-1].action.kind == "answer" for trace in traces]
+        return [Verdict.ok(0.0, 0.7) if answer else Verdict.ok(0.5, 1.0) for answer in answers]
+
+
+def test_searches_and_answers_are_compared_by_the_score_of_a_reward_model():
+    options = SearchOptions("value-guided", 2, "judge")
+    result = search(Undecided(["x", "y"]), options, 1, judge=Scores(), judge_when="end")
+    assert [len(episode.rounds) for episode in result.episodes] == [1]
+
+
 def test_failed_verdicts_leave_the_first_sample():
     judge = Watching(fails=True)
     result = search(Scripted(["a", "b"]), SearchOptions(n=2, selector="judge"), judge=judge, judge_when="end")
@@ -239,3 +264,17 @@ def test_the_command_reports_the_cost(cli):
     assert "search" not in json.loads(
         cli("eval", "--corpus", json.dumps(WORLD), "--episodes", "3", "--json").out
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--search-n", "3"], "--search-n 3 needs --search"),
+        (["--search-selector", "oracle"], "--search-selector oracle needs --search"),
+        (["--search", "best-of-n", "--search-continuations", "2"], "--search-continuations 2 has no effect"),
+    ],
+)
+def test_options_without_effect_are_refused(cli, given, says):
+    result = cli("eval", "--corpus", json.dumps(WORLD), "--agent", "random", *given)
+    assert result.status == 2
+    assert says in result.err

@@ -13,6 +13,7 @@ from searchgym.dialects import Act
 from searchgym.env.vector import make_vec
 from searchgym.episode import Segment
 from searchgym.errors import ConfigError
+from searchgym.options import plugins
 from searchgym.rollouts import Start
 from searchgym.rollouts.collection import collect
 from searchgym.rollouts.starts import stopped_after_act
@@ -22,10 +23,14 @@ from searchgym.trainers.algorithms.branching.mcts import MCTS
 from searchgym.trainers.algorithms.branching.rtmc import RTMC, tree_values
 from searchgym.trainers.algorithms.branching.slate import SCORE, SLATE, act_score
 from searchgym.trainers.algorithms.branching.vineppo import VALUES, VinePPO, value_differences
+from searchgym.trainers.algorithms.preferences.int import InT
+from searchgym.trainers.algorithms.preferences.step_dpo import StepDPO
+from searchgym.trainers.algorithms.tree_grpo import TreeGRPO
 from searchgym.trainers.batch import pack
 from searchgym.trainers.conformance import make_episode
 from searchgym.trainers.groups import Groups, drop_invalid, is_lookahead, new_searches, new_tokens
 from searchgym.trainers.lookahead import Meter, MeteredPlay, Spent
+from searchgym.trainers.registry import load_trainer
 from searchgym.trainers.rollouts import play_groups
 from searchgym.trainers.runs.metrics import collection_metrics
 from searchgym.trainers.search_tree import SearchTree, TreeOptions, grow_trees
@@ -126,6 +131,9 @@ def test_episodes_that_were_not_played_cost_nothing(envs):
     played = play(agent(), envs, envs.task_ids()[:1], 2, rng)
     assert meter.beyond([*played, *recorded]) == Spent()
     assert meter.beyond(recorded) == Spent.on(played)
+    played[0][0].fork_round = 0  # as where an algorithm puts an episode behind another one (int)
+    played[0][1].fork_round = len(played[0][1].rounds)
+    assert meter.beyond(played) == Spent()
     meter.restart()
     assert meter.total == Spent()
 
@@ -479,12 +487,10 @@ class Rootbound(CandidateAgent):
     resume = Policy.resume
 
 
-@pytest.mark.parametrize("method", [VinePPO, ARPO, MCTS])
-def test_a_policy_that_cannot_fork_is_refused_before_play(method, envs):
-    algorithm, policy = method(), Rootbound()
-    algorithm.setup(TrainContext(policy, np.random.default_rng(0)))
+@pytest.mark.parametrize("method", [VinePPO, ARPO, MCTS, SLATE, TreeGRPO, StepDPO, InT])
+def test_a_policy_that_cannot_fork_is_refused_before_play(method):
     with pytest.raises(ConfigError, match=r"has no resume\(\)"):
-        algorithm.play(policy, envs, envs.task_ids()[:1])
+        method().check_policy(Rootbound())
 
 
 @pytest.mark.parametrize("name", ["vineppo", "rtmc", "arpo", "mcts", "slate"])
@@ -512,6 +518,12 @@ def test_they_play_with_seeds_in_the_same_way_twice(name, tmp_path):
     first, second = (train(config, tmp_path / run).metrics for run in ("a", "b"))
     assert first == second
     assert first[-1]["updates"] > 0
+
+
+@pytest.mark.parametrize("name", plugins.names("trainers"))
+def test_no_groups_are_no_error(name):
+    """What `select` is given where infrastructure failed every episode of an iteration."""
+    assert list(load_trainer(name)({}).select(Groups([]))) == []
 
 
 def test_searches_of_a_branch_are_its_own():

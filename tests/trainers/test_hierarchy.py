@@ -249,6 +249,9 @@ def test_fields_divide_and_cost():
     first_R, penalty_R = hierarchical()._divide(groups)
     assert first_R.tolist() == [True, False, False, True, False]
     assert_allclose(penalty_R, [0.0, 0.3, 0.6, 0.0, 0.3])
+    # A message without fields does not hide that the next one changes the words.
+    penalty_R = hierarchical()._divide(group_of(written(SWITCHED, PLAIN, CHANGED)))[1]
+    assert_allclose(penalty_R, [0.0, 0.3, 0.6])
 
 
 def test_each_advantage_goes_to_its_own_tokens():
@@ -274,7 +277,7 @@ def test_an_agent_that_writes_no_fields_is_refused_before_play():
     algorithm = HiPER()
     algorithm.configure_env(make_vec("SearchQA-Terse-v0", 1, corpus=WORLD, dialect="hierarchy").config)
     with pytest.raises(ConfigError, match="leave out --env-option dialect=hierarchy"):
-        algorithm.setup(TrainContext(CandidateAgent(), np.random.default_rng(0)))
+        algorithm.check_policy(CandidateAgent())
 
 
 def test_settings_keep_the_contract():
@@ -304,13 +307,13 @@ def test_it_trains(agent, tmp_path, no_curve):
 
 def test_a_chat_model_trains_with_the_dialect(tmp_path, no_curve):
     from hf_models import WORLD as HF_WORLD
-    from hf_models import save_taught
+    from hf_models import save_family
 
     result = train(
         {
             "trainer": "hiper",
             "agent": "hf",
-            "agent_options": {"model": save_taught(tmp_path / "model"), "max_new_tokens": 8},
+            "agent_options": {"model": save_family(tmp_path / "model", "qwen3"), "max_new_tokens": 8},
             "iterations": 1,
             "questions": 2,
             "eval_episodes": 0,

@@ -22,6 +22,7 @@ from searchgym.trainers.algorithms.memory.slea_rl import SLEARL
 from searchgym.trainers.conformance import TabularPolicy, synthetic_groups
 from searchgym.trainers.groups import Groups
 
+pytestmark = pytest.mark.usefixtures("no_curve")
 WORLD = small_world("country-terse")
 
 
@@ -50,16 +51,13 @@ def test_the_bank_grows_below_a_success_of_0_4(success: list[float], new: int) -
     assert algorithm._metrics == {"skills": 2.0 + new, "new_skills": float(new)}
 
 
-def test_success_is_measured_over_the_window_and_by_type() -> None:
+def test_success_is_measured_by_type() -> None:
     seen: list[int] = []
     bank = SkillBank(writer=lambda episodes: seen.append(len(episodes)) or [])
-    algorithm = opened(SkillRL({"window": 2}), bank)
-    algorithm._update(played([0.0, 0.0]))  # 0 of 2
-    algorithm._update(played([1.0, 1.0]))  # 2 of 4
-    other = played([0.0, 0.0])
-    other[0].extra = {"type": "comparison"}
-    algorithm._update(other)  # chain: 2 of 3; comparison: 0 of 1
-    assert seen == [2, 1]
+    episodes = played([0.0, 1.0, 1.0, 0.0])
+    episodes[3].extra = {"type": "comparison"}
+    opened(SkillRL(), bank)._update(episodes)  # chain: 2 of 3; comparison: 0 of 1
+    assert seen == [1]
 
 
 @pytest.mark.parametrize("policy", [TabularPolicy(), MemoryPolicy(TabularPolicy(), Experience(), "never")])
@@ -71,16 +69,27 @@ def test_skillrl_needs_its_memory_before_it_plays(policy: Any) -> None:
 
 def test_a_run_is_refused_before_it_begins(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs an agent with the memory"):
-        searchgym.train(trainer="skillrl", agent="candidate", run_dir=tmp_path / "run")
+        searchgym.train(
+            trainer="skillrl", agent="candidate", env_options={"corpus": WORLD}, run_dir=tmp_path / "run"
+        )
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("kind", [SkillRL, SLEARL])
-def test_a_second_agent_is_refused(kind: Any) -> None:
-    algorithm = opened(kind(), SkillBank())
-    second = MemoryPolicy(CandidateAgent(), SkillBank(), "never")
-    with pytest.raises(ConfigError, match="rollout_lag"):
-        algorithm.collect(second, None, None)
+@pytest.mark.parametrize(("trainer", "memory"), [("skillrl", "skills"), ("slea-rl", "experience")])
+def test_agents_that_would_not_share_the_memory_are_refused_before_play(
+    trainer: str, memory: str, tmp_path: Path
+) -> None:
+    options = {"agent": "candidate", "memory": memory, "recall": "never"}
+    config = {
+        "trainer": trainer,
+        "agent": "memory",
+        "agent_options": options,
+        "env_options": {"corpus": WORLD},
+    }
+    with pytest.raises(ConfigError, match=r"rollout_lag is 1, but .* changes the memory"):
+        searchgym.train({**config, "rollout_lag": 1}, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert not SLEARL().changes_memory(CandidateAgent())
 
 
 def test_slea_rl_has_the_credit_of_gigpo_over_clusters() -> None:
@@ -123,7 +132,7 @@ def test_a_run_keeps_its_bank_and_evaluates_with_and_without_it(tmp_path: Path) 
         trainer="skillrl",
         agent="memory",
         agent_options={"agent": {"name": "tiny", "max_new_tokens": 16}, "memory": "skills"},
-        env_options={"corpus": WORLD, "types": ["chain"], "hops": [1]},
+        env_options={"corpus": WORLD, "types": ["chain"], "hops": [1], "max_rounds": 2},
         settings={"group_size": 2, "threshold": 1.0},
         iterations=1,
         questions=2,

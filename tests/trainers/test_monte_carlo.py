@@ -146,7 +146,6 @@ def test_what_cannot_be_reached_is_refused_before_anything_is_played(monkeypatch
     ("agent", "says"),
     [
         (FunctionAgent(lambda observation, info: ""), "has no random stream per episode"),
-        (CopyAgent(), "has no random stream per episode"),
         (type("Mute", (CopyAgent,), {"resume": None, "name": "mute"}), "cannot continue a recorded episode"),
     ],
 )

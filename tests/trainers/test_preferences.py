@@ -19,6 +19,7 @@ from searchgym.env.vector import make_vec
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError, TrainingError
 from searchgym.judges.protocol import Verdict
+from searchgym.rollouts.collection import open_agent
 from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.preferences.dpo import DPO
 from searchgym.trainers.algorithms.preferences.int import INTERVENED, REPAIRED, InT, first_error
@@ -325,11 +326,11 @@ def assert_same_tokens(policy, made: Episode, t: int) -> None:
     ("algorithm", "options", "words"),
     [
         (StepDPO({"score": "judge"}), {}, "judge=oracle"),
-        (StepDPO({"score": "judge"}), {"judge": "oracle", "judge_when": "success"}, "judge_when=end"),
+        (StepDPO({"score": "judge"}), {"judge": "oracle", "judge_when": "success"}, "judge_when=step, end"),
         (WebSTAR(), {}, "judge=oracle"),
-        (WebSTAR(), {"judge": "oracle", "judge_when": "unequal-success"}, "judge_when=end"),
+        (WebSTAR(), {"judge": "oracle", "judge_when": "unequal-success"}, "judge_when=step, end"),
         (InT(), {}, "judge=oracle"),
-        (InT(), {"judge": "oracle", "judge_when": "success"}, "judge_when=end"),
+        (InT(), {"judge": "oracle", "judge_when": "success"}, "judge_when=step, end"),
     ],
 )
 def test_an_environment_without_the_verdicts_is_refused(algorithm, options, words):
@@ -345,13 +346,28 @@ def test_an_environment_without_the_verdicts_is_refused(algorithm, options, word
         (StepDPO, {"group_size": 6}, "multiple of 4"),
         (StepDPO, {"group_size": 1, "states": 0}, "group_size"),
         (StepDPO, {"objective": "sft", "beta": 0.2}, "leave beta out"),
+        (StepDPO, {"score": "judge", "permute_rewards": True}, "permute_rewards"),
         (InT, {"proposer": "gold_digger"}, "gold_digger"),
+        (InT, {"permute_rewards": True}, "permute_rewards"),
+        (WebSTAR, {"permute_rewards": True}, "permute_rewards"),
         (WebSTAR, {"threshold": 11}, "threshold"),
     ],
 )
 def test_settings_that_cannot_be_used(kind, settings, words):
     with pytest.raises(ConfigError, match=words):
         kind(settings)
+
+
+def test_an_environment_in_which_the_oracle_cannot_act_is_refused():
+    with pytest.raises(ConfigError, match="max_rounds is 1"):
+        InT().configure_env(make_vec("SearchQA-Forks-v0", 1, **{**JUDGED, "max_rounds": 1}).config)
+
+
+def test_a_policy_that_cannot_write_the_acts_of_others_is_refused():
+    planner = open_agent({"name": "planner", "planner": "candidate", "answerer": "copy"})
+    with pytest.raises(ConfigError, match=r"int learns from another agent's acts, and agent 'planner"):
+        InT().check_policy(planner)
+    InT().check_policy(CandidateAgent())
 
 
 def test_a_corpus_without_gold_sub_queries_has_no_oracle(toy, tmp_path):

@@ -173,6 +173,19 @@ def test_a_method_without_what_it_needs(request_, message):
         make_labels(LabelRequest(**request_))
 
 
+def test_questions_without_a_verdict_are_left_out_and_one_is_always_trained_on(labels, tmp_path):
+    """One question per batch: a batch of failed verdicts alone would have a loss of NaN."""
+    episodes = labels.episodes[::4][:4]
+    scores = [np.array([1.0, 0.0]), np.full(2, np.nan), np.array([0.0, 1.0]), np.array([1.0, 1.0])]
+    rows = []
+    train_reward_model(
+        StepLabels("verdicts", episodes, scores), open_backbone("tiny", {"start": "forks"}), tmp_path / "model",
+        PRMSettings(epochs=1, batch_tokens=1, validation=0.9), rows.append,
+    )  # fmt: skip
+    assert [math.isfinite(row["loss"]) for row in rows] == [True]
+    assert "validation_loss" in rows[0]
+
+
 # -- training ------------------------------------------------------------------------------------------------
 
 

@@ -186,12 +186,13 @@ def test_changes_stay_inside_episodes():
 @pytest.mark.parametrize("trainer", [IGPO, SPAE])
 def test_an_agent_without_probes_is_refused_by_name(trainer):
     with pytest.raises(ConfigError, match=r"'stumbling' has no probe_answers"):
-        trainer().setup(TrainContext(WeightlessPolicy(StumblingAgent()), np.random.default_rng(0)))
+        trainer().check_policy(WeightlessPolicy(StumblingAgent()))
 
 
 def test_what_cannot_be_compared_or_probed():
-    with pytest.raises(ConfigError, match="group_size"):
-        IGPO({"group_size": 1})
+    for trainer in (IGPO, SPAE):
+        with pytest.raises(ConfigError, match="group_size"):
+            trainer({"group_size": 1})
     without = episode("a", 2, 1.0)
     without.gold["answers"] = []
     with pytest.raises(TrainingError, match="no gold answer"):

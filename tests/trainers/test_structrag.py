@@ -19,6 +19,7 @@ from searchgym.errors import CheckpointError, ConfigError, UnknownIdError
 from searchgym.trainers.algorithms.preferences.structrag import StructRAG, pair_credit
 from searchgym.trainers.conformance import TabularPolicy, synthetic_groups
 
+pytestmark = pytest.mark.usefixtures("no_curve")
 WORLD = small_world()
 TERSE = ShownPassage("Mira Voss", "Mira Voss is painter ; mentor Jan Kerberg ; films Aln , Bor ; born 1893")
 NATURAL = ShownPassage("Bern", "Bern lies on the Aare. It was founded in 1191 by Berthold V.")
@@ -136,10 +137,10 @@ def test_the_router_learns_which_form_hides_the_answer(tmp_path: Path) -> None:
         agent_options={"agent": "copy"},
         env="SearchQA-v0",
         env_options={"corpus": WORLD, "types": ["chain"], "hops": [1]},
-        settings={"group_size": 16},
-        iterations=15,
+        settings={"group_size": 8},
+        iterations=10,
         questions=8,
-        lr=0.1,
+        lr=0.2,
         eval_episodes=0,
         run_dir=tmp_path / "run",
     )
@@ -147,7 +148,7 @@ def test_the_router_learns_which_form_hides_the_answer(tmp_path: Path) -> None:
     shares = result.policy._logprobs(questions).exp().mean(dim=0).tolist()
     assert shares[list(RENDERINGS).index("catalogue")] < 0.1
     again = open_structured("copy")
-    again.load_weights(result.run_dir / "checkpoints" / "step-000015" / "policy")
+    again.load_weights(result.run_dir / "checkpoints" / "step-000010" / "policy")
     assert again._logprobs(questions).equal(result.policy._logprobs(questions))
 
 

@@ -49,6 +49,7 @@ from searchgym.rollouts.starts import Start
 from ..config import option
 from ..groups import Group, Groups
 from ..objective import group_advantages
+from ..rollouts import check_can_branch
 from .grpo import GRPO, GRPOSettings
 
 __all__ = ["TreeGRPO", "TreeGRPOSettings", "tree_advantages"]
@@ -82,6 +83,9 @@ class TreeGRPO(GRPO):
                 f"of {size}"
             )
         self.trees = s.group_size // size
+
+    def check_policy(self, policy: Policy) -> None:
+        check_can_branch(policy)
 
     def play(self, policy: Policy, envs: SearchVectorEnv, task_ids: Sequence[str]) -> list[Group]:
         play, rng = self.context.play, self.context.rng

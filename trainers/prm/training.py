@@ -139,7 +139,11 @@ def train_reward_model(
         "backbone": [backbone.kind, backbone.tokenizer_digest, _weights_digest(model)],
     }
     order = np.random.default_rng([settings.seed, 0]).permutation(len(questions))
-    held = round(settings.validation * len(questions))
+    if not questions:
+        raise ConfigError(
+            f"no labelled round fits into the {backbone.network.positions} tokens of the model: take a backbone with a longer context"
+        )
+    held = min(round(settings.validation * len(questions)), len(questions) - 1)
     training = _Training(
         model, settings, [questions[i] for i in order[held:]], [questions[i] for i in order[:held]]
     )
@@ -349,6 +353,8 @@ def _questions(model: RewardModel, labels: StepLabels, settings: PRMSettings) ->
         if settings.loss == "pairwise" and not pairs:
             continue
         targets = [_targets(labels, e)[: size[e]] for e in numbers]
+        if settings.loss != "pairwise" and not np.isfinite(np.concatenate(targets)).any():
+            continue  # every verdict failed
         advantages = [_decided(labels, e)[: size[e]] for e in numbers]
         pairs_P2 = np.array(pairs, dtype=np.int64).reshape(-1, 2)
         found.append(_Question(readings, np.concatenate(targets), pairs_P2, np.concatenate(advantages)))

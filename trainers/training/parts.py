@@ -87,4 +87,17 @@ def open_parts(config: TrainConfig, kind: type[Algorithm] | None = None) -> Part
             f"agent {config.agent!r} cannot be trained: it has no weights (choose another, e.g. 'tiny' or 'candidate')"
         )
     algorithm.check_policy(policy)
+    if config.streams == "episode":
+        try:
+            policy.seed([], [])
+        except NotImplementedError as error:
+            raise ConfigError(
+                f"every episode has a random stream of its own (streams=episode), but {error}"
+            ) from error
+    for name in ("rollout_lag", "rollout_workers"):
+        if getattr(config, name) and algorithm.changes_memory(policy):
+            raise ConfigError(
+                f"{name} is {getattr(config, name)}, but {config.trainer} changes the memory of the agent {policy.name!r}, and "
+                f"agents that play elsewhere get its weights alone: leave {name} out"
+            )
     return Parts(policy, algorithm, envs, TaskSampler(envs.task_ids(), config.questions, config.seed))

@@ -13,7 +13,7 @@ GRPO's over the whole group, and the clipped surrogate is its loss.
 The defaults are those of the released script: half of the group from the question, beam 2, p = 0.5, w = 0.2.
 
 Departures from the paper and its code:
-1. [OURS] H is divided by the largest entropy of the iteration. The code divides by log(vocabulary) and sees the ten most likely
+1. [OURS] H is divided by the largest entropy of the wave (departure 3). The code divides by log(vocabulary) and sees the ten most likely
    tokens only; the act of the candidate policy is one token, and its vocabulary changes from state to state.
 2. [OURS] H is the mean over the first `first_tokens` tokens of the round; the code's number is not known to us. It is computed in
    a forward pass, because episodes record log-probabilities only.
@@ -79,8 +79,10 @@ class ARPO(GRPO):
                 f"initial is {self.initial}, and group_size, which includes the branches, is {size}: give a smaller number"
             )
 
-    def play(self, policy: Policy, envs: SearchVectorEnv, task_ids: Sequence[str]) -> list[Group]:
+    def check_policy(self, policy: Policy) -> None:
         check_can_branch(policy)
+
+    def play(self, policy: Policy, envs: SearchVectorEnv, task_ids: Sequence[str]) -> list[Group]:
         play, rng, size = self.context.play, self.context.rng, self.settings.group_size
         groups = play(policy, envs, task_ids, self.initial, rng)
         wave = [list(group) for group in groups]  # episodes not examined yet

@@ -83,8 +83,10 @@ class MCTS(GRPO):
     def group_relative(self) -> bool:
         return False
 
-    def play(self, policy: Policy, envs: SearchVectorEnv, task_ids: Sequence[str]) -> list[Group]:
+    def check_policy(self, policy: Policy) -> None:
         check_can_branch(policy)
+
+    def play(self, policy: Policy, envs: SearchVectorEnv, task_ids: Sequence[str]) -> list[Group]:
         groups: list[Group] = []
         for tree in grow_trees(self.context.play, policy, envs, task_ids, self.options, self.context.rng):
             for episode in tree.episodes:

@@ -79,7 +79,7 @@ class RTMC(GRPO):
         return self.settings.gamma == 1.0  # otherwise the shorter of two successes has the larger return
 
     def select(self, groups: Groups) -> list[bool]:
-        if not self.settings.skip_equal:
+        if not self.settings.skip_equal or not len(groups):
             return [True] * len(groups)
         spread_G = _spread(self._returns(groups), groups)[1]
         return [bool(spread > 0.0) for spread in spread_G]

@@ -88,8 +88,10 @@ class SLATE(GRPO):
             )
         return env_config
 
-    def play(self, policy: Policy, envs: SearchVectorEnv, task_ids: Sequence[str]) -> list[Group]:
+    def check_policy(self, policy: Policy) -> None:
         check_can_branch(policy)
+
+    def play(self, policy: Policy, envs: SearchVectorEnv, task_ids: Sequence[str]) -> list[Group]:
         play, rng, k = self.context.play, self.context.rng, self.settings.group_size
         slates = play(policy, envs, task_ids, k, rng, rounds=1)
         groups = [list(slate) for slate in slates]

@@ -65,8 +65,10 @@ class VinePPO(GRPO):
     def group_relative(self) -> bool:
         return False
 
-    def play(self, policy: Policy, envs: SearchVectorEnv, task_ids: Sequence[str]) -> list[Group]:
+    def check_policy(self, policy: Policy) -> None:
         check_can_branch(policy)
+
+    def play(self, policy: Policy, envs: SearchVectorEnv, task_ids: Sequence[str]) -> list[Group]:
         groups = super().play(policy, envs, task_ids)
         s, context = self.settings, self.context
         values = continuation_values(

@@ -49,7 +49,7 @@ from searchgym.dialects.hierarchy import control_blocks, control_of
 from searchgym.env.config import EnvConfig
 from searchgym.errors import ConfigError
 
-from ...algorithm import Loss, TrainContext, each_token
+from ...algorithm import Loss, each_token
 from ...batch import Batch
 from ...config import option
 from ...credit import Credit
@@ -112,14 +112,13 @@ class HiPER(PPO):
             require_gold(env_config, "hiper", "ends a sub-goal where a gold passage is returned")
         return env_config
 
-    def setup(self, context: TrainContext) -> None:
-        writer = _writer(context.policy)
+    def check_policy(self, policy: Policy) -> None:
+        writer = _writer(policy)
         if self._fields and not (writer.reads_system_prompt and hasattr(writer, "tokenizer")):
             raise ConfigError(
                 f"agent {writer.name!r} does not follow a system prompt, so it writes none of the fields of dialect 'hierarchy': "
                 "leave out --env-option dialect=hierarchy (sub-goals are then found by rule), or train a chat model (hf)"
             )
-        super().setup(context)
 
     def prepare(self, policy: Policy, groups: Groups) -> None:
         values_NL = each_token(policy, groups.samples, self.context.token_budget, self._values)
@@ -206,7 +205,8 @@ class HiPER(PPO):
                     penalty.append(
                         0.0 if control.switch else s.keep_penalty + s.consistency_penalty * changed
                     )
-                    kept = control.subgoal
+                    if control.subgoal or control.switch:
+                        kept = control.subgoal
                 continue
             seen: set[str] = set()
             reached = True
@@ -222,7 +222,7 @@ class HiPER(PPO):
         count = len(groups.tokens.episode_N)
         if not self._fields:
             return np.array([np.ones(count), np.ones(count), np.zeros(count)], dtype=bool)
-        tokenizer = _writer(self.context.policy).tokenizer  # type: ignore[attr-defined]  # checked in setup
+        tokenizer = _writer(self.context.policy).tokenizer  # type: ignore[attr-defined]  # checked in check_policy
         ids = [t for s in groups.samples for t, m in zip(s.segment.tokens, s.segment.mask, strict=True) if m]
         ends = np.flatnonzero(np.diff(groups.round_of_token_N, append=-1)) + 1
         roles, start = [], 0

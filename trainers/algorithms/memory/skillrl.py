@@ -10,16 +10,17 @@ Source: SkillRL, arXiv 2602.08234, and its code, aiming-lab/SkillRL at 48c8446, 
 The agent must be `memory` with the memory `skills` (searchgym/agents/memory): it shows the skills, and saves the bank with the weights.
 
 Departures:
-1. [OURS] Success is measured on the episodes of the last `window` iterations, by question type. The paper uses a validation set,
-   which an algorithm does not see here.
+1. [OURS] Success is measured on the episodes of the iteration, by question type. The paper uses a validation set, which an
+   algorithm does not see here.
 2. [OURS] Skills are written by rules; see searchgym/agents/memory/skills.py, with the other departures of the bank.
 3. The cold start by supervised fine-tuning is the trainer `sft`.
-4. The bank of an iteration is the one that its episodes were played with: it is updated after they are collected.
+4. Under the control `permute_rewards` the bank still grows from what really succeeded.
+5. The bank of an iteration is the one that its episodes were played with: it is updated after they are collected.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ from ...credit import Credit
 from ...groups import Group, Groups
 from ...tasks import TaskSampler
 from ..grpo import GRPO, GRPOSettings
-from .remembered import check_same_memory, find_memory
+from .remembered import find_memory
 
 __all__ = ["SkillRL", "SkillRLSettings"]
 
@@ -47,7 +48,6 @@ class SkillRLSettings(GRPOSettings):
     threshold: float = option(
         0.4, "a kind of question gets new skills while its success is below this", low=0.0, high=1.0
     )
-    window: int = option(1, "iterations over which success is measured", low=1)
 
 
 class SkillRL(GRPO):
@@ -63,14 +63,15 @@ class SkillRL(GRPO):
                 "--agent-option agent=NAME --agent-option memory=skills"
             )
 
+    def changes_memory(self, policy: Policy) -> bool:
+        return True
+
     def setup(self, context: TrainContext) -> None:
         super().setup(context)
         self._bank = find_memory(context.policy, SkillBank)
-        self._recent: deque[list[Episode]] = deque(maxlen=self.settings.window)
         self._metrics: dict[str, float] = {}
 
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
-        check_same_memory(policy, self.context.policy)
         groups = super().collect(policy, envs, tasks)
         self._update([episode for group in groups for episode in group if episode.valid_for_training])
         return groups
@@ -83,9 +84,8 @@ class SkillRL(GRPO):
     def _update(self, episodes: list[Episode]) -> None:
         if self._bank is None:
             return
-        self._recent.append(episodes)
         kinds: defaultdict[str, list[Episode]] = defaultdict(list)
-        for episode in (episode for played in self._recent for episode in played):
+        for episode in episodes:
             kinds[str(episode.extra.get("type", ""))].append(episode)
         new = 0
         for kind in sorted(kinds):

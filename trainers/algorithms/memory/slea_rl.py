@@ -36,7 +36,7 @@ from ...groups import Group, Groups
 from ...state_matching import anchor_states
 from ...tasks import TaskSampler
 from ..gigpo import GiGPO, GiGPOSettings, state_advantages
-from .remembered import check_same_memory, find_memory
+from .remembered import find_memory
 
 __all__ = ["SLEARL", "SLEARLSettings"]
 
@@ -56,12 +56,14 @@ class SLEARL(GiGPO):
     settings_class = SLEARLSettings
     settings: SLEARLSettings
 
+    def changes_memory(self, policy: Policy) -> bool:
+        return find_memory(policy, Experience) is not None
+
     def setup(self, context: TrainContext) -> None:
         super().setup(context)
         self._library = find_memory(context.policy, Experience)
 
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
-        check_same_memory(policy, self.context.policy)
         if self._library is not None:
             self._library.advance()
         return super().collect(policy, envs, tasks)

@@ -25,6 +25,8 @@ Departures from the paper:
 4. An intervention that answers ends the episode: it is kept if the answer has `min_reward`, without continuations.
 5. An intervention that equals the act it replaces, or that the policy cannot write, is dropped and counted (`unusable`).
 6. Episodes of which no round has a verdict get no intervention.
+7. The control `permute_rewards` is refused: interventions are kept by what their own continuations earned.
+8. This file is longer than 180 lines: a collection in three stages (episodes, interventions, continuations) is one method.
 """
 
 from __future__ import annotations
@@ -49,9 +51,11 @@ from searchgym.rollouts.starts import Start
 from ...algorithm import AlgorithmConfig
 from ...config import option
 from ...credit import Credit
+from ...evidence import require_judge
 from ...groups import Group, Groups
 from ...objective import Aggregation
 from ...one_act import play_one_act, written_act
+from ...rollouts import check_can_branch, check_can_write
 from ...tasks import TaskSampler
 from ..sft import Imitation
 
@@ -88,6 +92,11 @@ class InT(Imitation):
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(settings)
+        if self.settings.permute_rewards:
+            raise ConfigError(
+                "int has no control permute_rewards: which interventions are kept is decided while episodes are played; leave it "
+                "out"
+            )
         self._proposer: Agent = open_agent(self.settings.proposer)
         if type(self._proposer).resume is Agent.resume:
             raise ConfigError(
@@ -100,19 +109,24 @@ class InT(Imitation):
         return False  # interventions are not sampled
 
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
-        if env_config.judge is None or "success" in env_config.judge_when:
-            raise ConfigError(
-                "int looks for the first error of failed episodes in a judge's verdicts, and this environment has no judge, or "
-                f"judges only right episodes (judge_when={env_config.judge_when}): add --env-option judge=oracle --env-option "
-                "judge_when=end, or another judge"
-            )
+        require_judge(env_config, "int", "finds the first error of failed episodes")
         questions = env_config.tasks(env_config.split)
         if self.settings.proposer == "oracle" and questions and not questions[0].chain:
             raise ConfigError(
                 f"proposer=oracle reads gold sub-queries, and corpus {env_config.corpus.name!r} has none: use "
                 "--set proposer=demonstrator, or another agent"
             )
+        longest = max((len(question.chain) for question in questions), default=0)
+        if self.settings.proposer == "oracle" and env_config.max_rounds <= longest:
+            raise ConfigError(
+                f"max_rounds is {env_config.max_rounds}, and proposer=oracle needs {longest} searches and an answer: set max_rounds "
+                f"to at least {longest + 1}"
+            )
         return env_config
+
+    def check_policy(self, policy: Policy) -> None:
+        check_can_branch(policy)
+        check_can_write(policy, "int learns from another agent's acts")
 
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
         s, play, rng = self.settings, self.context.play, self.context.rng

@@ -29,6 +29,8 @@ Departures from the paper and its code:
 5. Rounds without tokens (another agent's, or cut off) are no acts. Acts without a verdict are left out and counted (`unjudged`).
 6. The gradient is exact at every optimizer step; see pairwise.py.
 7. Sizes are the kit's: the released runs have 10 acts per state, LoRA with rank 256 and a learning rate of 2e-6.
+8. The control `permute_rewards` is refused with score=judge: verdicts would still tell acts apart.
+9. This file is longer than 180 lines: it holds the method and its control, SFT on the same acts.
 """
 
 from __future__ import annotations
@@ -52,8 +54,10 @@ from ...algorithm import AlgorithmConfig
 from ...compared_acts import acts_of, count_unjudged, score_acts
 from ...config import option
 from ...credit import Credit
+from ...evidence import require_judge
 from ...groups import Group, Groups
 from ...preference import Pairs
+from ...rollouts import check_can_branch
 from ...tasks import TaskSampler
 from .pairwise import PairwiseAlgorithm, PairwiseSettings, sequence_count
 
@@ -91,21 +95,23 @@ class StepDPO(PairwiseAlgorithm):
             raise ConfigError("objective=sft has no reference: leave beta out, or use objective=dpo")
         if s.group_size == 1:
             self._refuse_single_episodes()
+        if s.score == "judge" and s.permute_rewards:
+            raise ConfigError(
+                "score=judge has no control permute_rewards: verdicts would still tell acts apart; use score=value, or leave it out"
+            )
 
     @property
     def group_relative(self) -> bool:
         return self.settings.score == "value"
 
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
-        if self.settings.score == "judge" and (
-            env_config.judge is None or "success" in env_config.judge_when
-        ):
-            raise ConfigError(
-                "score=judge compares the verdicts on right and wrong acts, and this environment has no judge, or judges "
-                f"only right episodes (judge_when={env_config.judge_when}): add --env-option judge=oracle --env-option "
-                "judge_when=end, or another judge"
-            )
+        if self.settings.score == "judge":
+            require_judge(env_config, "step-dpo", "with score=judge compares acts")
         return env_config
+
+    def check_policy(self, policy: Policy) -> None:
+        if self.settings.states:
+            check_can_branch(policy)
 
     @property
     def uses_reference(self) -> bool:

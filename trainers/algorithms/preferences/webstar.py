@@ -18,19 +18,21 @@ Departures from the abstract:
    answers would: then wrong answers that stand in a retrieved text are imitated (the page shows what that does).
 4. The steps' thoughts are learned as they are: the paper augments them.
 5. The policy learns from its own steps, in a loop; the paper's trajectories come from other models.
-6. The control `permute_rewards` does not change grades. Rounds without a verdict are left out and counted (`unjudged`). Invalid acts are left out.
+6. The control `permute_rewards` is refused: it does not change grades. Rounds without a verdict are left out and counted (`unjudged`). Invalid acts are left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from searchgym.env.config import EnvConfig
 from searchgym.episode import Episode, Round
 from searchgym.errors import ConfigError
 
 from ...config import option
+from ...evidence import require_judge
 from ..sft import SFT, SFTSettings
 
 __all__ = ["WebSTAR", "WebSTARSettings", "grade"]
@@ -53,17 +55,21 @@ class WebSTAR(SFT):
     settings_class = WebSTARSettings
     settings: WebSTARSettings
 
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(settings)
+        if self.settings.permute_rewards:
+            raise ConfigError(
+                "webstar has no control permute_rewards: grades do not depend on rewards, so the control would be the run that "
+                "it is meant to check; leave it out"
+            )
+
     @property
     def needs_verdicts(self) -> bool:
         return True
 
     def configure_env(self, env_config: EnvConfig) -> EnvConfig:
-        if not self.settings.episodes and (env_config.judge is None or "success" in env_config.judge_when):
-            raise ConfigError(
-                "webstar learns from steps with good grades, and this environment has no judge, or judges only right episodes "
-                f"(judge_when={env_config.judge_when}): add --env-option judge=oracle --env-option judge_when=end, or "
-                "another judge"
-            )
+        if not self.settings.episodes:
+            require_judge(env_config, "webstar", "grades steps")
         return super().configure_env(env_config)
 
     def _worth_learning(self, episode: Episode, round_: Round) -> bool:

@@ -42,7 +42,6 @@ from numpy.typing import NDArray
 
 from searchgym.agents.policy import Policy
 
-from ...algorithm import TrainContext
 from ...answer_probes import change_after, check_prober, followed, probe_rounds, read_probes
 from ...config import option
 from ...credit import Credit
@@ -93,9 +92,8 @@ class IGPO(GRPO):
     def group_relative(self) -> bool:
         return False  # rounds are paid for what they found out, also where all outcomes are equal
 
-    def setup(self, context: TrainContext) -> None:
-        check_prober(context.policy, "igpo")
-        super().setup(context)
+    def check_policy(self, policy: Policy) -> None:
+        check_prober(policy, "igpo")
 
     def rewards(self, group: Group) -> NDArray[np.float64]:
         r_G = super().rewards(group)

@@ -28,14 +28,15 @@ Ours, because the notes do not say it:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.agents.policy import Policy
 
-from ...algorithm import TrainContext
 from ...answer_probes import change_after, check_prober, followed, probe_rounds, read_probes
 from ...config import option
 from ...credit import Credit
@@ -64,6 +65,10 @@ class SPAE(GRPO):
     settings_class = SPAESettings
     settings: SPAESettings
 
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(settings)
+        self._refuse_single_episodes()
+
     @property
     def told(self) -> str:
         return "the gold answer"
@@ -72,9 +77,8 @@ class SPAE(GRPO):
     def group_relative(self) -> bool:
         return self.settings.xi == 0.0
 
-    def setup(self, context: TrainContext) -> None:
-        check_prober(context.policy, "spae")
-        super().setup(context)
+    def check_policy(self, policy: Policy) -> None:
+        check_prober(policy, "spae")
 
     def prepare(self, policy: Policy, groups: Groups) -> None:
         super().prepare(policy, groups)
