@@ -21,7 +21,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any, Protocol
 
-from searchgym.errors import ConfigError, MissingExtraError, RetrievalError, UnknownIdError
+from searchgym.errors import ConfigError, MissingExtraError, RetrievalError, UnknownIdError, strip
 from searchgym.options import boolean, choice, integer, number
 from searchgym.question import Corpus
 from searchgym.retries import Backoff, is_transient
@@ -195,7 +195,10 @@ class WebRetriever:
         self._options, self._access = options, access
         self._api = open_api(options.api, options.url)
         self._answers = options.answers()
-        self._identity = [_FORMAT, asdict(self._api)]
+        self._identity = [
+            _FORMAT,
+            strip(asdict(self._api)),
+        ]  # credentials in its address change no result and are not kept
         facts = {"format": _FORMAT, "backend": self.name, "api": self._identity}
         self.index_hash = digest({**facts, "read": options.read, "words": options.words})
         self.unread = 0

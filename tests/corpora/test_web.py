@@ -533,3 +533,21 @@ def test_damaged_kept_answers_are_fetched_again(site: Site, web: Callable[..., W
     for file in files:
         file.write_bytes(file.read_bytes()[:20])
     assert web().search(["x"], 2) == expected
+
+
+def test_credentials_are_not_kept(site: Site, make_corpus: Callable[..., Any]) -> None:
+    """Those in the address of the API and in its fields: neither in the kept answers nor in the digest."""
+
+    def open_with(secret: str) -> WebRetriever:
+        url = f"{site.url.replace('://', f'://me:{secret}@')}/search?api_key={secret}"
+        return open_web(make_corpus(["x"]), api={"fields": {"api_key": secret}}, url=url, **FAST)
+
+    first, second = open_with("hidden-1"), open_with("hidden-2")
+    assert first.index_hash == second.index_hash
+    first.search(["x"], 2)
+    asked = len(site.seen)
+    second.search(["x"], 2)
+    assert len(site.seen) == asked
+    kept = [file.read_text() for file in first._answers.directory.rglob("*.json")]
+    assert kept
+    assert not [text for text in kept if "hidden" in text]
