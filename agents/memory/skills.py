@@ -67,6 +67,7 @@ class SkillBank:
 
     Attributes:
         skills: the bank, the oldest first.
+        recent: successes and episodes by kind of question, of the newest iterations; a trainer's, saved with the bank.
 
     Raises:
         ConfigError: an argument out of range.
@@ -83,6 +84,7 @@ class SkillBank:
         self._top, self._size = integer("top", top, 1, 100), integer("size", size, 1, 10_000)
         self._writer = writer or write_skills
         self.skills: list[Skill] = list(_GENERAL)
+        self.recent: list[dict[str, list[int]]] = []
 
     def observe(self, episode: Episode, scores: Sequence[float] | None = None) -> None:
         """See `Memory.observe`; `update` looks at several episodes at once."""
@@ -121,11 +123,15 @@ class SkillBank:
 
     def to_json(self) -> dict[str, Any]:
         """See `Memory.to_json`."""
-        return {"skills": [asdict(skill) for skill in self.skills]}
+        return {"skills": [asdict(skill) for skill in self.skills], "recent": self.recent}
 
     def load_json(self, data: dict[str, Any]) -> None:
         """See `Memory.load_json`."""
         self.skills = [Skill(**fields) for fields in data["skills"]]
+        self.recent = [
+            {str(kind): [int(won), int(played)] for kind, (won, played) in counts.items()}
+            for counts in data.get("recent", [])
+        ]
 
 
 def write_skills(episodes: Sequence[Episode]) -> list[Skill]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,18 @@ def test_success_is_measured_over_the_window_and_by_type() -> None:
     other[0].extra = {"type": "comparison"}
     algorithm._update(other)  # chain: 2 of 3; comparison: 0 of 1
     assert seen == [2, 1]
+
+
+def test_the_window_is_saved_with_the_bank() -> None:
+    """An interrupted run: 2 of 4 in the window, and 0 of 2 without the part before the interruption."""
+    bank = SkillBank()
+    opened(SkillRL({"window": 2}), bank)._update(played([1.0, 1.0]))
+    restored = SkillBank()
+    restored.load_json(json.loads(json.dumps(bank.to_json())))
+    restored_algorithm = opened(SkillRL({"window": 2}), restored)
+    restored_algorithm._update(played([0.0, 0.0]))
+    assert restored_algorithm._metrics["new_skills"] == 0
+    assert restored.recent == [{"chain": [2, 2]}, {"chain": [0, 2]}]
 
 
 @pytest.mark.parametrize("policy", [TabularPolicy(), MemoryPolicy(TabularPolicy(), Experience(), "never")])

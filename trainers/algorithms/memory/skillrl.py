@@ -10,8 +10,8 @@ Source: SkillRL, arXiv 2602.08234, and its code, aiming-lab/SkillRL at 48c8446, 
 The agent must be `memory` with the memory `skills` (searchgym/agents/memory): it shows the skills, and saves the bank with the weights.
 
 Departures:
-1. [OURS] Success is measured on the episodes of the last `window` iterations, by question type. The paper uses a validation set,
-   which an algorithm does not see here.
+1. [OURS] Success is measured on the episodes of the last `window` iterations, by question type; skills come from those of the
+   newest. The paper uses a validation set, which an algorithm does not see here.
 2. [OURS] Skills are written by rules; see searchgym/agents/memory/skills.py, with the other departures of the bank.
 3. The cold start by supervised fine-tuning is the trainer `sft`.
 4. The bank of an iteration is the one that its episodes were played with: it is updated after they are collected.
@@ -19,7 +19,7 @@ Departures:
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,7 +66,6 @@ class SkillRL(GRPO):
     def setup(self, context: TrainContext) -> None:
         super().setup(context)
         self._bank = find_memory(context.policy, SkillBank)
-        self._recent: deque[list[Episode]] = deque(maxlen=self.settings.window)
         self._metrics: dict[str, float] = {}
 
     def collect(self, policy: Policy, envs: SearchVectorEnv, tasks: TaskSampler) -> Sequence[Group]:
@@ -83,13 +82,16 @@ class SkillRL(GRPO):
     def _update(self, episodes: list[Episode]) -> None:
         if self._bank is None:
             return
-        self._recent.append(episodes)
         kinds: defaultdict[str, list[Episode]] = defaultdict(list)
-        for episode in (episode for played in self._recent for episode in played):
+        for episode in episodes:
             kinds[str(episode.extra.get("type", ""))].append(episode)
+        counts = {kind: [sum(bool(e.outcome.em) for e in some), len(some)] for kind, some in kinds.items()}
+        # In the bank, which is saved with the weights: a run that was interrupted decides as one that was not.
+        self._bank.recent = [*self._bank.recent, counts][-self.settings.window :]
         new = 0
         for kind in sorted(kinds):
-            success = sum(episode.outcome.em for episode in kinds[kind]) / len(kinds[kind])
+            seen = [counts[kind] for counts in self._bank.recent if kind in counts]
+            success = sum(won for won, _ in seen) / sum(played for _, played in seen)
             if success < self.settings.threshold:
                 new += self._bank.update(kinds[kind])
         self._metrics = {"skills": float(len(self._bank.skills)), "new_skills": float(new)}
