@@ -4,9 +4,10 @@ A description is a list of constraints (relation, value). A value is exact, or o
 
 | value | its class |
 |---|---|
-| a date, or a year where nearly all numbers of its relation are years | the decade |
-| another number | its number of digits before the point, and its sign |
-| any other text | its first letter or digit |
+| a date or a year, of a relation whose numbers are nearly all years | the decade |
+| a number, of another relation | its number of digits before the point, and its sign |
+| a text that begins with a letter | that letter |
+| anything else | none: by its words it would fit into two classes, as 1893 is a year and a number of four digits |
 
 Exact values are compared as answers are (`searchgym.scoring`): two nodes whose names are equal there are one value, because
 a question that words them cannot tell them apart.
@@ -48,21 +49,22 @@ class Constraint(NamedTuple):
 
 
 def class_of(name: str, years: bool) -> tuple[str, str] | None:
-    """The class that a name is obscured to, as (kind, member); None for a name without letters and digits.
+    """The class that a name is obscured to, as (kind, member); None for a name without one.
 
-    The kinds are "decade" ("1890s"), "digits" ("4", "-4") and "initial" ("V").
+    The kinds are "decade" ("1890s"), "digits" ("4", "-4") and "initial" ("V"). What fits a class by its words is in it: a reader who
+    goes by the words of a question finds what the index finds.
 
     Args:
         name: of a node.
-        years: whether a number that can be a year is one.
+        years: whether nearly all numbers of its relation are years.
     """
-    if _DATE.fullmatch(name) or (years and _YEAR.fullmatch(name)):
+    if years and (_DATE.fullmatch(name) or _YEAR.fullmatch(name)):
         return "decade", f"{name[:3]}0s"
     if amount := _NUMBER.fullmatch(name):
         sign = "-" if amount[1] == "-" else ""
-        return "digits", sign + str(len(amount[2].replace(",", "").lstrip("0")) or 1)
+        return None if years else ("digits", sign + str(len(amount[2].replace(",", "").lstrip("0")) or 1))
     first = next((char for char in name if char.isalnum()), "")
-    return ("initial", first.upper()) if first else None
+    return ("initial", first.upper()) if first.isalpha() else None
 
 
 class Graph:
@@ -73,7 +75,7 @@ class Graph:
         starts: where the triples of each node begin; the last entry is the number of triples.
         values: number of each node's value: nodes whose names are equal as answers share one.
         classes: number of each node's class, -1 without one; in row 1 where the relation's numbers are years.
-        years: whether the numbers of each relation are years, 0 or 1.
+        years: whether nearly all numbers of each relation are years (or it has none), 0 or 1.
         value_names: the name of each value, as the first node with it has it.
         class_names: the class of each number.
     """
@@ -91,6 +93,8 @@ class Graph:
                 self.value_names.append(name)
             values.append(value)
         self.values: NDArray[np.int32] = np.array(values, np.int32)
+        self._by_value = np.argsort(self.values, kind="stable").astype(np.int32)
+        self._value_starts = np.searchsorted(self.values[self._by_value], np.arange(len(keys) + 1))
         numbered: dict[tuple[str, str], int] = {}
         classes: tuple[list[int], list[int]] = ([], [])
         for years, column in enumerate(classes):
@@ -110,7 +114,7 @@ class Graph:
         number = np.array([bool(_NUMBER.fullmatch(name)) for name in triples.names])[triples.objects]
         years = np.bincount(triples.predicates[year], minlength=count)
         numbers = np.bincount(triples.predicates[number], minlength=count)
-        return ((years > 0) & (years >= _YEARS * numbers)).astype(np.int8)
+        return (years >= _YEARS * numbers).astype(np.int8)
 
     def facts(self, node: int) -> list[tuple[int, int]]:
         """The (relation, object) pairs of a node, sorted."""
@@ -140,6 +144,14 @@ class Graph:
             relation == constraint.relation and kinds[target] == constraint.value
             for relation, target in self.facts(node)
         )
+
+    def namesakes(self, nodes: Iterable[int]) -> set[int]:
+        """Some nodes, and all whose names are equal to theirs as answers: a text that names one names them all."""
+        found: set[int] = set()
+        for value in {int(self.values[node]) for node in nodes}:
+            low, high = self._value_starts[value], self._value_starts[value + 1]
+            found.update(self._by_value[low:high].tolist())
+        return found
 
     def matching(self, constraint: Constraint) -> NDArray[np.int32]:
         """All nodes that meet a constraint, sorted."""

@@ -7,7 +7,8 @@ relations from there. A walk is kept if
 2. exactly one node fits the description of e_0: obscured constraints are added until only e_0 is left, and where all of
    them do not suffice, they are made exact one after the other;
 3. each r_i leads from e_(i-1) to one node, or e_i has an attribute that the others lack, which the question then states;
-4. read as a query, from all nodes at once and by itself, the question has the answer e_k alone.
+4. read as a query, from all nodes at once and by itself, the question has the answer e_k alone, also for a reader who knows a
+   node by its name and so follows all of that name.
 
 2 and 3 leave one derivation, so that the gold passages are the only ones; 4 checks the question as it will be asked.
 """
@@ -68,15 +69,17 @@ class Walk(NamedTuple):
 def answers_of(graph: Graph, walk: Walk) -> set[int]:
     """Every node that answers the question of a walk, computed from its description and its relations alone.
 
+    The relations are followed from all nodes that have the name of one that was reached.
+
     Args:
         graph: the graph.
         walk: the walk.
     """
     reached = set(graph.fitting(walk.description).tolist())
-    for step in walk.steps:
+    for number, step in enumerate(walk.steps):
         reached = {
             target
-            for node in reached
+            for node in (graph.namesakes(reached) if number else reached)
             for relation, target in graph.facts(node)
             if relation == step.relation and all(graph.holds(target, one) for one in step.constraints)
         }
@@ -195,9 +198,12 @@ class Walker:
         chosen: list[tuple[int, int]] = []
         constraints: list[Constraint] = []
         left: int | None = None  # how many nodes fit
+        if self._obscure:  # values without a class can only be stated: they come last
+            attributes = sorted(attributes, key=lambda attribute: graph.obscured(*attribute) is None)
         for relation, value in attributes[: 4 * _MAX_CONSTRAINTS]:
-            one = graph.obscured(relation, value) if self._obscure else graph.exact(relation, value)
-            if one is None or one in constraints:
+            obscured = graph.obscured(relation, value) if self._obscure else None
+            one = obscured or graph.exact(relation, value)
+            if one in constraints:
                 continue
             fitting = len(graph.fitting([*constraints, one]))
             if left is None or fitting < left:
@@ -214,11 +220,14 @@ class Walker:
         return tuple(constraints) if left == 1 else None
 
     def _names_a_node(self, walk: Walk) -> bool:
-        """Whether the question states the name of a node of the walk, as a part of an exact value or of a relation."""
-        graph = self._graph
+        """Whether the question states a name of a node of the walk, as a part of an exact value or of a relation."""
+        graph, triples = self._graph, self._graph.triples
         conditions = [*walk.description, *(one for step in walk.steps for one in step.constraints)]
         texts = [graph.value_names[one.value] for one in conditions if one.exact]
         used = [*(one.relation for one in conditions), *(step.relation for step in walk.steps)]
-        texts += [graph.triples.relations[relation] for relation in used]
+        texts += [triples.relations[relation] for relation in used]
         stated = "\n".join(texts)
-        return any(contains_answer(stated, graph.triples.names[node]) for node in walk.nodes)
+        names = [
+            name for node in walk.nodes for name in (triples.names[node], *triples.aliases.get(node, ()))
+        ]
+        return any(contains_answer(stated, name) for name in names)

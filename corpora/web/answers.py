@@ -44,7 +44,7 @@ class Answers:
             file = self._file(key)
             file.parent.mkdir(parents=True, exist_ok=True)
             # Not durable: after a power cut it is fetched again.
-            write_text(file, json.dumps({"key": key, "value": value}, ensure_ascii=False), durable=False)
+            write_text(file, json.dumps({"key": key, "value": value}), durable=False)
 
     def _file(self, key: Any) -> Path:
         name = json_digest(key)

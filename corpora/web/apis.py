@@ -97,7 +97,11 @@ class SearchApi:
         for one in value:
             if isinstance(one, dict):
                 parts = (one.get(name) for name in (self.result_url, self.result_title, self.result_snippet))
-                url, title, snippet = (part if isinstance(part, str) else "" for part in parts)
+                url, title, snippet = (
+                    # A lone surrogate, which JSON can hold, is no text: neither files nor tokenizers take it.
+                    part.encode(errors="replace").decode() if isinstance(part, str) else ""
+                    for part in parts
+                )
                 if url.startswith(("http://", "https://")):
                     found.setdefault(url, Found(url, title.strip(), snippet.strip()))
         return list(found.values())

@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urldefrag, urljoin, urlsplit
+from urllib.parse import quote, urldefrag, urljoin, urlsplit, urlunsplit
 from urllib.robotparser import RobotFileParser
 
 from searchgym.errors import ConfigError
@@ -120,8 +120,14 @@ class PageReader:
         Raises:
             Unreadable: it cannot be read.
         """
+        try:
+            return self._read(url)
+        except ValueError:  # of urllib, for an address in a result or a redirect
+            raise Unreadable("its address, or one that it leads to, is not one of the web", False) from None
+
+    def _read(self, url: str) -> tuple[str, str]:
         for _ in range(_MAX_REDIRECTS + 1):
-            url = urldefrag(url).url
+            url = _in_ascii(urldefrag(url).url)
             rules = self._rules_of(url)
             if rules.parser is None:
                 raise Unreadable("its robots.txt cannot be read", True)
@@ -131,7 +137,7 @@ class PageReader:
             reply = self._fetch(url, self._max_bytes)
             location = reply.headers.get("location", "")
             if reply.status in (301, 302, 303, 307, 308) and location:
-                url = urljoin(url, location)
+                url = _target(url, location)
                 continue
             if reply.status != 200:
                 raise Unreadable(f"status {reply.status}", is_transient(reply.status))
@@ -147,7 +153,10 @@ class PageReader:
         if reply.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
             raise Unreadable("it is compressed, which was not asked for", False)
         source = decode(reply.body, charset)
-        title, text = read_html(source) if kind in _HTML else ("", source)
+        try:
+            title, text = read_html(source) if kind in _HTML else ("", source)
+        except ValueError as error:
+            raise Unreadable(str(error), False) from None
         if not text.strip():
             raise Unreadable("it has no text", False)
         return title, text
@@ -175,15 +184,19 @@ class PageReader:
                     return _Rules(None, time.monotonic() + 60.0)
                 raise
             if reply.status in (301, 302, 303, 307, 308) and reply.headers.get("location"):
-                url = urljoin(url, reply.headers["location"])
+                url = _target(url, reply.headers["location"])
                 continue
             if reply.status == 429 or reply.status >= 500:
                 return _Rules(None, time.monotonic() + 60.0)
             if reply.status == 200:
-                parser.parse(reply.body.decode("utf-8", errors="replace").splitlines())
+                try:
+                    parser.parse(reply.body.decode("utf-8-sig", errors="replace").splitlines())
+                except (
+                    ValueError
+                ):  # of RobotFileParser, e.g. for the number "²": rules that cannot be read forbid
+                    return _Rules(None, until)
             break
-        delay = float(parser.crawl_delay(self._agent) or 0.0)
-        return _Rules(parser, until, min(delay, _LONGEST_DELAY))
+        return _Rules(parser, until, float(min(int(parser.crawl_delay(self._agent) or 0), _LONGEST_DELAY)))
 
     def _fetch(self, url: str, most: int) -> Reply:
         parts = urlsplit(url)
@@ -225,6 +238,25 @@ def _is_public(address: str) -> bool:
         if wrapped is not None:
             return _is_public(str(wrapped))
     return ip.is_global and not ip.is_multicast
+
+
+def _target(url: str, location: str) -> str:
+    """Where a redirect leads. Headers are read as Latin-1; an address in one is UTF-8."""
+    return _in_ascii(urljoin(url, location.encode("latin-1", "replace").decode("utf-8", "replace")))
+
+
+def _in_ascii(url: str) -> str:
+    """An address as requests carry it: blanks and other letters of path and query in percent signs, the host as IDNA.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    parts = urlsplit(url)
+    host = parts.netloc
+    if not host.isascii():
+        host = host.encode("idna").decode("ascii")
+    path, query = (quote(part, safe="%/:=&?~#+!$,;'@()*[]|") for part in (parts.path, parts.query))
+    return urlunsplit((parts.scheme, host, path, query, ""))
 
 
 def _host(url: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any, Protocol
 
-from searchgym.errors import ConfigError, MissingExtraError, RetrievalError, UnknownIdError
+from searchgym.errors import ConfigError, MissingExtraError, RetrievalError, UnknownIdError, strip
 from searchgym.options import boolean, choice, integer, number
 from searchgym.question import Corpus
 from searchgym.retries import Backoff, is_transient
@@ -195,7 +195,10 @@ class WebRetriever:
         self._options, self._access = options, access
         self._api = open_api(options.api, options.url)
         self._answers = options.answers()
-        self._identity = [_FORMAT, asdict(self._api)]
+        self._identity = [
+            _FORMAT,
+            strip(asdict(self._api)),
+        ]  # credentials in its address change no result and are not kept
         facts = {"format": _FORMAT, "backend": self.name, "api": self._identity}
         self.index_hash = digest({**facts, "read": options.read, "words": options.words})
         self.unread = 0
@@ -240,7 +243,7 @@ class WebRetriever:
     def _find(self, query: str, k: int) -> list[Found]:
         key = ["search", *self._identity, query, k]
         kept = self._answers.get(key)
-        if kept is None:
+        if not _are_found(kept):
             results = self._online(f"the search for {query!r:.80}").search(query, k)
             kept = [list(one) for one in results]
             self._keep(key, kept)
@@ -264,20 +267,21 @@ class WebRetriever:
         return texts
 
     def _read(self, url: str) -> tuple[str, str]:
-        key = ["page", _FORMAT, url]
+        key, options = ["page", _FORMAT, url], self._options
+        by = [options.max_bytes, options.user_agent, options.allow_private]  # what a refusal depends on
         kept = self._answers.get(key)
-        if kept is None:
+        if isinstance(kept, dict) and "unreadable" in kept and (options.offline or kept.get("by") == by):
+            raise Unreadable(str(kept["unreadable"]), False)
+        if not _are_texts(kept, 2):
             try:
                 kept = list(self._online(f"the page {url}").read(url))
             except Unreadable as error:
                 if not error.transient:
-                    self._keep(key, {"unreadable": str(error)})
+                    self._keep(key, {"unreadable": str(error), "by": by})
                 raise
             self._keep(key, kept)
-        if isinstance(kept, dict):
-            raise Unreadable(str(kept["unreadable"]), False)
         title, text = kept
-        return str(title), str(text)
+        return title, text
 
     def _online(self, what: str) -> WebAccess:
         if self._access is None:
@@ -297,6 +301,15 @@ class WebRetriever:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_reopen, (self._options,))
+
+
+def _are_texts(kept: Any, count: int) -> bool:
+    """Whether a kept value has the form that was written: a list of so many texts."""
+    return isinstance(kept, list) and len(kept) == count and all(isinstance(part, str) for part in kept)
+
+
+def _are_found(kept: Any) -> bool:
+    return isinstance(kept, list) and all(_are_texts(one, len(Found._fields)) for one in kept)
 
 
 def best_part(text: str, query: str, words: int) -> str:

@@ -83,10 +83,11 @@ def sub_exact_match(answer: str, golds: Iterable[str], segmentation: str = DEFAU
         golds: accepted answers.
         segmentation: what words are; see `SEGMENTATIONS`.
     """
-    padded = f" {_segmented(_key(answer), segmentation)} "
+    answer_key = _key(answer)
+    padded = f" {_segmented(answer_key, segmentation)} "
     if not padded.strip():
         return 0.0
-    keys = (_segmented(_key(gold), segmentation) for gold in golds)
+    keys = (_segmented(_key(gold), segmentation, answer_key) for gold in golds)
     return float(any(f" {key} " in padded for key in keys if key))
 
 
@@ -101,13 +102,13 @@ def f1(answer: str, golds: Iterable[str], segmentation: str = DEFAULT_SEGMENTATI
         segmentation: what words are; see `SEGMENTATIONS`.
     """
     answer_key = _key(answer)
-    answer_tokens = _segmented(answer_key, segmentation).split()
     best = 0.0
     for gold in golds:
         gold_key = _key(gold)
         if answer_key != gold_key and {answer_key, gold_key} & {"yes", "no", "noanswer"}:
             continue
-        gold_tokens = _segmented(gold_key, segmentation).split()
+        answer_tokens = _segmented(answer_key, segmentation, gold_key).split()
+        gold_tokens = _segmented(gold_key, segmentation, answer_key).split()
         if set(answer_tokens).isdisjoint(
             gold_tokens
         ):  # counting is slow, and most wrong answers share nothing
@@ -126,13 +127,20 @@ def contains_answer(text: str, answer: str, segmentation: str = DEFAULT_SEGMENTA
         answer: an accepted answer.
         segmentation: what words are; see `SEGMENTATIONS`.
     """
-    key = _segmented(normalize_answer(answer), segmentation)
-    return bool(key) and f" {key} " in f" {_segmented(normalize_answer(text), segmentation)} "
+    text_key = normalize_answer(text)
+    key = _segmented(normalize_answer(answer), segmentation, text_key)
+    return bool(key) and f" {key} " in f" {_segmented(text_key, segmentation)} "
 
 
-def _segmented(key: str, segmentation: str) -> str:
-    """The words of normalised text, with a space between any two."""
-    if key.isascii() or segmentation == "spaces" or not _is_unseparated(key):
+def _segmented(key: str, segmentation: str, other: str = "") -> str:
+    """The words of normalised text, with a space between any two.
+
+    Args:
+        key: the text.
+        segmentation: see `SEGMENTATIONS`.
+        other: what it is compared with: if its words are segmented, these are as well, or "o’brien" would differ from itself.
+    """
+    if key.isascii() or segmentation == "spaces" or not (_is_unseparated(key) or _is_unseparated(other)):
         return key
     return _segment(key) or key  # nothing but punctuation stays what it is
 

@@ -49,7 +49,7 @@ def named(episode: Episode) -> Iterator[None]:
 
 
 def cause_of(episode: Episode) -> str:
-    """The cause of an episode's failure; "" for an exact match.
+    """The cause of an episode's failure; "" for an exact match, and for a query that is the episode and found a gold passage.
 
     Where the gold passages are unknown (`gold["supporting_ids"]` is empty), a passage that contains a gold answer counts as
     all of them.

@@ -106,8 +106,11 @@ def failure_statistics(episodes: Iterable[Episode], examples: int = 3) -> Failur
         of_all[1] += 1
         if cause != INFRASTRUCTURE:
             row = counts.setdefault(episode.task_id, [0] * (_TOTAL + 1))
-            row[_SCORED.index(cause) if cause else _SUCCESS] += 1
             row[_TOTAL] += 1
+            if cause:
+                row[_SCORED.index(cause)] += 1
+            else:  # an episode that ended with its query has neither a cause nor an exact match
+                row[_SUCCESS] += episode.outcome.em >= 1.0
     if not total:
         raise ConfigError("there is no episode to count: give a file with episodes")
     table = np.array(list(counts.values()), dtype=np.int64).reshape(-1, _TOTAL + 1)

@@ -19,6 +19,7 @@ from searchgym.retriever import Hit
 from searchgym.rollouts.rescoring import rescore
 from searchgym.scoring import ndcg
 from searchgym.tables.failures import cause_of
+from searchgym.tables.statistics import failure_statistics
 from searchgym.tables.training_rows import conversation
 
 WORLD = small_world("country-terse")
@@ -145,6 +146,8 @@ def test_batched_episodes_equal_single_ones_and_evaluation_has_ndcg() -> None:
     kept = [Episode.from_json(episode.to_json()) for episode in result.episodes]
     assert [rescore(e).recall for e in kept] == [e.outcome.recall for e in result.episodes]
     assert {cause_of(e) for e in kept} <= {"", "no_gold_retrieved"}
+    counted = failure_statistics(kept)  # no cause, and no exact match
+    assert (counted.scored, counted.successes, counted.em and counted.em.value) == (12, 0, 0.0)
 
 
 def test_the_task_is_part_of_what_makes_episodes_comparable() -> None:

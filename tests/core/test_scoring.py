@@ -332,6 +332,14 @@ def test_words_between_spaces_by_option(answer: str, gold: str) -> None:
     assert not contains_answer(answer, gold, "spaces")
 
 
+def test_two_texts_are_segmented_alike() -> None:
+    """One has an ideograph and the other has none: the word that they share is written with an apostrophe."""
+    assert contains_answer("李 met Ada O’Brien.", "Ada O’Brien")
+    assert not contains_answer("李 met Ada O’Brien.", "Ada O’Bri")
+    assert sub_exact_match("李, O’Brien", ["O’Brien"]) == 1.0
+    assert f1("O’Brien", ["李 O’Brien"]) == pytest.approx(2 * (2 / 2) * (2 / 3) / (2 / 2 + 2 / 3))
+
+
 @given(st.text(), st.text())
 def test_segmentation_changes_no_text_of_other_scripts(answer: str, gold: str) -> None:
     if _is_unseparated(normalize_answer(answer)) or _is_unseparated(normalize_answer(gold)):

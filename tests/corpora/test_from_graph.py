@@ -131,8 +131,11 @@ def test_equal_seeds_give_equal_files_and_a_finished_directory_is_kept(graph: Pa
 def test_classes() -> None:
     assert class_of("1893", years=True) == ("decade", "1890s")
     assert class_of("1893", years=False) == ("digits", "4")
-    assert class_of("1893-04-02", years=False) == ("decade", "1890s")
-    assert class_of("-12,345.6", years=True) == ("digits", "-5")
+    assert class_of("1893-04-02", years=True) == ("decade", "1890s")
+    assert class_of("1893-04-02", years=False) is None  # beside 1893, which is a number there
+    assert class_of("-12,345.6", years=False) == ("digits", "-5")
+    assert class_of("3500", years=True) is None  # beside 1893, which has four digits, too
+    assert class_of("7th", years=False) is None  # beside 7, which begins with it, too
     assert class_of("0.5", years=False) == ("digits", "1")
     assert class_of("«émile»", years=False) == ("initial", "É")
     assert class_of("—", years=False) is None
@@ -186,6 +189,29 @@ def test_two_nodes_of_one_name_are_not_told_apart_by_it(tmp_path: Path) -> None:
     labels = write(tmp_path / "l.tsv", [("Q5", "Aue"), ("Q6", "AUE")])
     assert list(Walker(Graph(read_triples(file)), (1, 1), obscure=False).walks())
     assert not list(Walker(Graph(read_triples(file, [labels])), (1, 1), obscure=False).walks())
+
+
+def test_a_walk_does_not_pass_through_a_name_that_leads_to_two_answers(tmp_path: Path) -> None:
+    """Two towns are called Aue: who reads the name of one cannot know which river is meant."""
+    rows_ = [("Q1", "town", "Q2"), ("Q1", "trade", "poet"), ("Q1", "year", "1893"), ("Q2", "river", "Mur")]
+    other = [("Q3", "river", "Inn")]
+    labels = write(tmp_path / "l.tsv", [("Q2", "Aue"), ("Q3", "aue.")])
+    for triples, kept in ((rows_, 1), (rows_ + other, 0)):
+        file = write(tmp_path / "g.tsv", triples)
+        walks = list(Walker(Graph(read_triples(file, [labels])), (2, 2)).walks())
+        assert len(walks) == kept
+
+
+def test_an_alias_of_the_answer_is_not_stated(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "g.tsv",
+        [("a", "town", "Q1"), ("a", "mark", "the big apple"), ("b", "mark", "7th"), ("b", "town", "Q1")],
+    )
+    labels = write(tmp_path / "l.tsv", [("Q1", "New York", "Big Apple")])
+    named = Graph(read_triples(file, [labels]))
+    assert [walk.start for walk in Walker(named, (1, 1), obscure=False).walks()] == [
+        named.triples.names.index("b")
+    ]
 
 
 def test_cycles_do_not_trap_a_walk(tmp_path: Path) -> None:

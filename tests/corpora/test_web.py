@@ -439,3 +439,115 @@ def test_an_episode_on_the_web(site: Site, make_corpus: Callable[..., Any]) -> N
     env.reset()
     *_, truncated, info = env.step("<search> Olten </search>")
     assert (truncated, info["valid_for_training"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[::1", "http://a\u2100b.com/", "http://host:port/"]
+)  # fmt: skip
+def test_an_address_that_is_none_costs_its_page_and_no_other(
+    location: str, site: Site, web: Callable[..., WebRetriever]
+) -> None:
+    """In a result, as the target of a redirect, and as that of robots.txt."""
+    rows = [{"url": url, "title": "T", "content": "snippet"} for url in (location, f"{site.url}/bern")]
+    site.search = lambda: (200, {}, json.dumps({"results": rows}).encode())  # type: ignore[method-assign]
+    moved = {"location": location.encode().decode("latin-1")}
+    site.pages["/moved"] = (302, moved, b"")
+    retriever = web(cache=False)
+    for first in (location, f"{site.url}/moved"):
+        rows[0]["url"] = first
+        (hits,) = retriever.search(["x"], 2)
+        assert not isinstance(hits, Exception)
+        assert [hit.text for hit in hits] == ["snippet", "Bern was founded in 1191."]
+    site.pages["/robots.txt"] = (302, moved, b"")
+    with pytest.raises(Unreadable):
+        PageReader(5, 10**6, 0, "x", True).read(f"{site.url}/bern")
+
+
+def test_addresses_with_letters_that_requests_cannot_carry(site: Site) -> None:
+    """In a result, and in a redirect, where they are UTF-8 as browsers read them."""
+    site.pages = {"/%C3%BC%20b": html("Ü", "<p>an umlaut</p>"), "/to": (302, {"location": "/Ã¼ b"}, b"")}
+    reader = PageReader(5, 10**6, 0, "x", True)
+    assert reader.read(f"{site.url}/ü b") == ("Ü", "an umlaut")
+    assert reader.read(f"{site.url}/%C3%BC%20b") == ("Ü", "an umlaut")
+    assert reader.read(f"{site.url}/to") == ("Ü", "an umlaut")
+
+
+@pytest.mark.parametrize(
+    ("rules", "readable"),
+    [(f"Crawl-delay: {'9' * 5000}", False), ("Crawl-delay: ²", False), ("Disallow: http://[x", False),
+     ("Crawl-delay: " + "0" * 400, True), ("Request-rate: 1/0", True)],
+)  # fmt: skip
+def test_rules_that_cannot_be_read_forbid(rules: str, readable: bool, site: Site) -> None:
+    site.pages["/robots.txt"] = (200, {}, f"User-agent: *\n{rules}\n".encode())
+    reader = PageReader(5, 10**6, 0, "x", True)
+    if readable:
+        assert reader.read(f"{site.url}/bern")[0] == "Bern"
+        return
+    with pytest.raises(Unreadable):
+        reader.read(f"{site.url}/bern")
+
+
+def test_lone_surrogates_reach_neither_observations_nor_files(
+    site: Site, web: Callable[..., WebRetriever]
+) -> None:
+    row = {"url": f"{site.url}/\ud800", "title": "\ud800", "content": "\udfff snippet"}
+    site.search = lambda: (200, {}, json.dumps({"results": [row]}).encode())  # type: ignore[method-assign]
+    for _ in range(2):  # the second time from the kept answers
+        ((hit,),) = web(read="snippets").search(["a \ud800 query"], 1)
+        assert (hit.title, hit.text) == ("?", "? snippet")
+    for charset in ("utf-7", "unicode_escape", "punycode"):
+        assert decode(b"+2AA- \\ud800", charset) == "+2AA- \\ud800"
+
+
+def test_a_page_that_would_take_the_parser_minutes_is_refused(site: Site) -> None:
+    site.pages["/deep"] = html("Deep", "<div>" * 200_000)
+    with pytest.raises(Unreadable, match="nested too deeply"):
+        PageReader(5, 10**7, 0, "x", True).read(f"{site.url}/deep")
+    many = "<p>a<li>b<br>" * 3000 + "<div><span>c</span></div>" * 3000
+    assert read_html(many)[1].count("c") == 3000
+
+
+def test_a_refusal_is_kept_for_the_options_that_it_depends_on(
+    site: Site, web: Callable[..., WebRetriever]
+) -> None:
+    site.pages["/long"] = html("Long", "<p>" + "long " * 1000 + "</p>")
+    site.results = ["/long"]
+    ((hit,),) = web(max_bytes=2000).search(["x"], 1)
+    assert hit.text == "snippet of /long"
+    ((hit,),) = web(max_bytes=2000, offline=True).search(["x"], 1)
+    assert hit.text == "snippet of /long"
+    ((hit,),) = web(words=10).search(["x"], 1)
+    assert hit.text.startswith("long long")
+
+
+def test_damaged_kept_answers_are_fetched_again(site: Site, web: Callable[..., WebRetriever]) -> None:
+    retriever = web()
+    expected = retriever.search(["x"], 2)
+    files = sorted(retriever._answers.directory.rglob("*.json"))
+    assert len(files) >= 3
+    for value in (5, "x", [1, 2], [[1, 2, 3]], {}):
+        for file in files:
+            entry = json.loads(file.read_text())
+            file.write_text(json.dumps({**entry, "value": value}))
+        assert web().search(["x"], 2) == expected
+    for file in files:
+        file.write_bytes(file.read_bytes()[:20])
+    assert web().search(["x"], 2) == expected
+
+
+def test_credentials_are_not_kept(site: Site, make_corpus: Callable[..., Any]) -> None:
+    """Those in the address of the API and in its fields: neither in the kept answers nor in the digest."""
+
+    def open_with(secret: str) -> WebRetriever:
+        url = f"{site.url.replace('://', f'://me:{secret}@')}/search?api_key={secret}"
+        return open_web(make_corpus(["x"]), api={"fields": {"api_key": secret}}, url=url, **FAST)
+
+    first, second = open_with("hidden-1"), open_with("hidden-2")
+    assert first.index_hash == second.index_hash
+    first.search(["x"], 2)
+    asked = len(site.seen)
+    second.search(["x"], 2)
+    assert len(site.seen) == asked
+    kept = [file.read_text() for file in first._answers.directory.rglob("*.json")]
+    assert kept
+    assert not [text for text in kept if "hidden" in text]

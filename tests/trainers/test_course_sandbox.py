@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("torch", reason="the extra train is not installed")
 
+import searchgym
+from searchgym.trainers.course import sandbox as sandbox_module
 from searchgym.trainers.course.grading import Grader
 from searchgym.trainers.course.sandbox import Limits, Reply, Sandbox
 
@@ -268,3 +270,85 @@ def test_the_environment_of_the_grader_is_not_passed_on(
     (reply,) = calls(tmp_path, "import os\ndef f(x): return 'API_TOKEN' in os.environ\n", 1, seconds=20.0)
     assert reply == Reply(False)
     assert os.environ["API_TOKEN"] == "hidden"
+
+
+# Replies that the student's code writes itself, and a folder that is hard to remove.
+FORGED = "import __main__\n__main__.plain = lambda value, depth=0: value\ndef group_advantage(r):\n    found = 0.0\n"
+DEEP = "import os\nfor _ in range(1000):\n    os.mkdir('d')\n    os.chdir('d')\ndef group_advantage(r): return [0.5] * len(r)\n"
+READING = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "_NoSearchGym"]
+sys.path.insert(0, {root!r})
+source = {source!r}
+names = {{}}
+exec(open(source).read(), names)
+group_advantage = names["group_advantage"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (FORGED + "    for _ in range(900): found = [found]\n    return found", "sent something that is not a result"),
+        (FORGED + "    return {'value': found}", "sent something that is not a result"),
+        (DEEP, "returned [0.5, 0.5"),
+    ],
+    ids=["nested 900 deep", "an object", "1,000 directories in each other"],
+)  # fmt: skip
+def test_a_forged_reply_is_a_sentence(code: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "1_group_advantage.py").write_text(code)
+    graded = Grader(assignments=[1]).grade(tmp_path)
+    assert graded.score == 0
+    assert said in graded.checks[0].sentences[0]
+
+
+@pytest.mark.skipif(landlock_version() < 1, reason="this kernel has no Landlock")
+def test_the_solution_cannot_be_read_where_the_package_is_installed(tmp_path: Path) -> None:
+    """Nor imported after the hook that refuses the import is gone."""
+    source = Path(sandbox_module.__file__).parent / "assignments" / "group_advantage.py"
+    root = str(Path(searchgym.__file__).parents[1])
+    (tmp_path / "1_group_advantage.py").write_text(READING.format(root=root, source=str(source)))
+    graded = Grader(assignments=[1]).grade(tmp_path)
+    assert graded.score == 0
+    assert "PermissionError" in graded.checks[0].sentences[0]
+
+
+def test_a_package_inside_a_readable_directory_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an installed environment, where the package lies among others; a link leads around to it."""
+    site = tmp_path / "lib" / "site-packages"
+    for name in ("searchgym/trainers/course", "numpy"):
+        (site / name).mkdir(parents=True)
+    (tmp_path / "lib64").symlink_to(tmp_path / "lib")
+    monkeypatch.setattr(sandbox_module, "_CHILD", site / "searchgym" / "trainers" / "course" / "child.py")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    places = sandbox_module._places()
+    assert {str(tmp_path), str(tmp_path / "lib"), str(site)} <= set(places["listable"])
+    assert str(site / "numpy") in places["readable"]
+    assert not [place for place in places["readable"] if (site / "searchgym").is_relative_to(place)]
+
+
+def test_a_file_of_windows_counts(tmp_path: Path) -> None:
+    text = GOOD.replace("\n", "\r\n")
+    (tmp_path / "1_group_advantage.py").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert Grader(assignments=[1]).grade(tmp_path).score == 20
+
+
+def test_a_link_is_not_followed_and_a_huge_file_not_read(tmp_path: Path) -> None:
+    solution = tmp_path / "solution.py"
+    solution.write_text(GOOD)
+    for name, said in (
+        ("link", "is a symbolic link: hand in the file itself"),
+        ("huge", "larger than 20 MB"),
+    ):
+        file = tmp_path / name / "1_group_advantage.py"
+        file.parent.mkdir()
+        if name == "link":
+            file.symlink_to(solution)
+        else:
+            with file.open("wb") as stream:
+                stream.truncate(10**10)
+        graded = Grader(assignments=[1]).grade(file.parent)
+        assert graded.score == 0
+        assert said in graded.checks[0].sentences[0]

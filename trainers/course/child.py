@@ -48,16 +48,18 @@ def limit(cpu_seconds: int, memory_mb: int, file_mb: int) -> None:
 
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # system calls of Landlock, the same on every architecture
-_READ = 1 | 4 | 8  # execute, read files, read directories
+_LIST = 8  # read directories
+_READ = 1 | 4 | _LIST  # execute, read files
 _WRITE_FILE = 2
 _BY_ABI = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}  # rights on files that each version added
 
 
-def confine(readable: list[str], writable: str) -> bool:
+def confine(readable: list[str], listable: list[str], writable: str) -> bool:
     """Let this process read some directories, write one, and reach neither network nor other processes (Landlock of Linux).
 
     Args:
-        readable: directories that hold Python and its packages.
+        readable: directories and files that hold Python and its packages.
+        listable: directories that it may list, with everything in them; Python's import needs that.
         writable: the working directory.
 
     Returns:
@@ -75,7 +77,8 @@ def confine(readable: list[str], writable: str) -> bool:
     rules = libc.syscall(_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0)
     if rules < 0:
         return False
-    allowed = dict.fromkeys(readable, _READ) | {"/dev/null": 4 | _WRITE_FILE, "/dev/urandom": 4}
+    allowed = dict.fromkeys(listable, _LIST) | dict.fromkeys(readable, _READ)
+    allowed |= {"/dev/null": 4 | _WRITE_FILE, "/dev/urandom": 4}
     for path, rights in (allowed | {writable: files}).items():
         if os.path.exists(path):
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -89,7 +92,7 @@ def confine(readable: list[str], writable: str) -> bool:
 
 
 class _NoSearchGym(MetaPathFinder):
-    """The package contains the formulas that are asked for."""
+    """Says why the package cannot be imported: it contains the formulas that are asked for. Landlock keeps its files from being read."""
 
     def find_spec(self, name: str, *_: object) -> None:
         if name.partition(".")[0] == "searchgym":
@@ -104,15 +107,17 @@ class _NoSearchGym(MetaPathFinder):
 def cells_of(path: Path) -> list[str]:
     """The code cells of a notebook, or of a Python file with lines `# %%`, each with its line numbers in the file.
 
+    A byte order mark, which editors of Windows write, is skipped.
+
     Raises:
         ValueError: not a notebook.
     """
     if path.suffix == ".ipynb":
-        cells = _LOAD(path.read_text("utf-8"))["cells"]
+        cells = _LOAD(path.read_text("utf-8-sig"))["cells"]
         sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
         return ["\n".join("" if line[:1] in "%!" else line for line in s.split("\n")) for s in sources]
     cells, above = [""], 0
-    for number, line in enumerate(path.read_text("utf-8").split("\n")):
+    for number, line in enumerate(path.read_text("utf-8-sig").split("\n")):
         if line.startswith("# %%"):
             above = number
             cells.append("\n" * above)
@@ -206,7 +211,7 @@ def serve(channel: socket.socket) -> NoReturn:
     setup = receive()
     path = Path(setup["file"])
     limit(setup["cpu_seconds"], setup["memory_mb"], setup["file_mb"])
-    confined = confine(setup["readable"], os.getcwd())
+    confined = confine(setup["readable"], setup["listable"], os.getcwd())
     sys.meta_path.insert(0, _NoSearchGym())
     sys.path.insert(0, os.getcwd())
     send({"confined": confined})

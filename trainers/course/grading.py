@@ -21,6 +21,7 @@ from .sandbox import Limits, Reply, Sandbox
 __all__ = ["Check", "Grader", "Submission", "grades_json"]
 
 _SHOWN = 12  # numbers of a list in a sentence
+_LARGEST_FILE = 20_000_000  # bytes of a notebook with its pictures
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,7 @@ class Grader:
         for assignment in self.assignments:
             on_progress(f"{submission.student}: assignment {assignment.number}")
             paths = found[assignment.number]
-            if len(paths) != 1:
-                both = "there are a .py and a .ipynb file: keep the one to grade"
-                sentence = both if paths else f"the file {assignment.stem}.py (or .ipynb) is missing"
+            if sentence := _files_problem(assignment, paths):
                 failed = Check(assignment.number, "the file", 0.0, assignment.points, (sentence,))
                 submission.checks.append(failed)
                 continue
@@ -237,6 +236,19 @@ def _short(value: Any) -> str:
 
 def _files(folder: Path, assignment: Assignment) -> list[Path]:
     return [p for suffix in (".py", ".ipynb") if (p := folder / f"{assignment.stem}{suffix}").is_file()]
+
+
+def _files_problem(assignment: Assignment, paths: Sequence[Path]) -> str:
+    """Why a folder holds no file to grade; "" if it does."""
+    if not paths:
+        return f"the file {assignment.stem}.py (or .ipynb) is missing"
+    if len(paths) > 1:
+        return "there are a .py and a .ipynb file: keep the one to grade"
+    if paths[0].is_symlink():  # it could lead to the solution, or to a file that only the teacher may read
+        return f"{paths[0].name} is a symbolic link: hand in the file itself"
+    if paths[0].stat().st_size > _LARGEST_FILE:
+        return f"{paths[0].name} is larger than {_LARGEST_FILE // 10**6} MB: remove outputs and data from it"
+    return ""
 
 
 def grades_json(seed: int, submissions: Sequence[Submission], references: Any = None) -> dict[str, Any]:

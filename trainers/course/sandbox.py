@@ -27,6 +27,8 @@ from typing import Any
 from searchgym.errors import ConfigError
 from searchgym.files import temporary_directory
 
+from .child import plain
+
 __all__ = ["Limits", "Reply", "Sandbox"]
 
 Probe = Callable[[int, int], float]
@@ -100,6 +102,7 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self._stop()
         _adopt_orphans(False)
+        _flatten(self._place)
         self._folder.__exit__(None, None, None)
 
     def call(self, function: str, arguments: Sequence[Any], probe: Probe | None = None) -> Reply:
@@ -151,7 +154,7 @@ class Sandbox:
         limits = self.limits
         setup = {
             "file": str(self._place / self.file.name),
-            "readable": _readable(),
+            **_places(),
             "cpu_seconds": limits.cpu_seconds,
             "memory_mb": limits.memory_mb,
             "file_mb": limits.file_mb,
@@ -178,9 +181,15 @@ class Sandbox:
             except (TypeError, ValueError, OverflowError) as refused:
                 answer = {"refused": str(refused)}
             message = self._exchange(answer, deadline)
-        if "error" in message:
-            return Reply(error=str(message["error"])[:500])
-        return Reply(value=message.get("value"))
+        error = message.get("error", "")
+        try:  # the student's code may write to the channel itself
+            return (
+                Reply(error=error[:500])
+                if error and isinstance(error, str)
+                else Reply(plain(message["value"]))
+            )
+        except (KeyError, TypeError):
+            return Reply(error="it sent something that is not a result")
 
     def _exchange(self, message: dict[str, Any], deadline: float) -> dict[str, Any]:
         """Send a message and wait for the reply to it; others are dropped (a forked copy of the process may write, too)."""
@@ -259,12 +268,45 @@ def _copy_folder(file: Path, target: Path) -> None:
         shutil.copyfile(path, target / path.name)
 
 
-def _readable() -> list[str]:
-    """The directories of Python, of its packages and of the system's libraries."""
+def _flatten(place: Path) -> None:
+    """Move what nested directories hold up, so that removing them needs no recursion: there may be thousands in each other."""
+    pending = [entry for entry in place.iterdir() if entry.is_dir() and not entry.is_symlink()]
+    number = 0
+    while pending:
+        directory = pending.pop()
+        directory.chmod(0o700)
+        for entry in list(directory.iterdir()):
+            number += 1
+            moved = entry.rename(place / f".{number}-{secrets.token_hex(4)}")
+            if moved.is_dir() and not moved.is_symlink():
+                pending.append(moved)
+
+
+def _places() -> dict[str, list[str]]:
+    """Where Python, its packages and the system's libraries are, without this package, which holds formulas and solutions.
+
+    Returns:
+        "readable": what may be read with all that is in it; "listable": the directories around this package.
+    """
+    import searchgym
+
+    hidden = {Path(place).resolve() for place in (*searchgym.__path__, _CHILD.parents[1])}
     installed = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()]
     packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     system = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/sys/devices/system/cpu"]
-    return sorted({*installed, *packages, *system, str(_CHILD)})
+    readable: set[Path] = set()
+    listable: set[Path] = set()
+    pending = [Path(place).resolve() for place in (*installed, *packages, *system)]
+    while pending:
+        place = pending.pop()
+        if place in readable or place in listable or any(place.is_relative_to(one) for one in hidden):
+            continue
+        if any(one.is_relative_to(place) for one in hidden):
+            listable.add(place)
+            pending += [entry.resolve() for entry in place.iterdir()]  # a link may lead around
+        else:
+            readable.add(place)
+    return {"readable": sorted(map(str, readable)), "listable": sorted(map(str, listable))}
 
 
 def _adopt_orphans(adopt: bool) -> set[int]:
