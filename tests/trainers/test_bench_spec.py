@@ -177,7 +177,9 @@ def test_a_file_that_is_not_there_or_not_toml(tmp_path: Path) -> None:
 
 def test_trainers_say_what_they_are_told() -> None:
     told = {name: plugins.load("trainers", name)().told for name in plugins.names("trainers")}
-    assert {"grpo", "gigpo", "cw-grpo", "dpo", "rtmc", "vineppo"} <= {n for n, text in told.items() if not text}
+    assert {"grpo", "gigpo", "cw-grpo", "dpo", "rtmc", "vineppo"} <= {
+        n for n, text in told.items() if not text
+    }
     assert told["igpo"] == told["spae"] == "the gold answer"
     gold = {"step-search", "match-tir", "scribe", "vimrag", "virl", "hiper"}
     assert gold <= {name for name, text in told.items() if "gold" in text}
