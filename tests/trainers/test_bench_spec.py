@@ -181,6 +181,6 @@ def test_trainers_say_what_they_are_told() -> None:
         n for n, text in told.items() if not text
     }
     assert told["igpo"] == told["spae"] == "the gold answer"
-    gold = {"step-search", "match-tir", "scribe", "vimrag", "virl", "hiper"}
+    gold = {"step-search", "match-tir", "scribe", "vimrag", "virl", "hiper", "int"}
     assert gold <= {name for name, text in told.items() if "gold" in text}
     assert not plugins.load("trainers", "vimrag")({"valid": "judge"}).told

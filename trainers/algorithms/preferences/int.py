@@ -105,6 +105,10 @@ class InT(Imitation):
             )
 
     @property
+    def told(self) -> str:
+        return "gold data, by its proposer" if self._proposer.needs_gold else ""
+
+    @property
     def on_policy(self) -> bool:
         return False  # interventions are not sampled
 
