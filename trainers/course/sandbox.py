@@ -290,7 +290,7 @@ def _places() -> dict[str, list[str]]:
     """
     import searchgym
 
-    hidden = {Path(place).resolve() for place in (*searchgym.__path__, _CHILD.parents[1])}
+    hidden = {place.resolve() for place in (*map(Path, searchgym.__path__), _CHILD.parents[1])}
     installed = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()]
     packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     system = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/sys/devices/system/cpu"]
