@@ -10,6 +10,7 @@ from rich.table import Table
 from searchgym.cli.command import Command, option
 from searchgym.cli.console import Console
 from searchgym.cli.options import parse_pairs
+from searchgym.options import check_count
 from searchgym.rollouts.collection import choose_tasks, open_agent, open_envs
 
 from .opening import open_memory_agent
@@ -59,6 +60,7 @@ def trials(
 
     Prints the share of questions solved by each trial, in both series, and their difference: the memory's share.
     """
+    check_count("episodes", episodes, 1)
     opened = open_agent({**parse_pairs("--agent-option", agent_options), "name": agent})
     player = open_memory_agent(opened, memory)
     envs = open_envs(env, player, 64, split, **parse_pairs("--env-option", env_options))

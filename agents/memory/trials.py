@@ -66,9 +66,14 @@ def run_trials(
         seed: of the episodes' ids, and of a policy's sampling, which both series begin with.
 
     Raises:
-        ConfigError: `trials` is not a number of at least 1, no question, or one that is given twice.
+        ConfigError: `trials` is not a number of at least 1, no question, one that is given twice, or an environment in which no
+            answer is given.
     """
     check_count("trials", trials, 1)
+    if envs.config.task == "query":
+        raise ConfigError(
+            "a question is solved by its answer, and task 'query' has none: choose an environment with answers"
+        )
     if not tasks or len(set(tasks)) != len(tasks):
         raise ConfigError(f"{len(tasks)} tasks, {len(set(tasks))} of them different: give each question once")
     recall = agent.recall

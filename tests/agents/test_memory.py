@@ -266,6 +266,9 @@ def test_trials_measure_the_share_of_the_memory() -> None:
     assert agent.recall == "training"
     with pytest.raises(ConfigError, match="give each question once"):
         run_trials(envs, agent, [tasks[0], tasks[0]])
+    queries = open_envs("RewriteQuery-v0", agent, 8, "dev", corpus=WORLD)
+    with pytest.raises(ConfigError, match="choose an environment with answers"):
+        run_trials(queries, agent, tasks)
 
 
 # -- the policy --------------------------------------------------------------------------------------------
@@ -334,6 +337,7 @@ def test_the_command(cli: CommandLine) -> None:
     result = json.loads(text)
     assert (result["agent"], result["questions"], len(result["solved"])) == ("tiny+reflections", 2, 2)
     assert cli("trials", "--episodes", "2", "--trials", "2", "--env-option", world).status == 0
+    assert cli("trials", "--episodes", "-1", "--env-option", world).status == 2  # not all but one
     status, _, error = cli("trials", "--agent", "candidate")
     assert status == 2
     assert "does not read observations as text" in error
