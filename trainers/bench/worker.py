@@ -114,7 +114,8 @@ def run_job(job: Job) -> dict[str, Any]:
     exact = None if job.plan is None or job.scope is None else LearningProbe(job.plan, job.scope)
 
     def probe(iteration: int, policy: Policy, groups: Groups, credit: Credit) -> dict[str, float]:
-        units.add(credit.unit)
+        if groups.episodes:
+            units.add(credit.unit)
         return measure_credit(groups, credit) if exact is None else exact(iteration, policy, groups, credit)
 
     try:
