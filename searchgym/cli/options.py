@@ -35,6 +35,7 @@ __all__ = [
     "read_config",
     "read_file",
     "read_spec",
+    "sampling_options",
     "save_options",
     "tape_options",
 ]
@@ -367,3 +368,52 @@ def judge_options(function: F) -> F:
     ):
         function = decorator(function)
     return function
+
+
+def sampling_options(group_size: int, least: int) -> Callable[[F], F]:
+    """--questions, --group-size, --num-envs and --seed of commands that play groups of episodes.
+
+    Args:
+        group_size: the default.
+        least: the smallest group.
+    """
+
+    def add(function: F) -> F:
+        for decorator in (
+            option(
+                "--seed",
+                type=click.IntRange(0),
+                default=0,
+                show_default=True,
+                group=ENVIRONMENT,
+                help="Random seed.",
+            ),
+            option(
+                "--num-envs",
+                type=click.IntRange(1),
+                default=256,
+                show_default=True,
+                group=ENVIRONMENT,
+                help="Episodes played in parallel.",
+            ),
+            option(
+                "--group-size",
+                type=click.IntRange(least),
+                default=group_size,
+                show_default=True,
+                group=ENVIRONMENT,
+                help="Episodes per question.",
+            ),
+            option(
+                "--questions",
+                type=click.IntRange(1),
+                default=64,
+                show_default=True,
+                group=ENVIRONMENT,
+                help="Number of questions.",
+            ),
+        ):
+            function = decorator(function)
+        return function
+
+    return add

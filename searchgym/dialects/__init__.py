@@ -6,7 +6,7 @@ gold data and decides nothing about the episode.
 
 from ..acts import Act
 from .calls import call_arguments, json_text
-from .dialect import Dialect, ScannedDialect, prompt_of, render_refusal
+from .dialect import Dialect, QueryDialect, ScannedDialect, prompt_of, render_refusal
 from .registry import DIALECTS, get_dialect, register_dialect
 from .scanner import THOUGHT_NAMES, Scanner, after_thoughts, begins_inside
 from .tags import TagsDialect
@@ -17,6 +17,7 @@ __all__ = [
     "THOUGHT_NAMES",
     "Act",
     "Dialect",
+    "QueryDialect",
     "ScannedDialect",
     "Scanner",
     "TagsDialect",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 from ..acts import Act
 from ..retriever import Hit
@@ -12,6 +12,7 @@ from .scanner import THOUGHT_NAMES, Grammar, Scanner
 
 __all__ = [
     "Dialect",
+    "QueryDialect",
     "ScannedDialect",
     "blank",
     "invalid",
@@ -71,18 +72,28 @@ class Dialect(Protocol):
         """The observation after an invalid message: what was wrong and what to write instead."""
 
 
+@runtime_checkable
+class QueryDialect(Protocol):
+    """What a dialect also has if it can write the task `query`, in which the first search ends the episode."""
+
+    def query_prompt(self) -> str:
+        """Instructions for a language model."""
+
+    def render_invalid_query(self, error: str, *, reason: str = "") -> str:
+        """The observation after an invalid message."""
+
+
 def prompt_of(dialect: Dialect, task: str, *, feedback: bool, max_queries: int) -> str:
     """The system prompt of a task.
 
     Args:
-        dialect: of the environment; for the task `query` it has a method `query_prompt`.
+        dialect: of the environment; a `QueryDialect` for the task `query`, which the environment checks.
         task: see `EnvConfig.task`.
         feedback: see `Dialect`.
         max_queries: see `Dialect`.
     """
     if task == "query":
-        prompt: str = dialect.query_prompt()  # type: ignore[attr-defined]  # EnvConfig refuses dialects without it
-        return prompt
+        return cast(QueryDialect, dialect).query_prompt()
     return dialect.system_prompt(feedback=feedback, max_queries=max_queries)
 
 
@@ -97,8 +108,7 @@ def render_refusal(dialect: Dialect, task: str, error: str, *, feedback: bool, r
         reason: see `Act.reason`.
     """
     if task == "query":
-        text: str = dialect.render_invalid_query(error, reason=reason)  # type: ignore[attr-defined]
-        return text
+        return cast(QueryDialect, dialect).render_invalid_query(error, reason=reason)
     return dialect.render_invalid(error, feedback=feedback, reason=reason)
 
 

@@ -7,7 +7,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
-from ..dialects import Dialect, get_dialect, prompt_of
+from ..dialects import Dialect, QueryDialect, get_dialect, prompt_of
 from ..episode import Feedback, Retrieval
 from ..errors import ConfigError, UnknownIdError, strip
 from ..judges.gain import InformationGain
@@ -248,9 +248,10 @@ class EnvConfig:
             raise UnknownIdError("task", self.task, TASKS)
         if self.task == "answer":
             return
-        if not hasattr(self.dialect, "query_prompt"):
+        if not isinstance(self.dialect, QueryDialect):
             raise ConfigError(
-                f"the task 'query' needs a dialect with a query_prompt, and {self.dialect.name!r} has none: use dialect='tags'"
+                f"the task 'query' needs a dialect with query_prompt and render_invalid_query, and {self.dialect.name!r} lacks "
+                "them: use dialect='tags'"
             )
         if self.feedback is not None:
             raise ConfigError("the task 'query' ends with the first search: leave out feedback")

@@ -12,7 +12,7 @@ from helpers import small_world
 
 import searchgym
 from searchgym.agent import Agent
-from searchgym.dialects import Act
+from searchgym.dialects import Act, ToolsDialect, register_dialect, registry
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.retriever import Hit
@@ -171,13 +171,28 @@ def test_an_answering_agent_is_invalid_there() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dialect": "tools"}, "needs a dialect with a query_prompt"),
+        ({"dialect": "tools"}, "needs a dialect with query_prompt and render_invalid_query"),
         ({"feedback": {"level": "kind"}}, "leave out feedback"),
     ],
 )
 def test_refusals(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         gym.make(ID, corpus=WORLD, **arguments)
+
+
+def test_a_dialect_that_cannot_answer_bad_queries_is_refused_before_play(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Half(ToolsDialect):
+        name = "half"
+
+        def query_prompt(self) -> str:
+            return "Write a query."
+
+    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
+    register_dialect(Half)
+    with pytest.raises(ConfigError, match="render_invalid_query, and 'half' lacks"):
+        gym.make(ID, corpus=WORLD, dialect="half")
 
 
 def test_unknown_tasks_and_reasons() -> None:

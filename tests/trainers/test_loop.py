@@ -1,5 +1,6 @@
 """The loop learns, is deterministic, and stops where it must."""
 
+import gc
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from searchgym.trainers.conformance import TabularPolicy
 from searchgym.trainers.credit import Credit
 from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.tasks import TaskSampler
+from searchgym.trainers.training.loop import Loop
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 
@@ -254,3 +256,22 @@ def test_every_question_comes_once_before_any_comes_twice():
     later = TaskSampler([str(i) for i in range(10)], 4, seed=3)
     later.drawn = 8
     assert later.draw() == drawn[8:12]
+
+
+def test_training_leaves_the_garbage_collector_as_it_was(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        Loop,
+        "iterate",
+        lambda self, watch, real=Loop.iterate: seen.append(gc.get_threshold()) or real(self, watch),
+    )
+    before = gc.get_threshold(), gc.get_freeze_count()
+    run_toy(tmp_path / "plain", iterations=1)
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before
+    assert seen[0][0] > before[0][0]
+    gc.freeze()
+    try:
+        run_toy(tmp_path / "frozen", iterations=1)
+        assert gc.get_freeze_count() > 0, "what the caller froze stays frozen"
+    finally:
+        gc.unfreeze()

@@ -14,7 +14,6 @@ from searchgym.cli.command import Group, option
 from searchgym.cli.console import Console, say, text
 from searchgym.cli.options import (
     AGENT,
-    ENVIRONMENT,
     JUDGE,
     OUTPUT,
     agent_option,
@@ -24,6 +23,7 @@ from searchgym.cli.options import (
     judge_options,
     judge_spec,
     parse_pairs,
+    sampling_options,
 )
 from searchgym.errors import ConfigError, MissingExtraError
 
@@ -94,33 +94,7 @@ def credit() -> None:
     group=JUDGE,
     help="Score trainers that read verdicts also with this share of the verdicts flipped. Repeatable.",
 )
-@option(
-    "--questions",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    group=ENVIRONMENT,
-    help="Number of questions.",
-)
-@option(
-    "--group-size",
-    type=click.IntRange(2),
-    default=8,
-    show_default=True,
-    group=ENVIRONMENT,
-    help="Episodes per question.",
-)
-@option(
-    "--num-envs",
-    type=click.IntRange(1),
-    default=256,
-    show_default=True,
-    group=ENVIRONMENT,
-    help="Episodes played in parallel.",
-)
-@option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, group=ENVIRONMENT, help="Random seed."
-)
+@sampling_options(group_size=8, least=2)
 @option(
     "--method",
     type=click.Choice(["exact", "monte-carlo"]),

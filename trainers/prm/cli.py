@@ -24,6 +24,7 @@ from searchgym.cli.options import (
     judge_spec,
     parse_pairs,
     read_spec,
+    sampling_options,
 )
 from searchgym.errors import ConfigError, MissingExtraError
 
@@ -79,33 +80,7 @@ def prm() -> None:
 @agent_option
 @env_options(default_split="train")
 @judge_options
-@option(
-    "--questions",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    group=ENVIRONMENT,
-    help="Number of questions.",
-)
-@option(
-    "--group-size",
-    type=click.IntRange(1),
-    default=4,
-    show_default=True,
-    group=ENVIRONMENT,
-    help="Episodes per question.",
-)
-@option(
-    "--num-envs",
-    type=click.IntRange(1),
-    default=256,
-    show_default=True,
-    group=ENVIRONMENT,
-    help="Episodes played in parallel.",
-)
-@option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, group=ENVIRONMENT, help="Random seed."
-)
+@sampling_options(group_size=4, least=1)
 @option(
     "--out",
     type=_PLACE,

@@ -219,11 +219,12 @@ class Trainer:
 @contextmanager
 def _fewer_collections() -> Iterator[None]:
     """Collect garbage seldom: records of episodes have no cycles, and looking for some took a quarter of the time."""
-    before = gc.get_threshold()
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
+        if not frozen:  # what a caller froze stays frozen
+            gc.unfreeze()
