@@ -218,9 +218,11 @@ def new_tokens(episode: Episode) -> int:
 
     Summed over the episodes of a tree, every sampled token counts once.
     """
-    return sampled_tokens(episode) - sum(
-        sum(segment.mask) for segment in segments_before(episode.segments, episode.fork_round or 0)
-    )
+    sampled = sampled_tokens(episode)
+    if not episode.fork_round:
+        return sampled
+    shared = segments_before(episode.segments, episode.fork_round)
+    return sampled - sum(sum(segment.mask) for segment in shared)
 
 
 def new_searches(episode: Episode) -> int:

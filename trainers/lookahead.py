@@ -10,7 +10,7 @@ the metrics (`lookahead_tokens`, `lookahead_searches`) and to what `max_tokens` 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -57,6 +57,14 @@ class Spent:
         return found if any(found.values()) else {}
 
 
+_NOTHING = Spent()
+
+
+def _sum(parts: Iterable[Spent]) -> Spent:
+    listed = list(parts)
+    return Spent(sum(part.tokens for part in listed), sum(part.searches for part in listed))
+
+
 class Meter(threading.local):
     """Counts what is sampled and searched, for each thread on its own: episodes may be collected ahead in another one.
 
@@ -79,15 +87,17 @@ class Meter(threading.local):
             groups: what an algorithm returned.
         """
         returned = chain.from_iterable(groups)
-        costs = (self._played.get(episode.episode_id, Spent()) for episode in returned)
-        return self.total - sum(costs, Spent())
+        return self.total - _sum(self._played.get(episode.episode_id, _NOTHING) for episode in returned)
 
     def count(self, groups: Sequence[Group]) -> None:
         """Count episodes that were played."""
         # As they are now: an algorithm may say later that an episode continues another one.
-        costs = {episode.episode_id: Spent.on([[episode]]) for episode in chain.from_iterable(groups)}
+        costs = {
+            episode.episode_id: Spent(new_tokens(episode), new_searches(episode))
+            for episode in chain.from_iterable(groups)
+        }
         self._played |= costs
-        self.total += sum(costs.values(), Spent())
+        self.total += _sum(costs.values())
 
     def add(self, tokens: int = 0, searches: int = 0) -> None:
         """Count what an algorithm sampled or searched without `TrainContext.play`.

@@ -251,32 +251,43 @@ def list_candidates(question: str, queries: tuple[str, ...], observations: tuple
     """
     asked = _read_question(question)
     phrases = asked.phrases
-    blocks = [asked.rows_PF.copy()]
+    blocks = [asked.rows_PF]
     searches = len(queries)
     if observations:
-        *older, newest = map(_read, observations)
-        earlier = {
-            phrase for pages in older for page in pages for phrase in (page.title, *_phrases(page.text))
-        }
-        for rank, page in enumerate(newest):
-            found, fixed, places = _on_page(question, page.title, page.text)
-            rows = fixed.copy()
-            rows[:, _F["on the best-ranked page"]] = rank == 0
-            rows[:, _F["on the page that was asked for"]] = searches > 0 and page.title == queries[-1]
-            rows[:, _F["stands in an earlier result too"]] = [phrase in earlier for phrase in found]
-            rows[:, _F["after the relation whose turn it is"]] = [searches - 1 in at for at in places]
-            rows[:, _F["after the relation whose turn it is, from the end"]] = [
-                asked.length - searches in at for at in places
-            ]
+        *older, newest = observations
+        earlier = frozenset().union(*map(_shown, older))
+        for rank, page in enumerate(_read(newest)):
+            asked_for = bool(queries) and page.title == queries[-1]
+            found, rows = _placed(question, page.title, page.text, rank == 0, asked_for, searches)
+            if not earlier.isdisjoint(found):
+                rows = rows.copy()
+                rows[:, _F["stands in an earlier result too"]] = [phrase in earlier for phrase in found]
             phrases += found
             blocks.append(rows)
     rows = np.concatenate(blocks)
     rows[:, _F["no search yet"]] = searches == 0
     rows[:, _F["fewer searches than relations"]] = searches < asked.length
     rows[:, _F["more searches than relations"]] = searches > asked.length
-    rows[:, _F["searched before"]] = [phrase in queries for phrase in phrases]
+    if queries:
+        rows[:, _F["searched before"]] = [phrase in queries for phrase in phrases]
     rows.setflags(write=False)
     return CandidateSet(phrases, rows)
+
+
+@lru_cache(maxsize=_CACHE)
+def _placed(
+    question: str, title: str, text: str, best: bool, asked_for: bool, searches: int
+) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """The phrases of a page of the newest result, with all their features but those that depend on earlier results."""
+    page, length = _on_page(question, title, text), _read_question(question).length
+    rows = page.rows_PF.copy()
+    rows[:, _F["on the best-ranked page"]] = best
+    rows[:, _F["on the page that was asked for"]] = asked_for
+    rows[:, _F["after the relation whose turn it is"]] = [searches - 1 in at for at in page.places]
+    rows[:, _F["after the relation whose turn it is, from the end"]] = [
+        length - searches in at for at in page.places
+    ]
+    return page.phrases, rows
 
 
 @lru_cache(maxsize=_CACHE)
@@ -334,6 +345,13 @@ def _verdict(text: str) -> str:
 @lru_cache(maxsize=_CACHE)
 def _read(observation: str) -> tuple[ShownPassage, ...]:
     return tuple(read_passages(observation))
+
+
+@lru_cache(maxsize=_CACHE)
+def _shown(observation: str) -> frozenset[str]:
+    """The titles, names and numbers of a result."""
+    pages = _read(observation)
+    return frozenset(phrase for page in pages for phrase in (page.title, *_phrases(page.text)))
 
 
 def _phrases(text: str) -> list[str]:

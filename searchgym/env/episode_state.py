@@ -18,7 +18,7 @@ from ..judges import Grade, Verdict, no_verdict
 from ..judges.protocol import Trace
 from ..question import Corpus, Passage, Question, find_passage, gold_record
 from ..retriever import Hit, SearchResult, distinct_hits
-from ..scoring import exact_match, f1, recall, sub_exact_match
+from ..scoring import recall, score_answer
 from .config import EnvConfig
 from .feedback import write_feedback
 from .rewards import RewardContext
@@ -415,12 +415,12 @@ class EpisodeState:
     def _close(self, stop: StopReason) -> Outcome:
         """End and score the episode."""
         self.running = False
-        golds, answer, segmentation = self.question.answers, self.answer, self.config.segmentation
+        scores = score_answer(self.answer, self.question.answers, self.config.segmentation)
         return Outcome(
-            answer=answer,
-            em=exact_match(answer, golds),
-            f1=f1(answer, golds, segmentation),
-            sub_em=sub_exact_match(answer, golds, segmentation),
+            answer=self.answer,
+            em=scores.em,
+            f1=scores.f1,
+            sub_em=scores.sub_em,
             recall=recall(self.found, self.question.supporting_ids),
             rounds=self.round,
             searches=self.searches,

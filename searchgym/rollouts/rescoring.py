@@ -7,7 +7,7 @@ import dataclasses
 from ..dialects import get_dialect
 from ..episode import Episode, Outcome, StopReason
 from ..errors import EpisodeFileError
-from ..scoring import DEFAULT_SEGMENTATION, exact_match, f1, recall, sub_exact_match
+from ..scoring import DEFAULT_SEGMENTATION, recall, score_answer
 
 __all__ = ["rescore"]
 
@@ -46,8 +46,6 @@ def _rescore(episode: Episode) -> Outcome:
     return dataclasses.replace(
         episode.outcome,
         answer=answer,
-        em=exact_match(answer, golds),
-        f1=f1(answer, golds, segmentation),
-        sub_em=sub_exact_match(answer, golds, segmentation),
         recall=recall(found, episode.gold["supporting_ids"]),
+        **score_answer(answer, golds, segmentation)._asdict(),
     )

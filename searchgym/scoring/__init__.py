@@ -3,11 +3,13 @@
 from .answers import (
     DEFAULT_SEGMENTATION,
     SEGMENTATIONS,
+    AnswerScores,
     contains_answer,
     exact_match,
     f1,
     normalize_answer,
     recall,
+    score_answer,
     sub_exact_match,
 )
 from .ranking import ndcg
@@ -20,11 +22,13 @@ __all__ = [
     "SEGMENTATIONS",
     "SOUTH_EAST_ASIAN",
     "TIBETAN",
+    "AnswerScores",
     "contains_answer",
     "exact_match",
     "f1",
     "ndcg",
     "normalize_answer",
     "recall",
+    "score_answer",
     "sub_exact_match",
 ]

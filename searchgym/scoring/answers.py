@@ -24,17 +24,20 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from .scripts import IDEOGRAPHS, KATAKANA, SOUTH_EAST_ASIAN, TIBETAN
 
 __all__ = [
     "DEFAULT_SEGMENTATION",
     "SEGMENTATIONS",
+    "AnswerScores",
     "contains_answer",
     "exact_match",
     "f1",
     "normalize_answer",
     "recall",
+    "score_answer",
     "sub_exact_match",
 ]
 
@@ -44,6 +47,7 @@ without spaces, where punctuation does not count. "spaces": always what is betwe
 both metrics are nearly EM in such scripts."""
 DEFAULT_SEGMENTATION = "characters"
 
+_CACHED_CHARS = 512
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _is_unseparated = re.compile(f"[{IDEOGRAPHS}{KATAKANA}{SOUTH_EAST_ASIAN}{TIBETAN}]").search
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -56,12 +60,47 @@ def _normalize_cached(text: str) -> str:
 
 def normalize_answer(text: str) -> str:
     """Lower-case, remove ASCII punctuation and the articles a/an/the, squeeze white space (SQuAD)."""
-    return _normalize_cached(text) if len(text) <= 512 else _normalize_cached.__wrapped__(text)
+    return _normalize_cached(text) if len(text) <= _CACHED_CHARS else _normalize_cached.__wrapped__(text)
 
 
 def _key(text: str) -> str:
     """What is compared: the normal form, or the bare text if the normal form is empty (departure 1)."""
     return normalize_answer(text) or text.strip().casefold()
+
+
+class AnswerScores(NamedTuple):
+    """The three scores of an answer, each in [0, 1].
+
+    Attributes:
+        em: see `exact_match`.
+        f1: see `f1`.
+        sub_em: see `sub_exact_match`.
+    """
+
+    em: float
+    f1: float
+    sub_em: float
+
+
+def score_answer(answer: str, golds: Iterable[str], segmentation: str = DEFAULT_SEGMENTATION) -> AnswerScores:
+    """All scores of an answer. Those of short answers are kept: the episodes of one question often end alike.
+
+    Args:
+        answer: the agent's answer.
+        golds: accepted answers.
+        segmentation: what words are; see `SEGMENTATIONS`.
+    """
+    score = _score_cached if len(answer) <= _CACHED_CHARS else _score_cached.__wrapped__
+    return score(answer, tuple(golds), segmentation)
+
+
+@lru_cache(maxsize=16_384)
+def _score_cached(answer: str, golds: tuple[str, ...], segmentation: str) -> AnswerScores:
+    return AnswerScores(
+        exact_match(answer, golds),
+        f1(answer, golds, segmentation),
+        sub_exact_match(answer, golds, segmentation),
+    )
 
 
 def exact_match(answer: str, golds: Iterable[str]) -> float:

@@ -19,11 +19,13 @@ from searchgym.dialects import TagsDialect
 from searchgym.errors import ConfigError
 from searchgym.rollouts.rescoring import rescore
 from searchgym.scoring import (
+    SEGMENTATIONS,
     contains_answer,
     exact_match,
     f1,
     normalize_answer,
     recall,
+    score_answer,
     sub_exact_match,
 )
 from searchgym.scoring.answers import _is_unseparated
@@ -376,3 +378,14 @@ def test_the_corpus_sets_the_segmentation(
     assert pickle.loads(pickle.dumps(searchgym.open_corpus(spec))).segmentation == segmentation  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="segmentation is 'words': use one of characters, spaces"):
         searchgym.open_corpus({**spec, "segmentation": "words"})
+
+
+@pytest.mark.parametrize("answer", ["Paris", "the city of Paris", "", "yes", "東京", "word " * 300])
+def test_all_scores_at_once_are_those_one_by_one(answer: str) -> None:
+    for golds in (["Paris"], ["yes", "Paris"], ["東京都", "word"]):
+        for segmentation in SEGMENTATIONS:
+            for _ in range(2):  # computed, and kept
+                scores = score_answer(answer, golds, segmentation)
+                assert scores.em == exact_match(answer, golds)
+                assert scores.f1 == f1(answer, golds, segmentation)
+                assert scores.sub_em == sub_exact_match(answer, golds, segmentation)

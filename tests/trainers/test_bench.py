@@ -282,6 +282,30 @@ def test_a_move_is_no_new_version_and_an_edit_is_one() -> None:
     )
 
 
+def test_the_digest_of_code_is_kept_for_the_same_sources_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from searchgym.trainers.bench import code
+
+    monkeypatch.setenv("SEARCHGYM_HOME", str(tmp_path / "home"))
+    modules = {"searchgym.a": b"x = 1\n"}
+    first = code._kept_code_digest(modules)
+    assert first == code._code_digest(modules)
+    asked: list[object] = []
+    real = code._code_digest
+    monkeypatch.setattr(code, "_code_digest", lambda modules: asked.append(modules) or real(modules))
+    assert code._kept_code_digest(modules) == first
+    assert not asked
+    assert code._kept_code_digest({"searchgym.a": b"x = 2\n"}) != first
+    assert len(asked) == 1
+    for kept in (tmp_path / "home" / "code").iterdir():
+        kept.write_text(kept.read_text("utf-8").replace(first[:8], "00000000"), "utf-8")
+    assert code._kept_code_digest(modules) == first, "an edited file is not believed"
+    (tmp_path / "home" / "code").rename(tmp_path / "away")
+    (tmp_path / "home" / "code").write_text("in the way", "utf-8")
+    assert code._kept_code_digest(modules) == first
+
+
 def test_an_edited_result_is_refused(finished: Path, tmp_path: Path) -> None:
     source = next((finished / "runs" / "final").rglob("result.json"))
     data = json.loads(source.read_text("utf-8"))

@@ -21,7 +21,7 @@ from searchgym.files import lock_file, read_json
 
 from ..config import TrainConfig
 from ..runs.directory import write_json
-from .code import fingerprint
+from .code import fingerprint, load_parts
 from .schedule import Workers, duration
 from .spec import Entry, Run, Spec
 from .worker import Job, read_result
@@ -46,6 +46,9 @@ class Campaign:
         self, spec: Spec, out: Path, processes: int = 1, say: Callable[[str], None] = lambda line: None
     ) -> None:
         self.spec, self.out, self.processes, self._say = spec, out, processes, say
+        for options in [place.get("env_options", {}) for place in spec.environments.values()]:
+            for row in spec.rows:
+                load_parts({**options, **row.env_options})
         agent = str(spec.train.get("agent", TrainConfig().agent))
         self.codes = {
             row.label: fingerprint(row.trainer, str(row.train.get("agent", agent))) for row in spec.rows

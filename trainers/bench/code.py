@@ -12,13 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from searchgym.errors import MissingExtraError, PluginError
+from searchgym.files import write_text
+from searchgym.home import home
 from searchgym.options import plugins
 
 from ..registry import load_trainer
 
-__all__ = ["fingerprint", "versions"]
+__all__ = ["fingerprint", "load_parts", "versions"]
 
 _PACKAGES = ("corpora", "agents", "trainers")
 _SUFFIXES = {".py", ".json", ".safetensors", ".txt"}
@@ -49,23 +52,52 @@ def fingerprint(trainer: str, agent: str) -> str:
     Covers the package's sources and data (of the benchmark only what runs and measures), the packages of plug-ins
     that trainer and agent come from, and `versions`. The location of a file is not part of it, nor are docstrings and
     comments: a module that moves, with the imports that follow it, is not a new version. It is of the code this process
-    has loaded: what runs need is imported first, and what is edited afterwards does not reach it.
+    has loaded: a campaign loads the parts that its runs name first (`load_parts`), and what is edited afterwards does not
+    reach it.
     """
     plugin = _digest(_plugin_files(trainer, agent).values())
     return hashlib.sha256(f"{_own_code()} {plugin}".encode()).hexdigest()[:16]
 
 
+def load_parts(env_options: Mapping[str, Any]) -> None:
+    """Import the corpus, the retriever and the judge that an environment's options name."""
+    for group, option in (("corpora", "corpus"), ("retrievers", "retriever"), ("judges", "judge")):
+        spec = env_options.get(option)
+        name = spec.get("name") if isinstance(spec, Mapping) else spec
+        if isinstance(name, str) and name in plugins.names(group):
+            with suppress(MissingExtraError, PluginError):  # the environment says so in its own words
+                plugins.load(group, name)
+
+
 @cache
 def _own_code() -> str:
     importlib.import_module("searchgym.trainers.training.api")
-    for group, names in (("corpora", None), ("judges", None), ("retrievers", ["bm25"])):
-        for name in names or plugins.names(group):
-            with suppress(MissingExtraError, PluginError):  # then no run can use it either
-                plugins.load(group, name)
     own = _own_files()
     data = [path for path in own.values() if path.suffix != ".py"]
     modules = {name: path.read_bytes() for name, path in own.items() if path.suffix == ".py"}
-    return f"{sorted(versions().items())} {_digest(data)} {_code_digest(modules)}"
+    return f"{sorted(versions().items())} {_digest(data)} {_kept_code_digest(modules)}"
+
+
+def _kept_code_digest(modules: Mapping[str, bytes]) -> str:
+    """`_code_digest`, which takes seconds for the whole package, computed once for the same sources and kept as a file."""
+    parts = [f"{name} {hashlib.sha256(source).hexdigest()}" for name, source in sorted(modules.items())]
+    method = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # how it is computed
+    key = hashlib.sha256("\n".join([platform.python_version(), method, *parts]).encode()).hexdigest()
+    path = home() / "code" / f"{key}.txt"
+    with suppress(OSError, UnicodeDecodeError):
+        kept, check = path.read_text("utf-8").split()
+        if check == _seal(key, kept):
+            return kept
+    digest = _code_digest(modules)
+    with suppress(OSError):  # a home that cannot be written costs the time again, and nothing else
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, f"{digest} {_seal(key, digest)}\n")
+    return digest
+
+
+def _seal(key: str, digest: str) -> str:
+    """Of a kept digest: a file with another one was not written here."""
+    return hashlib.sha256(f"{key} {digest}".encode()).hexdigest()
 
 
 def _digest(files: Iterable[Path]) -> str:

@@ -17,7 +17,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -137,9 +137,12 @@ def make_record(
         mask_N = (
             np.ones(len(tokens.round_N), dtype=bool) if credit.loss_mask_N is None else credit.loss_mask_N
         )
-        cuts = np.searchsorted(tokens.episode_N, np.arange(1, len(learned.episodes)))
-        parts = (np.split(values, cuts) for values in (credit.to_tokens(learned), tokens.round_N, mask_N))
-        given = {id(e): part for e, part in zip(learned.episodes, zip(*parts, strict=True), strict=True)}
+        credit_N = credit.to_tokens(learned)
+        cuts = np.searchsorted(tokens.episode_N, np.arange(len(learned.episodes) + 1)).tolist()
+        given = {
+            id(e): (credit_N[a:b], tokens.round_N[a:b], mask_N[a:b])
+            for e, (a, b) in zip(learned.episodes, pairwise(cuts), strict=True)
+        }
     none = (np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool))
     episodes = []
     for episode in chain.from_iterable(played):
