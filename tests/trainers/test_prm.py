@@ -16,7 +16,7 @@ from searchgym.agents.tiny import TinyAgent
 from searchgym.env.vector import make_vec
 from searchgym.episode import Segment, save_episodes
 from searchgym.errors import CheckpointError, ConfigError, EpisodeFileError
-from searchgym.judges import open_judge, traces_of
+from searchgym.judges import open_judge, trace_of, traces_of
 from searchgym.rollouts.collection import collect
 from searchgym.trainers.conformance import make_episode
 from searchgym.trainers.credit_audit.truth import TrueCredit
@@ -26,7 +26,8 @@ from searchgym.trainers.prm.labelling import LabelRequest, make_labels
 from searchgym.trainers.prm.labels import StepLabels
 from searchgym.trainers.prm.model import load_reward_model
 from searchgym.trainers.prm.scores import auc, auc_interval
-from searchgym.trainers.prm.training import PRMSettings, train_reward_model
+from searchgym.trainers.prm.settings import PRMSettings
+from searchgym.trainers.prm.training import train_reward_model
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "agents"))
 from hf_models import save_family
@@ -290,7 +291,7 @@ def test_another_tokenizer_or_other_weights_are_refused(trained, tmp_path):
 def test_a_verdict_is_by_how_much_the_level_rose(trained, labels):
     judge, model = open_judge({"name": "prm", "model": str(trained[0])}), load_reward_model(trained[0])
     episode = labels.episodes[0]
-    (levels,) = (level.tolist() for level in model.levels([model.read(episode.question, episode.rounds)]))
+    (levels,) = (level.tolist() for level in model.levels([model.read(trace_of(episode))]))
     search, answer = judge.judge(traces_of(episode))
     assert (search.utility, search.reasoning) == (
         pytest.approx((1 + levels[1] - levels[0]) / 2, abs=2e-5),
@@ -384,7 +385,7 @@ def test_a_hugging_face_model_as_backbone(labels, tmp_path):
         train_reward_model(labels, open_backbone("hf", options), tmp_path / "m", settings, stop)
     model = train_reward_model(labels, open_backbone("hf", options), tmp_path / "m", settings)
     loaded = load_reward_model(tmp_path / "m", {"device": "cpu"})
-    readings = [model.read(e.question, e.rounds) for e in labels.episodes[:4]]
+    readings = [model.read(trace_of(e)) for e in labels.episodes[:4]]
     for one, other in zip(model.levels(readings), loaded.levels(readings), strict=True):
         assert_allclose(one, other, atol=1e-6)
     judge = open_judge({"name": "prm", "model": str(tmp_path / "m"), "backbone": {"device": "cpu"}})

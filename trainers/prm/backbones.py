@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -22,9 +22,11 @@ from searchgym.agents.tiny.demos import Renaming
 from searchgym.options import choice
 from searchgym.specs import call_factory
 
-__all__ = ["BACKBONES", "Backbone", "open_backbone"]
+__all__ = ["BACKBONES", "Backbone", "Mark", "open_backbone"]
 
 BACKBONES = ("tiny", "hf")
+Mark = Literal["new", "known", "none"]
+"""The gold passages that a round returned: one that no earlier round had, only such as had been returned before, or none."""
 
 
 class Backbone(Protocol):
@@ -50,6 +52,9 @@ class Backbone(Protocol):
 
     def observation(self, text: str) -> list[int]:
         """Token ids of what came back."""
+
+    def mark(self, found: Mark) -> list[int]:
+        """Token ids of a mark, see `Mark`."""
 
     def renaming(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
         """The new id of each token id if names are exchanged at random, each for one of its kind; None: there are no names."""
@@ -77,6 +82,10 @@ class _Tiny:
 
     def observation(self, text: str) -> list[int]:
         return prompt_ids(self._agent.tokenizer, text, first=False)
+
+    def mark(self, found: Mark) -> list[int]:
+        # Digits are single tokens, and not exchanged with others.
+        return self._agent.tokenizer.encode({"new": " 1", "known": " 2", "none": " 3"}[found])
 
     def renaming(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
         return self._names.permutation(rng)
@@ -108,6 +117,9 @@ class _HF:
 
     def observation(self, text: str) -> list[int]:
         return self._encode(f"{text}\n") if text else []
+
+    def mark(self, found: Mark) -> list[int]:
+        return self._encode(f"Gold passages: {found}\n")
 
     def renaming(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
         return None

@@ -154,7 +154,7 @@ def label(
     metavar="KEY=VALUE",
     multiple=True,
     group=_TRAINING,
-    help="loss (bce, mse, pairwise), epochs, lr, batch_tokens, weight_decay, validation, margin, centring or seed. Repeatable.",
+    help="loss (bce, mse, pairwise), epochs, lr, batch_tokens, weight_decay, validation, margin, centring, rename, reference or seed. Repeatable.",
 )
 @option("--threads", type=click.IntRange(1), group=_TRAINING, help="Threads of torch.")
 @option(
@@ -181,7 +181,8 @@ def train(
 
     from .backbones import open_backbone
     from .labels import StepLabels
-    from .training import PRMSettings, train_reward_model
+    from .settings import PRMSettings
+    from .training import train_reward_model
 
     if threads:
         torch.set_num_threads(threads)
