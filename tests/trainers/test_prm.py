@@ -1,9 +1,11 @@
 """Step reward models: labels, training, the saved model, the judge and the audit."""
 
+import copy
 import json
 import math
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from searchgym.env.vector import make_vec
 from searchgym.episode import Segment, save_episodes
 from searchgym.errors import CheckpointError, ConfigError, EpisodeFileError
 from searchgym.judges import open_judge, trace_of, traces_of
+from searchgym.retriever import Hit
 from searchgym.rollouts.collection import collect
 from searchgym.trainers.conformance import make_episode
 from searchgym.trainers.credit_audit.truth import TrueCredit
@@ -24,10 +27,11 @@ from searchgym.trainers.prm.auditing import audit_judges
 from searchgym.trainers.prm.backbones import open_backbone
 from searchgym.trainers.prm.labelling import LabelRequest, make_labels
 from searchgym.trainers.prm.labels import StepLabels
-from searchgym.trainers.prm.model import load_reward_model
+from searchgym.trainers.prm.model import RewardModel, load_reward_model
 from searchgym.trainers.prm.scores import auc, auc_interval
 from searchgym.trainers.prm.settings import PRMSettings
 from searchgym.trainers.prm.training import train_reward_model
+from searchgym.trainers.search_tree import SearchTree, TreeOptions
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "agents"))
 from hf_models import save_family
@@ -104,6 +108,42 @@ def test_true_labels_of_an_agent_that_lists_its_acts():
     assert all(levels[0] == starts[e.task_id] for e, levels in zip(made.episodes, made.labels, strict=True))
 
 
+def test_labels_from_search_trees(tmp_path):
+    forks = {"name": "forks", "family": "decoys", "train": 4, "dev": 1, "test": 1}
+    request = LabelRequest(
+        method="mcts",
+        agent_options={"start": "lookup", "memory": False},
+        env="SearchQA-Forks-v0",
+        env_options={"corpus": forks, "split": "train", "max_rounds": 4},
+        tree=TreeOptions(simulations=12, width=2),
+        questions=2,
+    )
+    made = make_labels(request)
+    returns = {}
+    for episode, levels in zip(made.episodes, made.labels, strict=True):
+        returns.setdefault(episode.task_id, []).append((levels[0], episode.reward))
+        assert levels[-1] == episode.reward
+        assert ((levels >= 0.0) & (levels <= 1.0)).all()
+    assert len(returns) == 2
+    assert all(len({start for start, _ in of_task}) == 1 for of_task in returns.values())
+    assert any(0.0 < start < 1.0 for of_task in returns.values() for start, _ in of_task)
+    assert make_labels(request).digest == made.digest
+    with pytest.raises(ConfigError, match="labels from mcts hold no true advantages"):
+        audit_judges(made, {})
+    made.save(tmp_path)
+    assert StepLabels.load(tmp_path).count == sum(len(e.rounds) for e in made.episodes)
+
+
+def test_the_levels_of_a_search_tree_by_hand():
+    tree = SearchTree("t", TreeOptions())
+    right, wrong = play("t", "a", ["x", "y"], 1.0), play("t", "b", ["x", "z"], 0.0)
+    for episode in (right, wrong, wrong):
+        tree.add(episode)
+    # One of three simulations earned 1; all went through x.
+    assert_allclose(tree.levels(right), [1 / 3, 1 / 3, 1.0])
+    assert_allclose(tree.levels(wrong), [1 / 3, 1 / 3, 0.0])
+
+
 def test_labels_are_saved_and_damage_is_found(labels, tmp_path):
     labels.save(tmp_path)
     loaded = StepLabels.load(tmp_path)
@@ -167,6 +207,8 @@ def test_preferences_from_a_file(labels, tmp_path):
         ({"method": "judge"}, "--judge"),
         ({"method": "exact", "judge": {"name": "rules"}}, "only applies to --method judge"),
         ({"method": "preferences"}, "--preferences"),
+        ({"method": "mcts", "episodes": Path("e.jsonl")}, "leave --episodes out"),
+        ({"method": "exact", "tree": TreeOptions()}, "--tree only applies"),
     ],
 )
 def test_a_method_without_what_it_needs(request_, message):
@@ -194,6 +236,58 @@ def test_a_model_learns_what_raises_the_value(trained):
     _, rows = trained
     assert rows[-1]["validation_auc"] == 1.0
     assert rows[-1]["validation_loss"] < 0.7 * rows[0]["validation_loss"]
+
+
+def with_gold(labels, gold_word):
+    """The same episodes with hits: of 'river' and 'mayor' another page each, one of which is a gold passage."""
+    page = {"river": "p1", "mayor": "p2"}
+    episodes = copy.deepcopy(labels.episodes)
+    for episode in episodes:
+        episode.gold = {**episode.gold, "supporting_ids": [page[gold_word]]}
+        for record in episode.rounds[:1]:
+            name = page["river" if "river" in record.text else "mayor"]
+            record.results = [[Hit(name, "", "", 1.0)]]
+            record.text = "<search> one </search>"  # only the mark tells the acts apart
+            record.observation = "<information> one </information>"
+    return replace(labels, episodes=episodes)
+
+
+def test_a_model_with_reference_sees_which_gold_passages_a_round_returned(labels, tmp_path):
+    marked = with_gold(labels, "river")
+    settings, once = PRMSettings(**FAST, reference="gold"), PRMSettings(**{**FAST, "epochs": 1})
+    blind = train_reward_model(marked, open_backbone("tiny", {}), tmp_path / "blind", once)
+    model = train_reward_model(marked, open_backbone("tiny", {}), tmp_path / "gold", settings)
+    assert blind.notes["epochs"][-1]["validation_auc"] == 0.5
+    assert model.notes["epochs"][-1]["validation_auc"] == 1.0
+
+    judge = open_judge({"name": "prm", "model": str(tmp_path / "gold")})
+    assert judge.needs_gold
+    first = [traces_of(e)[0] for e in marked.episodes[:2]]
+    river, mayor = (v.utility for v in judge.judge(first))
+    assert river > 0.5 > mayor
+    swapped = [traces_of(e)[0] for e in with_gold(labels, "mayor").episodes[:2]]
+    assert [v.utility for v in judge.judge(swapped)] == [mayor, river]
+    (without,) = judge.judge([traces_of(labels.episodes[0])[0]])
+    assert without.status == "error"
+    assert not open_judge({"name": "prm", "model": str(tmp_path / "blind")}).needs_gold
+
+    with pytest.raises(ConfigError, match="without gold passages"):
+        train_reward_model(labels, open_backbone("tiny", {}), tmp_path / "none", settings)
+
+
+def test_a_mark_says_new_known_or_none(labels, tmp_path):
+    backbone = open_backbone("tiny", {})
+    model = RewardModel(backbone, "bce", "values", "gold")
+    episode = play("t", "e", ["a", "b", "c"], 1.0)
+    episode.gold = {**episode.gold, "supporting_ids": ["p1"]}
+    for record, name in zip(episode.rounds, ["p2", "p1", "p1"], strict=True):
+        record.results = [[Hit(name, "", "", 1.0)]]
+    reading = model.read(trace_of(episode))
+    for end, mark in zip(reading.ends[1:], ["none", "new", "known"], strict=True):
+        tokens = backbone.mark(mark)
+        assert list(reading.tokens[end + 1 - len(tokens) : end + 1]) == tokens
+    renamed = backbone.renaming(np.random.default_rng(0))
+    assert all(renamed[t] == t for mark in ("new", "known", "none") for t in backbone.mark(mark))
 
 
 def test_an_interrupted_training_continues_to_the_same_weights(labels, trained, tmp_path):
