@@ -14,6 +14,7 @@ import torch
 from numpy.testing import assert_allclose
 from toys import write_toy
 
+from searchgym.agents.lm.prefix_tree import PrefixTree
 from searchgym.agents.tiny import TinyAgent
 from searchgym.env.vector import make_vec
 from searchgym.episode import Segment, save_episodes
@@ -324,6 +325,31 @@ def test_pairs_rank_acts_of_one_state(labels, tmp_path):
     assert good.utility > 0.5 > bad.utility
     with pytest.raises(ConfigError, match="no levels of its own"):
         open_judge({"name": "prm", "model": str(tmp_path / "m"), "read": "level"})
+
+
+def test_a_generative_model_learns_verdicts_by_weighted_dpo(labels, tmp_path):
+    def train(name, **settings):
+        rows = []
+        settings = PRMSettings(**{**FAST, "loss": "wdpo", **settings})
+        return train_reward_model(
+            labels, open_backbone("tiny", {"start": "forks"}), tmp_path / name, settings, rows.append
+        ), rows
+
+    still, rows = train("still", lr=0.0, epochs=1)
+    assert rows[0]["loss"] == pytest.approx(math.log(2.0))  # nothing differs from the reference yet
+    model, rows = train("model")
+    assert rows[-1]["validation_auc"] == 1.0
+    assert rows[-1]["validation_loss"] < 0.5
+    reading = model.read(trace_of(labels.episodes[0]))
+    right, wrong = model.backbone.verdicts
+    (s_N,) = model.outputs([reading], 1024)
+    tree = PrefixTree.grow([reading.tokens])
+    hidden = model.backbone.network.paths(tree, np.arange(len(reading.tokens)))
+    logprobs = model.backbone.network.logits(hidden[list(reading.ends)]).log_softmax(-1)
+    assert_allclose(s_N.detach(), (logprobs[:, right] - logprobs[:, wrong]).detach(), atol=1e-4)
+    (levels,) = load_reward_model(tmp_path / "model").levels([reading])
+    assert_allclose(levels, s_N.detach().sigmoid(), atol=1e-5)
+    assert levels[1] > 0.5 + (still.levels([reading])[0][1] - 0.5).clamp(min=0.0)
 
 
 def test_names_are_exchanged_by_their_kind_and_nothing_else_changes():

@@ -37,12 +37,14 @@ class Backbone(Protocol):
         network: the model.
         tokenizer_digest: names the tokenizer; a model is only opened with the one it was trained with.
         lr: learning rate that suits it.
+        verdicts: the tokens that stand for "right" and "wrong" (loss=wdpo).
     """
 
     kind: str
     network: Network
     tokenizer_digest: str
     lr: float
+    verdicts: tuple[int, int]
 
     def question(self, text: str) -> list[int]:
         """Token ids of a question, with which a text begins."""
@@ -73,6 +75,9 @@ class _Tiny:
         self.network: Network = self._agent.network
         self.tokenizer_digest: str = self._agent.describe()["tokenizer"]
         self._names = Renaming(self._agent.tokenizer)
+        # Two tokens that its texts do not have, so that neither is likelier than the other to begin with.
+        right, wrong = (self._agent.tokenizer.encode(sign)[0] for sign in "+x")
+        self.verdicts = right, wrong
 
     def question(self, text: str) -> list[int]:
         return prompt_ids(self._agent.tokenizer, text, first=True)
@@ -107,6 +112,7 @@ class _HF:
         model = open_model(owner, checkpoint, dtype).to(open_device(owner, device))
         self.network = open_network(model)
         self.tokenizer_digest = tokenizer_digest(self._tokenizer)
+        self.verdicts = self._encode("Yes")[0], self._encode("No")[0]
 
     def question(self, text: str) -> list[int]:
         start = [] if self._tokenizer.bos_token_id is None else [self._tokenizer.bos_token_id]

@@ -25,7 +25,7 @@ class Example:
 
     Attributes:
         readings: of its episodes.
-        targets: y at each read-out, NaN where there is none (bce, mse).
+        targets: y at each read-out, NaN where there is none (all but pairwise).
         pairs: the better and the worse read-out, as positions in the concatenated read-outs (pairwise).
         advantages: true advantage at each read-out, NaN where it is unknown or not decided.
     """
@@ -54,12 +54,12 @@ def check_labels(labels: StepLabels, settings: PRMSettings) -> None:
             )
     elif labels.kind == "preferences":
         raise ConfigError(f"preferences have no numbers, which loss={settings.loss} needs: use loss=pairwise")
-    elif settings.loss == "bce":
+    elif settings.loss in ("bce", "wdpo"):
         flat = np.concatenate(labels.labels)
         low, high = float(np.nanmin(flat)), float(np.nanmax(flat))
         if low < -1e-6 or high > 1.0 + 1e-6:
             raise ConfigError(
-                f"the labels lie in [{low:g}, {high:g}], and loss=bce learns probabilities: use loss=mse, or label episodes "
+                f"the labels lie in [{low:g}, {high:g}], and loss={settings.loss} learns probabilities: use loss=mse, or label episodes "
                 "whose reward is 0 or 1"
             )
 

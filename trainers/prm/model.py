@@ -1,4 +1,4 @@
-"""A step reward model: a causal language model with a scalar head that is read after the question and after every round.
+"""A step reward model: a causal language model with a scalar head, which is read after the question and after every round.
 
     s_t = w · h(end of round t) + b        round t with the results that its act brought; t = 0: the question
 
@@ -7,6 +7,8 @@ What s_t stands for follows from the loss:
     bce        σ(s_t) is the probability of success from there (values), or the judge's score of the round (verdicts)
     mse        s_t itself is
     pairwise   s_t ranks acts that were chosen in one state (Bradley-Terry); alone it means nothing
+    wdpo       a generative model: it has no head, but writes a verdict after every round, and
+               s_t = log π(right | …) − log π(wrong | …)      so σ(s_t) is the probability of the verdict "right" among the two
 
 With `reference="gold"` every round is followed by a mark, which says whether it returned a gold passage that no earlier round had,
 one that is known, or none. Such a model sees gold data, as the judges `rules` and `oracle` do.
@@ -45,7 +47,7 @@ __all__ = ["CONFIG_FILE", "Loss", "Reading", "Reference", "RewardModel", "load_r
 CONFIG_FILE, _HEAD_FILE = "prm.json", "head.safetensors"
 _SCHEMA = 1
 
-Loss = Literal["bce", "mse", "pairwise"]
+Loss = Literal["bce", "mse", "pairwise", "wdpo"]
 Reference = Literal["none", "gold"]
 
 
@@ -137,21 +139,34 @@ class RewardModel:
             keep_Q = np.unique(np.concatenate([at_N, last_P]))
             hidden_QW = network.paths(tree, keep_Q)
             picked_N = torch.from_numpy(np.searchsorted(keep_Q, at_N)).to(hidden_QW.device)
-            s_N = self.head(hidden_QW[picked_N].to(self.head.weight.dtype))[:, 0]
+            s_N = self._scores(hidden_QW[picked_N])
             for i, s in zip(part, torch.split(s_N, [len(x) for x in at]), strict=True):
                 outputs[i] = s
         return outputs
 
+    def _scores(self, hidden_NW: Tensor) -> Tensor:
+        """s of hidden states, [N]."""
+        if self.loss != "wdpo":
+            scores_N: Tensor = self.head(hidden_NW.to(self.head.weight.dtype))[:, 0]
+            return scores_N
+        right, wrong = self.backbone.verdicts
+        logits_NV = self.backbone.network.logits(hidden_NW)
+        return logits_NV[:, right] - logits_NV[:, wrong]
+
     @torch.no_grad()
     def levels(self, readings: Sequence[Reading], batch_tokens: int = 16_384) -> list[Tensor]:
-        """What s stands for at all read-outs, on the CPU: a probability (bce), or s itself.
+        """What s stands for at all read-outs, on the CPU: a probability (bce, wdpo), or s itself.
 
         Args:
             readings: the texts.
             batch_tokens: tokens of one pass.
         """
         outputs = self.outputs(readings, batch_tokens)
-        return [(s.sigmoid() if self.loss == "bce" else s).double().cpu() for s in outputs]
+        return [self.level(s).double().cpu() for s in outputs]
+
+    def level(self, s_N: Tensor) -> Tensor:
+        """What outputs stand for."""
+        return s_N.sigmoid() if self.loss in ("bce", "wdpo") else s_N
 
     def save(self, directory: Path) -> None:
         """Write the model; a directory with prm.json is complete."""

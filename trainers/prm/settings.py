@@ -10,7 +10,7 @@ from .model import Loss, Reference
 
 __all__ = ["PRMSettings"]
 
-_LOSSES = ("bce", "mse", "pairwise")
+_LOSSES = ("bce", "mse", "pairwise", "wdpo")
 _REFERENCES = ("none", "gold")
 
 
@@ -19,7 +19,7 @@ class PRMSettings:
     """How a step reward model is trained.
 
     Attributes:
-        loss: "bce", "mse" or "pairwise".
+        loss: "bce", "mse", "pairwise" or "wdpo".
         epochs: passes over the labels.
         lr: peak of the learning rate (AdamW, linear rise in the first 5 % of the steps, then a cosine to 5 %); None: what
             suits the backbone.
@@ -28,6 +28,7 @@ class PRMSettings:
         validation: share of the questions that are not trained on.
         margin: labels that differ by less are not compared (pairwise).
         centring: weight of the centring term (pairwise).
+        beta: of DPO (wdpo).
         rename: exchange the names of each question in every epoch, where the backbone knows which tokens are names.
         reference: "gold": the model sees which gold passages each round returned, see trainers/prm/model.py; "none": no gold data.
         seed: of the division and of the batches.
@@ -44,6 +45,7 @@ class PRMSettings:
     validation: float = 0.1
     margin: float = 0.1
     centring: float = 0.01
+    beta: float = 0.5
     rename: bool = True
     reference: Reference = "none"
     seed: int = 0
@@ -52,7 +54,7 @@ class PRMSettings:
         choice("loss", self.loss, _LOSSES)
         integer("epochs", self.epochs, 1)
         integer("batch_tokens", self.batch_tokens, 1)
-        for name in ("weight_decay", "margin", "centring"):
+        for name in ("weight_decay", "margin", "centring", "beta"):
             number(name, getattr(self, name), 0.0)
         number("validation", self.validation, 0.0, 0.9)
         boolean("rename", self.rename)

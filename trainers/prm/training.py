@@ -2,6 +2,8 @@
 
     bce       mean over read-outs of −[y log σ(s) + (1 − y) log(1 − σ(s))]       y in [0, 1]: P(success), or a judge's score
     mse       mean over read-outs of (s − y)²
+    wdpo      mean over read-outs, weighted by |2y − 1|, of −log σ(β m (s − s_ref)), m = sign(2y − 1): DPO between the verdicts
+              "right" and "wrong", whose log-probabilities differ by s; s_ref: with the weights before training
     pairwise  mean over pairs of −log σ(s_better − s_worse) + centring · (s_better + s_worse)²     (Bradley-Terry)
 
 The questions are divided at random into those that are trained on and `validation` of them that are not; the weights of the
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -113,6 +115,7 @@ class _Training:
             self._parameters.values(), lr=lr, weight_decay=settings.weight_decay
         )
         self._best, self._lowest = self._weights(), math.inf
+        self._start = self._weights()
         self._lr = lr
 
     def epoch(self, number: int) -> dict[str, float]:
@@ -123,7 +126,7 @@ class _Training:
         for i, batch in enumerate(batches):
             for group in self._optimizer.param_groups:
                 group["lr"] = self._lr * _rate((number + i / len(batches)) / self._settings.epochs)
-            loss = self._loss(batch, self._outputs([self._renamed(q, rng) for q in batch]))
+            loss, _ = self._pass([self._renamed(q, rng) for q in batch])
             if not torch.isfinite(loss):
                 raise TrainingError(
                     f"the loss of epoch {number + 1} is {loss.item()}: lower lr (it is {self._lr:g})"
@@ -183,11 +186,9 @@ class _Training:
         rows: list[dict[str, float]] = json.loads(metadata["rows"])
         return rows
 
-    @torch.no_grad()
     def take_best(self) -> None:
         """Set the weights to those of the best epoch."""
-        for name, p in self._parameters.items():
-            p.copy_(self._best[name])
+        self._set(self._best)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -195,8 +196,7 @@ class _Training:
             return {}
         losses, weights, scores, advantages = [], [], [], []
         for question in self._held:
-            outputs = self._outputs([question])
-            loss = self._loss([question], outputs)
+            loss, outputs = self._pass([question])
             count = (
                 len(question.pairs)
                 if self._settings.loss == "pairwise"
@@ -220,12 +220,23 @@ class _Training:
         readings = [Reading(tuple(new_V[list(r.tokens)].tolist()), r.ends) for r in question.readings]
         return replace(question, readings=readings)
 
-    def _outputs(self, batch: Sequence[Example]) -> list[Tensor]:
+    def _pass(self, batch: Sequence[Example]) -> tuple[Tensor, list[Tensor]]:
+        """Loss and outputs."""
         readings = list(chain.from_iterable(question.readings for question in batch))
-        return self._model.outputs(readings, self._settings.batch_tokens)
+        reference = self._reference(readings) if self._settings.loss == "wdpo" else None
+        outputs = self._model.outputs(readings, self._settings.batch_tokens)
+        return self._loss(batch, torch.cat(outputs), reference), outputs
 
-    def _loss(self, batch: Sequence[Example], outputs: Sequence[Tensor]) -> Tensor:
-        s_N = torch.cat(list(outputs))
+    @torch.no_grad()
+    def _reference(self, readings: Sequence[Reading]) -> Tensor:
+        """s with the weights before training."""
+        now = self._weights()
+        self._set(self._start)
+        s_N = torch.cat(self._model.outputs(readings, self._settings.batch_tokens))
+        self._set(now)
+        return s_N
+
+    def _loss(self, batch: Sequence[Example], s_N: Tensor, reference_N: Tensor | None) -> Tensor:
         if self._settings.loss == "pairwise":
             ends = np.cumsum([0, *(sum(len(r.ends) for r in q.readings) for q in batch)])
             pairs_P2 = torch.from_numpy(
@@ -238,7 +249,17 @@ class _Training:
         known_N = torch.isfinite(y_N)
         if self._settings.loss == "mse":
             return functional.mse_loss(s_N[known_N], y_N[known_N])
+        if reference_N is not None:
+            lean_N = 2.0 * y_N[known_N] - 1.0
+            margin_N = self._settings.beta * lean_N.sign() * (s_N - reference_N)[known_N]
+            weight_N = lean_N.abs()
+            return -(weight_N * functional.logsigmoid(margin_N)).sum() / weight_N.sum().clamp_min(1e-6)
         return functional.binary_cross_entropy_with_logits(s_N[known_N], y_N[known_N])
+
+    @torch.no_grad()
+    def _set(self, weights: Mapping[str, Tensor]) -> None:
+        for name, p in self._parameters.items():
+            p.copy_(weights[name])
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self._parameters.items()}
@@ -248,7 +269,7 @@ def _round_scores(model: RewardModel, outputs: Sequence[Tensor]) -> NDArray[np.f
     """The score of every round, behind a 0 for the question, as the judge gives it up to a monotone map."""
     scores = []
     for s in outputs:
-        level = (s.sigmoid() if model.loss == "bce" else s).double().cpu().numpy()
+        level = model.level(s).double().cpu().numpy()
         scores.append(np.diff(level, prepend=level[0]) if model.changes else level)
     return np.concatenate(scores)
 
