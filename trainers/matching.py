@@ -91,9 +91,11 @@ def transport_plan(scores: NDArray[np.float64], reg: float, iterations: int = 10
     rows, columns = scores.shape
     kernel = np.exp((scores - scores.max()) / reg)
     v = np.full(columns, 1.0 / columns)
+    spread = kernel @ v
     for _ in range(iterations):
-        u = 1.0 / (rows * (kernel @ v))
+        u = 1.0 / (rows * spread)
         v = 1.0 / (columns * (u @ kernel))
-        if np.abs(u * (kernel @ v) * rows - 1.0).max() < 1e-6:
+        spread = kernel @ v
+        if np.abs(u * spread * rows - 1.0).max() < 1e-6:
             break
     return np.asarray(u[:, None] * kernel * v, dtype=np.float64)

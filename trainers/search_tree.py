@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.episode import Episode
+from searchgym.options import choice, integer, number
 from searchgym.rollouts.starts import Start
 
 from .rollouts import Play
@@ -49,6 +50,9 @@ class TreeOptions:
         discount: γ, per round.
         rule: how a walk chooses among the acts of a state.
         exploration: c.
+
+    Raises:
+        ConfigError: a value that cannot be used.
     """
 
     simulations: int = 16
@@ -56,6 +60,13 @@ class TreeOptions:
     discount: float = 1.0
     rule: Literal["uct", "puct"] = "uct"
     exploration: float = 1.0
+
+    def __post_init__(self) -> None:
+        integer("simulations", self.simulations, 1)
+        integer("width", self.width, 1)
+        number("discount", self.discount, 0.0, 1.0)
+        choice("rule", self.rule, ("uct", "puct"))
+        number("exploration", self.exploration, 0.0)
 
 
 @dataclass(eq=False)
@@ -188,6 +199,12 @@ class SearchTree:
         path = self.path(episode)
         before = [self.root, *path[:-1]]
         return np.array([node.value for node in before]), np.array([node.q for node in path])
+
+    def levels(self, episode: Episode) -> NDArray[np.float64]:
+        """The rewards so far plus V of the state, before the first round of an episode and after each, [R + 1]."""
+        earned = np.cumsum([0.0, *(record.reward for record in episode.rounds)])
+        values: NDArray[np.float64] = earned + [node.value for node in (self.root, *self.path(episode))]
+        return values
 
     def _back_up(self, path: Sequence[Node], rewards: Sequence[float]) -> None:
         returned = 0.0

@@ -6,7 +6,7 @@ A judge sees the question and the trace up to and including one round and gives 
 
 from ..episode import RoundRecord
 from ..verdict import no_verdict
-from .protocol import Grade, Grader, Judge, Trace, Verdict, open_judge, traces_of
+from .protocol import Grade, Grader, Judge, Trace, Verdict, open_judge, trace_of, traces_of
 
 __all__ = [
     "Grade",
@@ -17,5 +17,6 @@ __all__ = [
     "Verdict",
     "no_verdict",
     "open_judge",
+    "trace_of",
     "traces_of",
 ]

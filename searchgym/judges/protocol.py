@@ -20,6 +20,7 @@ __all__ = [
     "check_judge",
     "no_verdict",
     "open_judge",
+    "trace_of",
     "traces_of",
 ]
 
@@ -67,8 +68,8 @@ class Grader(Protocol):
         """One grade per answer, in order. A grade that failed is `Grade.error`, never an exception."""
 
 
-def traces_of(episode: Episode) -> list[Trace]:
-    """One trace per round of a recorded episode."""
+def trace_of(episode: Episode) -> Trace:
+    """The trace of a whole recorded episode."""
     gold = episode.gold
     question = Question(
         id=episode.task_id,
@@ -82,8 +83,13 @@ def traces_of(episode: Episode) -> list[Trace]:
             Hop(h["query"], h["relation"], tuple(h["passage_ids"]), h["bridge"]) for h in gold["chain"]
         ),
     )
-    rounds = tuple(episode.rounds)
-    return [Trace(question, rounds[: i + 1]) for i in range(len(rounds))]
+    return Trace(question, tuple(episode.rounds))
+
+
+def traces_of(episode: Episode) -> list[Trace]:
+    """One trace per round of a recorded episode."""
+    whole = trace_of(episode)
+    return [Trace(whole.question, whole.rounds[: i + 1]) for i in range(len(whole.rounds))]
 
 
 def open_judge(spec: str | Mapping[str, Any] | Judge, corpus: Corpus | None = None) -> Judge:

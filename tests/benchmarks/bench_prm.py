@@ -1,11 +1,13 @@
-"""A step reward model of the tiny LM's size on Monte Carlo labels: AUC against the true sign of the advantage, beside the judge `rules`.
+"""Step reward models of the tiny LM's size on Monte Carlo labels: AUC against the true sign of the advantage, beside the judge `rules`.
 
-python tests/benchmarks/bench_prm.py [--out DIR] [--questions 1250] [--test-questions 100] [--family all]
+python tests/benchmarks/bench_prm.py [--out DIR] [--questions 1250] [--test-questions 100] [--worlds 3 4] [--family all]
 
 The tiny LM (start=forks) plays four episodes of each question of `SearchQA-Forks-v0`. Training labels are the mean return of 8
 continuations of each state, which share random numbers; test labels, of questions of another split, have a standard error of 0.05.
-Labels and models are kept in DIR and not made again. The last lines are AUC on the test questions with 95 %
-intervals over questions; rounds whose advantage is within two standard errors of 0 decide nothing and are left out.
+Two models learn: `prm` sees no gold data, `prm-gold` sees which gold passages a round returned (reference=gold), as `rules` does.
+--worlds adds the test questions of other worlds, by the seed of the corpus (--world-questions of each, standard error 0.1).
+Labels and models are kept in DIR and not made again. The last lines are AUC with 95 % intervals over questions; rounds whose
+advantage is within two standard errors of 0 decide nothing and are left out.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +30,11 @@ from searchgym.trainers.prm.labelling import LabelRequest, make_labels
 from searchgym.trainers.prm.labels import LABELS_FILE, StepLabels
 from searchgym.trainers.prm.model import CONFIG_FILE
 from searchgym.trainers.prm.scores import auc
-from searchgym.trainers.prm.training import PRMSettings, train_reward_model
+from searchgym.trainers.prm.settings import PRMSettings
+from searchgym.trainers.prm.training import train_reward_model
+
+JUDGES = ("rules", "oracle", "fidelity")
+MODELS: dict[str, dict[str, Any]] = {"prm": {"epochs": 12}, "prm-gold": {"epochs": 6, "reference": "gold"}}
 
 
 def main() -> None:
@@ -35,41 +42,54 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench-prm"))
     parser.add_argument("--questions", type=int, default=1250)
     parser.add_argument("--test-questions", type=int, default=100)
+    parser.add_argument("--worlds", type=int, nargs="*", default=[])
+    parser.add_argument("--world-questions", type=int, default=240)
     parser.add_argument("--family", default="all")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--model", default="model", help="name of the model's directory")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     corpus = {"name": "forks", "family": options.family, "train": 2000, "dev": 200, "test": 200}
     train = _labels(options.out / "train", corpus, "train", options.questions, 0.25, 8)
+    for name in options.models:
+        if not (options.out / name / CONFIG_FILE).exists():
+            _train(train, options.out / name, MODELS[name])
+    specs = {name: {"name": "prm", "model": str(options.out / name)} for name in options.models}
     test = _labels(options.out / "test", corpus, "test", options.test_questions, 0.05, 200)
-    place = options.out / options.model
-    if not (place / CONFIG_FILE).exists():
-        _train(train, place, options)
+    _compare("test", test, specs, corpus)
+    for seed in options.worlds:
+        world = {**corpus, "test": 400, "seed": seed}
+        labels = _labels(options.out / f"world-{seed}", world, "test", options.world_questions, 0.1, 200)
+        _compare(f"world {seed}", labels, specs, world)
+
+
+def _compare(
+    name: str, labels: StepLabels, specs: dict[str, dict[str, str]], corpus: dict[str, object]
+) -> None:
     opened = open_corpus(corpus)
-    specs = {
-        "prm": {"name": "prm", "model": str(place)},
-        "rules": "rules",
-        "oracle": "oracle",
-        "fidelity": "fidelity",
-    }
-    judges = {name: open_judge(spec, opened) for name, spec in specs.items()}
-    for row in audit_judges(test, judges):
+    judges = {name: open_judge(spec, opened) for name, spec in {**specs, **{j: j for j in JUDGES}}.items()}
+    for row in audit_judges(labels, judges):
         print(
-            f"{row.judge:9} AUC {row.auc}, rank correlation {row.spearman:.3f}, {row.rounds} rounds, "
+            f"{name}: {row.judge:9} AUC {row.auc}, rank correlation {row.spearman:.3f}, {row.rounds} rounds, "
             f"{row.positive:.1%} positive"
         )
-    print(f"prm - rules  {_difference(test, judges['prm'], judges['rules'])}, paired over questions")
+    for model in specs:
+        gap = _difference(labels, judges[model], judges["rules"])
+        print(f"{name}: {model} - rules  {gap}, paired over questions", flush=True)
 
 
-def _train(labels: StepLabels, place: Path, options: argparse.Namespace) -> None:
+def _train(labels: StepLabels, place: Path, settings: dict[str, Any]) -> None:
     started = time.process_time()
-    settings = PRMSettings(epochs=options.epochs, lr=options.lr, batch_tokens=options.batch_tokens)
     backbone = open_backbone("tiny", {"start": "forks"})
-    train_reward_model(labels, backbone, place, settings, lambda row: print(_in_words(row), flush=True))
-    print(f"trained on {labels.count} labels in {time.process_time() - started:.0f} s")
+    train_reward_model(
+        labels,
+        backbone,
+        place,
+        PRMSettings(lr=2e-3, **settings),
+        lambda row: print(_in_words(row), flush=True),
+    )
+    print(
+        f"{place.name}: trained on {labels.count} labels in {time.process_time() - started:.0f} s", flush=True
+    )
 
 
 def _difference(labels: StepLabels, one: Judge, other: Judge) -> Interval:
@@ -112,7 +132,8 @@ def _labels(
     labels = make_labels(request, place)
     labels.save(place)
     print(
-        f"{split}: {labels.count} labels of {len(labels.episodes)} episodes in {time.process_time() - started:.0f} s"
+        f"{place.name}: {labels.count} labels of {len(labels.episodes)} episodes in {time.process_time() - started:.0f} s",
+        flush=True,
     )
     return labels
 

@@ -440,7 +440,9 @@ def process_state(pid: int) -> list[str] | None:
 
 def test_the_package_names_its_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--help"]) == 0
-    assert "capf, forks, methods, noise, seconds, tiny" in " ".join(capsys.readouterr().out.split())
+    assert "capf, forks, forks-tiny, methods, noise, seconds, tiny" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert main(["bench", "secnods"]) == 2
     assert "Did you mean 'seconds'" in capsys.readouterr().err
     assert main(["bench", "--compare", "grpo", "gropo"]) == 2

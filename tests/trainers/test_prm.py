@@ -1,9 +1,11 @@
 """Step reward models: labels, training, the saved model, the judge and the audit."""
 
+import copy
 import json
 import math
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,13 @@ import torch
 from numpy.testing import assert_allclose
 from toys import write_toy
 
+from searchgym.agents.lm.prefix_tree import PrefixTree
 from searchgym.agents.tiny import TinyAgent
 from searchgym.env.vector import make_vec
 from searchgym.episode import Segment, save_episodes
 from searchgym.errors import CheckpointError, ConfigError, EpisodeFileError
-from searchgym.judges import open_judge, traces_of
+from searchgym.judges import open_judge, trace_of, traces_of
+from searchgym.retriever import Hit
 from searchgym.rollouts.collection import collect
 from searchgym.trainers.conformance import make_episode
 from searchgym.trainers.credit_audit.truth import TrueCredit
@@ -24,9 +28,11 @@ from searchgym.trainers.prm.auditing import audit_judges
 from searchgym.trainers.prm.backbones import open_backbone
 from searchgym.trainers.prm.labelling import LabelRequest, make_labels
 from searchgym.trainers.prm.labels import StepLabels
-from searchgym.trainers.prm.model import load_reward_model
+from searchgym.trainers.prm.model import RewardModel, load_reward_model
 from searchgym.trainers.prm.scores import auc, auc_interval
-from searchgym.trainers.prm.training import PRMSettings, train_reward_model
+from searchgym.trainers.prm.settings import PRMSettings
+from searchgym.trainers.prm.training import train_reward_model
+from searchgym.trainers.search_tree import SearchTree, TreeOptions
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "agents"))
 from hf_models import save_family
@@ -103,6 +109,42 @@ def test_true_labels_of_an_agent_that_lists_its_acts():
     assert all(levels[0] == starts[e.task_id] for e, levels in zip(made.episodes, made.labels, strict=True))
 
 
+def test_labels_from_search_trees(tmp_path):
+    forks = {"name": "forks", "family": "decoys", "train": 4, "dev": 1, "test": 1}
+    request = LabelRequest(
+        method="mcts",
+        agent_options={"start": "lookup", "memory": False},
+        env="SearchQA-Forks-v0",
+        env_options={"corpus": forks, "split": "train", "max_rounds": 4},
+        tree=TreeOptions(simulations=12, width=2),
+        questions=2,
+    )
+    made = make_labels(request)
+    returns = {}
+    for episode, levels in zip(made.episodes, made.labels, strict=True):
+        returns.setdefault(episode.task_id, []).append((levels[0], episode.reward))
+        assert levels[-1] == episode.reward
+        assert ((levels >= 0.0) & (levels <= 1.0)).all()
+    assert len(returns) == 2
+    assert all(len({start for start, _ in of_task}) == 1 for of_task in returns.values())
+    assert any(0.0 < start < 1.0 for of_task in returns.values() for start, _ in of_task)
+    assert make_labels(request).digest == made.digest
+    with pytest.raises(ConfigError, match="labels from mcts hold no true advantages"):
+        audit_judges(made, {})
+    made.save(tmp_path)
+    assert StepLabels.load(tmp_path).count == sum(len(e.rounds) for e in made.episodes)
+
+
+def test_the_levels_of_a_search_tree_by_hand():
+    tree = SearchTree("t", TreeOptions())
+    right, wrong = play("t", "a", ["x", "y"], 1.0), play("t", "b", ["x", "z"], 0.0)
+    for episode in (right, wrong, wrong):
+        tree.add(episode)
+    # One of three simulations earned 1; all went through x.
+    assert_allclose(tree.levels(right), [1 / 3, 1 / 3, 1.0])
+    assert_allclose(tree.levels(wrong), [1 / 3, 1 / 3, 0.0])
+
+
 def test_labels_are_saved_and_damage_is_found(labels, tmp_path):
     labels.save(tmp_path)
     loaded = StepLabels.load(tmp_path)
@@ -166,6 +208,8 @@ def test_preferences_from_a_file(labels, tmp_path):
         ({"method": "judge"}, "--judge"),
         ({"method": "exact", "judge": {"name": "rules"}}, "only applies to --method judge"),
         ({"method": "preferences"}, "--preferences"),
+        ({"method": "mcts", "episodes": Path("e.jsonl")}, "leave --episodes out"),
+        ({"method": "exact", "tree": TreeOptions()}, "--tree only applies"),
     ],
 )
 def test_a_method_without_what_it_needs(request_, message):
@@ -193,6 +237,58 @@ def test_a_model_learns_what_raises_the_value(trained):
     _, rows = trained
     assert rows[-1]["validation_auc"] == 1.0
     assert rows[-1]["validation_loss"] < 0.7 * rows[0]["validation_loss"]
+
+
+def with_gold(labels, gold_word):
+    """The same episodes with hits: of 'river' and 'mayor' another page each, one of which is a gold passage."""
+    page = {"river": "p1", "mayor": "p2"}
+    episodes = copy.deepcopy(labels.episodes)
+    for episode in episodes:
+        episode.gold = {**episode.gold, "supporting_ids": [page[gold_word]]}
+        for record in episode.rounds[:1]:
+            name = page["river" if "river" in record.text else "mayor"]
+            record.results = [[Hit(name, "", "", 1.0)]]
+            record.text = "<search> one </search>"  # only the mark tells the acts apart
+            record.observation = "<information> one </information>"
+    return replace(labels, episodes=episodes)
+
+
+def test_a_model_with_reference_sees_which_gold_passages_a_round_returned(labels, tmp_path):
+    marked = with_gold(labels, "river")
+    settings, once = PRMSettings(**FAST, reference="gold"), PRMSettings(**{**FAST, "epochs": 1})
+    blind = train_reward_model(marked, open_backbone("tiny", {}), tmp_path / "blind", once)
+    model = train_reward_model(marked, open_backbone("tiny", {}), tmp_path / "gold", settings)
+    assert blind.notes["epochs"][-1]["validation_auc"] == 0.5
+    assert model.notes["epochs"][-1]["validation_auc"] == 1.0
+
+    judge = open_judge({"name": "prm", "model": str(tmp_path / "gold")})
+    assert judge.needs_gold
+    first = [traces_of(e)[0] for e in marked.episodes[:2]]
+    river, mayor = (v.utility for v in judge.judge(first))
+    assert river > 0.5 > mayor
+    swapped = [traces_of(e)[0] for e in with_gold(labels, "mayor").episodes[:2]]
+    assert [v.utility for v in judge.judge(swapped)] == [mayor, river]
+    (without,) = judge.judge([traces_of(labels.episodes[0])[0]])
+    assert without.status == "error"
+    assert not open_judge({"name": "prm", "model": str(tmp_path / "blind")}).needs_gold
+
+    with pytest.raises(ConfigError, match="without gold passages"):
+        train_reward_model(labels, open_backbone("tiny", {}), tmp_path / "none", settings)
+
+
+def test_a_mark_says_new_known_or_none(labels, tmp_path):
+    backbone = open_backbone("tiny", {})
+    model = RewardModel(backbone, "bce", "values", "gold")
+    episode = play("t", "e", ["a", "b", "c"], 1.0)
+    episode.gold = {**episode.gold, "supporting_ids": ["p1"]}
+    for record, name in zip(episode.rounds, ["p2", "p1", "p1"], strict=True):
+        record.results = [[Hit(name, "", "", 1.0)]]
+    reading = model.read(trace_of(episode))
+    for end, mark in zip(reading.ends[1:], ["none", "new", "known"], strict=True):
+        tokens = backbone.mark(mark)
+        assert list(reading.tokens[end + 1 - len(tokens) : end + 1]) == tokens
+    renamed = backbone.renaming(np.random.default_rng(0))
+    assert all(renamed[t] == t for mark in ("new", "known", "none") for t in backbone.mark(mark))
 
 
 def test_an_interrupted_training_continues_to_the_same_weights(labels, trained, tmp_path):
@@ -229,6 +325,31 @@ def test_pairs_rank_acts_of_one_state(labels, tmp_path):
     assert good.utility > 0.5 > bad.utility
     with pytest.raises(ConfigError, match="no levels of its own"):
         open_judge({"name": "prm", "model": str(tmp_path / "m"), "read": "level"})
+
+
+def test_a_generative_model_learns_verdicts_by_weighted_dpo(labels, tmp_path):
+    def train(name, **settings):
+        rows = []
+        settings = PRMSettings(**{**FAST, "loss": "wdpo", **settings})
+        return train_reward_model(
+            labels, open_backbone("tiny", {"start": "forks"}), tmp_path / name, settings, rows.append
+        ), rows
+
+    still, rows = train("still", lr=0.0, epochs=1)
+    assert rows[0]["loss"] == pytest.approx(math.log(2.0))  # nothing differs from the reference yet
+    model, rows = train("model")
+    assert rows[-1]["validation_auc"] == 1.0
+    assert rows[-1]["validation_loss"] < 0.5
+    reading = model.read(trace_of(labels.episodes[0]))
+    right, wrong = model.backbone.verdicts
+    (s_N,) = model.outputs([reading], 1024)
+    tree = PrefixTree.grow([reading.tokens])
+    hidden = model.backbone.network.paths(tree, np.arange(len(reading.tokens)))
+    logprobs = model.backbone.network.logits(hidden[list(reading.ends)]).log_softmax(-1)
+    assert_allclose(s_N.detach(), (logprobs[:, right] - logprobs[:, wrong]).detach(), atol=1e-4)
+    (levels,) = load_reward_model(tmp_path / "model").levels([reading])
+    assert_allclose(levels, s_N.detach().sigmoid(), atol=1e-5)
+    assert levels[1] > 0.5 + (still.levels([reading])[0][1] - 0.5).clamp(min=0.0)
 
 
 def test_names_are_exchanged_by_their_kind_and_nothing_else_changes():
@@ -290,7 +411,7 @@ def test_another_tokenizer_or_other_weights_are_refused(trained, tmp_path):
 def test_a_verdict_is_by_how_much_the_level_rose(trained, labels):
     judge, model = open_judge({"name": "prm", "model": str(trained[0])}), load_reward_model(trained[0])
     episode = labels.episodes[0]
-    (levels,) = (level.tolist() for level in model.levels([model.read(episode.question, episode.rounds)]))
+    (levels,) = (level.tolist() for level in model.levels([model.read(trace_of(episode))]))
     search, answer = judge.judge(traces_of(episode))
     assert (search.utility, search.reasoning) == (
         pytest.approx((1 + levels[1] - levels[0]) / 2, abs=2e-5),
@@ -384,7 +505,7 @@ def test_a_hugging_face_model_as_backbone(labels, tmp_path):
         train_reward_model(labels, open_backbone("hf", options), tmp_path / "m", settings, stop)
     model = train_reward_model(labels, open_backbone("hf", options), tmp_path / "m", settings)
     loaded = load_reward_model(tmp_path / "m", {"device": "cpu"})
-    readings = [model.read(e.question, e.rounds) for e in labels.episodes[:4]]
+    readings = [model.read(trace_of(e)) for e in labels.episodes[:4]]
     for one, other in zip(model.levels(readings), loaded.levels(readings), strict=True):
         assert_allclose(one, other, atol=1e-6)
     judge = open_judge({"name": "prm", "model": str(tmp_path / "m"), "backbone": {"device": "cpu"}})

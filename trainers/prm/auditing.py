@@ -73,9 +73,10 @@ def audit_judges(
     Raises:
         ConfigError: the labels hold no true values, or no round that decides anything.
     """
-    if labels.kind != "values":
+    if not labels.advantages:
+        source = labels.made_with.get("method", labels.kind)
         raise ConfigError(
-            f"labels from {labels.kind} hold no true advantages: label with --method exact or monte-carlo"
+            f"labels from {source} hold no true advantages: label with --method exact or monte-carlo"
         )
     truth = [
         TrueCredit(e.episode_id, row[:-1], a_R, errors_R, np.stack([a_R, a_R]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -22,9 +22,11 @@ from searchgym.agents.tiny.demos import Renaming
 from searchgym.options import choice
 from searchgym.specs import call_factory
 
-__all__ = ["BACKBONES", "Backbone", "open_backbone"]
+__all__ = ["BACKBONES", "Backbone", "Mark", "open_backbone"]
 
 BACKBONES = ("tiny", "hf")
+Mark = Literal["new", "known", "none"]
+"""The gold passages that a round returned: one that no earlier round had, only such as had been returned before, or none."""
 
 
 class Backbone(Protocol):
@@ -35,12 +37,14 @@ class Backbone(Protocol):
         network: the model.
         tokenizer_digest: names the tokenizer; a model is only opened with the one it was trained with.
         lr: learning rate that suits it.
+        verdicts: the tokens that stand for "right" and "wrong" (loss=wdpo).
     """
 
     kind: str
     network: Network
     tokenizer_digest: str
     lr: float
+    verdicts: tuple[int, int]
 
     def question(self, text: str) -> list[int]:
         """Token ids of a question, with which a text begins."""
@@ -50,6 +54,9 @@ class Backbone(Protocol):
 
     def observation(self, text: str) -> list[int]:
         """Token ids of what came back."""
+
+    def mark(self, found: Mark) -> list[int]:
+        """Token ids of a mark, see `Mark`."""
 
     def renaming(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
         """The new id of each token id if names are exchanged at random, each for one of its kind; None: there are no names."""
@@ -68,6 +75,9 @@ class _Tiny:
         self.network: Network = self._agent.network
         self.tokenizer_digest: str = self._agent.describe()["tokenizer"]
         self._names = Renaming(self._agent.tokenizer)
+        # Two tokens that its texts do not have, so that neither is likelier than the other to begin with.
+        right, wrong = (self._agent.tokenizer.encode(sign)[0] for sign in "+x")
+        self.verdicts = right, wrong
 
     def question(self, text: str) -> list[int]:
         return prompt_ids(self._agent.tokenizer, text, first=True)
@@ -77,6 +87,10 @@ class _Tiny:
 
     def observation(self, text: str) -> list[int]:
         return prompt_ids(self._agent.tokenizer, text, first=False)
+
+    def mark(self, found: Mark) -> list[int]:
+        # Digits are single tokens, and not exchanged with others.
+        return self._agent.tokenizer.encode({"new": " 1", "known": " 2", "none": " 3"}[found])
 
     def renaming(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
         return self._names.permutation(rng)
@@ -98,6 +112,7 @@ class _HF:
         model = open_model(owner, checkpoint, dtype).to(open_device(owner, device))
         self.network = open_network(model)
         self.tokenizer_digest = tokenizer_digest(self._tokenizer)
+        self.verdicts = self._encode("Yes")[0], self._encode("No")[0]
 
     def question(self, text: str) -> list[int]:
         start = [] if self._tokenizer.bos_token_id is None else [self._tokenizer.bos_token_id]
@@ -108,6 +123,9 @@ class _HF:
 
     def observation(self, text: str) -> list[int]:
         return self._encode(f"{text}\n") if text else []
+
+    def mark(self, found: Mark) -> list[int]:
+        return self._encode(f"Gold passages: {found}\n")
 
     def renaming(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
         return None

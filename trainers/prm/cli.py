@@ -42,10 +42,10 @@ def prm() -> None:
 @prm.command("label")
 @option(
     "--method",
-    type=click.Choice(["exact", "monte-carlo", "judge", "preferences"]),
+    type=click.Choice(["exact", "monte-carlo", "mcts", "judge", "preferences"]),
     group=_LABELS,
     show_default="exact for agents that list their acts, else monte-carlo",
-    help="True values by enumeration or by continuations, a judge's scores, or a file of preferences.",
+    help="True values by enumeration or by continuations, values of search trees, a judge's scores, or a file of preferences.",
 )
 @option(
     "--episodes",
@@ -76,6 +76,14 @@ def prm() -> None:
     group=_LABELS,
     help="Continuations of each state at most (monte-carlo).",
 )
+@option(
+    "--tree",
+    "tree_pairs",
+    metavar="KEY=VALUE",
+    multiple=True,
+    group=_LABELS,
+    help="The search tree of each question (mcts): simulations, width, rule, exploration or discount. Repeatable.",
+)
 @option("--agent", default="candidate", show_default=True, group=AGENT, help="Agent that plays.")
 @agent_option
 @env_options(default_split="train")
@@ -93,6 +101,7 @@ def label(
     method: str | None,
     episodes: Path | None,
     preferences: Path | None,
+    tree_pairs: tuple[str, ...],
     agent: str,
     agent_options: tuple[str, ...],
     env_id: str,
@@ -107,6 +116,9 @@ def label(
 ) -> None:
     """Label the rounds of episodes with what they are worth."""
     _need_torch("searchgym prm label")
+    from searchgym.agents.options import read_options
+
+    from ..search_tree import TreeOptions
     from .labelling import LabelRequest, make_labels
     from .labels import LABELS_FILE
 
@@ -121,6 +133,7 @@ def label(
         judge=judge_spec(judge, judge_pairs),
         episodes=episodes,
         preferences=preferences,
+        tree=read_options("--tree", TreeOptions, parse_pairs("--tree", tree_pairs)) if tree_pairs else None,
         **settings,
     )
     with Console(stderr=True).status("labels") as status:
@@ -154,7 +167,7 @@ def label(
     metavar="KEY=VALUE",
     multiple=True,
     group=_TRAINING,
-    help="loss (bce, mse, pairwise), epochs, lr, batch_tokens, weight_decay, validation, margin, centring or seed. Repeatable.",
+    help="loss (bce, mse, pairwise), epochs, lr, batch_tokens, weight_decay, validation, margin, centring, rename, reference or seed. Repeatable.",
 )
 @option("--threads", type=click.IntRange(1), group=_TRAINING, help="Threads of torch.")
 @option(
@@ -181,7 +194,8 @@ def train(
 
     from .backbones import open_backbone
     from .labels import StepLabels
-    from .training import PRMSettings, train_reward_model
+    from .settings import PRMSettings
+    from .training import train_reward_model
 
     if threads:
         torch.set_num_threads(threads)

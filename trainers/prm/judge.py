@@ -33,7 +33,8 @@ _READS = ("score", "level")
 
 
 class PRMJudge:
-    """Judges rounds with a step reward model. It reads the question, the messages and the results, and no gold data.
+    """Judges rounds with a step reward model. It reads the question, the messages and the results; gold data only if the model
+    was trained with `reference=gold`, and then a question without gold passages is an error of its verdict.
 
     Args:
         corpus: not used.
@@ -61,6 +62,7 @@ class PRMJudge:
         choice("read", read, _READS)
         self._batch_tokens = integer("batch_tokens", batch_tokens, 1)
         self._model = load_reward_model(Path(model), mapping("backbone", backbone or {}))
+        self.needs_gold = self._model.reference == "gold"
         self._changes = read == "score" and self._model.changes
         if read == "level" and not self._model.changes:
             raise ConfigError(
@@ -70,21 +72,24 @@ class PRMJudge:
 
     def judge(self, traces: Sequence[Trace]) -> list[Verdict]:
         """One verdict per round; see `searchgym.judges.Judge`."""
-        readings = [self._model.read(trace.question.text, trace.rounds) for trace in traces]
-        fits = [len(r.ends) == len(t.rounds) + 1 for r, t in zip(readings, traces, strict=True)]
+        readings = [self._model.read(trace) for trace in traces]
+        errors = [self._error(trace, reading) for trace, reading in zip(traces, readings, strict=True)]
         # Traces of one episode ask for the same text: each distinct one is computed once.
-        wanted = dict.fromkeys(reading.last(2) for reading, fit in zip(readings, fits, strict=True) if fit)
+        wanted = dict.fromkeys(r.last(2) for r, error in zip(readings, errors, strict=True) if not error)
         levels = dict(zip(wanted, self._levels(list(wanted)), strict=True))
         return [
-            self._verdict(trace, levels[reading.last(2)])
-            if fit
-            else Verdict.error(f"the episode is longer than the model's context of {self._positions} tokens")
-            for trace, reading, fit in zip(traces, readings, fits, strict=True)
+            Verdict.error(error) if error else self._verdict(trace, levels[reading.last(2)])
+            for trace, reading, error in zip(traces, readings, errors, strict=True)
         ]
 
-    @property
-    def _positions(self) -> int:
-        return self._model.backbone.network.positions
+    def _error(self, trace: Trace, reading: Reading) -> str:
+        """Why a round cannot be judged; "" if it can."""
+        if self.needs_gold and not trace.question.supporting_ids:
+            return "the question has no gold passages, which the model was trained to see"
+        if len(reading.ends) <= len(trace.rounds):
+            positions = self._model.backbone.network.positions
+            return f"the episode is longer than the model's context of {positions} tokens"
+        return ""
 
     def _levels(self, readings: Sequence[Reading]) -> list[tuple[float, float]]:
         """Before and after the last round of each text."""

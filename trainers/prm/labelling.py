@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..credit_audit.opening import open_policy
 from ..credit_audit.sampling import AuditSettings, sample_episodes
 from ..groups import Group, drop_invalid
 from ..rollouts import load_groups, play_groups
+from ..search_tree import TreeOptions, grow_trees
 from ..tasks import TaskSampler
 from .labels import StepLabels
 
@@ -33,7 +34,7 @@ class LabelRequest:
     """What to label, and how.
 
     Attributes:
-        method: "exact", "monte-carlo", "judge" or "preferences"; None: exact where the agent lists its acts, else monte-carlo.
+        method: "exact", "monte-carlo", "mcts", "judge" or "preferences"; None: exact where the agent lists its acts, else monte-carlo.
         agent: registered agent that plays.
         agent_options: its options.
         env: registered environment.
@@ -41,6 +42,7 @@ class LabelRequest:
         judge: spec of the judge (judge).
         episodes: file of recorded episodes; None: they are played.
         preferences: file of preferences (preferences).
+        tree: how the search tree of a question is grown (mcts).
         questions: number of questions.
         group_size: episodes per question.
         error: standard error of an advantage (monte-carlo).
@@ -57,6 +59,7 @@ class LabelRequest:
     judge: Mapping[str, Any] | None = None
     episodes: Path | None = None
     preferences: Path | None = None
+    tree: TreeOptions | None = None
     questions: int = 64
     group_size: int = 4
     error: float = 0.25
@@ -98,6 +101,9 @@ def make_labels(
         episodes = [episode for group in drop_invalid(groups)[0] for episode in group]
         return StepLabels.from_verdicts(episodes, judge, {"method": "judge", "judge": dict(request.judge)})
     policy = open_policy(request.agent, request.agent_options)
+    if request.method == "mcts":
+        on_progress("search trees")
+        return _search(policy, config, request)
     method = request.method or ("exact" if isinstance(policy, EnumerablePolicy) else "monte-carlo")
     settings = AuditSettings(
         questions=request.questions,
@@ -131,6 +137,10 @@ def _check_request(request: LabelRequest) -> None:
         raise ConfigError(
             "--method preferences needs the episodes and the preferences: give --episodes and --preferences"
         )
+    if request.method == "mcts" and request.episodes is not None:
+        raise ConfigError("--method mcts plays its own episodes: leave --episodes out")
+    if request.method != "mcts" and request.tree is not None:
+        raise ConfigError("--tree only applies to --method mcts: leave it out")
     if request.method != "preferences" and request.preferences is not None:
         raise ConfigError(
             f"--preferences {request.preferences} only applies to --method preferences: leave it out"
@@ -146,3 +156,25 @@ def _play(policy: Policy, config: EnvConfig, request: LabelRequest) -> list[Grou
     policy.generator.manual_seed(request.seed)
     rng = np.random.default_rng([request.seed, 1])
     return play_groups(policy, envs, tasks.draw(), request.group_size, rng)
+
+
+def _search(policy: Policy, config: EnvConfig, request: LabelRequest) -> StepLabels:
+    """Levels from search trees, one of each question; its simulations are the episodes."""
+    options = request.tree or TreeOptions()
+    envs = SearchVectorEnv.from_config(config, request.num_envs)
+    tasks = TaskSampler(envs.task_ids(), request.questions, request.seed)
+    policy.generator.manual_seed(request.seed)
+    rng = np.random.default_rng([request.seed, 1])
+    trees = grow_trees(play_groups, policy, envs, tasks.draw(), options, rng)
+    made_with = {
+        "method": "mcts",
+        "policy": policy.describe(),
+        "environment": env_fingerprint(config),
+        "tree": asdict(options),
+        "seed": request.seed,
+    }
+    episodes = [(tree, episode) for tree in trees for episode in tree.episodes]
+    if not episodes:
+        raise ConfigError("no valid episode was played: there is nothing to label")
+    levels = [tree.levels(episode) for tree, episode in episodes]
+    return StepLabels("values", [episode for _, episode in episodes], levels, made_with=made_with)

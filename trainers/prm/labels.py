@@ -7,7 +7,8 @@ Three kinds, one list of `labels` per episode of R rounds:
 
     values        R + 1 levels: level t = rewards so far + the true value of the state after round t, level 0 that of the question.
                   So the advantage of round t is level t − level t − 1, and the last level is the episode's return. True values
-                  come from enumeration or from continuations (trainers/credit_audit).
+                  come from enumeration or from continuations (trainers/credit_audit). Values of a search tree (trainers/search_tree.py) are
+                  those of the search, which returns to acts that did well: they have levels, and no true advantages.
     verdicts      R scores of a judge in [0, 1] (`round_score`); null where its verdict failed.
     preferences   nothing; `pairs` holds [episode, round] that is better and [episode, round] that is worse.
 
@@ -55,7 +56,7 @@ class StepLabels:
         kind: of the labels.
         episodes: E episodes.
         labels: one array per episode, [R + 1], [R] or empty; NaN where a verdict failed.
-        advantages: true advantage of each round, [R] per episode; empty unless the kind is "values".
+        advantages: true advantage of each round, [R] per episode; empty unless the values are true ones.
         errors: their standard errors.
         pairs: the better place and the worse one (preferences).
         made_with: what the labels depend on, as JSON.

@@ -1,4 +1,4 @@
-"""A step reward model: a causal language model with a scalar head that is read after the question and after every round.
+"""A step reward model: a causal language model with a scalar head, which is read after the question and after every round.
 
     s_t = w · h(end of round t) + b        round t with the results that its act brought; t = 0: the question
 
@@ -7,6 +7,11 @@ What s_t stands for follows from the loss:
     bce        σ(s_t) is the probability of success from there (values), or the judge's score of the round (verdicts)
     mse        s_t itself is
     pairwise   s_t ranks acts that were chosen in one state (Bradley-Terry); alone it means nothing
+    wdpo       a generative model: it has no head, but writes a verdict after every round, and
+               s_t = log π(right | …) − log π(wrong | …)      so σ(s_t) is the probability of the verdict "right" among the two
+
+With `reference="gold"` every round is followed by a mark, which says whether it returned a gold passage that no earlier round had,
+one that is known, or none. Such a model sees gold data, as the judges `rules` and `oracle` do.
 
 A saved model is a directory with the backbone's own files, `head.safetensors` and `prm.json`, which is written last and holds
 the checksums of the weights and the digest of the tokenizer.
@@ -31,18 +36,19 @@ from torch import Tensor, nn
 
 from searchgym.agents.lm.prefix_tree import PrefixTree, split_by_budget
 from searchgym.agents.lm.weights import check_tensors
-from searchgym.episode import RoundRecord
 from searchgym.errors import CheckpointError
 from searchgym.files import crc32, read_bytes, read_json, write_bytes, write_text
+from searchgym.judges import Trace
 
-from .backbones import Backbone, open_backbone
+from .backbones import Backbone, Mark, open_backbone
 
-__all__ = ["CONFIG_FILE", "Loss", "Reading", "RewardModel", "load_reward_model"]
+__all__ = ["CONFIG_FILE", "Loss", "Reading", "Reference", "RewardModel", "load_reward_model"]
 
 CONFIG_FILE, _HEAD_FILE = "prm.json", "head.safetensors"
 _SCHEMA = 1
 
-Loss = Literal["bce", "mse", "pairwise"]
+Loss = Literal["bce", "mse", "pairwise", "wdpo"]
+Reference = Literal["none", "gold"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +75,15 @@ class RewardModel:
         backbone: reads texts.
         loss: what it is trained with, see the module docstring.
         kind: of the labels it learns from.
+        reference: "gold": rounds are marked by the gold passages that they returned.
 
     Attributes:
         head: the scalar head, in float32.
         notes: what is stored with a saved model, as JSON.
     """
 
-    def __init__(self, backbone: Backbone, loss: Loss, kind: str) -> None:
-        self.backbone, self.loss, self.kind = backbone, loss, kind
+    def __init__(self, backbone: Backbone, loss: Loss, kind: str, reference: Reference = "none") -> None:
+        self.backbone, self.loss, self.kind, self.reference = backbone, loss, kind, reference
         self.head = nn.Linear(backbone.network.width, 1, device=backbone.network.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -92,18 +99,22 @@ class RewardModel:
         """Whether a round's score is by how much it raised the level (values), rather than the level itself."""
         return self.kind == "values" and self.loss != "pairwise"
 
-    def read(self, question: str, rounds: Sequence[RoundRecord]) -> Reading:
+    def read(self, trace: Trace) -> Reading:
         """The text of an episode. Rounds that do not fit into the context have no read-out.
 
         Args:
-            question: the question.
-            rounds: the rounds.
+            trace: the question and the rounds.
         """
-        tokens = self.backbone.question(question)
+        tokens = self.backbone.question(trace.question.text)
         ends = [len(tokens) - 1]
-        for record in rounds:
+        marks: Sequence[Mark | None] = (
+            _marks(trace) if self.reference == "gold" else [None] * len(trace.rounds)
+        )
+        for record, mark in zip(trace.rounds, marks, strict=True):
             tokens += self.backbone.message(record.text)
             tokens += self.backbone.observation(record.observation)
+            if mark is not None:
+                tokens += self.backbone.mark(mark)
             if len(tokens) > self.backbone.network.positions:
                 break
             ends.append(len(tokens) - 1)
@@ -128,21 +139,34 @@ class RewardModel:
             keep_Q = np.unique(np.concatenate([at_N, last_P]))
             hidden_QW = network.paths(tree, keep_Q)
             picked_N = torch.from_numpy(np.searchsorted(keep_Q, at_N)).to(hidden_QW.device)
-            s_N = self.head(hidden_QW[picked_N].to(self.head.weight.dtype))[:, 0]
+            s_N = self._scores(hidden_QW[picked_N])
             for i, s in zip(part, torch.split(s_N, [len(x) for x in at]), strict=True):
                 outputs[i] = s
         return outputs
 
+    def _scores(self, hidden_NW: Tensor) -> Tensor:
+        """s of hidden states, [N]."""
+        if self.loss != "wdpo":
+            scores_N: Tensor = self.head(hidden_NW.to(self.head.weight.dtype))[:, 0]
+            return scores_N
+        right, wrong = self.backbone.verdicts
+        logits_NV = self.backbone.network.logits(hidden_NW)
+        return logits_NV[:, right] - logits_NV[:, wrong]
+
     @torch.no_grad()
     def levels(self, readings: Sequence[Reading], batch_tokens: int = 16_384) -> list[Tensor]:
-        """What s stands for at all read-outs, on the CPU: a probability (bce), or s itself.
+        """What s stands for at all read-outs, on the CPU: a probability (bce, wdpo), or s itself.
 
         Args:
             readings: the texts.
             batch_tokens: tokens of one pass.
         """
         outputs = self.outputs(readings, batch_tokens)
-        return [(s.sigmoid() if self.loss == "bce" else s).double().cpu() for s in outputs]
+        return [self.level(s).double().cpu() for s in outputs]
+
+    def level(self, s_N: Tensor) -> Tensor:
+        """What outputs stand for."""
+        return s_N.sigmoid() if self.loss in ("bce", "wdpo") else s_N
 
     def save(self, directory: Path) -> None:
         """Write the model; a directory with prm.json is complete."""
@@ -156,6 +180,7 @@ class RewardModel:
             "tokenizer": self.backbone.tokenizer_digest,
             "loss": self.loss,
             "labels": self.kind,
+            "reference": self.reference,
             "weights": {path.name: crc32(path) for path in sorted(directory.glob("*.safetensors"))},
             "notes": self.notes,
         }
@@ -187,6 +212,7 @@ def load_reward_model(directory: Path, options: Mapping[str, Any] | None = None)
             raise ValueError(f"{changed[0]} is not the file that was written with it")
         head = load_tensors(read_bytes(directory / _HEAD_FILE))
         tokenizer, notes = data["tokenizer"], data["notes"]
+        reference = data.get("reference", "none")  # models of earlier versions have none
     except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     backbone = open_backbone(kind, {"checkpoint": str(directory), **(options or {})})
@@ -195,9 +221,21 @@ def load_reward_model(directory: Path, options: Mapping[str, Any] | None = None)
             f"{directory} was trained with another tokenizer than the one that lies there now: its token ids mean other words; "
             "copy the original tokenizer back, or train again"
         )
-    model = RewardModel(backbone, loss, labels)
+    model = RewardModel(backbone, loss, labels, reference)
     check_tensors(directory / _HEAD_FILE, model.head.state_dict(), head)
     model.head.load_state_dict(head)
     model.module.requires_grad_(False)
     model.notes = notes
     return model
+
+
+def _marks(trace: Trace) -> list[Mark]:
+    """Which gold passages each round returned."""
+    gold = set(trace.question.supporting_ids)
+    known: set[str] = set()
+    marks: list[Mark] = []
+    for record in trace.rounds:
+        found = gold.intersection(hit.id for hit in record.hits)
+        marks.append("new" if found - known else "known" if found else "none")
+        known |= found
+    return marks

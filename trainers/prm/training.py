@@ -2,6 +2,8 @@
 
     bce       mean over read-outs of −[y log σ(s) + (1 − y) log(1 − σ(s))]       y in [0, 1]: P(success), or a judge's score
     mse       mean over read-outs of (s − y)²
+    wdpo      mean over read-outs, weighted by |2y − 1|, of −log σ(β m (s − s_ref)), m = sign(2y − 1): DPO between the verdicts
+              "right" and "wrong", whose log-probabilities differ by s; s_ref: with the weights before training
     pairwise  mean over pairs of −log σ(s_better − s_worse) + centring · (s_better + s_worse)²     (Bradley-Terry)
 
 The questions are divided at random into those that are trained on and `validation` of them that are not; the weights of the
@@ -17,8 +19,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,86 +35,24 @@ from torch.nn import functional
 
 from searchgym.errors import CheckpointError, ConfigError, TrainingError
 from searchgym.files import json_digest, write_bytes
-from searchgym.options import boolean, choice, integer, number
 
-from ..credit_audit.scores import NEGLIGIBLE
 from .backbones import Backbone
-from .labels import Place, StepLabels
-from .model import CONFIG_FILE, Loss, Reading, RewardModel
+from .examples import Example, check_labels, draw_batches, examples
+from .labels import StepLabels
+from .model import CONFIG_FILE, Reading, RewardModel
 from .scores import auc
+from .settings import PRMSettings
 
-__all__ = ["PRMSettings", "train_reward_model"]
+__all__ = ["train_reward_model"]
 
 _STATE_FILE = "training.state"  # a safetensors file that is no part of the model
-_LOSSES = ("bce", "mse", "pairwise")
-
-
-@dataclass(frozen=True, slots=True)
-class PRMSettings:
-    """How a step reward model is trained.
-
-    Attributes:
-        loss: "bce", "mse" or "pairwise".
-        epochs: passes over the labels.
-        lr: peak of the learning rate (AdamW, linear rise in the first 5 % of the steps, then a cosine to 5 %); None: what
-            suits the backbone.
-        batch_tokens: tokens per optimizer step.
-        weight_decay: of AdamW.
-        validation: share of the questions that are not trained on.
-        margin: labels that differ by less are not compared (pairwise).
-        centring: weight of the centring term (pairwise).
-        rename: exchange the names of each question in every epoch, where the backbone knows which tokens are names.
-        seed: of the division and of the batches.
-
-    Raises:
-        ConfigError: a value that cannot be used.
-    """
-
-    loss: Loss = "bce"
-    epochs: int = 8
-    lr: float | None = None
-    batch_tokens: int = 4096
-    weight_decay: float = 0.01
-    validation: float = 0.1
-    margin: float = 0.1
-    centring: float = 0.01
-    rename: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        choice("loss", self.loss, _LOSSES)
-        integer("epochs", self.epochs, 1)
-        integer("batch_tokens", self.batch_tokens, 1)
-        for name in ("weight_decay", "margin", "centring"):
-            number(name, getattr(self, name), 0.0)
-        number("validation", self.validation, 0.0, 0.9)
-        boolean("rename", self.rename)
-        if self.lr is not None:
-            number("lr", self.lr, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What is learned from one question.
-
-    Attributes:
-        readings: of its episodes.
-        targets: y at each read-out, NaN where there is none (bce, mse).
-        pairs: the better and the worse read-out, as positions in the concatenated read-outs (pairwise).
-        advantages: true advantage at each read-out, NaN where it is unknown or not decided.
-    """
-
-    readings: list[Reading]
-    targets: NDArray[np.float64]
-    pairs: NDArray[np.int64]
-    advantages: NDArray[np.float64]
 
 
 def train_reward_model(
     labels: StepLabels,
     backbone: Backbone,
     out: Path,
-    settings: PRMSettings = PRMSettings(),
+    settings: PRMSettings | None = None,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> RewardModel:
     """Train a model and save it.
@@ -121,18 +61,19 @@ def train_reward_model(
         labels: what it learns.
         backbone: is trained as a whole, with the head.
         out: directory of the model; a training that was interrupted there continues.
-        settings: how.
+        settings: how; None: the defaults.
         on_epoch: called with each epoch's figures.
 
     Raises:
         ConfigError: the labels do not suit the loss, `out` holds a model already, or another training was interrupted there.
         TrainingError: the loss is not finite.
     """
+    settings = settings or PRMSettings()
     if (out / CONFIG_FILE).exists():
         raise ConfigError(f"{out} holds a step reward model already: give another --out")
-    _check_labels(labels, settings)
-    model = RewardModel(backbone, settings.loss, labels.kind)
-    questions = _questions(model, labels, settings)
+    check_labels(labels, settings)
+    model = RewardModel(backbone, settings.loss, labels.kind, settings.reference)
+    questions = examples(model, labels, settings)
     made_with = {
         "labels": labels.digest,
         "settings": asdict(settings),
@@ -165,7 +106,7 @@ class _Training:
     """The loop over epochs, and its state."""
 
     def __init__(
-        self, model: RewardModel, settings: PRMSettings, train: Sequence[_Question], held: Sequence[_Question]
+        self, model: RewardModel, settings: PRMSettings, train: Sequence[Example], held: Sequence[Example]
     ) -> None:
         self._model, self._settings, self._train, self._held = model, settings, train, held
         lr = model.backbone.lr if settings.lr is None else settings.lr
@@ -174,17 +115,18 @@ class _Training:
             self._parameters.values(), lr=lr, weight_decay=settings.weight_decay
         )
         self._best, self._lowest = self._weights(), math.inf
+        self._start = self._weights()
         self._lr = lr
 
     def epoch(self, number: int) -> dict[str, float]:
         """One pass over the training questions, and one over the others."""
         rng = np.random.default_rng([self._settings.seed, 1, number])
-        batches = _batches(self._train, self._settings.batch_tokens, rng)
+        batches = draw_batches(self._train, self._settings.batch_tokens, rng)
         losses = []
         for i, batch in enumerate(batches):
             for group in self._optimizer.param_groups:
                 group["lr"] = self._lr * _rate((number + i / len(batches)) / self._settings.epochs)
-            loss = self._loss(batch, self._outputs([self._renamed(q, rng) for q in batch]))
+            loss, _ = self._pass([self._renamed(q, rng) for q in batch])
             if not torch.isfinite(loss):
                 raise TrainingError(
                     f"the loss of epoch {number + 1} is {loss.item()}: lower lr (it is {self._lr:g})"
@@ -244,11 +186,9 @@ class _Training:
         rows: list[dict[str, float]] = json.loads(metadata["rows"])
         return rows
 
-    @torch.no_grad()
     def take_best(self) -> None:
         """Set the weights to those of the best epoch."""
-        for name, p in self._parameters.items():
-            p.copy_(self._best[name])
+        self._set(self._best)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -256,8 +196,7 @@ class _Training:
             return {}
         losses, weights, scores, advantages = [], [], [], []
         for question in self._held:
-            outputs = self._outputs([question])
-            loss = self._loss([question], outputs)
+            loss, outputs = self._pass([question])
             count = (
                 len(question.pairs)
                 if self._settings.loss == "pairwise"
@@ -274,19 +213,30 @@ class _Training:
         found = auc(np.concatenate(scores)[known], advantage_N[known] > 0.0)
         return row if math.isnan(found) else {**row, "validation_auc": found}
 
-    def _renamed(self, question: _Question, rng: np.random.Generator) -> _Question:
+    def _renamed(self, question: Example, rng: np.random.Generator) -> Example:
         new_V = self._model.backbone.renaming(rng) if self._settings.rename else None
         if new_V is None:
             return question
         readings = [Reading(tuple(new_V[list(r.tokens)].tolist()), r.ends) for r in question.readings]
         return replace(question, readings=readings)
 
-    def _outputs(self, batch: Sequence[_Question]) -> list[Tensor]:
+    def _pass(self, batch: Sequence[Example]) -> tuple[Tensor, list[Tensor]]:
+        """Loss and outputs."""
         readings = list(chain.from_iterable(question.readings for question in batch))
-        return self._model.outputs(readings, self._settings.batch_tokens)
+        reference = self._reference(readings) if self._settings.loss == "wdpo" else None
+        outputs = self._model.outputs(readings, self._settings.batch_tokens)
+        return self._loss(batch, torch.cat(outputs), reference), outputs
 
-    def _loss(self, batch: Sequence[_Question], outputs: Sequence[Tensor]) -> Tensor:
-        s_N = torch.cat(list(outputs))
+    @torch.no_grad()
+    def _reference(self, readings: Sequence[Reading]) -> Tensor:
+        """s with the weights before training."""
+        now = self._weights()
+        self._set(self._start)
+        s_N = torch.cat(self._model.outputs(readings, self._settings.batch_tokens))
+        self._set(now)
+        return s_N
+
+    def _loss(self, batch: Sequence[Example], s_N: Tensor, reference_N: Tensor | None) -> Tensor:
         if self._settings.loss == "pairwise":
             ends = np.cumsum([0, *(sum(len(r.ends) for r in q.readings) for q in batch)])
             pairs_P2 = torch.from_numpy(
@@ -299,110 +249,29 @@ class _Training:
         known_N = torch.isfinite(y_N)
         if self._settings.loss == "mse":
             return functional.mse_loss(s_N[known_N], y_N[known_N])
+        if reference_N is not None:
+            lean_N = 2.0 * y_N[known_N] - 1.0
+            margin_N = self._settings.beta * lean_N.sign() * (s_N - reference_N)[known_N]
+            weight_N = lean_N.abs()
+            return -(weight_N * functional.logsigmoid(margin_N)).sum() / weight_N.sum().clamp_min(1e-6)
         return functional.binary_cross_entropy_with_logits(s_N[known_N], y_N[known_N])
+
+    @torch.no_grad()
+    def _set(self, weights: Mapping[str, Tensor]) -> None:
+        for name, p in self._parameters.items():
+            p.copy_(weights[name])
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self._parameters.items()}
-
-
-def _check_labels(labels: StepLabels, settings: PRMSettings) -> None:
-    """Refuse labels that a loss cannot learn.
-
-    Raises:
-        ConfigError: says which loss can.
-    """
-    if labels.count == 0:
-        raise ConfigError("the labels are empty: no round has a label")
-    if settings.loss == "pairwise":
-        if not labels.comparisons(settings.margin):
-            raise ConfigError(
-                f"no two acts in one state have labels that differ by {settings.margin:g} or more: label more episodes of each "
-                "question (--group-size), or lower margin"
-            )
-    elif labels.kind == "preferences":
-        raise ConfigError(f"preferences have no numbers, which loss={settings.loss} needs: use loss=pairwise")
-    elif settings.loss == "bce":
-        flat = np.concatenate(labels.labels)
-        low, high = float(np.nanmin(flat)), float(np.nanmax(flat))
-        if low < -1e-6 or high > 1.0 + 1e-6:
-            raise ConfigError(
-                f"the labels lie in [{low:g}, {high:g}], and loss=bce learns probabilities: use loss=mse, or label episodes "
-                "whose reward is 0 or 1"
-            )
-
-
-def _questions(model: RewardModel, labels: StepLabels, settings: PRMSettings) -> list[_Question]:
-    """The labels, question by question."""
-    members: dict[str, list[int]] = {}
-    for e, episode in enumerate(labels.episodes):
-        members.setdefault(episode.task_id, []).append(e)
-    compared: dict[str, list[tuple[Place, Place]]] = {task: [] for task in members}
-    if settings.loss == "pairwise":
-        for better, worse in labels.comparisons(settings.margin):
-            compared[labels.episodes[better[0]].task_id].append((better, worse))
-    found = []
-    for task, numbers in members.items():
-        readings = [model.read(labels.episodes[e].question, labels.episodes[e].rounds) for e in numbers]
-        first = dict(zip(numbers, np.cumsum([0, *(len(r.ends) for r in readings)]), strict=False))
-        size = {e: len(r.ends) for e, r in zip(numbers, readings, strict=True)}
-        pairs = [
-            (first[a] + s + 1, first[b] + t + 1)
-            for (a, s), (b, t) in compared[task]
-            if s + 1 < size[a] and t + 1 < size[b]
-        ]
-        if settings.loss == "pairwise" and not pairs:
-            continue
-        targets = [_targets(labels, e)[: size[e]] for e in numbers]
-        if settings.loss != "pairwise" and not np.isfinite(np.concatenate(targets)).any():
-            continue  # every verdict failed
-        advantages = [_decided(labels, e)[: size[e]] for e in numbers]
-        pairs_P2 = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        found.append(_Question(readings, np.concatenate(targets), pairs_P2, np.concatenate(advantages)))
-    return found
-
-
-def _targets(labels: StepLabels, episode: int) -> NDArray[np.float64]:
-    """y after the question and after each round."""
-    row = labels.labels[episode]
-    if labels.kind == "values":
-        return np.clip(row, 0.0, 1.0) if abs(row).max() < 1.0 + 1e-6 and row.min() > -1e-6 else row
-    rounds = len(labels.episodes[episode].rounds)
-    return np.concatenate([[np.nan], row if labels.kind == "verdicts" else np.full(rounds, np.nan)])
-
-
-def _decided(labels: StepLabels, episode: int) -> NDArray[np.float64]:
-    """The true advantages that are not within their error of 0, behind a NaN for the question."""
-    rounds = len(labels.episodes[episode].rounds)
-    if not labels.advantages:
-        return np.full(rounds + 1, np.nan)
-    a_R, errors_R = labels.advantages[episode], labels.errors[episode]
-    neutral_R = np.abs(a_R) <= np.maximum(NEGLIGIBLE, 2.0 * errors_R)
-    return np.concatenate([[np.nan], np.where(neutral_R, np.nan, a_R)])
 
 
 def _round_scores(model: RewardModel, outputs: Sequence[Tensor]) -> NDArray[np.float64]:
     """The score of every round, behind a 0 for the question, as the judge gives it up to a monotone map."""
     scores = []
     for s in outputs:
-        level = (s.sigmoid() if model.loss == "bce" else s).double().cpu().numpy()
+        level = model.level(s).double().cpu().numpy()
         scores.append(np.diff(level, prepend=level[0]) if model.changes else level)
     return np.concatenate(scores)
-
-
-def _batches(
-    questions: Sequence[_Question], batch_tokens: int, rng: np.random.Generator
-) -> list[list[_Question]]:
-    """The questions in random order, in batches of at most that many tokens, or of one question."""
-    batches: list[list[_Question]] = []
-    spent = 0
-    for i in rng.permutation(len(questions)):
-        tokens = sum(len(reading.tokens) for reading in questions[i].readings)
-        if not batches or spent + tokens > batch_tokens:
-            batches.append([])
-            spent = 0
-        batches[-1].append(questions[i])
-        spent += tokens
-    return batches
 
 
 def _rate(progress: float, rise: float = 0.05, final: float = 0.05) -> float:

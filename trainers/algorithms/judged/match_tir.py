@@ -79,6 +79,8 @@ class MatchTIR(GRPO):
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(settings)
         self._refuse_single_episodes()
+        # What was matched in this iteration, by the id of the episode, which is kept alive beside it.
+        self._paid: dict[int, tuple[Episode, NDArray[np.float64]]] = {}
 
     @property
     def group_relative(self) -> bool:
@@ -99,27 +101,27 @@ class MatchTIR(GRPO):
     def select(self, groups: Groups) -> list[bool]:
         if not self.settings.skip_equal or self.settings.permute_rewards:
             return super().select(groups)
-        return [bool(d) for d in differ_by_set(self._turn_rewards(groups), groups.group_R, len(groups))]
+        turn_R = self._turn_rewards(groups, self._matched_rounds(groups))
+        return [bool(d) for d in differ_by_set(turn_R, groups.group_R, len(groups))]
 
     def credit(self, groups: Groups) -> Credit:
         if not len(groups):
             return Credit.per_round([])
+        matched_R = self._matched_rounds(groups)
+        self._paid.clear()
         index_R = round_index(groups.round_counts_E)
-        returns_R = discounted_sums(self._turn_rewards(groups), groups.episode_R, self.settings.discount)
+        paid_R = self._turn_rewards(groups, matched_R)
+        returns_R = discounted_sums(paid_R, groups.episode_R, self.settings.discount)
         turn_R = standardize(returns_R, groups.group_R * (index_R.max() + 1) + index_R, alone="raw")
         rollout_R = np.concatenate(self.advantages(groups))[groups.episode_R]
-        matched = [self._matched(episode) for episode in groups.episodes]
-        metrics = {"matched_reward": float(np.mean([matched_R.sum() for matched_R in matched]))}
+        matched_E = np.bincount(groups.episode_R, matched_R, len(groups.episodes))
+        metrics = {"matched_reward": float(matched_E.mean())}
         return Credit.flat("round", (rollout_R + turn_R) / 2.0, groups, metrics)
 
-    def _turn_rewards(self, groups: Groups) -> NDArray[np.float64]:
+    def _turn_rewards(self, groups: Groups, matched_R: NDArray[np.float64]) -> NDArray[np.float64]:
         """r_t of all rounds, in order."""
-        at_end_R = groups.round_rewards(at_end=True)
         if self.settings.permute_rewards:
-            return at_end_R
-        matched_R: NDArray[np.float64] = np.concatenate(
-            [self._matched(episode) for episode in groups.episodes] or [np.zeros(0)]
-        )
+            return groups.round_rewards(at_end=True)
         paid_R: NDArray[np.float64] = (
             groups.round_rewards()
         )  # the last round holds the whole of what was matched
@@ -127,11 +129,20 @@ class MatchTIR(GRPO):
         np.subtract.at(paid_R, last_E, np.bincount(groups.episode_R, matched_R, len(last_E)))
         return paid_R + matched_R
 
+    def _matched_rounds(self, groups: Groups) -> NDArray[np.float64]:
+        """What matching pays each round of all episodes, in order."""
+        return np.concatenate([np.zeros(0), *map(self._matched, groups.episodes)])
+
     def _matched(self, episode: Episode) -> NDArray[np.float64]:
-        """What matching pays each round."""
-        s = self.settings
-        queries_R = tuple(r.action.queries if r.action.kind == "search" else () for r in episode.rounds)
-        return match_queries(queries_R, sub_queries(episode), s.assignment, s.similarity, s.transport_reg)
+        """What matching pays each round; asked for three times in an iteration."""
+        if id(episode) not in self._paid:
+            s = self.settings
+            queries_R = tuple(r.action.queries if r.action.kind == "search" else () for r in episode.rounds)
+            paid_R = match_queries(
+                queries_R, sub_queries(episode), s.assignment, s.similarity, s.transport_reg
+            )
+            self._paid[id(episode)] = episode, paid_R
+        return self._paid[id(episode)][1]
 
 
 @lru_cache(maxsize=4096)

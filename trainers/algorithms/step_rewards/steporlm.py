@@ -15,8 +15,8 @@ With rewards of 0 and 1 and κ < 1 a right answer beats every wrong one, and amo
 wins. κ = 0 is DPO on outcomes.
 
 Departures from what is known of the paper:
-1. The critique is the environment's judge (`judge=llm` writes one; `judge=prm` is a learned one), which is not trained here: train
-   it with `searchgym prm train` between runs. So the two do not improve together.
+1. The critique is the environment's judge (`judge=llm` writes one; `judge=prm` is a learned one). The generative critic of the paper
+   is trained by weighted DPO with `searchgym prm train --set loss=wdpo` between runs: in turn with the policy, not together.
 2. The gradient is that of weighted DPO at the weights before the update (`preference`), so several `epochs` or minibatches follow
    the same preferences; there is no clip.
 3. Episodes are the policy's own of this iteration, not a fixed set; the reference is the initial policy.
