@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from searchgym.episode import Episode, load_episodes, save_episodes
 from searchgym.errors import ConfigError, EpisodeFileError
-from searchgym.files import json_digest, parse_json, read_json, seal, unseal, write_text
+from searchgym.files import json_digest, parse_json, read_bytes, read_json, seal, unseal, write_text
 from searchgym.judges import Judge, traces_of
 
 from ..credit_audit.truth import TrueCredit
@@ -126,7 +126,11 @@ class StepLabels:
                 f"{len(episodes)} episodes have {len(numbers)} ids: preferences need ids that differ"
             )
         pairs = []
-        for line, text in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            lines = read_bytes(path).splitlines()
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+        for line, text in enumerate(lines, 1):
             try:
                 row = parse_json(text)
                 better, worse = (_place(row[key], numbers, episodes) for key in ("better", "worse"))

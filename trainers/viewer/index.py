@@ -5,7 +5,8 @@
     words    full-text index of the rows' text (FTS5, without a copy of the text); `passages` has that of the passages
 
 A file that was replaced or has shrunk is read again; a file that has grown is read on from where it ended. A damaged line is
-listed among the problems of its file and left out.
+listed among the problems of its file and left out. Rows of `files` and `blocks` carry a CRC-32: an index that was damaged is
+made again. The words have none; they only decide what a search finds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import struct
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -38,7 +40,7 @@ from .sources import EpisodeFile
 
 __all__ = ["Index", "index_path"]
 
-_SCHEMA = 2
+_SCHEMA = 3
 _BLOCK = 2_000  # rows
 _SHIFT = 12  # bits of a row's position in the row ids of the full-text index
 _PROBLEMS = 20  # of a file, at most
@@ -56,12 +58,15 @@ _REPEATED = (
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (
     id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT UNIQUE, inode INTEGER, size INTEGER, mtime INTEGER, read INTEGER,
-    lines INTEGER, problems TEXT);
+    lines INTEGER, problems TEXT, crc INTEGER);
 CREATE TABLE IF NOT EXISTS blocks (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, file INTEGER, first INTEGER, rows INTEGER, columns TEXT, places BLOB);
+    id INTEGER PRIMARY KEY AUTOINCREMENT, file INTEGER, first INTEGER, rows INTEGER, columns TEXT, places BLOB,
+    crc INTEGER);
 CREATE INDEX IF NOT EXISTS blocks_of_file ON blocks (file, first);
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text, content='', detail=none);
 """
+_FILE_ROW = "id, path, inode, size, mtime, read, lines, problems, crc"
+_BLOCK_ROW = "id, file, first, rows, columns, places, crc"
 _WORD = re.compile(r"[^\W_]+")
 _PLACE = struct.Struct("<qqq")  # number of the line, offset, length
 
@@ -84,11 +89,18 @@ def index_path(paths: Sequence[Path]) -> Path:
     return folder / name
 
 
+class _DamagedError(ConfigError):
+    """The index is not what was written; `Index.remake` helps."""
+
+
 class Index:
     """An index file. Every method opens a connection of its own, so that any thread may call it.
 
     Args:
         path: the file; created if it is missing.
+
+    Attributes:
+        damaged: whether a method has found it damaged, and raised `ConfigError`, since it was made.
 
     Raises:
         ConfigError: it cannot be written.
@@ -96,10 +108,12 @@ class Index:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.damaged = False
         self._stop = threading.Event()
         try:
             self._create()
-        except sqlite3.DatabaseError:  # damaged
+            self.files()
+        except _DamagedError:
             self.remake()
 
     def remake(self) -> None:
@@ -111,6 +125,7 @@ class Index:
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         self._create()
+        self.damaged = False
 
     def _create(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,11 +145,15 @@ class Index:
             with closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
                 connection.execute("PRAGMA synchronous=OFF")  # a cache: a power cut costs a rebuild
                 connection.execute("PRAGMA cache_size=-16000")
+                connection.text_factory = lambda content: content.decode("utf-8", "replace")
                 yield connection
         except sqlite3.OperationalError as error:  # the disk is full, the file is gone or cannot be written
             raise ConfigError(
                 f"the index {self.path} cannot be used ({error}): free some disk space, or set SEARCHGYM_HOME to another directory"
             ) from error
+        except (sqlite3.DatabaseError, ValueError, IndexError) as error:  # of SQLite, or of what was read
+            self.damaged = True
+            raise _DamagedError(f"the index {self.path} is damaged ({error}): it is made again") from error
 
     def stop(self) -> None:
         """Make `update` return soon; what it has read is kept."""
@@ -215,19 +234,18 @@ class Index:
     def files(self) -> dict[str, dict[str, Any]]:
         """Path -> bytes that were read, whether it was read to its end, lines, problems, and its blocks as [id, rows]."""
         with self._open() as connection:
-            found = {
-                file: {
+            found = {}
+            for path, *_ in connection.execute("SELECT path FROM files").fetchall():
+                file = _File.find(connection, path)
+                assert file is not None
+                found[file.id] = {
                     "path": path,
-                    "read": read,
-                    "ended": size >= 0 or bool(json.loads(problems)),
-                    "lines": lines,
-                    "problems": json.loads(problems),
+                    "read": file.read,
+                    "ended": file.seen[0] >= 0 or bool(file.problems),
+                    "lines": file.lines,
+                    "problems": file.problems,
                     "blocks": [],
                 }
-                for file, path, size, read, lines, problems in connection.execute(
-                    "SELECT id, path, size, read, lines, problems FROM files"
-                )
-            }
             for block, file, rows in connection.execute(
                 "SELECT id, file, rows FROM blocks ORDER BY file, first"
             ):
@@ -243,9 +261,12 @@ class Index:
         """
         marks = ",".join("?" * len(ids))
         with self._open() as connection:
-            return dict(
-                connection.execute(f"SELECT id, columns FROM blocks WHERE id IN ({marks})", list(ids))
-            )
+            return {
+                row[0]: _checked(row)[4]
+                for row in connection.execute(
+                    f"SELECT {_BLOCK_ROW} FROM blocks WHERE id IN ({marks})", list(ids)
+                )
+            }
 
     def place(self, path: Path, line: int) -> tuple[int, int] | None:
         """Offset and length of a line of a file; None if the index does not have it.
@@ -255,12 +276,13 @@ class Index:
             line: its number, from 0.
         """
         with self._open() as connection:
-            found = connection.execute(
-                "SELECT places FROM blocks WHERE first <= ? AND file = (SELECT id FROM files WHERE path = ?) "
+            row = connection.execute(
+                f"SELECT {_BLOCK_ROW} FROM blocks WHERE first <= ? AND file = (SELECT id FROM files WHERE path = ?) "
                 "ORDER BY first DESC LIMIT 1",
                 [line, str(path)],
             ).fetchone()
-        for number, offset, length in _PLACE.iter_unpack(found[0]) if found else ():
+            places = _checked(row)[5] if row else b""
+        for number, offset, length in _PLACE.iter_unpack(places):
             if number == line:
                 return offset, length
         return None
@@ -277,7 +299,7 @@ class Index:
         if not words:
             return "{}"
         with self._open() as connection:
-            first, *others = (_rows_with(connection, word) for word in words)
+            first, *others = [_rows_with(connection, word) for word in words]
         found = {
             block: np.flatnonzero(np.logical_and.reduce([rows, *(other[block] for other in others)]))
             for block, rows in first.items()
@@ -324,30 +346,35 @@ class _File:
         """Start a file from its beginning, without what was known of it."""
         for (old,) in connection.execute("SELECT id FROM files WHERE path = ?", [str(path)]).fetchall():
             _forget(connection, old)
-        made = connection.execute(
-            "INSERT INTO files (path, inode, size, mtime, read, lines, problems) VALUES (?, ?, -1, -1, 0, 0, '[]')",
-            [str(path), inode],
-        )
+        made = connection.execute("INSERT INTO files (path, inode) VALUES (?, ?)", [str(path), inode])
         assert made.lastrowid is not None
-        return cls(made.lastrowid, (-1, -1), 0, 0, [])
+        file = cls(made.lastrowid, (-1, -1), 0, 0, [])
+        file.save(connection)
+        return file
+
+    @classmethod
+    def find(cls, connection: sqlite3.Connection, path: str) -> _File | None:
+        """What is known of a file; None if nothing is."""
+        row = connection.execute(f"SELECT {_FILE_ROW} FROM files WHERE path = ?", [path]).fetchone()
+        if row is None:
+            return None
+        id_, _, _, size, mtime, read, lines, problems, _ = _checked(row)
+        return cls(id_, (size, mtime), read, lines, json.loads(problems))
 
     @classmethod
     def resume(cls, connection: sqlite3.Connection, path: Path, stat: os.stat_result) -> _File | None:
         """Continue a file where its reading ended; None if nothing is new in it."""
-        row = connection.execute(
-            "SELECT id, inode, size, mtime, read, lines, problems FROM files WHERE path = ?", [str(path)]
-        ).fetchone()
-        if row is None:
+        file = cls.find(connection, str(path))
+        if file is None:
             return cls.new(connection, path, stat.st_ino)
-        id_, inode, size, mtime, read, lines, problems = row
-        if inode == stat.st_ino and (size, mtime) == (stat.st_size, stat.st_mtime_ns):
+        (inode,) = connection.execute("SELECT inode FROM files WHERE id = ?", [file.id]).fetchone()
+        if inode == stat.st_ino and file.seen == (stat.st_size, stat.st_mtime_ns):
             return None
-        if (
-            inode != stat.st_ino or stat.st_size < read or stat.st_size == size
-        ):  # another file, or written again
-            return cls.new(connection, path, stat.st_ino)
-        cut = f"line {lines + 1}: "
-        return cls(id_, (-1, -1), read, lines, [p for p in json.loads(problems) if not p.startswith(cut)])
+        if inode != stat.st_ino or stat.st_size < file.read or stat.st_size == file.seen[0]:
+            return cls.new(connection, path, stat.st_ino)  # another file, or written again
+        cut = f"line {file.lines + 1}: "
+        file.seen, file.problems = (-1, -1), [p for p in file.problems if not p.startswith(cut)]
+        return file
 
     def add_problem(self, reason: str) -> None:
         """Note that the next line cannot be used."""
@@ -360,6 +387,7 @@ class _File:
             "UPDATE files SET size = ?, mtime = ?, read = ?, lines = ?, problems = ? WHERE id = ?",
             [*self.seen, self.read, self.lines, json.dumps(problems or self.problems), self.id],
         )
+        _set_crc(connection, "files", _FILE_ROW, self.id)
 
 
 class _Block:
@@ -386,11 +414,29 @@ class _Block:
             [file, self.first, len(self.rows), encode_columns(self.rows), bytes(self._places)],
         ).lastrowid
         assert block is not None
+        _set_crc(connection, "blocks", _BLOCK_ROW, block)
         connection.executemany(
             "INSERT INTO words (rowid, text) VALUES (?, ?)",
             ((block << _SHIFT | i, text) for i, text in enumerate(self._texts)),
         )
         store_passages(connection, block, self._passages)
+
+
+def _crc(row: tuple[Any, ...]) -> int:
+    """Of all values but the last, which is the CRC."""
+    return zlib.crc32(repr(row[:-1]).encode("utf-8", "replace"))
+
+
+def _checked(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A row as it is; raises `ValueError` if it is not what was written."""
+    if row[-1] != _crc(row):
+        raise ValueError("a row is not what was written")
+    return row
+
+
+def _set_crc(connection: sqlite3.Connection, table: str, columns: str, number: int) -> None:
+    row = connection.execute(f"SELECT {columns} FROM {table} WHERE id = ?", [number]).fetchone()
+    connection.execute(f"UPDATE {table} SET crc = ? WHERE id = ?", [_crc(row), number])
 
 
 def encode_columns(rows: Sequence[tuple[Any, ...]]) -> str:
