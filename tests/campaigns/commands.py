@@ -14,7 +14,7 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,8 +305,13 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def write_inputs(place: Path) -> None:
-    """A corpus, a dump, a graph and an encoder."""
+def write_inputs(place: Path, names: Sequence[str]) -> None:
+    """A corpus, a dump and a graph; and an encoder, if one of the commands needs it.
+
+    Args:
+        place: folder of the inputs.
+        names: of the commands.
+    """
     rng = random.Random(0)
     words = [f"{a}{b}{c}" for a in "bdklmnst" for b in "aeiou" for c in "mnrst"]
     (place / "corpus").mkdir()
@@ -329,7 +334,9 @@ def write_inputs(place: Path) -> None:
     (place / "dump.xml.bz2").write_bytes(
         bz2.compress(f"{head}</namespaces></siteinfo>{pages}</mediawiki>".encode())
     )
-    if all(importlib.util.find_spec(name) for name in ("faiss", "sentence_transformers")):
+    extra = ("faiss", "sentence_transformers")
+    wanted = any(COMMANDS[name].needs == extra for name in names)
+    if wanted and all(importlib.util.find_spec(name) for name in extra):
         from tiny_encoder import write_encoder
 
         write_encoder(place / "encoder")
@@ -341,21 +348,24 @@ def write_inputs(place: Path) -> None:
     (place / "graph.tsv").write_text("\n".join(rows) + "\n", "utf-8")
 
 
-def prepare(place: Path) -> list[list[str]]:
-    """Command lines that make the other inputs.
+def prepare(place: Path, names: Sequence[str]) -> list[list[str]]:
+    """Command lines that make the other inputs of some commands.
 
     Args:
         place: folder of the inputs.
+        names: of the commands.
     """
     forks = ["--env", "SearchQA-Forks-v0", "--corpus", json.dumps(FORKS)]
-    return [
-        ["eval", "--agent", "oracle", *PLACE, "--episodes", "40", "--save", str(place / "episodes.jsonl")],
-        ["course", "new", str(place / "course")],
-        [
+    lines = {
+        "episodes.jsonl": ["eval", "--agent", "oracle", *PLACE, "--episodes", "40", "--save"],
+        "course": ["course", "new"],
+        "labels": [
             *("prm", "label", *forks, "--method", "monte-carlo", "--continuations", "2", "--questions", "6"),
-            *("--group-size", "3", "--out", str(place / "labels")),
+            *("--group-size", "3", "--out"),
         ],
-    ]
+    }
+    used = {part for name in names for part in COMMANDS[name].arguments}
+    return [[*line, str(place / name)] for name, line in lines.items() if f"{{place}}/{name}" in used]
 
 
 @contextmanager

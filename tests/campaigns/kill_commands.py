@@ -83,8 +83,8 @@ def main() -> int:
     options = parser.parse_args()
     faults: list[str] = []
     with tempfile.TemporaryDirectory() as folder, serving_hub():
-        write_inputs(Path(folder))
-        for line in prepare(Path(folder)):
+        write_inputs(Path(folder), options.commands)
+        for line in prepare(Path(folder), options.commands):
             status, output = run(line, Path(folder) / "home")
             assert status == 0, output
         for name in options.commands:
