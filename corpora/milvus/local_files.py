@@ -15,9 +15,14 @@ from searchgym.files import crc32, read_json, seal, unseal, write_text
 
 __all__ = ["check_local", "record_local"]
 
+_DATA = ".parquet"
+
 
 def check_local(uri: str, name: str) -> None:
     """Compare the files of a collection with the record of them, if there is one.
+
+    If there are new files, another program has written to the collection since: then its rows are compared (`Collection`), and
+    here only the data files, which are never changed.
 
     Args:
         uri: path of the data base, which nobody has open.
@@ -33,7 +38,10 @@ def check_local(uri: str, name: str) -> None:
         found = _checksums(uri, name)
     except OSError as error:
         raise DamagedFileError(f"{uri} cannot be read: {error.strerror or error}") from error
-    changed = sorted(path for path in known.keys() | found.keys() if known.get(path) != found.get(path))
+    compared = known.keys()
+    if found.keys() - known.keys():
+        compared = {path for path in known.keys() & found.keys() if path.endswith(_DATA)}
+    changed = sorted(path for path in compared if known[path] != found.get(path))
     if changed and found:  # without any file, the collection was dropped
         raise DamagedFileError(
             f"the Milvus file {uri} is damaged: {changed[0]} is not what was written when collection {name!r} was filled. "

@@ -288,7 +288,7 @@ COMMANDS: dict[str, Command] = {
     "prm-label": Command(
         [
             *("prm", "label", "--method", "monte-carlo", "--questions", "3", "--group-size", "2"),
-            *("--continuations", "4", "--agent-option", "start=lookup", "--env", "SearchQA-Forks-v0"),
+            *("--continuations", "8", "--agent-option", "start=lookup", "--env", "SearchQA-Forks-v0"),
             *("--corpus", json.dumps(FORKS), "--out", "{out}"),
         ],
         labels,
@@ -360,7 +360,7 @@ def prepare(place: Path, names: Sequence[str]) -> list[list[str]]:
         "episodes.jsonl": ["eval", "--agent", "oracle", *PLACE, "--episodes", "40", "--save"],
         "course": ["course", "new"],
         "labels": [
-            *("prm", "label", *forks, "--method", "monte-carlo", "--continuations", "2", "--questions", "6"),
+            *("prm", "label", *forks, "--method", "monte-carlo", "--continuations", "8", "--questions", "6"),
             *("--group-size", "3", "--out"),
         ],
     }
