@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from searchgym.errors import RunDirectoryError
-from searchgym.files import lock_file, parse_json, seal, unseal
+from searchgym.files import lock_file, parse_json, read_bytes, seal, unseal
 
 __all__ = ["ContinuationStore"]
 
@@ -91,7 +91,12 @@ class ContinuationStore:
             self.cost[name] = self.cost.get(name, 0.0) + amount
 
     def _open(self, made_with: Any) -> None:
-        content = self._path.read_bytes() if self._path.exists() else b""
+        try:
+            content = read_bytes(self._path) if self._path.exists() else b""
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self._path} cannot be read ({error.strerror or error}): give another --out"
+            ) from error
         end = content.rfind(b"\n") + 1
         lines = content[:end].decode("utf-8", "replace").splitlines()
         if not lines:

@@ -82,6 +82,8 @@ class Index:
         self.damaged = False
         self._stop = threading.Event()
         try:
+            if self.path.exists() and not self.path.is_file():  # SQLite would wait for a pipe
+                raise _DamagedError(f"{self.path} is not a regular file")
             self._create()
             self.files()
         except _DamagedError:
@@ -93,8 +95,13 @@ class Index:
         Raises:
             ConfigError: it cannot be written.
         """
-        for suffix in ("", "-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        try:
+            for suffix in ("", "-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the index {self.path} cannot be made again ({error.strerror}): remove it"
+            ) from error
         self._create()
         self.damaged = False
 
