@@ -55,7 +55,7 @@ CONFIG = {
     "streams": "episode",
 }
 SECONDS = 60  # after which an opening hangs
-MEMORY = 12 * 2**30  # bytes of address space
+MEMORY = 4 * 2**30  # bytes
 
 JUNK: tuple[Any, ...] = (None, True, -1, 0, 10**30, 1.5, float("nan"), float("inf"), "", "x", [], {}, [[]])
 
@@ -234,7 +234,7 @@ def kinds(env: SearchEnv) -> dict[str, tuple[str, Callable[[Path], Any], Callabl
 def main() -> int:
     mutations, seed = (int(a) for a in (*sys.argv[1:3], *("3000", "0")[len(sys.argv[:3]) - 1 :]))
     torch.set_num_threads(1)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))  # what reads an endless file fails
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))  # what reads an endless file fails
     recorder.draw_curve = lambda *_: None
     heard = Heard()
     logging.getLogger("searchgym").addHandler(heard)

@@ -262,6 +262,9 @@ def test_continuations_of_something_else_are_refused(tmp_path: Path) -> None:
     path.write_text('{"schema": 2, "made_with": {"policy": "a", "seed": 1}}\n{"state": "s"}\n')
     with pytest.raises(RunDirectoryError, match="another schema"):
         ContinuationStore(path, {"policy": "a", "seed": 1})
+    (endless := tmp_path / "endless.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(RunDirectoryError, match="cannot be read"):
+        ContinuationStore(endless, {"policy": "a", "seed": 1})
     rows = (
         {"returns": {"s": {"5": 1}}, "cost": {}},
         {"returns": {"s": [1]}, "cost": {}},
