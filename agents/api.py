@@ -318,8 +318,7 @@ def _is_bare(scanner: Scanner, text: str) -> bool:
         return False
     if not scanner.blocks:
         return True
-    act = scanner.blocks[0]
-    return act.end == len(text.rstrip()) and not text.lstrip().startswith(f"<{act.name}>")
+    return not text.lstrip().startswith(f"<{scanner.blocks[0].name}>")
 
 
 def _written_call(call: ToolCall) -> str:

@@ -105,7 +105,7 @@ class ChatFormat:
         self._find_end(ends)
         self.end_ids = frozenset(ends)
         self._head, self._around_question = self._find_head()
-        self._closers = self._closing_ids()
+        self._slashes, self._ends = self._ids_with("/"), self._ids_with(">")
 
     def opening(self, question: str) -> list[int]:
         """All ids before the first act."""
@@ -158,7 +158,7 @@ class ChatFormat:
         """
         scanner = self._dialect.scanner()
         scanner.feed(self._opened)
-        return ActWatch(scanner, self._decode, self._closers)
+        return ActWatch(scanner, self._decode, self._slashes, self._ends)
 
     def closes(self, ids: Sequence[int]) -> bool:
         """Whether the message ends with the last of the sampled ids; see `watch`."""
@@ -288,13 +288,14 @@ class ChatFormat:
             return text.lstrip()[opening.end() :]
         return text if unopened else f"</think>\n\n{text}"
 
-    def _closing_ids(self) -> frozenset[int]:
-        """Ids that may complete a closing tag; of the 256 bytes that some vocabularies hold, only the one of ">"."""
+    def _ids_with(self, character: str) -> frozenset[int]:
+        """Ids whose text holds an ASCII character; of the 256 bytes that some vocabularies hold, only its own."""
+        own = f"<0x{ord(character):02X}>"
         vocabulary = self._tokenizer.get_vocab().items()
         return frozenset(
             id
             for token, id in vocabulary
-            if ">" in token and (token == "<0x3E>" or not _BYTE.fullmatch(token))
+            if token == own or (character in token and not _BYTE.fullmatch(token))
         )
 
     # -- texts -------------------------------------------------------------------------------------------------

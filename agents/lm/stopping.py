@@ -18,20 +18,23 @@ class ActWatch:
     Args:
         scanner: a new scanner; it may have read the beginning of the message.
         decode: the text of ids.
-        candidates: ids that may complete a closing tag.
+        slashes: ids with the "/" of a closing tag; without one since the last look, no closing tag is complete.
+        ends: ids with the ">" of a closing tag.
     """
 
-    __slots__ = ("_candidates", "_decode", "_known", "_pending", "_scanner")
+    __slots__ = ("_decode", "_ends", "_known", "_pending", "_scanner", "_slash", "_slashes")
 
     def __init__(
         self,
         scanner: Scanner,
         decode: Callable[[Sequence[int]], str],
-        candidates: Collection[int],
+        slashes: Collection[int],
+        ends: Collection[int],
     ) -> None:
-        self._scanner, self._decode, self._candidates = scanner, decode, candidates
+        self._scanner, self._decode, self._slashes, self._ends = scanner, decode, slashes, ends
         self._pending: list[int] = []
         self._known = 0  # how many of the pending ids were scanned before: decoders look at the id before
+        self._slash = False
 
     def __call__(self, token: int) -> bool:
         """Take the next sampled id.
@@ -43,8 +46,11 @@ class ActWatch:
             Whether the message ends with it: it completes the act, or a closing tag that closes nothing.
         """
         self._pending.append(token)
-        if token not in self._candidates:
+        begins = token in self._slashes
+        self._slash = self._slash or begins
+        if not self._slash or token not in self._ends:
             return False
+        self._slash = begins  # an id like "></" also begins the next tag
         known = len(self._decode(self._pending[:1])) if self._known else 0
         text = self._decode(self._pending)[known:]
         self._pending, self._known = [token], 1

@@ -177,8 +177,8 @@ class TinyAgent(TokenPolicy):
             max_context=config.max_positions if max_context is None else max_context,
         )
         others = {tokenizer.token_id(tag) for tag in TAGS if tag not in TagsDialect.stop_strings}
-        candidates = tokenizer.ids_with(">") - others
-        self.engine.watch = lambda: ActWatch(_DIALECT.scanner(), tokenizer.decode, candidates)
+        slashes, ends = tokenizer.ids_with("/"), tokenizer.ids_with(">") - others
+        self.engine.watch = lambda: ActWatch(_DIALECT.scanner(), tokenizer.decode, slashes, ends)
         self.evaluation = EvaluationStats()
 
     def bind(self, agent_context: AgentContext) -> None:

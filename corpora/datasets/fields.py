@@ -6,6 +6,7 @@ docs/corpora.md describes our own files, docs/datasets.md published question set
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ class Source:
     split: str = "train"
     set: str = ""
     foreign: bool = False
+
+
+_PRINTED_LIST = re.compile(r"""\s*(?:\[\s*(['"]).*\1\s*\]|(?:np\.)?array\(\[.*\).*)\s*\Z""", re.DOTALL)
+"""What `str` makes of a list of strings, or of an array: a table that was saved as text holds it in place of the list."""
 
 
 def read_passage(line: Line, source: Source, notes: Notes) -> Passage | None:
@@ -194,12 +199,17 @@ def _read_answers(line: Line, source: Source, verl: bool, notes: Notes) -> list[
         if not (isinstance(given, list) and all(isinstance(answer, str) for answer in given)):
             notes["answers that are no list of strings: read as one"] += 1
         answers = [answer for answer in found if answer.strip() and exact_match(answer, [answer])]
+        if source.foreign and any(map(_PRINTED_LIST.match, answers)):
+            notes["answers that are the text of a Python list: passed over"] += 1
+            return None
         if source.foreign and not answers:
             return None
         answers = [line.encodable(answer, f"an entry of field {name!r}") for answer in answers]
     if not answers:
         raise line.error("the list of answers is empty", "Give at least one accepted answer.")
     for answer in answers:
+        if _PRINTED_LIST.match(answer):
+            raise line.error(f"answer {shorten(answer)} is the text of a Python list", "Write a JSON list.")
         if not exact_match(answer, [answer]):
             raise line.error(
                 f"answer {shorten(answer)} normalises to an empty string",

@@ -83,7 +83,8 @@ def _holder(fact: Fact, candidates: list[Passage]) -> Passage | None:
 
 
 def _supporting_facts(metadata: Mapping[str, Any]) -> Iterator[Fact]:
-    facts, context = metadata.get("supporting_facts"), metadata.get("context")
+    facts = _columns(metadata.get("supporting_facts"), "title", "sent_id")
+    context = _columns(metadata.get("context"), "title", "sentences")
     if not isinstance(facts, dict):
         return
     sentences: dict[str, list[Any]] = {}
@@ -97,6 +98,14 @@ def _supporting_facts(metadata: Mapping[str, Any]) -> Iterator[Fact]:
             article = _list(sentences.get(title))
             known = article[number : number + 1] if isinstance(number, int) and number >= 0 else []
             yield Fact(title, str(known[0]) if known else "")
+
+
+def _columns(rows: Any, *names: str) -> Any:
+    """HotpotQA's own lists of pairs, [title, number] and [title, sentences], as a table of columns; anything else as it is."""
+    if not isinstance(rows, list):
+        return rows
+    pairs = [row for row in rows if isinstance(row, list) and len(row) == len(names)]
+    return {name: [pair[i] for pair in pairs] for i, name in enumerate(names)}
 
 
 def _decomposition(metadata: Mapping[str, Any]) -> Iterator[Fact]:

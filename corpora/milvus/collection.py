@@ -25,6 +25,7 @@ from ..dense.rows import Vectors, cached_groups
 from ..dense.vectors import cached_vectors
 from ..indexing.backend import Progress, shown_progress
 from ..indexing.cache import digest, home
+from .local_files import check_local, record_local
 
 __all__ = ["FILE_SUFFIX", "Collection", "dimension"]
 
@@ -54,6 +55,7 @@ class Collection:
 
     Raises:
         ConfigError: the URI cannot be used, or another process has the file open.
+        DamagedFileError: the file is not what was written when the collection was filled.
         IndexMismatchError: the collection exists, and was made from another corpus or with other settings.
         RetrievalError: the server cannot be reached or fails.
         MissingExtraError: pymilvus or milvus-lite is not installed.
@@ -81,6 +83,8 @@ class Collection:
         with shown_progress() as progress:
             self.groups = cached_groups(corpus, progress)
             self._fill(progress)
+        if self._local:
+            record_local(self.uri, self.name)
 
     def search(self, field: str, vectors: list[Any], count: int) -> list[list[tuple[float, int]]]:
         """Search for the rows with the greatest inner products.
@@ -133,6 +137,7 @@ class Collection:
         if self._local:
             _need_milvus_lite()
             Path(self.uri).parent.mkdir(parents=True, exist_ok=True)
+            check_local(self.uri, self.name)
         # The token comes from the environment: in a specification it would end up in episode records.
         token = os.environ.get("MILVUS_TOKEN", "")
         try:

@@ -200,6 +200,7 @@ def open_milvus(corpus: Corpus, **options: Any) -> Milvus | Hybrid:
 
     Raises:
         ConfigError: an option has a value that cannot be used, or another process has the file open.
+        DamagedFileError: the milvus-lite file is not what was written when the collection was filled.
         IndexMismatchError: the collection exists, and was made from another corpus or with other settings.
         RetrievalError: the server cannot be reached or fails.
         MissingExtraError: pymilvus, milvus-lite or the encoder's packages are not installed.

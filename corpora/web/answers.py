@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from searchgym.files import json_digest, read_json, write_text
+from searchgym.files import json_digest, read_json, seal, unseal, write_text
 from searchgym.home import home
 
 __all__ = ["Answers"]
@@ -29,10 +29,10 @@ class Answers:
         if not self._enabled:
             return None
         try:
-            entry = read_json(self._file(key))
+            entry = unseal(read_json(self._file(key)))
         except (OSError, ValueError):
             return None
-        return entry["value"] if isinstance(entry, dict) and entry.get("key") == key else None
+        return entry.get("value") if entry.get("key") == key else None
 
     def put(self, key: Any, value: Any) -> None:
         """Keep a value.
@@ -44,7 +44,7 @@ class Answers:
             file = self._file(key)
             file.parent.mkdir(parents=True, exist_ok=True)
             # Not durable: after a power cut it is fetched again.
-            write_text(file, json.dumps({"key": key, "value": value}), durable=False)
+            write_text(file, json.dumps(seal({"key": key, "value": value})), durable=False)
 
     def _file(self, key: Any) -> Path:
         name = json_digest(key)

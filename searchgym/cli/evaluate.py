@@ -273,6 +273,13 @@ def _show(console: Console, result: EvalResult, subject: Subject, samples: int) 
         console.print(line, soft_wrap=True)
     if result.search:
         console.print(search_line(result.search), soft_wrap=True)
+        if result.search["alike"] == 1:
+            console.print(
+                f"all {result.search['n']} samples of every choice were the same: the agent does not sample, and the search chose "
+                "nothing; leave out --search, or raise the agent's temperature",
+                style="yellow",
+                soft_wrap=True,
+            )
     if result.costs:
         console.print(costs_line(result.costs))
     if result.judged:

@@ -4,8 +4,7 @@ One scanner serves everybody who has to know where an act ends: the dialects rea
 stop sampling by it, the agent `api` cuts replies with it, and SFT cuts the messages that it learns from.
 
 A thought stands between `<think>` and `</think>` (also `thinking`, `thought`, `reasoning`, `seed:think`; upper and lower case), or between the marks
-`[THINK]` and `[/THINK]`, `◁think▷` and `◁/think▷`. Nothing
-in it is an act.
+`[THINK]` and `[/THINK]`, `◁think▷` and `◁/think▷`, `<|START_THINKING|>` and `<|END_THINKING|>`. Nothing in it is an act.
 
 - It ends at the closing tag that balances its opening tags, so a thought may quote a whole `<think>…</think>`. An
   opening tag that only white space separates from another one is its repetition: templates write one, and models write
@@ -35,18 +34,20 @@ THOUGHT_NAMES = "think|thinking|thought|reasoning|seed:think"
 _THOUGHT = f"(?i:<(?P<end>/?)(?:{THOUGHT_NAMES})>)"
 _THOUGHT_END = f"(?P<end>(?i:</(?:{THOUGHT_NAMES})>))"
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'  # of JSON, where all of it is there
-_LONGEST = len("</seed:think>")  # no tag is longer
+_LONGEST = len("<|START_THINKING|>")  # no tag is longer
 _MARKS = {
     "[THINK]": "<think>",
     "[/THINK]": "</think>",
     "◁think▷": "<think>",
     "◁/think▷": "</think>",
+    "<|START_THINKING|>": f"<think>{' ' * 11}",
+    "<|END_THINKING|>": f"{' ' * 8}</think>",
 }  # of one length each
 
 
 def with_tags(text: str) -> str:
-    """A text of the same length in which the thought marks of Mistral and Kimi models are tags."""
-    if "[" in text or "◁" in text:
+    """A text of the same length in which the thought marks of Mistral, Kimi and Cohere models are tags."""
+    if "[" in text or "◁" in text or "_THINKING|>" in text:
         for mark, tag in _MARKS.items():
             text = text.replace(mark, tag)
     return text

@@ -16,16 +16,20 @@ from .atomic import (
 from .checkpoints import policy_directory, run_of, step_of
 from .checksums import (
     CHECKSUMS,
+    arrays_check,
     check_files,
     checksums,
     compare_checksums,
     crc32,
     forget_checksums,
+    seal,
+    unseal,
     write_checksums,
 )
 
 __all__ = [
     "CHECKSUMS",
+    "arrays_check",
     "check_files",
     "checksums",
     "compare_checksums",
@@ -40,9 +44,11 @@ __all__ = [
     "read_json",
     "replacing",
     "run_of",
+    "seal",
     "step_of",
     "sync",
     "temporary_directory",
+    "unseal",
     "write_bytes",
     "write_checksums",
     "write_text",

@@ -14,16 +14,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import CheckpointError
-from .atomic import open_regular, read_json, write_text
+from .atomic import json_digest, open_regular, read_json, write_text
 
 __all__ = [
     "CHECKSUMS",
+    "arrays_check",
     "check_files",
     "checksums",
     "compare_checksums",
     "crc32",
     "forget_checksums",
+    "seal",
+    "unseal",
     "write_checksums",
 ]
 
@@ -41,6 +47,42 @@ def crc32(path: Path) -> str:
     with open_regular(path) as file:
         while size := file.readinto(block):  # type: ignore[attr-defined]  # BinaryIO lacks it
             value = zlib.crc32(block[:size], value)
+    return f"{value:08x}"
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with a digest of itself, as `check`, its last key.
+
+    Args:
+        value: the object, without that key.
+    """
+    return {**value, "check": json_digest(value)}
+
+
+def unseal(value: Any) -> dict[str, Any]:
+    """What `seal` was given.
+
+    Raises:
+        ValueError: it is not what was sealed.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__}, not an object")
+    rest = {name: part for name, part in value.items() if name != "check"}
+    if value.get("check") != json_digest(rest):
+        raise ValueError("its digest does not fit its content")
+    return rest
+
+
+def arrays_check(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """The CRC-32 of a JSON object and of all numbers of some arrays, as eight hexadecimal digits.
+
+    Args:
+        about: the object.
+        arrays: by name.
+    """
+    value = zlib.crc32(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(arrays):
+        value = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), zlib.crc32(name.encode(), value))
     return f"{value:08x}"
 
 

@@ -81,9 +81,9 @@ def _rows(row: Mapping[str, Any]) -> list[Record]:
     if missing:
         raise RolloutTextError(f"a rollout without {', '.join(missing)}")
     recorded = {key: row[key] for key in ("predicted", "searches") if key in row}
-    if row.get("judged_correct") is not None:
+    if not _missing(row.get("judged_correct")):
         recorded["correct"] = _truth(row["judged_correct"])
-    elif row.get("reward") is not None:
+    elif not _missing(row.get("reward")):
         recorded["correct"] = _is_right(row["reward"])
     return [
         Record(
@@ -105,7 +105,7 @@ def _r1_searcher(row: Mapping[str, Any]) -> list[Record]:
     recorded: dict[str, Any] = {}
     if row.get("pred_ans") is not None:
         recorded["predicted"] = _string(row["pred_ans"])
-    if row.get("gpt4o_output") is not None:
+    if not _missing(row.get("gpt4o_output")):
         recorded["correct"] = _truth(row["gpt4o_output"])
     return [
         Record(
@@ -127,7 +127,7 @@ def _react(row: Mapping[str, Any]) -> list[Record]:
     if predicted is not None:
         recorded["predicted"] = _string(predicted)
     correct = row.get("em", row.get("reward"))
-    if gold and correct is not None:
+    if gold and not _missing(correct):
         recorded["correct"] = _is_right(correct)
     question, name = _string(row.get("question")), _string(row.get("question_idx"))
     trajectory = row.get("traj")
@@ -162,7 +162,7 @@ def _react_log(row: Mapping[str, Any]) -> Record:
 
 def _verl(row: Mapping[str, Any]) -> list[Record]:
     score = row.get("em", row.get("acc", row.get("score")))
-    recorded = {} if score is None else {"correct": _is_right(score)}
+    recorded = {} if _missing(score) else {"correct": _is_right(score)}
     name = _string(row.get("request_id"))
     return [
         Record(row["output"], "transcript", _asked(row["input"]), _gold(row), row=name, recorded=recorded)
@@ -182,7 +182,7 @@ def _verifiers(row: Mapping[str, Any]) -> list[Record]:
             raise RolloutTextError("its run failed")
         completion = row["completion"]
         format = "messages" if isinstance(completion, list) else "transcript"
-        recorded = {} if row.get("reward") is None else {"correct": _is_right(row["reward"])}
+        recorded = {} if _missing(row.get("reward")) else {"correct": _is_right(row["reward"])}
         name = _string(row.get("example_id"))
         gold = _gold(row) or _gold(_object(row.get("info")))
         return [Record(completion, format, _asked(row.get("prompt")), gold, row=name, recorded=recorded)]
@@ -277,8 +277,12 @@ def _answers(value: Any) -> list[str]:
     return [text] if (text := _string(value).strip()) else []
 
 
+def _missing(value: Any) -> bool:
+    return value is None or value != value  # tables write a missing value as NaN
+
+
 def _string(value: Any) -> str:
-    if value is None or value != value:  # tables write a missing value as NaN
+    if _missing(value):
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 

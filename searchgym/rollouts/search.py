@@ -107,7 +107,8 @@ def evaluate_search(
 
     Returns:
         The scores of the chosen episodes, with `EvalResult.search`: the options, "upper_bound", and per question the
-        "episodes", "searches", sampled "tokens" and "judgements" that the search took.
+        "episodes", "searches", sampled "tokens" and "judgements" that the search took, and "alike", the share of choices
+        among samples that were all the same (1.0 for an agent that does not sample).
 
     Raises:
         ConfigError: a selector without what it needs, an agent that cannot fork or does not sample; nothing was played.
@@ -133,7 +134,8 @@ def evaluate_search(
         result.metrics.pop("recall", None)  # its hits are not the corpus's passages
     result.costs = {name: value - before.get(name, 0.0) for name, value in opened.costs().items()}
     spent = {name: count / len(tasks) for name, count in searcher.spent.items()}
-    result.search = {**asdict(options), "upper_bound": options.selector == "oracle", **spent}
+    upper_bound = options.selector == "oracle"
+    result.search = {**asdict(options), "upper_bound": upper_bound, **spent, "alike": searcher.alike}
     return result
 
 
@@ -174,6 +176,12 @@ class _Searcher:
         self._ids = random.Random(secrets.randbits(64))
         self._costs = Costs()
         self._played = {"episodes": 0, "searches": 0, "tokens": 0}
+        self._choices = self._alike = 0
+
+    @property
+    def alike(self) -> float:
+        """Share of choices among samples whose messages were all the same."""
+        return self._alike / self._choices
 
     @property
     def spent(self) -> dict[str, float]:
@@ -215,6 +223,8 @@ class _Searcher:
 
     def _choose(self, samples: Sequence[Episode], scores: Sequence[float | None]) -> Episode:
         """The first of the best that infrastructure did not fail; without a score, the first one."""
+        self._choices += 1
+        self._alike += len({tuple(record.text for record in episode.rounds) for episode in samples}) == 1
         valid = [i for i, episode in enumerate(samples) if episode.valid_for_training]
         scored = [(score, -i) for i in valid if (score := scores[i]) is not None]
         if scored:

@@ -69,6 +69,17 @@ def test_stop_strings_end_no_thought(text: str, stop: bool, includes_stop: bool)
     assert ("stop" in bodies[0]) == stop
 
 
+@pytest.mark.parametrize("known", ["</search>", "</answer>", "none"])
+def test_a_server_that_knows_one_stop_string(known: str) -> None:
+    text = "Maybe <answer>Paris</answer>? I look, </search> after that.</think> <search>river</search>"
+
+    def chat(body: dict[str, Any]) -> str:
+        return text.partition(known)[0] if known in body.get("stop", ()) else text
+
+    episode, _ = played(chat)
+    assert episode.rounds[0].action == Act("search", ("river",))
+
+
 def test_a_server_that_hides_thoughts_is_found_out_once() -> None:
     text = "Maybe <answer>Paris</answer>? No.</think> <search>river</search>"
     episode, bodies = played(honest(text), rounds=3)

@@ -17,6 +17,9 @@ from fixtures.streaming import (
     wrong_tiny_acts,
 )
 
+from searchgym.agents.lm.stopping import ActWatch
+from searchgym.dialects import get_dialect
+
 DIALECTS = ("tags", "tools")
 
 
@@ -57,3 +60,25 @@ def test_the_tiny_models_engine() -> None:
 )
 def test_a_server_that_stops_at_quoted_tags(dialect: str, opened: bool, includes_stop: bool) -> None:
     assert wrong_api_acts(dialect, 25, opened=opened, includes_stop=includes_stop) == []
+
+
+@pytest.mark.parametrize(
+    ("tokens", "at"),
+    [
+        (["<search>", "a", "</search>"], 2),
+        (["<think>", "a/b", "</think", "><", "search>", "x", "</", "sear", "ch", ">", "more"], 9),
+        (
+            ["<think>x</think", "></", "search", ">"],
+            3,
+        ),  # an id that ends one tag and begins the next: a stray closing tag
+        (["<search>x<", "/", "search", ">"], 3),
+        (["<search>1/2 > 1/3", "x>", "</search> and"], 2),
+    ],
+)
+def test_tags_that_are_cut_anywhere_into_ids(tokens: list[str], at: int) -> None:
+    slashes = {n for n, text in enumerate(tokens) if "/" in text}
+    ends = {n for n, text in enumerate(tokens) if ">" in text}
+    watch = ActWatch(
+        get_dialect("tags").scanner(), lambda ids: "".join(tokens[n] for n in ids), slashes, ends
+    )
+    assert [watch(n) for n in range(at + 1)] == [False] * at + [True]

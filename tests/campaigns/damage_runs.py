@@ -1,11 +1,14 @@
-"""Damage to run directories, checkpoints, weights, episodes, credit records and snapshots: found, or without effect.
+"""Damage to run directories, checkpoints, weights, episodes, credit records, snapshots and all other results: found, or without effect.
 
-python tests/campaigns/damage_runs.py [MUTATIONS] [SEED]     (default 3000 and 0)
+python tests/campaigns/damage_runs.py [MUTATIONS] [SEED] [KIND …]     (default 3000, 0 and all kinds)
+
+Kinds: "run directory", checkpoint, weights, episodes, credit, snapshot, and those of `products.py`: labels, "reward model",
+continuations, "web answers", "viewer index", memory, grades, preferences.
 
 Every mutation is applied to a fresh copy: a flipped bit, a cut, other content, another JSON value, a pipe, a device, a
 directory or nothing in the place of the file. What then opens it must raise a `SearchGymError`, warn, or give exactly what the
 undamaged one gives. Another exception, a process that hangs, and another result without a word are faults: they are printed,
-and the status is 1.
+and the status is 1. Files that people edit (grades, preferences) may say something else.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import json
 import logging
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -27,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from products import EDITED, PRODUCTS, make_products
 
 from searchgym.agents.candidate import CandidateAgent
 from searchgym.env.env import SearchEnv
@@ -50,6 +55,7 @@ CONFIG = {
     "streams": "episode",
 }
 SECONDS = 60  # after which an opening hangs
+MEMORY = 4 * 2**30  # bytes
 
 JUNK: tuple[Any, ...] = (None, True, -1, 0, 10**30, 1.5, float("nan"), float("inf"), "", "x", [], {}, [[]])
 
@@ -199,8 +205,8 @@ def snapshot_opener(env: SearchEnv) -> Callable[[Path], Any]:
     return opened
 
 
-def kinds(run: Path, env: SearchEnv) -> dict[str, tuple[Callable[[Path], Any], Callable[[Path], list[Path]]]]:
-    """Kind -> what opens it, and the files that belong to it."""
+def kinds(env: SearchEnv) -> dict[str, tuple[str, Callable[[Path], Any], Callable[[Path], list[Path]]]]:
+    """Kind -> the directory that is copied, what opens the copy, and the files in it that belong to the kind."""
 
     def below(*parts: str) -> Callable[[Path], list[Path]]:
         return lambda root: sorted(
@@ -215,18 +221,20 @@ def kinds(run: Path, env: SearchEnv) -> dict[str, tuple[Callable[[Path], Any], C
         )
 
     return {
-        "run directory": (opened_run, top),
-        "checkpoint": (opened_run, below("checkpoints/step-000002", "checkpoints/step-000000")),
-        "weights": (opened_weights, below("checkpoints/step-000002/policy")),
-        "episodes": (opened_episodes, lambda root: [root / "episodes" / "train-000002.jsonl"]),
-        "credit": (opened_credit, lambda root: [root / "credit" / "train-000002.safetensors"]),
-        "snapshot": (snapshot_opener(env), lambda root: [root / "snapshot.json"]),
+        "run directory": ("run", opened_run, top),
+        "checkpoint": ("run", opened_run, below("checkpoints/step-000002", "checkpoints/step-000000")),
+        "weights": ("run", opened_weights, below("checkpoints/step-000002/policy")),
+        "episodes": ("run", opened_episodes, lambda root: [root / "episodes" / "train-000002.jsonl"]),
+        "credit": ("run", opened_credit, lambda root: [root / "credit" / "train-000002.safetensors"]),
+        "snapshot": ("run", snapshot_opener(env), lambda root: [root / "snapshot.json"]),
+        **{name: (name, product.read, product.files) for name, product in PRODUCTS.items()},
     }
 
 
 def main() -> int:
-    mutations, seed = (int(a) for a in (*sys.argv[1:3], *("3000", "0")[len(sys.argv) - 1 :]))
+    mutations, seed = (int(a) for a in (*sys.argv[1:3], *("3000", "0")[len(sys.argv[:3]) - 1 :]))
     torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))  # what reads an endless file fails
     recorder.draw_curve = lambda *_: None
     heard = Heard()
     logging.getLogger("searchgym").addHandler(heard)
@@ -234,25 +242,26 @@ def main() -> int:
     faults = 0
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
-        train(CONFIG, whole)
+        whole.mkdir()
+        make_products(whole)
+        train(CONFIG, whole / "run")
         env = SearchEnv(corpus=WORLD, judge="oracle")
         env.reset(seed=3)
         for query in ("river", "mayor of the town"):
             env.step(f"<search>{query}</search>")
-        (whole / "snapshot.json").write_text(json.dumps(env.snapshot()), "utf-8")
-        known = kinds(whole, env)
+        (whole / "run" / "snapshot.json").write_text(json.dumps(env.snapshot()), "utf-8")
+        known = {kind: how for kind, how in kinds(env).items() if kind in (sys.argv[3:] or kinds(env))}
         expected: dict[str, Any] = {}
-        for kind, (opened, _) in known.items():
-            copy = Path(folder) / "copy"
-            shutil.copytree(whole, copy)
+        copy = whole / "copy"  # beside the others, which some of them need
+        for kind, (source, opened, _) in known.items():
+            shutil.copytree(whole / source, copy)
             expected[kind] = opened(copy)
             shutil.rmtree(copy)
         for number in range(mutations):
             rng = random.Random(f"{seed} {number}")
             kind = rng.choice(list(known))
-            opened, files = known[kind]
-            copy = Path(folder) / "copy"
-            shutil.copytree(whole, copy, symlinks=True)
+            source, opened, files = known[kind]
+            shutil.copytree(whole / source, copy, symlinks=True)
             path = rng.choice(files(copy))
             how = mutate(path, rng)
             heard.count = 0
@@ -263,6 +272,7 @@ def main() -> int:
                         same = opened(copy) == expected[kind]
                     told = heard.count or caught
                     outcome = "no effect" if same else "warned" if told else "SILENT"
+                    outcome = "other content" if outcome == "SILENT" and kind in EDITED else outcome
                 except SearchGymError:
                     outcome = "typed error"
                 except Hang:
@@ -275,10 +285,10 @@ def main() -> int:
                 faults += 1
                 print(f"mutation {number}: {how} of {path.relative_to(copy)}: {outcome}", flush=True)
             shutil.rmtree(copy)
-    outcomes = ("typed error", "warned", "no effect", "SILENT", "UNTYPED", "HANGS")
-    print(f"{'':16}" + "".join(f"{name:>13}" for name in outcomes))
+    outcomes = ("typed error", "warned", "no effect", "other content", "SILENT", "UNTYPED", "HANGS")
+    print(f"{'':16}" + "".join(f"{name:>14}" for name in outcomes))
     for kind in known:
-        print(f"{kind:16}" + "".join(f"{counts[kind, name]:13}" for name in outcomes))
+        print(f"{kind:16}" + "".join(f"{counts[kind, name]:14}" for name in outcomes))
     print(f"{mutations} mutations, {faults} faults")
     return 1 if faults else 0
 

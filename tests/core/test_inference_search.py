@@ -8,6 +8,7 @@ import pytest
 
 import searchgym
 from searchgym.agent import Agent, Turn
+from searchgym.cli import main
 from searchgym.errors import ConfigError
 from searchgym.rollouts.search import SearchOptions, _votes_for, evaluate_search
 from searchgym.verdict import Verdict
@@ -86,6 +87,17 @@ def test_the_majority_decides():
     assert cost == {"episodes": 4.0, "searches": 4.0, "tokens": 8.0, "judgements": 0.0}
     assert result.search["upper_bound"] is False
     assert (result.questions, result.samples) == (2, 1)
+
+
+def test_samples_that_are_all_alike_are_counted():
+    assert search(Scripted(["a", "b"]), SearchOptions(n=2)).search["alike"] == 0.0
+    assert search(Scripted(["a"]), SearchOptions(n=2)).search["alike"] == 1.0
+
+
+def test_the_command_says_that_a_search_chose_nothing(capsys):
+    command = ["eval", "--agent", "copy", "--search", "best-of-n", "--episodes", "2", "--corpus"]
+    assert main([*command, json.dumps(WORLD)]) == 0
+    assert "the agent does not sample" in capsys.readouterr().out
 
 
 def test_episodes_without_an_answer_do_not_vote():

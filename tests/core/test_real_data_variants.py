@@ -17,6 +17,7 @@ from searchgym.corpora.service.requests import Refused, read_search
 from searchgym.dialects import Act, TagsDialect, ToolsDialect
 from searchgym.episode import load_episodes, save_episodes
 from searchgym.errors import CorpusError
+from searchgym.importing import import_rollouts
 from searchgym.retriever import Hit, Retriever
 from searchgym.rollouts import evaluate
 from searchgym.scoring import exact_match, f1
@@ -93,6 +94,8 @@ def test_a_quote_that_nothing_marks_as_a_thought_is_never_the_answer(text: str) 
         ({"golden_answers": ["", "x"]}, ("x",)),
         ({"golden_answers": ["x", None]}, ("x",)),
         ({"golden_answers": '["x", "y"]'}, ("x", "y")),
+        ({"golden_answers": [["x", None], ["y"]]}, ("x", "y")),
+        ({"golden_answers": "[REDACTED]"}, ("[REDACTED]",)),
     ],
 )
 def test_answers_that_are_read(tmp_path: Path, row: dict[str, Any], answers: tuple[str, ...]) -> None:
@@ -106,11 +109,48 @@ def test_answers_that_are_read(tmp_path: Path, row: dict[str, Any], answers: tup
         (PASSAGE, '{"id": "q", "question": "Who?", "golden_answers": ["x"], "hops": NaN}'),
         (PASSAGE, {**QUESTION, "golden_answers": {"value": "x", "aliases": ["y"]}}),
         (PASSAGE, {**QUESTION, "golden_answers": []}),
+        (PASSAGE, {**QUESTION, "golden_answers": "['x', 'y']"}),
+        (PASSAGE, {**QUESTION, "golden_answers": "['x' 'y']"}),
+        (PASSAGE, {**QUESTION, "golden_answers": ["array(['x'], dtype=object)"]}),
+        ({**PASSAGE, "title": 1984}, QUESTION),
+        (PASSAGE, {**QUESTION, "id": 7.5}),
+        (PASSAGE, {**QUESTION, "metadata": '{"type": "bridge"}'}),
     ],
 )
 def test_rows_that_are_refused_with_their_line(tmp_path: Path, passage: Any, question: Any) -> None:
     with pytest.raises(CorpusError, match=r"\.jsonl, line 1: "):
         corpus(tmp_path, [passage], [question])
+
+
+def test_gold_facts_as_hotpotqa_writes_them(tmp_path: Path) -> None:
+    facts = {
+        "supporting_facts": [["A", 0], ["B", 1]],
+        "context": [["B", ["No.", "Yes it is."]], ["A", ["b c"]]],
+    }
+    passages = [PASSAGE, {"id": "2", "title": "B", "text": "Yes it is."}]
+    opened = corpus(tmp_path, passages, [{**QUESTION, "metadata": facts}])
+    assert (opened.question("q").supporting_ids, opened.question("q").hops) == (("1", "2"), 2)
+
+
+@pytest.mark.parametrize("reward", [None, math.nan])
+def test_a_missing_reward_is_not_a_wrong_answer(tmp_path: Path, reward: float | None) -> None:
+    row = {"input": "Question: Who?", "output": "<answer>x</answer>", "gts": "x", "score": reward}
+    (path := tmp_path / "dump.jsonl").write_text(json.dumps(row) + "\n")
+    (episode,) = import_rollouts(path).episodes
+    assert episode.extra["recorded"].get("correct") is None
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ("<|START_THINKING|>Maybe <answer>Rome</answer>", "no_act"),
+        ("<think reason='x'>Maybe <answer>Rome</answer></think>", "no_act"),
+        ("<information>Doc <answer>Rome</answer></information><answer>x</answer>", "several_acts"),
+        ("<THINKING>Maybe <answer>Rome</answer></Thinking>", "no_act"),
+    ],
+)
+def test_quotes_of_acts_in_real_messages(message: str, error: str) -> None:
+    assert tags(message).error == error
 
 
 def test_gold_ids_that_a_table_made_floats(tmp_path: Path) -> None:

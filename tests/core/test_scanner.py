@@ -393,9 +393,12 @@ def test_formats_of_their_own(text: str, rest: str, inside: bool) -> None:
     assert begins_inside(text) == inside
 
 
-@pytest.mark.parametrize(("opening", "closing"), [("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷")])
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"), ("<|START_THINKING|>", "<|END_THINKING|>")],
+)
 @pytest.mark.parametrize("dialect", ["tags", "tools"])
-def test_the_marks_of_mistral_and_kimi_are_thoughts(dialect: str, opening: str, closing: str) -> None:
+def test_marks_of_families_are_thoughts(dialect: str, opening: str, closing: str) -> None:
     act = get_dialect(dialect)
     paris, search = act.write(Act("answer", answer="Paris")), act.write(Act("search", ("[THINK] x",)))
     quoted = f"{opening}Maybe {paris}? No.{closing}"

@@ -33,6 +33,7 @@ from searchgym.corpora.milvus.index import Milvus, open_milvus
 from searchgym.env.env import SearchEnv
 from searchgym.errors import (
     ConfigError,
+    DamagedFileError,
     IndexMismatchError,
     MissingExtraError,
     RetrievalError,
@@ -402,3 +403,28 @@ def test_what_is_not_known_or_not_installed_is_named(
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     with pytest.raises(MissingExtraError, match=r"'pymilvus': pip install \"searchgym\[scale\]\""):
         open_milvus(small_corpus)
+
+
+def test_a_file_that_was_damaged_is_refused(tmp_path: Path, random_corpus: ListCorpus) -> None:
+    def find() -> Any:
+        retriever = open_milvus(random_corpus, uri=str(tmp_path / "milvus.db"))
+        try:
+            return retriever.search(["bading dading"], 5)  # type: ignore[union-attr]
+        finally:
+            retriever._collection.client.close()  # type: ignore[union-attr]
+
+    expected = find()
+    assert find() == expected
+    (data,) = (tmp_path / "milvus.db").rglob("*.parquet")
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 4
+    data.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=data.name):
+        find()
+    record = tmp_path / "milvus.db.checksums.json"
+    content[len(content) // 2] ^= 4
+    data.write_bytes(content)
+    assert find() == expected
+    record.write_text(record.read_text().replace("1", "2"))
+    with pytest.raises(DamagedFileError, match=record.name):
+        find()

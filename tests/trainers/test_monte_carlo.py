@@ -20,6 +20,7 @@ from searchgym.corpora.forks import FAMILIES
 from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.episode import Episode
 from searchgym.errors import ConfigError, RunDirectoryError
+from searchgym.files import seal
 from searchgym.rollouts.collection import agent_context_of, collect
 from searchgym.trainers.credit_audit.exact import ExactValues
 from searchgym.trainers.credit_audit.monte_carlo import (
@@ -261,14 +262,23 @@ def test_continuations_of_something_else_are_refused(tmp_path: Path) -> None:
     path.write_text('{"schema": 2, "made_with": {"policy": "a", "seed": 1}}\n{"state": "s"}\n')
     with pytest.raises(RunDirectoryError, match="another schema"):
         ContinuationStore(path, {"policy": "a", "seed": 1})
+    (endless := tmp_path / "endless.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(RunDirectoryError, match="cannot be read"):
+        ContinuationStore(endless, {"policy": "a", "seed": 1})
+    rows = (
+        {"returns": {"s": {"5": 1}}, "cost": {}},
+        {"returns": {"s": [1]}, "cost": {}},
+        {"returns": {"s": {"6": "x"}}, "cost": {}},
+        {"returns": {"s": {"6": 1}}},
+    )
+    other_return = lines[1].replace("0.0", "1.0")
+    assert other_return != lines[1]
     for damaged in (
-        "{",
-        '{"returns": {"s": {"5": 1}}, "cost": {}}',
-        '{"returns": {"s": [1]}, "cost": {}}',
-        '{"returns": {"s": {"6": "x"}}, "cost": {}}',
-        '{"returns": {"s": {"6": 1}}, "cost": {"tokens": NaN}}',
-        '{"returns": {"s": {"6": 1}}}',
+        [*lines, "{"],
+        [*lines, '{"returns": {"s": {"6": 1}}, "cost": {"tokens": NaN}}'],
+        *([*lines, json.dumps(seal(row))] for row in rows),
+        [lines[0], other_return],
     ):
-        path.write_text("\n".join([*lines, damaged]) + "\n")
+        path.write_text("\n".join(damaged) + "\n")
         with pytest.raises(RunDirectoryError, match="damaged"):
             ContinuationStore(path, {"policy": "a", "seed": 1})

@@ -30,6 +30,7 @@ from searchgym.trainers.compared_acts import acts_of, score_acts
 from searchgym.trainers.conformance import TabularPolicy, synthetic_groups
 from searchgym.trainers.groups import Groups
 from searchgym.trainers.preference import Pairs, dpo_coefficients, dpo_loss, dpo_margins
+from searchgym.trainers.runs.metrics import collection_metrics
 from searchgym.trainers.tasks import TaskSampler
 from searchgym.trainers.training.api import train
 
@@ -303,6 +304,16 @@ def test_interventions_are_the_policys_own_tokens_after_its_own_rounds(kind):
         until = made.extra.get(REPAIRED, -1)
         assert (given.loss_mask_N[mine] == (tokens.round_N[mine] <= until)).all()
     assert given.metrics["interventions_kept"] == len(kept)
+    # Tokens that another agent's acts were written in were not sampled.
+    sampled = [
+        logprob
+        for e in episodes.values()
+        for s in e.segments
+        for logprob, m, r in zip(s.logprobs, s.mask, s.rounds, strict=True)
+        if m and not (REPAIRED in e.extra and r == e.extra[REPAIRED]) and e.rounds[r].temperature is not None
+    ]
+    metrics = collection_metrics([list(episodes.values())])
+    assert metrics["surprisal"] == pytest.approx(-sum(sampled) / len(sampled))
     assert len(pack(groups, given).samples) > 0
 
 

@@ -19,6 +19,7 @@ from searchgym.agents.tiny import TinyAgent
 from searchgym.env.vector import make_vec
 from searchgym.episode import Segment, save_episodes
 from searchgym.errors import CheckpointError, ConfigError, EpisodeFileError
+from searchgym.files import checksums, seal, unseal
 from searchgym.judges import open_judge, trace_of, traces_of
 from searchgym.retriever import Hit
 from searchgym.rollouts.collection import collect
@@ -151,10 +152,11 @@ def test_labels_are_saved_and_damage_is_found(labels, tmp_path):
     assert (loaded.kind, loaded.count, loaded.digest) == ("values", 192, labels.digest)
     assert_allclose(np.concatenate(loaded.advantages), np.concatenate(labels.advantages))
     data = json.loads((tmp_path / "labels.json").read_text())
-    data["labels"][0][1] = 0.25
-    (tmp_path / "labels.json").write_text(json.dumps(data))
-    with pytest.raises(EpisodeFileError, match=r"labels\.json is damaged"):
-        StepLabels.load(tmp_path)
+    for name in ("labels", "advantages", "errors"):
+        other = {**data, name: [[0.25, *data[name][0][1:]], *data[name][1:]]}
+        (tmp_path / "labels.json").write_text(json.dumps(other))
+        with pytest.raises(EpisodeFileError, match=r"labels\.json is damaged"):
+            StepLabels.load(tmp_path)
     with pytest.raises(ConfigError, match="searchgym prm label"):
         StepLabels.load(tmp_path / "nowhere")
 
@@ -303,6 +305,12 @@ def test_an_interrupted_training_continues_to_the_same_weights(labels, trained, 
     with pytest.raises(Stop):
         train_reward_model(labels, open_backbone("tiny", {"start": "forks"}), out, PRMSettings(**FAST), stop)
     assert [path.name for path in out.iterdir()] == ["training.state"]
+    content = bytearray((out / "training.state").read_bytes())
+    content[-9] ^= 1
+    (damaged := tmp_path / "damaged").mkdir()
+    (damaged / "training.state").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"training\.state is damaged"):
+        train_reward_model(labels, open_backbone("tiny", {"start": "forks"}), damaged, PRMSettings(**FAST))
     with pytest.raises(ConfigError, match="other labels, settings or weights"):
         train_reward_model(
             labels, open_backbone("tiny", {"start": "forks"}), out, PRMSettings(**{**FAST, "seed": 1})
@@ -394,8 +402,20 @@ def test_another_tokenizer_or_other_weights_are_refused(trained, tmp_path):
     words = data["vocabulary"][-1][1]
     words[0], words[1] = words[1], words[0]
     (other / "tokenizer.json").write_text(json.dumps(data))
-    with pytest.raises(CheckpointError, match="another tokenizer"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not the file"):
         load_reward_model(other)
+    about = unseal(json.loads((other / "prm.json").read_text()))
+    about["files"] = {name: entry for name, entry in checksums(other).items() if name != "prm.json"}
+    (other / "prm.json").write_text(json.dumps(seal(about)))
+    with pytest.raises(
+        CheckpointError, match="another tokenizer"
+    ):  # e.g. read by another version of transformers
+        load_reward_model(other)
+    changed = tmp_path / "changed"
+    shutil.copytree(trained[0], changed)
+    (changed / "prm.json").write_text((changed / "prm.json").read_text().replace('"bce"', '"mse"'))
+    with pytest.raises(CheckpointError, match=r"prm\.json is damaged"):
+        load_reward_model(changed)
     damaged = tmp_path / "weights"
     shutil.copytree(trained[0], damaged)
     TinyAgent(start="country").save(damaged)

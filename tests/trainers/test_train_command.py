@@ -75,6 +75,7 @@ def test_list_settings(run):
         (["--trainer", "gpro"], "unknown trainer 'gpro'. Did you mean 'igpo' or 'grpo'"),
         (["--agent", "candidat"], "unknown agent 'candidat'. Did you mean 'candidate'"),
         (["--agent", "copy"], "agent 'copy' cannot be trained"),
+        (["--agent", "tiny", "--env-option", "dialect=tools"], "speaks only the 'tags' dialect"),
         (["--env", "SearchQA-v1"], "SearchQA-v"),
         (["--env-option", "hop=3"], "Did you mean 'hops'"),
         (["--eval-split", "deev"], "unknown split 'deev'"),

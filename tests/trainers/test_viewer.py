@@ -252,6 +252,34 @@ def test_the_index_is_used_again_and_a_damaged_one_is_made_again(run: Path) -> N
     assert sum(file["lines"] for file in opened(run).state()["files"]) == 12
 
 
+@pytest.mark.parametrize(
+    "change", ["blocks SET columns = replace(columns, '1', '2')", "files SET lines = lines + 1"]
+)
+def test_a_changed_row_of_the_index_is_found(run: Path, change: str) -> None:
+    library = opened(run)
+    index = library.index
+    ids = [block for file in index.files().values() for block, _ in file["blocks"]]
+    before = [text for _, text in sorted(index.blocks(ids).items())]
+    with sqlite3.connect(index.path) as connection:
+        connection.execute(f"UPDATE {change}")
+    connection.close()
+    with pytest.raises(ConfigError, match="damaged"):
+        index.blocks(ids) if change.startswith("blocks") else index.files()
+    assert index.damaged
+    index.remake()
+    library.refresh()
+    ids = [block for file in index.files().values() for block, _ in file["blocks"]]
+    assert [text for _, text in sorted(index.blocks(ids).items())] == before
+
+
+def test_something_else_in_the_place_of_the_index_is_replaced(run: Path) -> None:
+    path = opened(run).index.path
+    for name in path.parent.glob(f"{path.name}*"):
+        name.unlink()
+    path.symlink_to("/dev/zero")
+    assert sum(file["lines"] for file in opened(run).state()["files"]) == 12
+
+
 def test_two_viewers_share_an_index(cli: CommandLine, run: Path, tmp_path: Path) -> None:
     first, second = Library([run]), Library([run])
     with lock_file(first.index.path.with_name(f".{first.index.path.name}.lock")):

@@ -1,9 +1,9 @@
 """The continuations of an audit, in a file: an interrupted audit continues with what was played.
 
-    {"schema": 3, "made_with": {…}}                                              what the returns depend on
-    {"returns": {"5f…": {"0": 1.0, "5": 0.0}, …}, "cost": {"continuations": 2, …}}    what was played in one go
+    {"schema": 4, "made_with": {…}}                                                      what the returns depend on
+    {"returns": {"5f…": {"0": 1.0, "5": 0.0}, …}, "cost": {"continuations": 2, …}, "check": "…"}    what was played in one go
 
-A line that was cut off by a crash at the end of the file is dropped; its continuations are played again. Continuation i of a
+Each line of returns carries a digest of itself. A line that was cut off by a crash at the end of the file is dropped; its continuations are played again. Continuation i of a
 state has a seed of its own, so it returns what it would have returned without the interruption. The cost is kept with the
 returns, so that an audit that was interrupted reports what it took in all.
 """
@@ -18,11 +18,11 @@ from types import TracebackType
 from typing import Any
 
 from searchgym.errors import RunDirectoryError
-from searchgym.files import lock_file
+from searchgym.files import lock_file, parse_json, read_bytes, seal, unseal
 
 __all__ = ["ContinuationStore"]
 
-_SCHEMA = 3
+_SCHEMA = 4
 
 
 class ContinuationStore:
@@ -79,7 +79,7 @@ class ContinuationStore:
         Raises:
             OSError: the file cannot be written.
         """
-        row = {"returns": returns, "cost": cost}
+        row = seal({"returns": returns, "cost": cost})
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self._take(returns, cost)
@@ -91,14 +91,19 @@ class ContinuationStore:
             self.cost[name] = self.cost.get(name, 0.0) + amount
 
     def _open(self, made_with: Any) -> None:
-        content = self._path.read_bytes() if self._path.exists() else b""
+        try:
+            content = read_bytes(self._path) if self._path.exists() else b""
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self._path} cannot be read ({error.strerror or error}): give another --out"
+            ) from error
         end = content.rfind(b"\n") + 1
         lines = content[:end].decode("utf-8", "replace").splitlines()
         if not lines:
             self._path.write_text(json.dumps({"schema": _SCHEMA, "made_with": made_with}) + "\n", "utf-8")
             return
         try:
-            head, *rows = map(json.loads, lines)
+            head, *rows = map(parse_json, lines)
             schema, was = head["schema"], head["made_with"]
             if schema == _SCHEMA:
                 for row in rows:
@@ -118,6 +123,7 @@ class ContinuationStore:
                 file.truncate(end)
 
     def _checked(self, row: Any) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
+        row = unseal(row)
         returns = {
             state: {int(i): float(value) for i, value in values.items()}
             for state, values in row["returns"].items()

@@ -1,7 +1,9 @@
 """Labels of rounds, from which a step reward model learns: a directory of two files.
 
     episodes.jsonl   the episodes
-    labels.json      {"schema": 1, "kind": …, "made_with": {…}, "labels": [[…], …], "advantages": …, "errors": …, "pairs": …}
+    labels.json      {"schema": 2, "kind": …, "made_with": {…}, "labels": [[…], …], "advantages": …, "errors": …, "pairs": …}
+
+labels.json also holds the digest of the labels with the episodes, and one of itself.
 
 Three kinds, one list of `labels` per episode of R rounds:
 
@@ -31,7 +33,7 @@ from numpy.typing import NDArray
 
 from searchgym.episode import Episode, load_episodes, save_episodes
 from searchgym.errors import ConfigError, EpisodeFileError
-from searchgym.files import json_digest, parse_json, read_json, write_text
+from searchgym.files import json_digest, parse_json, read_bytes, read_json, seal, unseal, write_text
 from searchgym.judges import Judge, traces_of
 
 from ..credit_audit.truth import TrueCredit
@@ -40,7 +42,7 @@ from .scores import round_score
 __all__ = ["EPISODES_FILE", "LABELS_FILE", "Kind", "Place", "StepLabels"]
 
 EPISODES_FILE, LABELS_FILE = "episodes.jsonl", "labels.json"
-_SCHEMA = 1
+_SCHEMA = 2
 _JUDGED_AT_ONCE = 256
 
 Kind = Literal["values", "verdicts", "preferences"]
@@ -125,7 +127,11 @@ class StepLabels:
                 f"{len(episodes)} episodes have {len(numbers)} ids: preferences need ids that differ"
             )
         pairs = []
-        for line, text in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            lines = read_bytes(path).splitlines()
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+        for line, text in enumerate(lines, 1):
             try:
                 row = parse_json(text)
                 better, worse = (_place(row[key], numbers, episodes) for key in ("better", "worse"))
@@ -194,7 +200,7 @@ class StepLabels:
             "pairs": self.pairs,
             "digest": self.digest,
         }
-        write_text(directory / LABELS_FILE, json.dumps(data, allow_nan=False) + "\n")
+        write_text(directory / LABELS_FILE, json.dumps(seal(data), allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, directory: Path) -> StepLabels:
@@ -202,8 +208,7 @@ class StepLabels:
 
         Raises:
             ConfigError: there is no labels.json.
-            EpisodeFileError: it does not belong to the episodes beside it, or is damaged.
-            EpisodeFileError: the episodes are damaged.
+            EpisodeFileError: it or the episodes are damaged, or they do not belong together.
         """
         path = directory / LABELS_FILE
         if not path.is_file():
@@ -215,13 +220,14 @@ class StepLabels:
             data = read_json(path)
             if data["schema"] != _SCHEMA:
                 raise ValueError(f"schema {data['schema']}, this version reads {_SCHEMA}")
+            data = unseal(data)
             rows = [np.array([math.nan if x is None else x for x in row]) for row in data["labels"]]
             advantages, errors = ([np.array(row) for row in data[key]] for key in ("advantages", "errors"))
             pairs = [((a, s), (b, t)) for (a, s), (b, t) in data["pairs"]]
             loaded = cls(data["kind"], episodes, rows, advantages, errors, pairs, data["made_with"])
             if loaded.digest != data["digest"]:
                 raise ValueError("its digest is another one than that of the labels and episodes")
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
             raise EpisodeFileError(f"{path} is damaged or was made with other episodes: {error}") from error
         return loaded
 

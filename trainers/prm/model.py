@@ -14,7 +14,7 @@ With `reference="gold"` every round is followed by a mark, which says whether it
 one that is known, or none. Such a model sees gold data, as the judges `rules` and `oracle` do.
 
 A saved model is a directory with the backbone's own files, `head.safetensors` and `prm.json`, which is written last and holds
-the checksums of the weights and the digest of the tokenizer.
+the checksums of all others, the digest of the tokenizer and a digest of itself.
 
 Axis suffixes: _N read-outs, flattened; _Q positions of a row; _W width.
 """
@@ -22,7 +22,7 @@ Axis suffixes: _N read-outs, flattened; _Q positions of a row; _W width.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from searchgym.agents.lm.prefix_tree import PrefixTree, split_by_budget
 from searchgym.agents.lm.weights import check_tensors
 from searchgym.errors import CheckpointError
-from searchgym.files import crc32, read_bytes, read_json, write_bytes, write_text
+from searchgym.files import checksums, read_bytes, read_json, seal, unseal, write_bytes, write_text
 from searchgym.judges import Trace
 
 from .backbones import Backbone, Mark, open_backbone
@@ -45,7 +45,7 @@ from .backbones import Backbone, Mark, open_backbone
 __all__ = ["CONFIG_FILE", "Loss", "Reading", "Reference", "RewardModel", "load_reward_model"]
 
 CONFIG_FILE, _HEAD_FILE = "prm.json", "head.safetensors"
-_SCHEMA = 1
+_SCHEMA = 2
 
 Loss = Literal["bce", "mse", "pairwise", "wdpo"]
 Reference = Literal["none", "gold"]
@@ -168,8 +168,13 @@ class RewardModel:
         """What outputs stand for."""
         return s_N.sigmoid() if self.loss in ("bce", "wdpo") else s_N
 
-    def save(self, directory: Path) -> None:
-        """Write the model; a directory with prm.json is complete."""
+    def save(self, directory: Path, without: Collection[str] = ()) -> None:
+        """Write the model; a directory with prm.json is complete.
+
+        Args:
+            directory: of the model; created.
+            without: names of other files in it.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         self.backbone.save(directory)
         head = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
@@ -181,10 +186,10 @@ class RewardModel:
             "loss": self.loss,
             "labels": self.kind,
             "reference": self.reference,
-            "weights": {path.name: crc32(path) for path in sorted(directory.glob("*.safetensors"))},
+            "files": {name: entry for name, entry in checksums(directory).items() if name not in without},
             "notes": self.notes,
         }
-        write_text(directory / CONFIG_FILE, json.dumps(data, indent=2, allow_nan=False) + "\n")
+        write_text(directory / CONFIG_FILE, json.dumps(seal(data), indent=2, allow_nan=False) + "\n")
 
 
 def load_reward_model(directory: Path, options: Mapping[str, Any] | None = None) -> RewardModel:
@@ -206,13 +211,13 @@ def load_reward_model(directory: Path, options: Mapping[str, Any] | None = None)
         data = read_json(path)
         if data["schema"] != _SCHEMA:
             raise ValueError(f"schema {data['schema']}, this version reads {_SCHEMA}")
-        kind, loss, labels, weights = (data[key] for key in ("backbone", "loss", "labels", "weights"))
-        changed = [name for name, value in weights.items() if crc32(directory / name) != value]
-        if changed:
+        data = unseal(data)
+        kind, loss, labels, files = (data[key] for key in ("backbone", "loss", "labels", "files"))
+        found = checksums(directory)
+        if changed := [name for name in files if found.get(name) != files[name]]:
             raise ValueError(f"{changed[0]} is not the file that was written with it")
         head = load_tensors(read_bytes(directory / _HEAD_FILE))
-        tokenizer, notes = data["tokenizer"], data["notes"]
-        reference = data.get("reference", "none")  # models of earlier versions have none
+        reference, tokenizer, notes = (data[key] for key in ("reference", "tokenizer", "notes"))
     except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     backbone = open_backbone(kind, {"checkpoint": str(directory), **(options or {})})

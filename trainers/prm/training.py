@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from searchgym.errors import CheckpointError, ConfigError, TrainingError
-from searchgym.files import json_digest, write_bytes
+from searchgym.files import arrays_check, json_digest, open_regular, write_bytes
 
 from .backbones import Backbone
 from .examples import Example, check_labels, draw_batches, examples
@@ -97,7 +97,7 @@ def train_reward_model(
         on_epoch(rows[-1])
     training.take_best()
     model.notes = {"made_with": dict(labels.made_with), "settings": asdict(settings), "epochs": rows}
-    model.save(out)
+    model.save(out, without=[_STATE_FILE])
     state.unlink()
     return model
 
@@ -150,22 +150,26 @@ class _Training:
         for name, p in self._parameters.items():
             for key, value in self._optimizer.state[p].items():
                 tensors[f"{key}.{name}"] = value
+        tensors = {name: tensor.contiguous().cpu().clone() for name, tensor in tensors.items()}
         metadata = {
             "made_with": json_digest(made_with),
             "rows": json.dumps(rows),
             "lowest": repr(self._lowest),
         }
-        write_bytes(
-            path, save_tensors({n: t.contiguous().cpu().clone() for n, t in tensors.items()}, metadata)
-        )
+        metadata["check"] = arrays_check(metadata, _raw(tensors))
+        write_bytes(path, save_tensors(tensors, metadata))
 
     def restore(self, path: Path, made_with: dict[str, Any]) -> list[dict[str, float]]:
         """Continue from a file that `save` wrote; returns the figures of the epochs so far."""
         try:
+            open_regular(path).close()  # a pipe would block
             with safe_open(path, "pt") as file:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (OSError, SafetensorError) as error:
+            check = metadata.pop("check")
+            if check != arrays_check(metadata, _raw(tensors)):
+                raise ValueError("its checksum differs")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             raise CheckpointError(
                 f"{path} is damaged ({error}): remove it to train from the beginning"
             ) from error
@@ -279,6 +283,11 @@ def _rate(progress: float, rise: float = 0.05, final: float = 0.05) -> float:
     if progress < rise:
         return (progress + 1e-3) / (rise + 1e-3)
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * (progress - rise) / (1.0 - rise)))
+
+
+def _raw(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """The bytes of tensors of any type, by name."""
+    return {name: tensor.reshape(-1).view(torch.uint8).numpy() for name, tensor in tensors.items()}
 
 
 def _weights_digest(model: RewardModel) -> str:

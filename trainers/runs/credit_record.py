@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -27,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from searchgym.errors import RunDirectoryError
-from searchgym.files import open_regular, replacing
+from searchgym.files import arrays_check, open_regular, replacing
 
 if TYPE_CHECKING:
     from searchgym.episode import Episode
@@ -222,7 +221,7 @@ def save_credit(path: Path, record: CreditRecord) -> None:
         "trained_reward_E": np.array([e.trained_reward for e in episodes], dtype=np.float64),
         "relative_reward_E": np.array([e.relative_reward for e in episodes], dtype=np.float64),
     }
-    index["check"] = _check(index, tensors)
+    index["check"] = arrays_check(index, tensors)
     path.parent.mkdir(exist_ok=True)
     with replacing(path, alone=True) as temporary:
         save_file(tensors, temporary, {"searchgym": json.dumps(index)})
@@ -268,19 +267,11 @@ def load_credit(run_dir: str | Path, step: int | None = None) -> CreditRecord:
                 "of searchgym that wrote it"
             )
         check = index.pop("check", None)  # absent in files of earlier versions
-        if check is not None and check != _check(index, tensors):
+        if check is not None and check != arrays_check(index, tensors):
             raise ValueError("its checksum differs")
         return _unpack(index, tensors)
     except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         raise RunDirectoryError(f"{saved[step]} is damaged ({error}): remove it") from error
-
-
-def _check(index: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> str:
-    """Checksum of a record: of its index and of all numbers."""
-    value = zlib.crc32(json.dumps(index, sort_keys=True).encode())
-    for name in sorted(tensors):
-        value = zlib.crc32(np.ascontiguousarray(tensors[name]).tobytes(), zlib.crc32(name.encode(), value))
-    return f"{value:08x}"
 
 
 def _unpack(index: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> CreditRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -101,12 +102,20 @@ def staleness(groups: Sequence[Group], version: int) -> float | None:
 def _surprisal(episodes: Sequence[Episode]) -> float | None:
     """Mean of −log π over the sampled tokens, in nats: an estimate of the entropy over all collected episodes.
 
-    None if nothing was sampled (recorded episodes have no temperature).
+    Acts that were not sampled (recorded or written by another agent) have no temperature, and their tokens no
+    log-probability: they do not count. None if nothing was sampled.
     """
-    sampled = [episode for episode in episodes if episode.rounds[0].temperature is not None]
-    segments = [segment for episode in sampled for segment in episode.segments]
-    tokens = sum(sum(segment.mask) for segment in segments)
-    return -sum(sum(segment.logprobs) for segment in segments) / tokens if tokens else None
+    tokens, total = 0, 0.0
+    for episode in episodes:
+        written = {i for i, record in enumerate(episode.rounds) if record.temperature is None}
+        for segment in episode.segments:
+            mask, logprobs = segment.mask, segment.logprobs
+            if written:
+                kept = [index not in written for index in segment.rounds]
+                mask, logprobs = list(compress(mask, kept)), list(compress(logprobs, kept))
+            tokens += sum(mask)
+            total += sum(logprobs)
+    return -total / tokens if tokens else None
 
 
 def _searched_before(episode: Episode) -> list[bool]:

@@ -10,7 +10,7 @@ import torch
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.errors import ConfigError
-from searchgym.rollouts.collection import open_agent
+from searchgym.rollouts.collection import agent_context_of, open_agent
 
 from ..algorithm import Algorithm, training_envs
 from ..config import TrainConfig
@@ -87,6 +87,9 @@ def open_parts(config: TrainConfig, kind: type[Algorithm] | None = None) -> Part
             f"agent {config.agent!r} cannot be trained: it has no weights (choose another, e.g. 'tiny' or 'candidate')"
         )
     algorithm.check_policy(policy)
+    policy.bind(
+        agent_context_of(envs.config)
+    )  # an environment that it cannot play is refused before anything is written
     if config.streams == "episode":
         try:
             policy.seed([], [])

@@ -65,14 +65,17 @@ def create_app(library: Library) -> Starlette:
 
     async def blocks(request: Request) -> Response:
         ids = [int(part) for part in request.query_params.get("id", "").split(",") if part.isdecimal()][:500]
-        found = await asyncio.to_thread(library.index.blocks, ids)
-        body = ",".join(f'"{block}":{columns}' for block, columns in found.items())
-        return Response(f"{{{body}}}", 200, _HEADERS, "application/json")
+
+        def read() -> str:
+            found = library.index.blocks(ids)
+            body = ",".join(f'"{block}":{columns}' for block, columns in found.items())
+            return f"{{{body}}}"
+
+        return await _text(read)
 
     async def search(request: Request) -> Response:
         text = request.query_params.get("q", "")[:1000]
-        found = await asyncio.to_thread(library.index.search, text)
-        return Response(found, 200, _HEADERS, "application/json")
+        return await _text(lambda: library.index.search(text))
 
     async def about(request: Request) -> Response:
         return await _json(lambda: library.about(request.query_params.get("source", "")))
@@ -93,6 +96,15 @@ def create_app(library: Library) -> Starlette:
     ]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     return Starlette(routes=routes, middleware=[hosts])
+
+
+async def _text(read: Callable[[], str]) -> Response:
+    """The JSON text that `read` returns; a typed error becomes {"error": …} with status 503: the next request may succeed."""
+    try:
+        body, status = await asyncio.to_thread(read), 200
+    except SearchGymError as error:
+        body, status = json.dumps({"error": str(error)}), 503
+    return Response(body, status, _HEADERS, "application/json")
 
 
 async def _json(read: Callable[[], Any]) -> Response:

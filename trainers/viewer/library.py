@@ -54,7 +54,7 @@ class Library:
     def _follow(self) -> None:
         while not self._stop.is_set():
             try:
-                if self._problem:
+                if self._problem or self.index.damaged:
                     self.index.remake()
                 self.refresh()
                 self._problem = ""
