@@ -37,8 +37,9 @@ from ..indexing.arguments import check_k, check_queries
 from ..indexing.backend import Estimate, IndexBackend, Progress
 from ..indexing.cache import MANIFEST, digest
 from ..indexing.checksums import CHECKSUMS
-from .encoders import MINILM, Encoder, EncoderOptions, EncoderSpec
+from .encoders import Encoder, EncoderOptions, EncoderSpec
 from .faiss_files import FaissFiles, build_faiss_files, faiss_bytes
+from .model_files import MINILM
 from .rows import GROUP_FILES, Groups, Vectors, group_passages, group_vectors, passage_text
 from .vectors import (
     VECTORS,
