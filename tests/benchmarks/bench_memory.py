@@ -5,7 +5,7 @@
     python tests/benchmarks/bench_memory.py service --minutes 60    the service at full load
 
 Each run is a process with a folder of temporary files of its own. It is looked at from outside, 400 times at least. The first
-half is warm-up: caches fill, and what is imported late is imported. Over the second half, the slope is that of a straight line through
+half is warm-up: caches fill (that of queries is made small), and what is imported late is imported. Over the second half, the slope is that of a straight line through
 the means of twenty equal parts, because neighbouring samples are not independent, with its 95 % interval (Student's t). A leak is a
 slope whose interval does not contain 0. `anonymous` is the memory without pages of mapped files, which the system takes back
 when it needs them.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import random
 import subprocess
@@ -34,6 +35,8 @@ from bench_service import batches, endless_queries, load_server, open_served, ra
 PARTS = 20  # of the second half
 T95 = 2.101  # quantile of Student's t with PARTS - 2 degrees of freedom
 MB = 2**20
+# The default cache of queries, 256 MB, would be filled by hundreds of thousands of them: a slope that is no leak.
+RETRIEVER = {"name": "bm25", "cache_bytes": 4 * MB}
 COLUMNS = ("resident MB", "anonymous MB", "descriptors", "threads", "temporary files")
 
 
@@ -143,7 +146,7 @@ def play_episodes(count: int) -> None:
     from searchgym.agents.candidate.agent import CandidateAgent
     from searchgym.rollouts import collect
 
-    envs = searchgym.make_vec("SearchQA-Terse-v0", num_envs=64)
+    envs = searchgym.make_vec("SearchQA-Terse-v0", num_envs=64, retriever=RETRIEVER)
     agent = CandidateAgent()
     agent.greedy = True  # samples would meet new states for ever, and the caches of texts would not fill within the first half
     tasks = itertools.cycle(envs.task_ids("train"))
@@ -236,6 +239,7 @@ def main() -> None:
         else:
             train = "train --agent candidate --questions 8 --group-size 8 --lr 0.15 --threads 1 --set skip_equal=false"
             command = ["-c", "from searchgym.cli import main; main()", *train.split()]
+            command += ["--eval-episodes", "0", "--env-option", f"retriever={json.dumps(RETRIEVER)}"]
             command += ["--iterations", str(options.iterations), "--run-dir", str(folder / "run")]
             report(f"{options.iterations} iterations", run_child(command, folder, options.every))
 
