@@ -172,11 +172,11 @@ def run_child(command: Sequence[str], folder: Path, every: float) -> Watch:
     return watch
 
 
-def serve(folder: Path, keep: Path | None, minutes: float, every: float) -> tuple[Watch, int, int]:
+def serve(folder: Path, options: argparse.Namespace) -> tuple[Watch, int, int]:
     """The service under load; its watch, requests answered and lost."""
     temporary = folder / "temporary"
     temporary.mkdir()
-    directory = open_served("bm25", 200_000, keep or folder)[0]
+    directory = open_served("bm25", options.passages, (options.keep or folder).absolute())[0]
     _, questions = raw_material()
     new, rng = endless_queries(questions), random.Random(5)
     known = list(itertools.islice(new, 98_000))
@@ -198,8 +198,8 @@ def serve(folder: Path, keep: Path | None, minutes: float, every: float) -> tupl
     )
     os.environ["TMPDIR"] = str(temporary)
     with started(*command) as (url, pid):
-        watch = Watch(pid, temporary, every)
-        tally, _ = load_server(url, clients, 60 * minutes, keep=False)
+        watch = Watch(pid, temporary, options.every)
+        tally, _ = load_server(url, clients, 60 * options.minutes, keep=False)
         watch.close()
     return watch, len(tally.seconds), tally.lost
 
@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=30_000)
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=60, help="of the service")
+    parser.add_argument("--passages", type=int, default=200_000, help="that the service searches")
     parser.add_argument("--every", type=float, default=0.25, help="seconds between samples")
     parser.add_argument("--keep", type=Path, help="directory of corpus and index of the service")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -222,10 +223,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if options.run == "service":
-            keep = options.keep.absolute() if options.keep else None
-            watch, answered, lost = serve(
-                folder, keep, options.minutes, max(options.every, options.minutes / 20)
-            )
+            watch, answered, lost = serve(folder, options)
             report(f"service, {answered:,} requests answered, {lost} lost", watch)
         elif options.run == "episodes":
             child = [
