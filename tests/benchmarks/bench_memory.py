@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from bench_service import batches, endless_queries, load_server, open_served, raw_material, started
+from bench_service import SEARCHGYM, batches, endless_queries, load_server, open_served, raw_material, started
 
 PARTS = 20  # of the second half
 T95 = 2.101  # quantile of Student's t with PARTS - 2 degrees of freedom
@@ -187,15 +187,7 @@ def serve(folder: Path, options: argparse.Namespace) -> tuple[Watch, int, int]:
             yield rng.choice(known)
 
     clients = [batches(mixed(), 32) for _ in range(4)] + [batches(mixed(), 1) for _ in range(4)]
-    command = (
-        "-c",
-        "from searchgym.cli import main; main()",
-        "index",
-        "serve",
-        str(directory),
-        "--port",
-        "0",
-    )
+    command = (*SEARCHGYM, "index", "serve", str(directory), "--port", "0")
     os.environ["TMPDIR"] = str(temporary)
     with started(*command) as (url, pid):
         watch = Watch(pid, temporary, options.every)
