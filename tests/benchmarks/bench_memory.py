@@ -26,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +79,13 @@ class Watch:
         pid: the process.
         temporary: its folder of temporary files.
         every: seconds between samples.
+        over: whether the work is done, and only its end is left (reports, pictures).
     """
 
-    def __init__(self, pid: int, temporary: Path, every: float) -> None:
-        self._pid, self._temporary, self._every = pid, temporary, every
+    def __init__(
+        self, pid: int, temporary: Path, every: float, over: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._pid, self._temporary, self._every, self._done = pid, temporary, every, over
         self.times: list[float] = []
         self.samples: list[tuple[float, ...]] = []
         self._over = threading.Event()
@@ -92,7 +95,7 @@ class Watch:
     def _run(self) -> None:
         while not self._over.wait(self._every):
             sample = look(self._pid, self._temporary)
-            if not sample[0]:
+            if not sample[0] or self._done():
                 return
             self.times.append(time.monotonic())
             self.samples.append(sample)
@@ -155,7 +158,9 @@ def play_episodes(count: int) -> None:
         assert all(episode.outcome is not None for episode in episodes)
 
 
-def run_child(command: Sequence[str], folder: Path, every: float) -> Watch:
+def run_child(
+    command: Sequence[str], folder: Path, every: float, over: Callable[[], bool] = lambda: False
+) -> Watch:
     """Run a command to its end under a watch."""
     temporary = folder / "temporary"
     temporary.mkdir()
@@ -165,7 +170,7 @@ def run_child(command: Sequence[str], folder: Path, every: float) -> Watch:
         cwd=folder,
         stdout=subprocess.DEVNULL,
     )
-    watch = Watch(process.pid, temporary, every)
+    watch = Watch(process.pid, temporary, every, over)
     if process.wait():
         sys.exit(f"{' '.join(command)} ended with status {process.returncode}")
     watch.close()
@@ -231,7 +236,12 @@ def main() -> None:
             command = ["-c", "from searchgym.cli import main; main()", *train.split()]
             command += ["--eval-episodes", "0", "--env-option", f"retriever={json.dumps(RETRIEVER)}"]
             command += ["--iterations", str(options.iterations), "--run-dir", str(folder / "run")]
-            report(f"{options.iterations} iterations", run_child(command, folder, options.every))
+            metrics = folder / "run" / "metrics.jsonl"
+
+            def over() -> bool:
+                return metrics.exists() and metrics.read_bytes().count(b"\n") >= options.iterations - 1
+
+            report(f"{options.iterations} iterations", run_child(command, folder, options.every, over))
 
 
 if __name__ == "__main__":
