@@ -5,7 +5,7 @@
     python tests/benchmarks/bench_memory.py service --minutes 60    the service at full load
 
 Each run is a process with a folder of temporary files of its own. It is looked at from outside, 400 times at least. The first
-half is warm-up: caches fill (that of queries is made small), and what is imported late is imported. Over the second half, the slope is that of a straight line through
+half is warm-up: caches fill (those of queries are made small), and what is imported late is imported. Over the second half, the slope is that of a straight line through
 the means of twenty equal parts, because neighbouring samples are not independent, with its 95 % interval (Student's t). A leak is a
 slope whose interval does not contain 0. `anonymous` is the memory without pages of mapped files, which the system takes back
 when it needs them.
@@ -192,7 +192,7 @@ def serve(folder: Path, options: argparse.Namespace) -> tuple[Watch, int, int]:
             yield rng.choice(known)
 
     clients = [batches(mixed(), 32) for _ in range(4)] + [batches(mixed(), 1) for _ in range(4)]
-    command = (*SEARCHGYM, "index", "serve", str(directory), "--port", "0")
+    command = (*SEARCHGYM, "index", "serve", str(directory), "--port", "0", "--cache-mb", "16")
     os.environ["TMPDIR"] = str(temporary)
     with started(*command) as (url, pid):
         watch = Watch(pid, temporary, options.every)
