@@ -33,7 +33,8 @@ from searchgym.question import Corpus
 from searchgym.retriever import Hit
 from searchgym.scoring import normalize_answer
 
-from .encoders import MINILM, Encoder, EncoderSpec
+from .encoders import Encoder, EncoderSpec
+from .model_files import MINILM
 
 __all__ = ["EvidenceJudge"]
 

@@ -55,6 +55,7 @@ class FaissFiles:
 
     Attributes:
         dimension: components of a vector.
+        flat: the faiss index, if it is flat.
     """
 
     def __init__(self, directory: Path, nprobe: int, ef_search: int) -> None:
@@ -81,6 +82,7 @@ class FaissFiles:
             self._shards.append(index)
         first = self._shards[0]
         self.dimension: int = first.d
+        self.flat = first if isinstance(first, self._faiss.IndexFlatIP) else None
         self._hnsw = isinstance(first, self._faiss.IndexHNSW)
         self._nprobe = 0
         if isinstance(first, self._faiss.IndexIVF):

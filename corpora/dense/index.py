@@ -37,9 +37,11 @@ from ..indexing.arguments import check_k, check_queries
 from ..indexing.backend import Estimate, IndexBackend, Progress
 from ..indexing.cache import MANIFEST, digest
 from ..indexing.checksums import CHECKSUMS
-from .encoders import MINILM, Encoder, EncoderOptions, EncoderSpec
+from .encoders import Encoder, EncoderOptions, EncoderSpec
 from .faiss_files import FaissFiles, build_faiss_files, faiss_bytes
+from .model_files import MINILM
 from .rows import GROUP_FILES, Groups, Vectors, group_passages, group_vectors, passage_text
+from .scan import AT_ONCE, ByteScan, Scored, has_fast_bytes
 from .vectors import (
     VECTORS,
     PublishedVectors,
@@ -92,6 +94,8 @@ class Dense:
         self.directory = directory
         self._threads = encoder.threads or 1
         self._index = FaissFiles(directory, settings["nprobe"], settings["ef_search"])
+        flat = self._index.flat
+        self._scan = ByteScan(flat, self._threads) if flat is not None and has_fast_bytes() else None
         self._groups = Groups(directory)
         self._vectors: LRUCache[str, NDArray[np.float32]] = LRUCache(_CACHED_QUERIES)
         files = json.loads((directory / MANIFEST).read_text("utf-8"))["files"]
@@ -131,8 +135,8 @@ class Dense:
                 raise RetrievalError(f"encoder {self.encoder.path.name!r} failed: {error}") from error
         with _faiss_threads(self._threads):
             encoded = list(vectors)
-            for start in range(0, len(encoded), _BATCH):
-                batch = encoded[start : start + _BATCH]
+            for start in range(0, len(encoded), AT_ONCE):
+                batch = encoded[start : start + AT_ONCE]
                 rows = self._nearest(np.stack([vectors[query] for query in batch]), limit)
                 found.update(zip(batch, (self._hits(*r, limit) for r in rows), strict=True))
         results = []
@@ -149,10 +153,19 @@ class Dense:
             self._vectors.put(query, vector)
         return vector
 
-    def _nearest(
-        self, queries: NDArray[np.float32], k: int
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    def _nearest(self, queries: NDArray[np.float32], k: int) -> list[Scored]:
         """Scores and rows for each query: the k best, and all that score the same as the last of these."""
+        k = min(k, len(self._groups))
+        scanned = self._scan.search(queries, k) if self._scan is not None else [None] * len(queries)
+        left = [number for number, one in enumerate(scanned) if one is None]
+        searched: list[Scored] = []
+        for start in range(0, len(left), _BATCH):
+            searched += self._searched(queries[left[start : start + _BATCH]], k)
+        rest = iter(searched)
+        return [next(rest) if one is None else one for one in scanned]
+
+    def _searched(self, queries: NDArray[np.float32], k: int) -> Iterator[Scored]:
+        """`_nearest`, by faiss alone."""
         fetch = min(k + 1, len(self._groups))
         scores, rows = self._index.search(queries, fetch)
         for query, some_scores, some_rows in zip(queries, scores, rows, strict=True):

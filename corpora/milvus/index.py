@@ -39,7 +39,8 @@ from searchgym.retriever import Hit, SearchResult, check_result
 
 from ..bm25.analyzer import TOKENIZER, stem, words
 from ..bm25.index import MAX_QUERY_TERMS
-from ..dense.encoders import MINILM, Encoder, EncoderOptions, EncoderSpec
+from ..dense.encoders import Encoder, EncoderOptions, EncoderSpec
+from ..dense.model_files import MINILM
 from ..hybrid import Hybrid
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.cache import digest

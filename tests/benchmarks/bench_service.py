@@ -3,6 +3,8 @@
     python tests/benchmarks/bench_service.py                        short
     python tests/benchmarks/bench_service.py --seconds 60           64 clients for a minute
     python tests/benchmarks/bench_service.py --keep DIR             keeps corpus and indexes there for the next run
+    python tests/benchmarks/bench_service.py --against PYTHON       cold requests of 32, in turns with the service of an
+                                                                    earlier version, installed for that interpreter
 
 The passages are sentences of the real passages next to the repository, shuffled; without those, of the generated
 world. The peer answers the same protocol the way retrieval servers are usually written: a FastAPI route with a
@@ -24,6 +26,7 @@ import os
 import random
 import re
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -40,13 +43,14 @@ import Stemmer
 
 from searchgym.corpora import build_index, open_index
 from searchgym.corpora.service.protocol import read_document
-from searchgym.options import load
+from searchgym.options.plugins import load
 from searchgym.question import Corpus
 from searchgym.retriever import Retriever
 from searchgym.specs import open_corpus
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 TOPK = 3  # what Search-R1's clients ask for
+SEARCHGYM = ("-P", "-c", "from searchgym.cli import main; main()")
 TOY = {"cold B=32x4": 394, "cached B=32x4": 5190}  # q/s
 
 
@@ -115,7 +119,7 @@ class Tally:
 
 
 async def client(
-    address: tuple[str, int], requests: Iterator[Sequence[str]], until: float, tally: Tally
+    address: tuple[str, int], requests: Iterator[Sequence[str]], until: float, tally: Tally, keep: bool
 ) -> None:
     """Ask one request after the other on one connection."""
     reader, writer = await asyncio.open_connection(*address, limit=2**24)
@@ -139,18 +143,23 @@ async def client(
             continue
         tally.seconds.append(time.perf_counter() - started)
         tally.queries += len(queries)
-        tally.changed += tally.first.setdefault(tuple(queries), payload) != payload
+        if keep:
+            tally.changed += tally.first.setdefault(tuple(queries), payload) != payload
     writer.close()
 
 
-def load_server(url: str, clients: Sequence[Iterator[Sequence[str]]], seconds: float) -> tuple[Tally, float]:
-    """Run clients against a server; what they saw, and queries per second."""
+def load_server(
+    url: str, clients: Sequence[Iterator[Sequence[str]]], seconds: float, keep: bool = True
+) -> tuple[Tally, float]:
+    """Run clients against a server; what they saw (with the answers, if they are kept), and queries per second."""
     tally = Tally()
     host, port = url.removeprefix("http://").split(":")
 
     async def run() -> None:
         until = time.perf_counter() + seconds
-        await asyncio.gather(*(client((host, int(port)), requests, until, tally) for requests in clients))
+        await asyncio.gather(
+            *(client((host, int(port)), requests, until, tally, keep) for requests in clients)
+        )
 
     started = time.perf_counter()
     asyncio.run(run())
@@ -183,9 +192,9 @@ def unequal(tally: Tally, index: Retriever) -> int:
 
 
 @contextmanager
-def started(*command: str) -> Iterator[str]:
-    """A server process; gives its url once it answers."""
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+def started(*command: str, python: str = sys.executable) -> Iterator[tuple[str, int]]:
+    """A server process; gives its url and its id once it answers."""
+    process = subprocess.Popen([python, *command], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         url = re.search(r"http://[\d.]+:\d+", process.stdout.readline())[0]  # type: ignore[index]
@@ -197,10 +206,22 @@ def started(*command: str) -> Iterator[str]:
                 break
             except httpx.TransportError:
                 time.sleep(0.1)
-        yield url
+        yield url, process.pid
     finally:
         process.terminate()
         process.wait(30)
+
+
+def open_served(retriever: str, passages: int, folder: Path) -> tuple[Path, Corpus, Path]:
+    """Index, corpus and its directory in a folder, which keeps them; made if they are not there."""
+    os.environ["SEARCHGYM_HOME"] = str(folder / "home")
+    corpus_folder = folder / f"corpus-{passages}"
+    if not corpus_folder.exists():
+        write_corpus(corpus_folder, passages, raw_material()[0])
+    corpus = open_corpus(str(corpus_folder))
+    directory = folder / f"{retriever}-{passages}"
+    build_index(load("retrievers", retriever), corpus, directory, corpus_spec=str(corpus_folder))
+    return directory, corpus, corpus_folder
 
 
 def build_peer(corpus: Corpus, directory: Path) -> None:
@@ -268,29 +289,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--keep", type=Path, help="directory of corpus and index")
     parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--against", help="the Python interpreter of an earlier version")
+    parser.add_argument("--rounds", type=int, default=5, help="with --against")
     parser.add_argument("--peer", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer:
         run_peer(*options.peer)
         return
 
-    sentences, questions = raw_material()
+    questions = raw_material()[1]
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.keep or Path(temporary)).absolute()
-        os.environ["SEARCHGYM_HOME"] = str(folder / "home")
-        corpus_folder = folder / f"corpus-{options.passages}"
-        if not corpus_folder.exists():
-            write_corpus(corpus_folder, options.passages, sentences)
-        corpus = open_corpus(str(corpus_folder))
-        directory = folder / f"{options.retriever}-{options.passages}"
-        build_index(load("retrievers", options.retriever), corpus, directory, corpus_spec=str(corpus_folder))
+        directory, corpus, corpus_folder = open_served(options.retriever, options.passages, folder)
         index = open_index(directory, corpus)
 
+        if options.against:
+            compare(directory, corpus_folder, index, options)
+            return
         fresh = endless_queries(questions)
         servers = {
             f"service workers={workers} threads={threads}": (
-                "-c", "from searchgym.cli import main; main()", "index", "serve", str(directory), "--port", "0",
-                "--workers", str(workers), "--threads", str(threads),
+                *SEARCHGYM, "index", "serve", str(directory), "--port", "0", "--workers", str(workers), "--threads", str(threads),
             )
             for workers in options.workers
             for threads in options.threads
@@ -302,7 +321,7 @@ def main() -> None:
             servers["peer"] = (__file__, "--peer", str(corpus_folder), str(peer))
         rates: dict[str, dict[str, float]] = {}
         for name, command in servers.items():
-            with started(*command) as url:
+            with started(*command) as (url, _):
                 tallies, rates[name] = measure(url, fresh, options)
             crowd = tallies[-1]
             waits = sorted(crowd.seconds)
@@ -332,6 +351,36 @@ def main() -> None:
                 if name == "peer"
             )
         )
+
+
+def compare(directory: Path, corpus_folder: Path, index: Retriever, options: argparse.Namespace) -> None:
+    """Print what this service and that of an earlier version do with cold requests of 32, in turns."""
+    folder = directory.parent / "earlier"
+    if not folder.exists():
+        command = [*SEARCHGYM, "index", "build", "--corpus", str(corpus_folder), "--out", str(folder)]
+        home = {**os.environ, "SEARCHGYM_HOME": str(directory.parent / "earlier-home")}
+        subprocess.run([options.against, *command], check=True, env=home, stdout=sys.stderr)
+    fresh = endless_queries(raw_material()[1])
+    rates: dict[str, list[float]] = {"service": [], "earlier": []}
+    bad = dict.fromkeys(rates, 0)
+    serve = (*SEARCHGYM, "index", "serve")
+    with (
+        started(*serve, str(directory), "--port", "0") as (ours, _),
+        started(*serve, str(folder), "--port", "0", python=options.against) as (theirs, _),
+    ):
+        for number in range(-1, options.rounds):
+            for name, url in {"service": ours, "earlier": theirs}.items():
+                clients = [batches(fresh, 32) for _ in range(4)]
+                tally, rate = load_server(url, clients, options.warmup if number < 0 else options.phase)
+                bad[name] += tally.lost + tally.changed + unequal(tally, index)
+                if number >= 0:
+                    rates[name].append(rate)
+    new, old = (statistics.median(rates[name]) for name in rates)
+    print(
+        f"cold B=32x4, {options.rounds} rounds in turns: {new:.0f} against {old:.0f} q/s = {new / old:.2f}x (rounds: "
+        + ", ".join(f"{a / b:.2f}" for a, b in zip(*rates.values(), strict=True))
+        + f"); lost, or not equal to the in-process index: {bad['service']}, earlier {bad['earlier']}"
+    )
 
 
 def measure(

@@ -25,8 +25,9 @@ from tiny_encoder import DIMENSION, write_encoder  # noqa: E402
 from searchgym.conformance import check_retriever  # noqa: E402
 from searchgym.corpora.dense import faiss_files, vectors  # noqa: E402
 from searchgym.corpora.dense import index as dense  # noqa: E402
-from searchgym.corpora.dense.encoders import Encoder, locate_encoder  # noqa: E402
+from searchgym.corpora.dense.encoders import Encoder  # noqa: E402
 from searchgym.corpora.dense.index import DENSE_BACKEND, Dense  # noqa: E402
+from searchgym.corpora.dense.model_files import locate_encoder  # noqa: E402
 from searchgym.corpora.indexing import cache  # noqa: E402
 from searchgym.corpora.indexing.backend import build_index, open_index, quiet  # noqa: E402
 from searchgym.errors import (  # noqa: E402
