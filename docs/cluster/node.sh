@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The processes of one machine, until it is stopped; a server that ends is started again.
+# The processes of one machine, until it is stopped; what ends is started again.
 #
 #   bash node.sh learn                the machine that learns: Ray's head
 #   bash node.sh play HEAD            a machine that plays: a replica of the index, vLLM, and a Ray node that joins HEAD
@@ -25,17 +25,17 @@ trap 'exit 143' INT TERM
 trap 'trap - EXIT TERM; kill 0' EXIT
 case ${1:-} in
 learn)
-    ray start --head --port "$port" --dashboard-port "${DASHBOARD:-8265}" --disable-usage-stats --block &
+    keep_up ray start --head --port "$port" --dashboard-port "${DASHBOARD:-8265}" --disable-usage-stats --block &
     ;;
 play)
     # Unquoted: a command line of words.
     keep_up $SERVE_INDEX &
     keep_up $SERVE_MODEL &
-    ray start --address "$2:$port" --resources "{\"rollout\": $slots}" --disable-usage-stats --block &
+    keep_up ray start --address "$2:$port" --resources "{\"rollout\": $slots}" --disable-usage-stats --block &
     ;;
 *)
     sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
-wait $! # of Ray; in the foreground it would keep the traps from running
+wait # in the foreground a command would keep the traps from running

@@ -139,7 +139,7 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 300.0) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 900.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what} did not come within {seconds:g} s"
