@@ -2,8 +2,9 @@
 
 python tests/campaigns/cluster.py [FOLDER]      (default: a temporary one; needs searchgym[train,ray,serve,api] and ray[default])
 
-The processes are those of docs/cluster/node.sh, submitted and configured by the files beside it, with two differences: the
-model is a tiny one, and vLLM is `tests/fixtures/stub_vllm.py`, which samples from a real model by vLLM's protocol. There are two
+The processes are those of docs/cluster/node.sh, submitted and configured by the files beside it, with three differences: the
+model is a tiny one, torchrun starts the learning processes, and vLLM is `tests/fixtures/stub_vllm.py`, which samples from a real
+model by vLLM's protocol. There are two
 learning processes (FSDP), each with a rollout worker on Ray, an index server and a model server. One run is undisturbed; in
 another a rollout worker, the index server, the model server and a learning process are killed, each in an iteration of its
 own, and the last is followed by `--resume`. Episodes, metrics and weights must be those of the undisturbed run. The same
@@ -151,8 +152,10 @@ def submit(run: Path, options: list[str]) -> subprocess.Popen[bytes]:
     program = Path(sys.executable).parent
     command = [str(program / "ray"), "job", "submit", "--address", f"http://127.0.0.1:{DASHBOARD}"]
     command += ["--working-dir", str(FILES), "--runtime-env", str(FILES / "ray-job.yaml"), "--"]
-    command += [str(program / "accelerate"), "launch", "--config_file", "fsdp.yaml", "--cpu"]
-    command += ["--num_processes", "2", "-m", "searchgym", "train", *options, "--run-dir", str(run)]
+    # Without GPUs accelerate's launcher starts one process, whatever --num_processes says: torchrun, with its variables.
+    fsdp = ["ACCELERATE_USE_FSDP=true", "FSDP_VERSION=2", "ACCELERATE_USE_CPU=true"]
+    command += ["env", *fsdp, str(program / "torchrun"), "--nproc_per_node", "2", "--master_port", "29655"]
+    command += ["-m", "searchgym", "train", *options, "--run-dir", str(run)]
     with (run.parent / f"{run.name}.log").open("a") as log:
         return subprocess.Popen(command, stdout=log, stderr=log)
 
