@@ -123,7 +123,8 @@ class Episode:
         outcome: how the episode ended and what it scored.
         terminated: whether the agent answered.
         truncated: whether the episode ended without an answer.
-        valid_for_training: False if the infrastructure, or a judge that the reward needs, failed.
+        valid_for_training: False if the infrastructure, or a judge that the reward needs, failed; and for imported rollouts,
+            which have no tokens.
         segments: the tokens; empty for text agents.
         extra: `type` and `hops` of the question, and what trainers add (JSON).
         schema: version of the JSON form.
@@ -159,6 +160,16 @@ class Episode:
     def reward(self) -> float:
         """Undiscounted sum of the step rewards."""
         return sum(r.reward for r in self.rounds)
+
+    @property
+    def imported(self) -> bool:
+        """Whether another project recorded it (`searchgym.importing`); the record then lacks the prompt and the tokens."""
+        return "recorded" in self.extra
+
+    @property
+    def lost(self) -> bool:
+        """Whether it says nothing about the agent, because the infrastructure or a judge that the reward needs failed."""
+        return not (self.valid_for_training or self.imported)
 
     def render(self, width: int = 100) -> str:
         """The episode round by round, as text for a terminal: `print(episode.render())`. See `searchgym.rendering`.

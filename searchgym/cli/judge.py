@@ -25,6 +25,7 @@ from ..rollouts.collection import choose_tasks, collect, open_agent, open_envs
 from ..specs import open_corpus
 from .command import Group, option
 from .console import Console
+from .imports import show_imported
 from .listing import listing_options
 from .options import (
     AGENT,
@@ -47,7 +48,6 @@ __all__ = ["judge"]
 
 _DEFAULT_CORPUS = "country"  # the environment's default, for ids that name no corpus
 _MIXTURE = ("oracle", "copy", "random")
-_SHOWN_ROWS = 10  # of those that were skipped for one reason
 _RECORDED = "Recorded episodes (default: episodes are played now)"
 
 
@@ -241,10 +241,7 @@ def _show(
     console: Console, result: AuditResult, sources: Sequence[SourceReport], imported: Imported | None
 ) -> None:
     if imported is not None:
-        console.print(_source_table(sources))
-        lines = [f"{number:>3}  {one.source} ({one.format})" for number, one in enumerate(sources, 1)]
-        lines += _skipped_lines(imported)
-        console.print("\n".join(lines), soft_wrap=True)
+        show_imported(console, imported, sources)
     console.print(_agreement_table(result))
     console.print(_confusion_table(result))
     lines = [f"{result.episodes} episodes, {result.rounds} rounds, {result.compared} compared"]
@@ -306,43 +303,6 @@ def _confusion_table(result: AuditResult) -> Table:
         counts = (one.true_positive, one.false_positive, one.false_negative, one.true_negative)
         table.add_row(name, *map(str, counts))
     return table
-
-
-def _source_table(sources: Sequence[SourceReport]) -> Table:
-    table = Table(title="recorded rollouts: agreement with the record, and what the searches returned")
-    columns = ("rows", "used", "searches", "answers", "EM", "matched", "new gold", "new answer")
-    for column in ("", *columns):
-        table.add_column(column, justify="right")
-    for number, one in enumerate(sources, 1):
-        table.add_row(
-            str(number),
-            str(one.rows),
-            str(one.imported),
-            _of(one.searches_agree, one.searches_agree_of),
-            _of(one.answers_agree, one.answers_agree_of),
-            _of(one.em_agree, one.em_agree_of),
-            str(one.matched),
-            _of(one.new_gold, one.matched_searches),
-            _of(one.new_answer, one.answer_searches),
-        )
-    return table
-
-
-def _skipped_lines(imported: Imported) -> list[str]:
-    """One line for all rows of a source that were skipped for the same reason."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for skipped in imported.skipped:
-        groups.setdefault((skipped.source, skipped.reason), []).append(skipped.row)
-    lines = []
-    for (source, reason), rows in groups.items():
-        more = len(rows) - _SHOWN_ROWS
-        shown = ", ".join(rows[:_SHOWN_ROWS]) + (f" and {more} more" if more > 0 else "")
-        lines.append(f"not used: {source}, rows {shown}: {reason}")
-    return lines
-
-
-def _of(count: int, total: int) -> str:
-    return f"{count}/{total}" if total else "-"
 
 
 def _percent(share: float | None) -> str:

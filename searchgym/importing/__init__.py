@@ -1,7 +1,7 @@
 """Recorded rollouts of other projects as episodes: to rescore them, to read them, and to audit judges on real text.
 
-`import_rollouts(path)` reads the files that R1-Searcher, ReAct, FireAct, Reflexion, verl, TRL and verifiers write, see
-`layouts`, and this package's own rows, in four text formats. `report` compares what was read with what the records claim.
+`import_rollouts(path)` reads the files that R1-Searcher, ReAct, FireAct, Reflexion, verl, SkyRL, TRL and verifiers write,
+see `layouts`, and this package's own rows, in four text formats. `report` compares what was read with what the records claim.
 """
 
 from .gold import GoldPassages

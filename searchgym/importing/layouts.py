@@ -7,6 +7,7 @@
 | react | ReAct's `trajs/*.json` and printed logs, FireAct's `trajs`, Reflexion's logs | `observations` and `actions`, `traj`, or "Question:" and "Thought 1:" lines |
 | verl | verl's `rollout_data_dir` and `validation_data_dir` | `input`, `output` |
 | verifiers | `traces.jsonl`, and `results.jsonl` of earlier versions | `traces`, `nodes`, or `completion` and `example_id` |
+| skyrl | SkyRL's evaluations (`trainer.dump_eval_results`) | `input_prompt`, `output_response` |
 | trl | the tables `completions_*.parquet` of TRL's trainers | `prompt`, `completion` |
 """
 
@@ -169,6 +170,16 @@ def _verl(row: Mapping[str, Any]) -> list[Record]:
     ]
 
 
+def _skyrl(row: Mapping[str, Any]) -> list[Record]:
+    extras, score = _object(row.get("env_extras")), row.get("score")
+    if isinstance(score, Sequence) and not isinstance(score, str):  # of each token
+        score = sum(_number(one, 0.0) for one in score)
+    recorded = {} if score is None else {"correct": _is_right(score)}
+    gold = _gold(_object(extras.get("reward_spec"))) or _gold(extras)
+    question, name = _asked(row["input_prompt"]), _string(extras.get("task_id"))
+    return [Record(row["output_response"], "transcript", question, gold, row=name, recorded=recorded)]
+
+
 def _trl(row: Mapping[str, Any]) -> list[Record]:
     completion = row["completion"]
     format = "messages" if isinstance(completion, list) else "transcript"
@@ -247,6 +258,7 @@ LAYOUTS: Mapping[str, Layout] = {
         lambda row: TRANSCRIPT in row or "traj" in row or ("observations" in row and "actions" in row), _react
     ),
     "verl": Layout(lambda row: "input" in row and "output" in row, _verl),
+    "skyrl": Layout(lambda row: "input_prompt" in row and "output_response" in row, _skyrl),
     "verifiers": Layout(
         lambda row: "traces" in row or "nodes" in row or ("completion" in row and "example_id" in row),
         _verifiers,

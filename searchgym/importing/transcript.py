@@ -98,11 +98,17 @@ def _turns(text: str) -> list[tuple[str, str]]:
             continue
         results = _RESULTS.match(text, position)
         if results is not None:
-            turns.append((text[start:position], results[0]))
+            turns.append((text[start:position], _blocks(results[0])))
             start = position = results.end()
     if text[start:].strip() or not turns:
         turns.append((text[start:], ""))
     return turns
+
+
+def _blocks(results: str) -> str:
+    """Blocks of results without the marks of turns around them."""
+    found = list(_INNER.finditer(results))
+    return results[found[0].start() : found[-1].end()]
 
 
 def _with_tags(turns: Sequence[tuple[str, str]]) -> Parsed:

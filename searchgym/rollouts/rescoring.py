@@ -16,7 +16,8 @@ def rescore(episode: Episode) -> Outcome:
     """The outcome by the scorer of this version.
 
     The final message is parsed again and scored against the recorded gold answers; recall is computed from the
-    recorded hits. Counters and the stop reason are facts of the run and are kept.
+    recorded hits. Counters and the stop reason are facts of the run and are kept. The answer of an imported rollout is the one
+    that was read from it: its messages are not in a dialect of this package.
 
     Args:
         episode: is not changed.
@@ -33,7 +34,9 @@ def rescore(episode: Episode) -> Outcome:
 
 def _rescore(episode: Episode) -> Outcome:
     answer = ""
-    if episode.outcome.stop_reason is StopReason.ANSWERED:
+    if episode.imported:
+        answer = episode.outcome.answer
+    elif episode.outcome.stop_reason is StopReason.ANSWERED:
         dialect = get_dialect(episode.env["dialect"])
         act = dialect.parse(
             episode.rounds[-1].text,

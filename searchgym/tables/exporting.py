@@ -20,7 +20,7 @@ from ..question import PLAIN_DESCRIPTION
 from .columns import LEVELS, rows
 from .episodes import Episodes
 from .files import import_pyarrow, write_csv, write_hub_directory, write_parquet
-from .training_rows import TRL_TYPES, trl_rows, verifiers_row
+from .training_rows import TRL_TYPES, trl_rows, verifiers_row, verl_row
 
 __all__ = ["FORMATS", "ExportOptions", "Exported", "export_episodes"]
 
@@ -30,6 +30,7 @@ FORMATS = {
     "csv": "a CSV file",
     "trl": "a JSONL file with rows for TRL's trainers",
     "verifiers": "a directory with the traces.jsonl of verifiers 0.4",
+    "verl": "a JSONL file as verl's trainer.rollout_data_dir has them",
 }
 """The formats, each with what is written."""
 
@@ -65,7 +66,7 @@ class Exported:
         rows: rows, or episodes in a directory.
         episodes: episodes that were read.
         left_out: those of them that were not written: without an exact match if only successes were wanted; lost to
-            infrastructure in the format `trl`.
+            infrastructure in the formats `trl` and `verl`.
     """
 
     rows: int = 0
@@ -142,8 +143,8 @@ def _check(source: Episodes, target: Path, to: str, options: ExportOptions) -> N
 
 def _chosen(source: Iterable[Episode], to: str, options: ExportOptions, done: Exported) -> Iterator[Episode]:
     for done.episodes, episode in enumerate(source, 1):
-        lost = not episode.valid_for_training
-        if (options.successes and (lost or episode.outcome.em < 1.0)) or (to == "trl" and lost):
+        lost = episode.lost
+        if (options.successes and (lost or episode.outcome.em < 1.0)) or (to in ("trl", "verl") and lost):
             done.left_out += 1
         else:
             yield episode
@@ -155,6 +156,8 @@ def _write(work: Path, to: str, episodes: Iterator[Episode], options: ExportOpti
     if to == "verifiers":
         lines: Iterable[dict[str, Any]] = (verifiers_row(e, options.corpus_description) for e in episodes)
         return _write_lines(work / "traces.jsonl", lines)
+    if to == "verl":
+        return _write_lines(work, (verl_row(e, options.corpus_description) for e in episodes))
     if to == "trl":
         return _write_lines(work, trl_rows(episodes, options.trl_type, options.corpus_description))
     write: Callable[[Path, Iterable[dict[str, Any]], str], int] = (

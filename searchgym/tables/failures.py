@@ -61,7 +61,7 @@ def cause_of(episode: Episode) -> str:
         A key of `CAUSES`, or "".
     """
     outcome = episode.outcome
-    if outcome.stop_reason.is_failure or not episode.valid_for_training:
+    if outcome.stop_reason.is_failure or episode.lost:
         return INFRASTRUCTURE
     if outcome.em >= 1.0:
         return ""

@@ -1,4 +1,4 @@
-"""Episodes as conversations, and in the row formats of TRL and verifiers."""
+"""Episodes as conversations, and in the row formats of TRL, verifiers and verl."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import EpisodeFileError
 from .columns import clean
 from .failures import named
 
-__all__ = ["TRL_TYPES", "conversation", "trl_rows", "verifiers_row"]
+__all__ = ["TRL_TYPES", "conversation", "trl_rows", "verifiers_row", "verl_row"]
 
 TRL_TYPES = ("language-modeling", "prompt-completion", "unpaired-preference", "prompt-only")
 """TRL's own names of data set types.
@@ -24,6 +24,8 @@ because TRL learns from every token of a completion, also from passages in it. u
 
 def conversation(episode: Episode, corpus_description: str) -> list[dict[str, str]]:
     """The episode as chat messages: system prompt, question, and by turns the acts and the observations.
+
+    An imported rollout has no system prompt: the prompt of its project is not in the record.
 
     Args:
         episode: the record.
@@ -45,13 +47,15 @@ def _messages(episode: Episode, corpus_description: str) -> list[tuple[dict[str,
         raise EpisodeFileError(
             f"episode {episode.episode_id!r} has no dialect in its env: its messages are unknown"
         )
-    prompt = prompt_of(
-        get_dialect(env["dialect"], corpus_description),
-        env.get("task", "answer"),
-        feedback=env.get("feedback", "off") != "off",
-        max_queries=env.get("max_queries", 1),
-    )
-    messages = [(_message("system", prompt), 0), (_message("user", episode.question), 0)]
+    messages = [(_message("user", episode.question), 0)]
+    if not episode.imported:
+        prompt = prompt_of(
+            get_dialect(env["dialect"], corpus_description),
+            env.get("task", "answer"),
+            feedback=env.get("feedback", "off") != "off",
+            max_queries=env.get("max_queries", 1),
+        )
+        messages.insert(0, (_message("system", prompt), 0))
     for index, record in enumerate(episode.rounds):
         if record.text:
             messages.append((_message("assistant", record.text), index))
@@ -83,7 +87,8 @@ def trl_rows(episodes: Iterable[Episode], kind: str, corpus_description: str) ->
             if episode.task_id not in asked:
                 asked.add(episode.task_id)
                 answers = [clean(answer) for answer in episode.gold.get("answers", ())]
-                yield {"prompt": plain[:2], "task_id": episode.task_id, "answers": answers}
+                opening = plain[: 1 if episode.imported else 2]
+                yield {"prompt": opening, "task_id": episode.task_id, "answers": answers}
         else:
             for at, (message, index) in enumerate(messages):
                 if message["role"] != "assistant":
@@ -106,7 +111,7 @@ def verifiers_row(episode: Episode, corpus_description: str) -> dict[str, Any]:
         episode: the record.
         corpus_description: see `conversation`.
     """
-    outcome, valid = episode.outcome, episode.valid_for_training
+    outcome, valid = episode.outcome, not episode.lost
     messages = _messages(episode, corpus_description)
     task = {
         "type": "SearchQuestion",
@@ -114,7 +119,7 @@ def verifiers_row(episode: Episode, corpus_description: str) -> dict[str, Any]:
         "data": {
             "id": episode.task_id,
             "prompt": clean(episode.question),
-            "system_prompt": messages[0][0]["content"],
+            "system_prompt": None if episode.imported else messages[0][0]["content"],
             "answers": [clean(answer) for answer in episode.gold.get("answers", ())],
             "split": episode.split,
         },
@@ -145,6 +150,32 @@ def verifiers_row(episode: Episode, corpus_description: str) -> dict[str, Any]:
         "group": {"id": episode.group_id},
         "ok": valid,
         "traces": [trace],
+    }
+
+
+def verl_row(episode: Episode, corpus_description: str) -> dict[str, Any]:
+    """A line of the files that verl writes with `trainer.rollout_data_dir`, with the text of a chat template without its marks.
+
+    Args:
+        episode: the record; one that was lost to infrastructure must be left out before.
+        corpus_description: see `conversation`.
+    """
+    messages = [message for message, _ in _messages(episode, corpus_description)]
+    acts = next((n for n, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
+    output = ""
+    for message in messages[acts:]:
+        if message["role"] == "assistant":
+            output += message["content"]
+        else:
+            output += f"\nuser\n{message['content']}\nassistant\n"
+    return {
+        "input": "".join(f"{m['role']}\n{m['content']}\n" for m in messages[:acts]) + "assistant\n",
+        "output": output,
+        "gts": {"target": [clean(answer) for answer in episode.gold.get("answers", ())]},
+        "score": episode.reward,
+        "step": 0,
+        "request_id": episode.episode_id,
+        "em": episode.outcome.em,
     }
 
 

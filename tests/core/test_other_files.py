@@ -242,6 +242,18 @@ def trl(completion: Any, prompt: Any = CHAT_PROMPT, **extra: Any) -> dict[str, A
     }
 
 
+def skyrl(output: str, prompt: str = CHAT_PROMPT, **extras: Any) -> dict[str, Any]:
+    return {
+        "input_prompt": prompt,
+        "output_response": output,
+        "score": [0.0, 0.0, 1.0],
+        "stop_reason": "stop",
+        "env_class": "searchgym",
+        "env_extras": {"task_id": "q0", **extras},
+        "data_source": "country",
+    }
+
+
 def legacy(completion: Any, **extra: Any) -> dict[str, Any]:
     return {
         "example_id": 4,
@@ -271,6 +283,11 @@ FILES: dict[str, tuple[str, bytes]] = {
     "verl, a string": ("verl", lines(verl(TAGS, "Tarn"))),
     "verl, tools": ("verl", lines(verl(BARE, ["Tarn"], request_id="r"))),
     "verl, special tokens": ("verl", lines(verl(SPECIAL, ["Tarn"], CHAT_PROMPT))),
+    "skyrl": (
+        "skyrl",
+        lines(skyrl(SPECIAL, reward_spec={"method": "rule", "ground_truth": {"target": ["Tarn"]}})),
+    ),
+    "skyrl, tags, without a key": ("skyrl", lines({**skyrl(f"{TAGS}<|im_end|>"), "score": 1.0})),
     "trl, tags": ("trl", lines(trl(TAGS, answer=["Tarn"]))),
     "trl, tools": ("trl", lines(trl(BARE, PROMPT, golden_answers="Tarn"))),
     "trl, messages": ("trl", lines(trl(messages(NESTED), OPENING, solution="Tarn"))),

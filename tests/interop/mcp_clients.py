@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,20 @@ except ImportError:
 
 COMMAND = str(Path(sys.executable).parent / "searchgym")
 ARGUMENTS = ["mcp", "bm25", "--corpus", json.dumps(WORLD)]
-CALLS, BLOCK = 600, 20
+CALLS, BLOCK = 300, 20
+BARE = """
+import sys
+from searchgym.interop.mcp import MCPServer
+
+network = {"host": "127.0.0.1", "port": int(sys.argv[2] or 0), "stateless_http": True, "json_response": True}
+early = network if MCPServer.__name__ == "FastMCP" and sys.argv[1] == "http" else {}
+server = MCPServer("bare", log_level="ERROR", **early)
+server.add_tool(lambda: "x" * 1000, name="ping")
+if sys.argv[1] == "stdio":
+    server.run("stdio")
+else:
+    server.run("streamable-http", **({} if early else network))
+"""
 
 
 def read(result: Any) -> dict[str, Any]:
@@ -64,31 +77,38 @@ async def check(session: ClientSession) -> None:
         assert said in refused["content"][0]["text"], refused
 
 
-async def latency(session: ClientSession) -> tuple[float, float]:
-    """Median of all calls, and the lowest median of 20 calls in a row (other processes run on this machine), in ms."""
-    seconds = []
+async def latency(session: ClientSession, bare: ClientSession) -> dict[str, tuple[float, float]]:
+    """Median of all calls, and the lowest median of 20 calls in a row (other processes run on this machine), in ms; of a
+    search and, in turns, of a tool of the same package that does nothing."""
+    times: dict[str, list[float]] = {"search": [], "a tool that does nothing": []}
     for number in range(CALLS):
-        begun = time.perf_counter()
-        await session.call_tool("search", {"query": f"river {number}"})
-        seconds.append(1000 * (time.perf_counter() - begun))
-    blocks = [statistics.median(seconds[i : i + BLOCK]) for i in range(0, CALLS, BLOCK)]
-    return statistics.median(seconds), min(blocks)
+        for kind, asked, tool, arguments in (
+            ("search", session, "search", {"query": f"river {number}"}),
+            ("a tool that does nothing", bare, "ping", {}),
+        ):
+            begun = time.perf_counter()
+            await asked.call_tool(tool, arguments)
+            times[kind].append(1000 * (time.perf_counter() - begun))
+    return {
+        kind: (
+            statistics.median(taken),
+            min(statistics.median(taken[i : i + BLOCK]) for i in range(0, CALLS, BLOCK)),
+        )
+        for kind, taken in times.items()
+    }
 
 
 @asynccontextmanager
-async def over_stdio() -> AsyncIterator[ClientSession]:
-    parameters = StdioServerParameters(command=COMMAND, args=ARGUMENTS, env=dict(os.environ))
+async def over_stdio(command: list[str]) -> AsyncIterator[ClientSession]:
+    parameters = StdioServerParameters(command=command[0], args=command[1:], env=dict(os.environ))
     async with stdio_client(parameters) as (reads, writes), ClientSession(reads, writes) as session:
         await session.initialize()
         yield session
 
 
 @asynccontextmanager
-async def over_http() -> AsyncIterator[ClientSession]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen([COMMAND, *ARGUMENTS, "--transport", "http", "--port", str(port)])
+async def over_http(command: list[str], port: int) -> AsyncIterator[ClientSession]:
+    server = subprocess.Popen(command)
     try:
         for _ in range(300):
             with socket.socket() as probe:
@@ -104,6 +124,13 @@ async def over_http() -> AsyncIterator[ClientSession]:
     finally:
         server.terminate()
         server.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 async def check_failure() -> None:
@@ -125,11 +152,22 @@ async def main() -> None:
         retriever.search([f"river {number}"], 3)
         direct.append(1000 * (time.perf_counter() - begun))
     print(f"mcp {version('mcp')}; the index itself: p50 {statistics.median(direct):.2f} ms")
-    for name, connect in (("stdio", over_stdio), ("http", over_http)):
-        async with connect() as session:
+    ours, bare = [COMMAND, *ARGUMENTS], [sys.executable, "-c", BARE]
+    for name in ("stdio", "http"):
+        async with AsyncExitStack() as stack:
+            if name == "stdio":
+                session = await stack.enter_async_context(over_stdio(ours))
+                other = await stack.enter_async_context(over_stdio([*bare, "stdio", ""]))
+            else:
+                one, two = free_port(), free_port()
+                http = [*ours, "--transport", "http", "--port", str(one)]
+                session = await stack.enter_async_context(over_http(http, one))
+                other = await stack.enter_async_context(over_http([*bare, "http", str(two)], two))
             await check(session)
-            median, quiet = await latency(session)
-        print(f"{name}: all answers right; a search takes p50 {median:.2f} ms, undisturbed {quiet:.2f} ms")
+            taken = await latency(session, other)
+        print(f"{name}: all answers right")
+        for kind, (median, quiet) in taken.items():
+            print(f"  {kind}: p50 {median:.2f} ms, undisturbed {quiet:.2f} ms")
 
 
 asyncio.run(main())

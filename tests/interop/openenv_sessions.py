@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,13 +19,27 @@ from importlib.metadata import version
 from pathlib import Path
 
 from scripts import ARGUMENTS, WORLD, oracle_messages
+from websockets.asyncio.client import connect
 
 import searchgym
 from searchgym.audit import audit
 from searchgym.errors import ConfigError
 from searchgym.interop.openenv import Message, SearchClient, Text, rollout
 
-SESSIONS, EPISODES, ROUNDS = 64, 4, 7
+SESSIONS, EPISODES, ROUNDS, REPEATS = 64, 4, 7, 6
+ECHO = """
+import sys, uvicorn
+
+async def app(scope, receive, send):
+    if scope["type"] != "websocket":
+        return
+    await send({"type": "websocket.accept"})
+    while (event := await receive())["type"] != "websocket.disconnect":
+        if event["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": event["text"]})
+
+uvicorn.run(app, port=int(sys.argv[1]), log_level="error", ws="websockets-sansio", ws_per_message_deflate=False)
+"""
 
 
 def free_port() -> int:
@@ -34,12 +49,9 @@ def free_port() -> int:
     return port
 
 
-def start(port: int, save: Path) -> subprocess.Popen[bytes]:
+def start(command: list[str], port: int) -> subprocess.Popen[bytes]:
     """A server that accepts connections."""
-    command = [str(Path(sys.executable).parent / "searchgym"), "openenv", "--corpus", json.dumps(WORLD)]
-    server = subprocess.Popen(
-        [*command, "--port", str(port), "--save", str(save), "--agent-name", "oracle-over-ws"]
-    )
+    server = subprocess.Popen([*command, str(port)])
     for _ in range(600):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -119,7 +131,7 @@ async def check_episodes(url: str, save: Path) -> None:
 
 
 async def measure(url: str, server: int) -> None:
-    """Round trips a second of 64 sessions."""
+    """Round trips a second of 64 sessions, beside a server that only echoes messages of that size, in turns."""
 
     async def session(number: int) -> None:
         async with SearchClient(base_url=url) as client:
@@ -129,16 +141,41 @@ async def measure(url: str, server: int) -> None:
                     query = f"<search>{seen.observation.text[:40]} {turn}</search>"
                     seen = await client.step(Message(message=query))
 
+    async def echoed(_: int) -> None:
+        async with connect(f"ws://127.0.0.1:{port}", max_size=None) as socket:
+            for _ in range(EPISODES * (1 + ROUNDS)):
+                await socket.send("x" * 1100)
+                await socket.recv()
+
     trips = SESSIONS * EPISODES * (1 + ROUNDS)
-    rates, costs = [], []
-    for _ in range(5):
-        begun, used = time.perf_counter(), cpu_seconds(server)
-        await asyncio.gather(*map(session, range(SESSIONS)))
-        rates.append(trips / (time.perf_counter() - begun))
-        costs.append(1000 * (cpu_seconds(server) - used) / trips)
+    port = free_port()
+    echo = start([sys.executable, "-c", ECHO], port)
+    rates: dict[str, list[float]] = {"sessions": [], "echoes": []}
+    costs: dict[str, list[float]] = {"server": [], "client": [], "echo": []}
+    try:
+        for _ in range(REPEATS):
+            for kind, one, process in (("sessions", session, server), ("echoes", echoed, echo.pid)):
+                begun, used, own = time.perf_counter(), cpu_seconds(process), time.process_time()
+                await asyncio.gather(*map(one, range(SESSIONS)))
+                rates[kind].append(trips / (time.perf_counter() - begun))
+                costs["server" if kind == "sessions" else "echo"].append(
+                    1000 * (cpu_seconds(process) - used) / trips
+                )
+                if kind == "sessions":
+                    costs["client"].append(1000 * (time.process_time() - own) / trips)
+    finally:
+        echo.kill()
+        echo.wait()
+    middle = {kind: statistics.median(values) for kind, values in rates.items()}
     print(
-        f"{SESSIONS} sessions: {max(rates):,.0f} round trips/s (best of {len(rates)}, median "
-        f"{sorted(rates)[len(rates) // 2]:,.0f}); the server computes {min(costs):.2f} ms for each"
+        f"{SESSIONS} sessions: best {max(rates['sessions']):,.0f} round trips/s, median {middle['sessions']:,.0f}; bare echo: "
+        f"best {max(rates['echoes']):,.0f}, median {middle['echoes']:,.0f}; ratio of medians "
+        f"{middle['sessions'] / middle['echoes']:.2f}"
+    )
+    least = {kind: min(values) for kind, values in costs.items()}
+    print(
+        f"processor time of a round trip: server {least['server']:.3f} ms, client {least['client']:.3f} ms, bare echo server "
+        f"{least['echo']:.3f} ms: an idle core for each gives {1000 / max(least['server'], least['client']):,.0f} round trips/s"
     )
 
 
@@ -159,7 +196,8 @@ async def main() -> None:
     print(f"openenv {version('openenv')}")
     with tempfile.TemporaryDirectory() as folder:
         save, port = Path(folder) / "episodes.jsonl", free_port()
-        server = start(port, save)
+        command = [str(Path(sys.executable).parent / "searchgym"), "openenv", "--corpus", json.dumps(WORLD)]
+        server = start([*command, "--save", str(save), "--agent-name", "oracle-over-ws", "--port"], port)
         try:
             url = f"ws://127.0.0.1:{port}"
             await check(url)

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from scripts import Down
+from scripts import Down, check_imported
 from tiny_chat import ARGUMENTS
 from trl import GRPOConfig, GRPOTrainer
 
@@ -55,11 +55,15 @@ def main(folder: str) -> None:
     environments = Environments(**ARGUMENTS)
     rows = environments.dataset("train")
     taught = rows.select([i for i, task in enumerate(rows["task_id"]) if task in ids])
-    trainer = train(environments, taught, folder)
+    trainer = train(environments, taught, folder, log_completions=True)
     print("with a data set: rewards", rewards(trainer))
     assert rewards(trainer) == [1.0, 1.0], trainer.state.log_history
     names = sorted(tool.__name__ for tool in trainer.tools)
     assert names == ["answer", "search"], names
+
+    tables = sorted(Path(folder).rglob("completions_*.parquet"))
+    print("imported:", sum(map(check_imported, tables)), "episodes of TRL's tables of completions")
+    assert len(tables) == 2, tables
 
     pinned = Environments(**ARGUMENTS, num_generations=4)
     trainer = train(pinned, None, folder, per_device_train_batch_size=8)
