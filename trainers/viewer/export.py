@@ -10,7 +10,7 @@ from typing import Any
 from searchgym.errors import ConfigError, EpisodeFileError
 from searchgym.files import write_text
 
-from .index import encode_columns
+from .blocks import encode_columns
 from .library import Library
 from .page import standalone
 from .rows import COLUMNS

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import sqlite3
-import struct
 import tempfile
 import threading
 import time
@@ -32,27 +31,17 @@ from searchgym.errors import ConfigError, EpisodeFileError
 from searchgym.files import json_digest, lock_file, open_regular
 from searchgym.home import home
 
-from .passages import PASSAGE_TABLES, ROWS_OF_BLOCK, find_rows, forget_passages, store_passages
-from .rows import COLUMNS, Row, read_row
+from .blocks import PLACE, SHIFT, Block
+from .passages import PASSAGE_TABLES, ROWS_OF_BLOCK, find_rows, forget_passages
+from .rows import COLUMNS, read_row
 from .sources import EpisodeFile
 
 __all__ = ["Index", "index_path"]
 
 _SCHEMA = 2
 _BLOCK = 2_000  # rows
-_SHIFT = 12  # bits of a row's position in the row ids of the full-text index
 _PROBLEMS = 20  # of a file, at most
 _LONGEST = 64 * 2**20  # bytes of a line
-_REPEATED = (
-    "group_id",
-    "task_id",
-    "question",
-    "gold",
-    "type",
-    "agent",
-    "stop",
-    "errors",
-)  # stored once per block
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (
     id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT UNIQUE, inode INTEGER, size INTEGER, mtime INTEGER, read INTEGER,
@@ -63,7 +52,6 @@ CREATE INDEX IF NOT EXISTS blocks_of_file ON blocks (file, first);
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text, content='', detail=none);
 """
 _WORD = re.compile(r"[^\W_]+")
-_PLACE = struct.Struct("<qqq")  # number of the line, offset, length
 
 
 def index_path(paths: Sequence[Path]) -> Path:
@@ -191,9 +179,9 @@ class Index:
                         file.seen = (stat.st_size, stat.st_mtime_ns)
                     file.save(connection)
 
-    def _read_block(self, handle: BinaryIO, file: _File) -> tuple[_Block, bool]:
+    def _read_block(self, handle: BinaryIO, file: _File) -> tuple[Block, bool]:
         """The next rows of a file, and whether it ends with them."""
-        block = _Block(file.lines)
+        block = Block(file.lines)
         while len(block.rows) < _BLOCK:
             line = handle.readline(_LONGEST)
             if not line or self._stop.is_set():
@@ -260,7 +248,7 @@ class Index:
                 "ORDER BY first DESC LIMIT 1",
                 [line, str(path)],
             ).fetchone()
-        for number, offset, length in _PLACE.iter_unpack(found[0]) if found else ():
+        for number, offset, length in PLACE.iter_unpack(found[0]) if found else ():
             if number == line:
                 return offset, length
         return None
@@ -291,7 +279,7 @@ def _rows_with(connection: sqlite3.Connection, word: str) -> dict[int, NDArray[n
     """Block -> which of its rows have a word that begins so, [`ROWS_OF_BLOCK`]."""
     found: dict[int, NDArray[np.bool_]] = {}
     for block, positions in connection.execute(
-        f"SELECT rowid >> {_SHIFT} AS block, group_concat(rowid & {(1 << _SHIFT) - 1}) FROM words "
+        f"SELECT rowid >> {SHIFT} AS block, group_concat(rowid & {(1 << SHIFT) - 1}) FROM words "
         "WHERE words MATCH ? GROUP BY block",
         [f'"{word}"*'],
     ):
@@ -360,56 +348,6 @@ class _File:
             "UPDATE files SET size = ?, mtime = ?, read = ?, lines = ?, problems = ? WHERE id = ?",
             [*self.seen, self.read, self.lines, json.dumps(problems or self.problems), self.id],
         )
-
-
-class _Block:
-    """Rows that are stored together."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self.rows: list[tuple[Any, ...]] = []
-        self._texts: list[str] = []
-        self._passages: list[list[str]] = []
-        self._places = bytearray()
-
-    def add(self, row: Row, offset: int, length: int) -> None:
-        self._places += _PLACE.pack(row.columns[0], offset, length)
-        self.rows.append(row.columns)
-        self._texts.append(row.text.encode("utf-8", "replace").decode())  # lone surrogates are no UTF-8
-        self._passages.append(row.passages)
-
-    def store(self, connection: sqlite3.Connection, file: int) -> None:
-        if not self.rows:
-            return
-        block = connection.execute(
-            "INSERT INTO blocks (file, first, rows, columns, places) VALUES (?, ?, ?, ?, ?)",
-            [file, self.first, len(self.rows), encode_columns(self.rows), bytes(self._places)],
-        ).lastrowid
-        assert block is not None
-        connection.executemany(
-            "INSERT INTO words (rowid, text) VALUES (?, ?)",
-            ((block << _SHIFT | i, text) for i, text in enumerate(self._texts)),
-        )
-        store_passages(connection, block, self._passages)
-
-
-def encode_columns(rows: Sequence[tuple[Any, ...]]) -> str:
-    """Rows as JSON by column; strings that repeat are stored once: {"values": […], "codes": […]}.
-
-    Args:
-        rows: values of `COLUMNS`.
-    """
-    columns: dict[str, Any] = {}
-    for name, values in zip(COLUMNS, zip(*rows, strict=True), strict=True):
-        if name in _REPEATED:
-            codes: dict[Any, int] = {}
-            columns[name] = {
-                "codes": [codes.setdefault(v, len(codes)) for v in values],
-                "values": list(codes),
-            }
-        else:
-            columns[name] = [round(v, 6) if isinstance(v, float) else v for v in values]
-    return json.dumps(columns, separators=(",", ":"))
 
 
 def _forget(connection: sqlite3.Connection, file: int) -> None:
