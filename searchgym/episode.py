@@ -337,6 +337,8 @@ def load_episodes(path: str | os.PathLike[str]) -> Iterator[Episode]:
         handle = open_regular(target)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
+        if (target / "episodes").is_dir():
+            reason = f"it is the directory of a run: give its files, {target / 'episodes'}/*.jsonl"
         raise EpisodeFileError(f"{target} cannot be read as an episode file: {reason}") from error
     complete, number = True, 0
     with handle:

@@ -98,7 +98,7 @@ def as_html(episode: Episode) -> str:
 def _about(episode: Episode) -> str:
     kind, hops = episode.extra.get("type"), episode.extra.get("hops")
     parts = [episode.agent, episode.task_id, episode.split]
-    return " · ".join([*parts, *([f"{kind}, {hops} hops"] if kind and hops else [])])
+    return " · ".join([*parts, *([f"{kind}, {hops} hop{'s' if hops > 1 else ''}"] if kind and hops else [])])
 
 
 def _act(record: RoundRecord) -> str:

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,20 @@ def test_hostile_text_is_shown_as_text(page: Any, toy: str, tmp_path: Path) -> N
         page.get_by_text("all episodes of this question").click()
         page.locator("table.tree").wait_for()
         assert page.evaluate("window.hacked") is None
+    finally:
+        viewer.stop()
+
+
+def test_counts_of_filters_with_long_names_are_seen(page: Any, toy: str, tmp_path: Path) -> None:
+    long = [replace(episode, agent="a model with a long name " * 9) for episode in played(toy, "oracle")]
+    save_episodes(tmp_path / "long.jsonl", [*long, *played(toy, "copy", 10)])
+    viewer = Viewer(tmp_path / "long.jsonl")
+    try:
+        page.goto(viewer.address)
+        count(page, "8 of 8")
+        label = page.locator(".filters label", has_text="a long name")
+        panel, number = page.locator(".filters").bounding_box(), label.locator("b").bounding_box()
+        assert number["x"] + number["width"] <= panel["x"] + panel["width"]
     finally:
         viewer.stop()
 

@@ -319,3 +319,9 @@ def test_the_rescore_command(episodes: list[Episode], tmp_path: Path) -> None:
     assert [e.outcome.em for e in load_episodes(out)] == [1.0, 0.0, 0.0]
     CliRunner().invoke(rescore_command, [str(path), "--out", str(path)])
     assert path.read_bytes() == out.read_bytes()
+
+
+def test_the_directory_of_a_run_is_answered_with_its_files(tmp_path: Path) -> None:
+    (tmp_path / "episodes").mkdir()
+    with pytest.raises(EpisodeFileError, match=r"episodes/\*\.jsonl"):
+        list(load_episodes(tmp_path))

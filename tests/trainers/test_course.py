@@ -247,13 +247,13 @@ def test_grades_of_several_students_and_the_leaderboard(
     solutions: Path, tmp_path: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("searchgym.trainers.course.fidelity._QUESTIONS", 4)
-    for name in ("alice", "<b>bob</b>"):
+    for name in ("alice", "<b>bob</b>", "carol"):
         (tmp_path / name / "credit").mkdir(parents=True)
     (tmp_path / "alice" / "credit" / "4_own_rule.py").write_text((solutions / "4_own_rule.py").read_text())
     (tmp_path / "alice" / "credit" / "1_group_advantage.py").write_text("def group_advantage(r:\n")
     (tmp_path / "<b>bob</b>" / "credit" / "1_group_advantage.py").write_text((solutions / "1_group_advantage.py").read_text())  # fmt: skip
     result = cli(
-        "course", "grade", *(str(tmp_path / n / "credit") for n in ("alice", "<b>bob</b>")),
+        "course", "grade", *(str(tmp_path / n / "credit") for n in ("alice", "<b>bob</b>", "carol")),
         "--assignment", "1", "--assignment", "4", "--json", str(tmp_path / "grades.json"),
     )  # fmt: skip
     assert result.status == 0
@@ -262,11 +262,13 @@ def test_grades_of_several_students_and_the_leaderboard(
     assert result.out.count("syntax error in line 1 of 1_group_advantage.py") == 1
     assert "4_own_rule.py (or .ipynb) is missing" in result.out
     grades = json.loads((tmp_path / "grades.json").read_text())
-    alice, bob = grades["submissions"]
+    alice, bob, carol = grades["submissions"]
     assert (alice["student"], alice["score"], bob["score"], bob["max_score"]) == ("alice/credit", 30, 20, 50)
     assert {"name", "score", "max_score", "output", "number"} == set(alice["tests"][0])
     assert alice["measures"]["agreement"] > 0.8
     assert bob["measures"] == {}
+    assert (carol["score"], carol["max_score"]) == (0, 50)
+    assert "1_group_advantage.py (or .ipynb) is missing" in carol["tests"][0]["output"]
     page = tmp_path / "board.html"
     assert cli("course", "leaderboard", str(tmp_path / "grades.json"), "--out", str(page)).status == 0
     html = page.read_text()
@@ -298,7 +300,10 @@ def test_what_is_not_a_submission_is_refused(tmp_path: Path, solutions: Path) ->
     with pytest.raises(ConfigError, match="not a folder"):
         Grader().grade(tmp_path / "none")
     with pytest.raises(ConfigError, match="holds no assignment"):
-        Grader().grade(tmp_path)
+        Grader().check_folders([tmp_path])
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ConfigError, match=r"notes.txt' is not a folder"):
+        Grader().check_folders([solutions, tmp_path / "notes.txt"])
     with pytest.raises(UnknownIdError, match="5"):
         Grader(0, [5])
     (tmp_path / "1_group_advantage.py").write_text("")

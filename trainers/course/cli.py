@@ -103,7 +103,7 @@ def grade(
 ) -> None:
     """Grade the assignments in DIR, a student's folder, or in several.
 
-    Students' code runs in a process of its own, with limits. The exit status is 0 whatever the grade is.
+    A folder without a file of an assignment gets no point for it. Students' code runs in a process of its own, with limits. The exit status is 0 whatever the grade is.
     """
     try:
         from .grading import Grader, grades_json
@@ -113,6 +113,7 @@ def grade(
     if target is not None:
         check_writable(target)
     grader = Grader(seed, assignments, Limits(seconds=seconds, memory_mb=memory_mb))
+    grader.check_folders(folders)
     console = Console()
     graded = []
     for folder, student in zip(folders, _names(folders), strict=True):

@@ -97,6 +97,24 @@ class Grader:
             self._hidden = HiddenGroups(self.seed)
         return self._hidden
 
+    def check_folders(self, folders: Sequence[Path]) -> None:
+        """Refuse what cannot be meant, before anything is graded. One empty folder among others is a student without a point.
+
+        Args:
+            folders: of the students.
+
+        Raises:
+            ConfigError: one is not a folder, or none holds an assignment.
+        """
+        for folder in folders:
+            if not folder.is_dir():
+                raise ConfigError(
+                    f"{str(folder)!r} is not a folder: give the folders that `course new` wrote (the pattern submissions/*/ leaves files out)"
+                )
+        if not any(_files(folder, assignment) for folder in folders for assignment in self.assignments):
+            names = ", ".join(f"{a.stem}.py" for a in self.assignments)
+            raise ConfigError(f"folder {str(folders[0])!r} holds no assignment ({names}, or .ipynb)")
+
     def grade(
         self, folder: Path, student: str = "", on_progress: Callable[[str], None] = lambda text: None
     ) -> Submission:
@@ -108,18 +126,14 @@ class Grader:
             on_progress: called with what is being done.
 
         Raises:
-            ConfigError: it is no folder, or holds no assignment.
+            ConfigError: it is not a folder.
         """
         if not folder.is_dir():
             raise ConfigError(f"{str(folder)!r} is not a folder: give the folder that `course new` wrote")
         submission = Submission(student or folder.resolve().name)
-        found = {assignment.number: _files(folder, assignment) for assignment in self.assignments}
-        if not any(found.values()):
-            names = ", ".join(f"{a.stem}.py" for a in self.assignments)
-            raise ConfigError(f"folder {str(folder)!r} holds no assignment ({names}, or .ipynb)")
         for assignment in self.assignments:
             on_progress(f"{submission.student}: assignment {assignment.number}")
-            paths = found[assignment.number]
+            paths = _files(folder, assignment)
             if sentence := _files_problem(assignment, paths):
                 failed = Check(assignment.number, "the file", 0.0, assignment.points, (sentence,))
                 submission.checks.append(failed)

@@ -7,6 +7,9 @@ const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT] = [340, 190, 44, 22, 8, 10];
 /** Colours of Okabe and Ito's palette, which are told apart with any colour vision (style.css). */
 export const colour = (index) => `var(--series-${(index % 7) + 1})`;
 
+/** After seven series the colours begin again, with another dash. */
+const dash = (index) => ["none", "6 3", "2 2"][Math.floor(index / 7) % 3];
+
 /** Round numbers from low to high, about `count` of them. */
 export function ticks(low, high, count = 5) {
   const raw = (high - low) / count || 1;
@@ -58,7 +61,7 @@ export function Chart({ title, series, alarms = [], range, x: xLabel = "iteratio
           <g key={one.label} style={{ color: colour(one.index) }}>
             {one.band?.length && !one.marked ? <path class="band" d={band(one.band)} /> : null}
             {one.marked ? one.band?.map(([x, low, high]) => <line class="error" x1={toX(x)} x2={toX(x)} y1={toY(low)} y2={toY(high)} />) : null}
-            {one.marked ? null : runsOf(one.points, one.step).map((points) => <path key={points[0][0]} class="line" d={line(points)} />)}
+            {one.marked ? null : runsOf(one.points, one.step).map((points) => <path key={points[0][0]} class="line" stroke-dasharray={dash(one.index)} d={line(points)} />)}
             {(one.marked ? one.points : runsOf(one.points, one.step).filter((points) => points.length === 1).flat()).map(([x, y]) => <circle cx={toX(x)} cy={toY(y)} r={one.marked ? 3.2 : 1.8} />)}
           </g>
         ))}
@@ -111,6 +114,9 @@ export const Legend = ({ names }) =>
     <ul class="legend">
       {names.map((name, index) => (
         <li key={name} style={{ color: colour(index) }}>
+          <svg viewBox="0 0 24 6" aria-hidden="true">
+            <path class="line" stroke-dasharray={dash(index)} d="M0 3H24" />
+          </svg>
           <span>{visible(name)}</span>
         </li>
       ))}
