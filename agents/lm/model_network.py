@@ -10,7 +10,7 @@ Axis suffixes as in `interface`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from searchgym.errors import ConfigError
 from .base_network import BaseNetwork
 from .cached_forward import CachedForward, decoder_of
 from .interface import CacheView, KVShape
+from .path_attention import attention_by_paths
 from .prefix_tree import PrefixTree
 
 __all__ = ["ModelNetwork"]
@@ -94,7 +95,10 @@ class ModelNetwork(BaseNetwork):
             torch.from_numpy(x).to(self.device).unsqueeze(0) for x in (tree.ids_T, tree.depths_T)
         )
         allowed_1TT = torch.from_numpy(allowed_TT).to(self.device).unsqueeze(0)
-        return self._forward(ids_1T, depths_1T, depths_1T, allowed_1TT, None)[0]
+        # A GPU is faster with one large pass, and a checkpointed layer is computed again after the context.
+        by_paths = self.device.type == "cpu" and not self.checkpointing
+        with attention_by_paths(tree) if by_paths else nullcontext():
+            return self._forward(ids_1T, depths_1T, depths_1T, allowed_1TT, None)[0]
 
     def _path_by_path(self, tree: PrefixTree) -> Tensor:
         """A recurrent state has one past, so every path is a pass of its own, with its shared beginning."""
