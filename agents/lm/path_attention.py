@@ -61,7 +61,9 @@ class _Paths:
 
     def __init__(self, whole: _Attention, added: list[tuple[int, Tensor]], length: int) -> None:
         self._whole, self._added, self._length = whole, added, length
-        self._masks: dict[int, tuple[Tensor, list[Tensor]]] = {}  # of each mask its parts; it stays alive with them
+        self._masks: dict[
+            int, tuple[Tensor, list[Tensor]]
+        ] = {}  # of each mask its parts; it stays alive with them
 
     def __call__(
         self,
