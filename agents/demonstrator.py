@@ -62,12 +62,22 @@ class _Reading:
 
 
 class DemonstratorAgent(Agent):
-    """Plays episodes to learn from; see the head of this file. It reads gold data."""
+    """Plays episodes to learn from; see the head of this file. It reads gold data.
+
+    Args:
+        thoughts: whether a message begins with a thought; without one it is the act alone, about a third of the tokens.
+
+    Raises:
+        ConfigError: `thoughts` is not a boolean.
+    """
 
     name = "demonstrator"
     needs_gold = True
 
-    def __init__(self) -> None:
+    def __init__(self, thoughts: bool = True) -> None:
+        if type(thoughts) is not bool:
+            raise ConfigError(f"agent 'demonstrator': thoughts is {thoughts!r}: give true or false")
+        self._thoughts = thoughts
         self._readings: dict[int, _Reading] = {}
 
     def begin(self, slots: Sequence[int]) -> None:
@@ -114,9 +124,12 @@ class DemonstratorAgent(Agent):
             query, thought = self._next_query(reading, gold["chain"], titles)
         if query:
             reading.asked.append(query)
-            return self.agent_context.dialect.write(Act("search", queries=(query,)), thought)
+            return self._write(Act("search", queries=(query,)), thought)
         answer, thought = self._answer(reading, gold["answers"], titles)
-        return self.agent_context.dialect.write(Act("answer", answer=answer), thought)
+        return self._write(Act("answer", answer=answer), thought)
+
+    def _write(self, act: Act, thought: str) -> str:
+        return self.agent_context.dialect.write(act, thought if self._thoughts else "")
 
     def _next_query(
         self, reading: _Reading, chain: Sequence[dict[str, Any]], titles: Sequence[str]

@@ -9,8 +9,8 @@ Axis suffixes as in `interface`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from searchgym.errors import ConfigError
 from .base_network import BaseNetwork
 from .cached_forward import CachedForward, decoder_of
 from .interface import CacheView, KVShape
+from .path_attention import attention_by_paths
 from .prefix_tree import PrefixTree
 
 __all__ = ["ModelNetwork"]
@@ -52,6 +53,9 @@ class ModelNetwork(BaseNetwork):
             types = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
             self._types: set[str] = set(types or ())
             self._window: int | None = getattr(config, "sliding_window", None)
+            if types and "sliding_attention" not in self._types:
+                self._window = None
+            self._windowed = {i for i, kind in enumerate(types or ()) if kind == "sliding_attention"}
             self._chunk: int | None = getattr(config, "attention_chunk_size", None)
             self._decoder = CachedForward(decoder_of(model))
             self._layers = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
@@ -70,8 +74,15 @@ class ModelNetwork(BaseNetwork):
     ) -> Tensor:
         """See `Network`."""
         keys_1K = torch.arange(cache.columns, device=self.device).unsqueeze(0)
+        begin = 0
+        if self._window is not None and cache.columns > self._window:
+            begin = max(0, int(positions_BT.min()) - self._window + 1)
         hidden_BTW = self._forward(
-            ids_BT, positions_BT, keys_1K, keys_1K <= positions_BT.unsqueeze(-1), _Adapter(cache)
+            ids_BT,
+            positions_BT,
+            keys_1K,
+            keys_1K <= positions_BT.unsqueeze(-1),
+            _Adapter(cache, begin, self._windowed if self._types else None),
         )
         cache.write_back()
         if keep_BQ is None:
@@ -94,7 +105,10 @@ class ModelNetwork(BaseNetwork):
             torch.from_numpy(x).to(self.device).unsqueeze(0) for x in (tree.ids_T, tree.depths_T)
         )
         allowed_1TT = torch.from_numpy(allowed_TT).to(self.device).unsqueeze(0)
-        return self._forward(ids_1T, depths_1T, depths_1T, allowed_1TT, None)[0]
+        # A GPU is faster with one large pass, and a checkpointed layer is computed again after the context.
+        by_paths = self.device.type == "cpu" and not self.checkpointing
+        with attention_by_paths(tree) if by_paths else nullcontext():
+            return self._forward(ids_1T, depths_1T, depths_1T, allowed_1TT, None)[0]
 
     def _path_by_path(self, tree: PrefixTree) -> Tensor:
         """A recurrent state has one past, so every path is a pass of its own, with its shared beginning."""
@@ -131,9 +145,10 @@ class ModelNetwork(BaseNetwork):
         masks: Any = self._mask(allowed_BTK)
         if self._types:
             masks = dict.fromkeys(_ATTENTION, masks) | dict.fromkeys(_STATELESS)
-        if self._window is not None and (not self._types or "sliding_attention" in self._types):
-            near_BTK = keys_BK.unsqueeze(1) > positions_BT.unsqueeze(-1) - self._window
-            windowed = self._mask(allowed_BTK & near_BTK)
+        if self._window is not None:
+            begin = 0 if cache is None else cache.begin
+            near_BTK = keys_BK[:, begin:].unsqueeze(1) > positions_BT.unsqueeze(-1) - self._window
+            windowed = self._mask(allowed_BTK[..., begin:] & near_BTK)
             masks = {**masks, "sliding_attention": windowed} if self._types else windowed
         if self._chunk is not None and "chunked_attention" in self._types:
             same_BTK = keys_BK.unsqueeze(1) // self._chunk == positions_BT.unsqueeze(-1) // self._chunk
@@ -182,16 +197,25 @@ def _shape(key_BHTD: Tensor, value_BHTD: Tensor) -> KVShape:
 
 
 class _Adapter(Cache):
-    """Our cache as a model's layers call it. The model is given positions and masks, so it needs no other method."""
+    """Our cache as a model's layers call it. The model is given positions and masks, so it needs no other method.
 
-    def __init__(self, cache: CacheView) -> None:
+    Args:
+        cache: our cache.
+        begin: first column that is in the window of any new position.
+        windowed: layers that see their window only; None: all layers.
+    """
+
+    def __init__(self, cache: CacheView, begin: int, windowed: Collection[int] | None) -> None:
         super().__init__(layers=[])
-        self._cache = cache
+        self._cache, self._windowed, self.begin = cache, windowed, begin
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        return self._cache.store(layer_idx, key_states, value_states)
+        key, value = self._cache.store(layer_idx, key_states, value_states)
+        if self.begin and (self._windowed is None or layer_idx in self._windowed):
+            return key[:, :, self.begin :], value[:, :, self.begin :]
+        return key, value
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self._cache.columns

@@ -54,7 +54,8 @@ def sample(logits_BV: Tensor, sampling: Sampling, uniform_B1: Tensor | None = No
     """Draw one token per row.
 
     The cumulative distribution is inverted in float64 with one float32 uniform number per row, so a token of
-    probability 0 is never drawn. A large vocabulary is summed up block by block, the result is the same distribution.
+    probability 0 is never drawn. A large vocabulary is summed up block by block, the result is the same distribution; on a
+    CPU it is done row by row, because a row of 262,144 words fits a cache and a batch of them does not.
 
     Args:
         logits_BV: one row per slot.
@@ -67,17 +68,27 @@ def sample(logits_BV: Tensor, sampling: Sampling, uniform_B1: Tensor | None = No
     Raises:
         TrainingError: the logits are not finite.
     """
+    if uniform_B1 is None and not sampling.greedy:
+        uniform_B1 = torch.rand(len(logits_BV), 1, generator=sampling.generator)
+    if logits_BV.shape[-1] <= _BLOCK_FROM or logits_BV.device.type != "cpu":
+        return _sample(logits_BV, sampling, uniform_B1)
+    rows = range(len(logits_BV))
+    uniforms = [None if uniform_B1 is None else uniform_B1[i : i + 1] for i in rows]
+    tokens, logprobs = zip(*(_sample(logits_BV[i : i + 1], sampling, uniforms[i]) for i in rows), strict=True)
+    return torch.cat(tokens), torch.cat(logprobs)
+
+
+def _sample(logits_BV: Tensor, sampling: Sampling, uniform_B1: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`sample` of some rows, with the numbers to draw with unless it is greedy."""
     logprobs_BV = torch.log_softmax(logits_BV.float() / sampling.temperature, dim=-1)
     if not bool(torch.isfinite(logprobs_BV.sum())):
         raise TrainingError(
             "the model's logits are not finite: its weights have diverged; resume from an earlier checkpoint "
             "with a lower learning rate"
         )
-    if sampling.greedy:
+    if uniform_B1 is None:
         tokens_B = logprobs_BV.argmax(-1)
     else:
-        if uniform_B1 is None:
-            uniform_B1 = torch.rand(len(logits_BV), 1, generator=sampling.generator)
         tokens_B = _invert(logprobs_BV, sampling.top_p, uniform_B1)
     return tokens_B, logprobs_BV.gather(-1, tokens_B.unsqueeze(-1)).squeeze(-1)
 

@@ -48,10 +48,12 @@ def corpus(tmp_path: Path) -> dict[str, Any]:
     return {"name": "jsonl", **files}
 
 
-def play(corpus: dict[str, Any], **options: Any) -> list[Episode]:
+def play(
+    corpus: dict[str, Any], agent: str | DemonstratorAgent = "demonstrator", **options: Any
+) -> list[Episode]:
     episodes = searchgym.rollout(
         "SearchQA-v0",
-        "demonstrator",
+        agent,
         len(QUESTIONS),
         corpus=corpus,
         split="train",
@@ -77,6 +79,17 @@ def test_it_looks_up_what_the_question_or_a_passage_mentions_and_quotes_what_it_
     )
     assert [e.reward for e in (bridge, both, choice, unknown)] == [1, 1, 1, 0]
     assert unknown.outcome.answer == "unknown"
+
+
+def test_without_thoughts_it_writes_the_same_acts_alone(corpus: dict[str, Any]) -> None:
+    for terse, whole in zip(play(corpus, DemonstratorAgent(thoughts=False)), play(corpus), strict=True):
+        assert [r.action for r in terse.rounds] == [r.action for r in whole.rounds]
+        assert all(
+            a.text == b.text.partition("</think> ")[2]
+            for a, b in zip(terse.rounds, whole.rounds, strict=True)
+        )
+    with pytest.raises(ConfigError, match="thoughts is 'no'"):
+        DemonstratorAgent(thoughts="no")  # type: ignore[arg-type]
 
 
 def test_queries_and_answers_consist_of_what_was_read(corpus: dict[str, Any]) -> None:
