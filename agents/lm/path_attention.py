@@ -10,6 +10,7 @@ Axis suffixes as in `interface`, with _H heads, _D head size.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,7 +29,7 @@ _Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 @contextmanager
 def attention_by_paths(tree: PrefixTree) -> Iterator[None]:
-    """A context in which `sdpa` attends to the paths of a tree; a tree of one path changes nothing.
+    """A context in which `sdpa` attends to the paths of a tree, in this thread; a tree of one path changes nothing.
 
     Args:
         tree: the row; its positions are queries and keys of every pass in the context.
@@ -41,32 +42,64 @@ def attention_by_paths(tree: PrefixTree) -> Iterator[None]:
     if len(added) < 2:
         yield
         return
-    registry: Any = ALL_ATTENTION_FUNCTIONS
-    before: _Attention = registry[_NAME]
-    registry[_NAME] = _Paths(before, added, len(tree.ids_T))
+    outer, _current.paths = getattr(_current, "paths", None), _Paths(added, len(tree.ids_T))
     try:
-        yield
+        with _switch:
+            yield
     finally:
-        registry[_NAME] = before
+        _current.paths = outer
+
+
+_current = threading.local()  # its attribute `paths` is what this thread attends by
+
+
+class _Switch:
+    """Puts our attention in the place of transformers' own while any thread needs it: the registry is that of the process."""
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+        self._whole: _Attention
+
+    def __enter__(self) -> None:
+        registry: Any = ALL_ATTENTION_FUNCTIONS
+        with self._lock:
+            if not self._users:
+                self._whole = registry[_NAME]
+                registry[_NAME] = self._attend
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        registry: Any = ALL_ATTENTION_FUNCTIONS
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                registry[_NAME] = self._whole
+
+    def _attend(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+        paths: _Paths | None = getattr(_current, "paths", None)
+        whole = self._whole
+        return whole(*args, **options) if paths is None else paths.attend(whole, *args, **options)
+
+
+_switch = _Switch()
 
 
 class _Paths:
     """transformers' attention interface for one tree.
 
     Args:
-        whole: the interface that computes one path, and calls that are not about the whole row.
         added: of each path the first position that it adds to the row, and all its positions.
         length: positions of the row.
     """
 
-    def __init__(self, whole: _Attention, added: list[tuple[int, Tensor]], length: int) -> None:
-        self._whole, self._added, self._length = whole, added, length
-        self._masks: dict[
-            int, tuple[Tensor, list[Tensor]]
-        ] = {}  # of each mask its parts; it stays alive with them
+    def __init__(self, added: list[tuple[int, Tensor]], length: int) -> None:
+        self._added, self._length = added, length
+        # Of each mask its parts; it stays alive with them.
+        self._masks: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
-    def __call__(
+    def attend(
         self,
+        whole: _Attention,
         module: Any,
         query: Tensor,
         key: Tensor,
@@ -74,17 +107,16 @@ class _Paths:
         attention_mask: Tensor | None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
+        """The attention of one layer; `whole` computes one path, and calls that are not about the whole row."""
         square = (self._length, self._length)
         whole_row = attention_mask is not None and attention_mask.shape[-2:] == square
         if attention_mask is None or not whole_row or options.get("position_bias") is not None:
-            return self._whole(module, query, key, value, attention_mask, **options)
+            return whole(module, query, key, value, attention_mask, **options)
         if id(attention_mask) not in self._masks:
             parts = [attention_mask[..., s : int(c[-1]) + 1, :][..., c] for s, c in self._added]
             self._masks[id(attention_mask)] = attention_mask, parts
         mixed = []
         for (start, columns), mask in zip(self._added, self._masks[id(attention_mask)][1], strict=True):
             queries = query[:, :, start : int(columns[-1]) + 1]
-            mixed.append(
-                self._whole(module, queries, key[:, :, columns], value[:, :, columns], mask, **options)[0]
-            )
+            mixed.append(whole(module, queries, key[:, :, columns], value[:, :, columns], mask, **options)[0])
         return torch.cat(mixed, dim=1), None

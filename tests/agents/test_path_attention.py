@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -74,3 +75,31 @@ def test_a_sliding_layer_reads_its_window_and_the_other_layer_everything(attende
     # The window of 8 reaches back from the shorter of two rows, whose lengths differ by 2.
     assert {keys for layer, _, keys in decoded if layer == 0} == {10}
     assert {keys for layer, _, keys in decoded if layer == 1} == {31, 32}
+
+
+def test_another_thread_attends_as_before_and_contexts_may_end_in_any_order(attended: Shapes) -> None:
+    registry: Any = ALL_ATTENTION_FUNCTIONS
+    before = registry["sdpa"]
+    model = build_family("gemma3_text")
+    row = torch.arange(10, 18).unsqueeze(0)
+    with torch.no_grad():
+        alone = model(input_ids=row).logits
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:  # a row of the same length, whose paths would cut the other thread's row
+        with attention_by_paths(PrefixTree.grow([(1, 2, 3, 4, 5), (1, 2, 6, 7, 8)])):
+            entered.set()
+            leave.wait(60)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert entered.wait(60)
+    with attention_by_paths(PrefixTree.grow([(1, 2, 3), (1, 2, 4)])):
+        leave.set()
+        other.join()
+        attended.clear()
+        with torch.no_grad():
+            beside = model(input_ids=row).logits
+    assert {(queries, keys) for _, queries, keys in attended} == {(8, 8)}
+    assert torch.equal(alone, beside)
+    assert registry["sdpa"] is before
