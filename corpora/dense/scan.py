@@ -152,8 +152,9 @@ class _Codes:
             (start, _encode(vectors[start : start + _BLOCK], codes[start : start + _BLOCK]))
             for start in range(0, self._rows, _BLOCK)
         ]
-        self._usable = all(np.isfinite(figures).all() for _, figures in self._blocks)
         self._codes = torch.from_numpy(codes)
+        finite = all(np.isfinite(figures).all() for _, figures in self._blocks)
+        self._usable = finite and _multiplies(self._codes[:_BLOCK])
 
     def candidates(self, queries: NDArray[np.float32], k: int) -> list[NDArray[np.int64] | None]:
         """The rows that can be among the k best of each query, ascending; None if there are too many or no bounds."""
@@ -175,6 +176,19 @@ class _Codes:
             bound = block.error * norm + (block.norm + block.error) * error + rounding
             found.add(products, start, block.scale * scale, bound)
         return found.rows()
+
+
+def _multiplies(block: Any) -> bool:
+    """Whether torch multiplies codes of this shape correctly: torch 2.13 does not if vectors have one component.
+
+    Args:
+        block: the codes of some rows.
+    """
+    import torch
+
+    some, exact = block[:AT_ONCE], block.numpy().astype(np.float64)
+    products = torch._int_mm(some, block.t()).numpy()
+    return bool(np.array_equal(products, exact[: len(some)] @ exact.T))
 
 
 class _Candidates:

@@ -174,7 +174,7 @@ def _skyrl(row: Mapping[str, Any]) -> list[Record]:
     extras, score = _object(row.get("env_extras")), row.get("score")
     if isinstance(score, Sequence) and not isinstance(score, str):  # of each token
         score = sum(_number(one, 0.0) for one in score)
-    recorded = {} if score is None else {"correct": _is_right(score)}
+    recorded = {} if _missing(score) else {"correct": _is_right(score)}
     gold = _gold(_object(extras.get("reward_spec"))) or _gold(extras)
     question, name = _asked(row["input_prompt"]), _string(extras.get("task_id"))
     return [Record(row["output_response"], "transcript", question, gold, row=name, recorded=recorded)]

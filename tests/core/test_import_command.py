@@ -10,7 +10,7 @@ import pytest
 
 import searchgym
 from searchgym.episode import Episode
-from searchgym.importing import import_rollouts
+from searchgym.importing import import_rollouts, report
 from searchgym.tables import Episodes, export_episodes
 from searchgym.tables.exporting import ExportOptions
 
@@ -93,3 +93,11 @@ def test_rows_that_are_not_used_are_counted_and_nothing_is_written_for_none(cli:
     assert "no gold answer is recorded" in printed
     assert "no row of" in said
     assert not out.exists()
+
+
+def test_a_missing_score_of_skyrl_is_no_disagreement(tmp_path: Path) -> None:
+    row = '{"input_prompt": "Q", "output_response": "<answer>x</answer>", "score": %s, "env_extras": {"reward_spec": {"ground_truth": ["x"]}}}'
+    file = tmp_path / "dump.jsonl"
+    file.write_text("\n".join(row % score for score in ("NaN", "null", "[0.0, 1.0]", "0.0")) + "\n", "utf-8")
+    (source,) = report(import_rollouts(file))
+    assert (source.em_agree, source.em_agree_of) == (1, 2)

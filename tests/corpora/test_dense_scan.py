@@ -177,3 +177,14 @@ def test_a_damaged_vector_is_a_failure_with_it_too(
     index._index._shards[0] = damaged
     index._scan = ByteScan(damaged, 1)
     assert all(isinstance(one, RetrievalError) for one in index.search(["a", "b"], 3))
+
+
+def test_vectors_of_one_component() -> None:
+    """torch 2.13 multiplies their codes wrongly: faiss answers, or the products are right."""
+    stored = np.random.default_rng(0).standard_normal((ROWS, 1)).astype(np.float32)
+    index = faiss.IndexFlatIP(1)
+    index.add(stored)
+    queries = stored[:8].copy()
+    expected = index.search(queries, 1)[1]
+    for one, nearest in zip(ByteScan(index, 1).search(queries, 1), expected.tolist(), strict=True):
+        assert one is None or one[1].tolist() == nearest

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -447,3 +448,16 @@ def test_the_package_names_its_benchmarks(capsys: pytest.CaptureFixture[str]) ->
     assert "Did you mean 'seconds'" in capsys.readouterr().err
     assert main(["bench", "--compare", "grpo", "gropo"]) == 2
     assert isinstance(load_spec("seconds"), Spec)
+
+
+def test_a_benchmark_loads_the_parts_of_its_runs_before_it_hashes_the_code() -> None:
+    """Also those that environments have by default: a module that is imported later may be of other code than the hash."""
+    script = (
+        "import sys; from searchgym.trainers.bench.code import load_parts; "
+        "load_parts([('SearchQA-Terse-v0', {'judge': {'name': 'oracle'}}), ('No-v0', {})]); "
+        "before = {m for m in sys.modules if m.startswith('searchgym.corpora')}; "
+        "import searchgym; searchgym.make_vec('SearchQA-Terse-v0', 1, judge='oracle'); "
+        "print(sorted({m for m in sys.modules if m.startswith('searchgym.corpora')} - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -531,3 +531,12 @@ def test_a_hugging_face_model_as_backbone(labels, tmp_path):
     judge = open_judge({"name": "prm", "model": str(tmp_path / "m"), "backbone": {"device": "cpu"}})
     good, bad = judge.judge([traces_of(e)[0] for e in labels.episodes[:2]])
     assert good.utility > bad.utility
+
+
+def test_verdicts_of_one_token_are_refused() -> None:
+    """Otherwise every score would be a half."""
+    backbone = open_backbone("tiny", {})
+    backbone.verdicts = backbone.verdicts[0], backbone.verdicts[0]
+    with pytest.raises(ConfigError, match="use loss=bce"):
+        RewardModel(backbone, "wdpo", "values")
+    RewardModel(backbone, "bce", "values")

@@ -46,15 +46,18 @@ class Campaign:
         self, spec: Spec, out: Path, processes: int = 1, say: Callable[[str], None] = lambda line: None
     ) -> None:
         self.spec, self.out, self.processes, self._say = spec, out, processes, say
-        for options in [place.get("env_options", {}) for place in spec.environments.values()]:
-            for row in spec.rows:
-                load_parts({**options, **row.env_options})
+        places = [
+            (place["env"], {**place.get("env_options", {}), **row.env_options})
+            for place in spec.environments.values()
+            for row in spec.rows
+        ]
+        load_parts(places)
         agent = str(spec.train.get("agent", TrainConfig().agent))
         self.codes = {
             row.label: fingerprint(row.trainer, str(row.train.get("agent", agent))) for row in spec.rows
         }
         self.idle = 1.0
-        self._workers = Workers(processes)
+        self._workers = Workers(processes, places)
         self._walls: dict[str, list[float]] = {}
 
     @contextmanager

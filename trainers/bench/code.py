@@ -14,7 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from searchgym.errors import MissingExtraError, PluginError
+from searchgym.env.config import ARGUMENTS
+from searchgym.env.setup import registered_arguments
+from searchgym.errors import ConfigError, MissingExtraError, PluginError
 from searchgym.files import write_text
 from searchgym.home import home
 from searchgym.options import plugins
@@ -52,21 +54,30 @@ def fingerprint(trainer: str, agent: str) -> str:
     Covers the package's sources and data (of the benchmark only what runs and measures), the packages of plug-ins
     that trainer and agent come from, and `versions`. The location of a file is not part of it, nor are docstrings and
     comments: a module that moves, with the imports that follow it, is not a new version. It is of the code this process
-    has loaded: a campaign loads the parts that its runs name first (`load_parts`), and what is edited afterwards does not
+    has loaded: a campaign and its worker processes load the parts of all runs first (`load_parts`), and what is edited afterwards does not
     reach it.
     """
     plugin = _digest(_plugin_files(trainer, agent).values())
     return hashlib.sha256(f"{_own_code()} {plugin}".encode()).hexdigest()[:16]
 
 
-def load_parts(env_options: Mapping[str, Any]) -> None:
-    """Import the corpus, the retriever and the judge that an environment's options name."""
-    for group, option in (("corpora", "corpus"), ("retrievers", "retriever"), ("judges", "judge")):
-        spec = env_options.get(option)
-        name = spec.get("name") if isinstance(spec, Mapping) else spec
-        if isinstance(name, str) and name in plugins.names(group):
-            with suppress(MissingExtraError, PluginError):  # the environment says so in its own words
-                plugins.load(group, name)
+def load_parts(places: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Import the corpora, the retrievers and the judges of environments, those that they have by default included.
+
+    Args:
+        places: registered ids, each with arguments. One that cannot be used is passed over: the run says so in its own words.
+    """
+    for env, env_options in places:
+        try:
+            given = registered_arguments(env, dict(env_options))
+        except ConfigError:
+            continue
+        for group, option in (("corpora", "corpus"), ("retrievers", "retriever"), ("judges", "judge")):
+            spec = given.get(option, ARGUMENTS[option].default)
+            name = spec.get("name") if isinstance(spec, Mapping) else spec
+            if isinstance(name, str) and name in plugins.names(group):
+                with suppress(MissingExtraError, PluginError):
+                    plugins.load(group, name)
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
@@ -24,16 +24,17 @@ class Workers:
 
     Args:
         count: how many; 1: jobs run one after another in this process.
+        places: the environments of all jobs, see `load_parts`.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, places: Sequence[tuple[str, Mapping[str, Any]]] = ()) -> None:
+        self.count, self._places = count, places
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         if self.count > 1:
             context = multiprocessing.get_context("spawn")  # torch does not fork well
-            self._pool = ProcessPoolExecutor(self.count, context, initializer=start_process)
+            self._pool = ProcessPoolExecutor(self.count, context, start_process, (self._places,))
         return self
 
     def __exit__(

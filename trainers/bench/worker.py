@@ -28,7 +28,7 @@ from searchgym.files import read_json
 from ..config import TrainConfig, parse_settings
 from ..runs.directory import read_run_metadata, write_json
 from .audit_plan import AuditPlan, Scope
-from .code import fingerprint, versions
+from .code import fingerprint, load_parts, versions
 
 if TYPE_CHECKING:
     from searchgym.agents.policy import Policy
@@ -74,12 +74,17 @@ class Job:
         }  # fmt: skip
 
 
-def start_process() -> None:
-    """Set up a worker process: one thread, and an end when the parent ends, even by kill -9."""
+def start_process(places: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Set up a worker process: one thread, and an end when the parent ends, even by kill -9.
+
+    Args:
+        places: the environments of its jobs, whose parts it loads before it says which code it has.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    load_parts(places)
 
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:

@@ -167,7 +167,7 @@ def label(
     metavar="KEY=VALUE",
     multiple=True,
     group=_TRAINING,
-    help="loss (bce, mse, pairwise), epochs, lr, batch_tokens, weight_decay, validation, margin, centring, rename, reference or seed. Repeatable.",
+    help="loss (bce, mse, pairwise, wdpo), epochs, lr, batch_tokens, weight_decay, validation, margin, centring, beta, rename, reference or seed. Repeatable.",
 )
 @option("--threads", type=click.IntRange(1), group=_TRAINING, help="Threads of torch.")
 @option(

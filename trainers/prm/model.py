@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from searchgym.agents.lm.prefix_tree import PrefixTree, split_by_budget
 from searchgym.agents.lm.weights import check_tensors
-from searchgym.errors import CheckpointError
+from searchgym.errors import CheckpointError, ConfigError
 from searchgym.files import checksums, read_bytes, read_json, seal, unseal, write_bytes, write_text
 from searchgym.judges import Trace
 
@@ -80,9 +80,17 @@ class RewardModel:
     Attributes:
         head: the scalar head, in float32.
         notes: what is stored with a saved model, as JSON.
+
+    Raises:
+        ConfigError: both verdicts begin with the same token (wdpo).
     """
 
     def __init__(self, backbone: Backbone, loss: Loss, kind: str, reference: Reference = "none") -> None:
+        right, wrong = backbone.verdicts
+        if loss == "wdpo" and right == wrong:
+            raise ConfigError(
+                f"the tokenizer begins both verdicts with token {right}, which loss=wdpo cannot tell apart: use loss=bce"
+            )
         self.backbone, self.loss, self.kind, self.reference = backbone, loss, kind, reference
         self.head = nn.Linear(backbone.network.width, 1, device=backbone.network.device)
         nn.init.zeros_(self.head.weight)

@@ -105,10 +105,10 @@ class MatchTIR(GRPO):
         return [bool(d) for d in differ_by_set(turn_R, groups.group_R, len(groups))]
 
     def credit(self, groups: Groups) -> Credit:
-        if not len(groups):
-            return Credit.per_round([])
         matched_R = self._matched_rounds(groups)
         self._paid.clear()
+        if not len(groups):
+            return Credit.per_round([])
         index_R = round_index(groups.round_counts_E)
         paid_R = self._turn_rewards(groups, matched_R)
         returns_R = discounted_sums(paid_R, groups.episode_R, self.settings.discount)
