@@ -158,7 +158,8 @@ def submit(run: Path, options: list[str]) -> subprocess.Popen[bytes]:
     command += ["--working-dir", str(FILES), "--runtime-env", str(FILES / "ray-job.yaml"), "--"]
     # Without GPUs accelerate's launcher starts one process, whatever --num_processes says: torchrun, with its variables.
     fsdp = ["ACCELERATE_USE_FSDP=true", "FSDP_VERSION=2", "ACCELERATE_USE_CPU=true"]
-    command += ["env", *fsdp, str(program / "torchrun"), "--nproc_per_node", "2", "--master_port", "29655"]
+    command += ["env", *fsdp, sys.executable, "-m", "torch.distributed.run"]
+    command += ["--nproc_per_node", "2", "--master_port", "29655"]
     command += ["-m", "searchgym", "train", *options, "--run-dir", str(run)]
     with (run.parent / f"{run.name}.log").open("a") as log:
         return subprocess.Popen(command, env={**os.environ, **RAY_TOKEN}, stdout=log, stderr=log)
