@@ -12,11 +12,15 @@ SERVE_INDEX=${SERVE_INDEX:-searchgym index serve ${INDEX:-indexes/wiki18-e5} --p
 # Each rollout worker loads an adapter of its own, and holds the old one until the new one is loaded.
 SERVE_MODEL=${SERVE_MODEL:-vllm serve ${MODEL:-Qwen/Qwen3-8B} --port 8001 --data-parallel-size 8 --max-model-len 8192 \
     --logprobs-mode processed_logprobs --enable-lora --max-lora-rank 32 --max-loras $slots --max-cpu-loras $((2 * slots))}
+# Said on both kinds of machines: a head with a token turns authentication on by itself, a node that joins it does not.
+export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}
 export VLLM_ALLOW_RUNTIME_LORA_UPDATING=True RAY_USAGE_STATS_ENABLED=0
 
 keep_up() {
     while :; do
-        "$@" || echo "$(date +%T) '$1' ended with $?: starting it again" >&2
+        local status=0
+        "$@" || status=$?
+        echo "$(date +%T) '$1' ended with $status: starting it again" >&2
         sleep 1
     done
 }

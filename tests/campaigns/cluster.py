@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -32,6 +33,7 @@ WORLD = {"name": "country-terse", "size": 1000, "train": 40, "dev": 10, "test": 
 ITERATIONS, QUESTIONS, GROUP = 5, 4, 4
 RAY, DASHBOARD, INDEX, MODEL = 6479, 8365, 8100, 8101
 MARK = "SEARCHGYM_CLUSTER"
+RAY_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # not the user's own
 COUNTED = ("episodes", "invalid_episodes", "lost_workers")
 
 SERVE_MODEL = """
@@ -93,6 +95,7 @@ def machines(folder: Path) -> Iterator[None]:
     serve = [sys.executable, folder / "serve_model.py", TESTS, TESTS / "agents", folder / "model", MODEL]
     environment = {
         **os.environ,
+        **RAY_TOKEN,
         MARK: str(folder),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PORT": str(RAY),
@@ -112,7 +115,8 @@ def machines(folder: Path) -> Iterator[None]:
                 )
                 started.append(process)
                 wait_for(lambda: listens(RAY) and listens(DASHBOARD), "Ray's head")
-            wait_for(lambda: listens(INDEX) and listens(MODEL), "the servers")
+            # The head too: where its node took longer than Ray's 30 s, node.sh has started it again.
+            wait_for(lambda: all(map(listens, (INDEX, MODEL, RAY, DASHBOARD))), "the servers")
             yield
         finally:
             for process in reversed(started):
@@ -154,10 +158,11 @@ def submit(run: Path, options: list[str]) -> subprocess.Popen[bytes]:
     command += ["--working-dir", str(FILES), "--runtime-env", str(FILES / "ray-job.yaml"), "--"]
     # Without GPUs accelerate's launcher starts one process, whatever --num_processes says: torchrun, with its variables.
     fsdp = ["ACCELERATE_USE_FSDP=true", "FSDP_VERSION=2", "ACCELERATE_USE_CPU=true"]
-    command += ["env", *fsdp, str(program / "torchrun"), "--nproc_per_node", "2", "--master_port", "29655"]
+    command += ["env", *fsdp, sys.executable, "-m", "torch.distributed.run"]
+    command += ["--nproc_per_node", "2", "--master_port", "29655"]
     command += ["-m", "searchgym", "train", *options, "--run-dir", str(run)]
     with (run.parent / f"{run.name}.log").open("a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log)
+        return subprocess.Popen(command, env={**os.environ, **RAY_TOKEN}, stdout=log, stderr=log)
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

@@ -96,6 +96,21 @@ def test_what_a_dead_worker_was_to_play_others_play(ray):
             workers(policy, parts.envs, requests)
 
 
+def test_an_only_worker_that_dies_is_replaced_once_per_collection(ray):
+    from searchgym.trainers.distributed.ray_workers import RayWorkers
+
+    config = make_config({**CONFIG, "rollout_workers": 1})
+    parts = open_parts(config)
+    policy = CandidateAgent(init_std=0.3)
+    requests = [RolloutRequest(task, 2, seed) for seed, task in enumerate(parts.envs.task_ids()[:3])]
+    with RayWorkers(config, open_parts) as workers:
+        first = workers(policy, parts.envs, requests)
+        os.kill(workers.processes()[0], signal.SIGKILL)
+        second = workers(policy, parts.envs, requests)
+        assert workers.lost == 1
+    assert tokens(second) == tokens(first) == tokens(run_requests(policy, parts.envs, requests))
+
+
 def test_what_a_worker_cannot_open_is_said(ray):
     from searchgym.trainers.distributed.ray_workers import RayWorkers, WorkersLostError
 

@@ -131,14 +131,12 @@ class RayWorkers:
             requests: the groups to play.
 
         Raises:
-            WorkersLostError: all workers died, or none answered in time.
+            WorkersLostError: all workers died (an only one: it and its replacement), or none answered in time.
             SearchGymError: what a worker's environment or policy raised.
         """
         ray = self._ray
-        while len(self._workers) < self._count:
-            self._workers.append(
-                ray.remote(Worker).options(**self._options).remote(self._config, self._open_parts)
-            )
+        self._fill()
+        replace_last = self._count == 1  # an only worker has no other to play its groups
         full = world().full
         weights = ray.put({name: full(p).detach().cpu() for name, p in _trained(policy)})
         sampling = {name: getattr(policy, name) for name in _SAMPLING}
@@ -171,6 +169,9 @@ class RayWorkers:
                 if worker in self._workers:
                     self._workers.remove(worker)
                     self.lost += 1
+                if not self._workers and replace_last:
+                    replace_last = False
+                    self._fill()
                 if not self._workers:
                     raise WorkersLostError(
                         f"all {self._count} rollout workers have died ({_reason(error)}): the last checkpoint is "
@@ -178,6 +179,12 @@ class RayWorkers:
                     ) from error
                 send(numbers)
         return [groups[n] for n in range(len(requests))]
+
+    def _fill(self) -> None:
+        """Start the workers that are missing."""
+        worker = self._ray.remote(Worker).options(**self._options)
+        while len(self._workers) < self._count:
+            self._workers.append(worker.remote(self._config, self._open_parts))
 
     def processes(self) -> list[int]:
         """The workers' process ids."""
