@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 from searchgym.errors import CheckpointError, ConfigError, RunDirectoryError
 from searchgym.files import json_digest
-from searchgym.trainers.runs.inputs import INPUTS, check_allowed, check_inputs
+from searchgym.trainers.runs.inputs import INPUTS, check_allowed, check_inputs, describe_inputs
 from searchgym.trainers.training import resume, train
 from searchgym.trainers.training.loading import load_run
 
@@ -211,6 +212,18 @@ def test_files_of_the_agent_and_of_the_trainer() -> None:
         check_inputs(Path("run"), {"tokenizer": "b"}, {"tokenizer": "c"}, check_allowed(["all"]))
     with pytest.raises(RunDirectoryError, match="damaged"):
         check_inputs(Path("run"), ["corpus"], {"corpus": "a"})
+
+
+def test_a_directory_that_a_run_writes_to_is_no_input(run: Path, tmp_path: Path) -> None:
+    opened = load_run(run)
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    options = {"engine": "vllm", "engine_options": {"sync_dir": str(folder)}}
+    settings = dataclasses.replace(opened.config, agent_options=options)
+    before = describe_inputs(settings, opened.envs.config, {})
+    (folder / "adapter").write_bytes(b"of iteration 3")
+    assert describe_inputs(settings, opened.envs.config, {}) == before
+    assert "agent_files" not in before
 
 
 def test_a_changed_warm_start_and_a_changed_tokenizer(tmp_path: Path, toy: str) -> None:

@@ -164,6 +164,10 @@ def _question(question: Question) -> list[Any]:
     return [question.id, question.text, question.type, question.hops, gold_record(question)]
 
 
+_WRITTEN = ("sync_dir",)
+"""Options that name a directory which a run writes to, so that what lies there is no input."""
+
+
 def _files(options: Mapping[str, Any]) -> str:
     """Digest of the files and directories that the strings in some options name; "" without any."""
     facts: list[Any] = []
@@ -182,8 +186,9 @@ def _strings(value: object) -> Iterator[str]:
         if value and len(value) < 4096 and "\0" not in value:
             yield value
     elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _strings(part)
+        for name, part in value.items():
+            if name not in _WRITTEN:
+                yield from _strings(part)
     elif isinstance(value, Sequence):
         for part in value:
             yield from _strings(part)
