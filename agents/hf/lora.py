@@ -262,6 +262,9 @@ class Adapter:
             raise CheckpointError(f"{path}: no such file: give a directory written by `save`") from error
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
-        peft = _peft()
-        check_tensors(path, peft.get_peft_model_state_dict(self.model, save_embedding_layers=False), tensors)
-        peft.set_peft_model_state_dict(self.model, tensors)
+        ours = _peft().get_peft_model_state_dict(self.model, save_embedding_layers=False)
+        check_tensors(path, ours, tensors)
+        # In place: torch's `load_state_dict` fails where FSDP has put whole weights in the place of its shards.
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                ours[name].copy_(tensor)

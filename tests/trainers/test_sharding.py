@@ -52,8 +52,9 @@ def runs(tmp_path_factory) -> tuple[Path, Path, str]:
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     model = save_taught(tmp_path_factory.mktemp("model"))
     jobs: list[list[object]] = [[str(two / name), configuration(model, name)] for name in AGENTS]
-    jobs.append([str(two / "resumed"), configuration(model, "all", 1)])
-    jobs.append([str(two / "resumed"), {"iterations": 2, "resume": True}])
+    for name in AGENTS:
+        jobs.append([str(two / f"resumed-{name}"), configuration(model, name, 1)])
+        jobs.append([str(two / f"resumed-{name}"), {"iterations": 2, "resume": True}])
     jobs.append([str(two / "refused"), {"agent": "candidate", "iterations": 1, "questions": 1}])
     for rank, (status, output) in enumerate(launch(jobs, **FSDP)):
         assert status == 2, f"process {rank}:\n{output}"
@@ -83,8 +84,9 @@ def test_shards_learn_what_the_whole_learns(runs, name):
     assert {n: t.shape for n, t in weights(one).items()} == {n: t.shape for n, t in weights(two).items()}
 
 
-def test_a_run_in_shards_goes_on_in_shards_or_whole(runs, tmp_path):
-    straight, resumed = runs[1] / "all", runs[1] / "resumed"
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_run_in_shards_goes_on_in_shards_or_whole(runs, tmp_path, name):
+    straight, resumed = runs[1] / name, runs[1] / f"resumed-{name}"
     assert [row["iteration"] for row in rows(resumed)] == [0, 1, 2]
     torch.testing.assert_close(weights(resumed), weights(straight), atol=1e-6, rtol=1e-5)
     shutil.copytree(resumed, tmp_path / "whole")
