@@ -42,7 +42,7 @@ _MODULES = {
     "open_jsonl": "datasets.jsonl",
     "open_remote": "service.client",
     "serve": "service.server",
-    "verify_directory": "indexing.cache",
+    "verify_directory": "indexing.sealed",
 }
 
 

@@ -10,7 +10,7 @@ from .indexing.backend import build_index as build_index
 from .indexing.backend import open_index as open_index
 from .indexing.cache import cached_directory as cached_directory
 from .indexing.cache import home as home
-from .indexing.cache import verify_directory as verify_directory
+from .indexing.sealed import verify_directory as verify_directory
 from .service.app import create_app as create_app
 from .service.client import open_remote as open_remote
 from .service.limits import Limits as Limits

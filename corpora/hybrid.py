@@ -25,7 +25,7 @@ from searchgym.retriever import Hit, Retriever, SearchResult, check_result
 from searchgym.specs import Spec, open_retriever
 
 from .indexing.arguments import check_k, check_queries
-from .indexing.cache import digest
+from .indexing.sealed import digest
 
 __all__ = ["RRF_CONSTANT", "Hybrid", "open_hybrid"]
 

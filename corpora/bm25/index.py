@@ -38,7 +38,7 @@ from searchgym.retriever import Hit, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.backend import Estimate, IndexBackend, Progress, open_index, quiet
-from ..indexing.cache import digest
+from ..indexing.sealed import digest
 from . import loader
 from .analyzer import TOKENIZER, stem, words
 from .build import MOST, build_table, estimate_table, parts_table

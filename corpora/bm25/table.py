@@ -11,6 +11,7 @@ import json
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from searchgym.errors import DamagedFileError
 
-from ..indexing.cache import open_checked
 from ..indexing.checksums import SHIFT, CheckedFile
+from ..indexing.sealed import open_checked
 
 __all__ = ["LAZY", "Entry", "Table"]
 
@@ -55,7 +56,6 @@ class Table:
     Attributes:
         positions: passages of all postings, int32.
         counts: how often the term occurs in each of them, uint8.
-        lengths: the length code of every passage, uint8.
         facts: the totals.
 
     Raises:
@@ -70,13 +70,13 @@ class Table:
             self._counts_file,
             self._starts_file,
             self._most_file,
-            lengths,
+            self._lengths_file,
             self._spans_file,
         ) = files[:-1]
         self._terms_file = files[-1]
         self.positions: NDArray[np.int32] = arrays["positions"][0]
         self.counts: NDArray[np.uint8] = arrays["counts"][0]
-        self.lengths: NDArray[np.uint8] = arrays["lengths"][0]
+        self._lengths: NDArray[np.uint8] = arrays["lengths"][0]
         self._offsets = {name: offset for name, (_, offset) in arrays.items()}
         views: list[Any] = [arrays[name][0].data for name in ("starts", "most", "term_starts")]
         self._starts, self._most, self._spans = views  # numbers of a memoryview are read at half the cost
@@ -88,16 +88,15 @@ class Table:
             "positions": len(self.counts),
             "starts": len(self._most) + 1,
             "term_starts": len(self._most) + 1,
-            "lengths": _total(facts, "passages", lengths),
+            "lengths": _total(facts, "passages", self._lengths_file),
         }
         for name, size in sizes.items():
             if len(arrays[name][0]) != size:
                 self._file(name).refuse(
                     f"it has {len(arrays[name][0]):,} numbers, where the other files have {size:,}"
                 )
-        if _total(facts, "words", lengths) < 1 or not len(self._most):
-            lengths.refuse("the table has no words")
-        lengths.check(0, len(lengths.data))  # one byte per passage; read at random
+        if _total(facts, "words", self._lengths_file) < 1 or not len(self._most):
+            self._lengths_file.refuse("the table has no words")
 
     @classmethod
     def load(cls, directory: Path, *, mapped: bool) -> Table:
@@ -126,6 +125,16 @@ class Table:
                 f"{directory / 'bm25.json'} holds {facts!r:.60}, no totals: build the index again"
             )
         return cls(files, facts)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.uint8]:
+        """The length code of every passage; compared as a whole when it is first asked for, because it is read at random.
+
+        Raises:
+            DamagedFileError: the file has changed since it was written.
+        """
+        self._lengths_file.check(0, len(self._lengths_file.data))
+        return self._lengths
 
     def find(self, term: str) -> Entry | None:
         """The entry of a term; None if the table does not have it.

@@ -28,8 +28,9 @@ from ..datasets.jsonl import JsonlCorpus
 from ..datasets.packing import packed_size
 from ..datasets.wikipedia import estimate_dump, import_dump
 from ..indexing.backend import shown_progress
-from ..indexing.cache import home, verify_directory
+from ..indexing.cache import home
 from ..indexing.disk import free_disk, human
+from ..indexing.sealed import verify_directory
 from .from_graph import from_graph
 
 __all__ = ["corpus"]

@@ -36,8 +36,8 @@ from ..indexing.backend import (
     read_index,
     shown_progress,
 )
-from ..indexing.cache import digest, read_key, verify_directory
 from ..indexing.disk import free_disk, human
+from ..indexing.sealed import digest, read_key, verify_directory
 
 __all__ = ["index", "open_backend"]
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from searchgym.question import Passage
 
-from ..indexing.cache import open_checked
 from ..indexing.checksums import BLOCK, SHIFT
+from ..indexing.sealed import open_checked
 from .lines import Line
 
 __all__ = [

@@ -23,8 +23,8 @@ from searchgym.errors import DamagedFileError
 from searchgym.files import replacing
 
 from ..indexing.backend import Progress
-from ..indexing.cache import open_checked
 from ..indexing.checksums import CheckedFile
+from ..indexing.sealed import open_checked
 from .faiss_checks import ListBlocks, check_before_reading, check_index
 from .rows import Vectors
 from .vectors import load_faiss

@@ -35,8 +35,8 @@ from searchgym.retriever import Hit, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.backend import Estimate, IndexBackend, Progress
-from ..indexing.cache import MANIFEST, digest
 from ..indexing.checksums import CHECKSUMS
+from ..indexing.sealed import MANIFEST, digest
 from .encoders import Encoder, EncoderOptions, EncoderSpec
 from .faiss_files import FaissFiles, build_faiss_files, faiss_bytes
 from .model_files import MINILM

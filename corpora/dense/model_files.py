@@ -19,7 +19,7 @@ from typing import Any
 
 from searchgym.errors import ConfigError, MissingExtraError
 
-from ..indexing.cache import digest
+from ..indexing.sealed import digest
 
 __all__ = ["MINILM", "check_modules", "find_prefixes", "locate_encoder", "model_files"]
 

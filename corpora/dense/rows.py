@@ -21,8 +21,9 @@ from searchgym.files import replacing
 from searchgym.question import Corpus, Passage
 
 from ..indexing.backend import Progress
-from ..indexing.cache import cached_directory, open_checked
+from ..indexing.cache import cached_directory
 from ..indexing.checksums import SHIFT
+from ..indexing.sealed import open_checked
 from .encoders import MAX_CHARACTERS
 
 __all__ = [

@@ -16,8 +16,9 @@ from searchgym.errors import ConfigError, MissingExtraError
 from searchgym.question import Corpus
 
 from ..indexing.backend import Progress
-from ..indexing.cache import cached_directory, open_checked
+from ..indexing.cache import cached_directory
 from ..indexing.disk import require_disk
+from ..indexing.sealed import open_checked
 from .encoders import Encoder
 from .rows import GROUP_FILES, Groups, Vectors, group_passages, passage_text
 

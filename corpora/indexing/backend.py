@@ -25,8 +25,9 @@ from searchgym.question import Corpus
 from searchgym.retriever import Retriever
 from searchgym.specs import Spec, call_factory, open_corpus
 
-from .cache import cached_directory, damage, output_directory, read_key
+from .cache import cached_directory, output_directory
 from .disk import free_disk, human
+from .sealed import damage, read_key
 
 __all__ = [
     "Estimate",

@@ -26,7 +26,7 @@ from searchgym.retriever import Hit, Retriever, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.backend import Estimate, IndexBackend, Progress
-from ..indexing.cache import digest
+from ..indexing.sealed import digest
 from .jvm import attach, fat_jar, first_line, java, java_exception
 from .prebuilt import open_prebuilt
 from .searcher import ANALYZER, FIELD, MAX_QUERY_TERMS, Searcher, java_text, lucene_directory

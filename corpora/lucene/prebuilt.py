@@ -22,8 +22,8 @@ from searchgym.question import Corpus, find_passage
 from searchgym.retriever import Hit, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
-from ..indexing.cache import digest
 from ..indexing.matching import PROBE_HITS, PassageMatcher
+from ..indexing.sealed import digest
 from ..service.protocol import read_document
 from .jvm import fat_jar, java
 from .searcher import Searcher

@@ -24,7 +24,8 @@ from ..dense.encoders import Encoder
 from ..dense.rows import Vectors, cached_groups
 from ..dense.vectors import cached_vectors
 from ..indexing.backend import Progress, shown_progress
-from ..indexing.cache import digest, home
+from ..indexing.cache import home
+from ..indexing.sealed import digest
 from .local_files import check_local, record_local
 
 __all__ = ["FILE_SUFFIX", "Collection", "dimension"]

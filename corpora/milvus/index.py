@@ -43,7 +43,7 @@ from ..dense.encoders import Encoder, EncoderOptions, EncoderSpec
 from ..dense.model_files import MINILM
 from ..hybrid import Hybrid
 from ..indexing.arguments import check_k, check_queries
-from ..indexing.cache import digest
+from ..indexing.sealed import digest
 from .collection import FILE_SUFFIX, Collection, dimension
 
 __all__ = ["EXACT_UP_TO", "MAX_HITS", "Milvus", "MilvusOptions", "open_milvus"]

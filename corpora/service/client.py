@@ -27,8 +27,8 @@ from searchgym.retries import Backoff, is_transient
 from searchgym.retriever import Hit, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
-from ..indexing.cache import digest
 from ..indexing.matching import PROBE_HITS, PassageMatcher
+from ..indexing.sealed import digest
 from .client_dialects import DIALECTS, QUERIES
 from .protocol import read_hits
 

@@ -28,7 +28,7 @@ from searchgym.retries import Backoff, is_transient
 from searchgym.retriever import Hit, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
-from ..indexing.cache import digest
+from ..indexing.sealed import digest
 from .answers import Answers
 from .apis import Found, SearchApi, open_api
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from searchgym.corpora import build_index, open_index
 from searchgym.corpora.bm25 import BM25_BACKEND
-from searchgym.corpora.indexing import backend, cache
+from searchgym.corpora.indexing import backend, sealed
 from searchgym.corpora.indexing.checksums import CheckedFile
 from searchgym.specs import open_corpus
 
@@ -50,7 +50,7 @@ def child(passages: int, directory: str) -> None:
     clock = Clock()
     checks: tuple[tuple[Any, str], ...] = (
         (backend, "damage"),
-        (cache, "read_checksums"),
+        (sealed, "read_checksums"),
         (CheckedFile, "check"),
     )
     for owner, name in checks:

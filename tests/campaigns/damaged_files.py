@@ -11,8 +11,7 @@ other error) and died (the process ended). Exit status 1 if anything was wrong, 
 With --resealed, manifest and checksums are made to fit the damage, as someone with write access could. Then a wrong result
 is nothing that could be noticed, but no process may die and no error may be untyped.
 
-Needs the extras `dense` for flat, ivf and hnsw, `api` for replies, and `lucene` for lucene, which is tried if it is named. Index files are treated as large ones are: their blocks are compared when
-they are first read.
+Needs the extras `dense` for flat, ivf and hnsw, `api` for replies, and `lucene` for lucene, which is tried if it is named.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ import numpy as np
 
 from searchgym.corpora import build_index, open_index
 from searchgym.corpora.bm25 import BM25_BACKEND, loader
-from searchgym.corpora.indexing import cache
+from searchgym.corpora.indexing import sealed
 from searchgym.errors import RetrievalError, SearchGymError
 from searchgym.retriever import Hit
 from searchgym.specs import open_corpus
@@ -81,7 +80,7 @@ def reseal(directory: Path) -> None:
     """Make manifest and checksums fit what the files are now."""
     manifest = json.loads((directory / "manifest.json").read_text("utf-8"))
     lazy = [name for name, facts in manifest["files"].items() if facts.get("lazy")]
-    cache.seal(directory, manifest["name"], manifest["key"], lazy)
+    sealed.seal(directory, manifest["name"], manifest["key"], lazy)
 
 
 # -- what is damaged ---------------------------------------------------------------------------------------------
@@ -202,13 +201,13 @@ class Passages(Kind):
         for number, text in enumerate(texts(3000)):
             packer.add(Passage(f"{number:05}", text[:9], text), Line("a", number, {}))
         packer.finish()
-        cache.seal(place, "passages", {"format": 1}, ["passages.*"])
+        sealed.seal(place, "passages", {"format": 1}, ["passages.*"])
 
     def use(self, place: Path) -> Any:
         from searchgym.corpora.datasets.packing import Packed, PassageIds, decode_passage
         from searchgym.errors import DamagedFileError
 
-        if (problem := cache.damage(place)) is not None:  # then it is built again
+        if (problem := sealed.damage(place)) is not None:  # then it is built again
             raise DamagedFileError(problem)
         passages = Packed(place, "passages", decode_passage)
         ids = PassageIds(passages)
@@ -259,12 +258,12 @@ class Questions(Kind):
 
     def make(self, place: Path) -> None:
         (place / "questions.jsonl").write_text("".join(json.dumps({"q": text}) + "\n" for text in texts(200)))
-        cache.seal(place, "world-questions", {"format": 1})
+        sealed.seal(place, "world-questions", {"format": 1})
 
     def use(self, place: Path) -> Any:
         from searchgym.errors import DamagedFileError
 
-        if (problem := cache.damage(place)) is not None:
+        if (problem := sealed.damage(place)) is not None:
             raise DamagedFileError(problem)
         return (place / "questions.jsonl").read_text()
 
@@ -390,7 +389,6 @@ def attack(kind: Kind, intact: Path, expected: Any, seed: int, resealed: bool) -
 
 def worker(name: str, intact: Path, first: int, count: int, resealed: bool) -> None:
     """Attack many times, printing a line before and after each."""
-    cache._HASHED_UP_TO = 0  # large files: blocks are compared when they are read
     kind = KINDS[name]()
     if isinstance(kind, Dense):
         _toy_encoder()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from searchgym.corpora.indexing.cache import digest
+from searchgym.corpora.indexing.sealed import digest
 from searchgym.errors import UnknownIdError
 from searchgym.question import Passage, Question
 

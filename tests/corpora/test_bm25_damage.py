@@ -18,7 +18,7 @@ from searchgym.corpora import build_index, open_index
 from searchgym.corpora.bm25 import index as module
 from searchgym.corpora.bm25 import loader
 from searchgym.corpora.bm25.index import BM25, BM25_BACKEND
-from searchgym.corpora.indexing import cache
+from searchgym.corpora.indexing import sealed
 from searchgym.corpora.indexing.checksums import BLOCK
 from searchgym.errors import DamagedFileError, RetrievalError, SearchGymError
 
@@ -47,8 +47,7 @@ def intact(corpus: ListCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def copy(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(cache, "_HASHED_UP_TO", 0)  # as for a large index
-    monkeypatch.setattr(cache, "sync", lambda path: None)  # the disk need not have it
+    monkeypatch.setattr(sealed, "sync", lambda path: None)  # the disk need not have it
     return shutil.copytree(intact, tmp_path / "copy")
 
 
@@ -63,7 +62,7 @@ def searched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 def reseal(place: Path) -> None:
     facts = json.loads((place / "manifest.json").read_text())
-    cache.seal(place, facts["name"], facts["key"], BM25_BACKEND.lazy)
+    sealed.seal(place, facts["name"], facts["key"], BM25_BACKEND.lazy)
 
 
 def offset(file: Path) -> int:

@@ -16,8 +16,9 @@ from typing import Any
 import platformdirs
 import pytest
 
-from searchgym.corpora.indexing import cache
-from searchgym.corpora.indexing.cache import cached_directory, open_checked, verify_directory
+from searchgym.corpora.indexing import cache, sealed
+from searchgym.corpora.indexing.cache import cached_directory
+from searchgym.corpora.indexing.sealed import open_checked, verify_directory
 from searchgym.errors import ConfigError, DamagedFileError
 
 KEY = {"format": 1, "size": 3}
@@ -70,7 +71,7 @@ def test_built_once_and_found_again(home: Path) -> None:
     assert cached_directory("thing", {"format": 2, "size": 3}, fill) != first
     assert home in first.parents
     assert verify_directory(first) == []
-    assert cache.read_key(first) == KEY
+    assert sealed.read_key(first) == KEY
     assert litter(home) == []
 
 
@@ -146,8 +147,7 @@ def test_a_damaged_entry_is_rebuilt_with_a_warning(home: Path, harm: Callable[[P
         cached_directory("thing", KEY, never)
 
 
-def test_large_entries_are_read_in_full_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_HASHED_UP_TO", 10)
+def test_lazy_files_are_compared_when_they_are_read(home: Path) -> None:
     entry = cached_directory("thing", KEY, fill, lazy=["words.*"])
     change(entry)
     assert cached_directory("thing", KEY, never) == entry

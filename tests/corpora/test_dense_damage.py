@@ -18,7 +18,7 @@ pytest.importorskip("faiss", reason="the extra dense is not installed")
 from tiny_encoder import write_encoder
 
 from searchgym.corpora.dense.index import DENSE_BACKEND
-from searchgym.corpora.indexing import cache
+from searchgym.corpora.indexing import sealed
 from searchgym.corpora.indexing.backend import build_index, open_index
 from searchgym.errors import ConfigError, SearchGymError
 
@@ -81,7 +81,7 @@ def test_links_and_sizes_that_lead_out_of_the_index_are_refused(
     kind: str, model: str, large_corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when checksums and manifest were made to fit the damage."""
-    monkeypatch.setattr(cache, "sync", lambda path: None)
+    monkeypatch.setattr(sealed, "sync", lambda path: None)
     place = build_index(
         DENSE_BACKEND,
         large_corpus,
@@ -103,7 +103,7 @@ def test_links_and_sizes_that_lead_out_of_the_index_are_refused(
         facts = json.loads((place / "manifest.json").read_text())
         for resealed in (False, True):
             if resealed:
-                cache.seal(place, facts["name"], facts["key"], DENSE_BACKEND.lazy)
+                sealed.seal(place, facts["name"], facts["key"], DENSE_BACKEND.lazy)
             (place / "damaged.txt").unlink(missing_ok=True)
             try:
                 found = open_index(place, large_corpus).search(["bam", "repeated line 1"], 3)
@@ -112,4 +112,4 @@ def test_links_and_sizes_that_lead_out_of_the_index_are_refused(
             assert resealed or found == expected
         file.write_bytes(content)
         (place / "damaged.txt").unlink(missing_ok=True)
-        cache.seal(place, facts["name"], facts["key"], DENSE_BACKEND.lazy)
+        sealed.seal(place, facts["name"], facts["key"], DENSE_BACKEND.lazy)

@@ -19,7 +19,7 @@ from searchgym.corpora.bm25.index import open_bm25
 from searchgym.corpora.cli.index import read_spec
 from searchgym.corpora.datasets.jsonl import open_jsonl
 from searchgym.corpora.indexing import backend
-from searchgym.corpora.indexing.cache import seal
+from searchgym.corpora.indexing.sealed import seal
 from searchgym.errors import ConfigError
 
 ROWS = [
