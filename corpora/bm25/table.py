@@ -95,7 +95,8 @@ class Table:
                 self._file(name).refuse(
                     f"it has {len(arrays[name][0]):,} numbers, where the other files have {size:,}"
                 )
-        if _total(facts, "words", self._lengths_file) < 1 or not len(self._most):
+        words, documents = (_total(facts, name, self._lengths_file) for name in ("words", "documents"))
+        if words < 1 or not 1 <= documents <= facts["passages"] or not len(self._most):
             self._lengths_file.refuse("the table has no words")
 
     @classmethod

@@ -169,7 +169,8 @@ def test_no_number_of_a_sealed_index_makes_it_read_elsewhere(
 
 @pytest.mark.parametrize(
     "facts", ["{", "[]", "{}", '{"passages": 10, "words": 5}', '{"passages": -1, "words": 5}', '{"passages": 3000, "words": 0}',
-              '{"passages": "3000", "words": true}'],
+              '{"passages": "3000", "words": true}', '{"passages": 3000, "words": 5}', '{"passages": 3000, "words": 5, "documents": 0}',
+              '{"passages": 3000, "words": 5, "documents": 3001}'],
 )  # fmt: skip
 def test_totals_that_do_not_fit_are_refused(corpus: ListCorpus, copy: Path, facts: str) -> None:
     (copy / "bm25.json").write_text(facts)
