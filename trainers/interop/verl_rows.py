@@ -1,4 +1,4 @@
-"""Questions as the rows of a data set for verl; needs no verl."""
+"""The files that verl reads: questions as the rows of a data set, and the configuration of the tools. Needs no verl."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from searchgym import SearchEnv
 from searchgym.errors import ConfigError
 
-__all__ = ["rows"]
+__all__ = ["rows", "tool_config"]
 
 
 def rows(split: str, *, agent_name: str = "searchgym", **arguments: Any) -> list[dict[str, Any]]:
@@ -46,3 +46,15 @@ def rows(split: str, *, agent_name: str = "searchgym", **arguments: Any) -> list
         }
         for index, question in enumerate(env.config.tasks(split))
     ]
+
+
+def tool_config(**arguments: Any) -> dict[str, Any]:
+    """The tools of `verl_tools`, to be written as JSON or YAML for `actor_rollout_ref.rollout.multi_turn.tool_config_path`.
+
+    Args:
+        **arguments: of the environment, JSON values, below those of a row.
+    """
+    config = {"type": "native", "arguments": arguments}
+    schemas = SearchEnv(**{**arguments, "dialect": "tools"}).tool_schemas
+    name = "searchgym.interop.verl_tools.SearchTool"
+    return {"tools": [{"class_name": name, "config": config, "tool_schema": schema} for schema in schemas]}

@@ -1,0 +1,3 @@
+import verl_cpu
+
+verl_cpu.install()
