@@ -116,9 +116,10 @@ async def lose(kind: Any, dialect: str, **more: Any) -> None:
     try:
         await loop.run({}, raw_prompt=prompt, extra_info=extra, tools_kwargs=extra["tools_kwargs"])
     except RetrievalError as error:
-        assert "secret" not in str(error)
+        told = str(error)
     else:
         raise AssertionError("verl's trainer would have trained on an episode without a reward")
+    assert "verl drops the rollout" in told, told
     print(
         f"{kind.__name__}: a failed retrieval drops the rollout; under the older trainer, 0 tokens are trained on"
     )
