@@ -2,9 +2,9 @@
 
 python tests/campaigns/cluster.py [FOLDER]      (default: a temporary one; needs searchgym[train,ray,serve,api] and ray[default])
 
-The processes are those of docs/cluster/node.sh, submitted and configured by the files beside it, with three differences: the
-model is a tiny one, torchrun starts the learning processes, and vLLM is `tests/fixtures/stub_vllm.py`, which samples from a real
-model by vLLM's protocol. There are two
+The processes are those of docs/cluster/node.sh, submitted and configured by the files beside it, with two differences: the
+model is a tiny one on processors, and vLLM is `tests/fixtures/stub_vllm.py`, which samples from a real model by vLLM's protocol.
+There are two
 learning processes (FSDP), each with a rollout worker on Ray, an index server and a model server. One run is undisturbed; in
 another a rollout worker, the index server, the model server and a learning process are killed, each in an iteration of its
 own, and the last is followed by `--resume`. Episodes, metrics and weights must be those of the undisturbed run. The same
@@ -157,10 +157,12 @@ def submit(run: Path, options: list[str]) -> subprocess.Popen[bytes]:
     program = Path(sys.executable).parent
     command = [str(program / "ray"), "job", "submit", "--address", f"http://127.0.0.1:{DASHBOARD}"]
     command += ["--working-dir", str(FILES), "--runtime-env", str(FILES / "ray-job.yaml"), "--"]
-    # Without GPUs accelerate's launcher starts one process, whatever --num_processes says: torchrun, with its variables.
-    fsdp = ["ACCELERATE_USE_FSDP=true", "FSDP_VERSION=2", "ACCELERATE_USE_CPU=true"]
-    command += ["env", *fsdp, sys.executable, "-m", "torch.distributed.run"]
-    command += ["--nproc_per_node", "2", "--master_port", "29655"]
+    # The page's launch, on processors. Only with FSDP does accelerate's launcher start more than one process on them, see
+    # findings/accelerate_cpu_processes.sh.
+    launch = (FILES / "fsdp.yaml").read_text("utf-8").replace("num_processes: 8", "num_processes: 2")
+    (run.parent / "fsdp.yaml").write_text(f"{launch}use_cpu: true\nmain_process_port: 29655\n", "utf-8")
+    command += ["env", "ACCELERATE_USE_CPU=true", str(program / "python"), "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(run.parent / "fsdp.yaml")]
     command += ["-m", "searchgym", "train", *options, "--run-dir", str(run)]
     with (run.parent / f"{run.name}.log").open("a") as log:
         return subprocess.Popen(command, env={**os.environ, **RAY_TOKEN}, stdout=log, stderr=log)

@@ -88,18 +88,21 @@ def prepare(model: Path, folder: Path, loop: str, *, down: bool = False) -> list
 
 
 def check(log: Path, *, down: bool = False) -> None:
-    """Hold what verl printed."""
-    text = log.read_text("utf-8", errors="replace")
+    """Hold what verl printed: the rewards, an update in each step, and the weights that the server got."""
+    text = re.sub(r"\x1b\[\d+m(?:\(.*?\))?", "", log.read_text("utf-8", errors="replace"))
     sent = [float(change) for change in re.findall(r"largest change (\S+)", text)]
-    steps = re.findall(r"step:\d+ - .*", text)
-    rewards = [float(re.search(r"critic/rewards/mean:(?:np\.float64\()?([\d.]+)", line)[1]) for line in steps]  # type: ignore[index]
-    validation = re.search(
-        r"val-core/searchgym/reward/mean@1': (?:\\?\"?\s*\S*\s*)?\"?np\.float64\(([\d.]+)", text
-    )
-    print(f"validation {validation and validation[1]}, rewards of {len(steps)} steps {rewards}")
-    print(
-        f"weights sent {len(sent)} times, largest changes {sent}; rollouts lost {text.count('it has no reward, and verl drops')}"
-    )
+    (validation,) = re.findall(r"step:0 - .*?val-core/searchgym/reward/mean@1:np\.float64\(([\d.]+)\)", text)
+    steps = re.findall(r"step:[1-9] - .*", text)
+    rewards = [float(re.findall(r"critic/rewards/mean:([\d.]+)", line)[0]) for line in steps]
+    agree = [float(re.findall(r"rollout_actor_probs_pearson_corr:([\d.]+)", line)[0]) for line in steps]
+    lost = text.count("ConfigError: no retrieval server answers")
+    print(f"reward in validation {float(validation)}; means of the {len(steps)} steps {rewards}")
+    print(f"weights sent {len(sent)} times, largest changes {sent}; lost rollouts {lost}")
+    print(f"correlation of the sampler's probabilities with the trainer's {agree}")
+    assert (float(validation), len(steps), len(sent)) == (1.0, STEPS, STEPS + 1), text[-3000:]
+    assert min(rewards) > 0.5, rewards
+    assert min(agree) > 0.99, agree
+    assert (lost > 0) == down
 
 
 if __name__ == "__main__":

@@ -270,6 +270,17 @@ def test_missing_and_untested_versions(name: str, monkeypatch: pytest.MonkeyPatc
         adapter(name)
 
 
+def test_rows_for_tools_do_not_ask_for_tags(toy: str) -> None:
+    by_loop = {
+        n: adapter("verl_rows").rows("dev", agent_name=n, corpus=toy)
+        for n in ("searchgym", "searchgym_tools")
+    }
+    tags, tools = (rows[0]["prompt"][0]["content"] for rows in by_loop.values())
+    assert "<search>" in tags
+    assert "<search>" not in tools
+    assert "tool call" in tools
+
+
 def test_rows_hold_json_values(toy: str) -> None:
     rows = adapter("verl_rows").rows("dev", corpus=toy, top_k=2)
     assert json.loads(rows[0]["extra_info"]["arguments"]) == {"corpus": toy, "top_k": 2}

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from searchgym import SearchEnv
+from searchgym.env.tools import tool_instructions
 from searchgym.errors import ConfigError
 
 __all__ = ["rows", "tool_config"]
@@ -23,6 +24,8 @@ def rows(split: str, *, agent_name: str = "searchgym", **arguments: Any) -> list
         ConfigError: an argument that cannot be used, or one that is not a JSON value.
     """
     env = SearchEnv(**{**arguments, "split": split})
+    # verl gives the tools to the chat template: the system prompt must neither list them again nor ask for tags.
+    system = env.system_prompt if agent_name == "searchgym" else tool_instructions(env.config)
     try:
         packed = json.dumps(arguments)
     except TypeError as error:
@@ -32,7 +35,7 @@ def rows(split: str, *, agent_name: str = "searchgym", **arguments: Any) -> list
             "data_source": "searchgym",
             "agent_name": agent_name,
             "prompt": [
-                {"role": "system", "content": env.system_prompt},
+                {"role": "system", "content": system},
                 {"role": "user", "content": question.text},
             ],
             "reward_model": {"style": "rule", "ground_truth": list(question.answers)},
