@@ -81,9 +81,10 @@ def prepare(model: Path, folder: Path, loop: str, *, down: bool = False) -> list
         *(
             "+ray_kwargs.ray_init.num_gpus=1",
             "+ray_kwargs.ray_init.address=local",
-            "ray_kwargs.ray_init.num_cpus=32",
+            "ray_kwargs.ray_init.num_cpus=10",
         ),
         "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
+        "reward.num_workers=1",
     ]
 
 

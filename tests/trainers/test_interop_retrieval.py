@@ -256,14 +256,16 @@ def test_commands_name_a_missing_extra(
     assert f'pip install "searchgym[{command[0]}]"' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["mcp", "openenv", "langchain", "llamaindex", "verl"])
+@pytest.mark.parametrize(
+    "name", ["mcp", "openenv", "langchain", "llamaindex", "verl", "verl_tools", "trl_rollouts"]
+)
 def test_missing_and_untested_versions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(package: str) -> str:
         raise peers.metadata.PackageNotFoundError(package)
 
     stand_ins.install(monkeypatch)
     monkeypatch.setattr(peers.metadata, "version", missing)
-    with pytest.raises(MissingExtraError, match=rf"searchgym\[{name}\]"):
+    with pytest.raises(MissingExtraError, match=rf"searchgym\[{name.partition('_')[0]}\]"):
         adapter(name)
     monkeypatch.setattr(peers.metadata, "version", lambda package: "99.1")
     with pytest.raises(PeerVersionError, match=r"was tested with .* 99\.1 is installed"):
@@ -279,6 +281,12 @@ def test_rows_for_tools_do_not_ask_for_tags(toy: str) -> None:
     assert "<search>" in tags
     assert "<search>" not in tools
     assert "tool call" in tools
+
+
+def test_a_list_of_queries_is_described_to_verl(toy: str) -> None:
+    search, _ = adapter("verl_rows").tool_config(corpus=toy, max_queries=3)["tools"]
+    (queries,) = search["tool_schema"]["function"]["parameters"]["properties"].values()
+    assert queries["description"] == "a list of texts: what to look for"
 
 
 def test_rows_hold_json_values(toy: str) -> None:

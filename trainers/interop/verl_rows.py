@@ -59,5 +59,8 @@ def tool_config(**arguments: Any) -> dict[str, Any]:
     """
     config = {"type": "native", "arguments": arguments}
     schemas = SearchEnv(**{**arguments, "dialect": "tools"}).tool_schemas
+    for parameter in (p for s in schemas for p in s["function"]["parameters"]["properties"].values()):
+        if parameter["type"] == "array":  # verl shows the model no `items`
+            parameter["description"] = f"a list of texts: {parameter['items']['description']}"
     name = "searchgym.interop.verl_tools.SearchTool"
     return {"tools": [{"class_name": name, "config": config, "tool_schema": schema} for schema in schemas]}

@@ -9,21 +9,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop  # its version is checked above
-from verl.tools.base_tool import BaseTool
-from verl.tools.schemas import ToolResponse
-
 from searchgym import EpisodeSession, SearchEnv
 from searchgym.env.session import METRICS
 from searchgym.errors import ConfigError
 
-from .peers import check_peer
+from .verl import failed  # checks verl's version, before it is imported
 
-check_peer("verl")
-
-from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register  # noqa: E402  # after the check
-
-from .verl import failed  # noqa: E402
+# isort: split
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
+from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
+from verl.tools.base_tool import BaseTool
+from verl.tools.schemas import ToolResponse
 
 __all__ = ["SearchTool", "SearchToolAgentLoop", "compute_score"]
 
