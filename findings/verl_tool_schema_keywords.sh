@@ -11,8 +11,8 @@
 #   limits and the form of items in the description, and give an optional parameter `"type": ["string", "null"]`.
 # Seen 2026-11-30:
 #   queries: {'items': {'type': 'string'}, 'type': 'array'} -> {'type': 'array'}
-#   k: {'default': 3, 'maximum': 20, 'minimum': 1, 'type': 'integer'} -> {'type': 'integer'}
 #   span: {'$ref': '#/$defs/Span'} -> ValidationError: type
+#   k: {'default': 3, 'maximum': 20, 'minimum': 1, 'type': 'integer'} -> {'type': 'integer'}
 #   title: {'anyOf': [{'type': 'string'}, {'type': 'null'}], 'default': None} -> ValidationError: type
 #   object with fields -> {'type': 'object'}
 #   ['string', 'null'] -> {'type': ['string', 'null']}
