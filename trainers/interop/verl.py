@@ -24,15 +24,15 @@ __all__ = ["SearchAgentLoop", "failed"]
 
 
 def failed(trainer_config: Any, output: AgentLoopOutput) -> AgentLoopOutput:
-    """What a loop makes of an episode that the infrastructure ended; it has no reward, and a 0 would be a wrong answer.
+    """What a loop makes of an episode that the infrastructure ended, which has no reward.
 
     Args:
         trainer_config: verl's whole configuration.
         output: of the rollout.
 
     Returns:
-        For verl's older trainer (`trainer.use_v1=False`), whose iteration an exception ends: the rollout with score 0 and a
-        mask of zeros, so that nothing is trained on; the group's mean contains the 0.
+        For the older trainer (`trainer.use_v1=False`), whose iteration an exception ends: the rollout with score 0 and a mask
+        of zeros. Nothing is trained on; the group's mean contains the 0.
 
     Raises:
         RetrievalError: verl's trainer leaves the rollout out of its group, and trains on the others.
@@ -116,7 +116,11 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]  # the package need 
             reward_score=score,
             num_turns=2 * int(session.metrics()["rounds"]) + 1,
             metrics={"generate_sequences": 0.0, "tool_calls": 0.0},
-            extra_fields=versions
-            | {"reward_extra_info": session.metrics(), "turn_scores": [], "tool_rewards": []},
+            extra_fields={
+                **versions,
+                "reward_extra_info": session.metrics(),
+                "turn_scores": [],
+                "tool_rewards": [],
+            },
         )
         return output if score is not None else failed(self.config, output)
