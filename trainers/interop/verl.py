@@ -38,9 +38,7 @@ def failed(trainer_config: Any, output: AgentLoopOutput) -> AgentLoopOutput:
         RetrievalError: verl's trainer leaves the rollout out of its group, and trains on the others.
     """
     if trainer_config.get("trainer", {}).get("use_v1", False):
-        raise RetrievalError(
-            "the infrastructure ended the episode: it has no reward, and verl drops the rollout"
-        )
+        raise RetrievalError("the infrastructure ended the episode: verl drops the rollout")
     output.reward_score, output.response_mask = 0.0, [0] * len(output.response_mask)
     return output
 
@@ -108,6 +106,7 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]  # the package need 
                 )
                 ids, logprobs = merged.token_ids, given or []
         score = session.finish()
+        told = {"reward_extra_info": session.metrics(), "turn_scores": [], "tool_rewards": []}
         output = AgentLoopOutput(
             prompt_ids=ids[:prompt_length],
             response_ids=ids[prompt_length:][:length],
@@ -116,11 +115,6 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]  # the package need 
             reward_score=score,
             num_turns=2 * int(session.metrics()["rounds"]) + 1,
             metrics={"generate_sequences": 0.0, "tool_calls": 0.0},
-            extra_fields={
-                **versions,
-                "reward_extra_info": session.metrics(),
-                "turn_scores": [],
-                "tool_rewards": [],
-            },
+            extra_fields=versions | told,
         )
         return output if score is not None else failed(self.config, output)
