@@ -163,18 +163,6 @@ class ServerAdapter:
         print(f"weights of step {global_steps} sent; largest change {change:.1e}", flush=True)
 
 
-def install() -> None:
-    """Register rollout and engine, of which verl has no other way in than its tables."""
-    import verl.workers.rollout.base as base
-    from verl.workers.engine import EngineRegistry
-    from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
-
-    base._ROLLOUT_REGISTRY[NAME, "async"] = f"{__name__}.ServerAdapter"
-    EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")(
-        FSDPEngineWithLMHead
-    )
-
-
 def _init_process_group(backend: str | None = None, **named: Any) -> None:
     """verl asks for "cpu:gloo,DEVICE:BACKEND", in which a device may stand once."""
     _torch_init_process_group("gloo" if backend == "cpu:gloo,cpu:gloo" else backend, **named)
