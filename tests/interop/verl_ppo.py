@@ -57,8 +57,6 @@ def prepare(model: Path, folder: Path, loop: str, *, down: bool = False) -> list
         *(f"data.{which}_files={folder / 'train.parquet'}" for which in ("train", "val")),
         *(f"data.train_batch_size={count}", "data.dataloader_num_workers=0"),
         *("data.max_prompt_length=1024", "data.max_response_length=1024"),
-        # Hot enough for members of a group to differ.
-        f"{rollout}.temperature=1.5",
         *(f"{rollout}.n={MEMBERS}", f"{rollout}.calculate_log_probs=True", f"{rollout}.agent.num_workers=1"),
         f"{rollout}.agent.agent_loop_config_path={folder / 'loops.yaml'}",
         *(f"{rollout}.multi_turn.enable=True", f"{rollout}.multi_turn.max_tool_response_length=4096"),
