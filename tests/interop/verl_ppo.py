@@ -100,8 +100,10 @@ def check(log: Path, *, down: bool = False) -> None:
     print(f"correlation of the sampler's probabilities with the trainer's {agree}")
     assert (float(validation), len(steps), len(sent)) == (1.0, STEPS, STEPS + 1), text[-3000:]
     assert min(rewards) > 0.5, rewards
-    assert min(agree) > 0.99, agree
-    assert (lost > 0) == down
+    assert min(agree) > 0.9, agree  # the trainer computes in bfloat16
+    assert lost == (
+        1 + STEPS * MEMBERS if down else 0
+    )  # of one question: in the validation, and in each step
 
 
 if __name__ == "__main__":
