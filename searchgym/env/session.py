@@ -12,12 +12,14 @@ from ..errors import ResetNeededError, get_logger
 from .env import SearchEnv
 from .tools import act_of_call, tool_functions, unwrapped
 
-__all__ = ["OVER", "EpisodeSession", "dropped_rollouts"]
+__all__ = ["METRICS", "OVER", "EpisodeSession", "dropped_rollouts"]
 
 OVER = "The episode has ended. Further actions have no effect."
 """What a model reads that goes on after the end of its episode."""
 
-_METRICS = ("em", "f1", "sub_em", "recall", "rounds", "searches", "assisted")
+METRICS = ("em", "f1", "sub_em", "recall", "rounds", "searches", "assisted")
+"""The numbers of an outcome that `EpisodeSession.metrics` reports, beside `valid`."""
+
 _dropped: Counter[str] = Counter()
 _log = get_logger(__name__)
 
@@ -138,7 +140,7 @@ class EpisodeSession:
         outcome = self.info.get("outcome")
         if outcome is None:
             return {}
-        return {name: float(outcome[name]) for name in _METRICS} | {
+        return {name: float(outcome[name]) for name in METRICS} | {
             "valid": float(self.info["valid_for_training"])
         }
 

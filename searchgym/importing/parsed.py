@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from ..dialects import Act
 from ..episode import RoundRecord
 from ..retriever import Hit
 
-__all__ = ["Parsed", "RolloutTextError", "act", "content_id", "hit"]
+__all__ = ["Parsed", "RolloutTextError", "act", "content_id", "documents", "hit"]
+
+_DOCUMENT = re.compile(r'^Doc \d+ ?\(Title: "?(.*?)"?\)[ \t]*\n?', re.MULTILINE)
+_NUMBERED = re.compile(r"^\[\d+\] (.*)\n", re.MULTILINE)
 
 
 class RolloutTextError(ValueError):
@@ -68,3 +72,17 @@ def hit(title: str, text: str, rank: int) -> Hit:
     """
     title, text = title.strip(), text.strip()
     return Hit(content_id(title, text), title, text, 1.0 / rank)
+
+
+def documents(shown: str) -> list[tuple[str, str]]:
+    """Titles and texts of the passages that a search has shown.
+
+    Args:
+        shown: numbered passages ("[1] Title" or "Doc 1(Title: …)" before each), or one text, which has no title.
+    """
+    pattern = next((p for p in (_DOCUMENT, _NUMBERED) if p.match(shown)), None)
+    if pattern is None:
+        return [("", shown)] if shown and shown != "Nothing was found." else []
+    marks = list(pattern.finditer(shown))
+    ends = [mark.start() for mark in marks[1:]] + [len(shown)]
+    return [(m[1], shown[m.end() : end]) for m, end in zip(marks, ends, strict=True)]

@@ -23,7 +23,7 @@ from typing import Any
 from ..dialects import DIALECTS, after_thoughts
 from ..episode import RoundRecord
 from ..retriever import Hit
-from .parsed import Parsed, RolloutTextError, act, hit
+from .parsed import Parsed, RolloutTextError, act, documents, hit
 
 __all__ = ["parse_responses"]
 
@@ -142,7 +142,8 @@ def _hits(output: str, arguments: Any) -> list[Hit]:
         ]
     shown = _written(content).strip()
     url = str(arguments.get("url", "")) if isinstance(arguments, dict) else ""
-    return [hit(url, shown, 1)] if shown else []
+    found = [(url, shown)] if url and shown else documents(shown)
+    return [hit(title, text, rank) for rank, (title, text) in enumerate(found, 1)]
 
 
 def _field(record: dict[str, Any], keys: tuple[str, ...]) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 from ..dialects import DIALECTS, Act
 from ..episode import RoundRecord
 from ..retriever import Hit
-from .parsed import Parsed, RolloutTextError, act, hit
+from .parsed import Parsed, RolloutTextError, act, documents, hit
 from .responses import parse_responses
 
 __all__ = ["parse_messages", "parse_transcript"]
@@ -36,8 +36,6 @@ _RESULTS = re.compile(
 _INNER = re.compile(rf"<({_NAMES})>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-_DOCUMENT = re.compile(r'^Doc \d+ ?\(Title: "?(.*?)"?\)[ \t]*\n?', re.MULTILINE)
-_NUMBERED = re.compile(r"^\[\d+\] (.*)\n", re.MULTILINE)
 _MOST_QUERIES = 64
 _FOREIGN = ("unknown_tool", "malformed_call")
 
@@ -241,16 +239,7 @@ def _bodies(seen: str) -> list[str]:
 
 def _hits(seen: str) -> list[Hit]:
     """The documents of results: numbered ones, or else each body as one hit without a title."""
-    found: list[tuple[str, str]] = []
-    for body in _bodies(seen):
-        shown = _unwrapped(body)
-        pattern = next((p for p in (_DOCUMENT, _NUMBERED) if p.match(shown)), None)
-        if pattern is None:
-            found += [("", shown)] if shown and shown != "Nothing was found." else []
-            continue
-        marks = list(pattern.finditer(shown))
-        ends = [mark.start() for mark in marks[1:]] + [len(shown)]
-        found += [(m[1], shown[m.end() : end]) for m, end in zip(marks, ends, strict=True)]
+    found = [pair for body in _bodies(seen) for pair in documents(_unwrapped(body))]
     return [hit(title, text, rank) for rank, (title, text) in enumerate(found, 1)]
 
 

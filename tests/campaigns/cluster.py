@@ -2,9 +2,9 @@
 
 python tests/campaigns/cluster.py [FOLDER]      (default: a temporary one; needs searchgym[train,ray,serve,api] and ray[default])
 
-The processes are those of docs/cluster/node.sh, submitted and configured by the files beside it, with three differences: the
-model is a tiny one, torchrun starts the learning processes, and vLLM is `tests/fixtures/stub_vllm.py`, which samples from a real
-model by vLLM's protocol. There are two
+The processes are those of docs/cluster/node.sh, submitted and configured by the files beside it, with two differences: the
+model is a tiny one on processors, and vLLM is `tests/fixtures/stub_vllm.py`, which samples from a real model by vLLM's protocol.
+There are two
 learning processes (FSDP), each with a rollout worker on Ray, an index server and a model server. One run is undisturbed; in
 another a rollout worker, the index server, the model server and a learning process are killed, each in an iteration of its
 own, and the last is followed by `--resume`. Episodes, metrics and weights must be those of the undisturbed run. The same
@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -34,7 +35,7 @@ ITERATIONS, QUESTIONS, GROUP = 5, 4, 4
 RAY, DASHBOARD, INDEX, MODEL = 6479, 8365, 8100, 8101
 MARK = "SEARCHGYM_CLUSTER"
 RAY_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # not the user's own
-COUNTED = ("episodes", "invalid_episodes", "lost_workers")
+COUNTED = ("episodes", "invalid_episodes", "updates")
 
 SERVE_MODEL = """
 import sys, time
@@ -48,7 +49,7 @@ with stub:
 
 
 def prepare(folder: Path) -> None:
-    """A tiny chat model that mostly writes acts of random words, and an index."""
+    """A tiny chat model that writes acts of random words, most of them not valid, which the reward punishes; and an index."""
     sys.path[:0] = [str(TESTS), str(TESTS / "agents")]
     from hf_models import make_env, save_family, teach
 
@@ -69,7 +70,7 @@ def overrides(folder: Path, parts: bool = True) -> list[str]:
     """What differs from docs/cluster/train.toml: sizes, addresses, and the model; without `parts`, everything in one process."""
     agent: dict[str, Any] = {"model": str(folder / "model"), "dtype": "float32", "lora": {"rank": 4}}
     agent |= {"max_new_tokens": 16, "max_context": 2048}
-    env: dict[str, Any] = {"corpus": WORLD, "max_rounds": 3, "reward": {"em": 1.0, "recall": 0.5}}
+    env: dict[str, Any] = {"corpus": WORLD, "max_rounds": 3, "reward": {"em": 1.0, "invalid": -0.1}}
     options = [
         *("--iterations", str(ITERATIONS), "--questions", str(QUESTIONS), "--group-size", str(GROUP)),
         *("--eval-episodes", "0", "--checkpoint-every", "1", "--threads", "1", "--minibatches", "2"),
@@ -156,10 +157,12 @@ def submit(run: Path, options: list[str]) -> subprocess.Popen[bytes]:
     program = Path(sys.executable).parent
     command = [str(program / "ray"), "job", "submit", "--address", f"http://127.0.0.1:{DASHBOARD}"]
     command += ["--working-dir", str(FILES), "--runtime-env", str(FILES / "ray-job.yaml"), "--"]
-    # Without GPUs accelerate's launcher starts one process, whatever --num_processes says: torchrun, with its variables.
-    fsdp = ["ACCELERATE_USE_FSDP=true", "FSDP_VERSION=2", "ACCELERATE_USE_CPU=true"]
-    command += ["env", *fsdp, sys.executable, "-m", "torch.distributed.run"]
-    command += ["--nproc_per_node", "2", "--master_port", "29655"]
+    # The page's launch, on processors. Only with FSDP does accelerate's launcher start more than one process on them, see
+    # findings/accelerate_cpu_processes.sh.
+    launch = (FILES / "fsdp.yaml").read_text("utf-8").replace("num_processes: 8", "num_processes: 2")
+    (run.parent / "fsdp.yaml").write_text(f"{launch}use_cpu: true\nmain_process_port: 29655\n", "utf-8")
+    command += ["env", "ACCELERATE_USE_CPU=true", str(program / "python"), "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(run.parent / "fsdp.yaml")]
     command += ["-m", "searchgym", "train", *options, "--run-dir", str(run)]
     with (run.parent / f"{run.name}.log").open("a") as log:
         return subprocess.Popen(command, env={**os.environ, **RAY_TOKEN}, stdout=log, stderr=log)
@@ -169,6 +172,13 @@ def rows(run: Path) -> list[dict[str, Any]]:
     path = run / "metrics.jsonl"
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     return [row for row in map(json.loads, lines) if "episodes" in row]
+
+
+def timings(run: Path) -> dict[str, float]:
+    """Seconds of each part of an iteration, medians of the iterations after the first."""
+    lines = [json.loads(line) for line in (run / "timings.jsonl").read_text("utf-8").splitlines()]
+    played = [line for line in lines if line["iteration"] > 1]
+    return {part: median(line.get(part, 0.0) for line in played) for part in ("collect", "credit", "update")}
 
 
 def kill(folder: Path, what: str, text: str, variable: str = "") -> None:
@@ -224,9 +234,13 @@ def compare(one: Path, other: Path) -> None:
     counted = [{k: sum(row.get(k, 0) for row in rows(run)) for k in COUNTED} for run in (one, other)]
     print(f"episodes {len(sampled[0])} and {len(sampled[1])}, with the same tokens {same}, not valid {lost}")
     print(f"undisturbed {counted[0]}, disturbed {counted[1]}; largest difference of a weight {gap:.1e}")
+    replaced = [max(row["lost_workers"] for row in rows(run)) for run in (one, other)]
+    print(f"rollout workers replaced: undisturbed {replaced[0]}, disturbed {replaced[1]}")
     assert counted[0]["episodes"] == counted[1]["episodes"] == ITERATIONS * QUESTIONS * GROUP
     assert len(sampled[0]) == len(sampled[1]) > 0  # of the last iterations, whose episodes a run keeps
     assert (lost, same) == (0, len(sampled[0]))
+    assert counted[0]["updates"] == counted[1]["updates"] > 0  # else equal weights would say nothing
+    assert replaced == [0, 1]
     assert gap < 1e-4
 
 
@@ -246,11 +260,9 @@ def main(folder: Path) -> None:
             [*alone, *overrides(folder, parts=False), "--run-dir", str(folder / "alone")],
             check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-    for run in ("undisturbed", "alone"):
-        seconds = sorted(row["seconds"] for row in rows(folder / run)[1:])
-        print(
-            f"{run}: {QUESTIONS * GROUP / seconds[len(seconds) // 2]:.1f} episodes/s, median of iterations after the first"
-        )
+    for name in ("undisturbed", "alone"):
+        spent = timings(folder / name)
+        print(f"{name}: {QUESTIONS * GROUP / sum(spent.values()):.1f} episodes/s; seconds {spent}")
 
 
 if __name__ == "__main__":

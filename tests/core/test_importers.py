@@ -25,6 +25,7 @@ from searchgym.importing import (
     report,
 )
 from searchgym.importing.parsed import content_id
+from searchgym.importing.responses import parse_responses
 from searchgym.question import Passage, Question
 from searchgym.retriever import Hit
 from searchgym.specs import open_corpus
@@ -273,6 +274,19 @@ ITEMS: list[dict[str, Any]] = [
     output("c4", json.dumps({"error": "it failed"})),
     said("Two ways of saying \\boxed{Velm}: \\boxed{\\text{Sund{m}ark}}"),
 ]
+
+
+def test_numbered_passages_of_a_tool_are_separate_hits() -> None:
+    call = {"type": "function_call", "name": "search", "arguments": '{"query": "x"}', "call_id": "1"}
+    shown = "[1] Lake Orrin\nA lake.\n[2] Velm\nA town\nby the lake."
+    for output, expected in (
+        (shown, [("Lake Orrin", "A lake."), ("Velm", "A town\nby the lake.")]),
+        ("Nothing was found.", []),
+        ("A lake.", [("", "A lake.")]),
+    ):
+        items = [call, {"type": "function_call_output", "call_id": "1", "output": output}]
+        (round_,) = parse_responses(items).rounds
+        assert [[(h.title, h.text) for h in hits] for hits in round_.results] == [expected]
 
 
 def test_items_with_parallel_calls_are_one_round() -> None:

@@ -31,6 +31,7 @@ for name in "$@"; do (
         [ -f "$model/task_ids.json" ] || python "$here/tiny_chat.py" "$model" tools
         python "$here/trl_factory.py" "$model"
         python "$here/trl_rollout.py" "$model"
+        python "$here/overhead_tools.py" trl
         ;;
     verifiers)
         install verifiers "$root[verifiers]" verifiers==0.4.0 uv==0.13.9
@@ -49,6 +50,19 @@ for name in "$@"; do (
     verl)
         install verl "$root[verl]" torch==2.13.0 "verl[verl-core]==0.9.1"
         PYTHONPATH=$here/../agents python "$here/verl_loops.py"
+        PYTHONPATH=$here/../agents python "$here/overhead_tools.py" verl
+        for run in "searchgym tags" "searchgym_tools tools" "searchgym tags down"; do
+            read -r loop dialect down <<< "$run"
+            model=$kept/verl-$dialect
+            [ -f "$model/task_ids.json" ] || python "$here/tiny_chat.py" "$model" "$dialect" "$here/verl_chat.jinja"
+            python "$here/verl_ppo.py" prepare "$model" "$PWD/$loop$down" "$loop" $down > arguments
+            mapfile -t arguments < arguments
+            export PYTHONPATH=$here VERL_USE_EXTERNAL_MODULES=verl_cpu VERL_PLATFORM=cpu
+            python -m verl.trainer.main_ppo "${arguments[@]}" > "$PWD/log" 2>&1 || { tail -40 "$PWD/log"; exit 1; }
+            unset PYTHONPATH VERL_USE_EXTERNAL_MODULES VERL_PLATFORM
+            echo "$run"
+            python "$here/verl_ppo.py" check "$PWD/log" "$loop" $down
+        done
         ;;
     openenv)
         install openenv "$root[openenv]" openenv==0.10.0

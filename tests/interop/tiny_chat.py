@@ -1,8 +1,8 @@
 """A tiny chat model that answers a few questions of a small world by search, for the end-to-end tests of adapters.
 
-    python tests/interop/tiny_chat.py FOLDER [tools|tags]
+    python tests/interop/tiny_chat.py FOLDER [tools|tags [TEMPLATE]]
 
-Random Qwen3 weights (0.8 M) under TRL's Qwen3 template, overfitted on the oracle's episodes in the tokens in which `HFAgent`
+Random Qwen3 weights (0.8 M) under a chat template (default: TRL's for Qwen3), overfitted on the oracle's episodes in the tokens in which `HFAgent`
 would have played them. It takes about a minute on one core. FOLDER/task_ids.json holds the questions.
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import trl
 from scripts import WORLD
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -28,9 +27,8 @@ ARGUMENTS: dict[str, Any] = {"corpus": WORLD, "top_k": 1, "max_rounds": 5}
 QUESTIONS, LOSS = 3, 0.01
 
 
-def make_model(folder: Path) -> None:
+def make_model(folder: Path, template: str) -> None:
     """Write random weights and a tokenizer of the small world's words."""
-    template = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text("utf-8")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -100,7 +98,13 @@ def teach(folder: Path, dialect: str) -> float:
     return float(loss.item())
 
 
+def trl_template() -> str:
+    import trl
+
+    return (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text("utf-8")
+
+
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    make_model(target)
-    print(f"final loss {teach(target, sys.argv[2] if len(sys.argv) > 2 else 'tools'):.4f}")
+    target, dialect, *template = [*sys.argv[1:2], *(sys.argv[2:] or ["tools"])]
+    make_model(Path(target), Path(template[0]).read_text("utf-8") if template else trl_template())
+    print(f"final loss {teach(Path(target), dialect):.4f}")

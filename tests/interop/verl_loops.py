@@ -8,30 +8,33 @@ A scripted server stands in for the model: it samples the oracle's messages, tok
 from __future__ import annotations
 
 import asyncio
+import json
+import tempfile
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from chat_families import family_tokenizer
+from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from scripts import ARGUMENTS, Down, oracle_messages
+from verl import DataProto
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap, ToolListWrap
+from verl.tools.tool_registry import load_all_tools
+from verl.trainer.ppo.reward import load_reward_manager
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.rollout.replica import TokenOutput
 
-from searchgym.errors import ConfigError
+from searchgym.errors import ConfigError, RetrievalError
 from searchgym.interop.verl import SearchAgentLoop
-from searchgym.interop.verl_rows import rows
-from searchgym.interop.verl_tools import SearchToolAgentLoop, compute_score, tools
+from searchgym.interop.verl_rows import rows, tool_config
+from searchgym.interop.verl_tools import SearchTool, SearchToolAgentLoop, compute_score
 
 COUNT = 5
 # A message looks the same wherever it stands, as verl's token builder demands.
-TEMPLATE = """{% for m in messages %}<|im_start|>{{ 'user' if m.role == 'tool' else m.role }}
-{% if loop.first and tools %}{% for tool in tools %}{{ tool | tojson }}
-{% endfor %}{% endif %}{% if m.role == 'tool' %}<tool_response>
-{% endif %}{{ m.content or '' }}{% if m.role == 'tool' %}
-</tool_response>{% endif %}<|im_end|>
-{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
+TEMPLATE = (Path(__file__).parent / "verl_chat.jinja").read_text("utf-8")
 
 
 class Server:
@@ -46,7 +49,14 @@ class Server:
         return TokenOutput(token_ids=ids, log_probs=[-0.5] * len(ids))
 
 
-def config(longest_response: int = 16_384) -> Any:
+def tools(folder: Path) -> ToolListWrap:
+    """The tools, as verl loads them from a file."""
+    file = folder / "tools.json"
+    file.write_text(json.dumps(tool_config(**ARGUMENTS)), "utf-8")
+    return ToolListWrap(load_all_tools(str(file), None))
+
+
+def config(longest_response: int = 16_384, *, v1: bool = False) -> Any:
     turns = {"max_user_turns": 8, "max_assistant_turns": 8, "max_parallel_calls": 1, "format": "hermes"}
     cut = {"max_tool_response_length": longest_response, "tool_response_truncate_side": "middle"}
     rollout = {
@@ -55,7 +65,8 @@ def config(longest_response: int = 16_384) -> Any:
         "full_determinism": False,
         "multi_turn": turns | cut,
     }
-    return DictConfigWrap(OmegaConf.create({"actor_rollout_ref": {"rollout": rollout}}))
+    whole = {"actor_rollout_ref": {"rollout": rollout}, "trainer": {"use_v1": v1}}
+    return DictConfigWrap(OmegaConf.create(whole))
 
 
 def make(kind: Any, tokenizer: Any, messages: list[str], settings: Any = None, **more: Any) -> Any:
@@ -101,23 +112,61 @@ async def lose(kind: Any, dialect: str, **more: Any) -> None:
     assert output.reward_score == 0.0
     assert sum(output.response_mask) == 0, sum(output.response_mask)
     assert "secret" not in tokenizer.decode(output.response_ids)
-    print(f"{kind.__name__}: a failed retrieval leaves {sum(output.response_mask)} tokens to train on")
+    loop = make(kind, tokenizer, said, config(v1=True), **more)
+    try:
+        await loop.run({}, raw_prompt=prompt, extra_info=extra, tools_kwargs=extra["tools_kwargs"])
+    except RetrievalError as error:
+        told = str(error)
+    else:
+        raise AssertionError("verl's trainer would have trained on an episode without a reward")
+    assert "verl drops the rollout" in told, told
+    print(
+        f"{kind.__name__}: a failed retrieval drops the rollout; under the older trainer, 0 tokens are trained on"
+    )
 
 
-async def main() -> None:
+async def reward_manager() -> None:
+    """verl's reward manager calls the reward function, found by verl's own loader, with what the tools kept."""
+    tokenizer = family_tokenizer("qwen", TEMPLATE)
+    with initialize_config_module(config_module="verl.trainer.config", version_base=None):
+        function = "reward.custom_reward_function"
+        path = "pkg://searchgym.interop.verl_tools"
+        whole = compose("ppo_trainer", [f"{function}.path={path}", f"{function}.name=compute_score"])
+    manager = load_reward_manager(whole, tokenizer)
+    kept = {"searchgym": {"reward": 1.0, "valid": True, "em": 1.0}}
+    tokens = torch.tensor([tokenizer.encode("<answer> wrong </answer>", add_special_tokens=False)])
+    data = DataProto.from_dict(
+        tensors={"responses": tokens, "attention_mask": torch.ones_like(tokens)},
+        non_tensors={
+            "data_source": np.array(["searchgym"]),
+            "reward_model": np.array([{"ground_truth": ["right"]}], dtype=object),
+            "extra_info": np.array([{}], dtype=object),
+            "tool_extra_fields": np.array([kept], dtype=object),
+        },
+    )
+    result = await manager.run_single(data)
+    assert (result["reward_score"], result["reward_extra_info"]["em"]) == (1.0, 1.0), result
+    print(
+        f"{type(manager).__name__}: the score is what the tools' episode was paid, {result['reward_score']}"
+    )
+
+
+async def main(folder: Path) -> None:
     print(f"verl {version('verl')}")
     down = {**ARGUMENTS, "retriever": Down()}
     await play(SearchAgentLoop, "tags", "searchgym")
     await lose(SearchAgentLoop, "tags", arguments=down)
-    await play(SearchToolAgentLoop, "tools", "searchgym_tools", tools=ToolListWrap(tools(**ARGUMENTS)))
-    await lose(SearchToolAgentLoop, "tools", tools=ToolListWrap(tools(**down)))
+    await play(SearchToolAgentLoop, "tools", "searchgym_tools", tools=tools(folder))
+    lost = [SearchTool({"arguments": down}, tool.tool_schema) for tool in tools(folder).tools]
+    await lose(SearchToolAgentLoop, "tools", tools=ToolListWrap(lost))
+    await reward_manager()
     try:
         make(
             SearchToolAgentLoop,
             family_tokenizer("qwen", TEMPLATE),
             [],
             config(256),
-            tools=ToolListWrap(tools(**ARGUMENTS)),
+            tools=tools(folder),
         )
     except ConfigError as error:
         told = str(error)
@@ -127,4 +176,6 @@ async def main() -> None:
     assert compute_score("", "<answer> right </answer>", "right", {})["score"] == 0.0  # a text is no episode
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        asyncio.run(main(Path(temporary)))

@@ -153,19 +153,23 @@ class Sampler:
     """verl's server: gives the messages of a script."""
 
     def __init__(self, messages: list[str]) -> None:
-        self.messages = iter(messages)
+        self.messages, self.version = iter(messages), 0
 
     async def generate(self, **_: Any) -> Any:
         ids = [ord(c) for c in next(self.messages)]
-        return SimpleNamespace(token_ids=ids, log_probs=[-1.0] * len(ids))
+        self.version += 1
+        versions = {"min_global_steps": self.version, "max_global_steps": self.version}
+        return SimpleNamespace(token_ids=ids, log_probs=[-1.0] * len(ids), extra_fields=versions)
 
 
 @pytest.mark.usefixtures("stand_in")
 class TestVerl:
-    def play(self, toy: str, messages: list[str], length: int = 100_000, **arguments: Any) -> Any:
+    def play(
+        self, toy: str, messages: list[str], length: int = 100_000, config: Any = None, **arguments: Any
+    ) -> Any:
         (row, *_) = adapter("verl_rows").rows("dev", corpus=toy)
         rollout = SimpleNamespace(response_length=length)
-        loop = adapter("verl").SearchAgentLoop(rollout, Sampler(messages), arguments=arguments)
+        loop = adapter("verl").SearchAgentLoop(rollout, Sampler(messages), config, arguments=arguments)
         row["extra_info"]["arguments"] = "{}" if arguments else row["extra_info"]["arguments"]
         return asyncio.run(loop.run({}, extra_info=row["extra_info"])), row
 
@@ -178,11 +182,19 @@ class TestVerl:
         assert "".join(sampled) == "".join(said)
         assert [chr(i) for i in output.prompt_ids] == list("".join(m["content"] for m in row["prompt"]))
         assert output.extra_fields["reward_extra_info"]["em"] == 1.0
+        # Of the first and the last message: verl's trainer reads them as numbers.
+        versions = [output.extra_fields[f"{end}_global_steps"] for end in ("min", "max")]
+        assert versions == [1, 2]
 
     def test_a_lost_episode_trains_nothing(self, toy: str) -> None:
         output, _ = self.play(toy, ["<search> river </search>"], corpus=toy, retriever=Down())
         assert (output.reward_score, sum(output.response_mask)) == (0.0, 0)
         assert output.extra_fields["reward_extra_info"]["valid"] == 0.0
+
+    def test_a_trainer_that_can_drop_a_rollout_is_told(self, toy: str) -> None:
+        told = {"trainer": {"use_v1": True}}
+        with pytest.raises(RetrievalError, match="drops the rollout"):
+            self.play(toy, ["<search> river </search>"], config=told, corpus=toy, retriever=Down())
 
     def test_a_full_response_ends_the_episode(self, toy: str) -> None:
         output, _ = self.play(toy, ["<search> river </search>"], length=10)
@@ -192,7 +204,10 @@ class TestVerl:
     def test_tools_share_the_episode_of_a_trajectory(self, toy: str) -> None:
         module = adapter("verl_tools")
         (row, *_) = adapter("verl_rows").rows("dev", agent_name="searchgym_tools", corpus=toy)
-        by_name = {tool.name: tool for tool in module.tools(corpus=toy)}
+        listed = adapter("verl_rows").tool_config(corpus=toy)["tools"]
+        assert {entry["class_name"] for entry in listed} == {"searchgym.interop.verl_tools.SearchTool"}
+        made = [module.SearchTool(entry["config"], entry["tool_schema"]) for entry in listed]
+        by_name = {tool.name: tool for tool in made}
         trajectory = SimpleNamespace(
             tools_kwargs=row["extra_info"]["tools_kwargs"], extra_fields={}, response_mask=[1] * 7
         )
@@ -215,7 +230,10 @@ class TestVerl:
         score = adapter("verl_tools").compute_score
         assert score("", "<answer> Paris </answer>", "Paris", {})["score"] == 0.0
         lost = {"searchgym": {"reward": 0.5, "valid": False}}
-        assert score("", "", "", lost) == {"score": 0.0, "valid": 0.0}
+        assert (score("", "", "", lost)["score"], score("", "", "", lost)["valid"]) == (0.0, 0.0)
+        assert (
+            score("", "", "", lost).keys() == score("", "", "", {}).keys()
+        )  # verl wants the same in each row
 
     def test_a_loop_that_cuts_passages_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="max_tool_response_length is 256"):
@@ -238,18 +256,37 @@ def test_commands_name_a_missing_extra(
     assert f'pip install "searchgym[{command[0]}]"' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["mcp", "openenv", "langchain", "llamaindex", "verl"])
+@pytest.mark.parametrize(
+    "name", ["mcp", "openenv", "langchain", "llamaindex", "verl", "verl_tools", "trl_rollouts"]
+)
 def test_missing_and_untested_versions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(package: str) -> str:
         raise peers.metadata.PackageNotFoundError(package)
 
     stand_ins.install(monkeypatch)
     monkeypatch.setattr(peers.metadata, "version", missing)
-    with pytest.raises(MissingExtraError, match=rf"searchgym\[{name}\]"):
+    with pytest.raises(MissingExtraError, match=rf"searchgym\[{name.partition('_')[0]}\]"):
         adapter(name)
     monkeypatch.setattr(peers.metadata, "version", lambda package: "99.1")
     with pytest.raises(PeerVersionError, match=r"was tested with .* 99\.1 is installed"):
         adapter(name)
+
+
+def test_rows_for_tools_do_not_ask_for_tags(toy: str) -> None:
+    by_loop = {
+        n: adapter("verl_rows").rows("dev", agent_name=n, corpus=toy)
+        for n in ("searchgym", "searchgym_tools")
+    }
+    tags, tools = (rows[0]["prompt"][0]["content"] for rows in by_loop.values())
+    assert "<search>" in tags
+    assert "<search>" not in tools
+    assert "tool call" in tools
+
+
+def test_a_list_of_queries_is_described_to_verl(toy: str) -> None:
+    search, _ = adapter("verl_rows").tool_config(corpus=toy, max_queries=3)["tools"]
+    (queries,) = search["tool_schema"]["function"]["parameters"]["properties"].values()
+    assert queries["description"] == "a list of texts: what to look for"
 
 
 def test_rows_hold_json_values(toy: str) -> None:

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from searchgym import Episode, SearchVectorEnv, StopReason, find_question
-from searchgym.agents.hf import HFAgent
 from searchgym.lookup import prompt_text
 from searchgym.rollouts import collect
 
 from .peers import check_peer
+
+check_peer("trl")
+
+from searchgym.agents.hf import HFAgent  # noqa: E402  # needs torch, which the extra installs
 
 __all__ = ["Rollouts"]
 
@@ -29,13 +32,10 @@ class Rollouts:
         **arguments: arguments of the environment.
 
     Raises:
-        MissingExtraError: TRL is not installed.
-        PeerVersionError: its version was not tested.
         ConfigError: an argument that cannot be used.
     """
 
     def __init__(self, *, num_envs: int = 64, agent: dict[str, Any] | None = None, **arguments: Any) -> None:
-        check_peer("trl")
         self.envs = SearchVectorEnv(num_envs, **arguments)
         self._options = dict(agent or {})
         self._agent: HFAgent | None = None

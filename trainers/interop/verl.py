@@ -1,7 +1,6 @@
 """verl's agent loop `searchgym` on a search environment (dialect tags); `verl_rows` has the rows of its data set.
 
-verl cannot drop a rollout. Of an episode that the infrastructure ended, nothing is trained on: its mask is zero. Its score is
-0, because verl needs one; `valid` in the reward's extra fields says so. Tested versions: `peers.PEERS`.
+An episode that the infrastructure ended is dropped: see `failed`. Tested versions: `peers.PEERS`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from uuid import uuid4
 
 from searchgym import EpisodeSession, SearchEnv
 from searchgym.episode import StopReason
+from searchgym.errors import RetrievalError
 
 from .peers import check_peer
 
@@ -20,7 +20,27 @@ check_peer("verl")
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput, register  # noqa: E402
 
-__all__ = ["SearchAgentLoop"]
+__all__ = ["SearchAgentLoop", "failed"]
+
+
+def failed(trainer_config: Any, output: AgentLoopOutput) -> AgentLoopOutput:
+    """What a loop makes of an episode that the infrastructure ended, which has no reward.
+
+    Args:
+        trainer_config: verl's whole configuration.
+        output: of the rollout.
+
+    Returns:
+        For the older trainer (`trainer.use_v1=False`), whose iteration an exception ends: the rollout with score 0 and a mask
+        of zeros. Nothing is trained on; the group's mean contains the 0.
+
+    Raises:
+        RetrievalError: verl's trainer leaves the rollout out of its group, and trains on the others.
+    """
+    if trainer_config.get("trainer", {}).get("use_v1", False):
+        raise RetrievalError("the infrastructure ended the episode: verl drops the rollout")
+    output.reward_score, output.response_mask = 0.0, [0] * len(output.response_mask)
+    return output
 
 
 @register("searchgym")
@@ -55,10 +75,16 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]  # the package need 
         ids, request = await self.ct_build_initial_tokens(messages), uuid4().hex
         prompt_length, mask = len(ids), list[int]()
         logprobs: list[float] = []
+        versions: dict[str, Any] = {}  # of the weights that sampled the rollout; verl's trainer needs them
         while not session.over:
             out = await self.server_manager.generate(
                 request_id=request, prompt_ids=ids, sampling_params=sampling
             )
+            versions = {
+                **out.extra_fields,
+                **versions,
+                "max_global_steps": out.extra_fields.get("max_global_steps"),
+            }
             merged, mask, given = await self.ct_merge_assistant_token(
                 ids,
                 out.token_ids,
@@ -80,13 +106,15 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]  # the package need 
                 )
                 ids, logprobs = merged.token_ids, given or []
         score = session.finish()
-        return AgentLoopOutput(
+        told = {"reward_extra_info": session.metrics(), "turn_scores": [], "tool_rewards": []}
+        output = AgentLoopOutput(
             prompt_ids=ids[:prompt_length],
             response_ids=ids[prompt_length:][:length],
-            response_mask=(mask if score is not None else [0] * len(mask))[:length],
+            response_mask=mask[:length],
             response_logprobs=logprobs[:length] if logprobs else None,
-            reward_score=score or 0.0,
+            reward_score=score,
             num_turns=2 * int(session.metrics()["rounds"]) + 1,
             metrics={"generate_sequences": 0.0, "tool_calls": 0.0},
-            extra_fields={"reward_extra_info": session.metrics(), "turn_scores": [], "tool_rewards": []},
+            extra_fields=versions | told,
         )
+        return output if score is not None else failed(self.config, output)

@@ -1,7 +1,7 @@
 """verl's own tool loop on a search environment: the tools, the loop `searchgym_tools` and a reward function.
 
-verl makes and releases a tool around every single call, so the episode is kept with the trajectory. The loop zeroes the mask
-of an episode that the infrastructure ended; verl's stock loop would show the error to the model and train on it.
+verl makes and releases a tool around every single call, so the episode is kept with the trajectory. The loop drops an episode
+that the infrastructure ended; verl's stock loop would show the error to the model and train on it.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop  # its version is checked above
-from verl.tools.base_tool import BaseTool
-from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
-
 from searchgym import EpisodeSession, SearchEnv
+from searchgym.env.session import METRICS
 from searchgym.errors import ConfigError
 
-from .peers import check_peer
+from .verl import failed  # checks verl's version, before it is imported
 
-check_peer("verl")
+# isort: split
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
+from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
+from verl.tools.base_tool import BaseTool
+from verl.tools.schemas import ToolResponse
 
-from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register  # noqa: E402  # after the check
-
-__all__ = ["SearchTool", "SearchToolAgentLoop", "compute_score", "tools"]
+__all__ = ["SearchTool", "SearchToolAgentLoop", "compute_score"]
 
 _KEY = "searchgym"
 _ROOM = 4096
@@ -30,7 +29,7 @@ _ROOM = 4096
 
 
 class SearchTool(BaseTool):  # type: ignore[misc]  # the package need not be installed
-    """One act of the environment as a tool; the tool's name says which. `tools` makes all of them."""
+    """One act of the environment as a tool; the tool's name says which. `verl_rows.tool_config` lists all."""
 
     async def execute(
         self, instance_id: str, parameters: dict[str, Any], **kwargs: Any
@@ -57,16 +56,6 @@ class SearchTool(BaseTool):  # type: ignore[misc]  # the package need not be ins
         return ToolResponse(text=text), session.reward - before, {}
 
 
-def tools(**arguments: Any) -> list[SearchTool]:
-    """The tools of an environment.
-
-    Args:
-        **arguments: of the environment, below those of a row.
-    """
-    schemas = SearchEnv(**{**arguments, "dialect": "tools"}).tool_schemas
-    return [SearchTool({"arguments": arguments}, OpenAIFunctionToolSchema.model_validate(s)) for s in schemas]
-
-
 @register("searchgym_tools")
 class SearchToolAgentLoop(ToolAgentLoop):  # type: ignore[misc]  # the package need not be installed
     """verl's tool loop; an episode that the infrastructure ended is not trained on, and neither is what a model writes after
@@ -90,10 +79,10 @@ class SearchToolAgentLoop(ToolAgentLoop):  # type: ignore[misc]  # the package n
         end = played.pop("tokens", None)
         output.response_ids, output.response_mask = output.response_ids[:end], output.response_mask[:end]
         output.response_logprobs = output.response_logprobs and output.response_logprobs[:end]
-        if not played["valid"]:
-            output.response_mask = [0] * len(output.response_mask)
-        output.reward_score = compute_score("", "", None, output.extra_fields)["score"]
-        return output
+        score = compute_score("", "", None, output.extra_fields)
+        output.reward_score = score.pop("score")
+        output.extra_fields["reward_extra_info"] = score
+        return output if played["valid"] else failed(self.config, output)
 
 
 def compute_score(
@@ -110,8 +99,10 @@ def compute_score(
         extra_info: of the row, to which verl adds what the tools kept with the trajectory.
 
     Returns:
-        `score`, 0 for a trajectory without any call; `valid` 0 if the infrastructure ended the episode; and its metrics.
+        `score`, 0 for a trajectory without any call; `valid` 0 if the infrastructure ended the episode; and the metrics of an
+        episode that has ended, 0 otherwise: verl wants the same names in each row.
     """
     played = (extra_info or {}).get(_KEY, {"reward": 0.0, "valid": True})
-    numbers = {name: float(value) for name, value in played.items() if name != "reward"}
-    return {"score": float(played["reward"]) if played["valid"] else 0.0, **numbers}
+    numbers = {name: float(played.get(name, 0.0)) for name in METRICS}
+    score = float(played["reward"]) if played["valid"] else 0.0
+    return {"score": score, **numbers, "valid": float(played["valid"])}

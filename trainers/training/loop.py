@@ -278,7 +278,7 @@ class Loop:
         if self._prefetch is not None:
             row["staleness"] = staleness(played, self.policy.version)
         if self._workers is not None:
-            row["lost_workers"] = self._workers.lost
+            row["lost_workers"] = sum(world().gather(self._workers.lost))
         lr = self.learner.set_lr(self.iteration)
         if self.learner.scheduled:
             row["lr"] = lr
