@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import helpers
+import hypothesis
 import pytest
 from helpers import CommandLine, Result
 from toys import write_toy
@@ -20,6 +21,10 @@ from searchgym.cli import main
 from searchgym.env.env import SearchEnv
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+hypothesis.settings.register_profile("searchgym", deadline=None)  # tests share their machine
+hypothesis.settings.load_profile("searchgym")
 
 
 def pytest_configure(config: pytest.Config) -> None:
