@@ -5,12 +5,15 @@ Nothing here imports torch, so that tests of the core can use all of it.
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import pytest
 
 from searchgym.episode import Episode
 from searchgym.rollouts.collection import collect, open_envs
@@ -35,6 +38,12 @@ class CommandLine(Protocol):
     """The fixture `cli`: runs the command line in this process."""
 
     def __call__(self, *arguments: str, stdin: str = "") -> Result: ...
+
+
+def skip_without(module: str, reason: str) -> None:
+    """Skip a test file without a library, which is not imported: every process of a run reads every file."""
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(reason, allow_module_level=True)
 
 
 def run_searchgym(*arguments: str, **options: Any) -> subprocess.CompletedProcess[Any]:

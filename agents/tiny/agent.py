@@ -34,7 +34,9 @@ from ..lm.generation import Ending
 from ..lm.network import DecoderNetwork
 from ..lm.stopping import ActWatch
 from ..lm.token_policy import TokenPolicy
+from ..options import read_options, takes_options
 from .model import TinyConfig, build_model, load_model, load_weights, read_config, save_model
+from .options import TinyOptions
 from .tokenizer import TAGS, Tokenizer
 
 __all__ = ["TOKENIZER_FILE", "TinyAgent", "prompt_ids"]
@@ -64,6 +66,7 @@ def prompt_ids(tokenizer: Tokenizer, observation: str, *, first: bool) -> list[i
     return tokenizer.encode(_ACT_TAG.sub("< ", observation))
 
 
+@takes_options(TinyOptions)
 class TinyAgent(TokenPolicy):
     """A causal language model of the Qwen3 architecture with fewer than a million weights.
 
@@ -71,16 +74,7 @@ class TinyAgent(TokenPolicy):
         checkpoint: a directory written by `save` or `searchgym warmup`, a training run or one of its checkpoints; None
             loads a packaged warm start.
         start: which one: "country", for the generated country, or "forks", for `SearchQA-Forks-v0`.
-        seed: seed of the sampling.
-        temperature: temperature of the sampling.
-        top_p: probability mass of the nucleus that is sampled from; below 1 only for evaluation.
-        greedy: take the most likely token.
-        max_new_tokens: longest act in tokens; a longer one is sent as far as it got (the environment calls it
-            invalid).
-        max_context: longest episode in tokens; beyond it the episode ends with `StopReason.TOKEN_BUDGET`. None: all
-            positions of the model.
-        history: number of earlier rounds (act and observation) in the context of a round; None: all, in one growing
-            context.
+        **options: the fields of `TinyOptions`.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
@@ -92,15 +86,11 @@ class TinyAgent(TokenPolicy):
     def __init__(
         self,
         checkpoint: str | os.PathLike[str] | None = None,
-        seed: int = 0,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        greedy: bool = False,
-        max_new_tokens: int = 48,
-        max_context: int | None = None,
-        history: int | None = None,
+        *,
         start: str = _STARTS[0],
+        **options: Any,
     ) -> None:
+        given = read_options("agent 'tiny'", TinyOptions, options)
         choice("start", start, _STARTS)
         if checkpoint is not None and start != _STARTS[0]:
             raise ConfigError(
@@ -115,8 +105,8 @@ class TinyAgent(TokenPolicy):
                 f"{directory}: the tokenizer has {tokenizer.size} ids, the model {config.vocab_size}: "
                 "they do not belong to the same checkpoint"
             )
-        self._set_up(model, config, tokenizer, seed, max_new_tokens, max_context, history)
-        self.temperature, self.top_p, self.greedy = temperature, top_p, greedy
+        self._set_up(model, config, tokenizer, given)
+        self.temperature, self.top_p, self.greedy = given.temperature, given.top_p, given.greedy
         self._sampling()
 
     @classmethod
@@ -136,9 +126,9 @@ class TinyAgent(TokenPolicy):
             config: shape of the model.
             tokenizer: its tokenizer.
             seed: seed of the weights and of the sampling.
-            max_new_tokens: see `TinyAgent`.
-            max_context: see `TinyAgent`.
-            history: see `TinyAgent`.
+            max_new_tokens: see `TinyOptions`.
+            max_context: see `TinyOptions`.
+            history: see `TinyOptions`.
 
         Raises:
             ConfigError: the tokenizer does not fit the model.
@@ -147,7 +137,10 @@ class TinyAgent(TokenPolicy):
             raise ConfigError(f"vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.size} ids")
         agent = cls.__new__(cls)
         model = build_model(config, seed)
-        agent._set_up(model, config, tokenizer, seed, max_new_tokens, max_context, history)
+        options = TinyOptions(
+            seed=seed, max_new_tokens=max_new_tokens, max_context=max_context, history=history
+        )
+        agent._set_up(model, config, tokenizer, options)
         return agent
 
     def _set_up(
@@ -155,11 +148,9 @@ class TinyAgent(TokenPolicy):
         model: Qwen3ForCausalLM,
         config: TinyConfig,
         tokenizer: Tokenizer,
-        seed: int,
-        max_new_tokens: int,
-        max_context: int | None,
-        history: int | None,
+        options: TinyOptions,
     ) -> None:
+        history = options.history
         if history is not None and history < 1:
             raise ConfigError(f"history is {history!r}: give 1 or more, or leave it out for all rounds")
         self.history = history
@@ -168,13 +159,13 @@ class TinyAgent(TokenPolicy):
         self.module = self.model = model
         self.config = config
         self.tokenizer = tokenizer
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(options.seed)
         self.network = DecoderNetwork(model, whole_logits=True)
         self.engine = Engine(
             self.network,
             (),
-            max_new_tokens=max_new_tokens,
-            max_context=config.max_positions if max_context is None else max_context,
+            max_new_tokens=options.max_new_tokens,
+            max_context=config.max_positions if options.max_context is None else options.max_context,
         )
         others = {tokenizer.token_id(tag) for tag in TAGS if tag not in TagsDialect.stop_strings}
         slashes, ends = tokenizer.ids_with("/"), tokenizer.ids_with(">") - others

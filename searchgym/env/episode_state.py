@@ -9,62 +9,26 @@ are therefore written once, and a vector environment equals its single environme
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from ..dialects import Act, render_refusal
-from ..episode import INFO_SCHEMA, Feedback, Outcome, Retrieval, RoundRecord, StopReason, anchor_of
+from ..episode import Feedback, Outcome, Retrieval, RoundRecord, StopReason, anchor_of
 from ..errors import ConfigError, CorpusError, ResetNeededError, RetrievalError, UnknownIdError
 from ..judges import Grade, Verdict, no_verdict
 from ..judges.protocol import Trace
-from ..question import Corpus, Passage, Question, find_passage, gold_record
+from ..question import Corpus, Passage, Question, find_passage
 from ..retriever import Hit, SearchResult, distinct_hits
 from ..scoring import recall, score_answer
 from .config import EnvConfig
+from .episode_start import EpisodeStart
 from .feedback import write_feedback
 from .rewards import RewardContext
 
-__all__ = ["EpisodeStart", "EpisodeState", "check_stop", "remembered"]
+__all__ = ["EpisodeState", "check_stop", "remembered"]
 
 UNLIMITED = -1
 _UNREAD_CHARS = 256
 _NOT_JUDGED = no_verdict("off")
 _PENDING = no_verdict("pending")
-
-
-class EpisodeStart:
-    """What a reset returns: the first observation and what its info is derived from.
-
-    Attributes:
-        observation: the question, as the agent reads it.
-        question: the task.
-        budget: what the episode may use; see `EpisodeState.budget`.
-        reveals_gold: whether `to_info` has the gold data.
-    """
-
-    __slots__ = ("budget", "observation", "question", "reveals_gold")
-
-    def __init__(
-        self, observation: str, question: Question, budget: dict[str, int], reveals_gold: bool
-    ) -> None:
-        self.observation = observation
-        self.question = question
-        self.budget = budget
-        self.reveals_gold = reveals_gold
-
-    def to_info(self) -> dict[str, Any]:
-        """The info of the reset: a fresh JSON value at each call."""
-        question = self.question
-        info: dict[str, Any] = {
-            "schema": INFO_SCHEMA,
-            "task_id": question.id,
-            "split": question.split,
-            "question": question.text,
-            "anchor": anchor_of(self.observation),
-            "budget": dict(self.budget),
-        }
-        if self.reveals_gold:
-            info["gold"] = gold_record(question)
-        return info
 
 
 class EpisodeState:

@@ -9,7 +9,10 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-__all__ = ["InfoSource", "VectorInfos"]
+from ..episode import RoundRecord
+from .episode_start import EpisodeStart
+
+__all__ = ["InfoSource", "Restarted", "VectorInfos"]
 
 
 class InfoSource(Protocol):
@@ -17,6 +20,25 @@ class InfoSource(Protocol):
 
     def to_info(self) -> dict[str, Any]:
         """A fresh info of a single environment."""
+
+
+class Restarted:
+    """The info of a slot whose episode ended and was replaced in the same step.
+
+    Args:
+        last: the last record of the episode that ended.
+        start: of the new episode.
+    """
+
+    __slots__ = ("last", "start")
+
+    def __init__(self, last: RoundRecord, start: EpisodeStart) -> None:
+        self.last, self.start = last, start
+
+    def to_info(self) -> dict[str, Any]:
+        """See `InfoSource`: the info of the new episode, with the last observation and info of the old one."""
+        final = {"final_obs": self.last.observation, "final_info": self.last.to_info()}
+        return final | self.start.to_info()
 
 
 class VectorInfos(dict[str, Any]):

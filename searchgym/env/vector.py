@@ -18,26 +18,27 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ..episode import RoundRecord, StopReason
-from ..errors import ConfigError, ResetNeededError, UnknownIdError
+from ..errors import ConfigError, ResetNeededError
 from ..judges.protocol import check_judge
 from ..options import check_count
 from ..question import Question
 from ..retriever import SearchResult
 from .config import EnvConfig
-from .episode_state import EpisodeStart, EpisodeState, check_stop
-from .infos import InfoSource, VectorInfos
+from .episode_start import EpisodeStart
+from .episode_state import EpisodeState, check_stop
+from .infos import InfoSource, Restarted, VectorInfos
 from .judging import Costs, finish_steps
 from .setup import (
     action_space,
     cache_stats,
     check_options,
-    check_seed,
     choose_question,
     make_env_config,
     observation_space,
     registered_arguments,
     search,
 )
+from .slots import check_messages, read_autoreset_mode, slot_generators, slot_mask, slot_task_ids
 from .snapshots import restore, snapshot
 
 __all__ = ["SearchVectorEnv", "make_vec"]
@@ -118,7 +119,7 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
             raise ConfigError(
                 f"num_envs is {num_envs}: at most {MAX_ENVS}; more episodes take turns in the slots"
             )
-        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.autoreset_mode = read_autoreset_mode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.num_envs = num_envs
         self.render_mode = None
@@ -163,10 +164,10 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         """
         check_options(options, ("reset_mask", "task_ids", "split"))
         options = dict(options or {})
-        mask = self._mask(options.pop("reset_mask", None))
-        task_ids = self._per_slot(options.pop("task_ids", None), mask)
+        mask = slot_mask(options.pop("reset_mask", None), self.num_envs)
+        task_ids = slot_task_ids(options.pop("task_ids", None), mask)
         slots = np.flatnonzero(mask).tolist()
-        fresh = self._seeded(seed, slots)
+        fresh = slot_generators(seed, slots, self.num_envs)
         choices = {slot: {**options, "task_id": task_ids[slot]} for slot in slots}
         for choice in choices.values():  # a dry run: errors come before any generator advances
             choose_question(self.config, choice, lambda n: 0)
@@ -186,7 +187,7 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
             ResetNeededError: no episode was started; or, with autoreset_mode DISABLED, all episodes have ended.
             ConfigError: not one message per slot.
         """
-        self._check_length("actions", actions)
+        check_messages(actions, self.num_envs)
         playing = {slot: actions[slot] for slot, episode in enumerate(self.episodes) if episode.running}
         mode = self.autoreset_mode
         if not playing and not self._stats["episodes"]:
@@ -204,7 +205,7 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         if mode is AutoresetMode.SAME_STEP:
             over = [slot for slot, record in records.items() if record.outcome is not None]
             for slot, start in self._restart(over).items():
-                sources[slot] = _Restarted(records[slot], start)
+                sources[slot] = Restarted(records[slot], start)
         elif ended:
             sources |= self._restart(ended)
         return self._result(records, sources)
@@ -390,76 +391,10 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
 
         return draw
 
-    def _seeded(self, seed: Any, slots: list[int]) -> dict[int, np.random.Generator]:
-        """New generators of the slots that a seed is given for."""
-        if seed is None:
-            return {}
-        if isinstance(seed, np.ndarray):
-            seed = seed.tolist()
-        if isinstance(seed, Sequence) and not isinstance(seed, str | bytes):
-            if len(seed) != self.num_envs:
-                raise ConfigError(f"{len(seed)} seeds for {self.num_envs} slots: give one per slot")
-            seeds = [None if one is None else check_seed(one) for one in seed]
-        else:
-            seeds = [check_seed(seed) + slot for slot in range(self.num_envs)]
-        return {i: gym.utils.seeding.np_random(seeds[i])[0] for i in slots if seeds[i] is not None}
-
     def _episode(self, slot: int) -> EpisodeState:
         if isinstance(slot, bool) or not isinstance(slot, int | np.integer) or not 0 <= slot < self.num_envs:
             raise ConfigError(f"slot {slot!r}: give a number from 0 to {self.num_envs - 1}")
         return self.episodes[int(slot)]
-
-    def _check_length(self, name: str, values: Any) -> None:
-        if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != self.num_envs:
-            raise ConfigError(f"{name} is {values!r:.80}: give one message per slot ({self.num_envs})")
-
-    def _mask(self, mask: Any) -> NDArray[np.bool_]:
-        if mask is None:
-            return np.ones(self.num_envs, dtype=np.bool_)
-        mask = np.asarray(mask)
-        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
-            raise ConfigError(
-                f"reset_mask has dtype {mask.dtype} and shape {mask.shape}: give {self.num_envs} booleans"
-            )
-        checked: NDArray[np.bool_] = mask.astype(np.bool_)
-        return checked
-
-    def _per_slot(self, task_ids: Any, mask: NDArray[np.bool_]) -> list[str | None]:
-        if task_ids is None:
-            return [None] * self.num_envs
-        if not isinstance(task_ids, Sequence | np.ndarray) or isinstance(task_ids, str):
-            raise ConfigError(f"task_ids is {task_ids!r:.80}: give a list with one id or None per slot")
-        if len(task_ids) not in (self.num_envs, int(mask.sum())):
-            raise ConfigError(
-                f"task_ids is {task_ids!r:.80}: give one id or None per slot ({self.num_envs}), or one per slot "
-                f"of the reset mask ({int(mask.sum())})"
-            )
-        if len(task_ids) == self.num_envs:
-            return list(task_ids)
-        spread: list[str | None] = [None] * self.num_envs
-        for i, task_id in zip(np.flatnonzero(mask).tolist(), task_ids, strict=True):
-            spread[i] = task_id
-        return spread
-
-
-class _Restarted:
-    """The info of a slot whose episode ended and was replaced in the same step."""
-
-    __slots__ = ("last", "start")
-
-    def __init__(self, last: RoundRecord, start: EpisodeStart) -> None:
-        self.last, self.start = last, start
-
-    def to_info(self) -> dict[str, Any]:
-        final = {"final_obs": self.last.observation, "final_info": self.last.to_info()}
-        return final | self.start.to_info()
-
-
-def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    try:
-        return AutoresetMode(mode)
-    except ValueError:
-        raise UnknownIdError("autoreset_mode", mode, [m.value for m in AutoresetMode]) from None
 
 
 def make_vec(

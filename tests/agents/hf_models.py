@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from chat_models import make_tokenizer
 from families import build_family
+from filelock import FileLock
 from helpers import small_world
 
 from searchgym.agent import AgentContext
@@ -68,9 +71,13 @@ def teach(agent: HFAgent, agent_context: AgentContext, steps: int = 70) -> None:
 
 
 def save_taught(folder: Path) -> str:
-    """A Qwen3-shaped model that writes acts."""
-    path = save_family(folder / "random", "qwen3", hidden_size=64)
-    agent = HFAgent(path, max_new_tokens=24)
-    teach(agent, agent_context_of(make_env().config))
-    agent.save(folder / "taught")
-    return str(folder / "taught")
+    """A Qwen3-shaped model that writes acts: a copy of one that the processes of a test session teach once."""
+    home = Path(os.environ["SEARCHGYM_HOME"])  # of the session, see conftest.py
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / "taught.lock"):
+        if not (home / "taught").exists():
+            agent = HFAgent(save_family(home / "untaught", hidden_size=64), max_new_tokens=24)
+            teach(agent, agent_context_of(make_env().config))
+            agent.save(home / "taught.part")
+            (home / "taught.part").rename(home / "taught")
+    return str(shutil.copytree(home / "taught", folder / "taught"))

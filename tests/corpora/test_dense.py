@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import skip_without
 from list_corpus import ListCorpus
 
-pytest.importorskip("sentence_transformers", reason="the extra dense is not installed")
+skip_without("sentence_transformers", "the extra dense is not installed")
 faiss = pytest.importorskip("faiss", reason="the extra dense is not installed")
 
 from tiny_encoder import DIMENSION, write_encoder  # noqa: E402

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import skip_without
 from list_corpus import ListCorpus
 
-pytest.importorskip("sentence_transformers", reason="the extra dense is not installed")
+skip_without("sentence_transformers", "the extra dense is not installed")
 pytest.importorskip("faiss", reason="the extra dense is not installed")
 
-from tiny_encoder import write_encoder
+from tiny_encoder import write_encoder  # noqa: E402
 
-from searchgym.corpora.dense.index import DENSE_BACKEND
-from searchgym.corpora.indexing import sealed
-from searchgym.corpora.indexing.backend import build_index, open_index
-from searchgym.errors import ConfigError, SearchGymError
+from searchgym.corpora.dense.index import DENSE_BACKEND  # noqa: E402
+from searchgym.corpora.indexing import sealed  # noqa: E402
+from searchgym.corpora.indexing.backend import build_index, open_index  # noqa: E402
+from searchgym.errors import ConfigError, SearchGymError  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import skip_without
 
 from searchgym.conformance import check_judge
 from searchgym.corpora.dense.encoders import Encoder
@@ -16,7 +17,7 @@ from searchgym.judges import RoundRecord, Trace, Verdict, open_judge
 from searchgym.question import Passage, Question
 from searchgym.retriever import Hit
 
-pytest.importorskip("sentence_transformers")
+skip_without("sentence_transformers", "the extra dense is not installed")
 
 PASSAGES = {
     "reed": Passage("reed", "Anna Reed (painter)", "Anna Reed was born in Velm and works for Corvin Mills."),

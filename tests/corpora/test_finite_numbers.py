@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import skip_without
 from list_corpus import ListCorpus
 from numpy.typing import NDArray
 
 pytest.importorskip("faiss", reason="the extra dense is not installed")
-pytest.importorskip("sentence_transformers", reason="the extra dense is not installed")
+skip_without("sentence_transformers", "the extra dense is not installed")
 
-import searchgym
-from searchgym.corpora.dense.encoders import Encoder
-from searchgym.corpora.dense.index import DENSE_BACKEND
-from searchgym.corpora.dense.vectors import load_faiss
-from searchgym.errors import ConfigError, RetrievalError
-from searchgym.question import Question
-from searchgym.retriever import CachedRetriever
+import searchgym  # noqa: E402
+from searchgym.corpora.dense.encoders import Encoder  # noqa: E402
+from searchgym.corpora.dense.index import DENSE_BACKEND  # noqa: E402
+from searchgym.corpora.dense.vectors import load_faiss  # noqa: E402
+from searchgym.errors import ConfigError, RetrievalError  # noqa: E402
+from searchgym.question import Question  # noqa: E402
+from searchgym.retriever import CachedRetriever  # noqa: E402
 
 KINDS = ["flat", "hnsw", "ivf"]
 TEXTS = [f"Passage number {n} about otters." for n in range(40)]

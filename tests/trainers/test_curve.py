@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import CommandLine
+from helpers import CommandLine, skip_without
 
 from searchgym.trainers.bench.spec import load_spec
 from searchgym.trainers.config import TrainConfig
 from searchgym.trainers.runs import curve
 
-pytest.importorskip("matplotlib", reason="the extra train is not installed")
+skip_without("matplotlib", "the extra train is not installed")
 
 
 def row(iteration: int, em: float | None, evaluated: float | None = None) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -56,22 +58,20 @@ def launch(jobs: list[list[object]], **environment: str) -> list[tuple[int, str]
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **environment}
-    children = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), json.dumps(jobs)],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    both = subprocess.Popen(
+        [sys.executable, str(SCRIPT), json.dumps(jobs)],
+        env={**os.environ, **common},
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # a group of their own, to be ended together
+        text=True,
+    )
     try:
-        outputs = [child.communicate(timeout=600)[0] for child in children]
+        printed, _ = both.communicate(timeout=600)
     finally:
-        for child in children:
-            child.kill()
-    return [(child.returncode, output) for child, output in zip(children, outputs, strict=True)]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(both.pid, signal.SIGKILL)
+    assert both.returncode == 0
+    return [(status, output) for status, output in json.loads(printed)]
 
 
 @pytest.fixture(scope="module")

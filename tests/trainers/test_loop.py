@@ -265,13 +265,13 @@ def test_training_leaves_the_garbage_collector_as_it_was(tmp_path, monkeypatch):
         "iterate",
         lambda self, watch, real=Loop.iterate: seen.append(gc.get_threshold()) or real(self, watch),
     )
-    before = gc.get_threshold(), gc.get_freeze_count()
-    run_toy(tmp_path / "plain", iterations=1)
-    assert (gc.get_threshold(), gc.get_freeze_count()) == before
-    assert seen[0][0] > before[0][0]
-    gc.freeze()
+    gc.unfreeze()  # what conftest.py froze
     try:
-        run_toy(tmp_path / "frozen", iterations=1)
-        assert gc.get_freeze_count() > 0, "what the caller froze stays frozen"
+        before = gc.get_threshold(), gc.get_freeze_count()
+        run_toy(tmp_path / "plain", iterations=1)
+        assert (gc.get_threshold(), gc.get_freeze_count()) == before
+        assert seen[0][0] > before[0][0]
     finally:
-        gc.unfreeze()
+        gc.freeze()
+    run_toy(tmp_path / "frozen", iterations=1)
+    assert gc.get_freeze_count() > 0, "what the caller froze stays frozen"

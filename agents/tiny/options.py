@@ -1,0 +1,32 @@
+"""The options of the agent `tiny`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["TinyOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TinyOptions:
+    """Keyword arguments of `TinyAgent`.
+
+    Attributes:
+        seed: seed of the sampling.
+        temperature: temperature of the sampling.
+        top_p: probability mass of the nucleus that is sampled from; below 1 only for evaluation.
+        greedy: take the most likely token.
+        max_new_tokens: longest act in tokens; a longer one is sent as far as it got (the environment calls it invalid).
+        max_context: longest episode in tokens; beyond it the episode ends with `StopReason.TOKEN_BUDGET`. None: all
+            positions of the model.
+        history: number of earlier rounds (act and observation) in the context of a round; None: all, in one growing
+            context.
+    """
+
+    seed: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    greedy: bool = False
+    max_new_tokens: int = 48
+    max_context: int | None = None
+    history: int | None = None
