@@ -340,6 +340,16 @@ def test_states_are_enumerated_once_for_trainers_that_play_episodes_of_their_own
     assert {"sft", "skillrl", "structrag"} <= open_trainers((), {}, 4, config)[1].keys()
 
 
+def test_flips_that_do_not_reach_a_rule_are_no_noise_score() -> None:
+    """SLATE asks its judge while it plays; WebSTAR reads the verdicts of its episodes."""
+    config = make_vec("SearchQA-Forks-v0", 1, **FORKS, judge="oracle", max_rounds=4).config
+    trainers, _ = open_trainers(("slate", "webstar"), {}, 4, config)
+    settings = AuditSettings(**{**vars(ROUGH), "questions": 2, "judge_noise": (1.0,)})
+    rules = {rule.label: rule for rule in audit_credit(lookup(), config, trainers, settings).trainers}
+    assert not rules["slate"].noise
+    assert rules["webstar"].noise[0].scores["pearson"] < rules["webstar"].scores["pearson"].value
+
+
 def test_graphs_that_are_not_requested_make_room_for_others() -> None:
     envs = make_vec("SearchQA-Forks-v0", 16, **FORKS, max_rounds=4, autoreset_mode="Disabled")
     policy = CandidateAgent(start="lookup", memory=False)

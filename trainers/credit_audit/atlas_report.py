@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -202,20 +202,11 @@ def _judge_table(audits: Mapping[str, Mapping[str, Audit]]) -> list[str]:
         {r["value"] for a in audits.values() for r in a[START]["breakdown"] if r["by"] == "judge noise"}
     )
     judges = [label for label in some if label.startswith("judge ")]
-    columns: list[tuple[str, Callable[[str], list[float]]]] = [
-        ("oracle", lambda rule: _part_means(audits, START, rule, "all", ""))
+    columns = [  # title, audit, part of its breakdown
+        ("oracle", START, "all", ""),
+        *((f"{float(rate):.0%} flipped", START, "judge noise", rate) for rate in rates),
+        *((judge, judge, "all", "") for judge in judges),
     ]
-    for rate in rates:
-        columns.append(
-            (
-                f"{float(rate):.0%} flipped",
-                lambda rule, rate=rate: _part_means(audits, START, rule, "judge noise", rate),
-            )  # type: ignore[misc]
-        )
-    for judge in judges:
-        columns.append(
-            (judge, lambda rule, judge=judge: _part_means(audits, judge, rule, "all", ""))  # type: ignore[misc]
-        )
     reads = {r["rule"] for a in audits.values() for r in a[START]["breakdown"] if r["by"] == "judge noise"}
     reads |= {r["rule"] for a in audits.values() for judge in judges for r in a[judge]["breakdown"]}
     if not reads:
@@ -224,14 +215,15 @@ def _judge_table(audits: Mapping[str, Mapping[str, Audit]]) -> list[str]:
         "",
         "## By judge",
         "",
-        f"Means over the families, early policy: {' / '.join(_PARTS)}. Verdicts that pay a reward are not flipped.",
+        f"Means over the families, early policy: {' / '.join(_PARTS)}. Verdicts that pay a reward, or are read while a rule plays, are not flipped.",
         "",
-        "| rule | " + " | ".join(name for name, _ in columns) + " |",
+        "| rule | " + " | ".join(title for title, *_ in columns) + " |",
         "|---|" + "---|" * len(columns),
     ]
     for label in _labels(audits):
         if label in reads:
-            cells = [" / ".join(_show(value, "") for value in means(label)) for _, means in columns]
+            means = [_part_means(audits, which, label, by, value) for _, which, by, value in columns]
+            cells = [" / ".join(_show(value, "") for value in mean) for mean in means]
             lines.append(f"| {_name(label)} | " + " | ".join(cells) + " |")
     return lines
 

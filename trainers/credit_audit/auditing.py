@@ -73,7 +73,7 @@ class RuleScore:
         credit_R: its credit of each round.
         unit: what it gives one value to: "episode", "round" or "token"; "round" for references.
         cost: what its credit takes.
-        noise: scores with a judge that errs; empty for rules that read no verdicts.
+        noise: scores with a judge that errs; empty for rules that read no verdicts, or read them while they play.
         note: what qualifies the figures; "" if nothing does.
     """
 
@@ -294,6 +294,8 @@ def _score_trainer(
     noise = []
     for rate in settings.judge_noise if calls and not config.verdict_pays else ():
         noisy_R = credit(_with_noise(sampled.groups, config, rate, settings.seed)).credit_R
+        if rate and not shared and np.array_equal(noisy_R, given.credit_R):
+            break  # it reads verdicts while it plays, so flips of the recorded ones do not reach it
         noise.append(NoiseScore(rate, credit_scores(sampled.rounds, noisy_R)))
     return RuleScore(
         label,
