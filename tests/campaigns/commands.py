@@ -280,7 +280,7 @@ COMMANDS: dict[str, Command] = {
                 "--out",
                 "{out}",
             ),
-            *("--questions", "2", "--group-size", "2"),
+            *("--questions", "2", "--group-size", "2", "--iterations", "2"),
         ],
         atlas,
         last="atlas.md",

@@ -14,13 +14,18 @@ from searchgym.agents.candidate.features import FEATURES
 from searchgym.env.vector import make_vec
 from searchgym.episode import save_episodes
 from searchgym.errors import ConfigError
-from searchgym.rollouts.collection import collect
+from searchgym.options import plugins
+from searchgym.rollouts.collection import agent_context_of, collect
 from searchgym.trainers.algorithms.cw_grpo import CWGRPO
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.algorithms.mt_ppo import MTPPO
 from searchgym.trainers.algorithms.tree_grpo import TreeGRPO
 from searchgym.trainers.credit_audit.auditing import AuditSettings, CreditAudit, audit_credit
 from searchgym.trainers.credit_audit.breakdown import break_down
+from searchgym.trainers.credit_audit.card import FAMILIES_OF_METHODS
+from searchgym.trainers.credit_audit.exact import ExactValues
+from searchgym.trainers.credit_audit.graph import StateGraphs
+from searchgym.trainers.credit_audit.opening import open_trainers
 from searchgym.trainers.credit_audit.report import audit_json, audit_markdown
 from searchgym.trainers.training import train
 
@@ -57,6 +62,11 @@ def test_a_trainer_is_audited_in_the_environment_that_it_needs(audit: CreditAudi
     assert "episodes of its own" in rules["mt-ppo"].note
     assert "groups of 6" in rules["tree-grpo"].note
     assert {len(group) for group in rules["tree-grpo"].sampled.groups} == {6}
+
+
+def test_the_card_names_the_family_of_every_registered_trainer() -> None:
+    """A trainer without one would be called a plug-in."""
+    assert set(FAMILIES_OF_METHODS) == set(plugins.names("trainers"))
 
 
 def test_costs_are_counted(audit: CreditAudit) -> None:
@@ -279,24 +289,81 @@ def test_an_atlas_is_made_once_and_continued(
         "credit",
         "atlas",
         "--trainer",
-        "grpo",
+        "cw-grpo",
         "--questions",
         "1",
         "--group-size",
         "3",
+        "--iterations",
+        "2",
         "--out",
         str(tmp_path),
     ]
-    status, _, errors = cli(*command, "--family", "trap")
+    status, _, errors = cli(*command, "--family", "decoys")
     assert status == 0, errors
     report = (tmp_path / "atlas.md").read_text()
-    assert "## cosine" in report
-    assert "| grpo | episode |" in report
+    for heading in ("cosine", "By policy strength", "By success", "By judge"):
+        assert f"\n## {heading}\n" in report
+    by_judge = report[report.index("## By judge") :]
+    assert "| rule | oracle | 10% flipped | 30% flipped | judge rules |" in by_judge
+    assert "| `cw-grpo` | " in by_judge[: by_judge.index("## Cost")]
+    audits = json.loads((tmp_path / "atlas.json").read_text())["families"]["decoys"]["audits"]
+    assert list(audits) == ["early", "middle", "late", "judge rules"]
+    values = [audits[label]["rules"][0]["scores"]["slope"]["mean"] for label in ("early", "middle", "late")]
+    assert values == pytest.approx([1.0] * 3)  # A of each policy is that policy's own
+    assert len({json.dumps(audits[label]["rules"][2]) for label in ("early", "middle", "late")}) == 3
     for plot in ("fidelity.svg", "gradient.svg"):
         assert (tmp_path / plot).read_text().startswith("<?xml")
     monkeypatch.setattr("searchgym.trainers.credit_audit.atlas.audit_credit", None)
-    assert cli(*command, "--family", "trap")[0] == 0
+    assert cli(*command, "--family", "decoys")[0] == 0
     assert (tmp_path / "atlas.md").read_text() == report
     status, _, errors = cli(*command, "--seed", "1")
     assert status != 0
     assert "other settings" in errors
+    status, _, errors = cli(*command, "--iterations", "3")
+    assert status == 2
+    assert "give an even number" in errors
+
+
+def test_states_are_enumerated_once_for_trainers_that_play_episodes_of_their_own() -> None:
+    """The figures are those of an audit of that trainer alone; a registered trainer without credit is named."""
+    counted: dict[str, Any] = {}
+    config = make_vec("SearchQA-Forks-v0", 1, **FORKS, max_rounds=5).config
+    settings = AuditSettings(questions=2, group_size=4)
+    for label, names in (("both", ("grpo", "tree-grpo")), ("alone", ("tree-grpo",))):
+        policy = CandidateAgent(start="lookup", memory=False)
+        trainers, _ = open_trainers(names, {}, 6, config)
+        counted[label] = audit_credit(policy, config, trainers, settings).trainers[-1]
+    assert counted["both"].sampled.counts["environment steps"] == 0
+    assert counted["both"].scores == counted["alone"].scores
+    assert counted["both"].gradient == counted["alone"].gradient
+    assert {"sft", "skillrl", "structrag"} <= open_trainers((), {}, 4, config)[1].keys()
+
+
+def test_flips_that_do_not_reach_a_rule_are_no_noise_score() -> None:
+    """SLATE asks its judge while it plays; WebSTAR reads the verdicts of its episodes."""
+    config = make_vec("SearchQA-Forks-v0", 1, **FORKS, judge="oracle", max_rounds=4).config
+    trainers, _ = open_trainers(("slate", "webstar"), {}, 4, config)
+    settings = AuditSettings(**{**vars(ROUGH), "questions": 2, "judge_noise": (1.0,)})
+    rules = {rule.label: rule for rule in audit_credit(lookup(), config, trainers, settings).trainers}
+    assert not rules["slate"].noise
+    assert rules["webstar"].noise[0].scores["pearson"] < rules["webstar"].scores["pearson"].value
+
+
+def test_graphs_that_are_not_requested_make_room_for_others() -> None:
+    envs = make_vec("SearchQA-Forks-v0", 16, **FORKS, max_rounds=4, autoreset_mode="Disabled")
+    policy = CandidateAgent(start="lookup", memory=False)
+    policy.bind(agent_context_of(envs.config))
+    first, second = envs.task_ids()[:2]
+    sizes = {}
+    for task in (first, second):
+        exact = ExactValues(policy, envs)
+        exact.solve([task])
+        sizes[task] = exact.states
+    tight = StateGraphs(envs, max(sizes.values()), keep=True)
+    exact = ExactValues(policy, envs, graphs=tight)
+    for task in (first, second, first):
+        exact.solve([task])
+        assert (exact.states, exact.transitions > 0) == (sizes[task], True)
+    with pytest.raises(ConfigError, match=f"max_states is {max(sizes.values())}"):
+        exact.solve([first, second])

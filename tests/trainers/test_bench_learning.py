@@ -209,7 +209,7 @@ def test_fidelity_that_predicts_speed_is_found_and_a_paired_difference_decided()
     entries = [{"label": label, "trainer": "grpo"} for label in ("grpo", "a", "b", "c", "ref")]
     spec = parse_spec(
         {"name": "x", "budget": {"episodes": 20}, "seeds": 8, "rates": [0.1], "references": ["ref"],
-         "environments": {"one": place, "two": place, "three": place}, "entries": entries}
+         "audit": {"at": [1]}, "train": {"eval_episodes": 0}, "environments": {"one": place, "two": place, "three": place}, "entries": entries}
     )  # fmt: skip
     quality = {"grpo": 0.0, "a": 0.03, "b": 0.06, "c": -0.03, "ref": 0.1}
     found = audited(spec, quality, {label: 0.5 + value for label, value in quality.items()})
@@ -241,3 +241,47 @@ def test_what_an_audit_cannot_measure_is_refused_before_any_run(spec_file: Path)
 def test_noise_of_exact_credit_has_the_stated_size(finished: Path) -> None:
     with pytest.raises(ConfigError, match="noise"):
         ExactCredit({"noise": -1.0})
+
+
+def test_fidelity_that_was_measured_elsewhere_meets_speed_on_sampled_episodes(
+    finished: Path, tmp_path: Path, cli: Any
+) -> None:
+    """Without an audit; `truth` has the fidelity of the audited benchmark, but the sign of the audits given first."""
+    unaudited = SPEC.replace("[audit]\nat = [1, 3]\nevery = 2\nquestions = 2\n", "")
+    path = tmp_path / "sampled.toml"
+    path.write_text(unaudited.replace("eval_episodes = 0", "eval_episodes = 2"), encoding="utf-8")
+    for step, sign in (("one", 0.25), ("two", 0.75)):
+        audit = {
+            "rules": [{"label": "truth", "gradient": {}, "scores": {s: {"mean": sign} for s in ("sign",)}}]
+        }
+        for score in ("within", "pearson"):
+            audit["rules"][0]["scores"][score] = {"mean": None}  # type: ignore[index]
+        place = tmp_path / "audits" / "decoys" / step
+        place.mkdir(parents=True)
+        (place / "audit.json").write_text(json.dumps(audit))
+    given = ["--fidelity", str(tmp_path / "audits"), "--fidelity", str(finished / "results.json")]
+    command = ["bench", str(path), "--out", str(tmp_path / "out"), "--processes", "1"]
+    status, _, errors = cli(*command, *given)
+    assert status == 0, errors
+    learning = json.loads((tmp_path / "out" / "results.json").read_text())["learning"]
+    assert learning["measure"] == "sampled"
+    points = {p["row"]: p for p in learning["points"]}
+    assert points["truth"]["fidelity"]["sign"] == pytest.approx(0.5)
+    assert points["truth"]["fidelity"]["pearson"] == pytest.approx(1.0)
+    assert points["capf"]["fidelity"] == {}
+    runs = [
+        read_result(tmp_path / "out" / "runs" / "final" / "truth" / "decoys" / f"seed-{i}") for i in (0, 1)
+    ]
+    shares = [run["sums"]["em"] / run["sums"]["valid"] for run in runs if run is not None]
+    start = points["truth"]["start"]
+    assert points["truth"]["speed"]["value"] == pytest.approx((np.mean(shares) - start) / (1 - start))
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "Greedy EM on the test split" in report
+    assert "Fidelity was measured elsewhere" in report
+    status, _, errors = cli(*command, "--fidelity", str(tmp_path / "sampled.toml"))
+    assert status == 2
+    assert "cannot be read as results of a benchmark" in errors
+    (tmp_path / "none").mkdir()
+    status, _, errors = cli(*command, "--fidelity", str(tmp_path / "none"))
+    assert status == 2
+    assert "has no fidelity of the benchmark's rows and environments" in errors

@@ -103,6 +103,14 @@ _CONTENT, _EXECUTION = "Rows, seeds and budget", "Execution"
     help="Write the report of the finished runs without starting any.",
 )
 @option(
+    "--fidelity",
+    "fidelity_paths",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    group=_EXECUTION,
+    help="Relate learning speed to fidelity of credit measured elsewhere: results.json of a benchmark with an audit, or a directory of credit audits, ENVIRONMENT/…/audit.json. Repeatable.",
+)
+@option(
     "--rerun",
     is_flag=True,
     group=_EXECUTION,
@@ -119,6 +127,7 @@ def bench(
     select_only: bool,
     report_only: bool,
     rerun: bool,
+    fidelity_paths: tuple[Path, ...],
     **changes: Any,
 ) -> None:
     """Compare trainers over many seeds under an equal budget.
@@ -133,10 +142,15 @@ def bench(
     except ModuleNotFoundError as error:
         raise MissingExtraError("searchgym bench", "torch", "train") from error
     from .campaign import Campaign, chosen_rates
+    from .given_fidelity import read_fidelity
     from .report import selection_table, write_report
     from .results import analyse, compare_rows, selection
 
     wanted = _open(spec, compare, only, **changes)
+    fidelity = None
+    if fidelity_paths:
+        rows = [row.label for row in wanted.rows]
+        fidelity = read_fidelity(fidelity_paths, rows, wanted.environments)
     out = out or Path("runs") / f"bench-{wanted.name}"
     campaign = Campaign(wanted, out, processes or os.cpu_count() or 1, say)
     with campaign.open():
@@ -154,7 +168,7 @@ def bench(
             say(selection_table(wanted.to_json(), selection(wanted, out, rates)))
             return
         try:
-            analysis = analyse(wanted, out)
+            analysis = analyse(wanted, out, fidelity)
         except ConfigError:
             if complete:
                 raise

@@ -1,9 +1,13 @@
-"""Whether credit that is closer to the truth learns faster: from the sealed runs of a benchmark with an `audit`.
+"""Whether credit that is closer to the truth learns faster: from the sealed runs of a benchmark.
 
     learning speed    (EM − EM₀) / (1 − EM₀), averaged over the budget: the part of the attainable gain that a run had on
                       average; EM is the true one, EM₀ that of the initial policy
+                      Without an `audit`, EM is the share of right answers among the run's training episodes (those
+                      without feedback), which are sampled, and EM₀ that of the first iteration over all rows without
+                      feedback and all seeds
     to half           what was spent until EM = EM₀ + (1 − EM₀) / 2, by linear interpolation; None if that never was
-    fidelity          the scores of `learning_probe.FIDELITY`, mean over audited iterations and seeds
+    fidelity          the scores of `learning_probe.FIDELITY`, mean over audited iterations and seeds, or measured elsewhere
+                      (`given_fidelity`)
 
 The signal-to-noise ratio per episode of n episodes, m²/v with their mean m and variance v, exceeds the true one by 1/n on
 average; it is corrected for that, and its median is taken, because v may be next to 0.
@@ -14,6 +18,8 @@ differ in how fast anything learns there. Their intervals resample whole familie
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean, median
@@ -28,7 +34,7 @@ from ..credit_audit.scores import rank_correlation
 from .spec import Spec
 from .statistics import compare, holm
 
-__all__ = ["SCORES", "analyse_learning", "episodes_to_half", "learning_speed"]
+__all__ = ["SCORES", "analyse_learning", "episodes_to_half", "learning_speed", "sampled_em"]
 
 SCORES = ("cosine", "sign", "within", "pearson", "snr")
 """The scores of fidelity; the first is the one that a benchmark's conclusion rests on."""
@@ -70,21 +76,45 @@ def episodes_to_half(curve: Sequence[Mapping[str, float]], unit: str) -> float |
     return None
 
 
-def analyse_learning(spec: Spec, runs: Mapping[str, Runs]) -> dict[str, Any]:
+def sampled_em(sums: Mapping[str, float]) -> float:
+    """The share of right answers among training episodes without feedback; nan if there are none.
+
+    Args:
+        sums: of some iterations, see `worker.read_result`.
+    """
+    alone = sums.get("valid", 0.0) - sums.get("assisted", 0.0)
+    return sums["right_unassisted"] / alone if alone > 0 else math.nan
+
+
+def analyse_learning(
+    spec: Spec,
+    runs: Mapping[str, Runs],
+    given: Mapping[tuple[str, str], Mapping[str, float]] | None = None,
+) -> dict[str, Any]:
     """Everything about learning speed and fidelity, as JSON data.
 
     Args:
         spec: the benchmark.
-        runs: label -> final runs, [seed][environment]; the baseline is among them.
+        runs: label -> final runs, [seed][environment]; the baseline is among them. Without an audit each has "first", the
+            sums of its first iteration.
+        given: row and environment -> scores that were measured elsewhere. Rows with feedback get none: their episodes hold
+            acts that the other rows' do not have.
     """
     places = list(spec.environments)
-    speeds = {label: _speeds(spec, found) for label, found in runs.items()}
+    starts = None if spec.plan else [_sampled_start(runs, e) for e in range(len(places))]
+    speeds = {label: _speeds(spec, found, starts) for label, found in runs.items()}
     episodes = {label: _episodes_per_audit(found) for label, found in runs.items()}
     points = [
         _describe(spec, label, place, [seed[e] for seed in found], speeds[label][:, e], episodes[label])
         for label, found in runs.items()
         for e, place in enumerate(places)
     ]
+    for point in points:
+        if starts is not None:
+            point["start"] = starts[places.index(point["environment"])]
+        if given is not None:
+            assisted = any(r["feedback"] for seed in runs[point["row"]] for r in seed if not r["failed"])
+            point["fidelity"] = {} if assisted else dict(given.get((point["row"], point["environment"]), {}))
     differences = {place: _against_baseline(spec, speeds, [e]) for e, place in enumerate(places)}
     rivals = {place: _best_rival(spec, found) for place, found in differences.items()}
     return {
@@ -96,6 +126,8 @@ def analyse_learning(spec: Spec, runs: Mapping[str, Runs]) -> dict[str, Any]:
             _correlate(points, score, references) for references in (False, True) for score in SCORES
         ],
         "references": list(spec.references),
+        "measure": "exact" if starts is None else "sampled",
+        "given": given is not None,
     }
 
 
@@ -108,14 +140,34 @@ def _points(
     return np.array([p[unit] for p in curve], dtype=float), np.array([p["em"] for p in curve], dtype=float)
 
 
-def _speeds(spec: Spec, runs: Runs) -> NDArray[np.float64]:
-    """Learning speed of every run, [R, E]; 0 for a run that failed."""
-    return np.array(
-        [
-            [0.0 if r["failed"] else learning_speed(r["curve"], spec.unit, spec.amount) for r in seed]
-            for seed in runs
-        ]
-    )
+def _sampled_start(runs: Mapping[str, Runs], place: int) -> float:
+    """EM₀ of an environment, see the head of this file."""
+    sums: Counter[str] = Counter()
+    for found in runs.values():
+        for seed in found:
+            if not seed[place]["failed"] and not seed[place]["feedback"]:
+                sums.update(seed[place]["first"])
+    return sampled_em(sums)
+
+
+def _speeds(spec: Spec, runs: Runs, starts: Sequence[float] | None) -> NDArray[np.float64]:
+    """Learning speed of every run, [R, E]; 0 for a run that failed.
+
+    Args:
+        spec: the benchmark.
+        runs: the final runs of a row.
+        starts: EM₀ of each environment where speed is that of the sampled training episodes; None: the curves are exact.
+    """
+
+    def speed(result: Mapping[str, Any], place: int) -> float:
+        if result["failed"]:
+            return 0.0
+        if starts is None:
+            return learning_speed(result["curve"], spec.unit, spec.amount)
+        gain, room = sampled_em(result["sums"]) - starts[place], 1.0 - starts[place]
+        return gain / room if room > 0 and math.isfinite(gain) else 0.0
+
+    return np.array([[speed(result, e) for e, result in enumerate(seed)] for seed in runs])
 
 
 def _episodes_per_audit(runs: Runs) -> float:
@@ -134,7 +186,7 @@ def _describe(
 ) -> dict[str, Any]:
     """One point: a row in an environment."""
     ended = [r for r in results if not r["failed"]]
-    halves = [episodes_to_half(r["curve"], spec.unit) for r in ended]
+    halves = [episodes_to_half(r["curve"], spec.unit) for r in ended] if spec.plan else []
     audits = [audit for r in ended for audit in r["fidelity"]]
     by_iteration = {
         str(iteration): _fidelity([a for a in audits if a["iteration"] == iteration], episodes)
@@ -145,9 +197,12 @@ def _describe(
         "environment": place,
         "reference": label in spec.references,
         "seeds": len(results),
-        "start": fmean(r["curve"][0]["em"] for r in ended) if ended else None,
+        "start": fmean(r["curve"][0]["em"] for r in ended) if ended and ended[0]["curve"] else None,
         "speed": asdict(_mean_interval(speed_R)),
-        "final": fmean(r["curve"][-1]["em"] if not r["failed"] else 0.0 for r in results),
+        "final": fmean(
+            0.0 if r["failed"] else r["curve"][-1]["em"] if spec.plan else r["test"]["metrics"]["em"]
+            for r in results
+        ),
         "to_half": _median(halves),
         "reached_half": sum(half is not None for half in halves),
         "fidelity": _fidelity(audits, episodes),

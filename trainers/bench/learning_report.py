@@ -21,11 +21,13 @@ def learning_sections(analysis: Mapping[str, Any]) -> list[str]:
     Args:
         analysis: see `results.analyse`.
     """
-    return [_speed(analysis), _differences(analysis), _fidelity(analysis), _correlations(analysis)]
+    fidelity = [] if analysis["learning"]["given"] else [_fidelity(analysis)]
+    return [_speed(analysis), _differences(analysis), *fidelity, _correlations(analysis)]
 
 
 def _speed(a: Mapping[str, Any]) -> str:
     learning, unit = a["learning"], next(iter(a["spec"]["budget"]))
+    exact = learning["measure"] == "exact"
     rows = []
     for point in learning["points"]:
         half = "–" if point["to_half"] is None else f"{point['to_half']:,.0f}"
@@ -36,7 +38,7 @@ def _speed(a: Mapping[str, Any]) -> str:
                 str(point["seeds"]),
                 "–" if point["start"] is None else f"{point['start']:.3f}",
                 interval(point["speed"]),
-                f"{half} ({point['reached_half']} of {point['seeds']})",
+                *([f"{half} ({point['reached_half']} of {point['seeds']})"] if exact else []),
                 f"{point['final']:.3f}",
             ]
         )
@@ -46,9 +48,16 @@ def _speed(a: Mapping[str, Any]) -> str:
         "seeds",
         "EM at the start",
         "learning speed",
-        f"{unit} to half",
-        "final EM",
+        *([f"{unit} to half"] if exact else []),
+        "final EM" if exact else "test EM, greedy",
     ]
+    if not exact:
+        text = (
+            "Learning speed: (EM − EM at the start) / (1 − EM at the start), where EM is the share of right answers among all "
+            "training episodes of a run (those without feedback), which are sampled, and EM at the start that of the first "
+            "iteration, over all rows without feedback; with its 95 % t interval over seeds."
+        )
+        return f"## Learning speed\n\n{text}\n\n{table(header, rows)}"
     text = (
         "Learning speed: the part of the attainable gain in true EM, averaged over the budget, with its 95 % t interval over "
         f"seeds. To half: median {unit} until half of the attainable gain, and the runs that reached it."
@@ -133,7 +142,8 @@ def _correlations(a: Mapping[str, Any]) -> str:
         )
     header = ["score", "rows", "points", "rank correlation", "95 %, over environments", "95 %, over rows"]
     text = (
-        "Points are rows x environments, both values minus their mean in the environment; the intervals resample whole "
+        ("Fidelity was measured elsewhere, not while these runs learned. " if a["learning"]["given"] else "")
+        + "Points are rows x environments, both values minus their mean in the environment; the intervals resample whole "
         "environments, or whole rows.\n\n![fidelity and learning speed](learning.svg)"
     )
     return f"## Does fidelity predict learning speed?\n\n{text}\n\n{table(header, rows)}"

@@ -112,7 +112,7 @@ def _main(a: Mapping[str, Any]) -> str:
         "P(improvement)", "p (Holm)", "verdict", "remarks",
     ]  # fmt: skip
     score = "Greedy EM on the test split"
-    if a["learning"]:
+    if _exact(a):
         score = "True EM when sampling on the test split, by enumeration"
     text = (
         f"{score}. Intervals are 95 %: stratified percentile bootstrap over seeds (rliable's "
@@ -334,8 +334,13 @@ def _checklist(a: Mapping[str, Any]) -> str:
     )
 
 
+def _exact(a: Mapping[str, Any]) -> bool:
+    """Whether EM is the true one and not that of greedy decoding."""
+    return bool(a["learning"]) and a["learning"]["measure"] == "exact"
+
+
 def _decoding(a: Mapping[str, Any]) -> str:
-    if a["learning"]:
+    if _exact(a):
         return "its exact expectation when sampling"
     return "greedy decoding, one sample"
 

@@ -20,11 +20,12 @@ from searchgym.errors import ConfigError
 
 from ..registry import load_trainer
 from .campaign import chosen_rates, final_dev, selection_score
+from .given_fidelity import Fidelity
 from .learning import analyse_learning
 from .modality import find_heaps
 from .spec import Entry, Run, Spec
 from .statistics import Comparison, bootstrap, compare, holm, iqm
-from .worker import read_result
+from .worker import first_sums, read_result
 
 __all__ = ["FEEDBACK_NEEDED", "analyse", "compare_rows", "selection"]
 
@@ -46,8 +47,13 @@ Runs = list[list[dict[str, Any]]]
 """Sealed final runs of one row, [seed][environment]."""
 
 
-def analyse(spec: Spec, out: Path) -> dict[str, Any]:
+def analyse(spec: Spec, out: Path, fidelity: Fidelity | None = None) -> dict[str, Any]:
     """Numbers, comparisons and the checklist's facts of all runs that are sealed.
+
+    Args:
+        spec: the benchmark.
+        out: its directory.
+        fidelity: of credit, measured elsewhere; with it, learning is analysed without an audit, too.
 
     Raises:
         ConfigError: no seed of the baseline is complete yet.
@@ -86,7 +92,7 @@ def analyse(spec: Spec, out: Path) -> dict[str, Any]:
         "rows": rows,
         "missing": [row.label for row in spec.rows if row.label not in runs],
         "cpu_hours": _all_seconds(out) / 3600,
-        "learning": analyse_learning(spec, runs) if spec.plan else None,
+        "learning": analyse_learning(spec, runs, fidelity) if spec.plan or fidelity is not None else None,
         "runs": everything,
     }
 
@@ -112,7 +118,11 @@ def _read_runs(spec: Spec, out: Path, row: Entry, rates: Mapping[str, float] | N
     for seed in range(spec.seeds):
         runs = [Run("final", row.label, place, (rates or {})[row.label], seed) for place in spec.environments]
         results = [read_result(out / "runs" / run.place) for run in runs]
-        complete = [result for result in results if result is not None]
+        complete = [
+            result if spec.plan else {**result, "first": first_sums(out / "runs" / run.place)}
+            for run, result in zip(runs, results, strict=True)
+            if result is not None
+        ]
         if len(complete) < len(results):
             break
         found.append(complete)

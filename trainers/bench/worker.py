@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..credit import Credit
     from ..groups import Groups
 
-__all__ = ["Job", "read_result", "run_job", "start_process"]
+__all__ = ["Job", "first_sums", "read_result", "run_job", "start_process"]
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,19 @@ def read_result(path: Path) -> dict[str, Any] | None:
             f"{path / 'result.json'} was changed after it was sealed: remove {path} and run again"
         )
     return result
+
+
+def first_sums(path: Path) -> dict[str, float]:
+    """What a sealed run's result sums over iterations, of its first iteration alone.
+
+    Args:
+        path: directory of the run.
+    """
+    sums: dict[str, float] = defaultdict(float)
+    for row in _rows(path / "run" / "metrics.jsonl"):
+        if row["iteration"] == 1:
+            _add(sums, row)
+    return dict(sums)
 
 
 def write_json_new(path: Path, data: Any) -> None:

@@ -1,40 +1,41 @@
-"""The atlas: every trainer's credit on every family of the corpus `forks`."""
+"""The atlas: every trainer's credit on every family of the corpus `forks`, for policies of several strengths and judges."""
 
 from __future__ import annotations
 
 import json
-import math
+import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from itertools import chain
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from searchgym.agents.candidate import CandidateAgent
+from searchgym.agents.policy import Policy
 from searchgym.corpora.forks import FAMILIES
+from searchgym.env.config import EnvConfig
 from searchgym.env.vector import make_vec
-from searchgym.errors import RunDirectoryError, UnknownIdError
-from searchgym.figures import new_figure, save_figure
+from searchgym.errors import ConfigError, RunDirectoryError, UnknownIdError
 from searchgym.files import read_json, write_text
 
+from ..registry import trainer_label
+from ..training.api import train
+from .atlas_report import FIDELITY, GRADIENT, START, STRENGTHS, atlas_markdown, draw_atlas
 from .auditing import AuditSettings, audit_credit
 from .monte_carlo import Precision, needed_continuations
-from .opening import open_trainers
-from .report import METHODS, audit_json
-from .sampling import Method
+from .opening import open_run, open_trainers
+from .report import audit_json
+from .sampling import Method, open_graphs
 
 __all__ = ["AtlasSettings", "make_atlas"]
 
-_GRADIENT = "gradient.svg"
-_PANELS = {
-    "fidelity.svg": (("sign", 1.0), ("within", 1.0), ("pearson", 1.0), ("idle share", 1.0)),
-    _GRADIENT: (("cosine", 1.0), ("snr", None)),
-}
-"""Plot -> its panels: score, and the value of the darkest colour; None: the largest in the panel."""
-_TABLES = ("sign", "within", "pearson", "idle share", "answer bias", "cosine", "snr")
+_POLICY = {"start": "lookup", "memory": False}
+_TRAINING = {"trainer": "grpo", "agent": "candidate", "agent_options": _POLICY, "lr": 0.1, "questions": 16}
+"""What the later policies are trained with."""
+_NOISE = (0.1, 0.3)
+"""Shares of flipped verdicts."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class AtlasSettings:
         seed: of questions and episodes.
         method: "exact" or "monte-carlo"; without enumeration there is no true gradient.
         error: standard error where values are estimated.
+        iterations: of `grpo` until the late policy, half of them until the middle one; 0: the start alone.
+        judges: judges beside the oracle, for the trainers that read verdicts.
     """
 
     trainers: tuple[str, ...] = ()
@@ -58,6 +61,8 @@ class AtlasSettings:
     seed: int = 0
     method: Method = "exact"
     error: float = 0.1
+    iterations: int = 8
+    judges: tuple[str, ...] = ("rules",)
 
 
 def make_atlas(
@@ -78,17 +83,24 @@ def make_atlas(
 
     Raises:
         UnknownIdError: an unknown family or trainer.
+        ConfigError: a judge that cannot be used there, or an odd number of iterations.
         RunDirectoryError: `out` holds an atlas with other settings.
     """
     for family in settings.families:
         if family not in FAMILIES:
             raise UnknownIdError("family", family, FAMILIES)
     Precision(settings.error, 2**31).check()
+    if settings.iterations % 2:
+        raise ConfigError(
+            f"iterations is {settings.iterations} and the middle policy is the one after half of them: give an even number"
+        )
+    for judge in settings.judges:
+        _open_world("decoys", judge)
     out.mkdir(parents=True, exist_ok=True)
     data = out / "atlas.json"
     made = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items() if k != "families"}
     atlas: dict[str, Any] = (
-        read_json(data) if data.exists() else {"schema": 1, "settings": made, "families": {}}
+        read_json(data) if data.exists() else {"schema": 2, "settings": made, "families": {}}
     )
     if atlas.get("settings") != made:
         raise RunDirectoryError(f"{data} was made with other settings: give another --out, or remove it")
@@ -96,149 +108,94 @@ def make_atlas(
         if family in atlas["families"]:
             continue
         started = time.process_time()
-        found = _audit_family(family, settings, on_progress)
-        atlas["families"][family] = found | {"seconds": time.process_time() - started}
+        audits = _audit_family(family, settings, on_progress)
+        atlas["families"][family] = {"audits": audits, "seconds": time.process_time() - started}
         write_text(data, json.dumps(atlas, indent=1) + "\n")
     report = out / "atlas.md"
-    write_text(report, _markdown(atlas, command))
-    gradients = any(rule["gradient"] for audit in atlas["families"].values() for rule in audit["rules"])
-    plots = [out / name for name in _PANELS if gradients or name != _GRADIENT]
+    write_text(report, atlas_markdown(atlas, command))
+    starts = {family: found["audits"][START] for family, found in atlas["families"].items()}
+    gradients = any(rule["gradient"] for audit in starts.values() for rule in audit["rules"])
+    plots = [out / name for name in (FIDELITY, GRADIENT) if gradients or name != GRADIENT]
     for plot in plots:
-        _draw(atlas["families"], _PANELS[plot.name], plot)
+        draw_atlas(starts, plot)
     return [report, data, *plots]
 
 
-def _audit_family(family: str, settings: AtlasSettings, on_progress: Callable[[str], None]) -> dict[str, Any]:
+def _open_world(family: str, judge: str) -> EnvConfig:
     corpus = {"name": "forks", "family": family}
-    config = make_vec("SearchQA-Forks-v0", 1, corpus=corpus, split="train", judge="oracle").config
-    trainers, refused = open_trainers(settings.trainers, {}, settings.group_size, config)
-    audit = audit_credit(
-        CandidateAgent(memory=False, start="lookup"),
-        config,
-        trainers,
-        AuditSettings(
-            questions=settings.questions,
-            group_size=settings.group_size,
-            method=settings.method,
-            error=settings.error,
-            continuations=max(16, needed_continuations(settings.error)),
-            seed=settings.seed,
-        ),
-        lambda doing: on_progress(f"{family}: {doing}"),
+    return make_vec("SearchQA-Forks-v0", 1, corpus=corpus, split="train", judge=judge).config
+
+
+def _audit_family(family: str, settings: AtlasSettings, on_progress: Callable[[str], None]) -> dict[str, Any]:
+    """The audits of a family: `START`, the later policies, and "judge NAME" of the initial policy."""
+    config = _open_world(family, "oracle")
+    made_with = AuditSettings(
+        questions=settings.questions,
+        group_size=settings.group_size,
+        method=settings.method,
+        error=settings.error,
+        continuations=max(16, needed_continuations(settings.error)),
+        seed=settings.seed,
     )
-    found = audit_json(audit)
-    found["left_out"] |= refused
-    found["em"] = float(np.mean([episode.outcome.em for episode in audit.sampled.episodes]))
-    return found
+    graphs = open_graphs(config, made_with) if settings.method == "exact" else None
 
-
-def _value(rule: Mapping[str, Any], score: str) -> float:
-    """A score of a rule; nan where there is none."""
-    value = rule["gradient"].get(score) if score in ("cosine", "snr") else rule["scores"][score]["mean"]
-    return math.nan if value is None else float(value)
-
-
-def _by_rule(families: Mapping[str, Any], score: str) -> dict[str, list[float]]:
-    """Rule -> its score in each family; "noise floor" is one half of the continuations scored against the other."""
-    found: dict[str, list[float]] = {}
-    for place, audit in enumerate(families.values()):
-        for rule in audit["rules"]:
-            if rule["label"] not in ("true advantage", "reversed"):
-                found.setdefault(rule["label"], [math.nan] * len(families))[place] = _value(rule, score)
-        floor = audit["floor"].get(score)
-        if audit["settings"]["method"] == "monte-carlo" and floor is not None:
-            found.setdefault("noise floor", [math.nan] * len(families))[place] = floor
-    return found
-
-
-def _markdown(atlas: Mapping[str, Any], command: str) -> str:
-    families = atlas["families"]
-    seconds = sum(audit["seconds"] for audit in families.values())
-    settings = atlas["settings"]
-    lines = [
-        "# Atlas of credit",
-        "",
-        f"`{command}`",
-        "",
-        f"{settings['questions']} questions of each family, {settings['group_size']} episodes each, candidate policy with "
-        f"start=lookup and memory=false, oracle judge; values by {METHODS[settings['method']]} (standard error where estimated {settings['error']:g}); {seconds:.0f} s of processor time.",
-        "",
-        "EM: " + ", ".join(f"{family} {audit['em']:.2f}" for family, audit in families.items()) + ".",
-    ]
-    for score in _TABLES:
-        if all(map(math.isnan, chain.from_iterable(_by_rule(families, score).values()))):
-            continue
-        lines += ["", f"## {score}", "", "| rule | " + " | ".join(families) + " | mean |"]
-        lines.append("|---|" + "---|" * (len(families) + 1))
-        for label, values in _by_rule(families, score).items():
-            mean = float(np.nanmean(values)) if not all(map(math.isnan, values)) else math.nan
-            cells = [
-                "–" if math.isnan(v) else f"{v:.3f}" if score == "snr" else f"{v:.2f}"
-                for v in [*values, mean]
-            ]
-            lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    lines += ["", "## Cost", "", "Means over the families, per 100 episodes.", ""]
-    lines += [
-        "| method | unit | sampled tokens | restores | tokens of extra passes | judge calls | feedback acts | credit, ms | ms per unit of fidelity | note |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    rules: dict[str, list[Mapping[str, Any]]] = {}
-    for audit in families.values():
-        for rule in audit["rules"][4:]:
-            rules.setdefault(rule["label"], []).append(rule)
-    for label, found in rules.items():
-        costs = [rule["cost_per_100_episodes"] for rule in found]
-        cells = [
-            f"{np.mean([cost[name] for cost in costs]):,.0f}"
-            for name in ("tokens", "restores", "pass_tokens", "judge_calls", "feedback_calls")
-        ]
-        cells.append(f"{np.mean([cost['ms'] for cost in costs]):.1f}")
-        per_unit = [cost["ms_per_fidelity"] for cost in costs if cost["ms_per_fidelity"] is not None]
-        cells.append(f"{np.median(per_unit):.1f}" if per_unit else "–")
-        notes = sorted({rule["note"] for rule in found if rule["note"]})
-        lines.append(f"| {label} | {found[0]['unit']} | " + " | ".join(cells) + f" | {' / '.join(notes)} |")
-    for family, audit in families.items():
-        lines += [f"\nWithout {name} on {family}: {reason}" for name, reason in audit["left_out"].items()]
-    return "\n".join(lines) + "\n"
-
-
-def _draw(families: Mapping[str, Any], panels: tuple[tuple[str, float | None], ...], path: Path) -> None:
-    """One panel per score: rules by families, as coloured cells with their numbers."""
-    columns = 2
-    rows = -(-len(panels) // columns)
-    labels = list(_by_rule(families, panels[0][0]))
-    figure = new_figure(6.2 * columns, (0.36 * len(labels) + 1.3) * rows)
-    for i, (score, darkest) in enumerate(panels):
-        values = np.array([_by_rule(families, score)[label] for label in labels])
-        top = darkest or float(np.nanmax(values, initial=1e-9))
-        axes = figure.add_subplot(rows, columns, i + 1)
-        bad = score == "idle share"
-        axes.imshow(
-            values,
-            cmap="Oranges" if bad else "PuOr_r" if darkest else "Purples",
-            vmin=0.0 if bad or not darkest else -top,
-            vmax=top,
-            aspect="auto",
+    def audit(
+        label: str,
+        policy: Policy,
+        config: EnvConfig,
+        trainers: tuple[str, ...],
+        noise: tuple[float, ...] = (),
+    ) -> dict[str, Any]:
+        opened, refused = open_trainers(trainers, {}, settings.group_size, config)
+        found = audit_credit(
+            policy,
+            config,
+            opened,
+            replace(made_with, judge_noise=noise),
+            lambda doing: on_progress(f"{family}, {label}: {doing}"),
+            graphs=graphs,
         )
-        for (row, column), value in np.ndenumerate(values):
-            if not math.isnan(value):
-                shown = f"{value:.3f}" if score == "snr" else f"{value:.2f}"
-                dark = abs(value) > 0.65 * top
-                axes.text(
-                    column,
-                    row,
-                    shown,
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="white" if dark else "black",
-                )
-        axes.set_xticks(range(len(families)), list(families), rotation=30, ha="right", fontsize=8)
-        axes.set_yticks(range(len(labels)), labels, fontsize=8)
-        axes.set_title(
-            {"idle share": "idle share (0 is best)", "snr": "snr (high is best)"}.get(
-                score, f"{score} (1 is best)"
-            ),
-            fontsize=9,
+        saved = audit_json(found)
+        saved["left_out"] |= refused
+        saved["em"] = float(np.mean([episode.outcome.em for episode in found.sampled.episodes]))
+        return saved
+
+    start = CandidateAgent(memory=False, start="lookup")
+    audits = {START: audit(START, start, config, settings.trainers, _NOISE)}
+    for label, policy in _train_later(family, settings, on_progress):
+        audits[label] = audit(label, policy, config, settings.trainers)
+    judged = {
+        rule["label"] for rule in audits[START]["rules"] if rule["cost_per_100_episodes"]["judge_calls"]
+    }
+    names = settings.trainers or tuple(sorted(judged))
+    named = tuple(name for name in names if trainer_label(name) in judged)
+    for judge in settings.judges if named else ():
+        audits[f"judge {judge}"] = audit(f"judge {judge}", start, _open_world(family, judge), named)
+    return audits
+
+
+def _train_later(
+    family: str, settings: AtlasSettings, on_progress: Callable[[str], None]
+) -> list[tuple[str, Policy]]:
+    """The middle and the late policy of a training run."""
+    if not settings.iterations:
+        return []
+    on_progress(f"{family}: training the later policies")
+    with tempfile.TemporaryDirectory() as folder:
+        run = train(
+            {
+                **_TRAINING,
+                "env": "SearchQA-Forks-v0",
+                "env_options": {"corpus": {"name": "forks", "family": family}},
+                "seed": settings.seed,
+                "iterations": settings.iterations,
+                "checkpoint_every": settings.iterations // 2,
+                "keep_checkpoints": 3,
+                "eval_episodes": 0,
+                "threads": 1,
+            },
+            Path(folder) / "run",
+            curve=False,
         )
-    save_figure(figure, path)
+        policies = [loaded.policy for _, loaded in open_run(run.run_dir, 3, {}, {})]
+    return list(zip(STRENGTHS[1:], policies[1:], strict=True))

@@ -11,7 +11,7 @@ import click
 
 from searchgym.cli.command import Command, option
 from searchgym.cli.console import Console, say, text
-from searchgym.cli.options import AGENT, ENVIRONMENT, OUTPUT
+from searchgym.cli.options import AGENT, ENVIRONMENT, JUDGE, OUTPUT
 from searchgym.errors import MissingExtraError
 
 __all__ = ["atlas"]
@@ -70,6 +70,23 @@ __all__ = ["atlas"]
     help="Standard error of an advantage where values are estimated.",
 )
 @option(
+    "--iterations",
+    type=click.IntRange(0),
+    default=8,
+    show_default=True,
+    group=AGENT,
+    help="Audit policies after half and all of this many iterations of grpo, too; 0: the initial policy alone.",
+)
+@option(
+    "--judge",
+    "judges",
+    multiple=True,
+    default=("rules",),
+    group=JUDGE,
+    show_default="rules",
+    help="Judge besides the oracle, for the trainers that read verdicts. Repeatable.",
+)
+@option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
@@ -84,11 +101,13 @@ def atlas(
     seed: int,
     method: Any,
     error: float,
+    iterations: int,
+    judges: tuple[str, ...],
     out: Path,
 ) -> None:
     """Audit every trainer's credit on every family of the corpus forks, with the candidate policy.
 
-    Values of episodes that a trainer plays itself and that cannot be enumerated are estimated.
+    Repeats it for policies that have trained, with a part of the verdicts flipped, and with another judge. Values of episodes that a trainer plays itself and that cannot be enumerated are estimated.
     """
     try:
         import torch
@@ -100,7 +119,7 @@ def atlas(
     console = Console(stderr=True)
     with console.status("atlas") as status:
         written = make_atlas(
-            AtlasSettings(trainers, families, questions, group_size, seed, method, error),
+            AtlasSettings(trainers, families, questions, group_size, seed, method, error, iterations, judges),
             out,
             "searchgym " + shlex.join(sys.argv[1:]),
             lambda doing: status.update(text(f"atlas: {doing}")),

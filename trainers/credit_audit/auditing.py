@@ -27,8 +27,9 @@ from searchgym.verdict import no_verdict
 from ..algorithm import Algorithm
 from ..groups import Group
 from .costs import MethodCost, judge_calls
+from .graph import StateGraphs
 from .monte_carlo import check_can_continue
-from .sampling import AuditSettings, Sampled, sample_episodes
+from .sampling import AuditSettings, Sampled, open_graphs, sample_episodes
 from .scores import credit_scores, score_intervals
 from .trainer_credit import Given, trainer_credit
 
@@ -72,7 +73,7 @@ class RuleScore:
         credit_R: its credit of each round.
         unit: what it gives one value to: "episode", "round" or "token"; "round" for references.
         cost: what its credit takes.
-        noise: scores with a judge that errs; empty for rules that read no verdicts.
+        noise: scores with a judge that errs; empty for rules that read no verdicts, or read them while they play.
         note: what qualifies the figures; "" if nothing does.
     """
 
@@ -139,6 +140,7 @@ def audit_credit(
     on_progress: Callable[[str], None] = lambda text: None,
     directory: Path | None = None,
     recorded: Sequence[Group] | None = None,
+    graphs: StateGraphs | None = None,
 ) -> CreditAudit:
     """Score the credit of trainers against the truth.
 
@@ -150,6 +152,7 @@ def audit_credit(
         on_progress: called with what is being done.
         directory: keeps the continuations (monte-carlo), so that an interrupted audit can be repeated and continues.
         recorded: episodes to audit, by question, in place of new ones; the policy plays their continuations.
+        graphs: the states of this environment, from an audit of a policy of the same kind (exact); see `open_graphs`.
 
     Raises:
         ConfigError: a trainer that cannot learn in this environment, a policy that never answers or cannot be enumerated or
@@ -162,7 +165,9 @@ def audit_credit(
     configs = {label: configure_for(algorithm, config) for label, algorithm in trainers.items()}
     on_progress("episodes of all trainers")
     place = directory and directory / "continuations.jsonl"
-    shared = sample_episodes(policy, config, settings, on_progress, place, recorded)
+    if settings.method == "exact" and graphs is None:
+        graphs = open_graphs(config, settings)
+    shared = sample_episodes(policy, config, settings, on_progress, place, recorded, graphs)
     rules = [_reference(label, shared, settings.seed) for label in REFERENCES]
     left_out: dict[str, str] = {}
     # In another environment (the feedback act, a reward that remembers) states multiply: unless there are few, estimate.
@@ -178,7 +183,8 @@ def audit_credit(
             sampled = shared
             if own:
                 how = few if differs else settings
-                sampled = _own_episodes(policy, configs[label], how, on_progress, place, algorithm)
+                known = None if differs else graphs
+                sampled = _own_episodes(policy, configs[label], how, on_progress, place, algorithm, known)
             rules.append(_score_trainer(label, algorithm, policy, configs[label], sampled, not own, settings))
         except ConfigError as error:
             if len(trainers) == 1:
@@ -206,11 +212,12 @@ def _own_episodes(
     on_progress: Callable[[str], None],
     place: Path | None,
     algorithm: Algorithm,
+    graphs: StateGraphs | None,
 ) -> Sampled:
     """The episodes that a trainer collects; what cannot be enumerated (the feedback act gives a policy many more states) is
     estimated."""
     try:
-        return sample_episodes(policy, config, settings, on_progress, place, algorithm)
+        return sample_episodes(policy, config, settings, on_progress, place, algorithm, graphs)
     except ConfigError as refused:
         if settings.method != "exact":
             raise
@@ -287,6 +294,8 @@ def _score_trainer(
     noise = []
     for rate in settings.judge_noise if calls and not config.verdict_pays else ():
         noisy_R = credit(_with_noise(sampled.groups, config, rate, settings.seed)).credit_R
+        if rate and not shared and np.array_equal(noisy_R, given.credit_R):
+            break  # it reads verdicts while it plays, so flips of the recorded ones do not reach it
         noise.append(NoiseScore(rate, credit_scores(sampled.rounds, noisy_R)))
     return RuleScore(
         label,

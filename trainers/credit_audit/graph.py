@@ -150,7 +150,8 @@ class StateGraphs:
         envs: plays single steps from restored states; its slots are overwritten.
         max_states: refuse to hold more states than this at a time.
         track_gold: tell states apart by the gold pages found so far, so that `Level.new_gold_K` is known.
-        keep: keep the graphs of questions that are no longer requested; for a fixed set of questions and many policies.
+        keep: keep the graphs of questions that are no longer requested while `max_states` has room for them; for questions
+            that are requested again, by other policies or with other episodes.
 
     Attributes:
         transitions: number of environment steps played for the latest request.
@@ -185,12 +186,16 @@ class StateGraphs:
             self._lists = {}
         missing = [task for task in task_ids if task not in self._graphs]
         held = sum(len(level) for levels in self._graphs.values() for level in levels)
+        old = [task for task in self._graphs if task not in set(task_ids)]
         for number, task in enumerate(missing):
             graph: list[Level] = []
             front = [self._start(policy, task)]
             chars = [0]
             while front:
                 total = held + sum(map(len, graph)) + len(front)
+                while total > self.max_states and old:
+                    dropped = sum(map(len, self._graphs.pop(old.pop(0))))
+                    held, total = held - dropped, total - dropped
                 if total > self.max_states:
                     counts = [*map(len, graph), len(front)]
                     raise self._too_many(counts, total, len(task_ids), len(task_ids) - len(missing) + number)

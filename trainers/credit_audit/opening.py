@@ -24,10 +24,14 @@ from .auditing import configure_for
 from .monte_carlo import check_can_continue
 from .weightless import WeightlessPolicy
 
-__all__ = ["check_world", "open_policy", "open_run", "open_trainers"]
+__all__ = ["WITHOUT_CREDIT", "check_world", "open_policy", "open_run", "open_trainers"]
 
-# sft imitates demonstrations: its credit does not depend on the reward. skillrl's is that of grpo. structrag trains a router.
-_WITHOUT_CREDIT = ("sft", "skillrl", "structrag")
+WITHOUT_CREDIT = {
+    "sft": "it imitates demonstrations, so its credit does not depend on what an episode earned",
+    "skillrl": "its credit is that of grpo, and its agent must read skills written in words",
+    "structrag": "it trains the router of its agent, whose choice is not a round of an episode",
+}
+"""Registered trainers that an audit of all leaves out, and why."""
 
 
 def open_policy(name: str, options: Mapping[str, Any]) -> Policy:
@@ -126,7 +130,7 @@ def open_trainers(
         ConfigError: a trainer that was named cannot be audited, or a setting of one that is not audited.
         UnknownIdError: a trainer that is not registered.
     """
-    wanted = names or tuple(name for name in plugins.names("trainers") if name not in _WITHOUT_CREDIT)
+    wanted = names or tuple(name for name in plugins.names("trainers") if name not in WITHOUT_CREDIT)
     labels = [trainer_label(name) for name in wanted]
     for key in settings:
         owner = key.rpartition(".")[0]
@@ -135,7 +139,7 @@ def open_trainers(
                 f"--set {key}: trainer {owner!r} is not audited; audited are {', '.join(labels)}"
             )
     opened: dict[str, Algorithm] = {}
-    refused: dict[str, str] = {}
+    refused: dict[str, str] = {} if names else dict(WITHOUT_CREDIT)
     for name, label in zip(wanted, labels, strict=True):
         try:
             kind = load_trainer(name)

@@ -29,12 +29,13 @@ from ..rollouts import play_groups
 from ..tasks import TaskSampler
 from .exact import ExactValues
 from .gradients import gradient_scores, score_vectors
+from .graph import StateGraphs
 from .monte_carlo import Precision, continue_episodes
 from .scores import NEGLIGIBLE, Rounds, gather_rounds
 from .store import ContinuationStore
 from .truth import TrueCredit
 
-__all__ = ["AuditSettings", "Method", "Sampled", "sample_episodes"]
+__all__ = ["AuditSettings", "Method", "Sampled", "open_graphs", "sample_episodes"]
 
 Method = Literal["exact", "monte-carlo"]
 _TASKS_AT_ONCE = 16  # questions whose states are held in memory together
@@ -119,6 +120,7 @@ def sample_episodes(
     on_progress: Callable[[str], None] = lambda text: None,
     place: Path | None = None,
     source: Algorithm | Sequence[Group] | None = None,
+    graphs: StateGraphs | None = None,
 ) -> Sampled:
     """Play episodes, or take recorded ones, and compute their true credit.
 
@@ -130,6 +132,7 @@ def sample_episodes(
         place: the file of the continuations.
         source: an algorithm that collects in its own way, or recorded episodes; None: every question is played
             `group_size` times.
+        graphs: the states of this environment as far as they are known (exact); None: they are built, and forgotten.
 
     Raises:
         ConfigError: no episode ends with an answer, or their values cannot be computed; nothing but the episodes was played.
@@ -142,15 +145,10 @@ def sample_episodes(
         groups = [list(group) for group in source]
     groups, _ = drop_invalid(groups)
     _check_ends(policy, groups, config)
-    # Values do not depend on a judge whose verdicts earn nothing; without it states are smaller and steps are free.
-    if config.verdict_pays or config.grades:
-        plain = envs
-    else:
-        plain = SearchVectorEnv.from_config(replace(config, judge=None, judge_spec=None), settings.num_envs)
     if settings.method == "exact":
-        sampled = _enumerate(policy, plain, groups, settings)
+        sampled = _enumerate(policy, groups, settings, graphs or open_graphs(config, settings))
     else:
-        sampled = _continue(policy, plain, groups, settings, on_progress, place)
+        sampled = _continue(policy, _open_plain(config, settings), groups, settings, on_progress, place)
     episodes = sampled.episodes
     sampled.played = {
         "episodes": len(episodes),
@@ -158,6 +156,26 @@ def sample_episodes(
         "restores": sum(bool(episode.fork_round) for episode in episodes),
     }
     return sampled
+
+
+def open_graphs(config: EnvConfig, settings: AuditSettings) -> StateGraphs:
+    """The states of an environment for `sample_episodes`, none of them built yet; they serve policies of one kind.
+
+    Args:
+        config: the environment.
+        settings: how many states may be held.
+    """
+    return StateGraphs(_open_plain(config, settings), settings.max_states, keep=True)
+
+
+def _open_plain(config: EnvConfig, settings: AuditSettings) -> SearchVectorEnv:
+    """The environment that values are computed in.
+
+    They do not depend on a judge whose verdicts earn nothing; without it states are smaller and steps are free.
+    """
+    if not config.verdict_pays and not config.grades:
+        config = replace(config, judge=None, judge_spec=None)
+    return SearchVectorEnv.from_config(config, settings.num_envs)
 
 
 def _play(
@@ -194,12 +212,10 @@ def _check_ends(policy: Policy, groups: Sequence[Group], config: EnvConfig) -> N
         )
 
 
-def _enumerate(
-    policy: Policy, envs: SearchVectorEnv, groups: list[Group], settings: AuditSettings
-) -> Sampled:
+def _enumerate(policy: Policy, groups: list[Group], settings: AuditSettings, graphs: StateGraphs) -> Sampled:
     started = time.process_time()
-    policy.bind(agent_context_of(envs.config))
-    exact = ExactValues(policy, envs, settings.max_states)
+    policy.bind(agent_context_of(graphs.envs.config))
+    exact = ExactValues(policy, graphs.envs, graphs=graphs)
     by_task: dict[str, list[Episode]] = {}
     for group in groups:
         by_task.setdefault(group[0].task_id, []).extend(group)
@@ -207,11 +223,12 @@ def _enumerate(
     total = sum(map(len, by_task.values()))
     truth: dict[int, TrueCredit] = {}
     gradient = torch.zeros(())
-    states = 0
+    states = steps = 0
     for begin in range(0, len(tasks), _TASKS_AT_ONCE):
         chunk = tasks[begin : begin + _TASKS_AT_ONCE]
         exact.solve(chunk, [len(by_task[task]) / total for task in chunk])
         states += exact.states
+        steps += exact.transitions
         for task in chunk:
             for episode in by_task[task]:
                 truth[id(episode)] = TrueCredit.exact(episode.episode_id, *exact.true_credit(episode))
@@ -222,7 +239,7 @@ def _enumerate(
     vectors = score_vectors(policy, episodes)
     counts = {
         "states": states,
-        "environment steps": exact.transitions,
+        "environment steps": steps,
         "seconds": time.process_time() - started,
     }
     return Sampled(groups, ordered, rounds, "exact", vectors, gradient.numpy(), counts)
