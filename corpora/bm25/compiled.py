@@ -1,13 +1,17 @@
-"""The search of `index.py`, compiled by numba: MaxScore (Turtle & Flood 1995) over windows of passages.
+"""The search of `index.py`, compiled by numba: MaxScore over impact layers and windows of passages.
 
-Terms are processed by falling bound, the largest gain of any passage. Once k passages are found, the worst of them sets
-a threshold: if the bounds of the last terms add up to less, a passage with none of the other terms cannot be among the
-best. The gains of those other, essential terms are summed window by window; the rest are added one term after the
-other, only for passages that can still exceed the threshold. So most of the long postings of frequent words are not
-read.
+Every list of postings (`layout`) has a bound: the gain of its best posting. For a window of passages, the lists with the
+smallest bounds are set aside as long as a passage with the best of them for every term scores less than the k-th best
+passage so far (MaxScore, Turtle & Flood 1995; a list without postings in the window has the bound 0, which is what
+block-max indexes know of a block: Ding & Suel 2011). The gains of the other, essential lists are summed passage by passage. Then
+those that were set aside are added, the largest bound first, only for passages that can still reach the threshold. Most
+of the postings of frequent words are never read.
 
-Every score is the sum over the terms in the same order and in double precision, as `index.py` computes it with numpy:
-both give the same bits.
+These sums are whole numbers: bounds of gains, rounded up. Passages whose sum reaches the threshold get their score: the sum
+over the terms in the same order and in double precision as `index.py` computes it with numpy. Both give the same bits.
+
+Nothing beyond the arrays is read or written, whatever the postings contain: places within a window come from where a
+chunk is, and the order of postings is compared whenever they are read.
 
 Importing this module compiles it, or loads it from numba's cache; see `loader.py`.
 """
@@ -26,11 +30,13 @@ __all__ = ["search"]
 F = TypeVar("F", bound=Callable[..., Any])
 Number = int | np.integer[Any]
 
-_WINDOW = 1 << 14  # passages; their scores (128 kB) stay in the cache of the core
-_SCAN = 16  # postings read in the time of looking up one passage among them (measured)
-# Bounds are sums, rounded in another order than scores: a rounding error must not prune a passage.
+_WINDOW = 1 << 14  # passages; what is noted of them stays in the cache of the core
+_FIRST = 1 << 12  # the first window, which is read without a threshold; windows begin with a chunk of offsets of 12 bits
+_SCAN = 8  # postings read in the time of looking up one passage among them
+_SUM = 60_000.0  # the largest sum of bounds; with one more for each of 3 * 1,024 lists, it fits into 16 bits
+# Bounds must not lose against scores, whose terms are rounded in another order.
 _SLACK = 1.0 + 1e-12
-_END = np.int64(1) << 40  # beyond every position
+_FORM, _SIZE, _START, _MOST, _BEST = range(5)
 
 
 def _array(dtype: Any, ndim: int = 1) -> Any:
@@ -83,55 +89,169 @@ def _sift_up(found: NDArray[np.int32], scores: NDArray[np.float64], hole: int) -
     found[hole], scores[hole] = passage, score
 
 
-@_compile(types.int64(_array(types.int32), types.int64, types.int64, types.int64))
-def _lower_bound(positions: NDArray[np.int32], low: int, high: int, passage: Number) -> int:
-    """The index of the first of positions[low:high] that is not before `passage`; fast if it is near `low`."""
-    step = 1
-    while low + step < high and positions[low + step] < passage:
-        low += step
-        step *= 2
-    high = min(high, low + step + 1)
+@_compile(types.int64(_array(types.uint8), types.int64))
+def _number(data: NDArray[np.uint8], at: Number) -> int:
+    """The 32-bit number at a byte."""
+    return np.int64(data[at]) | np.int64(data[at + 1]) << 8 | np.int64(data[at + 2]) << 16 | np.int64(data[at + 3]) << 24
+
+
+@_compile(types.int64(_array(types.uint8), types.int64, types.int64, types.int64))
+def _offset(data: NDArray[np.uint8], form: Number, at: Number, j: Number) -> int:
+    """Offset j of a list whose offsets begin at a byte."""
+    if form == 8:
+        return np.int64(data[at + j])
+    if form == 12:
+        at += (3 * j) >> 1
+        return (np.int64(data[at]) | np.int64(data[at + 1]) << 8) >> ((j & 1) << 2) & 0xFFF
+    if form == 16:
+        return np.int64(data[at + 2 * j]) | np.int64(data[at + 2 * j + 1]) << 8
+    at += 3 * j
+    return np.int64(data[at]) | np.int64(data[at + 1]) << 8 | np.int64(data[at + 2]) << 16
+
+
+@_compile(types.UniTuple(types.int64, 2)(_array(types.uint8), _array(types.int64), types.int64, types.int64, types.int64))
+def _span(data: NDArray[np.uint8], list_: NDArray[np.int64], passages: Number, first: Number, last: Number) -> tuple[int, int]:
+    """Which postings of a list lie in the chunks `first` to `last`; (1, 0) if its directory is impossible."""
+    low, high = np.int64(0), list_[_SIZE]
+    if first > 0:
+        low = _number(data, list_[_START] + 4 * (first - 1))
+    if last < (passages - 1) >> list_[_FORM]:
+        high = _number(data, list_[_START] + 4 * last)
+    if not 0 <= low <= high <= list_[_SIZE]:
+        return np.int64(1), np.int64(0)
+    return low, high
+
+
+@_compile(types.int64(_array(types.uint8), _array(types.int64), types.int64, types.int64, types.int64, types.int32[::1]))
+def _read(
+    data: NDArray[np.uint8],
+    list_: NDArray[np.int64],
+    passages: Number,
+    start: Number,
+    width: Number,
+    places: NDArray[np.int32],
+) -> int:
+    """The postings of a list in a window, as places within it; returns their number, or -1 if they are impossible.
+
+    A window begins with a chunk, and ends with one or with the last passage.
+    """
+    form, many = list_[_FORM], np.int64(0)
+    if form == 1:
+        for place in range(width):
+            at = start + place
+            places[many] = place
+            many += data[list_[_START] + (at >> 3)] >> np.uint8(at & 7) & 1
+        return many
+    offsets = list_[_START] + 4 * ((passages - 1) >> form)
+    for chunk in range(start >> form, ((start + width - 1) >> form) + 1):
+        low, high = _span(data, list_, passages, chunk, chunk)
+        if low > high or many + high - low > width:
+            return -1
+        base = (chunk << form) - start
+        if form == 8:
+            for j in range(low, high):
+                places[many + j - low] = base + np.int64(data[offsets + j])
+        else:
+            for j in range(low, high):
+                places[many + j - low] = base + _offset(data, form, offsets, j)
+        many += high - low
+    ordered = True
+    for j in range(1, many):
+        ordered &= places[j] > places[j - 1]
+    if not ordered or (many > 0 and places[many - 1] >= width):
+        return -1
+    return many
+
+
+@_compile(types.int64(_array(types.uint8), _array(types.int64), types.int64, types.int64))
+def _find(data: NDArray[np.uint8], list_: NDArray[np.int64], passages: Number, passage: Number) -> int:
+    """The number of a passage's posting in a list; -1 if it has none."""
+    form = list_[_FORM]
+    if form == 1:
+        return np.int64(data[list_[_START] + (passage >> 3)] >> np.uint8(passage & 7) & 1) - 1
+    chunk = passage >> form
+    low, end = _span(data, list_, passages, chunk, chunk)
+    high = end
+    offsets, wanted = list_[_START] + 4 * ((passages - 1) >> form), passage & ((1 << form) - 1)
     while low < high:
-        middle = (low + high) // 2
-        if positions[middle] < passage:
+        middle = (low + high) >> 1
+        if _offset(data, form, offsets, middle) < wanted:
             low = middle + 1
         else:
             high = middle
-    return low
+    if low < end and _offset(data, form, offsets, low) == wanted:
+        return low
+    return -1
+
+
+@_compile(
+    types.float64(
+        _array(types.uint8),
+        _array(types.float64),
+        _array(types.int64, 2),
+        _array(types.float64, 2),
+        types.int64,
+        types.int64,
+        types.int64,
+    )
+)
+def _score(
+    data: NDArray[np.uint8],
+    parts: NDArray[np.float64],
+    lists: NDArray[np.int64],
+    terms: NDArray[np.float64],
+    passages: Number,
+    passage: Number,
+    length: Number,
+) -> float:
+    """The score of a passage whose length has this code."""
+    score, v = 0.0, 0
+    for i in range(len(terms)):
+        end = v + np.int64(terms[i, 2])
+        while v < end:
+            j = _find(data, lists[v], passages, passage)
+            if j >= 0:
+                count = lists[v, _MOST]
+                if count > 2:
+                    form, size = lists[v, _FORM], lists[v, _SIZE]
+                    counts = lists[v, _START] + 4 * ((passages - 1) >> form) + (size * form + 7) // 8
+                    count = np.int64(data[counts + j])
+                score += terms[i, 0] * parts[count * 256 + length] * terms[i, 1]
+                break
+            v += 1
+        v = end
+    return score
 
 
 @_compile(
     types.int64(
-        _array(types.int32),
         _array(types.uint8),
         _array(types.uint8),
         _array(types.float64),
-        types.int64[:, ::1],
-        types.float64[:, ::1],
+        _array(types.int64, 2),
+        _array(types.float64, 2),
         types.int32[::1],
         types.float64[::1],
     )
 )
 def search(
-    positions: NDArray[np.int32],
-    counts: NDArray[np.uint8],
+    data: NDArray[np.uint8],
     lengths: NDArray[np.uint8],
     parts: NDArray[np.float64],
-    postings: NDArray[np.int64],
-    weights: NDArray[np.float64],
+    lists: NDArray[np.int64],
+    terms: NDArray[np.float64],
     found: NDArray[np.int32],
     scores: NDArray[np.float64],
 ) -> int:
     """The best passages for a query.
 
     Args:
-        positions: passages of all postings, int32, as `build_table` writes them.
-        counts: how often the term occurs in each of these, uint8.
+        data: the records of terms, as `layout` describes them, uint8.
         lengths: the length code of every passage, uint8.
         parts: the part of the score by count and length, as `parts_table` computes it, float64.
-        postings: int64 [terms, 2], by falling bound: where the postings of each term of the query begin and end.
-            Overwritten.
-        weights: float64 [terms, 3]: the idf of each term, how often it occurs in the query, and its bound.
+        lists: int64 [lists, 5]: the fields of `PostingList`, term by term.
+        terms: float64 [terms, 3], in the order of summing: the idf of each term, how often it occurs in the query, and
+            the number of its lists.
         found: int32 [k]; receives the positions of the hits, best first.
         scores: float64 [k]; receives their scores.
 
@@ -139,88 +259,148 @@ def search(
         The number of hits; -1 if postings are out of order or of passages that do not exist. Nothing beyond the arrays
         is read or written then.
     """
-    terms, k, size = len(postings), len(found), 0
-    reach = np.zeros(terms + 1)  # the most that the terms from the i-th on can add
-    for i in range(terms - 1, -1, -1):
-        reach[i] = reach[i + 1] + weights[i, 2] * _SLACK
-    sums = np.zeros(_WINDOW)
-    touched = np.empty(_WINDOW, np.int32)
-    essential = terms
-    passages = np.int64(len(lengths))
-    low = np.int64(0)  # no posting is left before this passage, unless they are out of order
-    while True:
-        while size == k and essential > 0 and reach[essential - 1] < scores[0]:
-            essential -= 1
-        # The window begins with the first passage that has an essential term.
-        start = _END
-        for i in range(essential):
-            if postings[i, 0] < postings[i, 1]:
-                start = min(start, np.int64(positions[postings[i, 0]]))
-        if start == _END:
-            break
-        if start < low or start >= passages:
-            return -1
-        low = min(start + _WINDOW, passages)
-        # As unsigned numbers, so that one comparison finds postings before and after the window.
-        width = np.uint64(low - start)
-        many = 0
-        for i in range(essential):
-            idf, times, j = weights[i, 0], weights[i, 1], postings[i, 0]
-            while j < postings[i, 1]:
-                passage = np.int64(positions[j])
-                place = passage - start
-                if np.uint64(place) >= width:
-                    break
-                if sums[place] == 0.0:  # no gain is 0
-                    touched[many] = place
-                    many += 1
-                sums[place] += idf * parts[np.int64(counts[j]) * 256 + np.int64(lengths[passage])] * times
-                j += 1
-            postings[i, 0] = j
-        for i in range(essential, terms + 1):
-            if size == k:  # keep only passages that can still exceed the threshold
-                kept = 0
-                for t in range(many):
-                    place = touched[t]
-                    if sums[place] * _SLACK + reach[i] < scores[0]:
-                        sums[place] = 0.0
-                    else:
-                        touched[kept] = place
-                        kept += 1
-                many = kept
-            if i == terms or many == 0:
-                break
-            idf, times = weights[i, 0], weights[i, 1]
-            first = _lower_bound(positions, postings[i, 0], postings[i, 1], start)
-            end = _lower_bound(positions, first, postings[i, 1], start + _WINDOW)
-            postings[i, 0] = end
-            if end - first < _SCAN * many:
-                for j in range(first, end):
-                    passage = np.int64(positions[j])
-                    place = passage - start
-                    if np.uint64(place) >= width:
+    passages, k, size, many_lists = np.int64(len(lengths)), len(found), 0, len(lists)
+    # What each list adds to a sum, by the code of the passage's length, and at most.
+    owner = np.empty(many_lists, np.int64)
+    unit, v = 0.0, 0
+    for i in range(len(terms)):
+        for _ in range(np.int64(terms[i, 2])):
+            owner[v] = i
+            unit += terms[i, 0] * terms[i, 1] * parts[lists[v, _MOST] * 256] / _SUM
+            v += 1
+    gains = np.empty((many_lists, 256), np.uint16)
+    bounds = np.empty(many_lists, np.int64)
+    rare = np.zeros(many_lists + 1, np.int64)  # where the passages of short lists begin among those of all
+    for v in range(many_lists):
+        weight = terms[owner[v], 0] * terms[owner[v], 1] / unit * _SLACK
+        for code in range(256):
+            gains[v, code] = np.uint16(weight * parts[lists[v, _MOST] * 256 + code]) + 1
+        bounds[v] = np.int64(weight * parts[lists[v, _BEST]]) + 1
+        rare[v + 1] = rare[v] + (lists[v, _SIZE] if lists[v, _FORM] > 12 else 0)
+    order = np.argsort(bounds)
+    unpacked = np.empty(rare[many_lists], np.int32)
+    for v in range(many_lists):
+        form, at, last = lists[v, _FORM], rare[v], np.int64(-1)
+        if form > 12:
+            offsets = lists[v, _START] + 4 * ((passages - 1) >> form)
+            for chunk in range(((passages - 1) >> form) + 1):
+                low, high = _span(data, lists[v], passages, chunk, chunk)
+                if low > high or low != at - rare[v]:
+                    return -1
+                for j in range(low, high):
+                    passage = (chunk << form) + _offset(data, form, offsets, j)
+                    if passage <= last or passage >= passages:
                         return -1
-                    if sums[place] != 0.0:
-                        part = parts[np.int64(counts[j]) * 256 + np.int64(lengths[passage])]
-                        sums[place] += idf * part * times
+                    unpacked[at] = last = passage
+                    at += 1
+    next_ = rare[:-1].copy()  # of short lists: the first posting in the window, and the first after it
+    after = rare[:-1].copy()
+    amounts = np.zeros(many_lists, np.int64)  # postings in the window
+    before = np.zeros(many_lists, np.int64)  # the most that the lists with smaller bounds add
+    best = np.zeros(len(terms), np.int64)
+    sums = np.zeros(_WINDOW, np.uint16)
+    touched, places = np.empty(_WINDOW + 1, np.int32), np.empty(_WINDOW + 1, np.int32)
+    start, width, threshold = np.int64(0), np.int64(min(_FIRST, passages)), np.int64(0)
+    while start < passages:
+        # Which lists are set aside: the first ones in `order`.
+        best[:] = 0
+        aside, most = 0, np.int64(0)
+        for v in range(many_lists):
+            form = lists[v, _FORM]
+            if form > 12:
+                next_[v] = j = after[v]
+                while j < rare[v + 1] and unpacked[j] < start + width:
+                    j += 1
+                after[v] = j
+                amounts[v] = j - next_[v]
+            elif form == 1:
+                amounts[v] = width
+            else:
+                low, high = _span(data, lists[v], passages, start >> form, (start + width - 1) >> form)
+                if low > high:
+                    return -1
+                amounts[v] = high - low
+        while aside < many_lists:
+            v = order[aside]
+            before[v] = most
+            if amounts[v] > 0:
+                most += bounds[v] - best[owner[v]]
+                if most >= threshold:
+                    break
+                best[owner[v]] = bounds[v]
+            aside += 1
+        many = np.int64(0)
+        for n in range(many_lists - 1, aside - 1, -1):
+            v = order[n]
+            if amounts[v] == 0:
+                continue
+            if lists[v, _FORM] > 12:
+                for j in range(next_[v], after[v]):
+                    passage = unpacked[j]
+                    place = passage - start
+                    touched[many] = place
+                    many += sums[place] == 0
+                    sums[place] += gains[v, lengths[passage]]
+            else:
+                amount = _read(data, lists[v], passages, start, width, places)
+                if amount < 0:
+                    return -1
+                for j in range(amount):
+                    place = np.int64(places[j])
+                    touched[many] = place
+                    many += sums[place] == 0
+                    sums[place] += gains[v, lengths[start + place]]
+        for n in range(aside - 1, -1, -1):
+            v = order[n]
+            if many == 0:
+                break
+            form = lists[v, _FORM]
+            if amounts[v] == 0:
+                continue
+            if form == 1:
+                for t in range(many):
+                    passage = start + touched[t]
+                    if data[lists[v, _START] + (passage >> 3)] >> np.uint8(passage & 7) & 1:
+                        sums[touched[t]] += gains[v, lengths[passage]]
+            elif form > 12:
+                for j in range(next_[v], after[v]):
+                    sums[unpacked[j] - start] += gains[v, lengths[unpacked[j]]]
+            elif amounts[v] < _SCAN * many:
+                amount = _read(data, lists[v], passages, start, width, places)
+                if amount < 0:
+                    return -1
+                for j in range(amount):
+                    place = np.int64(places[j])
+                    sums[place] += gains[v, lengths[start + place]]
             else:
                 for t in range(many):
-                    passage = start + touched[t]  # within the window
-                    j = _lower_bound(positions, first, end, passage)
-                    if j < end and positions[j] == passage:
-                        part = parts[np.int64(counts[j]) * 256 + np.int64(lengths[passage])]
-                        sums[touched[t]] += idf * part * times
+                    passage = start + touched[t]
+                    if _find(data, lists[v], passages, passage) >= 0:
+                        sums[touched[t]] += gains[v, lengths[passage]]
+            if 4 * amounts[v] >= many:  # otherwise too few of them have changed
+                kept = np.int64(0)
+                for t in range(many):
+                    place = np.int64(touched[t])
+                    touched[kept] = place
+                    kept += sums[place] + before[v] >= threshold
+                many = kept
         for t in range(many):
-            place = touched[t]
-            hit, score = np.int32(start + place), sums[place]
-            sums[place] = 0.0
-            if size < k:
-                found[size], scores[size] = hit, score
-                _sift_up(found, scores, size)
-                size += 1
-            elif _worse(scores[0], found[0], score, hit):
-                found[0], scores[0] = hit, score
-                _sift_down(found, scores, size)
+            place = np.int64(touched[t])
+            if sums[place] >= threshold:
+                passage = start + place
+                score = _score(data, parts, lists, terms, passages, passage, np.int64(lengths[passage]))
+                if size < k:
+                    found[size], scores[size] = passage, score
+                    _sift_up(found, scores, size)
+                    size += 1
+                elif _worse(scores[0], found[0], score, passage):
+                    found[0], scores[0] = passage, score
+                    _sift_down(found, scores, size)
+                if size == k:
+                    threshold = np.int64(scores[0] / unit / _SLACK)
+        sums[:width] = 0
+        start += width
+        width = np.int64(min(_WINDOW - start % _WINDOW, passages - start))
     for last in range(size - 1, 0, -1):  # heap sort: the worst goes last
         found[0], found[last] = found[last], found[0]
         scores[0], scores[last] = scores[last], scores[0]

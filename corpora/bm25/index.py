@@ -41,15 +41,16 @@ from ..indexing.backend import Estimate, IndexBackend, Progress, open_index, qui
 from ..indexing.cache import digest
 from . import loader
 from .analyzer import TOKENIZER, stem, words
-from .build import MOST, build_table, estimate_table, parts_table
-from .table import LAZY, Table
+from .build import build_table, estimate_table, parts_table
+from .shards import MOST
+from .table import LAZY, Entry, Table
 
 __all__ = ["BM25", "BM25_BACKEND", "MAX_QUERY_TERMS", "open_bm25"]
 
 MAX_QUERY_TERMS = 1024
 """The number of distinct known words of a query that are used, the first ones (Lucene's clause limit)."""
 
-_FORMAT = 3
+_FORMAT = 4
 # Capacities of the caches.
 _CACHED_WORDS = 200_000
 _CACHED_PASSAGES = 100_000  # a corpus may compute or decode a passage on each access
@@ -63,10 +64,10 @@ class _Term(NamedTuple):
     """A term of the index, as the search needs it."""
 
     number: int
-    start: int
-    end: int
+    entry: Entry
     idf: float
     bound: float  # the largest gain of a passage
+    lists: bytes  # the fields of its lists, int64, as the compiled search takes them
 
 
 _QueryTerm = tuple[float, int, int, _Term]
@@ -96,7 +97,7 @@ class BM25:
     def __init__(
         self, corpus: Corpus, settings: Mapping[str, Any], table: Table, directory: Path | None
     ) -> None:
-        self.settings = dict(settings)
+        self.settings = _ranking(settings)
         self.index_hash = digest(_key(corpus, settings))
         self._corpus = corpus
         self._passages = corpus.passages
@@ -127,7 +128,7 @@ class BM25:
             ConfigError: a setting out of range.
             CorpusError: the corpus is empty, has no words, or is not sorted by id.
         """
-        settings = _check_settings(k1, b, shuffle)
+        settings = _check_settings(k1, b, shuffle, 1)
         with tempfile.TemporaryDirectory(prefix="searchgym-") as directory:
             build_table(corpus, settings, Path(directory), quiet)
             return cls(corpus, settings, Table.load(Path(directory), mapped=False), None)
@@ -274,13 +275,11 @@ class BM25:
         table = self._table
         found, scores = np.empty(k, np.int32), np.empty(k, np.float64)
         for terms in asked:
-            postings = np.array([(term.start, term.end) for _, _, _, term in terms], np.int64)
+            lists = np.frombuffer(b"".join([term.lists for _, _, _, term in terms]), np.int64).reshape(-1, 5)
             weights = np.array(
-                [(term.idf, times, -negative) for negative, _, times, term in terms], np.float64
+                [(term.idf, times, len(term.lists) // 40) for _, _, times, term in terms], np.float64
             )
-            size = search(
-                table.positions, table.counts, table.lengths, self._parts, postings, weights, found, scores
-            )
+            size = search(table.postings, table.lengths, self._parts, lists, weights, found, scores)
             if size < 0:
                 table.refuse_postings()
             yield list(zip(found[:size].tolist(), scores[:size].tolist(), strict=True))
@@ -309,27 +308,20 @@ class BM25:
         if term is not None:
             entry = self._table.find(term)
             if entry is not None:
-                number, start, end, most = entry
-                frequency = end - start
+                number, frequency, lists = entry
                 if frequency > self._documents:
                     self._table.refuse_postings()
                 idf = math.log(1 + (self._documents - frequency + 0.5) / (frequency + 0.5))
-                found = _Term(number, start, end, idf, idf * most)
+                most = max(self._parts.item(one.best) for one in lists)
+                found = _Term(number, entry, idf, idf * most, np.array(lists, np.int64).tobytes())
         self._words.put(word, found)
         return found
 
     def _compute_gains(self, term: _Term) -> _Gains:
         """Where a term occurs, and what it adds to the score of each of these passages."""
-        table = self._table
-        positions = table.positions[term.start : term.end]
-        codes = table.counts[term.start : term.end].astype(np.int64)
+        positions, codes = self._table.counts(term.entry)
         codes *= 256
-        try:
-            if positions.min() < 0:
-                table.refuse_postings()
-            codes += table.lengths[positions]
-        except IndexError:
-            table.refuse_postings()
+        codes += self._table.lengths[positions]
         gains = self._parts[codes]
         gains *= term.idf
         self._gains.put(term.number, (positions, gains))
@@ -350,18 +342,22 @@ class BM25Backend(IndexBackend):
     name = BM25.name
     lazy = LAZY
 
-    def settings(self, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> dict[str, Any]:
+    def settings(
+        self, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None, processes: int | None = None
+    ) -> dict[str, Any]:
         """Check the options.
 
         Args:
             k1: how slowly repeated words saturate, 0 to 1000.
             b: how much long passages are penalised, 0 to 1.
             shuffle: seed of a control experiment in which every passage is returned in place of another.
+            processes: how many build the index of a large corpus, 1 to 64; by default as many as there are cores, and at
+                most 4. The index does not depend on it.
 
         Raises:
             ConfigError: a setting out of range.
         """
-        return _check_settings(k1, b, shuffle)
+        return _check_settings(k1, b, shuffle, processes)
 
     def key(self, corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
         return _key(corpus, settings)
@@ -395,15 +391,21 @@ def _key(corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
         "format": _FORMAT,
         "backend": BM25.name,
         "corpus": corpus.hash,
-        "settings": dict(settings),
+        "settings": _ranking(settings),
         "tokenizer": TOKENIZER,
     }
 
 
-def _check_settings(k1: object, b: object, shuffle: object) -> dict[str, Any]:
+def _ranking(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings on which the ranking depends."""
+    return {name: settings[name] for name in ("k1", "b", "shuffle")}
+
+
+def _check_settings(k1: object, b: object, shuffle: object, processes: object) -> dict[str, Any]:
     seed = None if shuffle is None else integer("BM25 setting shuffle", shuffle, 0, 2**32 - 1)
     return {
         "k1": number("BM25 setting k1", k1, 0, 1000),
         "b": number("BM25 setting b", b, 0, 1),
         "shuffle": seed,
+        "processes": None if processes is None else integer("BM25 setting processes", processes, 1, 64),
     }
