@@ -123,7 +123,9 @@ def _merge(
     records = np.zeros(len(starts), np.int64)
     with (directory / "postings.bin").open("wb", buffering=0) as file:
         for low, high, where, often in _merged_postings(shards, numbers, starts):
-            content, begins = write_records(where, often, starts[low : high + 1] - starts[low], lengths, parts)
+            content, begins = write_records(
+                where, often, starts[low : high + 1] - starts[low], lengths, parts
+            )
             content.tofile(file)
             records[low + 1 : high + 1] = records[low] + begins[1:]
             progress("merging", int(starts[high]), postings)

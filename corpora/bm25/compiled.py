@@ -30,9 +30,11 @@ __all__ = ["search"]
 F = TypeVar("F", bound=Callable[..., Any])
 Number = int | np.integer[Any]
 
-_WINDOW = 1 << 14  # passages; what is noted of them stays in the cache of the core
-_FIRST = 1 << 12  # the first window, which is read without a threshold; windows begin with a chunk of offsets of 12 bits
-_SCAN = 8  # postings read in the time of looking up one passage among them
+_WINDOW = 1 << 15  # passages; what is noted of them stays in the cache of the core
+_FIRST = (
+    1 << 12
+)  # the first window, which is read without a threshold; windows begin with a chunk of offsets of 12 bits
+_SCAN = 16  # postings read in the time of looking up one passage among them
 _SUM = 60_000.0  # the largest sum of bounds; with one more for each of 3 * 1,024 lists, it fits into 16 bits
 # Bounds must not lose against scores, whose terms are rounded in another order.
 _SLACK = 1.0 + 1e-12
@@ -92,14 +94,17 @@ def _sift_up(found: NDArray[np.int32], scores: NDArray[np.float64], hole: int) -
 @_compile(types.int64(_array(types.uint8), types.int64))
 def _number(data: NDArray[np.uint8], at: Number) -> int:
     """The 32-bit number at a byte."""
-    return np.int64(data[at]) | np.int64(data[at + 1]) << 8 | np.int64(data[at + 2]) << 16 | np.int64(data[at + 3]) << 24
+    return (
+        np.int64(data[at])
+        | np.int64(data[at + 1]) << 8
+        | np.int64(data[at + 2]) << 16
+        | np.int64(data[at + 3]) << 24
+    )
 
 
 @_compile(types.int64(_array(types.uint8), types.int64, types.int64, types.int64))
 def _offset(data: NDArray[np.uint8], form: Number, at: Number, j: Number) -> int:
     """Offset j of a list whose offsets begin at a byte."""
-    if form == 8:
-        return np.int64(data[at + j])
     if form == 12:
         at += (3 * j) >> 1
         return (np.int64(data[at]) | np.int64(data[at + 1]) << 8) >> ((j & 1) << 2) & 0xFFF
@@ -109,8 +114,14 @@ def _offset(data: NDArray[np.uint8], form: Number, at: Number, j: Number) -> int
     return np.int64(data[at]) | np.int64(data[at + 1]) << 8 | np.int64(data[at + 2]) << 16
 
 
-@_compile(types.UniTuple(types.int64, 2)(_array(types.uint8), _array(types.int64), types.int64, types.int64, types.int64))
-def _span(data: NDArray[np.uint8], list_: NDArray[np.int64], passages: Number, first: Number, last: Number) -> tuple[int, int]:
+@_compile(
+    types.UniTuple(types.int64, 2)(
+        _array(types.uint8), _array(types.int64), types.int64, types.int64, types.int64
+    )
+)
+def _span(
+    data: NDArray[np.uint8], list_: NDArray[np.int64], passages: Number, first: Number, last: Number
+) -> tuple[int, int]:
     """Which postings of a list lie in the chunks `first` to `last`; (1, 0) if its directory is impossible."""
     low, high = np.int64(0), list_[_SIZE]
     if first > 0:
@@ -122,45 +133,116 @@ def _span(data: NDArray[np.uint8], list_: NDArray[np.int64], passages: Number, f
     return low, high
 
 
-@_compile(types.int64(_array(types.uint8), _array(types.int64), types.int64, types.int64, types.int64, types.int32[::1]))
+@_compile(
+    types.int64(
+        _array(types.uint8), _array(types.int64), types.int64, types.int64, types.int64, types.uint16[::1]
+    )
+)
 def _read(
     data: NDArray[np.uint8],
     list_: NDArray[np.int64],
     passages: Number,
     start: Number,
     width: Number,
-    places: NDArray[np.int32],
+    places: NDArray[np.uint16],
 ) -> int:
-    """The postings of a list in a window, as places within it; returns their number, or -1 if they are impossible.
+    """The postings of a list, a bitmap or one with offsets of 12 bits, in a window, as places within it.
 
     A window begins with a chunk, and ends with one or with the last passage.
+
+    Returns:
+        Their number, at most `width`; -1 if they are impossible. All places are in the window.
     """
-    form, many = list_[_FORM], np.int64(0)
-    if form == 1:
-        for place in range(width):
-            at = start + place
-            places[many] = place
-            many += data[list_[_START] + (at >> 3)] >> np.uint8(at & 7) & 1
-        return many
-    offsets = list_[_START] + 4 * ((passages - 1) >> form)
-    for chunk in range(start >> form, ((start + width - 1) >> form) + 1):
-        low, high = _span(data, list_, passages, chunk, chunk)
-        if low > high or many + high - low > width:
+    many, at = np.int64(0), list_[_START]
+    if list_[_FORM] == 1:
+        at += start >> 3
+        for place in range(0, width, 8):
+            bits = np.int64(data[at + (place >> 3)])
+            for bit in range(8):
+                places[many] = place + bit
+                many += bits >> bit & 1
+        return many if many == 0 or places[many - 1] < width else -1
+    at += 4 * ((passages - 1) >> 12)
+    for chunk in range(start >> 12, ((start + width - 1) >> 12) + 1):
+        j, high = _span(data, list_, passages, chunk, chunk)
+        if j > high or many + high - j > width:
             return -1
-        base = (chunk << form) - start
-        if form == 8:
-            for j in range(low, high):
-                places[many + j - low] = base + np.int64(data[offsets + j])
-        else:
-            for j in range(low, high):
-                places[many + j - low] = base + _offset(data, form, offsets, j)
-        many += high - low
-    ordered = True
-    for j in range(1, many):
-        ordered &= places[j] > places[j - 1]
-    if not ordered or (many > 0 and places[many - 1] >= width):
-        return -1
+        base = np.uint16((chunk << 12) - start)
+        if j & 1 and j < high:
+            places[many] = base + np.uint16(_offset(data, 12, at, j))
+            many, j = many + 1, j + 1
+        byte = at + (3 * j >> 1)
+        for _ in range((high - j) >> 1):  # two in three bytes
+            first, middle, last = np.uint16(data[byte]), np.uint16(data[byte + 1]), np.uint16(data[byte + 2])
+            places[many] = base + (first | (middle & np.uint16(15)) << np.uint16(8))
+            places[many + 1] = base + (middle >> np.uint16(4) | last << np.uint16(4))
+            many, byte = many + 2, byte + 3
+        if (high - j) & 1:
+            places[many] = base + np.uint16(_offset(data, 12, at, high - 1))
+            many += 1
+    if start + width == passages:
+        for j in range(many):
+            if places[j] >= width:
+                return -1
     return many
+
+
+@_compile(
+    types.int64(
+        types.uint16[::1],
+        _array(types.uint16),
+        types.int64,
+        _array(types.uint8),
+        _array(types.uint16),
+        types.uint16[::1],
+        types.int64,
+    )
+)
+def _gather(
+    sums: NDArray[np.uint16],
+    places: NDArray[np.uint16],
+    amount: Number,
+    lengths: NDArray[np.uint8],
+    gains: NDArray[np.uint16],
+    touched: NDArray[np.uint16],
+    many: Number,
+) -> int:
+    """Add the gains of the first `amount` places to their sums; note places in `touched` that had none, and return their number."""
+    for j in range(amount):
+        place = places[j]
+        touched[many] = place
+        many += sums[place] == 0
+        sums[place] += gains[lengths[place]]
+    return many
+
+
+@_compile(
+    types.void(
+        types.uint16[::1], _array(types.uint16), types.int64, _array(types.uint8), _array(types.uint16)
+    )
+)
+def _add(
+    sums: NDArray[np.uint16],
+    places: NDArray[np.uint16],
+    amount: Number,
+    lengths: NDArray[np.uint8],
+    gains: NDArray[np.uint16],
+) -> None:
+    """The same without noting anything."""
+    for j in range(amount):
+        place = places[j]
+        sums[place] += gains[lengths[place]]
+
+
+@_compile(types.int64(_array(types.uint16), types.uint16[::1], types.int64, types.int64))
+def _keep(sums: NDArray[np.uint16], touched: NDArray[np.uint16], many: Number, least: Number) -> int:
+    """Keep only the places with a sum of at least `least`; returns how many."""
+    kept = np.int64(0)
+    for t in range(many):
+        place = touched[t]
+        touched[kept] = place
+        kept += np.int64(sums[place]) >= least
+    return kept
 
 
 @_compile(types.int64(_array(types.uint8), _array(types.int64), types.int64, types.int64))
@@ -182,6 +264,19 @@ def _find(data: NDArray[np.uint8], list_: NDArray[np.int64], passages: Number, p
     if low < end and _offset(data, form, offsets, low) == wanted:
         return low
     return -1
+
+
+@_compile(types.int64(types.uint16[::1], types.uint16[::1], types.int64, types.int64))
+def _level(sums: NDArray[np.uint16], touched: NDArray[np.uint16], many: Number, k: Number) -> int:
+    """A sum that at least k of the places have, and hardly more do."""
+    numbers = np.zeros(257, np.int64)
+    for t in range(many):
+        numbers[sums[touched[t]] >> np.uint16(8)] += 1
+    level = np.int64(256)
+    while level > 0 and numbers[256] < k:
+        level -= 1
+        numbers[256] += numbers[level]
+    return level << 8
 
 
 @_compile(
@@ -299,9 +394,11 @@ def search(
     before = np.zeros(many_lists, np.int64)  # the most that the lists with smaller bounds add
     best = np.zeros(len(terms), np.int64)
     sums = np.zeros(_WINDOW, np.uint16)
-    touched, places = np.empty(_WINDOW + 1, np.int32), np.empty(_WINDOW + 1, np.int32)
+    # Twice the size, because a list that is damaged may have a place several times.
+    touched, places = np.empty(2 * _WINDOW + 1, np.uint16), np.empty(_WINDOW + 8, np.uint16)
     start, width, threshold = np.int64(0), np.int64(min(_FIRST, passages)), np.int64(0)
     while start < passages:
+        codes = lengths[start : start + width]
         # Which lists are set aside: the first ones in `order`.
         best[:] = 0
         aside, most = 0, np.int64(0)
@@ -330,65 +427,45 @@ def search(
                 best[owner[v]] = bounds[v]
             aside += 1
         many = np.int64(0)
-        for n in range(many_lists - 1, aside - 1, -1):
+        for n in range(many_lists - 1, -1, -1):
             v = order[n]
-            if amounts[v] == 0:
-                continue
-            if lists[v, _FORM] > 12:
-                for j in range(next_[v], after[v]):
-                    passage = unpacked[j]
-                    place = passage - start
-                    touched[many] = place
-                    many += sums[place] == 0
-                    sums[place] += gains[v, lengths[passage]]
-            else:
-                amount = _read(data, lists[v], passages, start, width, places)
-                if amount < 0:
-                    return -1
-                for j in range(amount):
-                    place = np.int64(places[j])
-                    touched[many] = place
-                    many += sums[place] == 0
-                    sums[place] += gains[v, lengths[start + place]]
-        for n in range(aside - 1, -1, -1):
-            v = order[n]
-            if many == 0:
+            if n < aside and many == 0:
                 break
-            form = lists[v, _FORM]
             if amounts[v] == 0:
                 continue
-            if form == 1:
+            amount = amounts[v]
+            looked_up = n < aside and (
+                lists[v, _FORM] == 1 or (lists[v, _FORM] == 12 and amount > _SCAN * many)
+            )
+            if looked_up:
                 for t in range(many):
-                    passage = start + touched[t]
-                    if data[lists[v, _START] + (passage >> 3)] >> np.uint8(passage & 7) & 1:
-                        sums[touched[t]] += gains[v, lengths[passage]]
-            elif form > 12:
-                for j in range(next_[v], after[v]):
-                    sums[unpacked[j] - start] += gains[v, lengths[unpacked[j]]]
-            elif amounts[v] < _SCAN * many:
-                amount = _read(data, lists[v], passages, start, width, places)
-                if amount < 0:
-                    return -1
-                for j in range(amount):
-                    place = np.int64(places[j])
-                    sums[place] += gains[v, lengths[start + place]]
+                    place = touched[t]
+                    if _find(data, lists[v], passages, start + np.int64(place)) >= 0:
+                        sums[place] += gains[v, codes[place]]
             else:
-                for t in range(many):
-                    passage = start + touched[t]
-                    if _find(data, lists[v], passages, passage) >= 0:
-                        sums[touched[t]] += gains[v, lengths[passage]]
-            if 4 * amounts[v] >= many:  # otherwise too few of them have changed
-                kept = np.int64(0)
-                for t in range(many):
-                    place = np.int64(touched[t])
-                    touched[kept] = place
-                    kept += sums[place] + before[v] >= threshold
-                many = kept
-        for t in range(many):
-            place = np.int64(touched[t])
-            if sums[place] >= threshold:
-                passage = start + place
-                score = _score(data, parts, lists, terms, passages, passage, np.int64(lengths[passage]))
+                if lists[v, _FORM] > 12:
+                    for j in range(amount):
+                        places[j] = unpacked[next_[v] + j] - start
+                else:
+                    amount = _read(data, lists[v], passages, start, width, places)
+                    if amount < 0 or many > _WINDOW:
+                        return -1
+                if n >= aside:
+                    many = _gather(sums, places, amount, codes, gains[v], touched, many)
+                else:
+                    _add(sums, places, amount, codes, gains[v])
+            if n < aside and (looked_up or 4 * amount >= many):  # otherwise too few have changed
+                many = _keep(sums, touched, many, threshold - before[v])
+        # At first there is no threshold: begin with the best sums, so that few scores are computed in vain.
+        level = _level(sums, touched, many, k) if size < k < many else np.int64(0)
+        for pass_ in range(2):
+            for t in range(many):
+                place = touched[t]
+                total = np.int64(sums[place])
+                if total < threshold or (total >= level) != (pass_ == 0):
+                    continue
+                passage = start + np.int64(place)
+                score = _score(data, parts, lists, terms, passages, passage, np.int64(codes[place]))
                 if size < k:
                     found[size], scores[size] = passage, score
                     _sift_up(found, scores, size)
@@ -398,9 +475,11 @@ def search(
                     _sift_down(found, scores, size)
                 if size == k:
                     threshold = np.int64(scores[0] / unit / _SLACK)
+            if level == 0:
+                break
         sums[:width] = 0
         start += width
-        width = np.int64(min(_WINDOW - start % _WINDOW, passages - start))
+        width = np.int64(min(start, _WINDOW - start % _WINDOW, passages - start))  # small ones first
     for last in range(size - 1, 0, -1):  # heap sort: the worst goes last
         found[0], found[last] = found[last], found[0]
         scores[0], scores[last] = scores[last], scores[0]

@@ -1,11 +1,11 @@
-"""How the postings of a term are stored: three lists by count, each in the smallest of five forms.
+"""How the postings of a term are stored: three lists by count, each in the smallest of four forms.
 
 A term has one list of the passages that contain it once, one of those that contain it twice, and one of those that
 contain it more often, with their counts. So the gains of a list are nearly equal, and a search can skip a whole list
 that cannot matter ("impact layers", Ding & Suel 2011). A list has one of these forms:
 
-- a bitmap of all passages (lists of more than every ninth passage);
-- offsets of 8, 12, 16 or 24 bits within chunks of 2^8, 2^12, 2^16 or 2^24 consecutive passages, after a directory: for
+- a bitmap of all passages (lists of more than every twelfth passage);
+- offsets of 12, 16 or 24 bits within chunks of 2^12, 2^16 or 2^24 consecutive passages, after a directory: for
   each chunk but the last, how many postings it and those before it have, as 32-bit numbers. Which passages a chunk covers
   is known, so that the postings of any range are found without a search. (Offsets of 12 bits: two in three bytes.)
 
@@ -22,13 +22,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BITMAP", "LISTS", "PostingList", "forms_of", "payload_sizes", "read_record", "unpack", "write_records"]
+__all__ = [
+    "BITMAP",
+    "LISTS",
+    "PostingList",
+    "forms_of",
+    "payload_sizes",
+    "read_record",
+    "unpack",
+    "write_records",
+]
 
 LISTS = 3
 """Lists of a term: of the passages with the count 1, 2, and 3 or more."""
 BITMAP = 1
 """The form of a bitmap; the other forms are the bits of an offset."""
-_FORMS = (24, 16, 12, 8, BITMAP)
+_FORMS = (24, 16, 12, BITMAP)
 _MOST_BYTES = 5  # of a base-128 number
 
 
@@ -164,7 +173,12 @@ def _write_lists(
             for byte in range(4):
                 out[places[short] + 4 * chunk + byte] = (inside >> (8 * byte)) & 255
     for number in np.flatnonzero((forms != 24) & (sizes > 0)).tolist():
-        low, high, form, place = int(ends[number]), int(ends[number + 1]), int(forms[number]), int(places[number])
+        low, high, form, place = (
+            int(ends[number]),
+            int(ends[number + 1]),
+            int(forms[number]),
+            int(places[number]),
+        )
         packed = _pack(where[low:high], form, passages)
         out[place : place + len(packed)] = packed
         if counted:
@@ -186,7 +200,7 @@ def _pack(where: NDArray[np.int32], form: int, passages: int) -> NDArray[np.uint
         packed = np.stack([both & 255, both >> 8 & 255, both >> 16], axis=1).astype(np.uint8).ravel()
         packed = packed[: (len(offsets) * 12 + 7) // 8]
     else:
-        packed = offsets.astype("<u2" if form == 16 else np.uint8).view(np.uint8)
+        packed = offsets.astype("<u2").view(np.uint8)
     return np.concatenate([directory, packed])
 
 
@@ -247,7 +261,9 @@ def _form(size: int, passages: int, counted: bool) -> int:
     return best
 
 
-def unpack(data: NDArray[np.uint8], lists: list[PostingList], passages: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+def unpack(
+    data: NDArray[np.uint8], lists: list[PostingList], passages: int
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
     """The passages and counts of each list of a term.
 
     Raises:
@@ -279,8 +295,8 @@ def unpack(data: NDArray[np.uint8], lists: list[PostingList], passages: int) -> 
 
 
 def _offsets(packed: NDArray[np.uint8], form: int, size: int) -> NDArray[np.int32]:
-    if form in (8, 16):
-        return packed.view("<u2" if form == 16 else np.uint8).astype(np.int32)
+    if form == 16:
+        return packed.view("<u2").astype(np.int32)
     whole = np.zeros(-(-len(packed) // 3) * 3, np.int32)
     whole[: len(packed)] = packed
     threes = whole[::3] | whole[1::3] << 8 | whole[2::3] << 16

@@ -28,7 +28,16 @@ from searchgym.question import Corpus
 from ..indexing.backend import Progress
 from .analyzer import stem, words
 
-__all__ = ["BUFFER", "MOST", "SHARD_WORDS", "Shard", "ShardWriter", "default_processes", "length_codes", "read_shards"]
+__all__ = [
+    "BUFFER",
+    "MOST",
+    "SHARD_WORDS",
+    "Shard",
+    "ShardWriter",
+    "default_processes",
+    "length_codes",
+    "read_shards",
+]
 
 SHARD_WORDS = 2**24
 """Words per shard that one process builds: about 170,000 passages of 100 words, and 0.6 GB of memory at the peak."""
@@ -264,7 +273,8 @@ class _Worker:
         )
 
     def build(self, request: bytes) -> Shard:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
             self._process.stdin.write(request + b"\n")
             self._process.stdin.flush()

@@ -73,11 +73,15 @@ class Table:
         blocks = arrays[2]
         count = -(-len(self._places) // TOGETHER)
         if blocks.shape != (3, count + 1):
-            blocks_file.refuse(f"it has the shape {blocks.shape}, where the other files have {count:,} blocks")
+            blocks_file.refuse(
+                f"it has the shape {blocks.shape}, where the other files have {count:,} blocks"
+            )
         # Numbers of a memoryview are read at half the cost, and `bisect` takes it.
         self._prefixes, self._texts, self._records = (row.data for row in blocks)
         if _total(facts, "passages", lengths_file) != len(self.lengths):
-            lengths_file.refuse(f"it has {len(self.lengths):,} numbers, where bm25.json has {facts['passages']:,}")
+            lengths_file.refuse(
+                f"it has {len(self.lengths):,} numbers, where bm25.json has {facts['passages']:,}"
+            )
         if _total(facts, "words", lengths_file) < 1 or not count:
             lengths_file.refuse("the table has no words")
         if not 1 <= _total(facts, "documents", lengths_file) <= facts["passages"]:

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from searchgym.conformance import check_retriever
-from searchgym.corpora.bm25 import build as bm25_build
-from searchgym.corpora.bm25 import shards
 from searchgym.corpora.bm25 import index as module
+from searchgym.corpora.bm25 import shards
 from searchgym.corpora.bm25.analyzer import stem, words
 from searchgym.corpora.bm25.index import BM25, MAX_QUERY_TERMS, open_bm25
 from searchgym.errors import ConfigError, CorpusError

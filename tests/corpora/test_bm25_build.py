@@ -21,8 +21,8 @@ from list_corpus import ListCorpus
 from searchgym.corpora.bm25 import build as bm25_build
 from searchgym.corpora.bm25 import shards
 from searchgym.corpora.bm25.build import build_table, estimate_table
-from searchgym.corpora.bm25.shards import LENGTHS
 from searchgym.corpora.bm25.index import BM25, BM25_BACKEND, open_bm25
+from searchgym.corpora.bm25.shards import LENGTHS
 from searchgym.corpora.indexing.backend import quiet
 from searchgym.errors import CorpusError
 from searchgym.specs import open_corpus

@@ -49,28 +49,26 @@ QUERIES = [
 
 
 @needs_numba
-@pytest.mark.parametrize("window", [1, 7, 64, 10_000])
-def test_every_window_gives_what_numpy_gives(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
-    """The same Python code, not compiled, so that windows can be small."""
+@pytest.mark.parametrize("scan", [0, 3, 10**6])  # all looked up, some, all read
+def test_reading_or_looking_up_gives_what_numpy_gives(monkeypatch: pytest.MonkeyPatch, scan: int) -> None:
+    """The same Python code, not compiled, so that its constants can be others."""
     from searchgym.corpora.bm25 import compiled as bm25_compiled
 
-    monkeypatch.setattr(bm25_compiled, "_WINDOW", window)
+    monkeypatch.setattr(bm25_compiled, "_SCAN", scan)
     monkeypatch.setattr(bm25_loader, "_search", bm25_compiled.search.py_func)  # type: ignore[attr-defined]
-    index = BM25.build(random_corpus(400, 400))
-    for scan in (0, 3, 1000):  # all looked up, some, all read
-        monkeypatch.setattr(bm25_compiled, "_SCAN", scan)
-        for query in QUERIES:
-            for k in (1, 3, 17, 400):
-                one, other = both(index, query, k)
-                assert one == other, (query, k)
-                assert one[0]
+    index = BM25.build(random_corpus(9000, 400))
+    for query in QUERIES[:4]:
+        for k in (1, 17):
+            one, other = both(index, query, k)
+            assert one == other, (query, k)
+            assert one[0]
 
 
 @needs_numba
 def test_compiled_it_gives_what_numpy_gives() -> None:
     assert bm25_loader.wait()
     rng = random.Random(1)
-    index = BM25.build(random_corpus(20_000, 400))  # more than one window
+    index = BM25.build(random_corpus(40_001, 400))  # more than one window, and a part of a chunk
     for query in [*QUERIES, *(random_text(rng, rng.randrange(1, 12), 500) for _ in range(60))]:
         for k in (1, 2, 10, 100, 5000):
             if index._query_terms(query):
