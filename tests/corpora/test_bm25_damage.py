@@ -37,7 +37,7 @@ FILES = ("lengths.npy", "places.npy", "blocks.npy", "postings.bin")
 def corpus() -> ListCorpus:
     rng = random.Random(0)
     return ListCorpus(
-        " ".join(f"w{int(rng.paretovariate(0.7)) % 900}" for _ in range(40)) for _ in range(3000)
+        " ".join(f"w{int(rng.paretovariate(0.7)) % 900}" for _ in range(60)) for _ in range(3000)
     )
 
 
