@@ -203,7 +203,7 @@ def open_index(directory: str | os.PathLike[str], corpus: Corpus | None = None) 
     if differences:
         raise IndexMismatchError(
             f"the {backend.name} index in {directory} is of another {differences[0]}. Build it again from corpus "
-            f"{corpus.name!r}, or open it with the corpus and the version it was built with."
+            f"{corpus.name!r} (searchgym index build), or open it with the corpus and the version it was built with."
         )
     return backend.open(corpus, settings, directory)
 

@@ -24,7 +24,7 @@ from searchgym.corpora.bm25.build import build_table, estimate_table
 from searchgym.corpora.bm25.index import BM25, BM25_BACKEND, open_bm25
 from searchgym.corpora.bm25.shards import LENGTHS
 from searchgym.corpora.indexing.backend import quiet
-from searchgym.errors import CorpusError
+from searchgym.errors import ConfigError, CorpusError
 from searchgym.specs import open_corpus
 
 SETTINGS = BM25_BACKEND.checked({})
@@ -61,6 +61,34 @@ def test_the_same_bytes_however_it_is_cut(
         monkeypatch.setattr(shards, "SHARD_WORDS", words)
         monkeypatch.setattr(bm25_build, "_MERGED_AT_ONCE", at_once)
         assert built(corpus, tmp_path / f"{words}", **options) == whole
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": 4}])
+def test_the_same_bytes_from_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    corpus = mixed_corpus()
+    corpus.passages = [
+        *corpus.passages[:-1],
+        corpus.passages[-1]._replace(text="a lone \ud800 surrogate \n\x00 end"),
+    ]
+    whole = built(corpus, tmp_path / "whole", processes=1, **options)
+    monkeypatch.setattr(shards, "_PARALLEL_FROM", 0)
+    monkeypatch.setattr(shards, "_CHARACTERS", 10_000)
+    started = []
+    monkeypatch.setattr(
+        shards, "_Worker", lambda worker=shards._Worker: started.append(worker()) or started[-1]
+    )
+    assert built(corpus, tmp_path / "parallel", processes=2, **options) == whole
+    assert len(started) == 2
+    assert all(worker._process.returncode is not None for worker in started)
+
+
+def test_a_process_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_PARALLEL_FROM", 0)
+    monkeypatch.setattr(shards.sys, "executable", "/bin/false")  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="ended with status"):
+        built(mixed_corpus(), tmp_path / "t", processes=2)
 
 
 def test_ties_do_not_know_where_shards_begin(monkeypatch: pytest.MonkeyPatch) -> None:
