@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 __all__ = ["search"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-Number = int | np.integer[Any]
+Number = Any  # of Python or of numpy: mypy and numba derive different types
 
 _WINDOW = 1 << 15  # passages; what is noted of them stays in the cache of the core
 _FIRST = (
@@ -43,6 +43,9 @@ _FORM, _SIZE, _START, _MOST, _BEST = range(5)
 
 def _array(dtype: Any, ndim: int = 1) -> Any:
     return types.Array(dtype, ndim, "C", readonly=True)
+
+
+_pair = types.UniTuple(types.int64, 2)  # type: ignore[no-untyped-call]
 
 
 def _compile(signature: Any) -> Callable[[F], F]:
@@ -92,7 +95,7 @@ def _sift_up(found: NDArray[np.int32], scores: NDArray[np.float64], hole: int) -
 
 
 @_compile(types.int64(_array(types.uint8), types.int64))
-def _number(data: NDArray[np.uint8], at: Number) -> int:
+def _number(data: NDArray[np.uint8], at: Number) -> Number:
     """The 32-bit number at a byte."""
     return (
         np.int64(data[at])
@@ -103,7 +106,7 @@ def _number(data: NDArray[np.uint8], at: Number) -> int:
 
 
 @_compile(types.int64(_array(types.uint8), types.int64, types.int64, types.int64))
-def _offset(data: NDArray[np.uint8], form: Number, at: Number, j: Number) -> int:
+def _offset(data: NDArray[np.uint8], form: Number, at: Number, j: Number) -> Number:
     """Offset j of a list whose offsets begin at a byte."""
     if form == 12:
         at += (3 * j) >> 1
@@ -114,16 +117,13 @@ def _offset(data: NDArray[np.uint8], form: Number, at: Number, j: Number) -> int
     return np.int64(data[at]) | np.int64(data[at + 1]) << 8 | np.int64(data[at + 2]) << 16
 
 
-@_compile(
-    types.UniTuple(types.int64, 2)(
-        _array(types.uint8), _array(types.int64), types.int64, types.int64, types.int64
-    )
-)
+@_compile(_pair(_array(types.uint8), _array(types.int64), types.int64, types.int64, types.int64))
 def _span(
     data: NDArray[np.uint8], list_: NDArray[np.int64], passages: Number, first: Number, last: Number
-) -> tuple[int, int]:
+) -> tuple[Number, Number]:
     """Which postings of a list lie in the chunks `first` to `last`; (1, 0) if its directory is impossible."""
-    low, high = np.int64(0), list_[_SIZE]
+    low: Number = np.int64(0)
+    high: Number = list_[_SIZE]
     if first > 0:
         low = _number(data, list_[_START] + 4 * (first - 1))
     if last < (passages - 1) >> list_[_FORM]:
@@ -145,7 +145,7 @@ def _read(
     start: Number,
     width: Number,
     places: NDArray[np.uint16],
-) -> int:
+) -> Number:
     """The postings of a list, a bitmap or one with offsets of 12 bits, in a window, as places within it.
 
     A window begins with a chunk, and ends with one or with the last passage.
@@ -153,7 +153,8 @@ def _read(
     Returns:
         Their number, at most `width`; -1 if they are impossible. All places are in the window.
     """
-    many, at = np.int64(0), list_[_START]
+    many: Number = np.int64(0)
+    at: Number = list_[_START]
     if list_[_FORM] == 1:
         at += start >> 3
         for place in range(0, width, 8):
@@ -206,7 +207,7 @@ def _gather(
     gains: NDArray[np.uint16],
     touched: NDArray[np.uint16],
     many: Number,
-) -> int:
+) -> Number:
     """Add the gains of the first `amount` places to their sums; note places in `touched` that had none, and return their number."""
     for j in range(amount):
         place = places[j]
@@ -235,9 +236,9 @@ def _add(
 
 
 @_compile(types.int64(_array(types.uint16), types.uint16[::1], types.int64, types.int64))
-def _keep(sums: NDArray[np.uint16], touched: NDArray[np.uint16], many: Number, least: Number) -> int:
+def _keep(sums: NDArray[np.uint16], touched: NDArray[np.uint16], many: Number, least: Number) -> Number:
     """Keep only the places with a sum of at least `least`; returns how many."""
-    kept = np.int64(0)
+    kept: Number = np.int64(0)
     for t in range(many):
         place = touched[t]
         touched[kept] = place
@@ -246,7 +247,7 @@ def _keep(sums: NDArray[np.uint16], touched: NDArray[np.uint16], many: Number, l
 
 
 @_compile(types.int64(_array(types.uint8), _array(types.int64), types.int64, types.int64))
-def _find(data: NDArray[np.uint8], list_: NDArray[np.int64], passages: Number, passage: Number) -> int:
+def _find(data: NDArray[np.uint8], list_: NDArray[np.int64], passages: Number, passage: Number) -> Number:
     """The number of a passage's posting in a list; -1 if it has none."""
     form = list_[_FORM]
     if form == 1:
@@ -267,12 +268,12 @@ def _find(data: NDArray[np.uint8], list_: NDArray[np.int64], passages: Number, p
 
 
 @_compile(types.int64(types.uint16[::1], types.uint16[::1], types.int64, types.int64))
-def _level(sums: NDArray[np.uint16], touched: NDArray[np.uint16], many: Number, k: Number) -> int:
+def _level(sums: NDArray[np.uint16], touched: NDArray[np.uint16], many: Number, k: Number) -> Number:
     """A sum that at least k of the places have, and hardly more do."""
     numbers = np.zeros(257, np.int64)
     for t in range(many):
         numbers[sums[touched[t]] >> np.uint16(8)] += 1
-    level = np.int64(256)
+    level: Number = np.int64(256)
     while level > 0 and numbers[256] < k:
         level -= 1
         numbers[256] += numbers[level]
@@ -300,7 +301,8 @@ def _score(
     length: Number,
 ) -> float:
     """The score of a passage whose length has this code."""
-    score, v = 0.0, 0
+    v: Number = 0
+    score = 0.0
     for i in range(len(terms)):
         end = v + np.int64(terms[i, 2])
         while v < end:
@@ -337,7 +339,7 @@ def search(
     terms: NDArray[np.float64],
     found: NDArray[np.int32],
     scores: NDArray[np.float64],
-) -> int:
+) -> Number:
     """The best passages for a query.
 
     Args:
@@ -354,7 +356,9 @@ def search(
         The number of hits; -1 if postings are out of order or of passages that do not exist. Nothing beyond the arrays
         is read or written then.
     """
-    passages, k, size, many_lists = np.int64(len(lengths)), len(found), 0, len(lists)
+    passages: Number = np.int64(len(lengths))
+    k, many_lists = len(found), len(lists)
+    size: Number = 0
     # What each list adds to a sum, by the code of the passage's length, and at most.
     owner = np.empty(many_lists, np.int64)
     unit, v = 0.0, 0
@@ -396,7 +400,9 @@ def search(
     sums = np.zeros(_WINDOW, np.uint16)
     # Twice the size, because a list that is damaged may have a place several times.
     touched, places = np.empty(2 * _WINDOW + 1, np.uint16), np.empty(_WINDOW + 8, np.uint16)
-    start, width, threshold = np.int64(0), np.int64(min(_FIRST, passages)), np.int64(0)
+    start: Number = np.int64(0)
+    width: Number = np.int64(min(_FIRST, passages))
+    threshold: Number = np.int64(0)
     while start < passages:
         codes = lengths[start : start + width]
         # Which lists are set aside: the first ones in `order`.
@@ -426,7 +432,7 @@ def search(
                     break
                 best[owner[v]] = bounds[v]
             aside += 1
-        many = np.int64(0)
+        many: Number = np.int64(0)
         for n in range(many_lists - 1, -1, -1):
             v = order[n]
             if n < aside and many == 0:

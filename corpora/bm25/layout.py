@@ -70,7 +70,8 @@ def forms_of(sizes: NDArray[np.int64], passages: int, *, counted: bool) -> NDArr
     """The form that takes the least space for each size; lists with counts are never bitmaps."""
     forms = _FORMS[: len(_FORMS) - counted]
     best = np.argmin([payload_sizes(sizes, form, passages) for form in forms], axis=0)
-    return np.array(forms, np.int64)[best]
+    chosen: NDArray[np.int64] = np.array(forms, np.int64)[best]
+    return chosen
 
 
 def write_records(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_the_same_bytes_from_several_processes(
     corpus = mixed_corpus()
     corpus.passages = [
         *corpus.passages[:-1],
-        corpus.passages[-1]._replace(text="a lone \ud800 surrogate \n\x00 end"),
+        replace(corpus.passages[-1], text="a lone \ud800 surrogate \n\x00 end"),
     ]
     whole = built(corpus, tmp_path / "whole", processes=1, **options)
     monkeypatch.setattr(shards, "_PARALLEL_FROM", 0)
