@@ -13,7 +13,8 @@ over the terms in the same order and in double precision as `index.py` computes 
 Nothing beyond the arrays is read or written, whatever the postings contain: places within a window come from where a
 chunk is, and the order of postings is compared whenever they are read.
 
-Importing this module compiles it, or loads it from numba's cache; see `loader.py`.
+Importing this module compiles it, or loads it from numba's cache; see `loader.py`. It is one file because the cache of a
+function is dropped when its own file changes, and not when that of a function it calls does.
 """
 
 from __future__ import annotations
