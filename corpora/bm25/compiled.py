@@ -487,8 +487,8 @@ def search(
         sums[:width] = 0
         start += width
         width = np.int64(min(start, _WINDOW - start % _WINDOW, passages - start))  # small ones first
-    for last in range(size - 1, 0, -1):  # heap sort: the worst goes last
-        found[0], found[last] = found[last], found[0]
-        scores[0], scores[last] = scores[last], scores[0]
-        _sift_down(found, scores, last)
+    for tail in range(size - 1, 0, -1):  # heap sort: the worst goes last
+        found[0], found[tail] = found[tail], found[0]
+        scores[0], scores[tail] = scores[tail], scores[0]
+        _sift_down(found, scores, tail)
     return size
