@@ -269,13 +269,13 @@ def test_verify_names_everything_that_differs(small_corpus: ListCorpus, tmp_path
     changed = bytearray((place / "postings.bin").read_bytes())
     changed[-1] ^= 1
     (place / "postings.bin").write_bytes(changed)
-    (place / "most.npy").unlink()
+    (place / "places.npy").unlink()
     (place / "sub").mkdir()
     (place / "sub" / "notes.txt").write_text("mine")
     size = (place / "terms.txt").stat().st_size
     assert sorted(verify_directory(place)) == [
+        f"{place / 'places.npy'} cannot be read (No such file or directory)",
         f"{place / 'postings.bin'} has changed since it was written",
-        f"{place / 'most.npy'} cannot be read (No such file or directory)",
         f"{place / 'sub' / 'notes.txt'} is not part of it: remove it",
         f"{place / 'terms.txt'} has {size} bytes instead of {size + 1}",
     ]
@@ -465,7 +465,7 @@ def test_an_environment_takes_the_path_of_an_index(alps: Path) -> None:
     build_index(BM25_BACKEND, corpus, "index", {"b": 0.2})  # built anew in the same place: opened anew
     assert searchgym.open_retriever("index", corpus).index_hash == open_bm25(corpus, b=0.2).index_hash
     os.remove("index/postings.bin")
-    with pytest.raises(IndexMismatchError, match=r"positions\.npy"):
+    with pytest.raises(IndexMismatchError, match=r"postings\.bin"):
         gym.make("SearchQA-v0", corpus="alps", retriever="index")
     with pytest.raises(IndexMismatchError, match=r"no usable index in .*alps"):
         gym.make("SearchQA-v0", corpus="alps", retriever="alps")
