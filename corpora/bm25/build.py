@@ -33,7 +33,7 @@ from searchgym.question import Corpus
 
 from ..indexing.backend import Estimate, Progress
 from .analyzer import words
-from .layout import write_records
+from .layout import PADDING, write_records
 from .shards import BUFFER, LENGTHS, MOST, SHARD_WORDS, Shard, ShardWriter, read_shards
 
 __all__ = ["TOGETHER", "build_table", "estimate_table", "first_bytes", "parts_table"]
@@ -129,6 +129,7 @@ def _merge(
             content.tofile(file)
             records[low + 1 : high + 1] = records[low] + begins[1:]
             progress("merging", int(starts[high]), postings)
+        file.write(bytes(PADDING))
     blocks = records[:-1:TOGETHER]
     np.save(
         directory / "places.npy",

@@ -31,21 +31,27 @@ __all__ = ["search"]
 F = TypeVar("F", bound=Callable[..., Any])
 Number = Any  # of Python or of numpy: mypy and numba derive different types
 
-_WINDOW = 1 << 15  # passages; what is noted of them stays in the cache of the core
-_FIRST = (
-    1 << 12
-)  # the first window, which is read without a threshold; windows begin with a chunk of offsets of 12 bits
-_SCAN = 16  # postings read in the time of looking up one passage among them
-_SUM = 60_000.0  # the largest sum of bounds; with one more for each of 3 * 1,024 lists, it fits into 16 bits
+_WINDOW = 1 << 14  # passages: a chunk of offsets of 14 bits; the sums stay in the cache of the core
+_FIRST = 1 << 12  # the first window, which is read without a threshold
+_SCAN = 16  # postings added in the time of looking up one passage among them
+_DENSE = 1 / 4  # the share of passages with a sum from which it is cheaper to look at all than to note them
+_TOGETHER = 32  # sums that are compared at once
+_SUM = 31_000.0  # the largest sum of weights; with one more for each of 1,024 terms, it fits into 15 bits
 # Bounds must not lose against scores, whose terms are rounded in another order.
 _SLACK = 1.0 + 1e-12
 _FORM, _SIZE, _START, _MOST, _BEST = range(5)
+# Unsigned: numba makes floats of what is computed of both kinds.
+_U0, _U1, _U3, _U4, _U7 = (np.uint64(number) for number in (0, 1, 3, 4, 7))
+_U14, _U16, _U32, _U48 = (np.uint64((1 << bits) - 1) for bits in (14, 16, 32, 48))
+_LANES, _HIGHEST = np.uint64(0x0001000100010001), np.uint64(0x8000800080008000)
+_MASKS = (((np.arange(256)[:, None] >> np.arange(8)) & 1) * 0xFFFF).astype(np.uint16)  # a row for each byte
 
 
 def _array(dtype: Any, ndim: int = 1) -> Any:
     return types.Array(dtype, ndim, "C", readonly=True)
 
 
+_bytes, _table = _array(types.uint8), _array(types.int64, 2)
 _pair = types.UniTuple(types.int64, 2)  # type: ignore[no-untyped-call]
 
 
@@ -95,176 +101,290 @@ def _sift_up(found: NDArray[np.int32], scores: NDArray[np.float64], hole: int) -
     found[hole], scores[hole] = passage, score
 
 
-@_compile(types.int64(_array(types.uint8), types.int64))
-def _number(data: NDArray[np.uint8], at: Number) -> Number:
-    """The 32-bit number at a byte."""
+@_compile(types.uint64(_bytes, types.int64))
+def _eight(data: NDArray[np.uint8], at: Number) -> Number:
+    """The 64-bit number at a byte: one load. (Of signed indices numba would test whether they are negative.)"""
+    u = np.uint64(at)
     return (
-        np.int64(data[at])
-        | np.int64(data[at + 1]) << 8
-        | np.int64(data[at + 2]) << 16
-        | np.int64(data[at + 3]) << 24
+        np.uint64(data[u])
+        | np.uint64(data[u + _U1]) << np.uint64(8)
+        | np.uint64(data[u + np.uint64(2)]) << np.uint64(16)
+        | np.uint64(data[u + np.uint64(3)]) << np.uint64(24)
+        | np.uint64(data[u + np.uint64(4)]) << np.uint64(32)
+        | np.uint64(data[u + np.uint64(5)]) << np.uint64(40)
+        | np.uint64(data[u + np.uint64(6)]) << np.uint64(48)
+        | np.uint64(data[u + np.uint64(7)]) << np.uint64(56)
     )
 
 
-@_compile(types.int64(_array(types.uint8), types.int64, types.int64, types.int64))
-def _offset(data: NDArray[np.uint8], form: Number, at: Number, j: Number) -> Number:
-    """Offset j of a list whose offsets begin at a byte."""
-    if form == 12:
-        at += (3 * j) >> 1
-        return (np.int64(data[at]) | np.int64(data[at + 1]) << 8) >> ((j & 1) << 2) & 0xFFF
-    if form == 16:
-        return np.int64(data[at + 2 * j]) | np.int64(data[at + 2 * j + 1]) << 8
-    at += 3 * j
-    return np.int64(data[at]) | np.int64(data[at + 1]) << 8 | np.int64(data[at + 2]) << 16
-
-
-@_compile(_pair(_array(types.uint8), _array(types.int64), types.int64, types.int64, types.int64))
+@_compile(_pair(_bytes, _table, types.int64, types.int64, types.int64))
 def _span(
-    data: NDArray[np.uint8], list_: NDArray[np.int64], passages: Number, first: Number, last: Number
+    data: NDArray[np.uint8], lists: NDArray[np.int64], v: Number, passages: Number, chunk: Number
 ) -> tuple[Number, Number]:
-    """Which postings of a list lie in the chunks `first` to `last`; (1, 0) if its directory is impossible."""
+    """Which postings of list v lie in a chunk; (1, 0) if its directory is impossible."""
     low: Number = np.int64(0)
-    high: Number = list_[_SIZE]
-    if first > 0:
-        low = _number(data, list_[_START] + 4 * (first - 1))
-    if last < (passages - 1) >> list_[_FORM]:
-        high = _number(data, list_[_START] + 4 * last)
-    if not 0 <= low <= high <= list_[_SIZE]:
+    high: Number = lists[v, _SIZE]
+    if chunk > 0:
+        low = np.int64(_eight(data, lists[v, _START] + 4 * (chunk - 1)) & _U32)
+    if chunk < (passages - 1) >> lists[v, _FORM]:
+        high = np.int64(_eight(data, lists[v, _START] + 4 * chunk) & _U32)
+    if not 0 <= low <= high <= lists[v, _SIZE]:
         return np.int64(1), np.int64(0)
     return low, high
 
 
-@_compile(
-    types.int64(
-        _array(types.uint8), _array(types.int64), types.int64, types.int64, types.int64, types.uint16[::1]
-    )
-)
-def _read(
+@_compile(types.int64(_bytes, _table, types.int64, types.int64, types.int32[::1], types.int64))
+def _unpack(
     data: NDArray[np.uint8],
-    list_: NDArray[np.int64],
+    lists: NDArray[np.int64],
+    v: Number,
     passages: Number,
-    start: Number,
-    width: Number,
-    places: NDArray[np.uint16],
+    unpacked: NDArray[np.int32],
+    at: Number,
 ) -> Number:
-    """The postings of a list, a bitmap or one with offsets of 12 bits, in a window, as places within it.
-
-    A window begins with a chunk, and ends with one or with the last passage.
-
-    Returns:
-        Their number, at most `width`; -1 if they are impossible. All places are in the window.
-    """
-    many: Number = np.int64(0)
-    at: Number = list_[_START]
-    if list_[_FORM] == 1:
-        at += start >> 3
-        for place in range(0, width, 8):
-            bits = np.int64(data[at + (place >> 3)])
-            for bit in range(8):
-                places[many] = place + bit
-                many += bits >> bit & 1
-        return many if many == 0 or places[many - 1] < width else -1
-    at += 4 * ((passages - 1) >> 12)
-    for chunk in range(start >> 12, ((start + width - 1) >> 12) + 1):
-        j, high = _span(data, list_, passages, chunk, chunk)
-        if j > high or many + high - j > width:
+    """Write the passages of a list with offsets of 16 or 24 bits to `unpacked[at:]`; -1 if they are impossible."""
+    form, last = lists[v, _FORM], np.int64(-1)
+    chunks = (passages - 1) >> form
+    step, mask = form >> 3, (_U1 << np.uint64(form)) - _U1
+    offsets = lists[v, _START] + 4 * chunks
+    done: Number = np.int64(0)
+    for chunk in range(chunks + 1):
+        low, high = _span(data, lists, v, passages, chunk)
+        if low > high or low != done:
             return -1
-        base = np.uint16((chunk << 12) - start)
-        if j & 1 and j < high:
-            places[many] = base + np.uint16(_offset(data, 12, at, j))
-            many, j = many + 1, j + 1
-        byte = at + (3 * j >> 1)
-        for _ in range((high - j) >> 1):  # two in three bytes
-            first, middle, last = np.uint16(data[byte]), np.uint16(data[byte + 1]), np.uint16(data[byte + 2])
-            places[many] = base + (first | (middle & np.uint16(15)) << np.uint16(8))
-            places[many + 1] = base + (middle >> np.uint16(4) | last << np.uint16(4))
-            many, byte = many + 2, byte + 3
-        if (high - j) & 1:
-            places[many] = base + np.uint16(_offset(data, 12, at, high - 1))
-            many += 1
-    if start + width == passages:
-        for j in range(many):
-            if places[j] >= width:
+        for j in range(low, high):
+            passage = (chunk << form) + np.int64(_eight(data, offsets + step * j) & mask)
+            if passage <= last:
                 return -1
-    return many
+            unpacked[at + j] = last = passage
+        done = high
+    return 0 if done == lists[v, _SIZE] and last < passages else -1
 
 
-@_compile(
-    types.int64(
-        types.uint16[::1],
-        _array(types.uint16),
-        types.int64,
-        _array(types.uint8),
-        _array(types.uint16),
-        types.uint16[::1],
-        types.int64,
-    )
-)
-def _gather(
-    sums: NDArray[np.uint16],
-    places: NDArray[np.uint16],
-    amount: Number,
-    lengths: NDArray[np.uint8],
-    gains: NDArray[np.uint16],
-    touched: NDArray[np.uint16],
-    many: Number,
-) -> Number:
-    """Add the gains of the first `amount` places to their sums; note places in `touched` that had none, and return their number."""
-    for j in range(amount):
-        place = places[j]
-        touched[many] = place
-        many += sums[place] == 0
-        sums[place] += gains[lengths[place]]
-    return many
+@_compile(types.int64(_bytes, types.int64, types.int64))
+def _offset(data: NDArray[np.uint8], offsets: Number, j: Number) -> Number:
+    """Offset j of those of 14 bits that begin at a byte."""
+    return np.int64(_eight(data, offsets + (14 * j >> 3)) >> np.uint64(14 * j & 7) & _U14)
 
 
-@_compile(
-    types.void(
-        types.uint16[::1], _array(types.uint16), types.int64, _array(types.uint8), _array(types.uint16)
-    )
-)
-def _add(
-    sums: NDArray[np.uint16],
-    places: NDArray[np.uint16],
-    amount: Number,
-    lengths: NDArray[np.uint8],
-    gains: NDArray[np.uint16],
-) -> None:
-    """The same without noting anything."""
-    for j in range(amount):
-        place = places[j]
-        sums[place] += gains[lengths[place]]
-
-
-@_compile(types.int64(_array(types.uint16), types.uint16[::1], types.int64, types.int64))
-def _keep(sums: NDArray[np.uint16], touched: NDArray[np.uint16], many: Number, least: Number) -> Number:
-    """Keep only the places with a sum of at least `least`; returns how many."""
-    kept: Number = np.int64(0)
-    for t in range(many):
-        place = touched[t]
-        touched[kept] = place
-        kept += np.int64(sums[place]) >= least
-    return kept
-
-
-@_compile(types.int64(_array(types.uint8), _array(types.int64), types.int64, types.int64))
-def _find(data: NDArray[np.uint8], list_: NDArray[np.int64], passages: Number, passage: Number) -> Number:
-    """The number of a passage's posting in a list; -1 if it has none."""
-    form = list_[_FORM]
-    if form == 1:
-        return np.int64(data[list_[_START] + (passage >> 3)] >> np.uint8(passage & 7) & 1) - 1
-    chunk = passage >> form
-    low, end = _span(data, list_, passages, chunk, chunk)
-    high = end
-    offsets, wanted = list_[_START] + 4 * ((passages - 1) >> form), passage & ((1 << form) - 1)
+@_compile(types.int64(_bytes, types.int64, types.int64, types.int64, types.int64))
+def _lower_bound(data: NDArray[np.uint8], offsets: Number, low: Number, high: Number, wanted: Number) -> Number:
+    """The first of the offsets [low, high) that is not less than `wanted`; they have 14 bits."""
     while low < high:
         middle = (low + high) >> 1
-        if _offset(data, form, offsets, middle) < wanted:
+        if _offset(data, offsets, middle) < wanted:
             low = middle + 1
         else:
             high = middle
-    if low < end and _offset(data, form, offsets, low) == wanted:
+    return low
+
+
+@_compile(types.boolean(_bytes, _table, types.int64, types.int64))
+def _ends_well(data: NDArray[np.uint8], lists: NDArray[np.int64], v: Number, passages: Number) -> bool:
+    """Whether the last chunk of a bitmap or of a list with offsets of 14 bits has no passage that does not exist."""
+    if lists[v, _FORM] == 1:
+        last = data[lists[v, _START] + ((passages - 1) >> 3)]
+        return bool(last >> np.uint8((passages - 1) & 7) <= 1)
+    chunk = (passages - 1) >> 14
+    low, high = _span(data, lists, v, passages, chunk)
+    for j in range(low, high):
+        if (chunk << 14) + _offset(data, lists[v, _START] + 4 * chunk, j) >= passages:
+            return False
+    return low <= high
+
+
+@_compile(
+    types.uint64(
+        types.uint64, types.uint64, types.uint64, types.uint16[::1], types.uint16[::1], types.uint64
+    )
+)
+def _note(
+    place: Number,
+    weight: Number,
+    lacking: Number,
+    sums: NDArray[np.uint16],
+    touched: NDArray[np.uint16],
+    many: Number,
+) -> Number:
+    """Add a weight to a sum; note the place if the sum was at least `lacking`, and less than that and the weight."""
+    sum_ = np.uint64(sums[place])
+    touched[many] = place
+    sums[place] = sum_ + weight
+    return many + np.uint64(sum_ - lacking < weight)
+
+
+@_compile(
+    types.int64(_bytes, _pair, types.int64, _pair, types.uint16[::1], types.uint16[::1], types.int64)
+)
+def _gather(
+    data: NDArray[np.uint8],
+    span: tuple[Number, Number],
+    offsets: Number,
+    weights: tuple[Number, Number],
+    sums: NDArray[np.uint16],
+    touched: NDArray[np.uint16],
+    many: Number,
+) -> Number:
+    """Add a weight to the sums of the postings `span` of a list whose offsets, of 14 bits, begin at a byte.
+
+    A place whose sum reaches the second of `weights` hereby is noted in `touched`, which has `many` of them.
+
+    Returns:
+        How many it has now.
+    """
+    low, high = span
+    weight, n = np.uint64(weights[0]), np.uint64(many)
+    lacking = np.uint64(weights[1]) - weight
+    at, shift = offsets + (14 * low >> 3), np.uint64(14 * low & 7)
+    for _ in range((high - low) >> 2):  # four offsets in seven bytes
+        x = _eight(data, at) >> shift
+        n = _note(x & _U14, weight, lacking, sums, touched, n)
+        n = _note(x >> np.uint64(14) & _U14, weight, lacking, sums, touched, n)
+        n = _note(x >> np.uint64(28) & _U14, weight, lacking, sums, touched, n)
+        n = _note(x >> np.uint64(42) & _U14, weight, lacking, sums, touched, n)
+        at += 7
+    x = _eight(data, at) >> shift
+    for _ in range((high - low) & 3):
+        n = _note(x & _U14, weight, lacking, sums, touched, n)
+        x >>= np.uint64(14)
+    return np.int64(n)
+
+
+@_compile(types.void(_bytes, _pair, types.int64, types.uint16, types.uint16[::1]))
+def _add(
+    data: NDArray[np.uint8],
+    span: tuple[Number, Number],
+    offsets: Number,
+    weight: Number,
+    sums: NDArray[np.uint16],
+) -> None:
+    """The same without noting anything."""
+    low, high = span
+    at, shift = offsets + (14 * low >> 3), np.uint64(14 * low & 7)
+    for _ in range((high - low) >> 2):
+        x = _eight(data, at) >> shift
+        sums[x & _U14] += weight
+        sums[x >> np.uint64(14) & _U14] += weight
+        sums[x >> np.uint64(28) & _U14] += weight
+        sums[x >> np.uint64(42) & _U14] += weight
+        at += 7
+    x = _eight(data, at) >> shift
+    for _ in range((high - low) & 3):
+        sums[x & _U14] += weight
+        x >>= np.uint64(14)
+
+
+@_compile(types.void(_bytes, types.int64, types.int64, types.uint16, types.uint16[::1]))
+def _add_bitmap(
+    data: NDArray[np.uint8], at: Number, width: Number, weight: Number, sums: NDArray[np.uint16]
+) -> None:
+    """Add a weight to the sums of the passages of a bitmap whose window begins at a byte."""
+    for i in range((width + 7) >> 3):
+        row = data[np.uint64(at) + np.uint64(i)]
+        for bit in range(8):
+            sums[np.uint64(i) * np.uint64(8) + np.uint64(bit)] += _MASKS[row, np.uint64(bit)] & weight
+
+
+@_compile(types.int64(types.uint64[:, ::1], types.int64, types.int64, types.uint16[::1]))
+def _scan(words: NDArray[np.uint64], width: Number, least: Number, touched: NDArray[np.uint16]) -> Number:
+    """Note the places with a sum of at least `least`, 1 to 2^15; returns how many.
+
+    Four sums are one number of 64 bits, and a row of `words` is compared at once: what reaches `least` has its highest bit set
+    after the addition.
+    """
+    n, added = _U0, np.uint64(0x8000 - least) * _LANES
+    for row in range((width + _TOGETHER - 1) // _TOGETHER):
+        some = _U0
+        for i in range(_TOGETHER // 4):
+            some |= words[row, i] + added
+        if some & _HIGHEST != _U0:
+            for i in range(_TOGETHER // 4):
+                reached = words[row, i] + added & _HIGHEST
+                while reached != _U0:
+                    lowest = reached & (_U0 - reached)
+                    lane = (lowest > _U16) + (lowest > _U32) + (lowest > _U48)
+                    touched[n] = row * _TOGETHER + 4 * i + lane
+                    n += _U1
+                    reached ^= lowest
+    return np.int64(n)
+
+
+@_compile(types.void(_bytes, types.int64, types.uint16[::1], types.int64, types.uint16, types.uint16[::1]))
+def _add_bits(
+    data: NDArray[np.uint8],
+    at: Number,
+    touched: NDArray[np.uint16],
+    many: Number,
+    weight: Number,
+    sums: NDArray[np.uint16],
+) -> None:
+    """Add a weight to the sums of those noted places that are in a bitmap whose window begins at a byte.
+
+    Without a branch: the processor then need not wait for one byte before it reads the next.
+    """
+    for t in range(many):
+        place = np.uint64(touched[np.uint64(t)])
+        bit = data[np.uint64(at) + (place >> _U3)] >> np.uint8(place & _U7) & np.uint8(1)
+        sums[place] += weight * bit
+
+
+@_compile(
+    types.int64(
+        types.uint16[::1],
+        types.uint16[::1],
+        types.int64,
+        _bytes,
+        types.int64,
+        types.int64[::1],
+        types.int64,
+    )
+)
+def _keep(
+    sums: NDArray[np.uint16],
+    touched: NDArray[np.uint16],
+    many: Number,
+    lengths: NDArray[np.uint8],
+    start: Number,
+    least: NDArray[np.int64],
+    more: Number,
+) -> Number:
+    """Keep the places whose sum, and what may be added, reaches what is wanted of their lengths; returns how many."""
+    n, first = _U0, np.uint64(start)
+    for t in range(many):
+        place = touched[np.uint64(t)]
+        touched[n] = place
+        n += np.uint64(np.int64(sums[place]) + more >= least[lengths[first + np.uint64(place)]])
+    return np.int64(n)
+
+
+@_compile(types.int64(_bytes, _table, types.int64, types.int64, types.int64))
+def _find(
+    data: NDArray[np.uint8], lists: NDArray[np.int64], v: Number, passages: Number, passage: Number
+) -> Number:
+    """The number of a passage's posting in a bitmap (0) or a list with offsets of 14 bits; -1 if it has none."""
+    if lists[v, _FORM] == 1:
+        byte = data[np.uint64(lists[v, _START] + (passage >> 3))]
+        return np.int64(byte >> np.uint8(passage & 7) & 1) - 1
+    chunk = passage >> 14
+    low, high = _span(data, lists, v, passages, chunk)
+    offsets, wanted = lists[v, _START] + 4 * ((passages - 1) >> 14), passage & 0x3FFF
+    low = _lower_bound(data, offsets, low, high, wanted)
+    if low < high and _offset(data, offsets, low) == wanted:
         return low
+    return -1
+
+
+@_compile(types.int64(types.int32[::1], types.int64, types.int64, types.int64))
+def _find_unpacked(unpacked: NDArray[np.int32], low: Number, high: Number, passage: Number) -> Number:
+    """Where a passage is in unpacked[low:high]; -1 if it is not."""
+    while low < high:
+        middle = (low + high) >> 1
+        if unpacked[middle] == passage:
+            return middle
+        if unpacked[middle] < passage:
+            low = middle + 1
+        else:
+            high = middle
     return -1
 
 
@@ -282,52 +402,13 @@ def _level(sums: NDArray[np.uint16], touched: NDArray[np.uint16], many: Number, 
 
 
 @_compile(
-    types.float64(
-        _array(types.uint8),
-        _array(types.float64),
-        _array(types.int64, 2),
-        _array(types.float64, 2),
-        types.int64,
-        types.int64,
-        types.int64,
-    )
-)
-def _score(
-    data: NDArray[np.uint8],
-    parts: NDArray[np.float64],
-    lists: NDArray[np.int64],
-    terms: NDArray[np.float64],
-    passages: Number,
-    passage: Number,
-    length: Number,
-) -> float:
-    """The score of a passage whose length has this code."""
-    v: Number = 0
-    score = 0.0
-    for i in range(len(terms)):
-        end = v + np.int64(terms[i, 2])
-        while v < end:
-            j = _find(data, lists[v], passages, passage)
-            if j >= 0:
-                count = lists[v, _MOST]
-                if count > 2:
-                    form, size = lists[v, _FORM], lists[v, _SIZE]
-                    counts = lists[v, _START] + 4 * ((passages - 1) >> form) + (size * form + 7) // 8
-                    count = np.int64(data[counts + j])
-                score += terms[i, 0] * parts[count * 256 + length] * terms[i, 1]
-                break
-            v += 1
-        v = end
-    return score
-
-
-@_compile(
     types.int64(
-        _array(types.uint8),
-        _array(types.uint8),
+        _bytes,
+        _bytes,
         _array(types.float64),
-        _array(types.int64, 2),
+        _table,
         _array(types.float64, 2),
+        types.UniTuple(types.int64, 2),
         types.int32[::1],
         types.float64[::1],
     )
@@ -338,141 +419,219 @@ def search(
     parts: NDArray[np.float64],
     lists: NDArray[np.int64],
     terms: NDArray[np.float64],
+    codes: tuple[Number, Number],
     found: NDArray[np.int32],
     scores: NDArray[np.float64],
 ) -> Number:
     """The best passages for a query.
 
     Args:
-        data: the records of terms, as `layout` describes them, uint8.
-        lengths: the length code of every passage, uint8.
-        parts: the part of the score by count and length, as `parts_table` computes it, float64.
-        lists: int64 [lists, 5]: the fields of `PostingList`, term by term.
-        terms: float64 [terms, 3], in the order of summing: the idf of each term, how often it occurs in the query, and
+        data: the records of all terms as `layout` writes them, and `PADDING` bytes.
+        lengths: the length code of every passage.
+        parts: the part of the score by count and length, as `parts_table` computes it.
+        lists: int64 [lists, 5]: the fields of each list of postings, by term.
+        terms: float64 [terms, 3], by falling bound: the idf of each term of the query, how often it occurs in the query, and
             the number of its lists.
+        codes: the smallest length code of a passage with words, and one that few exceed: bounds are tight up to it.
         found: int32 [k]; receives the positions of the hits, best first.
         scores: float64 [k]; receives their scores.
 
     Returns:
-        The number of hits; -1 if postings are out of order or of passages that do not exist. Nothing beyond the arrays
-        is read or written then.
+        The number of hits; -1 if postings are of passages that do not exist, or their directory is impossible.
     """
-    passages: Number = np.int64(len(lengths))
-    k, many_lists = len(found), len(lists)
+    many_lists, many_terms, k, passages = len(lists), len(terms), len(found), np.int64(len(lengths))
     size: Number = 0
-    # What each list adds to a sum, by the code of the passage's length, and at most.
+    shortest, usual = codes
+    chunks = (passages - 1) >> 14  # but the last
+    # 1. What each list adds to a sum: its gain over the part of a passage with the same length and count 1. This
+    #    ratio rises with the length, and beyond `usual` no faster than the part of the count 1 falls.
     owner = np.empty(many_lists, np.int64)
-    unit, v = 0.0, 0
-    for i in range(len(terms)):
+    ratios, bounds = np.empty(many_lists), np.empty(many_lists)
+    reach = np.zeros(many_terms + 1)  # the most that the terms from the i-th on add to a score
+    total, v = 0.0, 0
+    for i in range(many_terms):
+        most_ratio = 0.0
         for _ in range(np.int64(terms[i, 2])):
             owner[v] = i
-            unit += terms[i, 0] * terms[i, 1] * parts[lists[v, _MOST] * 256] / _SUM
+            gain = terms[i, 0] * terms[i, 1] * _SLACK
+            ratios[v] = gain * parts[lists[v, _MOST] * 256 + usual] / parts[256 + usual]
+            bounds[v] = gain * parts[lists[v, _BEST]]
+            most_ratio = max(most_ratio, ratios[v])
+            reach[i] = max(reach[i], bounds[v])
             v += 1
-    gains = np.empty((many_lists, 256), np.uint16)
-    bounds = np.empty(many_lists, np.int64)
-    rare = np.zeros(many_lists + 1, np.int64)  # where the passages of short lists begin among those of all
+        total += most_ratio
+    for i in range(many_terms - 1, -1, -1):
+        reach[i] += reach[i + 1]
+    unit = total / _SUM
+    weights = np.empty(many_lists, np.uint16)
     for v in range(many_lists):
-        weight = terms[owner[v], 0] * terms[owner[v], 1] / unit * _SLACK
-        for code in range(256):
-            gains[v, code] = np.uint16(weight * parts[lists[v, _MOST] * 256 + code]) + 1
-        bounds[v] = np.int64(weight * parts[lists[v, _BEST]]) + 1
-        rare[v + 1] = rare[v] + (lists[v, _SIZE] if lists[v, _FORM] > 12 else 0)
-    order = np.argsort(bounds)
+        weights[v] = np.uint16(ratios[v] / unit) + 1
+    scale = parts[256:512] * (unit * _SLACK)  # what a sum of one is at most worth, by length
+    scale[usual:] = scale[usual]
+    inverse = 1.0 / scale
+    # 2. Short lists are unpacked now; the ends of the others are compared.
+    rare = np.zeros(many_lists + 1, np.int64)  # where the passages of short lists begin
+    for v in range(many_lists):
+        rare[v + 1] = rare[v] + (lists[v, _SIZE] if lists[v, _FORM] > 14 else 0)
     unpacked = np.empty(rare[many_lists], np.int32)
     for v in range(many_lists):
-        form, at, last = lists[v, _FORM], rare[v], np.int64(-1)
-        if form > 12:
-            offsets = lists[v, _START] + 4 * ((passages - 1) >> form)
-            for chunk in range(((passages - 1) >> form) + 1):
-                low, high = _span(data, lists[v], passages, chunk, chunk)
-                if low > high or low != at - rare[v]:
-                    return -1
-                for j in range(low, high):
-                    passage = (chunk << form) + _offset(data, form, offsets, j)
-                    if passage <= last or passage >= passages:
-                        return -1
-                    unpacked[at] = last = passage
-                    at += 1
-    next_ = rare[:-1].copy()  # of short lists: the first posting in the window, and the first after it
-    after = rare[:-1].copy()
+        if lists[v, _FORM] > 14:
+            if _unpack(data, lists, v, passages, unpacked, rare[v]) < 0:
+                return -1
+        elif not _ends_well(data, lists, v, passages):
+            return -1
+    order = np.argsort(bounds)
+    next_, after = rare[:-1].copy(), rare[:-1].copy()  # of short lists: the postings in the window
     amounts = np.zeros(many_lists, np.int64)  # postings in the window
-    before = np.zeros(many_lists, np.int64)  # the most that the lists with smaller bounds add
-    best = np.zeros(len(terms), np.int64)
+    spans = np.zeros((many_lists, 2), np.int64)  # of lists with offsets of 14 bits: which they are
+    summed, rest = np.empty(many_lists, np.int64), np.empty(many_lists, np.int64)  # lists to be read, and set aside
+    before = np.empty(many_lists, np.int64)  # the most that those before it add to a sum
+    best_bound, best_weight = np.empty(many_terms), np.empty(many_terms, np.int64)
     sums = np.zeros(_WINDOW, np.uint16)
+    words = sums.view(np.uint64).reshape(-1, _TOGETHER // 4)
     # Twice the size, because a list that is damaged may have a place several times.
-    touched, places = np.empty(2 * _WINDOW + 1, np.uint16), np.empty(_WINDOW + 8, np.uint16)
+    touched = np.empty(2 * _WINDOW + _TOGETHER, np.uint16)
+    least = np.zeros(256, np.int64)  # the sum that is wanted, by length
+    worst = known = -1.0  # the score of the k-th best passage, and that which `least` was computed from
     start: Number = np.int64(0)
-    width: Number = np.int64(min(_FIRST, passages))
-    threshold: Number = np.int64(0)
+    end: Number = np.int64(min(_FIRST, passages))
     while start < passages:
-        codes = lengths[start : start + width]
-        # Which lists are set aside: the first ones in `order`.
-        best[:] = 0
-        aside, most = 0, np.int64(0)
+        width, base = end - start, start & -_WINDOW  # places are counted from the beginning of the chunk
+        # 3. The postings of each list in this window.
         for v in range(many_lists):
             form = lists[v, _FORM]
-            if form > 12:
+            if form > 14:
                 next_[v] = j = after[v]
-                while j < rare[v + 1] and unpacked[j] < start + width:
+                while j < rare[v + 1] and unpacked[j] < end:
                     j += 1
                 after[v] = j
                 amounts[v] = j - next_[v]
             elif form == 1:
                 amounts[v] = width
             else:
-                low, high = _span(data, lists[v], passages, start >> form, (start + width - 1) >> form)
-                if low > high:
-                    return -1
+                low, high = _span(data, lists, v, passages, base >> 14)
+                if start > base:
+                    low = spans[v, 1]
+                if end - base < _WINDOW:
+                    high = _lower_bound(data, lists[v, _START] + 4 * chunks, low, high, end - base)
+                spans[v] = low, high
                 amounts[v] = high - low
-        while aside < many_lists:
-            v = order[aside]
-            before[v] = most
+                if not 0 <= amounts[v] <= _WINDOW:
+                    return -1
+        # 4. The first lists in `order` are not essential: a passage that has no other one cannot be among the best.
+        best_bound[:] = 0.0
+        first, most = 0, 0.0
+        while first < many_lists:
+            v = order[first]
             if amounts[v] > 0:
-                most += bounds[v] - best[owner[v]]
-                if most >= threshold:
+                most += bounds[v] - best_bound[owner[v]]
+                if most * _SLACK >= worst:
                     break
-                best[owner[v]] = bounds[v]
-            aside += 1
-        many: Number = np.int64(0)
-        for n in range(many_lists - 1, -1, -1):
+                best_bound[owner[v]] = bounds[v]
+            first += 1
+        essential: Number = np.int64(0)
+        for n in range(first, many_lists):
+            essential += amounts[order[n]]
+        # 5. The sums of the others, and of those lists that are read faster than looked up. The rest can add `more`.
+        best_weight[:] = 0
+        taken, aside, more = 0, 0, np.int64(0)
+        for n in range(many_lists):
             v = order[n]
-            if n < aside and many == 0:
-                break
+            weight = np.int64(weights[v])
             if amounts[v] == 0:
                 continue
-            amount = amounts[v]
-            looked_up = n < aside and (
-                lists[v, _FORM] == 1 or (lists[v, _FORM] == 12 and amount > _SCAN * many)
-            )
-            if looked_up:
-                for t in range(many):
-                    place = touched[t]
-                    if _find(data, lists[v], passages, start + np.int64(place)) >= 0:
-                        sums[place] += gains[v, codes[place]]
+            if n < first and (lists[v, _FORM] == 1 or amounts[v] > _SCAN * essential):
+                rest[aside], before[aside] = v, more
+                more += max(0, weight - best_weight[owner[v]])
+                best_weight[owner[v]] = max(best_weight[owner[v]], weight)
+                aside += 1
             else:
-                if lists[v, _FORM] > 12:
-                    for j in range(amount):
-                        places[j] = unpacked[next_[v] + j] - start
+                summed[taken] = v
+                taken += 1
+        wanted = max(1, least[shortest] - more)
+        dense = essential > _DENSE * width
+        many: Number = np.int64(0)
+        for n in range(taken):
+            v = summed[n]
+            form, weight = lists[v, _FORM], np.int64(weights[v])
+            if many > _WINDOW:
+                return -1
+            if form == 1:
+                _add_bitmap(data, lists[v, _START] + (start >> 3), width, weights[v], sums[start - base :])
+            elif form == 14:
+                span, offsets = (spans[v, 0], spans[v, 1]), lists[v, _START] + 4 * chunks
+                if dense:
+                    _add(data, span, offsets, weights[v], sums)
                 else:
-                    amount = _read(data, lists[v], passages, start, width, places)
-                    if amount < 0 or many > _WINDOW:
-                        return -1
-                if n >= aside:
-                    many = _gather(sums, places, amount, codes, gains[v], touched, many)
-                else:
-                    _add(sums, places, amount, codes, gains[v])
-            if n < aside and (looked_up or 4 * amount >= many):  # otherwise too few have changed
-                many = _keep(sums, touched, many, threshold - before[v])
-        # At first there is no threshold: begin with the best sums, so that few scores are computed in vain.
+                    many = _gather(data, span, offsets, (weight, wanted), sums, touched, many)
+            else:
+                for j in range(next_[v], after[v]):
+                    place = np.uint64(unpacked[j] - base)
+                    sum_ = np.int64(sums[place])
+                    touched[many] = place
+                    many += sum_ < wanted <= sum_ + weight and not dense
+                    sums[place] = sum_ + weight
+        if dense:
+            many = _scan(words, end - base, wanted, touched)
+        many = _keep(sums, touched, many, lengths, base, least, more)
+        # 6. The lists that were set aside, the largest bound first, only for passages that can still be among the best.
+        for n in range(aside - 1, -1, -1):
+            if many == 0:
+                break
+            v = rest[n]
+            form, weight = lists[v, _FORM], weights[v]
+            if form == 1:
+                _add_bits(data, lists[v, _START] + (base >> 3), touched, many, weight, sums)
+            elif form > 14:
+                for j in range(next_[v], after[v]):
+                    sums[np.uint64(unpacked[j] - base)] += weight
+            elif amounts[v] <= _SCAN * many:
+                offsets = lists[v, _START] + 4 * chunks
+                _add(data, (spans[v, 0], spans[v, 1]), offsets, weight, sums)
+            else:
+                for t in range(many):
+                    place = np.uint64(touched[t])
+                    if _find(data, lists, v, passages, base + np.int64(place)) >= 0:
+                        sums[place] += weight
+            many = _keep(sums, touched, many, lengths, base, least, before[n])
+        # 7. The scores of what is left. At first there is no threshold: begin with the best sums.
         level = _level(sums, touched, many, k) if size < k < many else np.int64(0)
         for pass_ in range(2):
             for t in range(many):
                 place = touched[t]
-                total = np.int64(sums[place])
-                if total < threshold or (total >= level) != (pass_ == 0):
+                sum_ = np.int64(sums[place])
+                if (sum_ >= level) != (pass_ == 0):
                     continue
-                passage = start + np.int64(place)
-                score = _score(data, parts, lists, terms, passages, passage, np.int64(codes[place]))
+                passage = base + np.int64(place)
+                length = np.int64(lengths[passage])
+                if sum_ * scale[length] < worst:
+                    continue
+                score, v = 0.0, 0
+                for i in range(many_terms):
+                    if (score + reach[i]) * _SLACK < worst:
+                        score = -1.0
+                        break
+                    last = v + np.int64(terms[i, 2])
+                    while v < last:
+                        if amounts[v] > 0:
+                            form = lists[v, _FORM]
+                            if form > 14:
+                                j = _find_unpacked(unpacked, next_[v], after[v], passage)
+                                j -= rare[v] if j >= 0 else 0
+                            else:
+                                j = _find(data, lists, v, passages, passage)
+                            if j >= 0:
+                                count = lists[v, _MOST]
+                                if count > 2:
+                                    counts = lists[v, _START] + 4 * ((passages - 1) >> form)
+                                    counts += (lists[v, _SIZE] * form + 7) // 8
+                                    count = np.int64(data[counts + j])
+                                score += terms[i, 0] * parts[count * 256 + length] * terms[i, 1]
+                                break
+                        v += 1
+                    v = last
+                if score <= 0.0:
+                    continue
                 if size < k:
                     found[size], scores[size] = passage, score
                     _sift_up(found, scores, size)
@@ -481,12 +640,15 @@ def search(
                     found[0], scores[0] = passage, score
                     _sift_down(found, scores, size)
                 if size == k:
-                    threshold = np.int64(scores[0] / unit / _SLACK)
+                    worst = scores[0]
             if level == 0:
                 break
-        sums[:width] = 0
-        start += width
-        width = np.int64(min(start, _WINDOW - start % _WINDOW, passages - start))  # small ones first
+        if worst > known:
+            known = worst
+            for code in range(256):
+                least[code] = np.int64(worst * inverse[code] / _SLACK)
+        sums[:] = 0
+        start, end = end, min(base + _WINDOW if end < base + _WINDOW else end + _WINDOW, passages)
     for tail in range(size - 1, 0, -1):  # heap sort: the worst goes last
         found[0], found[tail] = found[tail], found[0]
         scores[0], scores[tail] = scores[tail], scores[0]

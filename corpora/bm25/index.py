@@ -24,6 +24,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -42,7 +43,7 @@ from ..indexing.cache import digest
 from . import loader
 from .analyzer import TOKENIZER, stem, words
 from .build import build_table, estimate_table, parts_table
-from .shards import MOST
+from .shards import MOST, default_processes
 from .table import LAZY, Entry, Table
 
 __all__ = ["BM25", "BM25_BACKEND", "MAX_QUERY_TERMS", "open_bm25"]
@@ -56,6 +57,7 @@ _CACHED_WORDS = 200_000
 _CACHED_PASSAGES = 100_000  # a corpus may compute or decode a passage on each access
 _CACHED_GAINS = 4_000_000  # gains of (term, passage) pairs in the numpy search, 12 bytes each
 _COMPILED_FROM = 50_000  # passages from which compiling with numba pays
+_QUERIES_OF_A_THREAD = 8  # of the compiled search; a thread is started in the time of one query or less
 _SCORES_AT_ONCE = 1 << 16  # of the numpy search: 512 kB, which stay in the cache of the core
 _LEAST = np.nextafter(0.0, 1.0)  # a passage without any word of the query has score 0 and is not a hit
 
@@ -269,20 +271,30 @@ class BM25:
         return postings
 
     def _best_compiled(self, asked: Sequence[Sequence[_QueryTerm]], k: int) -> Iterator[_Found]:
-        """The same, compiled; see `compiled.search`."""
-        search = loader.ready()
+        """The same, compiled; see `compiled.search`. Large batches are divided among threads, one for each core."""
+        threads = min(default_processes(), len(asked) // _QUERIES_OF_A_THREAD)
+        if threads <= 1:
+            yield from (self._best_of_compiled(terms, k) for terms in asked)
+        else:
+            some = _QUERIES_OF_A_THREAD
+            parts = [asked[begin : begin + some] for begin in range(0, len(asked), some)]
+            with ThreadPoolExecutor(threads) as pool:
+                for found in pool.map(lambda part: [self._best_of_compiled(terms, k) for terms in part], parts):
+                    yield from found
+
+    def _best_of_compiled(self, terms: Sequence[_QueryTerm], k: int) -> _Found:
+        search, table = loader.ready(), self._table
         assert search is not None
-        table = self._table
         found, scores = np.empty(k, np.int32), np.empty(k, np.float64)
-        for terms in asked:
-            lists = np.frombuffer(b"".join([term.lists for _, _, _, term in terms]), np.int64).reshape(-1, 5)
-            weights = np.array(
-                [(term.idf, times, len(term.lists) // 40) for _, _, times, term in terms], np.float64
-            )
-            size = search(table.postings, table.lengths, self._parts, lists, weights, found, scores)
-            if size < 0:
-                table.refuse_postings()
-            yield list(zip(found[:size].tolist(), scores[:size].tolist(), strict=True))
+        lists = np.frombuffer(b"".join([term.lists for _, _, _, term in terms]), np.int64).reshape(-1, 5)
+        weights = np.array(
+            [(term.idf, times, len(term.lists) // 40) for _, _, times, term in terms], np.float64
+        )
+        codes = table.extremes()
+        size = search(table.postings, table.lengths, self._parts, lists, weights, codes, found, scores)
+        if size < 0:
+            table.refuse_postings()
+        return list(zip(found[:size].tolist(), scores[:size].tolist(), strict=True))
 
     def _query_terms(self, query: str) -> list[_QueryTerm]:
         """The terms of a query, in the order in which their gains are summed."""

@@ -1,22 +1,26 @@
-"""How the postings of a term are stored: three lists by count, each in the smallest of four forms.
+"""How the postings of a term are stored: three lists by count, each in one of four forms.
 
 A term has one list of the passages that contain it once, one of those that contain it twice, and one of those that
 contain it more often, with their counts. So the gains of a list are nearly equal, and a search can skip a whole list
 that cannot matter ("impact layers", Ding & Suel 2011). A list has one of these forms:
 
-- a bitmap of all passages (lists of more than every twelfth passage);
-- offsets of 12, 16 or 24 bits within chunks of 2^12, 2^16 or 2^24 consecutive passages, after a directory: for
+- a bitmap of all passages (lists of more than every 24th passage: twice the space of offsets at most, but a passage is
+  found in it at once, and what frequent words add is rarely worth reading as a whole);
+- offsets of 14, 16 or 24 bits within chunks of 2^14, 2^16 or 2^24 consecutive passages, after a directory: for
   each chunk but the last, how many postings it and those before it have, as 32-bit numbers. Which passages a chunk covers
-  is known, so that the postings of any range are found without a search. (Offsets of 12 bits: two in three bytes.)
+  is known, so that the postings of any range are found without a search. (Offsets of 14 bits follow each other bit by bit.)
+
+Of at most 65,536 passages all offsets have 16 bits, without a directory: there is little to gain, and nothing to decode.
 
 The record of a term: a byte of flags (bit i: list i is there); for each list its size as a base-128 number, the codes of
 its best posting (list 0 and 1: the length; list 2: the largest count, the count and the length); then the lists, each as
-directory, offsets, counts. Numbers are little-endian.
+directory, offsets, counts. Numbers are little-endian. After the last record are `PADDING` bytes, so that eight bytes can be read
+wherever a number begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +29,7 @@ from numpy.typing import NDArray
 __all__ = [
     "BITMAP",
     "LISTS",
+    "PADDING",
     "PostingList",
     "forms_of",
     "payload_sizes",
@@ -37,7 +42,12 @@ LISTS = 3
 """Lists of a term: of the passages with the count 1, 2, and 3 or more."""
 BITMAP = 1
 """The form of a bitmap; the other forms are the bits of an offset."""
-_FORMS = (24, 16, 12, BITMAP)
+PADDING = 8
+"""Bytes after the last record."""
+_FORMS = (24, 16, 14, BITMAP)
+_PLAIN_UP_TO = 1 << 16  # passages up to which all offsets have 16 bits
+_SHIFTS = np.arange(0, 56, 14, dtype="<u8")  # of four offsets of 14 bits, which are seven bytes
+_SPARSE = 24  # a list of more than every 24th passage is a bitmap
 _MOST_BYTES = 5  # of a base-128 number
 
 
@@ -66,11 +76,18 @@ def payload_sizes(sizes: NDArray[np.int64], form: int, passages: int) -> NDArray
     return (sizes * form + 7) // 8 + 4 * ((passages - 1) >> form)
 
 
+def _limits(passages: int) -> tuple[int, ...]:
+    """The least sizes of lists that have each of `_FORMS`: offsets have the bits that take the least space."""
+    if passages <= _PLAIN_UP_TO:
+        return (0, 0)
+    chunks = {bits: (passages - 1) >> bits for bits in (24, 16, 14)}
+    return (0, 4 * (chunks[16] - chunks[24]) + 1, 16 * (chunks[14] - chunks[16]) + 1, -(-passages // _SPARSE))
+
+
 def forms_of(sizes: NDArray[np.int64], passages: int, *, counted: bool) -> NDArray[np.int64]:
-    """The form that takes the least space for each size; lists with counts are never bitmaps."""
-    forms = _FORMS[: len(_FORMS) - counted]
-    best = np.argmin([payload_sizes(sizes, form, passages) for form in forms], axis=0)
-    chosen: NDArray[np.int64] = np.array(forms, np.int64)[best]
+    """The form of lists of each size; lists with counts are never bitmaps."""
+    limits = _limits(passages)[: len(_FORMS) - counted]
+    chosen: NDArray[np.int64] = np.array(_FORMS)[np.searchsorted(limits, sizes, side="right") - 1]
     return chosen
 
 
@@ -194,12 +211,11 @@ def _pack(where: NDArray[np.int32], form: int, passages: int) -> NDArray[np.uint
     bounds = np.arange(1, ((passages - 1) >> form) + 1, dtype=np.int64) << form
     directory = where.searchsorted(bounds).astype("<u4").view(np.uint8)
     offsets = where & ((1 << form) - 1)
-    if form == 12:
-        even = np.zeros(-(-len(offsets) // 2) * 2, np.int32)
-        even[: len(offsets)] = offsets
-        both = even[::2] | even[1::2] << 12
-        packed = np.stack([both & 255, both >> 8 & 255, both >> 16], axis=1).astype(np.uint8).ravel()
-        packed = packed[: (len(offsets) * 12 + 7) // 8]
+    if form == 14:
+        fours = np.zeros((-(-len(offsets) // 4), 4), "<u8")
+        fours.ravel()[: len(offsets)] = offsets
+        sevens = np.bitwise_or.reduce(fours << _SHIFTS, axis=1).astype("<u8").view(np.uint8).reshape(-1, 8)[:, :7]
+        packed = sevens.ravel()[: (len(offsets) * 14 + 7) // 8]
     else:
         packed = offsets.astype("<u2").view(np.uint8)
     return np.concatenate([directory, packed])
@@ -238,12 +254,12 @@ def read_record(data: bytes, start: int, end: int, passages: int) -> list[Postin
         else:
             found.append((layer, size, data[at], data[at + 1] * 256 + data[at + 2]))
             at += 3
-    lists = []
+    lists, limits = [], _limits(passages)
     for layer, size, most, best in found:
         if not 0 < size <= passages:
             raise ValueError(f"a list has {size:,} postings of {passages:,} passages")
         counted = layer == LISTS - 1
-        form = _form(size, passages, counted)
+        form = _FORMS[bisect_right(limits[: len(_FORMS) - counted], size) - 1]
         lists.append(PostingList(form, size, at, most, best))
         at += -(-passages // 8) if form == BITMAP else (size * form + 7) // 8 + 4 * ((passages - 1) >> form)
         at += size if counted else 0
@@ -252,55 +268,60 @@ def read_record(data: bytes, start: int, end: int, passages: int) -> list[Postin
     return lists
 
 
-def _form(size: int, passages: int, counted: bool) -> int:
-    """`forms_of` of one size."""
-    best, least = 24, 1 << 62
-    for form in _FORMS[: len(_FORMS) - counted]:
-        taken = -(-passages // 8) if form == BITMAP else (size * form + 7) // 8 + 4 * ((passages - 1) >> form)
-        if taken < least:
-            best, least = form, taken
-    return best
-
-
 def unpack(
     data: NDArray[np.uint8], lists: list[PostingList], passages: int
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-    """The passages and counts of each list of a term.
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The passages of all postings of a term, and its count in each of them.
 
     Raises:
-        ValueError: postings are out of order or of passages that do not exist.
+        ValueError: postings are of passages that do not exist, or their directory is impossible.
     """
+    total = sum(one.size for one in lists)
+    counts = np.empty(total, np.int64)
+    if passages <= _PLAIN_UP_TO:  # the offsets of all lists follow each other
+        where = data[lists[0].start :][: 2 * total].view("<u2").astype(np.int32)
+    else:
+        where = np.concatenate([_passages(data, one, passages) for one in lists])
+    if len(where) != total or int(where.max()) >= passages:
+        raise ValueError
+    begin = 0
     for form, size, start, most, _ in lists:
-        if form == BITMAP:
-            bits = np.unpackbits(data[start : start + -(-passages // 8)], bitorder="little")
-            where = np.flatnonzero(bits).astype(np.int32)
-        else:
-            chunks = (passages - 1) >> form
-            at = start + 4 * chunks
-            ends = np.empty(chunks + 2, np.int64)
-            ends[0], ends[-1] = 0, size
-            ends[1:-1] = data[start:at].view("<u4")
-            amounts = np.diff(ends)
-            if amounts.min() < 0:
-                raise ValueError
-            where = _offsets(data[at : at + (size * form + 7) // 8], form, size)
-            where += np.repeat(np.arange(chunks + 1, dtype=np.int32) << form, amounts)
-        if len(where) != size or where[-1] >= passages or (np.diff(where) <= 0).any():
-            raise ValueError
         if most < LISTS:
-            counts = np.full(size, most, np.int64)
+            counts[begin : begin + size] = most
         else:
             after = start + 4 * ((passages - 1) >> form) + (size * form + 7) // 8
-            counts = data[after : after + size].astype(np.int64)
-        yield where, counts
+            counts[begin : begin + size] = data[after : after + size]
+        begin += size
+    return where, counts
+
+
+def _passages(data: NDArray[np.uint8], one: PostingList, passages: int) -> NDArray[np.int32]:
+    form, size, start = one[:3]
+    if form == BITMAP:
+        bits = np.unpackbits(data[start : start + -(-passages // 8)], bitorder="little")
+        return np.flatnonzero(bits.view(np.bool_)).astype(np.int32)
+    chunks = (passages - 1) >> form
+    at = start + 4 * chunks
+    ends = np.empty(chunks + 2, np.int64)
+    ends[0], ends[-1] = 0, size
+    ends[1:-1] = data[start:at].view("<u4")
+    amounts = np.diff(ends)
+    if amounts.min() < 0:
+        raise ValueError
+    where = _offsets(data[at : at + (size * form + 7) // 8], form, size)
+    where += np.repeat(np.arange(chunks + 1, dtype=np.int32) << form, amounts)
+    return where
 
 
 def _offsets(packed: NDArray[np.uint8], form: int, size: int) -> NDArray[np.int32]:
     if form == 16:
         return packed.view("<u2").astype(np.int32)
-    whole = np.zeros(-(-len(packed) // 3) * 3, np.int32)
-    whole[: len(packed)] = packed
-    threes = whole[::3] | whole[1::3] << 8 | whole[2::3] << 16
     if form == 24:
-        return threes
-    return np.stack([threes & 0xFFF, threes >> 12], axis=1).ravel()[:size]
+        low, middle, high = packed.astype(np.int32).reshape(-1, 3).T
+        return low | middle << 8 | high << 16
+    whole = np.zeros(-(-size // 4) * 7, np.uint8)
+    whole[: len(packed)] = packed
+    sevens = np.zeros((-(-size // 4), 8), np.uint8)
+    sevens[:, :7] = whole.reshape(-1, 7)
+    fours = (sevens.view("<u8") >> _SHIFTS) & 0x3FFF
+    return fours.astype(np.int32).ravel()[:size]

@@ -22,7 +22,8 @@ from ..indexing.cache import open_checked
 from ..indexing.checksums import CheckedFile
 from .analyzer import MAX_LENGTH
 from .build import TOGETHER, first_bytes
-from .layout import PostingList, read_record, unpack
+from .layout import PADDING, PostingList, read_record, unpack
+from .shards import length_codes
 
 __all__ = ["LAZY", "Entry", "Table"]
 
@@ -87,6 +88,7 @@ class Table:
         if not 1 <= _total(facts, "documents", lengths_file) <= facts["passages"]:
             lengths_file.refuse(f"bm25.json beside it says that {facts['documents']:,} passages have words")
         self._compared = False  # whether all lengths and all blocks of the vocabulary were
+        self._extremes: tuple[int, int] | None = None
 
     @classmethod
     def load(cls, directory: Path, *, mapped: bool) -> Table:
@@ -148,14 +150,20 @@ class Table:
         """The passages of all postings of a term, in any order, and its count in each of them.
 
         Raises:
-            DamagedFileError: postings are out of order or of passages that do not exist.
+            DamagedFileError: postings are of passages that do not exist.
         """
         try:
-            lists = list(unpack(self.postings, entry.lists, len(self.lengths)))
+            return unpack(self.postings, entry.lists, len(self.lengths))
         except ValueError:
             self.refuse_postings()
-        where, often = zip(*lists, strict=True)
-        return np.concatenate(where), np.concatenate(often)
+
+    def extremes(self) -> tuple[int, int]:
+        """The length code of the shortest passage with words, and that of twice the mean, which few passages exceed."""
+        if self._extremes is None:
+            lengths = self.lengths[self.lengths > 0]
+            twice = np.array([2 * self.facts["words"] // self.facts["documents"]])
+            self._extremes = int(lengths.min(initial=255)), int(length_codes(twice)[0])
+        return self._extremes
 
     def _first_term(self, block: int) -> bytes:
         low = self._texts[block]
@@ -172,7 +180,7 @@ class Table:
         end = self._records[block + 1]
         if number + 1 < min(len(self._places), (block + 1) * TOGETHER):
             end = self._records[block] + int(self._places[number + 1])
-        self._postings_file.check(start, end)
+        self._postings_file.check(start, end + PADDING)
         try:
             lists = read_record(self._postings_file.data, start, end, len(self.lengths))
         except (ValueError, IndexError) as error:
@@ -180,8 +188,8 @@ class Table:
         return Entry(number, sum(one.size for one in lists), lists)
 
     def refuse_postings(self) -> NoReturn:
-        """Raise `DamagedFileError`: a posting is of a passage that does not exist, or out of order."""
-        self._postings_file.refuse("postings are out of order or of passages that do not exist")
+        """Raise `DamagedFileError`: a posting is of a passage that does not exist."""
+        self._postings_file.refuse("postings are impossible, or of passages that do not exist")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Table, (self._files, self.facts))

@@ -17,6 +17,7 @@ from list_corpus import ListCorpus
 from searchgym.conformance import check_retriever
 from searchgym.corpora import build_index
 from searchgym.corpora.bm25 import index as module
+from searchgym.corpora.bm25 import layout
 from searchgym.corpora.bm25 import loader as bm25_loader
 from searchgym.corpora.bm25.index import BM25, BM25_BACKEND
 
@@ -56,6 +57,7 @@ def test_reading_or_looking_up_gives_what_numpy_gives(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(bm25_compiled, "_SCAN", scan)
     monkeypatch.setattr(bm25_loader, "_search", bm25_compiled.search.py_func)  # type: ignore[attr-defined]
+    monkeypatch.setattr(layout, "_PLAIN_UP_TO", 0)  # as in a large index
     index = BM25.build(random_corpus(9000, 400))
     for query in QUERIES[:4]:
         for k in (1, 17):
@@ -68,7 +70,7 @@ def test_reading_or_looking_up_gives_what_numpy_gives(monkeypatch: pytest.Monkey
 def test_compiled_it_gives_what_numpy_gives() -> None:
     assert bm25_loader.wait()
     rng = random.Random(1)
-    index = BM25.build(random_corpus(40_001, 400))  # more than one window, and a part of a chunk
+    index = BM25.build(random_corpus(70_001, 400))  # several windows, a part of a chunk, and lists of every form
     for query in [*QUERIES, *(random_text(rng, rng.randrange(1, 12), 500) for _ in range(60))]:
         for k in (1, 2, 10, 100, 5000):
             if index._query_terms(query):
