@@ -279,7 +279,9 @@ class BM25:
             some = _QUERIES_OF_A_THREAD
             parts = [asked[begin : begin + some] for begin in range(0, len(asked), some)]
             with ThreadPoolExecutor(threads) as pool:
-                for found in pool.map(lambda part: [self._best_of_compiled(terms, k) for terms in part], parts):
+                for found in pool.map(
+                    lambda part: [self._best_of_compiled(terms, k) for terms in part], parts
+                ):
                     yield from found
 
     def _best_of_compiled(self, terms: Sequence[_QueryTerm], k: int) -> _Found:

@@ -214,7 +214,9 @@ def _pack(where: NDArray[np.int32], form: int, passages: int) -> NDArray[np.uint
     if form == 14:
         fours = np.zeros((-(-len(offsets) // 4), 4), "<u8")
         fours.ravel()[: len(offsets)] = offsets
-        sevens = np.bitwise_or.reduce(fours << _SHIFTS, axis=1).astype("<u8").view(np.uint8).reshape(-1, 8)[:, :7]
+        sevens = (
+            np.bitwise_or.reduce(fours << _SHIFTS, axis=1).astype("<u8").view(np.uint8).reshape(-1, 8)[:, :7]
+        )
         packed = sevens.ravel()[: (len(offsets) * 14 + 7) // 8]
     else:
         packed = offsets.astype("<u2").view(np.uint8)

@@ -7,11 +7,13 @@ import random
 import subprocess
 import sys
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bm25_comparison import compare
 from list_corpus import ListCorpus
 
 from searchgym.conformance import check_retriever
@@ -70,12 +72,44 @@ def test_reading_or_looking_up_gives_what_numpy_gives(monkeypatch: pytest.Monkey
 def test_compiled_it_gives_what_numpy_gives() -> None:
     assert bm25_loader.wait()
     rng = random.Random(1)
-    index = BM25.build(random_corpus(70_001, 400))  # several windows, a part of a chunk, and lists of every form
+    index = BM25.build(
+        random_corpus(70_001, 400)
+    )  # several windows, a part of a chunk, and lists of every form
     for query in [*QUERIES, *(random_text(rng, rng.randrange(1, 12), 500) for _ in range(60))]:
         for k in (1, 2, 10, 100, 5000):
             if index._query_terms(query):
                 one, other = both(index, query, k)
                 assert one == other, (query, k)
+
+
+@needs_numba
+def test_random_corpora_give_what_numpy_gives() -> None:
+    """More: `campaigns/bm25_exact.py`."""
+    assert bm25_loader.wait()
+    assert sum(compare(seed, largest=5000) for seed in range(40)) > 200
+
+
+@needs_numba
+def test_a_batch_is_divided_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the results of each query alone, in order."""
+    assert bm25_loader.wait()
+    monkeypatch.setattr(module, "_COMPILED_FROM", 0)
+    monkeypatch.setattr(module, "default_processes", lambda: 3)
+    index = BM25.build(random_corpus(3000, 400))
+    rng = random.Random(2)
+    queries = [random_text(rng, rng.randrange(1, 5), 400) for _ in range(50)]
+    used = set()
+    alone = [index.search([query], 7)[0] for query in queries]
+    of_one = index._best_of_compiled
+
+    def noted(terms: Any, k: int) -> Any:
+        used.add(threading.current_thread().name)
+        return of_one(terms, k)
+
+    monkeypatch.setattr(index, "_best_of_compiled", noted)
+    assert index.search(queries, 7) == alone
+    assert used
+    assert threading.main_thread().name not in used
 
 
 @needs_numba
