@@ -198,7 +198,7 @@ def _ends_well(data: NDArray[np.uint8], lists: NDArray[np.int64], v: Number, pas
     for j in range(low, high):
         if (chunk << 14) + _offset(data, lists[v, _START] + 4 * chunk, j) >= passages:
             return False
-    return low <= high
+    return bool(low <= high)
 
 
 @_compile(
@@ -412,7 +412,7 @@ def _level(sums: NDArray[np.uint16], touched: NDArray[np.uint16], many: Number, 
         _array(types.float64),
         _table,
         _array(types.float64, 2),
-        types.UniTuple(types.int64, 2),
+        _pair,
         types.int32[::1],
         types.float64[::1],
     )
@@ -443,7 +443,8 @@ def search(
     Returns:
         The number of hits; -1 if postings are of passages that do not exist, or their directory is impossible.
     """
-    many_lists, many_terms, k, passages = len(lists), len(terms), len(found), np.int64(len(lengths))
+    many_lists, many_terms, k = len(lists), len(terms), len(found)
+    passages: Number = np.int64(len(lengths))
     size: Number = 0
     shortest, usual = codes
     chunks = (passages - 1) >> 14  # but the last
@@ -452,7 +453,8 @@ def search(
     owner = np.empty(many_lists, np.int64)
     ratios, bounds = np.empty(many_lists), np.empty(many_lists)
     reach = np.zeros(many_terms + 1)  # the most that the terms from the i-th on add to a score
-    total, v = 0.0, 0
+    total = 0.0
+    v: Number = 0
     for i in range(many_terms):
         most_ratio = 0.0
         for _ in range(np.int64(terms[i, 2])):
@@ -555,7 +557,7 @@ def search(
             else:
                 summed[taken] = v
                 taken += 1
-        wanted = max(1, least[shortest] - more)
+        wanted: Number = max(1, least[shortest] - more)
         dense = essential > _DENSE * width
         many: Number = np.int64(0)
         for n in range(taken):
@@ -574,7 +576,7 @@ def search(
             else:
                 for j in range(next_[v], after[v]):
                     place = np.uint64(unpacked[j] - base)
-                    sum_ = np.int64(sums[place])
+                    sum_: Number = np.int64(sums[place])
                     touched[many] = place
                     many += sum_ < wanted <= sum_ + weight and not dense
                     sums[place] = sum_ + weight
@@ -613,8 +615,10 @@ def search(
                 length = np.int64(lengths[passage])
                 if sum_ * scale[length] < worst:
                     continue
-                score, v = 0.0, 0
+                score, v = 0.0, np.int64(0)
                 for i in range(many_terms):
+                    if sum_ == 0:  # no other list has the passage
+                        break
                     if (score + reach[i]) * _SLACK < worst:
                         score = -1.0
                         break
@@ -628,12 +632,13 @@ def search(
                             else:
                                 j = _find(data, lists, v, passages, passage)
                             if j >= 0:
-                                count = lists[v, _MOST]
+                                count: Number = lists[v, _MOST]
                                 if count > 2:
                                     counts = lists[v, _START] + 4 * ((passages - 1) >> form)
                                     counts += (lists[v, _SIZE] * form + 7) // 8
                                     count = np.int64(data[counts + j])
                                 score += terms[i, 0] * parts[count * 256 + length] * terms[i, 1]
+                                sum_ -= weights[v]
                                 break
                         v += 1
                     v = last

@@ -55,7 +55,7 @@ _FORMAT = 4
 # Capacities of the caches.
 _CACHED_WORDS = 200_000
 _CACHED_PASSAGES = 100_000  # a corpus may compute or decode a passage on each access
-_CACHED_GAINS = 4_000_000  # gains of (term, passage) pairs in the numpy search, 12 bytes each
+_CACHED_GAINS = 12_000_000  # gains of (term, passage) pairs in the numpy search, 12 bytes each
 _COMPILED_FROM = 50_000  # passages from which compiling with numba pays
 _QUERIES_OF_A_THREAD = 8  # of the compiled search; a thread is started in the time of one query or less
 _SCORES_AT_ONCE = 1 << 16  # of the numpy search: 512 kB, which stay in the cache of the core
@@ -333,11 +333,17 @@ class BM25:
 
     def _compute_gains(self, term: _Term) -> _Gains:
         """Where a term occurs, and what it adds to the score of each of these passages."""
-        positions, codes = self._table.counts(term.entry)
-        codes *= 256
-        codes += self._table.lengths[positions]
-        gains = self._parts[codes]
-        gains *= term.idf
+        lengths, where, what = self._table.lengths, [], []
+        for some, count in self._table.unpacked(term.entry):
+            if isinstance(count, int):  # then the length decides alone
+                gains = (self._parts[count * 256 : (count + 1) * 256] * term.idf)[lengths[some]]
+            else:
+                gains = self._parts[count * np.int64(256) + lengths[some]] * term.idf
+            where.append(some)
+            what.append(gains)
+        positions, gains = (
+            (where[0], what[0]) if len(where) == 1 else (np.concatenate(where), np.concatenate(what))
+        )
         self._gains.put(term.number, (positions, gains))
         return positions, gains
 

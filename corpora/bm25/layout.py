@@ -21,6 +21,8 @@ wherever a number begins.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
+from mmap import mmap
 from typing import NamedTuple
 
 import numpy as np
@@ -223,7 +225,7 @@ def _pack(where: NDArray[np.int32], form: int, passages: int) -> NDArray[np.uint
     return np.concatenate([directory, packed])
 
 
-def read_record(data: bytes, start: int, end: int, passages: int) -> list[PostingList]:
+def read_record(data: bytes | mmap, start: int, end: int, passages: int) -> list[PostingList]:
     """The lists of a term.
 
     Args:
@@ -272,58 +274,47 @@ def read_record(data: bytes, start: int, end: int, passages: int) -> list[Postin
 
 def unpack(
     data: NDArray[np.uint8], lists: list[PostingList], passages: int
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The passages of all postings of a term, and its count in each of them.
+) -> Iterator[tuple[NDArray[np.int32], int | NDArray[np.uint8]]]:
+    """The passages of each list of a term, and its count in them: one number, or one for each.
 
     Raises:
         ValueError: postings are of passages that do not exist, or their directory is impossible.
     """
-    total = sum(one.size for one in lists)
-    counts = np.empty(total, np.int64)
-    if passages <= _PLAIN_UP_TO:  # the offsets of all lists follow each other
-        where = data[lists[0].start :][: 2 * total].view("<u2").astype(np.int32)
-    else:
-        where = np.concatenate([_passages(data, one, passages) for one in lists])
-    if len(where) != total or int(where.max()) >= passages:
-        raise ValueError
-    begin = 0
     for form, size, start, most, _ in lists:
-        if most < LISTS:
-            counts[begin : begin + size] = most
+        if form == BITMAP:
+            bits = np.unpackbits(data[start : start + -(-passages // 8)], bitorder="little")
+            where = np.flatnonzero(bits.view(np.bool_)).astype(np.int32)
         else:
-            after = start + 4 * ((passages - 1) >> form) + (size * form + 7) // 8
-            counts[begin : begin + size] = data[after : after + size]
-        begin += size
-    return where, counts
+            chunks = (passages - 1) >> form if passages > _PLAIN_UP_TO else 0
+            at = start + 4 * chunks
+            where = _offsets(data, at, form, size)
+            if chunks:
+                ends = np.empty(chunks + 2, np.int64)
+                ends[0], ends[-1] = 0, size
+                ends[1:-1] = data[start:at].view("<u4")
+                amounts = np.diff(ends)
+                if amounts.min() < 0:
+                    raise ValueError
+                where += np.repeat(np.arange(chunks + 1, dtype=np.int32) << form, amounts)
+        if len(where) != size or int(where.max()) >= passages:
+            raise ValueError
+        if most < LISTS:
+            yield where, most
+        else:
+            after = at + (size * form + 7) // 8
+            yield where, data[after : after + size]
 
 
-def _passages(data: NDArray[np.uint8], one: PostingList, passages: int) -> NDArray[np.int32]:
-    form, size, start = one[:3]
-    if form == BITMAP:
-        bits = np.unpackbits(data[start : start + -(-passages // 8)], bitorder="little")
-        return np.flatnonzero(bits.view(np.bool_)).astype(np.int32)
-    chunks = (passages - 1) >> form
-    at = start + 4 * chunks
-    ends = np.empty(chunks + 2, np.int64)
-    ends[0], ends[-1] = 0, size
-    ends[1:-1] = data[start:at].view("<u4")
-    amounts = np.diff(ends)
-    if amounts.min() < 0:
-        raise ValueError
-    where = _offsets(data[at : at + (size * form + 7) // 8], form, size)
-    where += np.repeat(np.arange(chunks + 1, dtype=np.int32) << form, amounts)
-    return where
-
-
-def _offsets(packed: NDArray[np.uint8], form: int, size: int) -> NDArray[np.int32]:
+def _offsets(data: NDArray[np.uint8], at: int, form: int, size: int) -> NDArray[np.int32]:
+    """Offsets that begin at a byte."""
     if form == 16:
-        return packed.view("<u2").astype(np.int32)
+        return data[at : at + 2 * size].view("<u2").astype(np.int32)
     if form == 24:
-        low, middle, high = packed.astype(np.int32).reshape(-1, 3).T
+        low, middle, high = data[at : at + 3 * size].astype(np.int32).reshape(-1, 3).T
         return low | middle << 8 | high << 16
-    whole = np.zeros(-(-size // 4) * 7, np.uint8)
-    whole[: len(packed)] = packed
-    sevens = np.zeros((-(-size // 4), 8), np.uint8)
-    sevens[:, :7] = whole.reshape(-1, 7)
-    fours = (sevens.view("<u8") >> _SHIFTS) & 0x3FFF
-    return fours.astype(np.int32).ravel()[:size]
+    # Four offsets in seven bytes, read as a number of 64 bits: `PADDING` has its last byte.
+    fours = np.ndarray((-(-size // 4),), "<u8", data.data, at, (7,))
+    found = np.empty((len(fours), 4), np.int32)
+    for i in range(4):
+        found[:, i] = (fours >> np.uint64(14 * i)) & np.uint64(0x3FFF)
+    return found.ravel()[:size]

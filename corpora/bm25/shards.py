@@ -103,7 +103,8 @@ class ShardWriter:
         count = len(self.ends)
         numbers = np.frombuffer(self.words, np.int32)
         kept = numbers >= 0
-        sizes = np.diff(np.frombuffer(self.ends, np.int64), prepend=0)
+        ends = np.frombuffer(self.ends, np.int64)
+        sizes = ends - np.concatenate([[0], ends[:-1]])
         passage = np.repeat(np.arange(start, start + count, dtype=np.int64), sizes)[kept]
         numbers = numbers[kept]
         names = self._numbers.names
@@ -118,7 +119,7 @@ class ShardWriter:
         firsts = np.flatnonzero(np.diff(keys, prepend=-1))
         counts = np.diff(firsts, append=len(keys))
         lengths = np.bincount(passage - start, minlength=count)
-        del passage, numbers, kept
+        del passage, numbers, kept, ends
         pairs = keys[firsts]
         shard = Shard(directory, start + count, len(keys), len(terms), len(pairs))
         work = directory.with_suffix(".tmp")

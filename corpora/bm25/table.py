@@ -146,14 +146,14 @@ class Table:
             self._terms_file.refuse(f"block {block} has more than {TOGETHER} terms")
         return self._entry(number)
 
-    def counts(self, entry: Entry) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The passages of all postings of a term, in any order, and its count in each of them.
+    def unpacked(self, entry: Entry) -> list[tuple[NDArray[np.int32], int | NDArray[np.uint8]]]:
+        """The passages of each list of a term, and its count in them: one number, or one for each.
 
         Raises:
             DamagedFileError: postings are of passages that do not exist.
         """
         try:
-            return unpack(self.postings, entry.lists, len(self.lengths))
+            return list(unpack(self.postings, entry.lists, len(self.lengths)))
         except ValueError:
             self.refuse_postings()
 
