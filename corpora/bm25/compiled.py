@@ -451,8 +451,9 @@ def search(
     # 1. What each list adds to a sum: its gain over the part of a passage with the same length and count 1. This
     #    ratio rises with the length, and beyond `usual` no faster than the part of the count 1 falls.
     owner = np.empty(many_lists, np.int64)
-    ratios, bounds = np.empty(many_lists), np.empty(many_lists)
-    reach = np.zeros(many_terms + 1)  # the most that the terms from the i-th on add to a score
+    ratios: Any = np.empty(many_lists)
+    bounds: Any = np.empty(many_lists)
+    reach: Any = np.zeros(many_terms + 1)  # the most that the terms from the i-th on add to a score
     total = 0.0
     v: Number = 0
     for i in range(many_terms):
@@ -469,7 +470,7 @@ def search(
     for i in range(many_terms - 1, -1, -1):
         reach[i] += reach[i + 1]
     unit = total / _SUM
-    weights = np.empty(many_lists, np.uint16)
+    weights: Any = np.empty(many_lists, np.uint16)
     for v in range(many_lists):
         weights[v] = np.uint16(ratios[v] / unit) + 1
     scale = parts[256:512] * (unit * _SLACK)  # what a sum of one is at most worth, by length
@@ -487,7 +488,8 @@ def search(
         elif not _ends_well(data, lists, v, passages):
             return -1
     order = np.argsort(bounds)
-    next_, after = rare[:-1].copy(), rare[:-1].copy()  # of short lists: the postings in the window
+    next_: Any = rare[:-1].copy()  # of short lists: the first posting in the window, and the first after it
+    after: Any = rare[:-1].copy()
     amounts = np.zeros(many_lists, np.int64)  # postings in the window
     spans = np.zeros((many_lists, 2), np.int64)  # of lists with offsets of 14 bits: which they are
     summed, rest = (
@@ -495,7 +497,8 @@ def search(
         np.empty(many_lists, np.int64),
     )  # lists to be read, and set aside
     before = np.empty(many_lists, np.int64)  # the most that those before it add to a sum
-    best_bound, best_weight = np.empty(many_terms), np.empty(many_terms, np.int64)
+    best_bound: Any = np.empty(many_terms)  # by term, of the lists that are set aside
+    best_weight: Any = np.empty(many_terms, np.int64)
     sums = np.zeros(_WINDOW, np.uint16)
     words = sums.view(np.uint64).reshape(-1, _TOGETHER // 4)
     # Twice the size, because a list that is damaged may have a place several times.
