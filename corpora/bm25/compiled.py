@@ -48,7 +48,7 @@ _SLACK = 1.0 + 1e-12
 _FORM, _SIZE, _START, _MOST, _BEST = range(5)
 # Unsigned: numba makes floats of what is computed of both kinds.
 _U0, _U1, _U3, _U4, _U7 = (np.uint64(number) for number in (0, 1, 3, 4, 7))
-_U14, _U16, _U32, _U48 = (np.uint64((1 << bits) - 1) for bits in (14, 16, 32, 48))
+_U14, _U32 = np.uint64(0x3FFF), np.uint64(0xFFFFFFFF)
 _LANES, _HIGHEST = np.uint64(0x0001000100010001), np.uint64(0x8000800080008000)
 _MASKS = (((np.arange(256)[:, None] >> np.arange(8)) & 1) * 0xFFFF).astype(np.uint16)  # a row for each byte
 
@@ -294,22 +294,24 @@ def _scan(words: NDArray[np.uint64], width: Number, least: Number, touched: NDAr
     """Note the places with a sum of at least `least`, 1 to 2^15; returns how many.
 
     Four sums are one number of 64 bits, and a row of `words` is compared at once: what reaches `least` has its highest bit set
-    after the addition.
+    after the addition. Then the words are noted that have one, behind the places, and at last their places: branches for single
+    ones would be guessed wrong too often.
     """
-    n, added = _U0, np.uint64(0x8000 - least) * _LANES
+    n, m, added = _U0, np.uint64(_WINDOW), np.uint64(0x8000 - least) * _LANES
     for row in range((width + _TOGETHER - 1) // _TOGETHER):
         some = _U0
         for i in range(_TOGETHER // 4):
             some |= words[row, i] + added
         if some & _HIGHEST != _U0:
             for i in range(_TOGETHER // 4):
-                reached = words[row, i] + added & _HIGHEST
-                while reached != _U0:
-                    lowest = reached & (_U0 - reached)
-                    lane = (lowest > _U16) + (lowest > _U32) + (lowest > _U48)
-                    touched[n] = row * _TOGETHER + 4 * i + lane
-                    n += _U1
-                    reached ^= lowest
+                touched[m] = row * (_TOGETHER // 4) + i
+                m += np.uint64(words[row, i] + added & _HIGHEST != _U0)
+    for t in range(_WINDOW, np.int64(m)):
+        word = np.int64(touched[t])
+        reached = words[word // (_TOGETHER // 4), word % (_TOGETHER // 4)] + added
+        for lane in range(4):
+            touched[n] = 4 * word + lane
+            n += reached >> np.uint64(16 * lane + 15) & _U1
     return np.int64(n)
 
 

@@ -382,6 +382,9 @@ class BM25Backend(IndexBackend):
     def key(self, corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
         return _key(corpus, settings)
 
+    def lasting_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return _ranking(settings)
+
     def estimate(self, corpus: Corpus, settings: Mapping[str, Any]) -> Estimate:
         return estimate_table(corpus)
 

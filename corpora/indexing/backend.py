@@ -109,6 +109,10 @@ class IndexBackend(ABC):
         settings: dict[str, Any] = call_factory("retriever", self.name, self.settings, (), dict(options))
         return settings
 
+    def lasting_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that are recorded with an index: without those that only decide how it is built."""
+        return dict(settings)
+
     def recorded_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What was recorded with an index, as the options that `settings` takes."""
         return dict(settings)
@@ -325,7 +329,7 @@ def _fill(
     backend.build(corpus, settings, work, progress)
     facts = {
         "backend": backend.name,
-        "settings": dict(settings),
+        "settings": backend.lasting_settings(settings),
         "corpus": corpus_spec,
         "corpus_name": corpus.name,
         "passages": len(corpus.passages),
