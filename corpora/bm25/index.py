@@ -55,7 +55,7 @@ _FORMAT = 4
 # Capacities of the caches.
 _CACHED_WORDS = 200_000
 _CACHED_PASSAGES = 100_000  # a corpus may compute or decode a passage on each access
-_CACHED_GAINS = 12_000_000  # gains of (term, passage) pairs in the numpy search, 12 bytes each
+_CACHED_GAINS = 8_000_000  # gains of (term, passage) pairs in the numpy search, 16 bytes each
 _COMPILED_FROM = 50_000  # passages from which compiling with numba pays
 _QUERIES_OF_A_THREAD = 8  # of the compiled search; a thread is started in the time of one query or less
 _SCORES_AT_ONCE = 1 << 16  # of the numpy search: 512 kB, which stay in the cache of the core
@@ -75,7 +75,7 @@ class _Term(NamedTuple):
 _QueryTerm = tuple[float, int, int, _Term]
 """(-bound * times, number, times, term): sorts in the order in which gains are summed."""
 
-_Gains = tuple[NDArray[np.int32], NDArray[np.float64]]
+_Gains = tuple[NDArray[np.int64], NDArray[np.float64]]
 """The positions of the passages with a term, and what the term adds to the score of each."""
 
 _Found = list[tuple[int, float]]
@@ -215,7 +215,7 @@ class BM25:
                 yield from self._best_of_several(group, k, rows, columns)
 
     def _best_of_one(self, terms: Sequence[_QueryTerm], k: int, rows: int, columns: int) -> _Found:
-        where: list[NDArray[np.int32]] = []
+        where: list[NDArray[np.int64]] = []
         what: list[NDArray[np.float64]] = []
         self._add_gains(terms, where, what)
         scores = np.bincount(np.concatenate(where), np.concatenate(what), rows * columns)
@@ -232,7 +232,7 @@ class BM25:
         self, asked: Sequence[Sequence[_QueryTerm]], k: int, rows: int, columns: int
     ) -> Iterator[_Found]:
         """The same, with a dimension for the queries."""
-        where: list[NDArray[np.int32]] = []
+        where: list[NDArray[np.int64]] = []
         what: list[NDArray[np.float64]] = []
         postings = [self._add_gains(terms, where, what) for terms in asked]
         count, size = len(asked), rows * columns
@@ -255,7 +255,7 @@ class BM25:
     def _add_gains(
         self,
         terms: Sequence[_QueryTerm],
-        where: list[NDArray[np.int32]],
+        where: list[NDArray[np.int64]],
         what: list[NDArray[np.float64]],
     ) -> int:
         """Append the postings of a query and what each adds to a score, in the order of summing; returns their number."""
@@ -335,15 +335,16 @@ class BM25:
         """Where a term occurs, and what it adds to the score of each of these passages."""
         lengths, where, what = self._table.lengths, [], []
         for some, count in self._table.unpacked(term.entry):
+            codes = lengths.take(some)
             if isinstance(count, int):  # then the length decides alone
-                gains = (self._parts[count * 256 : (count + 1) * 256] * term.idf)[lengths[some]]
+                gains = (self._parts[count * 256 : (count + 1) * 256] * term.idf).take(codes)
             else:
-                gains = self._parts[count * np.int64(256) + lengths[some]] * term.idf
+                gains = self._parts.take(count * np.int64(256) + codes) * term.idf
             where.append(some)
             what.append(gains)
-        positions, gains = (
-            (where[0], what[0]) if len(where) == 1 else (np.concatenate(where), np.concatenate(what))
-        )
+        if len(where) > 1:
+            where, what = [np.concatenate(where)], [np.concatenate(what)]
+        positions, gains = where[0], what[0]
         self._gains.put(term.number, (positions, gains))
         return positions, gains
 

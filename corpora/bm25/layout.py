@@ -274,7 +274,7 @@ def read_record(data: bytes | mmap, start: int, end: int, passages: int) -> list
 
 def unpack(
     data: NDArray[np.uint8], lists: list[PostingList], passages: int
-) -> Iterator[tuple[NDArray[np.int32], int | NDArray[np.uint8]]]:
+) -> Iterator[tuple[NDArray[np.int64], int | NDArray[np.uint8]]]:
     """The passages of each list of a term, and its count in them: one number, or one for each.
 
     Raises:
@@ -283,7 +283,7 @@ def unpack(
     for form, size, start, most, _ in lists:
         if form == BITMAP:
             bits = np.unpackbits(data[start : start + -(-passages // 8)], bitorder="little")
-            where = np.flatnonzero(bits.view(np.bool_)).astype(np.int32)
+            where = np.flatnonzero(bits.view(np.bool_))
         else:
             chunks = (passages - 1) >> form if passages > _PLAIN_UP_TO else 0
             at = start + 4 * chunks
@@ -295,7 +295,7 @@ def unpack(
                 amounts = np.diff(ends)
                 if amounts.min() < 0:
                     raise ValueError
-                where += np.repeat(np.arange(chunks + 1, dtype=np.int32) << form, amounts)
+                where += np.repeat(np.arange(chunks + 1, dtype=np.int64) << form, amounts)
         if len(where) != size or int(where.max()) >= passages:
             raise ValueError
         if most < LISTS:
@@ -305,16 +305,16 @@ def unpack(
             yield where, data[after : after + size]
 
 
-def _offsets(data: NDArray[np.uint8], at: int, form: int, size: int) -> NDArray[np.int32]:
+def _offsets(data: NDArray[np.uint8], at: int, form: int, size: int) -> NDArray[np.int64]:
     """Offsets that begin at a byte."""
     if form == 16:
-        return data[at : at + 2 * size].view("<u2").astype(np.int32)
+        return data[at : at + 2 * size].view("<u2").astype(np.int64)
     if form == 24:
-        low, middle, high = data[at : at + 3 * size].astype(np.int32).reshape(-1, 3).T
+        low, middle, high = data[at : at + 3 * size].astype(np.int64).reshape(-1, 3).T
         return low | middle << 8 | high << 16
     # Four offsets in seven bytes, read as a number of 64 bits: `PADDING` has its last byte.
-    fours = np.ndarray((-(-size // 4),), "<u8", data.data, at, (7,))
-    found = np.empty((len(fours), 4), np.int32)
+    fours = np.ndarray((-(-size // 4),), "<u8", data.data, at, (7,)).astype(np.int64)
+    found = np.empty((len(fours), 4), np.int64)
     for i in range(4):
-        found[:, i] = (fours >> np.uint64(14 * i)) & np.uint64(0x3FFF)
+        found[:, i] = (fours >> 14 * i) & 0x3FFF
     return found.ravel()[:size]

@@ -146,7 +146,7 @@ class Table:
             self._terms_file.refuse(f"block {block} has more than {TOGETHER} terms")
         return self._entry(number)
 
-    def unpacked(self, entry: Entry) -> list[tuple[NDArray[np.int32], int | NDArray[np.uint8]]]:
+    def unpacked(self, entry: Entry) -> list[tuple[NDArray[np.int64], int | NDArray[np.uint8]]]:
         """The passages of each list of a term, and its count in them: one number, or one for each.
 
         Raises:
