@@ -35,6 +35,7 @@ from processes import figures_of, peak_memory  # noqa: E402
 
 from searchgym.corpora import build_index, open_index  # noqa: E402
 from searchgym.corpora.bm25 import loader as bm25_loader  # noqa: E402
+from searchgym.corpora.bm25.analyzer import STOP_WORDS  # noqa: E402
 from searchgym.options import plugins  # noqa: E402
 from searchgym.question import Passage  # noqa: E402
 
@@ -219,7 +220,7 @@ def tantivy_build(corpus: GeneratedCorpus, directory: Path) -> Callable[[], None
 
 
 def tantivy_search(directory: Path) -> Callable[[], Search]:
-    """Its k1 is 1.2 and its b 0.75; neither can be set."""
+    """Its k1 is 1.2 and its b 0.75; neither can be set. Stop words are taken from the queries, as it indexes them."""
     import tantivy
 
     def opened() -> Search:
@@ -227,6 +228,7 @@ def tantivy_search(directory: Path) -> Callable[[], Search]:
         searcher = index.searcher()
 
         def search(query: str, k: int) -> list[int]:
+            query = " ".join(word for word in query.split() if word not in STOP_WORDS)
             hits = searcher.search(index.parse_query(query, ["text"]), k).hits
             return [searcher.doc(address)["number"][0] for _, address in hits]
 
