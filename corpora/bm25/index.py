@@ -24,6 +24,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -41,20 +42,22 @@ from ..indexing.backend import Estimate, IndexBackend, Progress, open_index, qui
 from ..indexing.sealed import digest
 from . import loader
 from .analyzer import TOKENIZER, stem, words
-from .build import MOST, build_table, estimate_table, parts_table
-from .table import LAZY, Table
+from .build import build_table, estimate_table, parts_table
+from .shards import MOST, default_processes
+from .table import LAZY, Entry, Table
 
 __all__ = ["BM25", "BM25_BACKEND", "MAX_QUERY_TERMS", "open_bm25"]
 
 MAX_QUERY_TERMS = 1024
 """The number of distinct known words of a query that are used, the first ones (Lucene's clause limit)."""
 
-_FORMAT = 3
+_FORMAT = 4
 # Capacities of the caches.
 _CACHED_WORDS = 200_000
 _CACHED_PASSAGES = 100_000  # a corpus may compute or decode a passage on each access
-_CACHED_GAINS = 4_000_000  # gains of (term, passage) pairs in the numpy search, 12 bytes each
+_CACHED_GAINS = 8_000_000  # gains of (term, passage) pairs in the numpy search, 16 bytes each
 _COMPILED_FROM = 50_000  # passages from which compiling with numba pays
+_QUERIES_OF_A_THREAD = 8  # of the compiled search; a thread is started in the time of one query or less
 _SCORES_AT_ONCE = 1 << 16  # of the numpy search: 512 kB, which stay in the cache of the core
 _LEAST = np.nextafter(0.0, 1.0)  # a passage without any word of the query has score 0 and is not a hit
 
@@ -63,16 +66,16 @@ class _Term(NamedTuple):
     """A term of the index, as the search needs it."""
 
     number: int
-    start: int
-    end: int
+    entry: Entry
     idf: float
     bound: float  # the largest gain of a passage
+    lists: bytes  # the fields of its lists, int64, as the compiled search takes them
 
 
 _QueryTerm = tuple[float, int, int, _Term]
 """(-bound * times, number, times, term): sorts in the order in which gains are summed."""
 
-_Gains = tuple[NDArray[np.int32], NDArray[np.float64]]
+_Gains = tuple[NDArray[np.int64], NDArray[np.float64]]
 """The positions of the passages with a term, and what the term adds to the score of each."""
 
 _Found = list[tuple[int, float]]
@@ -96,7 +99,7 @@ class BM25:
     def __init__(
         self, corpus: Corpus, settings: Mapping[str, Any], table: Table, directory: Path | None
     ) -> None:
-        self.settings = dict(settings)
+        self.settings = _ranking(settings)
         self.index_hash = digest(_key(corpus, settings))
         self._corpus = corpus
         self._passages = corpus.passages
@@ -127,7 +130,7 @@ class BM25:
             ConfigError: a setting out of range.
             CorpusError: the corpus is empty, has no words, or is not sorted by id.
         """
-        settings = _check_settings(k1, b, shuffle)
+        settings = _check_settings(k1, b, shuffle, 1)
         with tempfile.TemporaryDirectory(prefix="searchgym-") as directory:
             build_table(corpus, settings, Path(directory), quiet)
             return cls(corpus, settings, Table.load(Path(directory), mapped=False), None)
@@ -212,7 +215,7 @@ class BM25:
                 yield from self._best_of_several(group, k, rows, columns)
 
     def _best_of_one(self, terms: Sequence[_QueryTerm], k: int, rows: int, columns: int) -> _Found:
-        where: list[NDArray[np.int32]] = []
+        where: list[NDArray[np.int64]] = []
         what: list[NDArray[np.float64]] = []
         self._add_gains(terms, where, what)
         scores = np.bincount(np.concatenate(where), np.concatenate(what), rows * columns)
@@ -229,7 +232,7 @@ class BM25:
         self, asked: Sequence[Sequence[_QueryTerm]], k: int, rows: int, columns: int
     ) -> Iterator[_Found]:
         """The same, with a dimension for the queries."""
-        where: list[NDArray[np.int32]] = []
+        where: list[NDArray[np.int64]] = []
         what: list[NDArray[np.float64]] = []
         postings = [self._add_gains(terms, where, what) for terms in asked]
         count, size = len(asked), rows * columns
@@ -252,7 +255,7 @@ class BM25:
     def _add_gains(
         self,
         terms: Sequence[_QueryTerm],
-        where: list[NDArray[np.int32]],
+        where: list[NDArray[np.int64]],
         what: list[NDArray[np.float64]],
     ) -> int:
         """Append the postings of a query and what each adds to a score, in the order of summing; returns their number."""
@@ -268,22 +271,32 @@ class BM25:
         return postings
 
     def _best_compiled(self, asked: Sequence[Sequence[_QueryTerm]], k: int) -> Iterator[_Found]:
-        """The same, compiled; see `compiled.search`."""
-        search = loader.ready()
+        """The same, compiled; see `compiled.search`. Large batches are divided among threads, one for each core."""
+        threads = min(default_processes(), len(asked) // _QUERIES_OF_A_THREAD)
+        if threads <= 1:
+            yield from (self._best_of_compiled(terms, k) for terms in asked)
+        else:
+            some = _QUERIES_OF_A_THREAD
+            parts = [asked[begin : begin + some] for begin in range(0, len(asked), some)]
+            with ThreadPoolExecutor(threads) as pool:
+                for found in pool.map(
+                    lambda part: [self._best_of_compiled(terms, k) for terms in part], parts
+                ):
+                    yield from found
+
+    def _best_of_compiled(self, terms: Sequence[_QueryTerm], k: int) -> _Found:
+        search, table = loader.ready(), self._table
         assert search is not None
-        table = self._table
         found, scores = np.empty(k, np.int32), np.empty(k, np.float64)
-        for terms in asked:
-            postings = np.array([(term.start, term.end) for _, _, _, term in terms], np.int64)
-            weights = np.array(
-                [(term.idf, times, -negative) for negative, _, times, term in terms], np.float64
-            )
-            size = search(
-                table.positions, table.counts, table.lengths, self._parts, postings, weights, found, scores
-            )
-            if size < 0:
-                table.refuse_postings()
-            yield list(zip(found[:size].tolist(), scores[:size].tolist(), strict=True))
+        lists = np.frombuffer(b"".join([term.lists for _, _, _, term in terms]), np.int64).reshape(-1, 5)
+        weights = np.array(
+            [(term.idf, times, len(term.lists) // 40) for _, _, times, term in terms], np.float64
+        )
+        codes = table.extremes()
+        size = search(table.postings, table.lengths, self._parts, lists, weights, codes, found, scores)
+        if size < 0:
+            table.refuse_postings()
+        return list(zip(found[:size].tolist(), scores[:size].tolist(), strict=True))
 
     def _query_terms(self, query: str) -> list[_QueryTerm]:
         """The terms of a query, in the order in which their gains are summed."""
@@ -309,29 +322,29 @@ class BM25:
         if term is not None:
             entry = self._table.find(term)
             if entry is not None:
-                number, start, end, most = entry
-                frequency = end - start
+                number, frequency, lists = entry
                 if frequency > self._documents:
                     self._table.refuse_postings()
                 idf = math.log(1 + (self._documents - frequency + 0.5) / (frequency + 0.5))
-                found = _Term(number, start, end, idf, idf * most)
+                most = max(self._parts.item(one.best) for one in lists)
+                found = _Term(number, entry, idf, idf * most, np.array(lists, np.int64).tobytes())
         self._words.put(word, found)
         return found
 
     def _compute_gains(self, term: _Term) -> _Gains:
         """Where a term occurs, and what it adds to the score of each of these passages."""
-        table = self._table
-        positions = table.positions[term.start : term.end]
-        codes = table.counts[term.start : term.end].astype(np.int64)
-        codes *= 256
-        try:
-            if positions.min() < 0:
-                table.refuse_postings()
-            codes += table.lengths[positions]
-        except IndexError:
-            table.refuse_postings()
-        gains = self._parts[codes]
-        gains *= term.idf
+        lengths, where, what = self._table.lengths, [], []
+        for some, count in self._table.unpacked(term.entry):
+            codes = lengths.take(some)
+            if isinstance(count, int):  # then the length decides alone
+                gains = (self._parts[count * 256 : (count + 1) * 256] * term.idf).take(codes)
+            else:
+                gains = self._parts.take(count * np.int64(256) + codes) * term.idf
+            where.append(some)
+            what.append(gains)
+        if len(where) > 1:
+            where, what = [np.concatenate(where)], [np.concatenate(what)]
+        positions, gains = where[0], what[0]
         self._gains.put(term.number, (positions, gains))
         return positions, gains
 
@@ -350,21 +363,28 @@ class BM25Backend(IndexBackend):
     name = BM25.name
     lazy = LAZY
 
-    def settings(self, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> dict[str, Any]:
+    def settings(
+        self, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None, processes: int | None = None
+    ) -> dict[str, Any]:
         """Check the options.
 
         Args:
             k1: how slowly repeated words saturate, 0 to 1000.
             b: how much long passages are penalised, 0 to 1.
             shuffle: seed of a control experiment in which every passage is returned in place of another.
+            processes: how many build the index of a large corpus, 1 to 64; by default as many as there are cores, and at
+                most 4. The index does not depend on it.
 
         Raises:
             ConfigError: a setting out of range.
         """
-        return _check_settings(k1, b, shuffle)
+        return _check_settings(k1, b, shuffle, processes)
 
     def key(self, corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
         return _key(corpus, settings)
+
+    def lasting_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return _ranking(settings)
 
     def estimate(self, corpus: Corpus, settings: Mapping[str, Any]) -> Estimate:
         return estimate_table(corpus)
@@ -395,15 +415,21 @@ def _key(corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
         "format": _FORMAT,
         "backend": BM25.name,
         "corpus": corpus.hash,
-        "settings": dict(settings),
+        "settings": _ranking(settings),
         "tokenizer": TOKENIZER,
     }
 
 
-def _check_settings(k1: object, b: object, shuffle: object) -> dict[str, Any]:
+def _ranking(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings on which the ranking depends."""
+    return {name: settings[name] for name in ("k1", "b", "shuffle")}
+
+
+def _check_settings(k1: object, b: object, shuffle: object, processes: object) -> dict[str, Any]:
     seed = None if shuffle is None else integer("BM25 setting shuffle", shuffle, 0, 2**32 - 1)
     return {
         "k1": number("BM25 setting k1", k1, 0, 1000),
         "b": number("BM25 setting b", b, 0, 1),
         "shuffle": seed,
+        "processes": None if processes is None else integer("BM25 setting processes", processes, 1, 64),
     }

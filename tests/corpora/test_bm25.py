@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from searchgym.conformance import check_retriever
-from searchgym.corpora.bm25 import build as bm25_build
 from searchgym.corpora.bm25 import index as module
+from searchgym.corpora.bm25 import shards
 from searchgym.corpora.bm25.analyzer import stem, words
 from searchgym.corpora.bm25.index import BM25, MAX_QUERY_TERMS, open_bm25
 from searchgym.errors import ConfigError, CorpusError
@@ -240,5 +240,5 @@ def test_shuffle_returns_another_passage_for_every_passage(make_corpus: Any) -> 
 
 
 def test_the_rearrangement_of_a_seed_never_changes() -> None:
-    assert bm25_build._derangement(8, 0).tolist() == [5, 7, 1, 0, 6, 4, 2, 3]
-    assert bm25_build._derangement(1, 0).tolist() == [0]
+    assert shards._derangement(8, 0).tolist() == [5, 7, 1, 0, 6, 4, 2, 3]
+    assert shards._derangement(1, 0).tolist() == [0]

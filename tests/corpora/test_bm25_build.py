@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ import pytest
 from list_corpus import ListCorpus
 
 from searchgym.corpora.bm25 import build as bm25_build
-from searchgym.corpora.bm25.build import LENGTHS, build_table, estimate_table
+from searchgym.corpora.bm25 import shards
+from searchgym.corpora.bm25.build import build_table, estimate_table
 from searchgym.corpora.bm25.index import BM25, BM25_BACKEND, open_bm25
+from searchgym.corpora.bm25.shards import LENGTHS
 from searchgym.corpora.indexing.backend import quiet
-from searchgym.errors import CorpusError
+from searchgym.errors import ConfigError, CorpusError
 from searchgym.specs import open_corpus
 
 SETTINGS = BM25_BACKEND.checked({})
@@ -56,9 +59,37 @@ def test_the_same_bytes_however_it_is_cut(
     whole = built(corpus, tmp_path / "whole", **options)
     assert "shards" not in whole
     for words, at_once in ((1, 2**22), (40, 1), (1000, 100), (5000, 2**22)):
-        monkeypatch.setattr(bm25_build, "SHARD_WORDS", words)
+        monkeypatch.setattr(shards, "SHARD_WORDS", words)
         monkeypatch.setattr(bm25_build, "_MERGED_AT_ONCE", at_once)
         assert built(corpus, tmp_path / f"{words}", **options) == whole
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": 4}])
+def test_the_same_bytes_from_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    corpus = mixed_corpus()
+    corpus.passages = [
+        *corpus.passages[:-1],
+        replace(corpus.passages[-1], text="a lone \ud800 surrogate \n\x00 end"),
+    ]
+    whole = built(corpus, tmp_path / "whole", processes=1, **options)
+    monkeypatch.setattr(shards, "_PARALLEL_FROM", 0)
+    monkeypatch.setattr(shards, "_CHARACTERS", 10_000)
+    started = []
+    monkeypatch.setattr(
+        shards, "_Worker", lambda worker=shards._Worker: started.append(worker()) or started[-1]
+    )
+    assert built(corpus, tmp_path / "parallel", processes=2, **options) == whole
+    assert len(started) == 2
+    assert all(worker._process.returncode is not None for worker in started)
+
+
+def test_a_process_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_PARALLEL_FROM", 0)
+    monkeypatch.setattr(shards.sys, "executable", "/bin/false")  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="ended with status"):
+        built(mixed_corpus(), tmp_path / "t", processes=2)
 
 
 def test_ties_do_not_know_where_shards_begin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +100,7 @@ def test_ties_do_not_know_where_shards_begin(monkeypatch: pytest.MonkeyPatch) ->
     assert len(twins) == 8
     assert twins == sorted(twins)
     for words in (1, 7, 30, 200):
-        monkeypatch.setattr(bm25_build, "SHARD_WORDS", words)
+        monkeypatch.setattr(shards, "SHARD_WORDS", words)
         index = BM25.build(corpus)
         for k in (1, 2, 3, 7, 8, 9, 120):
             assert index.search(queries, k) == [hits[:k] for hits in expected]  # type: ignore[index]
@@ -104,9 +135,10 @@ def test_killed_it_goes_on_after_the_last_shard(
         import os, pickle, signal, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from searchgym.corpora.bm25 import build as bm25_build
+        from searchgym.corpora.bm25 import shards
         from searchgym.corpora.indexing import backend
         from searchgym.corpora.bm25.index import open_bm25
-        bm25_build.SHARD_WORDS, bm25_build._TELL_EVERY, bm25_build._MERGED_AT_ONCE = 800, 1, 500
+        shards.SHARD_WORDS, shards._REPORT_EVERY, bm25_build._MERGED_AT_ONCE = 800, 1, 500
         def die(phase, done, total):
             if phase == {phase!r} and done >= {after}:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -119,7 +151,7 @@ def test_killed_it_goes_on_after_the_last_shard(
     finished = sorted(work.glob("shards/?????"))
     assert len(finished) > 3
     end = json.loads((finished[-1] / "shard.json").read_text())["end"]
-    monkeypatch.setattr(bm25_build, "SHARD_WORDS", 800)
+    monkeypatch.setattr(shards, "SHARD_WORDS", 800)
     monkeypatch.setattr(bm25_build, "_SAMPLE", 3)  # passages 0, 100 and 200 are read for the estimate
     plain, corpus.passages = corpus.passages, Reads(corpus.passages)
     index = open_bm25(corpus)
@@ -145,7 +177,7 @@ def test_a_torn_shard_and_those_after_it_are_made_again(
 ) -> None:
     corpus = mixed_corpus()
     whole = built(corpus, tmp_path / "whole")
-    monkeypatch.setattr(bm25_build, "SHARD_WORDS", 1000)
+    monkeypatch.setattr(shards, "SHARD_WORDS", 1000)
     place = tmp_path / "again"
     place.mkdir()
 
@@ -168,7 +200,7 @@ def test_a_border_between_shards_hides_no_disorder(tmp_path: Path, monkeypatch: 
     swapped[20], swapped[21] = swapped[21], swapped[20]
     corpus.passages = swapped
     for words in (1, 50):
-        monkeypatch.setattr(bm25_build, "SHARD_WORDS", words)
+        monkeypatch.setattr(shards, "SHARD_WORDS", words)
         with pytest.raises(CorpusError, match="not sorted by id: 'p020' follows 'p021'"):
             built(corpus, tmp_path / f"{words}")
 
@@ -209,7 +241,7 @@ def test_a_word_counts_255_times_at_most(make_corpus: Any) -> None:
 def test_the_estimate_is_on_the_safe_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     corpus: Any = mixed_corpus() if name == "mixed" else open_corpus({"name": "country", "size": 1000})
     estimate = estimate_table(corpus)
-    monkeypatch.setattr(bm25_build, "SHARD_WORDS", 10_000)
+    monkeypatch.setattr(shards, "SHARD_WORDS", 10_000)
     most = 0
 
     def look(phase: str, done: int, total: int) -> None:

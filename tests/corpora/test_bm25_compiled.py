@@ -7,16 +7,19 @@ import random
 import subprocess
 import sys
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bm25_comparison import compare
 from list_corpus import ListCorpus
 
 from searchgym.conformance import check_retriever
 from searchgym.corpora import build_index
 from searchgym.corpora.bm25 import index as module
+from searchgym.corpora.bm25 import layout
 from searchgym.corpora.bm25 import loader as bm25_loader
 from searchgym.corpora.bm25.index import BM25, BM25_BACKEND
 
@@ -49,33 +52,64 @@ QUERIES = [
 
 
 @needs_numba
-@pytest.mark.parametrize("window", [1, 7, 64, 10_000])
-def test_every_window_gives_what_numpy_gives(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
-    """The same Python code, not compiled, so that windows can be small."""
+@pytest.mark.parametrize("scan", [0, 3, 10**6])  # all looked up, some, all read
+def test_reading_or_looking_up_gives_what_numpy_gives(monkeypatch: pytest.MonkeyPatch, scan: int) -> None:
+    """The same Python code, not compiled, so that its constants can be others."""
     from searchgym.corpora.bm25 import compiled as bm25_compiled
 
-    monkeypatch.setattr(bm25_compiled, "_WINDOW", window)
+    monkeypatch.setattr(bm25_compiled, "_SCAN", scan)
     monkeypatch.setattr(bm25_loader, "_search", bm25_compiled.search.py_func)  # type: ignore[attr-defined]
-    index = BM25.build(random_corpus(400, 400))
-    for scan in (0, 3, 1000):  # all looked up, some, all read
-        monkeypatch.setattr(bm25_compiled, "_SCAN", scan)
-        for query in QUERIES:
-            for k in (1, 3, 17, 400):
-                one, other = both(index, query, k)
-                assert one == other, (query, k)
-                assert one[0]
+    monkeypatch.setattr(layout, "_PLAIN_UP_TO", 0)  # as in a large index
+    index = BM25.build(random_corpus(9000, 400))
+    for query in QUERIES[:4]:
+        for k in (1, 17):
+            one, other = both(index, query, k)
+            assert one == other, (query, k)
+            assert one[0]
 
 
 @needs_numba
 def test_compiled_it_gives_what_numpy_gives() -> None:
     assert bm25_loader.wait()
     rng = random.Random(1)
-    index = BM25.build(random_corpus(20_000, 400))  # more than one window
+    index = BM25.build(
+        random_corpus(70_001, 400)
+    )  # several windows, a part of a chunk, and lists of every form
     for query in [*QUERIES, *(random_text(rng, rng.randrange(1, 12), 500) for _ in range(60))]:
         for k in (1, 2, 10, 100, 5000):
             if index._query_terms(query):
                 one, other = both(index, query, k)
                 assert one == other, (query, k)
+
+
+@needs_numba
+def test_random_corpora_give_what_numpy_gives() -> None:
+    """More: `campaigns/bm25_exact.py`."""
+    assert bm25_loader.wait()
+    assert sum(compare(seed, largest=5000) for seed in range(40)) > 200
+
+
+@needs_numba
+def test_a_batch_is_divided_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the results of each query alone, in order."""
+    assert bm25_loader.wait()
+    monkeypatch.setattr(module, "_COMPILED_FROM", 0)
+    monkeypatch.setattr(module, "default_processes", lambda: 3)
+    index = BM25.build(random_corpus(3000, 400))
+    rng = random.Random(2)
+    queries = [random_text(rng, rng.randrange(1, 5), 400) for _ in range(50)]
+    used = set()
+    alone = [index.search([query], 7)[0] for query in queries]
+    of_one = index._best_of_compiled
+
+    def noted(terms: Any, k: int) -> Any:
+        used.add(threading.current_thread().name)
+        return of_one(terms, k)
+
+    monkeypatch.setattr(index, "_best_of_compiled", noted)
+    assert index.search(queries, 7) == alone
+    assert used
+    assert threading.main_thread().name not in used
 
 
 @needs_numba
