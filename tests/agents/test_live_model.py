@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,6 @@ from searchgym.env.env import SearchEnv
 from searchgym.episode import Episode, StopReason
 from searchgym.errors import ConfigError
 from searchgym.interop import peers
-from searchgym.interop.trl_rollouts import Rollouts
 from searchgym.rollouts.collection import rollout
 
 OPTIONS: dict[str, Any] = {"seed": 2, "max_new_tokens": 24}
@@ -94,12 +94,18 @@ def trainer_of(model: Any, tokenizer: Any) -> Any:
     )
 
 
+def adapter(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The class of rollouts, which needs nothing of TRL but its version."""
+    monkeypatch.setattr(peers.metadata, "version", lambda _: "1.16.0")
+    return import_module("searchgym.interop.trl_rollouts").Rollouts
+
+
 def test_rollouts_hand_over_the_tokens_that_were_sampled(
     env: SearchEnv, live: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers.metadata, "version", lambda _: "1.16.0")
+    rollouts_of = adapter(monkeypatch)
     model, tokenizer = live
-    rollouts = Rollouts(num_envs=2, agent=OPTIONS, corpus=WORLD, max_rounds=2)
+    rollouts = rollouts_of(num_envs=2, agent=OPTIONS, corpus=WORLD, max_rounds=2)
     questions = [env.corpus.question(task_id).text for task_id in env.task_ids()[:2]]
     out = rollouts([*questions, [{"role": "user", "content": questions[0]}]], trainer_of(model, tokenizer))
     assert model.training
@@ -121,15 +127,15 @@ def test_rollouts_hand_over_the_tokens_that_were_sampled(
 def test_a_rollout_that_is_cut_off_has_no_end_and_a_failed_one_no_reward(
     env: SearchEnv, live: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers.metadata, "version", lambda _: "1.16.0")
+    rollouts_of = adapter(monkeypatch)
     model, tokenizer = live
     question = env.corpus.question(env.task_ids()[0]).text
-    short = Rollouts(num_envs=1, agent={**OPTIONS, "max_context": 330}, corpus=WORLD, max_rounds=8)
+    short = rollouts_of(num_envs=1, agent={**OPTIONS, "max_context": 330}, corpus=WORLD, max_rounds=8)
     out = short([question], trainer_of(model, tokenizer))
     assert out["episode"][0].outcome.stop_reason is StopReason.TOKEN_BUDGET
     assert out["completion_ids"][0][-1] != tokenizer.eos_token_id or out["env_mask"][0][-1] == 1
     down = Probe(env.retriever, down=True)
-    failing = Rollouts(num_envs=4, agent=OPTIONS, corpus=env.corpus, retriever=down, max_rounds=8)
+    failing = rollouts_of(num_envs=4, agent=OPTIONS, corpus=env.corpus, retriever=down, max_rounds=8)
     episodes = failing([question] * 4, trainer_of(model, tokenizer))["episode"]
     rewards = failing.reward(episodes)
     assert None in rewards
