@@ -62,6 +62,7 @@ class Packed(Sequence[T], Generic[T]):
         self._rows_file, self._file = open_checked(store, f"{name}.npy", f"{name}.bin")
         self.rows: NDArray[np.int64]
         self.rows, self._offset = self._rows_file.array("<i8")
+        self._rows_file.check(0, self._offset)  # the size of the file does not say how long the rows are
         if self.rows.ndim != 2:
             self._rows_file.refuse("it is not a table of offsets")
         self._first = 0  # the record of row 0

@@ -77,7 +77,9 @@ def read_checksums(directory: Path, sizes: Mapping[str, int]) -> dict[str, NDArr
         OSError: the file of checksums cannot be read.
         ValueError: it does not fit the sizes.
     """
-    sums = np.fromfile(directory / CHECKSUMS, "<u4")
+    with open(f"{directory}/{CHECKSUMS}", "rb", buffering=0) as file:
+        content = file.readall()
+    sums = np.frombuffer(content[: len(content) & -4], "<u4")
     counts = {name: -(-size // BLOCK) for name, size in sizes.items()}
     if len(sums) != sum(counts.values()):
         raise ValueError(
@@ -160,7 +162,8 @@ class CheckedFile:
         """The array in a `.npy` file without reading it, and the byte where it begins.
 
         Its block is compared when something is read from it: the head of a one-dimensional array says nothing that its
-        type and the size of the file do not say as well, and all of that is compared here.
+        type and the size of the file do not say as well, and all of that is compared here. Of a two-dimensional one, callers that
+        do not know the shape compare the head themselves: `check(0, place)`.
 
         Args:
             dtype: the type it must have.
@@ -178,8 +181,6 @@ class CheckedFile:
             self.refuse(f"it is an array of {head['type'].decode()} and shape {shape}, not of {dtype}")
         if len(self.data) != offset + count * found.itemsize:
             self.refuse(f"it is an array of shape {shape} in {len(self.data)} bytes")
-        if len(shape) == 2:  # the size of the file does not say how long the rows are
-            self.check(0, offset)
         return np.frombuffer(self.data, found, count, offset).reshape(shape), offset
 
     def refuse(self, reason: str) -> NoReturn:

