@@ -251,11 +251,19 @@ def test_fidelity_that_was_measured_elsewhere_meets_speed_on_sampled_episodes(
     path = tmp_path / "sampled.toml"
     path.write_text(unaudited.replace("eval_episodes = 0", "eval_episodes = 2"), encoding="utf-8")
     for step, sign in (("one", 0.25), ("two", 0.75)):
-        audit = {
-            "rules": [{"label": "truth", "gradient": {}, "scores": {s: {"mean": sign} for s in ("sign",)}}]
+        audit: dict[str, Any] = {
+            "episodes": 50,
+            "rules": [
+                {
+                    "label": "truth",
+                    "episodes": 5,
+                    "gradient": {"snr": 0.5},
+                    "scores": {"sign": {"mean": sign}},
+                }
+            ],
         }
         for score in ("within", "pearson"):
-            audit["rules"][0]["scores"][score] = {"mean": None}  # type: ignore[index]
+            audit["rules"][0]["scores"][score] = {"mean": None}
         place = tmp_path / "audits" / "decoys" / step
         place.mkdir(parents=True)
         (place / "audit.json").write_text(json.dumps(audit))
@@ -268,6 +276,9 @@ def test_fidelity_that_was_measured_elsewhere_meets_speed_on_sampled_episodes(
     points = {p["row"]: p for p in learning["points"]}
     assert points["truth"]["fidelity"]["sign"] == pytest.approx(0.5)
     assert points["truth"]["fidelity"]["pearson"] == pytest.approx(1.0)
+    assert points["truth"]["fidelity"]["snr"] == pytest.approx(
+        0.5 * 4 / 5 - 1 / 5
+    )  # without the bias of 5 episodes
     assert points["capf"]["fidelity"] == {}
     runs = [
         read_result(tmp_path / "out" / "runs" / "final" / "truth" / "decoys" / f"seed-{i}") for i in (0, 1)

@@ -35,7 +35,7 @@ from ..credit_audit.scores import rank_correlation
 from .spec import Spec
 from .statistics import compare, holm
 
-__all__ = ["SCORES", "analyse_learning", "episodes_to_half", "learning_speed", "sampled_em"]
+__all__ = ["SCORES", "analyse_learning", "episodes_to_half", "learning_speed", "sampled_em", "unbiased_snr"]
 
 SCORES = ("cosine", "sign", "within", "pearson", "snr")
 """The scores of fidelity; the first is the one that a benchmark's conclusion rests on."""
@@ -75,6 +75,16 @@ def episodes_to_half(curve: Sequence[Mapping[str, float]], unit: str) -> float |
             share = (goal - em[i - 1]) / (em[i] - em[i - 1])
             return float(spent[i - 1] + share * (spent[i] - spent[i - 1]))
     return None
+
+
+def unbiased_snr(snr: float, episodes: float) -> float:
+    """A signal-to-noise ratio per episode without what it exceeds the true one by on average, see the head of this file.
+
+    Args:
+        snr: squared mean over variance.
+        episodes: how many these are of.
+    """
+    return snr * (episodes - 1) / episodes - 1 / episodes
 
 
 def sampled_em(sums: Mapping[str, float]) -> float:
@@ -240,7 +250,7 @@ def _fidelity(audits: Sequence[Mapping[str, float]], episodes: float) -> dict[st
     for score in SCORES:
         values = [audit[score] for audit in audits if score in audit]
         if score == "snr":  # mean and variance are those of the same episodes
-            values = [value * (episodes - 1) / episodes - 1 / episodes for value in values]
+            values = [unbiased_snr(value, episodes) for value in values]
         if values:
             found[score] = median(values) if score == "snr" else fmean(values)
     return found
