@@ -63,9 +63,7 @@ def _of_audits(path: Path, environments: Iterable[str]) -> Iterator[tuple[tuple[
         rules: dict[str, list[tuple[Mapping[str, Any], int]]] = {}
         for audit in audits:
             for rule in audit.get("rules", ()):  # that of several policies has none
-                count = rule.get(
-                    "episodes", audit["episodes"]
-                )  # older audits have no count by rule
+                count = rule.get("episodes", audit["episodes"])  # older audits have no count by rule
                 rules.setdefault(rule["label"], []).append((rule, count))
         for label, given in rules.items():
             scores = {}
