@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from searchgym.options import boolean, integer, number
+
 __all__ = ["TinyOptions"]
 
 
@@ -21,6 +23,9 @@ class TinyOptions:
             positions of the model.
         history: number of earlier rounds (act and observation) in the context of a round; None: all, in one growing
             context.
+
+    Raises:
+        ConfigError: a value of another type. What a value may be is checked by what it is for.
     """
 
     seed: int = 0
@@ -30,3 +35,13 @@ class TinyOptions:
     max_new_tokens: int = 48
     max_context: int | None = None
     history: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "max_new_tokens"):
+            integer(name, getattr(self, name))
+        for name in ("max_context", "history"):
+            if getattr(self, name) is not None:
+                integer(name, getattr(self, name))
+        for name in ("temperature", "top_p"):
+            number(name, getattr(self, name))
+        boolean("greedy", self.greedy)

@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.errors import ConfigError, CorpusError
+from searchgym.errors import CorpusError
 from searchgym.question import Corpus
 
 from ..indexing.backend import Progress
+from ..indexing.cache import UnfinishedError
 from .analyzer import stem, words
 
 __all__ = [
@@ -176,7 +177,7 @@ def read_shards(corpus: Corpus, settings: Mapping[str, Any], place: Path, progre
 
     Raises:
         CorpusError: the corpus is not sorted by id.
-        ConfigError: a process that builds shards ended.
+        UnfinishedError: a process that builds shards ended.
     """
     total = len(corpus.passages)
     shards = _finished_shards(place)
@@ -283,7 +284,7 @@ class _Worker:
         except BrokenPipeError:
             answer = b""
         if not answer:
-            raise ConfigError(
+            raise UnfinishedError(
                 f"a process that builds the index ended with status {self._process.wait()}: give processes=1, or start "
                 "again to continue"
             )

@@ -36,6 +36,7 @@ from searchgym.home import home
 from .sealed import damage, digest, read_key, seal
 
 __all__ = [
+    "UnfinishedError",
     "cached_directory",
     "home",
     "output_directory",
@@ -46,6 +47,10 @@ _LITTER = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]+\.tmp")
 
 _private: Path | None = None
 _private_lock = threading.Lock()
+
+
+class UnfinishedError(ConfigError):
+    """A build stopped although nothing is wrong with its input; what it has written is kept, to be continued."""
 
 
 def cached_directory(
@@ -174,14 +179,16 @@ def _finish(
 ) -> None:
     """Fill `work`, which may contain an unfinished build of the same key, seal it and rename it to `target`.
 
-    A kill, an interrupt or a full disk leaves `work`, to be continued. Bad input removes it, and so does any refusal
-    before the build has begun.
+    A kill, an interrupt, a full disk or an `UnfinishedError` leaves `work`, to be continued. Bad input removes it, and so
+    does any refusal of the first build.
     """
     begun = work.exists()
     work.mkdir(exist_ok=True)
     try:
         build(work)
         seal(work, *sealed)
+    except UnfinishedError:
+        raise
     except SearchGymError as error:
         if isinstance(error, CorpusError) or not begun:
             shutil.rmtree(work, ignore_errors=True)

@@ -49,7 +49,7 @@ _HEAD = re.compile(
 def block_sums(file: Path) -> NDArray[np.uint32]:
     """The CRC-32 of every block of a file."""
     sums = []
-    with file.open("rb", buffering=0) as stream:
+    with file.open("rb") as stream:
         while block := stream.read(BLOCK):
             sums.append(zlib.crc32(block))
     return np.array(sums, np.uint32)

@@ -330,6 +330,9 @@ def test_options_are_checked_before_anything_runs(saved: Path) -> None:
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"max_context": 4096}, "max_context is 4096"),
         ({"history": 0}, "history is 0"),
+        ({"greedy": "maybe"}, "greedy is 'maybe'"),  # a text that is not empty would mean true
+        ({"temperature": "hot"}, "temperature is 'hot'"),
+        ({"max_new_tokens": 1.5}, r"max_new_tokens is 1\.5"),
     ):
         with pytest.raises(ConfigError, match=message):
             TinyAgent(saved, **options)  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from searchgym.corpora.bm25.index import BM25, BM25_BACKEND, open_bm25
 from searchgym.corpora.bm25.shards import LENGTHS
 from searchgym.corpora.indexing.backend import quiet
 from searchgym.errors import ConfigError, CorpusError
+from searchgym.home import home
 from searchgym.specs import open_corpus
 
 SETTINGS = BM25_BACKEND.checked({})
@@ -90,6 +91,26 @@ def test_a_process_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(shards.sys, "executable", "/bin/false")  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="ended with status"):
         built(mixed_corpus(), tmp_path / "t", processes=2)
+
+
+def test_what_was_built_before_a_process_died_is_continued(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_PARALLEL_FROM", 0)
+    monkeypatch.setattr(shards, "_CHARACTERS", 10_000)
+    corpus, build = mixed_corpus(), shards._Worker.build
+
+    def dies_at_the_third(worker: Any, request: bytes) -> shards.Shard:
+        if Path(json.loads(request)[0]).name == "00002":
+            worker._process.kill()
+        return build(worker, request)
+
+    monkeypatch.setattr(shards._Worker, "build", dies_at_the_third)
+    with pytest.raises(ConfigError, match="start again to continue"):
+        BM25_BACKEND(corpus, processes=2)
+    monkeypatch.setattr(shards._Worker, "build", build)
+    continued = shards._finished_shards(next(home().rglob("shards")))
+    assert [shard.directory.name for shard in continued] == ["00000", "00001"]
+    index = BM25_BACKEND(corpus, processes=2)
+    assert index.search(["river"], 100) == BM25.build(corpus).search(["river"], 100)
 
 
 def test_ties_do_not_know_where_shards_begin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,11 +251,19 @@ def test_fidelity_that_was_measured_elsewhere_meets_speed_on_sampled_episodes(
     path = tmp_path / "sampled.toml"
     path.write_text(unaudited.replace("eval_episodes = 0", "eval_episodes = 2"), encoding="utf-8")
     for step, sign in (("one", 0.25), ("two", 0.75)):
-        audit = {
-            "rules": [{"label": "truth", "gradient": {}, "scores": {s: {"mean": sign} for s in ("sign",)}}]
+        audit: dict[str, Any] = {
+            "episodes": 50,
+            "rules": [
+                {
+                    "label": "truth",
+                    "episodes": 5,
+                    "gradient": {"snr": 0.5},
+                    "scores": {"sign": {"mean": sign}},
+                }
+            ],
         }
         for score in ("within", "pearson"):
-            audit["rules"][0]["scores"][score] = {"mean": None}  # type: ignore[index]
+            audit["rules"][0]["scores"][score] = {"mean": None}
         place = tmp_path / "audits" / "decoys" / step
         place.mkdir(parents=True)
         (place / "audit.json").write_text(json.dumps(audit))
@@ -268,6 +276,9 @@ def test_fidelity_that_was_measured_elsewhere_meets_speed_on_sampled_episodes(
     points = {p["row"]: p for p in learning["points"]}
     assert points["truth"]["fidelity"]["sign"] == pytest.approx(0.5)
     assert points["truth"]["fidelity"]["pearson"] == pytest.approx(1.0)
+    assert points["truth"]["fidelity"]["snr"] == pytest.approx(
+        0.5 * 4 / 5 - 1 / 5
+    )  # without the bias of 5 episodes
     assert points["capf"]["fidelity"] == {}
     runs = [
         read_result(tmp_path / "out" / "runs" / "final" / "truth" / "decoys" / f"seed-{i}") for i in (0, 1)
@@ -285,3 +296,31 @@ def test_fidelity_that_was_measured_elsewhere_meets_speed_on_sampled_episodes(
     status, _, errors = cli(*command, "--fidelity", str(tmp_path / "none"))
     assert status == 2
     assert "has no fidelity of the benchmark's rows and environments" in errors
+
+
+def test_where_sampled_learning_began_is_known_or_an_error() -> None:
+    place = {"env": "SearchQA-Forks-v0", "env_options": {"corpus": {"name": "forks", "family": "decoys"}}}
+    spec = parse_spec(
+        {"name": "x", "budget": {"episodes": 20}, "seeds": 2, "rates": [0.1], "environments": {"one": place},
+         "entries": [{"label": "grpo"}]}
+    )  # fmt: skip
+    first = {"valid": 8.0, "assisted": 0.0, "right_unassisted": 2.0}
+    whole = {**first, "valid": 20.0, "right_unassisted": 10.0, "episodes": 20.0, "iterations": 2.0}
+    test = {"metrics": {"em": 0.5}}
+    run = {
+        "failed": "",
+        "curve": [],
+        "fidelity": [],
+        "feedback": False,
+        "first": first,
+        "sums": whole,
+        "test": test,
+    }
+    (point,) = analyse_learning(spec, {"grpo": [[run], [run]]}, {})["points"]
+    assert (point["start"], point["speed"]["value"]) == (0.25, pytest.approx((0.5 - 0.25) / 0.75))
+    failed = {**run, "failed": "loss"}
+    (point,) = analyse_learning(spec, {"grpo": [[failed], [failed]]}, {})["points"]
+    assert (point["start"], point["speed"]["value"]) == (None, 0.0)
+    assisted = {**run, "feedback": True}
+    with pytest.raises(ConfigError, match="'one' has no finished run without feedback"):
+        analyse_learning(spec, {"grpo": [[assisted], [assisted]]}, {})

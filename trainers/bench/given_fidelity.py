@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from searchgym.errors import ConfigError
 from searchgym.files import read_json
 
-from .learning import SCORES
+from .learning import SCORES, unbiased_snr
 
 __all__ = ["Fidelity", "read_fidelity"]
 
@@ -23,7 +23,7 @@ def read_fidelity(paths: Iterable[Path], rows: Iterable[str], environments: Iter
 
     Args:
         paths: results.json of a benchmark with an audit, or a directory of credit audits, ENVIRONMENT/…/audit.json, of which
-            the mean is taken. A score that an earlier one has is not replaced by a later one.
+            the mean is taken; of the SNR, corrected as in `learning`, the median. A score that an earlier one has is not replaced by a later one.
         rows: labels of the benchmark's rows.
         environments: its environments.
 
@@ -60,20 +60,23 @@ def _of_benchmark(path: Path) -> Iterator[tuple[tuple[str, str], dict[str, float
 def _of_audits(path: Path, environments: Iterable[str]) -> Iterator[tuple[tuple[str, str], dict[str, float]]]:
     for place in environments:
         audits = [read_json(file) for file in sorted((path / place).rglob("audit.json"))]
-        rules: dict[str, list[Mapping[str, Any]]] = {}
+        rules: dict[str, list[tuple[Mapping[str, Any], int]]] = {}
         for audit in audits:
             for rule in audit.get("rules", ()):  # that of several policies has none
-                rules.setdefault(rule["label"], []).append(rule)
+                count = rule.get("episodes", audit["episodes"])  # older audits have no count by rule
+                rules.setdefault(rule["label"], []).append((rule, count))
         for label, given in rules.items():
             scores = {}
             for score in SCORES:
-                values = [_score(rule, score) for rule in given]
+                values = [_score(rule, score, count) for rule, count in given]
                 defined = [value for value in values if value is not None]
                 if defined:
-                    scores[score] = fmean(defined)
+                    scores[score] = median(defined) if score == "snr" else fmean(defined)
             yield (label, place), scores
 
 
-def _score(rule: Mapping[str, Any], score: str) -> float | None:
+def _score(rule: Mapping[str, Any], score: str, episodes: int) -> float | None:
     value = rule["gradient"].get(score) if score in ("cosine", "snr") else rule["scores"][score]["mean"]
-    return None if value is None else float(value)
+    if value is None:
+        return None
+    return unbiased_snr(value, episodes) if score == "snr" else float(value)

@@ -28,13 +28,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from searchgym.errors import ConfigError
 from searchgym.statistics import Interval, percentile_interval
 
 from ..credit_audit.scores import rank_correlation
 from .spec import Spec
 from .statistics import compare, holm
 
-__all__ = ["SCORES", "analyse_learning", "episodes_to_half", "learning_speed", "sampled_em"]
+__all__ = ["SCORES", "analyse_learning", "episodes_to_half", "learning_speed", "sampled_em", "unbiased_snr"]
 
 SCORES = ("cosine", "sign", "within", "pearson", "snr")
 """The scores of fidelity; the first is the one that a benchmark's conclusion rests on."""
@@ -76,6 +77,16 @@ def episodes_to_half(curve: Sequence[Mapping[str, float]], unit: str) -> float |
     return None
 
 
+def unbiased_snr(snr: float, episodes: float) -> float:
+    """A signal-to-noise ratio per episode without what it exceeds the true one by on average, see the head of this file.
+
+    Args:
+        snr: squared mean over variance.
+        episodes: how many these are of.
+    """
+    return snr * (episodes - 1) / episodes - 1 / episodes
+
+
 def sampled_em(sums: Mapping[str, float]) -> float:
     """The share of right answers among training episodes without feedback; nan if there are none.
 
@@ -99,9 +110,12 @@ def analyse_learning(
             sums of its first iteration.
         given: row and environment -> scores that were measured elsewhere. Rows with feedback get none: their episodes hold
             acts that the other rows' do not have.
+
+    Raises:
+        ConfigError: without an audit: no run without feedback says where the runs of an environment began.
     """
     places = list(spec.environments)
-    starts = None if spec.plan else [_sampled_start(runs, e) for e in range(len(places))]
+    starts = None if spec.plan else [_sampled_start(runs, e, place) for e, place in enumerate(places)]
     speeds = {label: _speeds(spec, found, starts) for label, found in runs.items()}
     episodes = {label: _episodes_per_audit(found) for label, found in runs.items()}
     points = [
@@ -111,7 +125,8 @@ def analyse_learning(
     ]
     for point in points:
         if starts is not None:
-            point["start"] = starts[places.index(point["environment"])]
+            start = starts[places.index(point["environment"])]
+            point["start"] = None if math.isnan(start) else start
         if given is not None:
             assisted = any(r["feedback"] for seed in runs[point["row"]] for r in seed if not r["failed"])
             point["fidelity"] = {} if assisted else dict(given.get((point["row"], point["environment"]), {}))
@@ -140,18 +155,24 @@ def _points(
     return np.array([p[unit] for p in curve], dtype=float), np.array([p["em"] for p in curve], dtype=float)
 
 
-def _sampled_start(runs: Mapping[str, Runs], place: int) -> float:
-    """EM₀ of an environment, see the head of this file."""
+def _sampled_start(runs: Mapping[str, Runs], number: int, place: str) -> float:
+    """EM₀ of an environment, see the head of this file; nan if all its runs failed."""
+    ended = [seed[number] for found in runs.values() for seed in found if not seed[number]["failed"]]
     sums: Counter[str] = Counter()
-    for found in runs.values():
-        for seed in found:
-            if not seed[place]["failed"] and not seed[place]["feedback"]:
-                sums.update(seed[place]["first"])
-    return sampled_em(sums)
+    for result in ended:
+        if not result["feedback"]:
+            sums.update(result["first"])
+    start = sampled_em(sums)
+    if ended and math.isnan(start):
+        raise ConfigError(
+            f"environment {place!r} has no finished run without feedback, whose first iteration says "
+            "where learning began: add such a row, or an [audit]"
+        )
+    return start
 
 
 def _speeds(spec: Spec, runs: Runs, starts: Sequence[float] | None) -> NDArray[np.float64]:
-    """Learning speed of every run, [R, E]; 0 for a run that failed.
+    """Learning speed of every run, [R, E]; 0 for a run that failed, or (sampled) of which every episode had feedback.
 
     Args:
         spec: the benchmark.
@@ -229,7 +250,7 @@ def _fidelity(audits: Sequence[Mapping[str, float]], episodes: float) -> dict[st
     for score in SCORES:
         values = [audit[score] for audit in audits if score in audit]
         if score == "snr":  # mean and variance are those of the same episodes
-            values = [value * (episodes - 1) / episodes - 1 / episodes for value in values]
+            values = [unbiased_snr(value, episodes) for value in values]
         if values:
             found[score] = median(values) if score == "snr" else fmean(values)
     return found

@@ -197,18 +197,22 @@ def _part_table(
 
 def _judge_table(audits: Mapping[str, Mapping[str, Audit]]) -> list[str]:
     """Rules that read verdicts, by judge and by the share of flipped verdicts."""
-    some: Mapping[str, Audit] = next(iter(audits.values()), {})
     rates = sorted(
         {r["value"] for a in audits.values() for r in a[START]["breakdown"] if r["by"] == "judge noise"}
     )
-    judges = [label for label in some if label.startswith("judge ")]
+    # A family whose trainers that read verdicts were all left out has no audits by judge.
+    judges = list(
+        dict.fromkeys(label for found in audits.values() for label in found if label.startswith("judge "))
+    )
     columns = [  # title, audit, part of its breakdown
         ("oracle", START, "all", ""),
         *((f"{float(rate):.0%} flipped", START, "judge noise", rate) for rate in rates),
         *((judge, judge, "all", "") for judge in judges),
     ]
     reads = {r["rule"] for a in audits.values() for r in a[START]["breakdown"] if r["by"] == "judge noise"}
-    reads |= {r["rule"] for a in audits.values() for judge in judges for r in a[judge]["breakdown"]}
+    reads |= {
+        r["rule"] for a in audits.values() for judge in judges if judge in a for r in a[judge]["breakdown"]
+    }
     if not reads:
         return []
     lines = [

@@ -94,6 +94,7 @@ def audit_json(audit: CreditAudit) -> dict[str, Any]:
                 },
                 "gradient": {name: _number(value) for name, value in rule.gradient.items()},
                 "shared_episodes": rule.shared,
+                "episodes": len(rule.sampled.episodes),
                 "method": rule.sampled.method,
                 "unit": rule.unit,
                 "cost_per_100_episodes": cost_json(rule),
