@@ -186,6 +186,16 @@ class TestVerl:
         versions = [output.extra_fields[f"{end}_global_steps"] for end in ("min", "max")]
         assert versions == [1, 2]
 
+    @pytest.mark.parametrize("sampled", ["", "|"])
+    def test_a_message_is_closed_once(self, toy: str, sampled: str) -> None:
+        """By the model, or after a closing tag at which the server stopped."""
+        output, _ = self.play(toy, [f"<search> river </search>{sampled}", "<answer> x </answer>"])
+        shown = "".join(map(chr, output.response_ids))
+        assert shown.startswith("<search> river </search>|<information>")
+        assert shown.count("|") == 1
+        assert output.response_mask[shown.index("|")] == len(sampled)
+        assert len(output.response_logprobs) == len(output.response_ids) == len(output.response_mask)
+
     def test_a_lost_episode_trains_nothing(self, toy: str) -> None:
         output, _ = self.play(toy, ["<search> river </search>"], corpus=toy, retriever=Down())
         assert (output.reward_score, sum(output.response_mask)) == (0.0, 0)

@@ -15,6 +15,7 @@ from searchgym.episode import StopReason
 from searchgym.errors import RetrievalError
 
 from .peers import check_peer
+from .verl_turns import turn_end
 
 check_peer("verl")
 
@@ -73,6 +74,7 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]  # the package need 
             "include_stop_str_in_output": True,
         }
         ids, request = await self.ct_build_initial_tokens(messages), uuid4().hex
+        end = turn_end(self.tokenizer, messages)
         prompt_length, mask = len(ids), list[int]()
         logprobs: list[float] = []
         versions: dict[str, Any] = {}  # of the weights that sampled the rollout; verl's trainer needs them
@@ -80,17 +82,11 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]  # the package need 
             out = await self.server_manager.generate(
                 request_id=request, prompt_ids=ids, sampling_params=sampling
             )
-            versions = {
-                **out.extra_fields,
-                **versions,
-                "max_global_steps": out.extra_fields.get("max_global_steps"),
-            }
+            last = {"max_global_steps": out.extra_fields.get("max_global_steps")}
+            versions = out.extra_fields | versions | last
+            kept = logprobs if out.log_probs else None
             merged, mask, given = await self.ct_merge_assistant_token(
-                ids,
-                out.token_ids,
-                mask,
-                logprobs if out.log_probs else None,
-                assistant_logprobs=out.log_probs,
+                ids, out.token_ids, mask, kept, assistant_logprobs=out.log_probs
             )
             ids, logprobs = merged.token_ids, given or []
             if len(mask) >= length:
@@ -99,6 +95,9 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]  # the package need 
             text = self.tokenizer.decode(out.token_ids, skip_special_tokens=True)
             observation = await self.loop.run_in_executor(None, session.step, text)
             if not session.over:
+                missing = end if list(out.token_ids[-1:]) != end else []
+                ids, mask = [*ids, *missing], [*mask, *(0 for _ in missing)]
+                logprobs += [0.0] * len(missing) if logprobs else []
                 before = [*messages, {"role": "assistant", "content": text}]
                 messages = [*before, {"role": "user", "content": observation}]
                 merged, mask, given = await self.ct_merge_context_msg(
