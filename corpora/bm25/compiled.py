@@ -58,7 +58,10 @@ def _array(dtype: Any, ndim: int = 1) -> Any:
 
 
 _bytes, _table = _array(types.uint8), _array(types.int64, 2)
-_pair = types.UniTuple(types.int64, 2)  # type: ignore[no-untyped-call]
+_untyped: Any = (
+    types  # whose constructors mypy knows only where numba is installed, as functions without types
+)
+_pair = _untyped.UniTuple(types.int64, 2)
 
 
 def _compile(signature: Any) -> Callable[[F], F]:
