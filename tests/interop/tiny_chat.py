@@ -24,7 +24,8 @@ from searchgym.agents.policy import Sample
 from searchgym.rollouts.collection import agent_context_of
 
 ARGUMENTS: dict[str, Any] = {"corpus": WORLD, "top_k": 1, "max_rounds": 5}
-QUESTIONS, LOSS = 3, 0.0005  # per token: nine of ten sampled episodes are then right
+# The loss is per token: greedy, all is right; of sampled episodes some are not, so that there is something to learn.
+QUESTIONS, LOSS = 3, 0.01
 
 
 def make_model(folder: Path, template: str) -> None:
