@@ -38,14 +38,14 @@ TEMPLATE = (Path(__file__).parent / "verl_chat.jinja").read_text("utf-8")
 
 
 class Server:
-    """Samples the messages of a task in turn."""
+    """Samples the messages of a task in turn, with the token that ends a turn or, as at a stop string, without it."""
 
-    def __init__(self, tokenizer: Any, messages: list[str]) -> None:
-        self.tokenizer, self.messages = tokenizer, iter(messages)
+    def __init__(self, tokenizer: Any, messages: list[str], end: str) -> None:
+        self.tokenizer, self.messages, self.end = tokenizer, iter(messages), end
 
     async def generate(self, request_id: str, prompt_ids: list[int], **_: Any) -> TokenOutput:
         text = next(self.messages, "I do not know.")
-        ids = self.tokenizer.encode(text + "<|im_end|>", add_special_tokens=False)
+        ids = self.tokenizer.encode(text + self.end, add_special_tokens=False)
         return TokenOutput(token_ids=ids, log_probs=[-0.5] * len(ids))
 
 
@@ -69,9 +69,11 @@ def config(longest_response: int = 16_384, *, v1: bool = False) -> Any:
     return DictConfigWrap(OmegaConf.create(whole))
 
 
-def make(kind: Any, tokenizer: Any, messages: list[str], settings: Any = None, **more: Any) -> Any:
+def make(
+    kind: Any, tokenizer: Any, messages: list[str], settings: Any = None, end: str = "<|im_end|>", **more: Any
+) -> Any:
     empty = DictConfigWrap(OmegaConf.create({}))
-    server = Server(tokenizer, messages)
+    server = Server(tokenizer, messages, end)
     return kind(
         settings or config(), server, tokenizer, None, RLHFDataset, empty, hf_model_type="qwen3", **more
     )
@@ -96,6 +98,9 @@ async def play(kind: Any, dialect: str, agent_name: str, **more: Any) -> None:
         if len(said) > 1:
             assert "[1]" in tokenizer.decode(seen)
         assert len(output.response_logprobs) == len(output.response_ids) == len(output.response_mask)
+        if kind is SearchAgentLoop:  # a server that stops at the closing tags: the model reads the same
+            stopped = await make(kind, tokenizer, said, end="", **more).run({}, **given)
+            assert stopped.response_ids == output.response_ids[:-1], tokenizer.decode(stopped.response_ids)
     print(
         f"{kind.__name__}: {len(messages)} episodes, reward 1.0 each; only the model's tokens are trained on"
     )
