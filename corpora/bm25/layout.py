@@ -23,7 +23,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from mmap import mmap
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ __all__ = [
     "PADDING",
     "PostingList",
     "forms_of",
-    "payload_sizes",
+    "payload_size",
     "read_record",
     "unpack",
     "write_records",
@@ -71,11 +71,11 @@ class PostingList(NamedTuple):
     best: int
 
 
-def payload_sizes(sizes: NDArray[np.int64], form: int, passages: int) -> NDArray[np.int64]:
-    """The bytes that lists of these sizes take in a form, without counts."""
+def payload_size(size: Any, form: int, passages: int) -> Any:
+    """The bytes that a list of this size takes in a form, without counts; of several sizes, those of each."""
     if form == BITMAP:
-        return np.full(len(sizes), -(-passages // 8), np.int64)
-    return (sizes * form + 7) // 8 + 4 * ((passages - 1) >> form)
+        return -(-passages // 8)
+    return (size * form + 7) // 8 + 4 * ((passages - 1) >> form)
 
 
 def _limits(passages: int) -> tuple[int, ...]:
@@ -147,7 +147,7 @@ def write_records(
         lists_at.append(begins.copy())
         for form in _FORMS:
             chosen = (forms[layer] == form) & (size > 0)
-            begins[chosen] += payload_sizes(size[chosen], form, passages)
+            begins[chosen] += payload_size(size[chosen], form, passages)
         if layer == LISTS - 1:
             begins += size
     offsets = np.concatenate([[0], np.cumsum(begins)])
@@ -265,8 +265,7 @@ def read_record(data: bytes | mmap, start: int, end: int, passages: int) -> list
         counted = layer == LISTS - 1
         form = _FORMS[bisect_right(limits[: len(_FORMS) - counted], size) - 1]
         lists.append(PostingList(form, size, at, most, best))
-        at += -(-passages // 8) if form == BITMAP else (size * form + 7) // 8 + 4 * ((passages - 1) >> form)
-        at += size if counted else 0
+        at += payload_size(size, form, passages) + (size if counted else 0)
     if at != end or not lists:
         raise ValueError(f"the postings of a term end at byte {at:,}, not {end:,}")
     return lists
@@ -285,7 +284,7 @@ def unpack(
             bits = np.unpackbits(data[start : start + -(-passages // 8)], bitorder="little")
             where = np.flatnonzero(bits.view(np.bool_))
         else:
-            chunks = (passages - 1) >> form if passages > _PLAIN_UP_TO else 0
+            chunks = (passages - 1) >> form
             at = start + 4 * chunks
             where = _offsets(data, at, form, size)
             if chunks:

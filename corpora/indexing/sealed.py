@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-_SCHEMA = 2
+_SCHEMA = 3
 _HEAD = b'{\n "checksum": "%08x",'  # of a manifest: the CRC-32 of its text without this member
 _UNCHECKED = 1  # the schema of directories without checksums of blocks: every byte of them is compared when they are opened
 

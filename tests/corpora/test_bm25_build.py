@@ -88,7 +88,7 @@ def test_the_same_bytes_from_several_processes(
 
 def test_a_process_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "_PARALLEL_FROM", 0)
-    monkeypatch.setattr(shards.sys, "executable", "/bin/false")  # type: ignore[attr-defined]
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ConfigError, match="ended with status"):
         built(mixed_corpus(), tmp_path / "t", processes=2)
 
