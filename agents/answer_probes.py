@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 
 from .policy import Sample
 

@@ -30,9 +30,9 @@ from typing import Any
 
 from searchgym.agent import Agent, AgentContext, Turn
 from searchgym.dialects import Dialect, Scanner, ToolsDialect, begins_inside, call_arguments, json_text
-from searchgym.episode import Episode, StopReason
 from searchgym.errors import BudgetSpentError, ConfigError, MissingExtraError, get_logger
 from searchgym.options import boolean, takes_options
+from searchgym.records.episode import Episode, StopReason
 
 try:
     from searchgym.endpoint import event_loop

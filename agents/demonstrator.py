@@ -21,9 +21,9 @@ from typing import Any
 
 from searchgym.agent import Agent, Turn
 from searchgym.dialects import Act
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
-from searchgym.question import find_passage
+from searchgym.records.episode import Episode
+from searchgym.records.question import find_passage
 
 from .passages import ShownPassage, contains_phrase, read_passages
 

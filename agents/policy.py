@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from searchgym.agent import Agent, AgentContext
-from searchgym.episode import Episode, Segment
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode, Segment
 
 from .rng_streams import RngStreams
 

@@ -18,10 +18,10 @@ from typing import Any
 
 from searchgym.agent import Agent, AgentContext, Turn
 from searchgym.dialects import Act
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
 from searchgym.options import choice, number
-from searchgym.question import find_passage
+from searchgym.records.episode import Episode
+from searchgym.records.question import find_passage
 
 from .passages import NUMBER, SPAN, YEAR, contains_phrase, read_passages
 

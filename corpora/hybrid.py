@@ -20,8 +20,8 @@ from typing import Any
 
 from searchgym.errors import ConfigError, RetrievalError
 from searchgym.options import integer, number
-from searchgym.question import Corpus
-from searchgym.retriever import Hit, Retriever, SearchResult, check_result
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Hit, Retriever, SearchResult, check_result
 from searchgym.specs import Spec, open_retriever
 
 from .indexing.arguments import check_k, check_queries

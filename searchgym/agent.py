@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .episode import StopReason
+from .records.episode import StopReason
 
 if TYPE_CHECKING:
     from .dialects import Dialect
-    from .episode import Episode
-    from .question import Corpus
+    from .records.episode import Episode
+    from .records.question import Corpus
 
 __all__ = ["Agent", "AgentContext", "FunctionAgent", "Turn"]
 

@@ -15,12 +15,20 @@ __all__ = ["MOVED", "MovedModules", "lazy_exports"]
 MOVED = {
     f"searchgym.{old}": f"searchgym.{new}"
     for old, new in {
+        "acts": "records.acts",
         "budgets": "rollouts.budgets",
+        "episode": "records.episode",
         "evaluation": "rollouts.evaluation",
         "judging": "env.judging",
+        "lookup": "env.lookup",
         "opening": "specs",
+        "question": "records.question",
         "rescoring": "rollouts.rescoring",
+        "retriever": "records.retriever",
+        "round_record": "records.round_record",
+        "sources": "options.sources",
         "vector": "env.vector",
+        "verdict": "records.verdict",
         "judges.audit": "audit.auditing",
         "judges.prompt": "judges.llm.prompt",
         "judges.reading": "judges.llm.replies",
@@ -35,19 +43,33 @@ MOVED = {
         "agents.streams": "agents.rng_streams",
         "agents.tokenizer": "agents.tiny.tokenizer",
         "trainers.alarms": "trainers.runs.alarms",
+        "trainers.algorithm": "trainers.core.algorithm",
+        "trainers.answer_probes": "trainers.components.answer_probes",
+        "trainers.batch": "trainers.core.batch",
         "trainers.capf": "trainers.algorithms.capf",
+        "trainers.compared_acts": "trainers.components.compared_acts",
+        "trainers.credit": "trainers.core.credit",
         "trainers.cw_grpo": "trainers.algorithms.cw_grpo",
         "trainers.dry_run": "trainers.planning.dry_run",
         "trainers.failures": "trainers.learner.failures",
         "trainers.gigpo": "trainers.algorithms.gigpo",
+        "trainers.groups": "trainers.core.groups",
         "trainers.grpo": "trainers.algorithms.grpo",
         "trainers.mt_ppo": "trainers.algorithms.mt_ppo",
+        "trainers.objective": "trainers.core.objective",
         "trainers.ppo": "trainers.algorithms.ppo",
+        "trainers.preference": "trainers.components.preference",
+        "trainers.registry": "trainers.core.registry",
         "trainers.reinforce": "trainers.algorithms.reinforce",
+        "trainers.rollouts": "trainers.core.rollouts",
+        "trainers.round_scores": "trainers.components.round_scores",
+        "trainers.search_tree": "trainers.components.search_tree",
         "trainers.sft": "trainers.algorithms.sft",
+        "trainers.tasks": "trainers.core.tasks",
+        "trainers.trajectory_pairs": "trainers.components.trajectory_pairs",
     }.items()
 }
-"""Module paths that the documentation of version 0.1.0 named, and where their contents are now."""
+"""Module paths that the documentation has named, and where their contents are now."""
 
 
 def lazy_exports(

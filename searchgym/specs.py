@@ -16,8 +16,8 @@ from typing import Any
 
 from .errors import ConfigError, MissingSecret, PluginError, UnknownIdError, expand
 from .options import integer, plain, plugins
-from .question import Corpus
-from .retriever import CACHE_BYTES, CachedRetriever, Retriever
+from .records.question import Corpus
+from .records.retriever import CACHE_BYTES, CachedRetriever, Retriever
 
 __all__ = ["ByIdentity", "Spec", "open_corpus", "open_retriever"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pytest
 
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 from searchgym.rollouts.collection import collect, open_envs
 
 if TYPE_CHECKING:

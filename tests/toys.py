@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from searchgym.env.env import SearchEnv
 from searchgym.errors import RetrievalError
-from searchgym.retriever import Hit, Retriever, SearchResult
+from searchgym.records.retriever import Hit, Retriever, SearchResult
 
 PASSAGES = [
     ("p0", "Anna Reed", "Anna Reed was born in Velm. She works for Corvin Mills."),

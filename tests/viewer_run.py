@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from searchgym.episode import Episode, Segment
+from searchgym.records.episode import Episode, Segment
 from searchgym.rollouts.collection import rollout
 from searchgym.trainers.runs.credit_record import CreditRecord, EpisodeCredit
 from searchgym.trainers.runs.directory import RunDirectory

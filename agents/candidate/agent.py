@@ -32,10 +32,10 @@ from torch import Tensor, nn
 
 from searchgym.agent import Turn
 from searchgym.dialects import Act
-from searchgym.episode import Episode, Segment
 from searchgym.errors import CheckpointError, ConfigError
 from searchgym.files import check_files, forget_checksums, policy_directory, read_bytes, read_json
 from searchgym.options import choice
+from searchgym.records.episode import Episode, Segment
 
 from ..answer_probes import AnswerProbe, Evaluate, ProbedAnswers
 from ..policy import Policy, Sample, TokenOutputs

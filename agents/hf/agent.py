@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from searchgym.agent import AgentContext, Turn
-from searchgym.episode import Episode, Segment, StopReason
 from searchgym.errors import CheckpointError, ConfigError
 from searchgym.files import check_files, forget_checksums
+from searchgym.records.episode import Episode, Segment, StopReason
 
 from ..lm.cached_forward import decoder_of
 from ..lm.evaluation import EvaluationStats

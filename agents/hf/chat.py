@@ -20,8 +20,8 @@ from typing import Any
 
 from searchgym.agent import AgentContext
 from searchgym.dialects import THOUGHT_NAMES, ToolsDialect
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 
 from ..lm.stopping import ActWatch
 from .chat_encoder import ChatEncoder, opened_thought

@@ -23,7 +23,7 @@ from transformers import GenerationConfig
 from searchgym.errors import ConfigError, did_you_mean
 from searchgym.judges.llm.prompt import Prompt, grade_prompt, round_prompt
 from searchgym.judges.protocol import Grade, Trace, Verdict
-from searchgym.question import Corpus, Question
+from searchgym.records.question import Corpus, Question
 
 from ..options import read_options, takes_options
 from .chat_encoder import ChatEncoder

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from searchgym.agent import AgentContext
 from searchgym.dialects import Act
-from searchgym.episode import Episode, load_episodes
 from searchgym.errors import ConfigError
-from searchgym.retriever import Hit
+from searchgym.records.episode import Episode, load_episodes
+from searchgym.records.retriever import Hit
 
 __all__ = ["PROMPTS", "DemonstrationOptions", "demonstrations_digest", "prompted", "read_demonstrations"]
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from searchgym.dialects import Act
-from searchgym.episode import Episode, Segment, segments_before
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode, Segment, segments_before
 
 from ..answer_probes import AnswerProbe, Evaluate, ProbedAnswers
 from ..policy import Policy, Sample, TokenOutputs

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from searchgym.agent import Agent, AgentContext, Turn
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
 from searchgym.options import choice
+from searchgym.records.episode import Episode
 
 from .protocol import Memory
 

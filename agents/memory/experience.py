@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from searchgym.episode import Episode
 from searchgym.options import integer, number
+from searchgym.records.episode import Episode
 
 from .clusters import Clusters
 from .protocol import write_message

@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 from searchgym.agent import Turn
-from searchgym.episode import Episode, Segment
 from searchgym.errors import CheckpointError
 from searchgym.files import read_json, write_text
+from searchgym.records.episode import Episode, Segment
 
 from ..policy import Policy, Sample, TokenOutputs
 from .agent import MemoryAgent

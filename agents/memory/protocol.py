@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 
 __all__ = ["Memory", "write_message"]
 

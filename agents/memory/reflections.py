@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from searchgym.episode import Episode
 from searchgym.options import integer
+from searchgym.records.episode import Episode
 
 from .protocol import write_message
 

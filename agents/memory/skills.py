@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from searchgym.episode import Episode
 from searchgym.options import integer
+from searchgym.records.episode import Episode
 from searchgym.tables.failures import cause_of
 
 from ..passages import FUNCTION_WORDS, contains_phrase

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
 from searchgym.options import check_count
+from searchgym.records.episode import Episode
 from searchgym.rollouts.collection import collect
 from searchgym.statistics import Interval, bootstrap
 

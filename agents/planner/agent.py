@@ -21,9 +21,9 @@ from typing import Any
 
 from searchgym.agent import Agent, AgentContext, Turn
 from searchgym.dialects import Act
-from searchgym.episode import INFO_SCHEMA, Episode, StopReason, anchor_of, segments_before
 from searchgym.errors import ConfigError
-from searchgym.retriever import Hit
+from searchgym.records.episode import INFO_SCHEMA, Episode, StopReason, anchor_of, segments_before
+from searchgym.records.retriever import Hit
 from searchgym.rollouts.collection import AgentLike, open_agent
 
 from .evidence import EvidenceOptions, Found, answer_context, answer_message, budget_note, refusal, select

@@ -16,7 +16,7 @@ from searchgym.agent import AgentContext
 from searchgym.dialects import Act, Dialect, TagsDialect, ToolsDialect
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.options import check_count
-from searchgym.retriever import Hit
+from searchgym.records.retriever import Hit
 
 from ..options import read_options
 

@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from searchgym.agent import AgentContext, Turn
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 
 from ..policy import Policy, Sample, TokenOutputs
 from .agent import PlannerAgent

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from searchgym.agent import Agent, AgentContext, Turn
 from searchgym.errors import CheckpointError, UnknownIdError
 from searchgym.files import check_files, forget_checksums, read_bytes, read_json
-from searchgym.retriever import Hit
+from searchgym.records.retriever import Hit
 from searchgym.rollouts.collection import AgentLike, open_agent
 
 from ..passages import read_passages

@@ -23,10 +23,10 @@ from transformers import Qwen3ForCausalLM
 
 from searchgym.agent import AgentContext, Turn
 from searchgym.dialects import TagsDialect
-from searchgym.episode import Episode, Segment, StopReason, segments_before
 from searchgym.errors import CheckpointError, ConfigError
 from searchgym.files import policy_directory
 from searchgym.options import choice
+from searchgym.records.episode import Episode, Segment, StopReason, segments_before
 
 from ..lm.engine import Engine
 from ..lm.evaluation import EvaluationStats

@@ -37,8 +37,8 @@ from searchgym.corpora.world import World, name_classes, terse_pieces
 from searchgym.dialects import Act, TagsDialect
 from searchgym.env.feedback import FEEDBACK_LEVELS, write_feedback
 from searchgym.errors import RetrievalError
-from searchgym.question import Passage, Question
-from searchgym.retriever import CachedRetriever, Hit
+from searchgym.records.question import Passage, Question
+from searchgym.records.retriever import CachedRetriever, Hit
 
 from .agent import prompt_ids
 from .tokenizer import Tokenizer

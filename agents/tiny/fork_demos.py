@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 from searchgym.dialects import Act, TagsDialect
 from searchgym.options import number
-from searchgym.question import Question
-from searchgym.retriever import Hit
+from searchgym.records.question import Question
+from searchgym.records.retriever import Hit
 
 from .demos import Part, read_line
 

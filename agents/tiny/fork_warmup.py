@@ -17,7 +17,7 @@ from pathlib import Path
 from searchgym.corpora.bm25.index import BM25
 from searchgym.corpora.forks import Forks
 from searchgym.errors import RetrievalError
-from searchgym.retriever import CachedRetriever, Hit
+from searchgym.records.retriever import CachedRetriever, Hit
 
 from .agent import TinyAgent
 from .demos import Demo, Renaming, encode_parts

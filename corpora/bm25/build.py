@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from searchgym.errors import CorpusError
 from searchgym.files import write_text
-from searchgym.question import Corpus
+from searchgym.records.question import Corpus
 
 from ..indexing.backend import Estimate, Progress
 from .analyzer import words

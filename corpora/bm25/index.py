@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from searchgym.errors import DamagedFileError
 from searchgym.lru import LRUCache
 from searchgym.options import integer, number
-from searchgym.question import Corpus
-from searchgym.retriever import Hit, SearchResult
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Hit, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.backend import Estimate, IndexBackend, Progress, open_index, quiet

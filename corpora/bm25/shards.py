@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.errors import CorpusError
-from searchgym.question import Corpus
+from searchgym.records.question import Corpus
 
 from ..indexing.backend import Progress
 from ..indexing.cache import UnfinishedError

@@ -19,7 +19,7 @@ from searchgym.cli.options import read_spec
 from searchgym.conformance import check_corpus
 from searchgym.errors import CorpusError
 from searchgym.options import plugins
-from searchgym.question import Corpus, find_passage
+from searchgym.records.question import Corpus, find_passage
 from searchgym.scoring import sub_exact_match
 from searchgym.specs import open_corpus
 

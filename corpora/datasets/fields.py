@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from searchgym.errors import did_you_mean
-from searchgym.question import Hop, Passage, Question
+from searchgym.records.question import Hop, Passage, Question
 from searchgym.scoring import exact_match
 
-from ..service.protocol import split_contents
+from .contents import split_contents
 from .gold import count_hops
 from .lines import Line, shorten
 

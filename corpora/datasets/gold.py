@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from searchgym.question import Passage
+from searchgym.records.question import Passage
 
 from .packing import Packed
 

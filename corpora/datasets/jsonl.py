@@ -21,7 +21,7 @@ from typing import Any
 from searchgym.errors import ConfigError, CorpusError, UnknownIdError
 from searchgym.files import replacing
 from searchgym.options import choice
-from searchgym.question import Hop, Passage, Question
+from searchgym.records.question import Hop, Passage, Question
 from searchgym.scoring import DEFAULT_SEGMENTATION, SEGMENTATIONS
 
 from ..indexing.cache import cached_directory, home

@@ -20,7 +20,7 @@ from typing import Generic, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.question import Passage
+from searchgym.records.question import Passage
 
 from ..indexing.checksums import BLOCK, SHIFT
 from ..indexing.sealed import open_checked

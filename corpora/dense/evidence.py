@@ -29,8 +29,8 @@ from searchgym.judges.grounding import CommonWords, contains_words, names_in, re
 from searchgym.judges.protocol import Trace, Verdict
 from searchgym.lru import LRUCache
 from searchgym.options import boolean, number
-from searchgym.question import Corpus
-from searchgym.retriever import Hit
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Hit
 from searchgym.scoring import normalize_answer
 
 from .encoders import Encoder, EncoderSpec

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from searchgym.errors import ConfigError, CorpusError
 from searchgym.files import replacing
-from searchgym.question import Corpus, Passage
+from searchgym.records.question import Corpus, Passage
 
 from ..indexing.backend import Progress
 from ..indexing.cache import cached_directory

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.errors import ConfigError, MissingExtraError
-from searchgym.question import Corpus
+from searchgym.records.question import Corpus
 
 from ..indexing.backend import Progress
 from ..indexing.cache import cached_directory

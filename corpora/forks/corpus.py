@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.options import checks
-from searchgym.question import Hop, Passage, Question
+from searchgym.records.question import Hop, Passage, Question
 
 from ..world.arithmetic import hash64, key
 from ..world.words import GIVEN_NAMES, SURNAME_HEADS, SURNAME_TAILS

@@ -13,7 +13,7 @@ from typing import Any
 
 from searchgym.errors import ConfigError, CorpusError
 from searchgym.options import checks
-from searchgym.question import Passage, Question
+from searchgym.records.question import Passage, Question
 
 from ..datasets.jsonl import find_passages
 from ..indexing.backend import Progress, quiet

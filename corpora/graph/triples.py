@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.errors import CorpusError
-from searchgym.question import Passage
+from searchgym.records.question import Passage
 from searchgym.scoring import contains_answer
 
 from ..datasets.fields import Source, read_passage

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
-from searchgym.question import Hop, Passage, Question
+from searchgym.records.question import Hop, Passage, Question
 
 from .index import Constraint, Graph
 from .walks import Walk

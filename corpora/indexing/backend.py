@@ -21,8 +21,8 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 from searchgym.errors import ConfigError, IndexMismatchError, PluginError, printable
 from searchgym.options import plain, plugins
-from searchgym.question import Corpus
-from searchgym.retriever import Retriever
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Retriever
 from searchgym.specs import Spec, call_factory, open_corpus
 
 from .cache import cached_directory, output_directory

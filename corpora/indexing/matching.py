@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.errors import RetrievalError, UnknownIdError, warn
-from searchgym.question import Corpus, Passage, find_passage
-from searchgym.retriever import Hit, SearchResult, content_id
+from searchgym.records.question import Corpus, Passage, find_passage
+from searchgym.records.retriever import Hit, SearchResult, content_id
 
 from .cache import cached_directory
 

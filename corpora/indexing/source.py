@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 
 from searchgym.errors import ConfigError
-from searchgym.question import Corpus
-from searchgym.retriever import Retriever
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Retriever
 from searchgym.specs import Spec, open_corpus, open_retriever
 
 from .backend import open_index, read_index

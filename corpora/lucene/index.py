@@ -21,8 +21,8 @@ from typing import Any
 
 from searchgym.errors import ConfigError, CorpusError, IndexMismatchError
 from searchgym.options import number
-from searchgym.question import Corpus
-from searchgym.retriever import Hit, Retriever, SearchResult
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Hit, Retriever, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.backend import Estimate, IndexBackend, Progress

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from searchgym.errors import ConfigError, IndexMismatchError, UnknownIdError
-from searchgym.question import Corpus, find_passage
-from searchgym.retriever import Hit, SearchResult
+from searchgym.records.question import Corpus, find_passage
+from searchgym.records.retriever import Hit, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.matching import PROBE_HITS, PassageMatcher

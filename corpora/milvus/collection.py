@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from searchgym.errors import ConfigError, IndexMismatchError, MissingExtraError, RetrievalError
-from searchgym.question import Corpus
+from searchgym.records.question import Corpus
 
 from ..bm25.index import BM25, open_bm25
 from ..dense.encoders import Encoder

@@ -34,8 +34,8 @@ from typing import Any
 
 from searchgym.errors import ConfigError, RetrievalError
 from searchgym.options import check_known, choice, integer, number, takes_options
-from searchgym.question import Corpus
-from searchgym.retriever import Hit, SearchResult, check_result
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Hit, SearchResult, check_result
 
 from ..bm25.analyzer import TOKENIZER, stem, words
 from ..bm25.index import MAX_QUERY_TERMS

@@ -25,8 +25,8 @@ from typing import Any
 from searchgym._version import __version__
 from searchgym.errors import MissingExtraError, RetrievalError, get_logger
 from searchgym.lru import LRUCache
-from searchgym.question import Corpus
-from searchgym.retriever import Retriever
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Retriever
 
 from .batching import Overloaded, SearchCrashed, SearchQueue
 from .encoding import BETWEEN, search_encoded

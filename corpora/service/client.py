@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 
 from searchgym.errors import ConfigError, MissingExtraError, RetrievalError
 from searchgym.options import boolean, integer, number
-from searchgym.question import Corpus
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Hit, SearchResult
 from searchgym.retries import Backoff, is_transient
-from searchgym.retriever import Hit, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.matching import PROBE_HITS, PassageMatcher

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from searchgym.errors import RetrievalError
-from searchgym.retriever import Hit, Retriever, check_result
+from searchgym.records.retriever import Hit, Retriever, check_result
 
 from .protocol import write_document
 from .requests import MSGPACK, Form

@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from searchgym.errors import RetrievalError, SearchGymError, get_logger
-from searchgym.question import Corpus
-from searchgym.retriever import Retriever
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Retriever
 
 from .encoding import search_encoded
 from .limits import Limits

@@ -11,29 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from searchgym.retriever import Hit, content_id
+from searchgym.records.retriever import Hit, content_id
 
-__all__ = ["read_document", "read_hits", "split_contents", "write_document"]
+from ..datasets.contents import split_contents
+
+__all__ = ["read_document", "read_hits", "write_document"]
 
 _FORMATTED = re.compile(r'\(Title: "?(.*?)"?\)\s(.*)', re.DOTALL)  # a document as rerank servers write it
-
-
-def split_contents(contents: str, given: Any = None) -> tuple[str, str]:
-    """Title and text of "contents": the first line without one pair of quotes, and the rest.
-
-    A single line is a text without a title.
-
-    Args:
-        contents: the string.
-        given: the title, if it is known. Then "contents" is the text; a first line that repeats the title is removed.
-    """
-    first, newline, rest = contents.partition("\n")
-    title = first.strip()
-    if len(title) >= 2 and title[0] == title[-1] == '"':
-        title = title[1:-1]
-    if isinstance(given, str) and given.strip():
-        return given, rest if newline and title == given.strip() else contents
-    return (title, rest) if newline else ("", contents)
 
 
 def read_document(document: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -24,8 +24,8 @@ from typing import Any
 from searchgym.errors import ConfigError, MissingExtraError, SearchGymError, printable
 from searchgym.files import temporary_directory
 from searchgym.options import integer
-from searchgym.question import Corpus
-from searchgym.retriever import Retriever
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Retriever
 from searchgym.specs import Spec
 
 from ..bm25 import BM25

@@ -23,9 +23,9 @@ from typing import Any, Protocol
 
 from searchgym.errors import ConfigError, MissingExtraError, RetrievalError, UnknownIdError, strip
 from searchgym.options import boolean, choice, integer, number
-from searchgym.question import Corpus
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Hit, SearchResult
 from searchgym.retries import Backoff, is_transient
-from searchgym.retriever import Hit, SearchResult
 
 from ..indexing.arguments import check_k, check_queries
 from ..indexing.sealed import digest

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, overload
 
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.options import integer
-from searchgym.question import Hop, Passage, Question
+from searchgym.records.question import Hop, Passage, Question
 
 from ..indexing.cache import cached_directory
 from .drawing import DEFAULT, HARD, draw_plans

@@ -23,7 +23,7 @@ import numpy as np
 
 import searchgym
 from searchgym.trainers.algorithms.grpo import GRPO
-from searchgym.trainers.credit import Credit
+from searchgym.trainers.core.credit import Credit
 
 # %% [markdown]
 # **REINFORCE**: the advantage of an episode is its reward. With rewards in {0, 1}, failures teach nothing.

@@ -27,7 +27,7 @@ from searchgym.env.vector import make_vec
 from searchgym.trainers.algorithms.cw_grpo import CWGRPO
 from searchgym.trainers.algorithms.gigpo import GiGPO
 from searchgym.trainers.algorithms.grpo import GRPO
-from searchgym.trainers.credit import Credit
+from searchgym.trainers.core.credit import Credit
 from searchgym.trainers.credit_audit.auditing import AuditSettings, audit_credit
 
 world = {"name": "country-terse", "size": 1000, "train": 40, "dev": 20, "test": 20}

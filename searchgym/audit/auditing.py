@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from ..episode import Episode, RoundRecord
 from ..errors import ConfigError
 from ..judges.protocol import Judge, Trace, Verdict, check_judge, open_judge, traces_of
-from ..question import Corpus
+from ..records.episode import Episode, RoundRecord
+from ..records.question import Corpus
 from .agreement import Agreement, agreement
 
 __all__ = ["CRITERIA", "AuditResult", "Latency", "audit", "ready_judge"]

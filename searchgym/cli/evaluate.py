@@ -10,9 +10,9 @@ import click
 from rich.table import Table
 
 from ..env.config import JUDGE_WHEN
-from ..episode import Episode, check_writable, save_episodes
 from ..errors import ConfigError
 from ..figures import check_format, new_figure
+from ..records.episode import Episode, check_writable, save_episodes
 from ..rollouts.budgets import BudgetCurve, evaluate_budgets
 from ..rollouts.collection import choose_tasks
 from ..rollouts.evaluation import EvalResult

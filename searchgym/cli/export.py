@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..question import PLAIN_DESCRIPTION
+from ..records.question import PLAIN_DESCRIPTION
 from ..tables.columns import LEVELS
 from ..tables.episodes import Episodes
 from ..tables.exporting import FORMATS, ExportOptions, export_episodes

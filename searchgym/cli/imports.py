@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from ..episode import check_writable, save_episodes
 from ..errors import EpisodeFileError
 from ..importing import LAYOUTS, Imported, SourceReport, import_rollouts, report
+from ..records.episode import check_writable, save_episodes
 from ..specs import open_corpus
 from .command import Command, option
 from .console import Console, say

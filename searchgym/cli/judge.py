@@ -17,10 +17,10 @@ from ..audit.agreement import Agreement
 from ..audit.auditing import AuditResult, ready_judge
 from ..audit.auditing import audit as audit_judge
 from ..env.setup import registered_arguments
-from ..episode import Episode, check_writable, load_episodes, save_episodes
 from ..errors import ConfigError
 from ..importing import LAYOUTS, Imported, SourceReport, import_rollouts, report
-from ..question import Corpus
+from ..records.episode import Episode, check_writable, load_episodes, save_episodes
+from ..records.question import Corpus
 from ..rollouts.collection import choose_tasks, collect, open_agent, open_envs
 from ..specs import open_corpus
 from .command import Group, option

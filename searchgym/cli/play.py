@@ -18,8 +18,8 @@ from ..dialects import Act, Dialect
 from ..env.env import SearchEnv
 from ..env.judging import judge_episodes
 from ..env.setup import registered_arguments
-from ..episode import Episode, StopReason, check_writable, load_episodes, save_episodes
-from ..question import Question
+from ..records.episode import Episode, StopReason, check_writable, load_episodes, save_episodes
+from ..records.question import Question
 from ..rollouts.recorder import EpisodeRecorder
 from .command import Command, option
 from .console import Console, text

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from ..episode import check_writable, load_episodes, save_episodes
+from ..records.episode import check_writable, load_episodes, save_episodes
 from ..rollouts.evaluation import METRICS
 from ..rollouts.rescoring import rescore as rescore_episode
 from .command import Command, option

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ConfigError, ConformanceError
 from ..judges import Grade, Verdict
 from ..judges.protocol import Grader, Judge, Trace
-from ..question import Question
+from ..records.question import Question
 from .promise import require
 from .traces import GOLD, HALF, HUGE, PLAIN, continuations, odd_traces, ordinary_traces, prefixes
 

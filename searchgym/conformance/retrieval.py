@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 from ..errors import ConfigError, ConformanceError, RetrievalError, UnknownIdError
-from ..question import Corpus, Passage, Question
-from ..retriever import Hit, Retriever, SearchResult
+from ..records.question import Corpus, Passage, Question
+from ..records.retriever import Hit, Retriever, SearchResult
 from .promise import require
 
 __all__ = ["check_corpus", "check_retriever"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..dialects import Act
-from ..episode import RoundRecord
 from ..judges.protocol import Trace
-from ..question import Hop, Question
-from ..retriever import Hit
+from ..records.episode import RoundRecord
+from ..records.question import Hop, Question
+from ..records.retriever import Hit
 
 __all__ = ["GOLD", "HALF", "HUGE", "PLAIN", "continuations", "odd_traces", "ordinary_traces", "prefixes"]
 

@@ -4,7 +4,7 @@ A dialect is one object: system prompt, parser, writer, renderer of observations
 gold data and decides nothing about the episode.
 """
 
-from ..acts import Act
+from ..records.acts import Act
 from .calls import call_arguments, json_text
 from .dialect import Dialect, QueryDialect, ScannedDialect, prompt_of, render_refusal
 from .registry import DIALECTS, get_dialect, register_dialect

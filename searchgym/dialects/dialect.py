@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar, Protocol, cast, runtime_checkable
 
-from ..acts import Act
-from ..retriever import Hit
+from ..records.acts import Act
+from ..records.retriever import Hit
 from .scanner import THOUGHT_NAMES, Grammar, Scanner
 
 __all__ = [

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from ..acts import Act
 from ..errors import ConfigError, PluginError, UnknownIdError
 from ..options import plugins
-from ..question import PLAIN_DESCRIPTION
+from ..records.acts import Act
+from ..records.question import PLAIN_DESCRIPTION
 from .dialect import Dialect
 from .tags import TagsDialect
 from .tools import ToolsDialect

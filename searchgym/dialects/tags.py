@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..acts import Act
-from ..question import PLAIN_DESCRIPTION
-from ..retriever import Hit
+from ..records.acts import Act
+from ..records.question import PLAIN_DESCRIPTION
+from ..records.retriever import Hit
 from .dialect import ScannedDialect, blank, invalid, list_hits, plain_message, refusal, role
 from .scanner import THOUGHT_NAMES, Grammar, with_tags
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..acts import Act
-from ..question import PLAIN_DESCRIPTION
-from ..retriever import Hit
+from ..records.acts import Act
+from ..records.question import PLAIN_DESCRIPTION
+from ..records.retriever import Hit
 from .calls import CallError, json_text, read_call, text_argument
 from .dialect import ScannedDialect, blank, invalid, list_hits, plain_message, refusal, role
 from .scanner import THOUGHT_NAMES, Grammar, with_tags

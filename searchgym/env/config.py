@@ -8,14 +8,14 @@ from functools import cached_property
 from typing import Any
 
 from ..dialects import Dialect, QueryDialect, get_dialect, prompt_of
-from ..episode import Feedback, Retrieval
 from ..errors import ConfigError, UnknownIdError, strip
 from ..judges.gain import InformationGain
 from ..judges.protocol import Grader, Judge
 from ..options import check_count, choice
-from ..question import Corpus, Question, describe_corpus
-from ..retriever import Retriever
-from ..round_record import copy_json
+from ..records.episode import Feedback, Retrieval
+from ..records.question import Corpus, Question, describe_corpus
+from ..records.retriever import Retriever
+from ..records.round_record import copy_json
 from ..scoring import DEFAULT_SEGMENTATION, SEGMENTATIONS
 from .feedback import check_level
 from .reward_weights import RewardWeights, open_reward

@@ -9,14 +9,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from ..acts import Act, allowed_act
 from ..dialects import Dialect
-from ..episode import RoundRecord, StopReason
 from ..errors import ConfigError, SnapshotError, printable
 from ..judges.protocol import check_judge
 from ..options import integer
-from ..question import Corpus
-from ..retriever import Retriever, SearchResult
+from ..records.acts import Act, allowed_act
+from ..records.episode import RoundRecord, StopReason
+from ..records.question import Corpus
+from ..records.retriever import Retriever, SearchResult
 from .episode_state import EpisodeState
 from .judging import Costs, finish_steps
 from .setup import (

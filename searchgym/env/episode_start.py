@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..episode import INFO_SCHEMA, anchor_of
-from ..question import Question, gold_record
+from ..records.episode import INFO_SCHEMA, anchor_of
+from ..records.question import Question, gold_record
 
 __all__ = ["EpisodeStart"]
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..dialects import Act, render_refusal
-from ..episode import Feedback, Outcome, Retrieval, RoundRecord, StopReason, anchor_of
 from ..errors import ConfigError, CorpusError, ResetNeededError, RetrievalError, UnknownIdError
 from ..judges import Grade, Verdict, no_verdict
 from ..judges.protocol import Trace
-from ..question import Corpus, Passage, Question, find_passage
-from ..retriever import Hit, SearchResult, distinct_hits
+from ..records.episode import Feedback, Outcome, Retrieval, RoundRecord, StopReason, anchor_of
+from ..records.question import Corpus, Passage, Question, find_passage
+from ..records.retriever import Hit, SearchResult, distinct_hits
 from ..scoring import recall, score_answer
 from .config import EnvConfig
 from .episode_start import EpisodeStart

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Collection
 
 from ..errors import UnknownIdError
-from ..question import Passage, Question
+from ..records.question import Passage, Question
 from ..scoring import contains_answer, exact_match, normalize_answer, sub_exact_match
 
 __all__ = ["FEEDBACK_LEVELS", "write_feedback"]

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from ..episode import RoundRecord
+from ..records.episode import RoundRecord
 from .episode_start import EpisodeStart
 
 __all__ = ["InfoSource", "Restarted", "VectorInfos"]

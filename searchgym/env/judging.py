@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..episode import Episode, RoundRecord
 from ..errors import PluginError, UnknownIdError
 from ..judges import Grade, Verdict, no_verdict
 from ..judges.protocol import Judge, Trace, traces_of
-from ..question import Question
+from ..records.episode import Episode, RoundRecord
+from ..records.question import Question
 from .config import JUDGE_WHEN, EnvConfig
 from .episode_state import EpisodeState
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import ConfigError, PluginError, SearchGymError, UnknownIdError
 from ..options import plugins
-from ..sources import absolute_name, load_source, source_name
+from ..options.sources import absolute_name, load_source, source_name
 from .rewards import REWARD_TERMS, RewardContext, RewardTerm
 
 __all__ = ["EXACT_WRAPPERS", "RewardWeights", "open_reward", "portable_reward"]
@@ -174,7 +174,7 @@ def _portable_term(term: Any, folder: Path | None) -> Any:
 
 
 def _name(term: Any) -> str:
-    """See `searchgym.sources.source_name`; a `RewardTerm` has the name of the variable that holds it in its function's module."""
+    """See `searchgym.options.sources.source_name`; a `RewardTerm` has the name of the variable that holds it in its function's module."""
     if not isinstance(term, RewardTerm):
         return source_name(term) if hasattr(term, "__qualname__") else f"<{type(term).__name__}>"
     module = sys.modules.get(getattr(term.value, "__module__", ""))

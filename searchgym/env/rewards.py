@@ -20,11 +20,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..episode import Outcome, RoundRecord
 from ..errors import ConfigError
 from ..judges import Grade, Verdict
 from ..judges.gain import InformationGain, redundancy
-from ..question import Question
+from ..records.episode import Outcome, RoundRecord
+from ..records.question import Question
 from ..scoring import f1, ndcg, normalize_answer, sub_exact_match
 
 __all__ = ["REWARD_TERMS", "SUB_EM_EXTRA", "RewardContext", "RewardTerm"]

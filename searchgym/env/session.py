@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
 
-from ..episode import StopReason
 from ..errors import ResetNeededError, get_logger
+from ..records.episode import StopReason
 from .env import SearchEnv
 from .tools import act_of_call, tool_functions, unwrapped
 

@@ -12,12 +12,12 @@ from gymnasium.envs.registration import load_env_creator
 
 from ..errors import ConfigError, RetrievalError, UnknownIdError, get_logger
 from ..judges.protocol import Judge, open_judge
-from ..lookup import not_one_question, prompt_text, questions_of_prompt
 from ..options import integer, plain
-from ..question import Corpus, Question
-from ..retriever import CachedRetriever, Retriever, SearchResult, check_result
+from ..records.question import Corpus, Question
+from ..records.retriever import CachedRetriever, Retriever, SearchResult, check_result
 from ..specs import Spec, open_corpus, open_retriever
 from .config import ARGUMENTS, EnvConfig, check_names
+from .lookup import not_one_question, prompt_text, questions_of_prompt
 from .reward_weights import EXACT_WRAPPERS, RewardWeights, open_reward
 from .spaces import MessageSpace, SampleTitles
 

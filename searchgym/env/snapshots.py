@@ -13,11 +13,11 @@ import zlib
 from typing import Any
 
 from ..dialects import Act
-from ..episode import Episode, RoundRecord, anchor_of
 from ..errors import ResetNeededError, SnapshotError, UnknownIdError
 from ..lru import LRUCache
-from ..question import Passage, find_passage
-from ..retriever import Hit, content_id, distinct_hits
+from ..records.episode import Episode, RoundRecord, anchor_of
+from ..records.question import Passage, find_passage
+from ..records.retriever import Hit, content_id, distinct_hits
 from .config import EnvConfig, env_fingerprint
 from .episode_state import EpisodeState, remembered
 

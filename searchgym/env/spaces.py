@@ -18,7 +18,7 @@ from gymnasium import Space
 from gymnasium.vector.utils import shared_memory as _shm
 
 from ..dialects import Act, get_dialect
-from ..question import Corpus
+from ..records.question import Corpus
 from ..specs import ByIdentity
 
 __all__ = ["MessageSpace", "SampleTitles"]

@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..acts import Act
 from ..dialects import Dialect, get_dialect
 from ..dialects.calls import CallError, call_arguments, text_argument
+from ..records.acts import Act
 from .config import EnvConfig
 
 __all__ = ["act_of_call", "tool_functions", "tool_instructions", "tool_schemas", "unwrapped"]

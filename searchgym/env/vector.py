@@ -17,12 +17,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from ..episode import RoundRecord, StopReason
 from ..errors import ConfigError, ResetNeededError
 from ..judges.protocol import check_judge
 from ..options import check_count
-from ..question import Question
-from ..retriever import SearchResult
+from ..records.episode import RoundRecord, StopReason
+from ..records.question import Question
+from ..records.retriever import SearchResult
 from .config import EnvConfig
 from .episode_start import EpisodeStart
 from .episode_state import EpisodeState, check_stop

@@ -19,8 +19,8 @@ import html
 import re
 import unicodedata
 
-from ..question import Corpus, Passage, Question, find_passage
-from ..retriever import Hit
+from ..records.question import Corpus, Passage, Question, find_passage
+from ..records.retriever import Hit
 
 __all__ = ["GoldPassages"]
 

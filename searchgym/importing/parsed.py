@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 
 from ..dialects import Act
-from ..episode import RoundRecord
-from ..retriever import Hit
+from ..records.episode import RoundRecord
+from ..records.retriever import Hit
 
 __all__ = ["Parsed", "RolloutTextError", "act", "content_id", "documents", "hit"]
 

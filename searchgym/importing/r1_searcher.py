@@ -17,8 +17,8 @@ import re
 from typing import Any
 
 from ..dialects import after_thoughts
-from ..episode import RoundRecord
-from ..retriever import Hit
+from ..records.episode import RoundRecord
+from ..records.retriever import Hit
 from .parsed import Parsed, RolloutTextError, act, hit
 
 __all__ = ["parse_r1_searcher"]

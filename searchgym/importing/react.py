@@ -20,8 +20,8 @@ import re
 from typing import Any
 
 from ..dialects import Act, after_thoughts
-from ..episode import RoundRecord
-from ..retriever import Hit
+from ..records.episode import RoundRecord
+from ..records.retriever import Hit
 from .parsed import Parsed, RolloutTextError, act, hit
 
 __all__ = ["parse_react", "parse_react_numbered", "parse_react_steps"]

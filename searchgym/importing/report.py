@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..episode import Episode
-from ..retriever import Hit
+from ..records.episode import Episode
+from ..records.retriever import Hit
 from ..scoring import normalize_answer
 from .rollouts import Imported
 

@@ -21,8 +21,8 @@ import re
 from typing import Any
 
 from ..dialects import DIALECTS, after_thoughts
-from ..episode import RoundRecord
-from ..retriever import Hit
+from ..records.episode import RoundRecord
+from ..records.retriever import Hit
 from .parsed import Parsed, RolloutTextError, act, documents, hit
 
 __all__ = ["parse_responses"]

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..episode import Episode, Outcome, Retrieval, RoundRecord, StopReason
 from ..errors import EpisodeFileError, UnknownIdError
-from ..question import Corpus
+from ..records.episode import Episode, Outcome, Retrieval, RoundRecord, StopReason
+from ..records.question import Corpus
 from ..scoring import exact_match, f1, recall, sub_exact_match
 from .files import read_rows
 from .gold import GoldPassages

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..dialects import DIALECTS, Act
-from ..episode import RoundRecord
-from ..retriever import Hit
+from ..records.episode import RoundRecord
+from ..records.retriever import Hit
 from .parsed import Parsed, RolloutTextError, act, documents, hit
 from .responses import parse_responses
 

@@ -4,8 +4,8 @@ A judge sees the question and the trace up to and including one round and gives 
 (arXiv 2604.14267): the retrieval utility u and the reasoning correctness v of that round, each in [0, 1].
 """
 
-from ..episode import RoundRecord
-from ..verdict import no_verdict
+from ..records.episode import RoundRecord
+from ..records.verdict import no_verdict
 from .protocol import Grade, Grader, Judge, Trace, Verdict, open_judge, trace_of, traces_of
 
 __all__ = [

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigError
-from ..question import Corpus
+from ..records.question import Corpus
 from .protocol import Judge, Trace, Verdict, open_judge
 
 __all__ = ["CorruptedJudge"]

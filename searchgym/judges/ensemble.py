@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ..errors import ConfigError, PluginError, did_you_mean
-from ..question import Corpus, Question
+from ..records.question import Corpus, Question
 from .protocol import Grade, Grader, Judge, Trace, Verdict, open_judge
 
 __all__ = ["Ensemble", "GradingEnsemble", "open_ensemble"]

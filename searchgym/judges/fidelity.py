@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..question import Corpus
+from ..records.question import Corpus
 from ..scoring import normalize_answer
 from .grounding import CommonWords, contains_words, names_in, support
 from .protocol import Trace, Verdict

@@ -23,8 +23,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from ..question import Corpus, find_passage
-from ..retriever import Hit
+from ..records.question import Corpus, find_passage
+from ..records.retriever import Hit
 from .grounding import sample_passages
 
 __all__ = ["InformationGain", "redundancy"]

@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from ..episode import RoundRecord
-from ..question import Corpus, Hop, Passage
-from ..retriever import Hit
+from ..records.episode import RoundRecord
+from ..records.question import Corpus, Hop, Passage
+from ..records.retriever import Hit
 from ..scoring import contains_answer, normalize_answer
 from .protocol import Trace
 from .words import FUNCTION_WORDS, OPENERS, QUERY_WORDS

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..episode import RoundRecord
-from ..question import Corpus
+from ..records.episode import RoundRecord
+from ..records.question import Corpus
 from ..scoring import normalize_answer
 from .grounding import CommonWords, holds_name, repeats, support
 from .protocol import Trace, Verdict

@@ -1,4 +1,4 @@
-"""The `Judge` protocol: what a judge is given and how it is opened. `searchgym.verdict` has what it returns."""
+"""The `Judge` protocol: what a judge is given and how it is opened. `searchgym.records.verdict` has what it returns."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from ..episode import Episode, RoundRecord
 from ..errors import PluginError
-from ..question import Corpus, Hop, Question
-from ..verdict import Grade, Verdict, no_verdict
+from ..records.episode import Episode, RoundRecord
+from ..records.question import Corpus, Hop, Question
+from ..records.verdict import Grade, Verdict, no_verdict
 
 __all__ = [
     "Grade",

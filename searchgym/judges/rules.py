@@ -23,10 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..episode import RoundRecord
 from ..errors import ConfigError, UnknownIdError
-from ..question import Corpus, Question
-from ..retriever import Hit
+from ..records.episode import RoundRecord
+from ..records.question import Corpus, Question
+from ..records.retriever import Hit
 from ..scoring import contains_answer, normalize_answer
 from .gain import InformationGain, redundancy
 from .grounding import repeats, support

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ..env.vector import SearchVectorEnv
-from ..episode import Episode
 from ..errors import ConfigError
 from ..options import check_count
+from ..records.episode import Episode
 from .collection import AgentLike, EnvLike, open_agent, open_envs
 from .evaluation import EvalResult, evaluate
 from .plot import draw_budgets

@@ -23,10 +23,10 @@ from ..env.infos import InfoSource
 from ..env.judging import judge_episodes
 from ..env.reward_weights import EXACT_WRAPPERS
 from ..env.vector import SearchVectorEnv, make_vec
-from ..episode import Episode, RoundRecord, StopReason
 from ..errors import ConfigError
 from ..judges.protocol import check_judge
 from ..options import check_count, mapping, plugins
+from ..records.episode import Episode, RoundRecord, StopReason
 from .recorder import EpisodeRecorder
 from .starts import Start, check_starts, open_slots
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from ..agent import Agent
 from ..env.vector import SearchVectorEnv
-from ..episode import Episode
 from ..errors import ConfigError
 from ..options import check_count
+from ..records.episode import Episode
 from ..scoring import ndcg
 from ..statistics import Interval, bootstrap
 from .collection import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..agent import Turn
 from ..env.config import EnvConfig, env_fingerprint
-from ..episode import Episode, RoundRecord, Segment, segments_before
 from ..errors import ConfigError
-from ..question import Question, gold_record
+from ..records.episode import Episode, RoundRecord, Segment, segments_before
+from ..records.question import Question, gold_record
 
 __all__ = ["EpisodeRecorder"]
 

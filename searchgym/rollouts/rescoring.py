@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from ..dialects import get_dialect
-from ..episode import Episode, Outcome, StopReason
 from ..errors import EpisodeFileError
+from ..records.episode import Episode, Outcome, StopReason
 from ..scoring import DEFAULT_SEGMENTATION, recall, score_answer
 
 __all__ = ["rescore"]

@@ -27,11 +27,11 @@ from typing import Any, Literal
 from ..agent import Agent
 from ..env.judging import Costs, ask_judge
 from ..env.vector import SearchVectorEnv
-from ..episode import Episode, RoundRecord
 from ..errors import ConfigError
 from ..judges.protocol import Judge, Trace, check_judge
 from ..options import check_count, choice
-from ..question import Question
+from ..records.episode import Episode, RoundRecord
+from ..records.question import Question
 from ..scoring import normalize_answer
 from .collection import AgentLike, EnvLike, choose_tasks, collect, open_agent, open_envs
 from .evaluation import EvalResult, summarize

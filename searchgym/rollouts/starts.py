@@ -11,10 +11,10 @@ from ..env.episode_state import EpisodeState
 from ..env.infos import InfoSource
 from ..env.snapshots import check_fork, observation_after, restore, snapshot_after
 from ..env.vector import SearchVectorEnv
-from ..episode import Episode
 from ..errors import ConfigError, SnapshotError
 from ..judges import no_verdict
 from ..options import check_count
+from ..records.episode import Episode
 
 __all__ = ["Start", "check_starts", "open_slots", "stopped_after_act"]
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ..episode import Episode, RoundRecord
 from ..errors import UnknownIdError
+from ..records.episode import Episode, RoundRecord
 from .failures import cause_of, named
 
 __all__ = ["COLUMNS", "LEVELS", "clean", "rows"]

@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..episode import Episode, load_episodes
 from ..errors import ConfigError, MissingExtraError, UnknownIdError
+from ..records.episode import Episode, load_episodes
 from .columns import COLUMNS, LEVELS, rows
 from .statistics import FailureStats, failure_statistics
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..episode import Episode, check_writable
 from ..errors import ConfigError, EpisodeFileError, UnknownIdError
 from ..files import replacing, sync
-from ..question import PLAIN_DESCRIPTION
+from ..records.episode import Episode, check_writable
+from ..records.question import PLAIN_DESCRIPTION
 from .columns import LEVELS, rows
 from .episodes import Episodes
 from .files import import_pyarrow, write_csv, write_hub_directory, write_parquet

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..episode import Episode, StopReason
 from ..errors import EpisodeFileError, SearchGymError
+from ..records.episode import Episode, StopReason
 from ..scoring import DEFAULT_SEGMENTATION, contains_answer, exact_match
 
 __all__ = ["CAUSES", "INFRASTRUCTURE", "cause_of", "named"]

@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..episode import Episode
 from ..errors import MissingExtraError
+from ..records.episode import Episode
 from .columns import COLUMNS, LEVELS, rows
 
 __all__ = [

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..episode import Episode
 from ..errors import ConfigError
 from ..options import check_count
+from ..records.episode import Episode
 from ..statistics import Interval, percentile_interval, resamples
 from .failures import CAUSES, INFRASTRUCTURE, cause_of, named
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..dialects import get_dialect, prompt_of
-from ..episode import Episode
 from ..errors import EpisodeFileError
+from ..records.episode import Episode
 from .columns import clean
 from .failures import named
 

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import RetrievalError, TapeError, warn
 from ..judges.protocol import Grade, Verdict
-from ..retriever import Hit, SearchResult
+from ..records.retriever import Hit, SearchResult
 
 __all__ = ["Content", "Key", "Line", "Player", "differences", "dump_line", "of_something_else", "read_tape"]
 

@@ -16,10 +16,10 @@ from weakref import WeakValueDictionary
 import filelock
 
 from .._version import __version__
-from ..episode import check_writable
 from ..errors import EpisodeFileError, RetrievalError, TapeError
 from ..judges.protocol import Grade, Verdict
-from ..retriever import Hit
+from ..records.episode import check_writable
+from ..records.retriever import Hit
 from .file import (
     GRADE_FIELDS,
     TAPE_SCHEMA,

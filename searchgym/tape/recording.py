@@ -17,8 +17,8 @@ from typing import Any
 
 from ..errors import RetrievalError, TapeError, strip
 from ..judges.protocol import Grade, Grader, Judge, Trace, Verdict
-from ..question import Corpus, Question
-from ..retriever import Retriever, SearchResult
+from ..records.question import Corpus, Question
+from ..records.retriever import Retriever, SearchResult
 from ..specs import split_spec
 from .file import Key, Player, differences, of_something_else
 from .recorder import Call, Recorder

@@ -18,7 +18,7 @@ from searchgym.agents.hf.agent import HFAgent
 from searchgym.agents.lm.token_policy import TokenPolicy
 from searchgym.agents.policy import Sample
 from searchgym.agents.tiny.agent import TinyAgent
-from searchgym.episode import Episode, Segment
+from searchgym.records.episode import Episode, Segment
 from searchgym.rollouts.collection import rollout
 from searchgym.scoring import exact_match
 

@@ -13,7 +13,7 @@ from helpers import small_world
 import searchgym
 from searchgym.agents.api import APIAgent
 from searchgym.dialects import Act
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 
 WORLD = small_world()
 

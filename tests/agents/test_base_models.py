@@ -19,8 +19,8 @@ from searchgym.agents.hf import loading
 from searchgym.agents.hf.agent import HFAgent
 from searchgym.agents.hf.templates import TEMPLATES, give_template
 from searchgym.agents.lm.half_precision import head_logits
-from searchgym.episode import Episode, save_episodes
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode, save_episodes
 from searchgym.rollouts.collection import agent_context_of
 
 MARKS = {"gemma": ["<start_of_turn>", "<end_of_turn>"], "plain": []}

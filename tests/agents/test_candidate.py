@@ -29,10 +29,10 @@ from searchgym.agents.policy import Sample
 from searchgym.dialects import DIALECTS, Act, get_dialect
 from searchgym.env.env import SearchEnv
 from searchgym.env.feedback import FEEDBACK_LEVELS
-from searchgym.episode import Episode
 from searchgym.errors import CheckpointError, ConfigError
-from searchgym.question import find_passage
-from searchgym.retriever import Hit
+from searchgym.records.episode import Episode
+from searchgym.records.question import find_passage
+from searchgym.records.retriever import Hit
 from searchgym.rollouts.collection import rollout
 from searchgym.scoring import exact_match
 

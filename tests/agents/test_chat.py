@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerFast
 
 from searchgym.agents.hf.chat import ChatFormat
 from searchgym.dialects import Act, ToolsDialect, get_dialect
-from searchgym.episode import Episode, Outcome, Round, Segment, StopReason
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode, Outcome, Round, Segment, StopReason
 
 FORMATS = [(family, dialect) for family in FAMILIES for dialect in ("tags", "tools")]
 CLOSINGS = ("</search>", "</answer>", "</feedback>", "</tool_call>")

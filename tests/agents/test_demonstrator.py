@@ -13,8 +13,8 @@ import searchgym
 from searchgym.agents.demonstrator import DemonstratorAgent
 from searchgym.agents.passages import contains_phrase
 from searchgym.env.vector import make_vec
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 from searchgym.rollouts.collection import agent_context_of
 
 PASSAGES = {

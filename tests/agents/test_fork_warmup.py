@@ -16,7 +16,7 @@ from searchgym.corpora.forks import FAMILIES, Forks
 from searchgym.dialects import TagsDialect
 from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError
-from searchgym.question import Question
+from searchgym.records.question import Question
 from searchgym.rollouts.collection import collect
 
 

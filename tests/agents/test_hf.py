@@ -20,8 +20,8 @@ from searchgym.agents.hf.agent import HFAgent
 from searchgym.agents.lm.generation import EngineStats
 from searchgym.agents.policy import Sample
 from searchgym.env.env import SearchEnv
-from searchgym.episode import Episode, StopReason
 from searchgym.errors import CheckpointError, ConfigError
+from searchgym.records.episode import Episode, StopReason
 from searchgym.rollouts.collection import agent_context_of, rollout
 
 LORA = {"rank": 4}

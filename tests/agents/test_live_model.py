@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from searchgym.agents.hf import HFAgent
 from searchgym.env.env import SearchEnv
-from searchgym.episode import Episode, StopReason
 from searchgym.errors import ConfigError
 from searchgym.interop import peers
+from searchgym.records.episode import Episode, StopReason
 from searchgym.rollouts.collection import rollout
 
 OPTIONS: dict[str, Any] = {"seed": 2, "max_new_tokens": 24}

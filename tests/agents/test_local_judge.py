@@ -32,7 +32,7 @@ from searchgym.dialects import Act
 from searchgym.errors import ConfigError
 from searchgym.judges import Grader, RoundRecord, Trace, open_judge
 from searchgym.judges.llm.prompt import Prompt, round_prompt
-from searchgym.retriever import Hit
+from searchgym.records.retriever import Hit
 
 TRACES = ordinary_traces()
 

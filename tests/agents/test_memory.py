@@ -21,8 +21,8 @@ from searchgym.agents.memory.reflections import Reflections, critique
 from searchgym.agents.memory.skills import Skill, SkillBank, write_skills
 from searchgym.agents.memory.trials import run_trials
 from searchgym.dialects import Act
-from searchgym.episode import Episode
 from searchgym.errors import CheckpointError, ConfigError, UnknownIdError
+from searchgym.records.episode import Episode
 from searchgym.rollouts.collection import collect, open_envs
 
 WORLD = small_world("country-terse")

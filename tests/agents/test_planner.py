@@ -20,9 +20,9 @@ from searchgym.agents.policy import Sample
 from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.dialects import Act, Dialect, get_dialect
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode, StopReason
 from searchgym.errors import ConfigError, UnknownIdError
-from searchgym.retriever import Hit
+from searchgym.records.episode import Episode, StopReason
+from searchgym.records.retriever import Hit
 from searchgym.rollouts.collection import agent_context_of, collect, rollout
 
 Script = Callable[[Dialect, list[str]], str]

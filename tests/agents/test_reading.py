@@ -6,7 +6,7 @@ import pytest
 
 from searchgym.agents.passages import NUMBER, SPAN, YEAR, contains_phrase, read_passages
 from searchgym.dialects import DIALECTS, Dialect, get_dialect
-from searchgym.retriever import Hit
+from searchgym.records.retriever import Hit
 
 
 @pytest.mark.parametrize("dialect", map(get_dialect, DIALECTS), ids=lambda d: d.name)

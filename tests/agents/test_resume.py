@@ -20,8 +20,8 @@ from searchgym.agents.planner.opening import open_planner
 from searchgym.agents.scripted import CopyAgent, OracleAgent
 from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 from searchgym.rollouts import Start, collect
 from searchgym.rollouts.collection import open_envs
 

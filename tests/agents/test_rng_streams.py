@@ -13,8 +13,8 @@ from searchgym.agents.policy import Policy
 from searchgym.agents.rng_streams import RngStreams
 from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.env.vector import SearchVectorEnv, make_vec
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 from searchgym.rollouts.collection import collect
 
 SEEDS = [11, 12, 13, 14, 15, 16]

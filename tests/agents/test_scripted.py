@@ -13,10 +13,10 @@ from searchgym.agents.scripted import CopyAgent, GoldAgent, OracleAgent, RandomA
 from searchgym.corpora import open_bm25
 from searchgym.corpora.world import World
 from searchgym.env.env import SearchEnv
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
-from searchgym.question import Corpus, Hop, Passage, Question
-from searchgym.retriever import Hit, Retriever, SearchResult
+from searchgym.records.episode import Episode
+from searchgym.records.question import Corpus, Hop, Passage, Question
+from searchgym.records.retriever import Hit, Retriever, SearchResult
 from searchgym.rollouts.collection import rollout
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"

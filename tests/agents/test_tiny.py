@@ -21,9 +21,9 @@ from searchgym.corpora import open_bm25
 from searchgym.corpora.world import World
 from searchgym.dialects import TagsDialect
 from searchgym.env.env import SearchEnv
-from searchgym.episode import Episode, StopReason
 from searchgym.errors import CheckpointError, ConfigError
-from searchgym.retriever import Hit
+from searchgym.records.episode import Episode, StopReason
+from searchgym.records.retriever import Hit
 from searchgym.rollouts.collection import open_agent, rollout
 
 WORDS = ["employer", "founder", "mayor", "river", "Mira", "Voss", "of", "the", "What", "is"]

@@ -19,9 +19,9 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"
 
 import searchgym  # noqa: E402
 from searchgym.audit.auditing import CRITERIA, audit  # noqa: E402
-from searchgym.episode import Episode  # noqa: E402
 from searchgym.importing import import_rollouts  # noqa: E402
-from searchgym.question import Corpus  # noqa: E402
+from searchgym.records.episode import Episode  # noqa: E402
+from searchgym.records.question import Corpus  # noqa: E402
 from searchgym.specs import open_corpus  # noqa: E402
 
 

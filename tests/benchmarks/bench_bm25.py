@@ -24,7 +24,7 @@ import Stemmer  # noqa: E402
 
 from searchgym.corpora import build_index, open_index  # noqa: E402
 from searchgym.corpora.bm25.index import BM25, BM25_BACKEND, open_bm25  # noqa: E402
-from searchgym.retriever import CachedRetriever  # noqa: E402
+from searchgym.records.retriever import CachedRetriever  # noqa: E402
 from searchgym.specs import open_corpus  # noqa: E402
 
 

@@ -21,7 +21,7 @@ import torch
 from searchgym.agents.candidate import features as candidates
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.candidate.features import list_candidates
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 from searchgym.rollouts.collection import rollout
 
 COMMAND = (

@@ -18,8 +18,8 @@ import torch
 from searchgym.agents.tiny import TinyAgent
 from searchgym.env.vector import make_vec
 from searchgym.rollouts.collection import collect
+from searchgym.trainers.core.groups import sampled_tokens
 from searchgym.trainers.credit_audit.monte_carlo import Precision, continue_episodes
-from searchgym.trainers.groups import sampled_tokens
 
 ENVIRONMENTS = {
     "SearchQA-Forks-v0": ("forks", {}),

@@ -18,10 +18,10 @@ from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.env.vector import make_vec
 from searchgym.options import plugins
-from searchgym.trainers.algorithm import training_envs
 from searchgym.trainers.config import make_config
+from searchgym.trainers.core.algorithm import training_envs
+from searchgym.trainers.core.tasks import TaskSampler
 from searchgym.trainers.learner import learner
-from searchgym.trainers.tasks import TaskSampler
 from searchgym.trainers.training import loop
 from searchgym.trainers.training.parts import Parts
 

@@ -40,7 +40,7 @@ from searchgym.corpora.dense.faiss_files import FaissFiles, faiss_bytes  # noqa:
 from searchgym.corpora.dense.index import DENSE_BACKEND, Dense  # noqa: E402
 from searchgym.corpora.dense.vectors import PublishedVectors, load_faiss  # noqa: E402
 from searchgym.corpora.indexing.backend import build_index, open_index  # noqa: E402
-from searchgym.question import Passage  # noqa: E402
+from searchgym.records.question import Passage  # noqa: E402
 from searchgym.specs import open_corpus  # noqa: E402
 
 Floats = NDArray[np.float32]

@@ -31,8 +31,8 @@ from searchgym.env.env import SearchEnv  # noqa: E402
 from searchgym.env.vector import SearchVectorEnv  # noqa: E402
 from searchgym.judges.oracle import OracleJudge  # noqa: E402
 from searchgym.judges.protocol import Trace  # noqa: E402
-from searchgym.question import Corpus, Question  # noqa: E402
-from searchgym.retriever import CachedRetriever  # noqa: E402
+from searchgym.records.question import Corpus, Question  # noqa: E402
+from searchgym.records.retriever import CachedRetriever  # noqa: E402
 from searchgym.specs import open_corpus  # noqa: E402
 
 ENVS = 64

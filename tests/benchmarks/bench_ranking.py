@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.errors import MissingExtraError, PluginError
-from searchgym.question import Question
-from searchgym.retriever import Retriever
+from searchgym.records.question import Question
+from searchgym.records.retriever import Retriever
 from searchgym.specs import open_corpus, open_retriever
 
 COLUMNS = ("recall@3", "recall@5", "recall@10", "all@10")

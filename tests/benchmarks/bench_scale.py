@@ -37,7 +37,7 @@ from searchgym.corpora import build_index, open_index  # noqa: E402
 from searchgym.corpora.bm25 import loader as bm25_loader  # noqa: E402
 from searchgym.corpora.bm25.analyzer import STOP_WORDS  # noqa: E402
 from searchgym.options import plugins  # noqa: E402
-from searchgym.question import Passage  # noqa: E402
+from searchgym.records.question import Passage  # noqa: E402
 
 WIKI18 = 21_015_324
 K = 10

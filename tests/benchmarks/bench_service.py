@@ -44,8 +44,8 @@ import Stemmer
 from searchgym.corpora import build_index, open_index
 from searchgym.corpora.service.protocol import read_document
 from searchgym.options.plugins import load
-from searchgym.question import Corpus
-from searchgym.retriever import Retriever
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Retriever
 from searchgym.specs import open_corpus
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"

@@ -188,9 +188,9 @@ def run_ours(options: argparse.Namespace, envs: SearchVectorEnv, tasks: list[str
     from searchgym.agents.hf.agent import HFAgent
     from searchgym.trainers.algorithms.grpo import GRPO
     from searchgym.trainers.config import make_config
-    from searchgym.trainers.groups import sampled_tokens
+    from searchgym.trainers.core.groups import sampled_tokens
+    from searchgym.trainers.core.tasks import TaskSampler
     from searchgym.trainers.runs.directory import RunDirectory
-    from searchgym.trainers.tasks import TaskSampler
     from searchgym.trainers.training.loop import Iteration, Loop
     from searchgym.trainers.training.parts import Parts
     from searchgym.trainers.training.trainer import Trainer

@@ -27,7 +27,7 @@ from searchgym.agents.lm import prefix_tree
 from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.trainers.config import make_config
-from searchgym.trainers.groups import Groups
+from searchgym.trainers.core.groups import Groups
 from searchgym.trainers.training import loop
 from searchgym.trainers.training.api import train
 

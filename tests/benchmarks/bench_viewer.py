@@ -27,7 +27,7 @@ from statistics import median
 
 import numpy as np
 
-from searchgym.episode import Episode, Segment
+from searchgym.records.episode import Episode, Segment
 from searchgym.rollouts.collection import rollout
 from searchgym.trainers.runs.credit_record import CreditRecord, EpisodeCredit, save_credit
 from searchgym.trainers.runs.directory import RunDirectory

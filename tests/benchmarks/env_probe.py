@@ -24,7 +24,7 @@ import searchgym  # noqa: E402
 _imported = time.process_time() - _started
 
 from searchgym.corpora.bm25 import BM25  # noqa: E402
-from searchgym.retriever import CachedRetriever  # noqa: E402
+from searchgym.records.retriever import CachedRetriever  # noqa: E402
 
 ENVS = 64
 ENDLESS: dict[str, Any] = {"max_rounds": 10**9, "max_chars": None}

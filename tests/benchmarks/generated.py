@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from searchgym.corpora.bm25.analyzer import STOP_WORDS
 from searchgym.errors import UnknownIdError
-from searchgym.question import Passage, Question
+from searchgym.records.question import Passage, Question
 
 _LENGTH = 100  # words
 _RANKS = 2**21

@@ -14,7 +14,7 @@ import pytest
 from helpers import CommandLine, wait_until
 from viewer_run import hostile, metrics, played, write_run
 
-from searchgym.episode import load_episodes, save_episodes
+from searchgym.records.episode import load_episodes, save_episodes
 from searchgym.trainers.viewer.library import Library
 
 sync_api = pytest.importorskip("playwright.sync_api")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from searchgym.episode import Episode, load_episodes
+from searchgym.records.episode import Episode, load_episodes
 from searchgym.trainers import load_credit
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "images"

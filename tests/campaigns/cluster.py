@@ -215,7 +215,7 @@ def compare(one: Path, other: Path) -> None:
     """Both runs have the same episodes, metrics and weights."""
     from safetensors.torch import load_file
 
-    from searchgym.episode import load_episodes
+    from searchgym.records.episode import load_episodes
 
     sampled, lost = [], 0
     for run in (one, other):

@@ -22,7 +22,7 @@ from typing import Any
 
 from kill_runs import content
 
-from searchgym.episode import load_episodes
+from searchgym.records.episode import load_episodes
 from searchgym.trainers.prm.labels import LABELS_FILE, StepLabels
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "corpora"))

@@ -35,8 +35,8 @@ from products import EDITED, PRODUCTS, make_products
 
 from searchgym.agents.candidate import CandidateAgent
 from searchgym.env.env import SearchEnv
-from searchgym.episode import load_episodes
 from searchgym.errors import SearchGymError
+from searchgym.records.episode import load_episodes
 from searchgym.trainers import load_credit
 from searchgym.trainers.training import recorder, resume, train
 

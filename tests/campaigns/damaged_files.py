@@ -36,7 +36,7 @@ from searchgym.corpora import build_index, open_index
 from searchgym.corpora.bm25 import BM25_BACKEND, loader
 from searchgym.corpora.indexing import sealed
 from searchgym.errors import RetrievalError, SearchGymError
-from searchgym.retriever import Hit
+from searchgym.records.retriever import Hit
 from searchgym.specs import open_corpus
 
 BATCH = 250  # mutations that one process handles
@@ -210,7 +210,7 @@ class Passages(Kind):
     def make(self, place: Path) -> None:
         from searchgym.corpora.datasets.lines import Line
         from searchgym.corpora.datasets.packing import PassagePacker
-        from searchgym.question import Passage
+        from searchgym.records.question import Passage
 
         packer = PassagePacker(place)
         for number, text in enumerate(texts(3000)):

@@ -16,9 +16,9 @@ import numpy as np
 from searchgym.agents.memory.policy import MEMORY_FILE
 from searchgym.agents.policy import Policy
 from searchgym.corpora.web.answers import Answers
-from searchgym.episode import load_episodes, save_episodes
 from searchgym.errors import CheckpointError
 from searchgym.files import write_checksums
+from searchgym.records.episode import load_episodes, save_episodes
 from searchgym.rollouts.collection import open_agent
 from searchgym.trainers.course.leaderboard import leaderboard_html, read_grades
 from searchgym.trainers.credit_audit.store import ContinuationStore

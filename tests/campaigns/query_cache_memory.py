@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from searchgym.retriever import CACHE_BYTES, CachedRetriever, Hit
+from searchgym.records.retriever import CACHE_BYTES, CachedRetriever, Hit
 
 QUERIES = 100_000
 CASES = {"short": (200, None), "usual": (2_000, None), "long": (43_000, None), "shared": (2_000, 5_000)}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from searchgym.judges import Grade, Judge, Trace
-from searchgym.question import Corpus, Passage, Question
-from searchgym.retriever import Retriever, SearchResult
+from searchgym.records.question import Corpus, Passage, Question
+from searchgym.records.retriever import Retriever, SearchResult
 from searchgym.tape.recording import recording, replaying
 
 QUESTION = Question("q", "Who?", ("Anna",), "dev", supporting_ids=("p0",))

@@ -17,11 +17,19 @@ from searchgym.audit.agreement import agreement, cohen_kappa
 from searchgym.audit.auditing import CRITERIA, audit
 from searchgym.conformance import check_judge
 from searchgym.dialects import Act
-from searchgym.episode import Episode, Outcome, Retrieval, Round, StopReason, load_episodes, save_episodes
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.judges import Trace, Verdict, open_judge, traces_of
 from searchgym.judges.corrupted import CorruptedJudge
 from searchgym.judges.oracle import OracleJudge
+from searchgym.records.episode import (
+    Episode,
+    Outcome,
+    Retrieval,
+    Round,
+    StopReason,
+    load_episodes,
+    save_episodes,
+)
 
 # -- kappa ---------------------------------------------------------------------------------------------------
 

@@ -18,11 +18,11 @@ from searchgym.agent import Agent, FunctionAgent, Turn
 from searchgym.dialects import Act, get_dialect
 from searchgym.env.snapshots import snapshot_after
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode, StopReason, load_episodes, save_episodes, segments_before
 from searchgym.errors import ConfigError, SnapshotError, UnknownIdError
 from searchgym.judges.protocol import Trace
+from searchgym.records.episode import Episode, StopReason, load_episodes, save_episodes, segments_before
+from searchgym.records.verdict import Verdict
 from searchgym.rollouts import Start, collect, rescore
-from searchgym.verdict import Verdict
 
 TASK = "employer-town"
 TOOLS = get_dialect("tools")
@@ -301,7 +301,7 @@ def test_a_function_is_an_agent_that_branches(toy: str) -> None:
 
 
 def test_segments_are_cut_at_the_round() -> None:
-    from searchgym.episode import Segment
+    from searchgym.records.episode import Segment
 
     segments = [
         Segment([1, 2, 3, 4], [0, 1, 0, 1], [0, -1, 0, -2], [0, 0, 1, 1]),

@@ -14,8 +14,8 @@ from toys import RIGHT
 import searchgym
 from searchgym.agent import Agent, Turn
 from searchgym.cli import main
-from searchgym.episode import StopReason
 from searchgym.errors import ConfigError
+from searchgym.records.episode import StopReason
 
 DEV = ["dev-0", "dev-1", "dev-2", "dev-3"]
 

@@ -18,8 +18,8 @@ from helpers import CommandLine, run_searchgym, start_searchgym
 from toys import EMPLOYER
 
 from searchgym.cli import main
-from searchgym.episode import load_episodes
 from searchgym.options import plugins
+from searchgym.records.episode import load_episodes
 
 COMMANDS = ["play", "eval", "rescore", "doctor", "train"]
 

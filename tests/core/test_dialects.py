@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from searchgym.dialects import DIALECTS, Act, Dialect, TagsDialect, ToolsDialect, get_dialect
 from searchgym.errors import UnknownIdError
-from searchgym.retriever import Hit
+from searchgym.records.retriever import Hit
 
 TAGS, TOOLS = TagsDialect(), ToolsDialect()
 ROLLOUTS = Path(__file__).parents[2] / ".." / "shared" / "data" / "recorded_rollouts_sample.jsonl.gz"

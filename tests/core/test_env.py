@@ -26,8 +26,8 @@ import searchgym
 from searchgym.dialects import Act
 from searchgym.env.env import SearchEnv
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import StopReason
 from searchgym.errors import ConfigError, UnknownIdError
+from searchgym.records.episode import StopReason
 
 IDS = ["SearchQA-v0", "SearchQA-Terse-v0", "SearchQA-Hard-v0"]
 

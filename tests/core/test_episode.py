@@ -19,8 +19,15 @@ from toys import MESSAGES, RIGHT, SEARCH
 from searchgym.agent import FunctionAgent
 from searchgym.cli.rescore import rescore as rescore_command
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode, Segment, StopReason, check_writable, load_episodes, save_episodes
 from searchgym.errors import EpisodeFileError, UnknownIdError
+from searchgym.records.episode import (
+    Episode,
+    Segment,
+    StopReason,
+    check_writable,
+    load_episodes,
+    save_episodes,
+)
 from searchgym.rollouts.collection import collect, rollout
 from searchgym.rollouts.rescoring import rescore
 

@@ -8,7 +8,7 @@ import pytest
 
 import searchgym
 from searchgym.env.feedback import FEEDBACK_LEVELS, write_feedback
-from searchgym.question import Hop, Passage, Question, find_passage
+from searchgym.records.question import Hop, Passage, Question, find_passage
 from searchgym.scoring import exact_match, normalize_answer
 
 PAGES = {

@@ -3,10 +3,10 @@
 import pytest
 
 from searchgym.dialects import Act
-from searchgym.episode import RoundRecord
 from searchgym.judges import Trace, open_judge
-from searchgym.question import Question
-from searchgym.retriever import Hit
+from searchgym.records.episode import RoundRecord
+from searchgym.records.question import Question
+from searchgym.records.retriever import Hit
 
 QUESTION = Question("q", "Where does Ada Brook live?", ("Velm",), "train")
 ADA = Hit("p1", "Ada Brook", "Ada Brook is a painter. She lives in Velm.", 1.0)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import searchgym
-from searchgym.episode import Episode
 from searchgym.importing import import_rollouts, report
+from searchgym.records.episode import Episode
 from searchgym.tables import Episodes, export_episodes
 from searchgym.tables.exporting import ExportOptions
 

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import QUICK
 
-from searchgym.episode import Episode, StopReason
 from searchgym.errors import EpisodeFileError, UnknownIdError
 from searchgym.importing import (
     FORMATS,
@@ -26,8 +25,9 @@ from searchgym.importing import (
 )
 from searchgym.importing.parsed import content_id
 from searchgym.importing.responses import parse_responses
-from searchgym.question import Passage, Question
-from searchgym.retriever import Hit
+from searchgym.records.episode import Episode, StopReason
+from searchgym.records.question import Passage, Question
+from searchgym.records.retriever import Hit
 from searchgym.specs import open_corpus
 
 R1, REACT, NUMBERED, RESPONSES = FORMATS

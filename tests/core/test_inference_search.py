@@ -10,8 +10,8 @@ import searchgym
 from searchgym.agent import Agent, Turn
 from searchgym.cli import main
 from searchgym.errors import ConfigError
+from searchgym.records.verdict import Verdict
 from searchgym.rollouts.search import SearchOptions, _votes_for, evaluate_search
-from searchgym.verdict import Verdict
 
 WORLD = {"name": "country", "size": 1000, "train": 5, "dev": 6, "test": 5}
 

@@ -27,7 +27,7 @@ from toys import (
 from searchgym.dialects import Act, get_dialect
 from searchgym.env.env import SearchEnv
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import StopReason
+from searchgym.records.episode import StopReason
 
 
 def test_reset_info_and_gold_only_on_demand(env: SearchEnv, toy: str) -> None:

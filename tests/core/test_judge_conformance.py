@@ -14,7 +14,7 @@ import searchgym
 from searchgym.conformance import check_judge
 from searchgym.errors import ConfigError, ConformanceError, SearchGymError
 from searchgym.judges import Grade, Trace, Verdict, open_judge, traces_of
-from searchgym.question import Question
+from searchgym.records.question import Question
 from searchgym.scoring import normalize_answer
 
 WORLD = small_world("country-terse")

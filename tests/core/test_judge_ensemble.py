@@ -13,7 +13,7 @@ from searchgym.conformance.traces import PLAIN, ordinary_traces
 from searchgym.errors import ConfigError, PluginError, UnknownIdError
 from searchgym.judges import Grade, Grader, Trace, Verdict, open_judge
 from searchgym.judges.ensemble import Ensemble, GradingEnsemble
-from searchgym.question import Question
+from searchgym.records.question import Question
 
 
 class Says:

@@ -16,8 +16,8 @@ from searchgym.dialects import Act
 from searchgym.judges import RoundRecord, Trace
 from searchgym.judges.llm.prompt import PROMPT_VERSION, Prompt, grade_prompt, round_prompt
 from searchgym.judges.llm.replies import UnreadableReplyError, read_grade, read_verdict
-from searchgym.question import Hop, Question
-from searchgym.retriever import Hit
+from searchgym.records.question import Hop, Question
+from searchgym.records.retriever import Hit
 
 QUESTION = Question("q", "Where was Tarn Mills founded?", ("Oldmoor", "Old Moor"), "dev")
 

@@ -14,8 +14,8 @@ from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.judges import RoundRecord, Trace, Verdict, open_judge, traces_of
 from searchgym.judges.oracle import OracleJudge
 from searchgym.judges.rules import RulesJudge
-from searchgym.question import Hop, Passage, Question
-from searchgym.retriever import Hit
+from searchgym.records.question import Hop, Passage, Question
+from searchgym.records.retriever import Hit
 
 
 class _Corpus:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from searchgym.episode import Episode
 from searchgym.errors import EpisodeFileError, UnknownIdError
 from searchgym.importing import LAYOUTS, Imported, import_rollouts, parse_rollout
-from searchgym.question import Passage, Question
+from searchgym.records.episode import Episode
+from searchgym.records.question import Passage, Question
 
 ASKED = "Where is the mill that Anna Reed works for?"
 FIRST = (

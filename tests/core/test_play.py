@@ -8,8 +8,8 @@ import pytest
 from helpers import CommandLine
 
 from searchgym.cli.play import write_hint
-from searchgym.episode import StopReason, load_episodes
-from searchgym.question import Hop, Question
+from searchgym.records.episode import StopReason, load_episodes
+from searchgym.records.question import Hop, Question
 from searchgym.rollouts.rescoring import rescore
 
 CHAIN = (

@@ -11,11 +11,11 @@ import pytest
 from toys import Probe
 
 from searchgym import Act, EpisodeSession, SearchEnv, StopReason, find_question
-from searchgym.acts import INVALID_ERRORS
 from searchgym.env.session import OVER, dropped_rollouts
 from searchgym.env.tools import act_of_call, tool_functions, unwrapped
 from searchgym.errors import ConfigError, ResetNeededError, UnknownIdError
-from searchgym.question import Question
+from searchgym.records.acts import INVALID_ERRORS
+from searchgym.records.question import Question
 
 ACTS = [
     Act("search", ("Anna Reed",)),

@@ -20,8 +20,8 @@ from searchgym import errors
 from searchgym.corpora.hybrid import Hybrid
 from searchgym.errors import ConfigError, MissingExtraError, PluginError, UnknownIdError
 from searchgym.options import plugins
-from searchgym.question import Corpus
-from searchgym.retriever import CachedRetriever, Hit, Retriever
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import CachedRetriever, Hit, Retriever
 
 Register = Callable[[str, str, str], None]
 
@@ -146,7 +146,7 @@ def test_a_missing_extra_says_what_to_install(
 
 def test_third_party_parts_are_found_like_built_in_ones(register: Register, tmp_path: Path, toy: str) -> None:
     (tmp_path / "strange_parts.py").write_text(
-        "from searchgym.retriever import Hit\n"
+        "from searchgym.records.retriever import Hit\n"
         "class First:\n"
         "    name = 'first'\n"
         "    def __init__(self, corpus, offset=0):\n"

@@ -15,10 +15,10 @@ from searchgym.corpora import open_jsonl
 from searchgym.corpora.service.limits import Limits
 from searchgym.corpora.service.requests import Refused, read_search
 from searchgym.dialects import Act, TagsDialect, ToolsDialect
-from searchgym.episode import load_episodes, save_episodes
 from searchgym.errors import CorpusError
 from searchgym.importing import import_rollouts
-from searchgym.retriever import Hit, Retriever
+from searchgym.records.episode import load_episodes, save_episodes
+from searchgym.records.retriever import Hit, Retriever
 from searchgym.rollouts import evaluate
 from searchgym.scoring import exact_match, f1
 

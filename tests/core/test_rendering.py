@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from searchgym.episode import Episode, StopReason
-from searchgym.rendering import ENDINGS, thought_of
+from searchgym.records.episode import Episode, StopReason
+from searchgym.records.rendering import ENDINGS, thought_of
+from searchgym.records.verdict import Verdict
 from searchgym.rollouts.collection import rollout
-from searchgym.verdict import Verdict
 
 HOSTILE = "<script>alert(1)</script> \x1b[31mred \u202egnp.exe \ud800 &amp;"
 

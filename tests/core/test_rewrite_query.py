@@ -13,9 +13,9 @@ from helpers import small_world
 import searchgym
 from searchgym.agent import Agent
 from searchgym.dialects import Act, ToolsDialect, register_dialect, registry
-from searchgym.episode import Episode, StopReason
 from searchgym.errors import ConfigError, UnknownIdError
-from searchgym.retriever import Hit
+from searchgym.records.episode import Episode, StopReason
+from searchgym.records.retriever import Hit
 from searchgym.rollouts.rescoring import rescore
 from searchgym.scoring import ndcg
 from searchgym.tables.failures import cause_of

@@ -16,8 +16,8 @@ from toys import RIGHT, SEARCH, WRONG, Probe, write_toy
 import searchgym
 from searchgym.agent import Agent, Turn
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode, StopReason
 from searchgym.errors import ConfigError, UnknownIdError
+from searchgym.records.episode import Episode, StopReason
 from searchgym.rollouts.collection import collect, open_envs, rollout
 from searchgym.rollouts.evaluation import evaluate, summarize
 from searchgym.rollouts.rescoring import rescore

@@ -19,8 +19,8 @@ from toys import (
 import searchgym
 from searchgym.dialects import Act, get_dialect
 from searchgym.env.env import SearchEnv
-from searchgym.episode import StopReason
 from searchgym.errors import ConfigError, ResetNeededError, UnknownIdError
+from searchgym.records.episode import StopReason
 
 # -- how episodes end ------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from toys import (
 from searchgym.env.env import SearchEnv
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import ConfigError, SnapshotError
-from searchgym.retriever import Hit
+from searchgym.records.retriever import Hit
 
 
 @QUICK

@@ -17,8 +17,8 @@ from toys import SEARCH, Probe
 
 import searchgym
 from searchgym.env.env import SearchEnv
-from searchgym.episode import Episode, Segment, load_episodes, save_episodes
 from searchgym.errors import ConfigError, EpisodeFileError, UnknownIdError
+from searchgym.records.episode import Episode, Segment, load_episodes, save_episodes
 from searchgym.rollouts.collection import collect, open_agent, open_envs
 from searchgym.tables import CAUSES, Episodes, cause_of, export_episodes, failure_statistics
 from searchgym.tables.columns import COLUMNS

@@ -16,8 +16,8 @@ from searchgym.dialects import Act
 from searchgym.env.env import SearchEnv
 from searchgym.errors import ConfigError, RetrievalError, TapeError
 from searchgym.judges import Grade, Grader, Judge, RoundRecord, Trace, Verdict
-from searchgym.question import Question
-from searchgym.retriever import Hit, SearchResult
+from searchgym.records.question import Question
+from searchgym.records.retriever import Hit, SearchResult
 from searchgym.specs import open_corpus, open_retriever
 from searchgym.tape.recording import recording, replaying, tape_of
 

@@ -17,10 +17,10 @@ from toys import RIGHT, SEARCH, WRONG, Probe, play
 import searchgym
 from searchgym.env.env import SearchEnv
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode, load_episodes
 from searchgym.errors import ConfigError, TapeError
 from searchgym.judges.oracle import OracleJudge
 from searchgym.options import plugins
+from searchgym.records.episode import Episode, load_episodes
 from searchgym.rollouts.collection import open_agent
 from searchgym.specs import open_corpus, open_retriever
 

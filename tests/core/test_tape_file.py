@@ -24,7 +24,7 @@ from tape_parts import Pages, Scripted, record, replay
 from toys import QUICK, FixedRetriever
 
 from searchgym.errors import RetrievalError, TapeError
-from searchgym.retriever import Hit, SearchResult
+from searchgym.records.retriever import Hit, SearchResult
 from searchgym.tape.file import Player
 from searchgym.tape.recorder import Call, Recorder
 from searchgym.tape.recording import recording
@@ -207,7 +207,7 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from tape_parts import *
 from toys import *
-from searchgym.retriever import Hit
+from searchgym.records.retriever import Hit
 recorder, _ = record(Path({path!r}), FixedRetriever(Hit("a", "A", "text", 1.0)))
 count = 0
 while True:

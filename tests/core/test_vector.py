@@ -14,8 +14,8 @@ import searchgym
 from searchgym.env.env import SearchEnv
 from searchgym.env.infos import VectorInfos
 from searchgym.env.vector import SearchVectorEnv, make_vec
-from searchgym.episode import StopReason
 from searchgym.errors import ConfigError, ResetNeededError, UnknownIdError
+from searchgym.records.episode import StopReason
 
 TASKS = ["employer-town", "river-length", "bare"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from list_corpus import ListCorpus
 
-from searchgym.question import Question
+from searchgym.records.question import Question
 
 
 @pytest.fixture(autouse=True)

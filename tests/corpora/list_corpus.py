@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from searchgym.corpora.indexing.sealed import digest
 from searchgym.errors import UnknownIdError
-from searchgym.question import Passage, Question
+from searchgym.records.question import Passage, Question
 
 
 class ListCorpus:

@@ -17,7 +17,7 @@ from searchgym.corpora.bm25 import shards
 from searchgym.corpora.bm25.analyzer import stem, words
 from searchgym.corpora.bm25.index import BM25, MAX_QUERY_TERMS, open_bm25
 from searchgym.errors import ConfigError, CorpusError
-from searchgym.retriever import CachedRetriever, Retriever
+from searchgym.records.retriever import CachedRetriever, Retriever
 
 
 def terms(text: str) -> list[str]:

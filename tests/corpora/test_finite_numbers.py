@@ -20,8 +20,8 @@ from searchgym.corpora.dense.encoders import Encoder  # noqa: E402
 from searchgym.corpora.dense.index import DENSE_BACKEND  # noqa: E402
 from searchgym.corpora.dense.vectors import load_faiss  # noqa: E402
 from searchgym.errors import ConfigError, RetrievalError  # noqa: E402
-from searchgym.question import Question  # noqa: E402
-from searchgym.retriever import CachedRetriever  # noqa: E402
+from searchgym.records.question import Question  # noqa: E402
+from searchgym.records.retriever import CachedRetriever  # noqa: E402
 
 KINDS = ["flat", "hnsw", "ivf"]
 TEXTS = [f"Passage number {n} about otters." for n in range(40)]

@@ -23,7 +23,7 @@ from searchgym.corpora.service.heavy import HeavyProcess
 from searchgym.corpora.service.limits import Limits
 from searchgym.corpora.service.requests import MSGPACK, Form, Refused, Search, read_search
 from searchgym.errors import RetrievalError
-from searchgym.retriever import Hit, Retriever, SearchResult
+from searchgym.records.retriever import Hit, Retriever, SearchResult
 
 TEXTS = [("River", f"the river number {n} of {n % 7} towns") for n in range(40)]
 

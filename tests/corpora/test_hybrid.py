@@ -15,7 +15,7 @@ from searchgym.conformance import check_retriever
 from searchgym.corpora.hybrid import Hybrid, open_hybrid
 from searchgym.env.env import SearchEnv
 from searchgym.errors import ConfigError, RetrievalError, UnknownIdError
-from searchgym.retriever import Hit, SearchResult
+from searchgym.records.retriever import Hit, SearchResult
 from searchgym.specs import open_retriever
 
 

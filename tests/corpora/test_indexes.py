@@ -32,8 +32,8 @@ from searchgym.errors import (
     UnknownIdError,
 )
 from searchgym.options import plugins
-from searchgym.question import Corpus
-from searchgym.retriever import Hit, Retriever
+from searchgym.records.question import Corpus
+from searchgym.records.retriever import Hit, Retriever
 
 
 class ToyBackend(IndexBackend):

@@ -20,7 +20,7 @@ from searchgym.corpora.bm25.index import open_bm25
 from searchgym.corpora.datasets import jsonl as module
 from searchgym.corpora.datasets.jsonl import JsonlCorpus, open_jsonl
 from searchgym.errors import ConfigError, CorpusError, UnknownIdError
-from searchgym.question import Corpus, Hop, Passage, Question
+from searchgym.records.question import Corpus, Hop, Passage, Question
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 

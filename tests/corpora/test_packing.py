@@ -14,7 +14,7 @@ from searchgym.corpora.datasets.jsonl import open_jsonl
 from searchgym.corpora.datasets.lines import Line
 from searchgym.corpora.datasets.packing import Packed, PassageIds, PassagePacker, content_hash, decode_passage
 from searchgym.errors import CorpusError
-from searchgym.question import Passage
+from searchgym.records.question import Passage
 
 
 def some_passages(count: int, seed: int = 0) -> list[Passage]:
@@ -93,7 +93,7 @@ import resource, sys
 from pathlib import Path
 from searchgym.corpora.datasets import packing
 from searchgym.corpora.datasets.lines import Line
-from searchgym.question import Passage
+from searchgym.records.question import Passage
 packing.RUN = 10_000
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 packer = packing.PassagePacker(Path(sys.argv[1]))

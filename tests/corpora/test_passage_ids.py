@@ -18,8 +18,8 @@ from searchgym.corpora.bm25.index import BM25
 from searchgym.corpora.hybrid import Hybrid
 from searchgym.corpora.indexing.matching import PassageMatcher
 from searchgym.errors import ConfigError
-from searchgym.question import Hop, Passage, Question
-from searchgym.retriever import CachedRetriever, Hit, SearchResult, content_id, distinct_hits
+from searchgym.records.question import Hop, Passage, Question
+from searchgym.records.retriever import CachedRetriever, Hit, SearchResult, content_id, distinct_hits
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("httpcore") is None, reason='needs pip install "searchgym[serve]"'

@@ -13,7 +13,7 @@ from searchgym.cli import main
 from searchgym.corpora.datasets.fields import Source
 from searchgym.corpora.datasets.jsonl import JsonlCorpus, open_jsonl
 from searchgym.errors import CorpusError
-from searchgym.question import Passage, Question
+from searchgym.records.question import Passage, Question
 
 PASSAGE = {"id": "1", "title": "A", "text": "b c"}
 QUESTION = {"id": "q", "question": "Who?", "golden_answers": ["x"]}

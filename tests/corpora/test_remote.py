@@ -24,11 +24,12 @@ from list_corpus import ListCorpus
 from socket_server import SocketServer, http, serving
 
 import searchgym
-from searchgym.corpora.service.protocol import read_document, split_contents, write_document
+from searchgym.corpora.datasets.contents import split_contents
+from searchgym.corpora.service.protocol import read_document, write_document
 from searchgym.errors import ConfigError, RetrievalError, UnknownIdError
-from searchgym.question import Question
+from searchgym.records.question import Question
+from searchgym.records.retriever import Hit, Retriever
 from searchgym.retries import Backoff
-from searchgym.retriever import Hit, Retriever
 from searchgym.specs import open_retriever
 
 pytestmark = pytest.mark.skipif(

@@ -31,7 +31,7 @@ from searchgym.conformance import check_retriever
 from searchgym.corpora import BM25
 from searchgym.errors import ConfigError, IndexMismatchError, RetrievalError
 from searchgym.lru import LRUCache
-from searchgym.retriever import Hit, SearchResult
+from searchgym.records.retriever import Hit, SearchResult
 
 MODULES = ("starlette", "uvicorn", "httpx", "prometheus_client")
 pytestmark = pytest.mark.skipif(
@@ -909,7 +909,7 @@ def test_a_stalled_client_does_not_disturb_stopping(tmp_path: Path) -> None:
         "import sys\n"
         "from searchgym.corpora.service.app import create_app\n"
         "from searchgym.corpora.service.server import _bind, _run\n"
-        "from searchgym.retriever import Hit\n"
+        "from searchgym.records.retriever import Hit\n"
         "class Wide:\n"
         "    name, index_hash = 'wide', 'h'\n"
         "    def search(self, queries, k):\n"

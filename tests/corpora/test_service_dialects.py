@@ -22,7 +22,7 @@ from searchgym.corpora.service.protocol import read_hits
 from searchgym.corpora.service.requests import Refused, read_search
 from searchgym.corpora.service.server import local_service
 from searchgym.errors import ConfigError
-from searchgym.retriever import Hit
+from searchgym.records.retriever import Hit
 
 
 class Echo:

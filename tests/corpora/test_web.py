@@ -23,7 +23,7 @@ from searchgym.corpora.web.pages import PageReader, Unreadable, _is_public
 from searchgym.corpora.web.retriever import WebRetriever, best_part, open_web
 from searchgym.errors import ConfigError, RetrievalError, UnknownIdError
 from searchgym.files import seal
-from searchgym.question import Question
+from searchgym.records.question import Question
 
 FAST: dict[str, Any] = {
     "requests_per_second": 1000,

@@ -17,7 +17,7 @@ import pytest
 from searchgym.conformance import check_corpus
 from searchgym.corpora.world import World, open_country, open_country_hard, open_country_terse, write_world
 from searchgym.errors import ConfigError, UnknownIdError
-from searchgym.question import Corpus
+from searchgym.records.question import Corpus
 
 SMALL = {"size": 1_000, "train": 100, "dev": 30, "test": 30}
 SCRIPT = """

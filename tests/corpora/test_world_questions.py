@@ -11,8 +11,8 @@ import pytest
 from searchgym.corpora.bm25.index import BM25
 from searchgym.corpora.world import Plan, World
 from searchgym.corpora.world.solver import Knowledge, solve
-from searchgym.question import Question
-from searchgym.retriever import Hit
+from searchgym.records.question import Question
+from searchgym.records.retriever import Hit
 
 KINDS = {"chain", "comparison", "intersection", "obscured"}
 

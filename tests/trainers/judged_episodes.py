@@ -1,9 +1,9 @@
 """Episodes with given acts, verdicts and rewards, for tests of credit rules; one sampled token per round."""
 
-from searchgym.episode import Segment, StopReason
 from searchgym.judges.protocol import Verdict, no_verdict
+from searchgym.records.episode import Segment, StopReason
 from searchgym.trainers.conformance import make_episode
-from searchgym.trainers.groups import Groups
+from searchgym.trainers.core.groups import Groups
 
 __all__ = ["episode", "group_of", "verdict"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from searchgym.episode import load_episodes
+from searchgym.records.episode import load_episodes
 from searchgym.rollouts.collection import rollout
 from searchgym.trainers.credit_audit.auditing import AuditSettings, CreditAudit, RuleScore, Sampled
 from searchgym.trainers.credit_audit.kept import write_episodes

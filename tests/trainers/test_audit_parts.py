@@ -12,9 +12,9 @@ import pytest
 from searchgym.agents.candidate import CandidateAgent
 from searchgym.agents.candidate.features import FEATURES
 from searchgym.env.vector import make_vec
-from searchgym.episode import save_episodes
 from searchgym.errors import ConfigError
 from searchgym.options import plugins
+from searchgym.records.episode import save_episodes
 from searchgym.rollouts.collection import agent_context_of, collect
 from searchgym.trainers.algorithms.cw_grpo import CWGRPO
 from searchgym.trainers.algorithms.grpo import GRPO

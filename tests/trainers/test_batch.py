@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from searchgym.agents.policy import Sample
-from searchgym.episode import Segment
 from searchgym.errors import TrainingError
-from searchgym.trainers.algorithm import TrainContext
+from searchgym.records.episode import Segment
 from searchgym.trainers.algorithms.grpo import GRPO
-from searchgym.trainers.batch import micro_batches, minibatches, pack
 from searchgym.trainers.conformance import TabularPolicy, make_episode, synthetic_groups
-from searchgym.trainers.credit import Credit
-from searchgym.trainers.groups import Groups, drop_invalid, sampled_tokens
-from searchgym.trainers.objective import group_advantages
+from searchgym.trainers.core.algorithm import TrainContext
+from searchgym.trainers.core.batch import micro_batches, minibatches, pack
+from searchgym.trainers.core.credit import Credit
+from searchgym.trainers.core.groups import Groups, drop_invalid, sampled_tokens
+from searchgym.trainers.core.objective import group_advantages
 
 
 @pytest.fixture

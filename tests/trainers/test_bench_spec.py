@@ -11,7 +11,7 @@ from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.options import plugins
 from searchgym.trainers.bench.spec import SHIPPED, Spec, load_spec, parse_spec, restrict
 from searchgym.trainers.config import parse_settings
-from searchgym.trainers.registry import load_trainer
+from searchgym.trainers.core.registry import load_trainer
 
 GOOD: dict[str, Any] = {
     "name": "good",

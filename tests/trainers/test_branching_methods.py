@@ -11,13 +11,13 @@ from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.policy import Policy
 from searchgym.dialects import Act
 from searchgym.env.vector import make_vec
-from searchgym.episode import Segment
 from searchgym.errors import ConfigError
 from searchgym.options import plugins
+from searchgym.records.episode import Segment
+from searchgym.records.verdict import Verdict
 from searchgym.rollouts import Start
 from searchgym.rollouts.collection import collect
 from searchgym.rollouts.starts import stopped_after_act
-from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.branching.arpo import ARPO, branches, first_entropies
 from searchgym.trainers.algorithms.branching.mcts import MCTS
 from searchgym.trainers.algorithms.branching.rtmc import RTMC, tree_values
@@ -26,17 +26,17 @@ from searchgym.trainers.algorithms.branching.vineppo import VALUES, VinePPO, val
 from searchgym.trainers.algorithms.preferences.int import InT
 from searchgym.trainers.algorithms.preferences.step_dpo import StepDPO
 from searchgym.trainers.algorithms.tree_grpo import TreeGRPO
-from searchgym.trainers.batch import pack
+from searchgym.trainers.components.search_tree import SearchTree, TreeOptions, grow_trees
+from searchgym.trainers.components.step_values import continuation_values
 from searchgym.trainers.conformance import make_episode
-from searchgym.trainers.groups import Groups, drop_invalid, is_lookahead, new_searches, new_tokens
-from searchgym.trainers.lookahead import Meter, MeteredPlay, Spent
-from searchgym.trainers.registry import load_trainer
-from searchgym.trainers.rollouts import play_groups
+from searchgym.trainers.core.algorithm import TrainContext
+from searchgym.trainers.core.batch import pack
+from searchgym.trainers.core.groups import Groups, drop_invalid, is_lookahead, new_searches, new_tokens
+from searchgym.trainers.core.lookahead import Meter, MeteredPlay, Spent
+from searchgym.trainers.core.registry import load_trainer
+from searchgym.trainers.core.rollouts import play_groups
 from searchgym.trainers.runs.metrics import collection_metrics
-from searchgym.trainers.search_tree import SearchTree, TreeOptions, grow_trees
-from searchgym.trainers.step_values import continuation_values
 from searchgym.trainers.training.api import resume, train
-from searchgym.verdict import Verdict
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 WORLD = {"name": "forks", "family": "decoys", "train": 8, "dev": 4, "test": 4}

@@ -12,14 +12,14 @@ from numpy.testing import assert_allclose
 from searchgym.agent import FunctionAgent
 from searchgym.env.feedback import FEEDBACK_LEVELS
 from searchgym.env.vector import make_vec
-from searchgym.episode import load_episodes
 from searchgym.errors import ConfigError
-from searchgym.trainers.algorithm import training_envs
+from searchgym.records.episode import load_episodes
 from searchgym.trainers.algorithms.capf import CAPF, CAPFSettings, retention_weights
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, synthetic_groups
-from searchgym.trainers.groups import Groups
-from searchgym.trainers.objective import group_advantages
+from searchgym.trainers.core.algorithm import training_envs
+from searchgym.trainers.core.groups import Groups
+from searchgym.trainers.core.objective import group_advantages
 from searchgym.trainers.training.api import train
 
 WORLD = small_world("country-terse", train=100)

@@ -63,7 +63,7 @@ ATTEMPTS = {
     "endless recursion": ("return f(x)", "RecursionError"),
     "the grader's connection closed": ("import os; os.closerange(3, 65536)", "before the function returned"),
     "the package": (
-        "import searchgym.trainers.objective",
+        "import searchgym.trainers.core.objective",
         "searchgym cannot be imported in an assignment",
     ),
 }

@@ -315,7 +315,7 @@ def test_own_episodes_that_cannot_be_enumerated_are_continued(envs: SearchVector
 
 RULE = '''
 from searchgym.trainers.algorithms.grpo import GRPO
-from searchgym.trainers.credit import Credit
+from searchgym.trainers.core.credit import Credit
 
 
 class LastRound(GRPO):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from toy_bandit import TASKS, ToyGRPO, make_trainer, run_toy
 
-from searchgym.episode import load_episodes
 from searchgym.errors import RunDirectoryError
+from searchgym.records.episode import load_episodes
 from searchgym.trainers import load_credit
 from searchgym.trainers.algorithms.ppo import PPO
 from searchgym.trainers.algorithms.sft import SFT
-from searchgym.trainers.credit import Credit
-from searchgym.trainers.groups import Groups
+from searchgym.trainers.core.credit import Credit
+from searchgym.trainers.core.groups import Groups
 from searchgym.trainers.runs.credit_record import credit_metrics
 from searchgym.trainers.runs.directory import RunDirectory
 

@@ -13,7 +13,7 @@ from searchgym.errors import ConfigError, TrainingError
 from searchgym.trainers.algorithms.cw_grpo import CWGRPO, round_weights
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, synthetic_groups
-from searchgym.trainers.groups import Groups
+from searchgym.trainers.core.groups import Groups
 from searchgym.trainers.training.api import train
 
 INFINITY = math.inf

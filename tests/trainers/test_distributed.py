@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from searchgym.agents.candidate.agent import CandidateAgent
-from searchgym.episode import load_episodes
 from searchgym.errors import ConfigError
+from searchgym.records.episode import load_episodes
 from searchgym.trainers.distributed.data_parallel import Distributed
 from searchgym.trainers.training.api import resume, train
 

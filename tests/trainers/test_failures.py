@@ -8,10 +8,10 @@ import torch
 from toy_bandit import VOCABULARY, ToyGRPO, make_trainer
 
 from searchgym.errors import CheckpointError, TrainingError
-from searchgym.trainers.algorithm import Loss, TrainContext
 from searchgym.trainers.algorithms.ppo import PPO
 from searchgym.trainers.conformance import TabularPolicy
-from searchgym.trainers.credit import Credit
+from searchgym.trainers.core.algorithm import Loss, TrainContext
+from searchgym.trainers.core.credit import Credit
 from searchgym.trainers.learner.failures import load_failure
 from searchgym.trainers.runs.directory import RunDirectory
 

@@ -17,18 +17,18 @@ from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.agents.tiny.model import TinyConfig
 from searchgym.agents.tiny.tokenizer import Tokenizer
 from searchgym.env.vector import make_vec
-from searchgym.episode import Segment, load_episodes
 from searchgym.errors import ConfigError, TrainingError
-from searchgym.trainers.algorithm import TrainContext
+from searchgym.records.episode import Segment, load_episodes
 from searchgym.trainers.algorithms.gigpo import GiGPO, anchor_states, cluster_texts, state_advantages
 from searchgym.trainers.algorithms.grpo import GRPO
-from searchgym.trainers.batch import pack
 from searchgym.trainers.config import make_config
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, make_episode, synthetic_groups
-from searchgym.trainers.groups import Groups, drop_invalid
-from searchgym.trainers.objective import group_advantages
+from searchgym.trainers.core.algorithm import TrainContext
+from searchgym.trainers.core.batch import pack
+from searchgym.trainers.core.groups import Groups, drop_invalid
+from searchgym.trainers.core.objective import group_advantages
+from searchgym.trainers.core.tasks import TaskSampler
 from searchgym.trainers.runs.directory import RunDirectory
-from searchgym.trainers.tasks import TaskSampler
 from searchgym.trainers.training.api import train
 from searchgym.trainers.training.parts import Parts
 from searchgym.trainers.training.trainer import Trainer

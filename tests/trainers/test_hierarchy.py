@@ -16,10 +16,9 @@ from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.dialects import get_dialect
 from searchgym.dialects.hierarchy import Control, control_of
 from searchgym.env.vector import make_vec
-from searchgym.episode import Segment
 from searchgym.errors import ConfigError
-from searchgym.retriever import Hit
-from searchgym.trainers.algorithm import TrainContext
+from searchgym.records.episode import Segment
+from searchgym.records.retriever import Hit
 from searchgym.trainers.algorithms.hierarchy.hiper import (
     HiPER,
     HiPERSettings,
@@ -29,6 +28,7 @@ from searchgym.trainers.algorithms.hierarchy.hiper import (
 )
 from searchgym.trainers.algorithms.ppo import gae
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, make_episode
+from searchgym.trainers.core.algorithm import TrainContext
 from searchgym.trainers.training.api import train
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "agents"))

@@ -8,8 +8,8 @@ import pytest
 from helpers import small_world
 
 import searchgym
-from searchgym.trainers.algorithm import Algorithm
 from searchgym.trainers.algorithms.grpo import GRPO
+from searchgym.trainers.core.algorithm import Algorithm
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "trainers" / "iteration.md"
 HOOKS = (
@@ -42,7 +42,7 @@ def test_the_page_has_the_order_of_the_loop(tmp_path):
 
 
 def test_the_head_of_the_class_has_the_same_order():
-    import searchgym.trainers.algorithm as module
+    import searchgym.trainers.core.algorithm as module
 
     assert tuple(re.findall(r"^    (\w+)\(", module.__doc__, re.MULTILINE)) == HOOKS
     assert {"credit", "loss"} == Algorithm.__abstractmethods__

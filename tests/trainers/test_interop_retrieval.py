@@ -18,7 +18,7 @@ import searchgym
 from searchgym.cli import main
 from searchgym.errors import ConfigError, MissingExtraError, PeerVersionError, RetrievalError
 from searchgym.interop import peers
-from searchgym.retriever import Hit
+from searchgym.records.retriever import Hit
 
 HITS = [Hit("a", "Ada", "A text.", 2.0), Hit("b", "", "B text.", 1.0)]
 

@@ -15,8 +15,8 @@ from numpy.testing import assert_allclose
 from searchgym.dialects import Act
 from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError
-from searchgym.retriever import Hit
-from searchgym.trainers.algorithm import TrainContext
+from searchgym.records.retriever import Hit
+from searchgym.records.verdict import Verdict
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.algorithms.judged.capo import CAPO
 from searchgym.trainers.algorithms.judged.match_tir import MatchTIR, match_queries
@@ -26,11 +26,11 @@ from searchgym.trainers.algorithms.judged.step_search import StepSearch
 from searchgym.trainers.algorithms.judged.tp_grpo import TPGRPO, merge_rounds
 from searchgym.trainers.algorithms.judged.vimrag import VimRAG, answer_path, evidence_graph
 from searchgym.trainers.algorithms.judged.virl import ViRL, label_acts
+from searchgym.trainers.components.matching import best_assignment, greedy_assignment, transport_plan
+from searchgym.trainers.components.round_scores import standardize
 from searchgym.trainers.conformance import TabularPolicy, check_trainer
-from searchgym.trainers.groups import Groups
-from searchgym.trainers.matching import best_assignment, greedy_assignment, transport_plan
-from searchgym.trainers.round_scores import standardize
-from searchgym.verdict import Verdict
+from searchgym.trainers.core.algorithm import TrainContext
+from searchgym.trainers.core.groups import Groups
 
 WORLD = small_world("country-terse")
 CHAIN = [

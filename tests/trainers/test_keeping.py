@@ -15,8 +15,8 @@ from toy_bandit import ToyGRPO, make_trainer, play, run_toy
 
 import searchgym.trainers.conformance.checks
 import searchgym.trainers.learner.checkpoint
-from searchgym.episode import Segment, StopReason
 from searchgym.errors import ConfigError, RunDirectoryError, TrainingError
+from searchgym.records.episode import Segment, StopReason
 from searchgym.rollouts.evaluation import summarize
 from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.training.api import train

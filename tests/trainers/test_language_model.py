@@ -7,11 +7,11 @@ from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.agents.tiny.model import TinyConfig
 from searchgym.agents.tiny.tokenizer import Tokenizer
 from searchgym.env.vector import make_vec
-from searchgym.episode import load_episodes
+from searchgym.records.episode import load_episodes
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.config import make_config
+from searchgym.trainers.core.tasks import TaskSampler
 from searchgym.trainers.runs.directory import RunDirectory
-from searchgym.trainers.tasks import TaskSampler
 from searchgym.trainers.training.parts import Parts
 from searchgym.trainers.training.trainer import Trainer
 

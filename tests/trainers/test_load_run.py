@@ -9,9 +9,9 @@ from helpers import small_world
 import searchgym
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.tiny.agent import TinyAgent
-from searchgym.episode import load_episodes
 from searchgym.errors import CheckpointError, ConfigError
 from searchgym.files import policy_directory, run_of, step_of
+from searchgym.records.episode import load_episodes
 from searchgym.trainers.training.api import train
 from searchgym.trainers.training.loading import load_run
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from toy_bandit import TASKS, VOCABULARY, ToyGRPO, make_trainer, play, run_toy
 
-from searchgym.episode import load_episodes
 from searchgym.errors import TrainingError
-from searchgym.trainers.algorithm import Algorithm, Loss, TrainContext
+from searchgym.records.episode import load_episodes
 from searchgym.trainers.conformance import TabularPolicy
-from searchgym.trainers.credit import Credit
+from searchgym.trainers.core.algorithm import Algorithm, Loss, TrainContext
+from searchgym.trainers.core.credit import Credit
+from searchgym.trainers.core.tasks import TaskSampler
 from searchgym.trainers.runs.directory import RunDirectory
-from searchgym.trainers.tasks import TaskSampler
 from searchgym.trainers.training.loop import Loop
 
 pytestmark = pytest.mark.usefixtures("no_curve")

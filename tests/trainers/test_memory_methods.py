@@ -15,12 +15,12 @@ from searchgym.agents.memory.experience import Experience
 from searchgym.agents.memory.policy import MemoryPolicy
 from searchgym.agents.memory.skills import Skill, SkillBank
 from searchgym.errors import ConfigError
-from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.gigpo import GiGPO
 from searchgym.trainers.algorithms.memory.skillrl import SkillRL
 from searchgym.trainers.algorithms.memory.slea_rl import SLEARL
 from searchgym.trainers.conformance import TabularPolicy, synthetic_groups
-from searchgym.trainers.groups import Groups
+from searchgym.trainers.core.algorithm import TrainContext
+from searchgym.trainers.core.groups import Groups
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 WORLD = small_world("country-terse")

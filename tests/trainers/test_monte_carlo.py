@@ -18,9 +18,9 @@ from searchgym.agents.candidate import CandidateAgent
 from searchgym.agents.scripted import CopyAgent
 from searchgym.corpora.forks import FAMILIES
 from searchgym.env.vector import SearchVectorEnv, make_vec
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError, RunDirectoryError
 from searchgym.files import seal
+from searchgym.records.episode import Episode
 from searchgym.rollouts.collection import agent_context_of, collect
 from searchgym.trainers.credit_audit.exact import ExactValues
 from searchgym.trainers.credit_audit.monte_carlo import (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from searchgym.trainers.objective import (
+from searchgym.trainers.core.objective import (
     clipped_surrogate,
     group_advantages,
     kl_estimate,

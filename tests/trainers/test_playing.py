@@ -14,7 +14,7 @@ from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError, SearchGymError, TrainingError
 from searchgym.trainers import rollouts
 from searchgym.trainers.algorithms.grpo import GRPO
-from searchgym.trainers.rollouts import (
+from searchgym.trainers.core.rollouts import (
     PrefetchCollector,
     RolloutRequest,
     SeededRollouts,

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from toy_bandit import VOCABULARY, ToyGRPO, make_trainer
 
 from searchgym.errors import ConfigError
-from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.mt_ppo import MTPPO
 from searchgym.trainers.algorithms.ppo import PPO, gae
-from searchgym.trainers.batch import pack
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, synthetic_groups
-from searchgym.trainers.groups import Groups
+from searchgym.trainers.core.algorithm import TrainContext
+from searchgym.trainers.core.batch import pack
+from searchgym.trainers.core.groups import Groups
 from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.training.api import train
 

@@ -16,22 +16,22 @@ from judged_episodes import episode, group_of
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.env.vector import make_vec
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError, TrainingError
 from searchgym.judges.protocol import Verdict
+from searchgym.records.episode import Episode
 from searchgym.rollouts.collection import open_agent
-from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.preferences.dpo import DPO
 from searchgym.trainers.algorithms.preferences.int import INTERVENED, REPAIRED, InT, first_error
 from searchgym.trainers.algorithms.preferences.step_dpo import StepDPO
 from searchgym.trainers.algorithms.preferences.webstar import WebSTAR, grade
-from searchgym.trainers.batch import micro_batches, pack
-from searchgym.trainers.compared_acts import acts_of, score_acts
+from searchgym.trainers.components.compared_acts import acts_of, score_acts
+from searchgym.trainers.components.preference import Pairs, dpo_coefficients, dpo_loss, dpo_margins
 from searchgym.trainers.conformance import TabularPolicy, synthetic_groups
-from searchgym.trainers.groups import Groups
-from searchgym.trainers.preference import Pairs, dpo_coefficients, dpo_loss, dpo_margins
+from searchgym.trainers.core.algorithm import TrainContext
+from searchgym.trainers.core.batch import micro_batches, pack
+from searchgym.trainers.core.groups import Groups
+from searchgym.trainers.core.tasks import TaskSampler
 from searchgym.trainers.runs.metrics import collection_metrics
-from searchgym.trainers.tasks import TaskSampler
 from searchgym.trainers.training.api import train
 
 pytestmark = pytest.mark.usefixtures("no_curve")

@@ -17,12 +17,13 @@ from toys import write_toy
 from searchgym.agents.lm.prefix_tree import PrefixTree
 from searchgym.agents.tiny import TinyAgent
 from searchgym.env.vector import make_vec
-from searchgym.episode import Segment, save_episodes
 from searchgym.errors import CheckpointError, ConfigError, EpisodeFileError
 from searchgym.files import checksums, seal, unseal
 from searchgym.judges import open_judge, trace_of, traces_of
-from searchgym.retriever import Hit
+from searchgym.records.episode import Segment, save_episodes
+from searchgym.records.retriever import Hit
 from searchgym.rollouts.collection import collect
+from searchgym.trainers.components.search_tree import SearchTree, TreeOptions
 from searchgym.trainers.conformance import make_episode
 from searchgym.trainers.credit_audit.truth import TrueCredit
 from searchgym.trainers.prm.auditing import audit_judges
@@ -33,7 +34,6 @@ from searchgym.trainers.prm.model import RewardModel, load_reward_model
 from searchgym.trainers.prm.scores import auc, auc_interval
 from searchgym.trainers.prm.settings import PRMSettings
 from searchgym.trainers.prm.training import train_reward_model
-from searchgym.trainers.search_tree import SearchTree, TreeOptions
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "agents"))
 from hf_models import save_family

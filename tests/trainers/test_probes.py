@@ -12,17 +12,17 @@ from searchgym.agents.answer_probes import ProbedAnswers
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.scripted import StumblingAgent
 from searchgym.env.vector import make_vec
-from searchgym.episode import Segment
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.records.episode import Segment
 from searchgym.rollouts.collection import collect
-from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.probes.igpo import IGPO
 from searchgym.trainers.algorithms.probes.spae import SPAE, potential, saturation_factors
-from searchgym.trainers.answer_probes import PROBED, change_after, probe_rounds, read_probes
+from searchgym.trainers.components.answer_probes import PROBED, change_after, probe_rounds, read_probes
 from searchgym.trainers.conformance import TabularPolicy, make_episode
+from searchgym.trainers.core.algorithm import TrainContext
+from searchgym.trainers.core.groups import Groups
 from searchgym.trainers.credit_audit.trainer_credit import trainer_credit
 from searchgym.trainers.credit_audit.weightless import WeightlessPolicy
-from searchgym.trainers.groups import Groups
 
 
 class Said(TabularPolicy):

@@ -10,12 +10,12 @@ from toy_bandit import VOCABULARY, ToyGRPO, make_trainer, run_toy
 from searchgym.agents.policy import TokenOutputs
 from searchgym.errors import ConfigError, TrainingError
 from searchgym.options import plugins
-from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.ppo import PPO
 from searchgym.trainers.algorithms.reinforce import Reinforce
 from searchgym.trainers.algorithms.sft import SFT
-from searchgym.trainers.batch import Batch
 from searchgym.trainers.conformance import TabularPolicy
+from searchgym.trainers.core.algorithm import TrainContext
+from searchgym.trainers.core.batch import Batch
 from searchgym.trainers.learner.importance import (
     TRAINER_LOGPROBS,
     ratio_statistics,

@@ -10,10 +10,10 @@ import pytest
 from helpers import candidate_run
 
 from searchgym.agents.candidate.agent import CandidateAgent
-from searchgym.episode import load_episodes
 from searchgym.errors import ConfigError
+from searchgym.records.episode import load_episodes
 from searchgym.trainers.config import make_config
-from searchgym.trainers.rollouts import RolloutRequest, run_requests
+from searchgym.trainers.core.rollouts import RolloutRequest, run_requests
 from searchgym.trainers.training.api import train
 from searchgym.trainers.training.parts import open_parts
 

@@ -14,8 +14,8 @@ from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.options import plugins
 from searchgym.specs import bind_options
-from searchgym.trainers.algorithm import training_envs
 from searchgym.trainers.config import make_config
+from searchgym.trainers.core.algorithm import training_envs
 from searchgym.trainers.planning.architecture import read_architecture
 from searchgym.trainers.planning.dry_run import dry_run, make_plan
 from searchgym.trainers.planning.estimate import ASSUMED, HARDWARE, memory, seconds, total

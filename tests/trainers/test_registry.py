@@ -11,11 +11,11 @@ from helpers import small_world
 import searchgym
 from searchgym.cli import main
 from searchgym.errors import ConfigError, PluginError, TrainingError, UnknownIdError
-from searchgym.sources import absolute_name
+from searchgym.options.sources import absolute_name
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.bench.spec import load_spec, restrict
-from searchgym.trainers.credit import Credit
-from searchgym.trainers.registry import load_trainer, trainer_label, trainer_name
+from searchgym.trainers.core.credit import Credit
+from searchgym.trainers.core.registry import load_trainer, trainer_label, trainer_name
 
 pytestmark = pytest.mark.usefixtures("no_curve")
 
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from searchgym.trainers.algorithms.grpo import GRPO, GRPOSettings
 from searchgym.trainers.config import option
-from searchgym.trainers.credit import Credit
+from searchgym.trainers.core.credit import Credit
 
 
 @dataclass(frozen=True)

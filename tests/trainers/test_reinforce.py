@@ -14,11 +14,11 @@ from numpy.testing import assert_allclose
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError, TrainingError
-from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.reinforce import Reinforce, naked_loop
-from searchgym.trainers.batch import pack
 from searchgym.trainers.conformance import TabularPolicy, check_trainer
-from searchgym.trainers.groups import Groups, drop_invalid
+from searchgym.trainers.core.algorithm import TrainContext
+from searchgym.trainers.core.batch import pack
+from searchgym.trainers.core.groups import Groups, drop_invalid
 from searchgym.trainers.training.api import train
 
 WORLD = small_world("country-terse", train=300, dev=400)

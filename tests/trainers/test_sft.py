@@ -11,13 +11,13 @@ from searchgym import rollout
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.dialects import Act
-from searchgym.episode import load_episodes, save_episodes
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.records.episode import load_episodes, save_episodes
 from searchgym.trainers.algorithms.sft import SFT
-from searchgym.trainers.batch import pack
 from searchgym.trainers.conformance import TabularPolicy, check_trainer, synthetic_groups
-from searchgym.trainers.credit import Credit
-from searchgym.trainers.groups import Groups
+from searchgym.trainers.core.batch import pack
+from searchgym.trainers.core.credit import Credit
+from searchgym.trainers.core.groups import Groups
 from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.training.api import resume, train
 
@@ -204,7 +204,7 @@ def test_a_stopped_run_continues_with_the_next_records(tmp_path, demonstrations)
 
 def test_every_record_once_before_any_a_second_time(demonstrations):
     from searchgym.env.vector import make_vec
-    from searchgym.trainers.tasks import TaskSampler
+    from searchgym.trainers.core.tasks import TaskSampler
 
     algorithm, policy = SFT({"episodes": str(demonstrations), "group_size": 3}), CandidateAgent()
     envs, tasks = make_vec("SearchQA-Terse-v0", 2, **OPTIONS), TaskSampler(["any"], 4, seed=1)

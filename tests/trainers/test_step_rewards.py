@@ -11,7 +11,6 @@ from numpy.testing import assert_allclose
 
 from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError
-from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.algorithms.step_rewards.grounded_prm import (
     GroundedPRM,
@@ -22,10 +21,11 @@ from searchgym.trainers.algorithms.step_rewards.istar import IStar
 from searchgym.trainers.algorithms.step_rewards.prorag import ProRAG
 from searchgym.trainers.algorithms.step_rewards.spa_rl import SPARL, ProgressEstimator, round_features
 from searchgym.trainers.algorithms.step_rewards.steporlm import StepORLM
-from searchgym.trainers.batch import pack
+from searchgym.trainers.components.trajectory_pairs import pairs_by_score, preference_slopes
 from searchgym.trainers.conformance import TabularPolicy, synthetic_groups
-from searchgym.trainers.groups import Groups
-from searchgym.trainers.trajectory_pairs import pairs_by_score, preference_slopes
+from searchgym.trainers.core.algorithm import TrainContext
+from searchgym.trainers.core.batch import pack
+from searchgym.trainers.core.groups import Groups
 
 HALF = math.sqrt(0.5)
 

@@ -13,9 +13,9 @@ from helpers import small_world
 import searchgym.trainers.training.loop
 from searchgym.cli import main
 from searchgym.corpora.bm25.index import BM25
-from searchgym.episode import load_episodes
 from searchgym.errors import ConfigError, TapeError
 from searchgym.judges.oracle import OracleJudge
+from searchgym.records.episode import load_episodes
 from searchgym.trainers.training.api import resume, train
 
 pytestmark = pytest.mark.usefixtures("no_curve")

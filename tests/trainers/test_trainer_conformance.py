@@ -9,11 +9,11 @@ import torch
 from searchgym.errors import TrainingError
 from searchgym.options import plugins
 from searchgym.rollouts import Start
-from searchgym.trainers.algorithm import Algorithm, Loss, TrainContext
 from searchgym.trainers.algorithms.gigpo import GiGPO
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.conformance import check_trainer
-from searchgym.trainers.credit import Credit
+from searchgym.trainers.core.algorithm import Algorithm, Loss, TrainContext
+from searchgym.trainers.core.credit import Credit
 
 
 @pytest.mark.parametrize("name", plugins.names("trainers"))
@@ -200,7 +200,7 @@ def test_broken_trainers_are_caught(kind, message):
 
 def test_the_reference_is_the_initial_policy_and_leaves_the_weights_alone():
     from searchgym.trainers.conformance import TabularPolicy, synthetic_groups
-    from searchgym.trainers.groups import Groups
+    from searchgym.trainers.core.groups import Groups
 
     policy = TabularPolicy()
     algorithm = GRPO({"kl_coef": 0.1})
@@ -217,9 +217,9 @@ def test_the_reference_is_the_initial_policy_and_leaves_the_weights_alone():
 
 
 def test_the_kl_term_pulls_towards_the_reference():
-    from searchgym.trainers.batch import pack
     from searchgym.trainers.conformance import TabularPolicy, synthetic_groups
-    from searchgym.trainers.groups import Groups
+    from searchgym.trainers.core.batch import pack
+    from searchgym.trainers.core.groups import Groups
 
     policy = TabularPolicy()
     algorithm = GRPO({"kl_coef": 1.0, "kl_estimator": "k2"})

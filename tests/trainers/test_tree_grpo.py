@@ -12,17 +12,17 @@ import pytest
 
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.env.vector import make_vec
-from searchgym.episode import Segment, load_episodes
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.records.episode import Segment, load_episodes
 from searchgym.rollouts import Start
-from searchgym.trainers.algorithm import TrainContext
 from searchgym.trainers.algorithms.tree_grpo import TreeGRPO, draw_nodes, tree_advantages
-from searchgym.trainers.batch import pack
 from searchgym.trainers.conformance import make_episode
-from searchgym.trainers.groups import Groups, new_tokens, sampled_tokens
-from searchgym.trainers.rollouts import LocalRollouts, RolloutRequest, SeededRollouts, run_requests
+from searchgym.trainers.core.algorithm import TrainContext
+from searchgym.trainers.core.batch import pack
+from searchgym.trainers.core.groups import Groups, new_tokens, sampled_tokens
+from searchgym.trainers.core.rollouts import LocalRollouts, RolloutRequest, SeededRollouts, run_requests
+from searchgym.trainers.core.tasks import TaskSampler
 from searchgym.trainers.runs.metrics import collection_metrics
-from searchgym.trainers.tasks import TaskSampler
 from searchgym.trainers.training.api import resume, train
 
 pytestmark = pytest.mark.usefixtures("no_curve")

@@ -22,9 +22,9 @@ from helpers import CommandLine, start_searchgym, wait_until
 from viewer_run import HOSTILE, hostile, metrics, played, write_run
 
 import searchgym
-from searchgym.episode import load_episodes, save_episodes
 from searchgym.errors import ConfigError, EpisodeFileError
 from searchgym.files import lock_file
+from searchgym.records.episode import load_episodes, save_episodes
 from searchgym.trainers.viewer import library as library_module
 from searchgym.trainers.viewer.cli import _listen
 from searchgym.trainers.viewer.library import Library

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from searchgym.episode import Segment
+from searchgym.records.episode import Segment
 from searchgym.rollouts.evaluation import summarize
 from searchgym.trainers.algorithms.grpo import GRPO
 from searchgym.trainers.config import TrainConfig, parse_settings
 from searchgym.trainers.conformance import TabularPolicy, make_episode
+from searchgym.trainers.core.tasks import TaskSampler
 from searchgym.trainers.runs.directory import RunDirectory
-from searchgym.trainers.tasks import TaskSampler
 from searchgym.trainers.training import recorder
 from searchgym.trainers.training.parts import Parts
 from searchgym.trainers.training.trainer import Trainer

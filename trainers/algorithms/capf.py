@@ -38,9 +38,9 @@ from searchgym.env.config import EnvConfig
 from searchgym.errors import ConfigError
 
 from ..config import option
-from ..credit import Credit
-from ..groups import Group, Groups
-from ..objective import group_advantages
+from ..core.credit import Credit
+from ..core.groups import Group, Groups
+from ..core.objective import group_advantages
 from .grpo import GRPO, GRPOSettings
 
 __all__ = ["CAPF", "CAPFSettings", "retention_weights"]

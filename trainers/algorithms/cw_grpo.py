@@ -50,12 +50,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.env.config import EnvConfig
-from searchgym.episode import Episode, Round
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode, Round
 
 from ..config import option
-from ..credit import Credit
-from ..groups import Groups
+from ..core.credit import Credit
+from ..core.groups import Groups
 from .grpo import GRPO, GRPOSettings
 
 __all__ = ["CWGRPO", "CWGRPOSettings", "round_weights"]

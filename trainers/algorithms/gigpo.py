@@ -50,13 +50,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.agents.memory.clusters import cluster_texts
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 
+from ..components.state_matching import anchor_states
 from ..config import option
-from ..credit import Credit
-from ..groups import Groups
-from ..objective import Aggregation, discounted_sums, group_advantages
-from ..state_matching import anchor_states
+from ..core.credit import Credit
+from ..core.groups import Groups
+from ..core.objective import Aggregation, discounted_sums, group_advantages
 from .grpo import GRPO, GRPOSettings
 
 __all__ = ["GiGPO", "GiGPOSettings", "anchor_states", "cluster_texts", "state_advantages"]

@@ -41,12 +41,12 @@ from searchgym.agents.policy import Policy, Sample, TokenOutputs
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.rollouts.collection import collect
 
-from ..algorithm import Algorithm, AlgorithmConfig, Loss, TrainContext, token_logprobs
-from ..batch import Batch
 from ..config import option
-from ..credit import Credit
-from ..groups import Group, Groups, sampled_tokens
-from ..objective import (
+from ..core.algorithm import Algorithm, AlgorithmConfig, Loss, TrainContext, token_logprobs
+from ..core.batch import Batch
+from ..core.credit import Credit
+from ..core.groups import Group, Groups, sampled_tokens
+from ..core.objective import (
     AdvantageEstimator,
     KLEstimator,
     clipped_surrogate,
@@ -55,7 +55,7 @@ from ..objective import (
     overlong_penalty,
     sequence_log_ratio,
 )
-from ..tasks import TaskSampler
+from ..core.tasks import TaskSampler
 from .variants import VARIANTS, Variant, normalized_over_tokens, rewards_differ
 
 __all__ = ["GRPO", "GRPOSettings", "naked_grpo"]

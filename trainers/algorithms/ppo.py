@@ -39,12 +39,12 @@ from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, TokenOutputs
 
-from ..algorithm import Algorithm, AlgorithmConfig, Loss, TrainContext, each_token
-from ..batch import Batch
 from ..config import option
-from ..credit import Credit
-from ..groups import Groups
-from ..objective import Aggregation, clipped_surrogate, discounted_sums
+from ..core.algorithm import Algorithm, AlgorithmConfig, Loss, TrainContext, each_token
+from ..core.batch import Batch
+from ..core.credit import Credit
+from ..core.groups import Groups
+from ..core.objective import Aggregation, clipped_surrogate, discounted_sums
 
 __all__ = ["PPO", "PPOSettings", "gae"]
 

@@ -38,13 +38,13 @@ from searchgym.agents.policy import Policy, Sample, TokenOutputs
 from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.rollouts.collection import collect
 
-from ..algorithm import Algorithm, AlgorithmConfig, Loss
-from ..batch import Batch
 from ..config import option
-from ..credit import Credit
-from ..groups import Groups
-from ..objective import Aggregation, discounted_sums
-from ..tasks import TaskSampler
+from ..core.algorithm import Algorithm, AlgorithmConfig, Loss
+from ..core.batch import Batch
+from ..core.credit import Credit
+from ..core.groups import Groups
+from ..core.objective import Aggregation, discounted_sums
+from ..core.tasks import TaskSampler
 
 __all__ = ["Reinforce", "ReinforceSettings", "naked_loop"]
 

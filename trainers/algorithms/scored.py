@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 
+from ..components.round_scores import differ_by_set, standardize
 from ..config import option
-from ..credit import Credit
-from ..groups import Groups
-from ..round_scores import differ_by_set, standardize
+from ..core.credit import Credit
+from ..core.groups import Groups
 from .grpo import GRPO, GRPOSettings
 
 __all__ = ["ScoredRounds", "ScoredRoundsSettings"]

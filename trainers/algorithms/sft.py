@@ -39,17 +39,17 @@ from numpy.typing import NDArray
 from searchgym.agents.policy import Policy, TokenOutputs
 from searchgym.env.config import EnvConfig
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode, Round, load_episodes
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode, Round, load_episodes
 from searchgym.rollouts.collection import agent_context_of
 
-from ..algorithm import Algorithm, AlgorithmConfig, Loss
-from ..batch import Batch
 from ..config import option
-from ..credit import Credit
-from ..groups import Group, Groups
-from ..objective import Aggregation
-from ..tasks import TaskSampler
+from ..core.algorithm import Algorithm, AlgorithmConfig, Loss
+from ..core.batch import Batch
+from ..core.credit import Credit
+from ..core.groups import Group, Groups
+from ..core.objective import Aggregation
+from ..core.tasks import TaskSampler
 
 __all__ = ["SFT", "Imitation", "SFTSettings"]
 

@@ -42,14 +42,14 @@ from numpy.typing import NDArray
 
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 from searchgym.rollouts.starts import Start
 
 from ..config import option
-from ..groups import Group, Groups
-from ..objective import group_advantages
-from ..rollouts import check_can_branch
+from ..core.groups import Group, Groups
+from ..core.objective import group_advantages
+from ..core.rollouts import check_can_branch
 from .grpo import GRPO, GRPOSettings
 
 __all__ = ["TreeGRPO", "TreeGRPOSettings", "tree_advantages"]

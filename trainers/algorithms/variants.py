@@ -30,8 +30,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..groups import Group, Groups
-from ..objective import group_advantages, whiten
+from ..core.groups import Group, Groups
+from ..core.objective import group_advantages, whiten
 
 __all__ = ["VARIANTS", "Variant", "normalized_over_tokens", "rewards_differ"]
 

@@ -21,7 +21,7 @@ from searchgym.files import write_text
 from searchgym.home import home
 from searchgym.options import plugins
 
-from ..registry import load_trainer
+from ..core.registry import load_trainer
 
 __all__ = ["fingerprint", "load_parts", "versions"]
 

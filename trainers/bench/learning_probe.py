@@ -17,13 +17,13 @@ from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.errors import ConfigError
 
-from ..credit import Credit
+from ..core.credit import Credit
+from ..core.groups import Groups
 from ..credit_audit.exact import ExactValues
 from ..credit_audit.gradients import gradient_scores, score_vectors
 from ..credit_audit.graph import shared_graphs
 from ..credit_audit.scores import credit_scores, gather_rounds
 from ..credit_audit.truth import TrueCredit
-from ..groups import Groups
 from .audit_plan import AuditPlan, Scope
 from .probe import credit_per_round
 

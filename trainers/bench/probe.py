@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from searchgym.judges.oracle import OracleJudge
 from searchgym.judges.protocol import traces_of
 
-from ..credit import Credit
-from ..groups import Groups
+from ..core.credit import Credit
+from ..core.groups import Groups
 
 __all__ = ["PROBED", "credit_per_round", "measure_credit"]
 

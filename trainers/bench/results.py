@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from searchgym.errors import ConfigError
 
-from ..registry import load_trainer
+from ..core.registry import load_trainer
 from .campaign import chosen_rates, final_dev, selection_score
 from .given_fidelity import Fidelity
 from .learning import analyse_learning

@@ -19,10 +19,10 @@ from typing import Any
 from searchgym.env.reward_weights import portable_reward
 from searchgym.errors import ConfigError, UnknownIdError, did_you_mean
 from searchgym.options import plugins
-from searchgym.sources import absolute_name
+from searchgym.options.sources import absolute_name
 
 from ..config import TrainConfig, make_config, option, parse_settings
-from ..registry import load_trainer, trainer_label
+from ..core.registry import load_trainer, trainer_label
 from .audit_plan import AuditPlan, Scope
 
 __all__ = ["BUDGETS", "SHIPPED", "Entry", "Run", "Spec", "load_spec", "parse_spec", "restrict"]

@@ -33,8 +33,8 @@ from .code import fingerprint, load_parts, versions
 if TYPE_CHECKING:
     from searchgym.agents.policy import Policy
 
-    from ..credit import Credit
-    from ..groups import Groups
+    from ..core.credit import Credit
+    from ..core.groups import Groups
 
 __all__ = ["Job", "first_sums", "read_result", "run_job", "start_process"]
 

@@ -24,15 +24,15 @@ from torch import Tensor, nn
 from searchgym.agents.answer_probes import AnswerProbe, Evaluate, ProbedAnswers
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
 from searchgym.dialects import Act
-from searchgym.episode import Episode, Outcome, Retrieval, Round, Segment, StopReason
 from searchgym.errors import CheckpointError
-from searchgym.retriever import Hit
-from searchgym.verdict import Verdict
+from searchgym.records.episode import Episode, Outcome, Retrieval, Round, Segment, StopReason
+from searchgym.records.retriever import Hit
+from searchgym.records.verdict import Verdict
 
-from ..algorithm import Algorithm, Loss, TrainContext
-from ..batch import Batch, micro_batches, pack
-from ..credit import Credit
-from ..groups import Group, Groups, drop_invalid
+from ..core.algorithm import Algorithm, Loss, TrainContext
+from ..core.batch import Batch, micro_batches, pack
+from ..core.credit import Credit
+from ..core.groups import Group, Groups, drop_invalid
 from .collection import check_collect, fail
 
 __all__ = ["TabularPolicy", "check_trainer", "make_episode", "synthetic_groups"]

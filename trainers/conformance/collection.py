@@ -14,14 +14,14 @@ from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.agents.policy import Policy
 from searchgym.env.config import EnvConfig
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode, segments_before
 from searchgym.errors import ConfigError, TrainingError, UnknownIdError
-from searchgym.question import Hop, Passage, Question
-from searchgym.retriever import Hit, SearchResult
+from searchgym.records.episode import Episode, segments_before
+from searchgym.records.question import Hop, Passage, Question
+from searchgym.records.retriever import Hit, SearchResult
 
-from ..algorithm import Algorithm, TrainContext
-from ..groups import Groups
-from ..tasks import TaskSampler
+from ..core.algorithm import Algorithm, TrainContext
+from ..core.groups import Groups
+from ..core.tasks import TaskSampler
 
 __all__ = ["check_collect", "fail"]
 

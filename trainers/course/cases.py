@@ -14,7 +14,7 @@ import numpy as np
 
 from ..algorithms.cw_grpo import round_weights
 from ..algorithms.gigpo import state_advantages
-from ..objective import discounted_sums, group_advantages
+from ..core.objective import discounted_sums, group_advantages
 
 __all__ = ["Case", "draw_cases"]
 

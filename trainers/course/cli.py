@@ -16,9 +16,9 @@ from rich.table import Table
 from searchgym.cli.command import Command, Group, option
 from searchgym.cli.console import Console, say, text
 from searchgym.cli.options import OUTPUT
-from searchgym.episode import check_writable
 from searchgym.errors import MissingExtraError
 from searchgym.files import write_text
+from searchgym.records.episode import check_writable
 
 from .assignments import find_assignment, write_course, write_solutions
 from .leaderboard import leaderboard_html, read_grades

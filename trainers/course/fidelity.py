@@ -18,9 +18,9 @@ from searchgym.agents.candidate import CandidateAgent
 from searchgym.env.config import EnvConfig
 from searchgym.env.vector import make_vec
 
+from ..core.objective import group_advantages
 from ..credit_audit.sampling import AuditSettings, Sampled, sample_episodes
 from ..credit_audit.scores import credit_scores
-from ..objective import group_advantages
 
 __all__ = ["BUDGET", "TARGETS", "HiddenGroups", "Probes"]
 

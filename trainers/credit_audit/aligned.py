@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from searchgym.agent import Agent, AgentContext, Turn
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 
 __all__ = ["AlignedAgent"]
 

@@ -20,7 +20,7 @@ from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError, RunDirectoryError, UnknownIdError
 from searchgym.files import read_json, write_text
 
-from ..registry import trainer_label
+from ..core.registry import trainer_label
 from ..training.api import train
 from .atlas_report import FIDELITY, GRADIENT, START, STRENGTHS, atlas_markdown, draw_atlas
 from .auditing import AuditSettings, audit_credit

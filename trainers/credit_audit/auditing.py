@@ -21,11 +21,11 @@ from searchgym.env.config import EnvConfig, env_fingerprint
 from searchgym.env.judging import judge_episodes
 from searchgym.errors import ConfigError
 from searchgym.judges.corrupted import CorruptedJudge
+from searchgym.records.verdict import no_verdict
 from searchgym.statistics import Interval
-from searchgym.verdict import no_verdict
 
-from ..algorithm import Algorithm
-from ..groups import Group
+from ..core.algorithm import Algorithm
+from ..core.groups import Group
 from .costs import MethodCost, judge_calls
 from .graph import StateGraphs
 from .monte_carlo import check_can_continue

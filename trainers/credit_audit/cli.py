@@ -181,7 +181,7 @@ def audit(
     from searchgym.agents.enumerable import EnumerablePolicy
     from searchgym.env.vector import make_vec
 
-    from ..rollouts import load_groups
+    from ..core.rollouts import load_groups
     from .auditing import AuditSettings, audit_credit
     from .opening import check_world, open_policy, open_run, open_trainers
     from .report import write_audits

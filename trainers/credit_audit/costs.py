@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from searchgym.env.config import EnvConfig
 
-from ..groups import Group
+from ..core.groups import Group
 
 __all__ = ["MethodCost", "judge_calls"]
 

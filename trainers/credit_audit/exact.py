@@ -27,8 +27,8 @@ from torch import Tensor
 
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 
 from .graph import STATES_AT_ONCE, Level, StateGraphs, check_enumerable
 

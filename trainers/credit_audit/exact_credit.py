@@ -19,9 +19,9 @@ from searchgym.errors import ConfigError
 
 from ..algorithms.grpo import GRPO, GRPOSettings
 from ..config import option
-from ..credit import Credit
-from ..groups import Group, Groups
-from ..tasks import TaskSampler
+from ..core.credit import Credit
+from ..core.groups import Group, Groups
+from ..core.tasks import TaskSampler
 from .exact import ExactValues
 from .graph import shared_graphs
 

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from searchgym.agents.policy import Policy, Sample
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 
 __all__ = ["gradient_scores", "score_vectors"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from searchgym.episode import save_episodes
 from searchgym.files import write_text
+from searchgym.records.episode import save_episodes
 
 from .auditing import REFERENCES, CreditAudit
 

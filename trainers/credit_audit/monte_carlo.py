@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from searchgym.agent import Agent
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.records.episode import Episode
 from searchgym.rollouts.collection import collect
 from searchgym.rollouts.starts import Start
 

@@ -16,8 +16,8 @@ from searchgym.files import run_of, step_of
 from searchgym.options import plugins
 from searchgym.rollouts.collection import open_agent
 
-from ..algorithm import Algorithm
-from ..registry import load_trainer, trainer_label
+from ..core.algorithm import Algorithm
+from ..core.registry import load_trainer, trainer_label
 from ..runs.directory import read_run_metadata
 from ..training.loading import LoadedRun, load_run
 from .auditing import configure_for

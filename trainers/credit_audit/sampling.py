@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from searchgym.agents.policy import Policy
 from searchgym.env.config import EnvConfig, env_fingerprint
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 from searchgym.rollouts.collection import agent_context_of
 
-from ..algorithm import Algorithm, TrainContext
-from ..groups import Group, drop_invalid, new_tokens
-from ..lookahead import Meter, MeteredPlay, Spent
-from ..rollouts import play_groups
-from ..tasks import TaskSampler
+from ..core.algorithm import Algorithm, TrainContext
+from ..core.groups import Group, drop_invalid, new_tokens
+from ..core.lookahead import Meter, MeteredPlay, Spent
+from ..core.rollouts import play_groups
+from ..core.tasks import TaskSampler
 from .exact import ExactValues
 from .gradients import gradient_scores, score_vectors
 from .graph import StateGraphs

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 from searchgym.statistics import Interval, percentile_interval
 
 from .truth import TrueCredit

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from searchgym.agents.answer_probes import AnswerProbe, AnswerProber, Evaluate, ProbedAnswers
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
 
-from ..algorithm import Algorithm, TrainContext
-from ..groups import Group, Groups, drop_invalid
+from ..core.algorithm import Algorithm, TrainContext
+from ..core.groups import Group, Groups, drop_invalid
 
 __all__ = ["Given", "trainer_credit"]
 

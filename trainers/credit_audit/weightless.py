@@ -11,8 +11,8 @@ from torch import nn
 
 from searchgym.agent import Agent, AgentContext, Turn
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 
 __all__ = ["WeightlessPolicy"]
 

@@ -23,9 +23,9 @@ from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import ConfigError, MissingExtraError, SearchGymError, TrainingError
 
 from ..config import TrainConfig, parse_settings
-from ..groups import Group
+from ..core.groups import Group
+from ..core.rollouts import RolloutRequest, run_requests
 from ..processes import world
-from ..rollouts import RolloutRequest, run_requests
 
 __all__ = ["RayWorkers", "Worker", "WorkersLostError", "start_ray"]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from searchgym.agent import Turn
 from searchgym.env import SearchEnv
-from searchgym.episode import RoundRecord, append_episode, check_writable
+from searchgym.records.episode import RoundRecord, append_episode, check_writable
 from searchgym.rollouts.recorder import EpisodeRecorder
 
 __all__ = ["EpisodeLog"]

@@ -7,7 +7,7 @@ from typing import Any
 from searchgym.corpora.indexing.source import Source
 from searchgym.errors import RetrievalError
 from searchgym.options import integer
-from searchgym.retriever import Retriever
+from searchgym.records.retriever import Retriever
 from searchgym.specs import Spec
 
 from .peers import check_peer

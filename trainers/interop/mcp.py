@@ -11,8 +11,8 @@ from typing import Any
 
 from searchgym.errors import ConfigError, RetrievalError, UnknownIdError, get_logger
 from searchgym.options import integer
-from searchgym.question import Corpus, describe_corpus, find_passage
-from searchgym.retriever import Hit, Retriever, SearchResult
+from searchgym.records.question import Corpus, describe_corpus, find_passage
+from searchgym.records.retriever import Hit, Retriever, SearchResult
 
 from .peers import check_peer
 

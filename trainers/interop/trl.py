@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from searchgym import EpisodeSession, SearchEnv, find_question
+from searchgym.env.lookup import prompt_text
 from searchgym.env.session import dropped_rollouts
 from searchgym.env.tools import tool_functions, tool_instructions
 from searchgym.errors import ConfigError
-from searchgym.lookup import prompt_text
 
 from .peers import check_peer
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from searchgym import Episode, SearchVectorEnv, StopReason, find_question
-from searchgym.lookup import prompt_text
+from searchgym.env.lookup import prompt_text
 from searchgym.rollouts import collect
 
 from .peers import check_peer

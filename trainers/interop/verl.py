@@ -11,8 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 from searchgym import EpisodeSession, SearchEnv
-from searchgym.episode import StopReason
 from searchgym.errors import RetrievalError
+from searchgym.records.episode import StopReason
 
 from .peers import check_peer
 from .verl_turns import turn_end

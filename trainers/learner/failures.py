@@ -26,11 +26,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy, Sample
-from searchgym.episode import Episode, load_episodes, save_episodes
 from searchgym.errors import CheckpointError, TrainingError
 from searchgym.files import check_files, read_json, write_checksums, write_text
+from searchgym.records.episode import Episode, load_episodes, save_episodes
 
-from ..batch import Batch
+from ..core.batch import Batch
 
 __all__ = ["ADVICE", "Failure", "NonFiniteError", "are_finite", "load_failure", "save_failure"]
 

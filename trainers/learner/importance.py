@@ -22,8 +22,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..batch import Batch
-from ..objective import kl_estimate
+from ..core.batch import Batch
+from ..core.objective import kl_estimate
 
 __all__ = ["TRAINER_LOGPROBS", "ratio_statistics", "truncated_importance_sampling"]
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from searchgym.agents.policy import Policy, TokenOutputs
 from searchgym.errors import ConfigError, TrainingError
 
-from ..algorithm import Algorithm, Loss
-from ..batch import Batch, micro_batches, minibatches
 from ..config import TrainConfig
-from ..objective import kl_estimate
+from ..core.algorithm import Algorithm, Loss
+from ..core.batch import Batch, micro_batches, minibatches
+from ..core.objective import kl_estimate
 from ..processes import world
 from .failures import ADVICE, NonFiniteError, are_finite
 from .importance import TRAINER_LOGPROBS

@@ -31,11 +31,11 @@ from searchgym.options import plugins
 from searchgym.rollouts.collection import agent_context_of
 from searchgym.specs import bind_options
 
-from ..algorithm import Algorithm, training_envs
 from ..config import TrainConfig
+from ..core.algorithm import Algorithm, training_envs
+from ..core.registry import load_trainer, trainer_label
 from ..learner.optimizers import check_optimizer
 from ..recipes import About, Expected
-from ..registry import load_trainer, trainer_label
 from ..runs.alarms import Alarms, parse_stops
 from ..runs.directory import check_free
 from ..runs.trackers import check_trackers

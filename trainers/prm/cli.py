@@ -118,7 +118,7 @@ def label(
     _need_torch("searchgym prm label")
     from searchgym.agents.options import read_options
 
-    from ..search_tree import TreeOptions
+    from ..components.search_tree import TreeOptions
     from .labelling import LabelRequest, make_labels
     from .labels import LABELS_FILE
 

@@ -23,7 +23,7 @@ import torch
 from searchgym.errors import ConfigError
 from searchgym.judges import Trace, Verdict
 from searchgym.options import choice, integer, mapping
-from searchgym.question import Corpus
+from searchgym.records.question import Corpus
 
 from .model import Reading, load_reward_model
 

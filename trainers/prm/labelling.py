@@ -16,12 +16,12 @@ from searchgym.env.config import EnvConfig, env_fingerprint
 from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.errors import ConfigError
 
+from ..components.search_tree import TreeOptions, grow_trees
+from ..core.groups import Group, drop_invalid
+from ..core.rollouts import load_groups, play_groups
+from ..core.tasks import TaskSampler
 from ..credit_audit.opening import open_policy
 from ..credit_audit.sampling import AuditSettings, sample_episodes
-from ..groups import Group, drop_invalid
-from ..rollouts import load_groups, play_groups
-from ..search_tree import TreeOptions, grow_trees
-from ..tasks import TaskSampler
 from .labels import StepLabels
 
 __all__ = ["LabelRequest", "make_labels"]

@@ -9,7 +9,7 @@ Three kinds, one list of `labels` per episode of R rounds:
 
     values        R + 1 levels: level t = rewards so far + the true value of the state after round t, level 0 that of the question.
                   So the advantage of round t is level t − level t − 1, and the last level is the episode's return. True values
-                  come from enumeration or from continuations (trainers/credit_audit). Values of a search tree (trainers/search_tree.py) are
+                  come from enumeration or from continuations (trainers/credit_audit). Values of a search tree (trainers/components/search_tree.py) are
                   those of the search, which returns to acts that did well: they have levels, and no true advantages.
     verdicts      R scores of a judge in [0, 1] (`round_score`); null where its verdict failed.
     preferences   nothing; `pairs` holds [episode, round] that is better and [episode, round] that is worse.
@@ -31,10 +31,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.episode import Episode, load_episodes, save_episodes
 from searchgym.errors import ConfigError, EpisodeFileError
 from searchgym.files import json_digest, parse_json, read_bytes, read_json, seal, unseal, write_text
 from searchgym.judges import Judge, traces_of
+from searchgym.records.episode import Episode, load_episodes, save_episodes
 
 from ..credit_audit.truth import TrueCredit
 from .scores import round_score

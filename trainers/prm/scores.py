@@ -7,9 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.episode import RoundRecord
+from searchgym.records.episode import RoundRecord
+from searchgym.records.verdict import Verdict
 from searchgym.statistics import Interval, percentile_interval, resamples
-from searchgym.verdict import Verdict
 
 __all__ = ["auc", "auc_interval", "round_score"]
 

@@ -8,9 +8,9 @@ import click
 
 from searchgym.cli.command import Command, option
 from searchgym.cli.console import say
-from searchgym.episode import check_writable
 from searchgym.errors import ConfigError
 from searchgym.figures import check_format, new_figure
+from searchgym.records.episode import check_writable
 
 from .curve import plot_run
 

@@ -29,10 +29,10 @@ from searchgym.errors import RunDirectoryError
 from searchgym.files import arrays_check, open_regular, replacing
 
 if TYPE_CHECKING:
-    from searchgym.episode import Episode
+    from searchgym.records.episode import Episode
 
-    from ..credit import Credit
-    from ..groups import Groups
+    from ..core.credit import Credit
+    from ..core.groups import Groups
 
 __all__ = [
     "CreditRecord",

@@ -28,9 +28,9 @@ from typing import Any
 import filelock
 from safetensors import SafetensorError
 
-from searchgym.episode import Episode, save_episodes
 from searchgym.errors import EpisodeFileError, RunDirectoryError
 from searchgym.files import json_digest, lock_file, parse_json, read_bytes, read_json, sync, write_text
+from searchgym.records.episode import Episode, save_episodes
 
 from .credit_record import CreditRecord, credit_path, save_credit
 from .rows import check_row

@@ -15,7 +15,7 @@ from typing import Any
 from searchgym.env.config import EnvConfig
 from searchgym.errors import ConfigError, RunDirectoryError, did_you_mean, get_logger
 from searchgym.files import crc32
-from searchgym.question import Question, gold_record
+from searchgym.records.question import Question, gold_record
 
 from ..config import TrainConfig
 

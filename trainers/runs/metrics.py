@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from searchgym.episode import Episode, RoundRecord, StopReason
+from searchgym.records.episode import Episode, RoundRecord, StopReason
 from searchgym.rollouts.evaluation import EvalResult
 from searchgym.statistics import Interval
 
-from ..groups import Group, is_lookahead, new_tokens
+from ..core.groups import Group, is_lookahead, new_tokens
 
 __all__ = [
     "best_evaluation",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 
 from ..processes import world
 from .credit_record import CreditRecord

@@ -21,14 +21,14 @@ import torch
 from searchgym._version import __version__
 from searchgym.env.reward_weights import portable_reward
 from searchgym.errors import ConfigError, MissingSecret, RunDirectoryError, expand, strip
+from searchgym.options.sources import absolute_name
 from searchgym.rollouts.collection import open_agent
-from searchgym.sources import absolute_name
 
-from ..algorithm import Algorithm
 from ..config import TrainConfig, make_config, parse_settings
+from ..core.algorithm import Algorithm
+from ..core.registry import check_trainer_class, trainer_label, trainer_name
 from ..distributed.launch import connect
 from ..processes import world
-from ..registry import check_trainer_class, trainer_label, trainer_name
 from ..runs.directory import RunDirectory, check_free, default_run_directory, read_run_metadata
 from ..runs.display import Display
 from ..runs.inputs import check_allowed, check_inputs, describe_inputs

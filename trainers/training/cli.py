@@ -260,7 +260,7 @@ def train(
             else:
                 config = make_config(given)
                 if run_dir is None:
-                    from ..registry import trainer_label
+                    from ..core.registry import trainer_label
                     from ..runs.directory import default_run_directory
 
                     run_dir = default_run_directory(trainer_label(config.trainer), config.env)
@@ -285,9 +285,9 @@ def train(
 
 def _dry_run(console: Console, given: dict[str, Any], run_dir: Path | None, recipe: Path | None) -> int:
     """Print the dry run; returns the exit status, 0 if every check passed."""
+    from ..core.registry import trainer_label
     from ..planning.dry_run import dry_run
     from ..planning.report import print_dry_run
-    from ..registry import trainer_label
     from ..runs.directory import default_run_directory
 
     config = make_config(given)
@@ -340,7 +340,7 @@ def _given_again(run_dir: Path, given: dict[str, Any]) -> tuple[int | None, dict
     A resumed run keeps the rest of its configuration.
     """
     from searchgym.env.reward_weights import portable_reward
-    from searchgym.sources import absolute_name
+    from searchgym.options.sources import absolute_name
 
     from .api import stored_config
 
@@ -373,7 +373,7 @@ def _print_recipes(console: Console) -> None:
 
 
 def _print_settings(console: Console, trainer: str) -> None:
-    from ..registry import load_trainer
+    from ..core.registry import load_trainer
 
     for name, kind, default, text in describe_settings(load_trainer(trainer).settings_class):
         console.print(f"{name} = {default}  ({kind})\n    {text}")

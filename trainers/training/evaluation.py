@@ -11,8 +11,8 @@ from searchgym.env.vector import SearchVectorEnv
 from searchgym.rollouts.collection import choose_tasks
 from searchgym.rollouts.evaluation import EvalResult, evaluate_tasks, summarize
 
+from ..core.rollouts import RolloutRequest, run_requests
 from ..processes import world
-from ..rollouts import RolloutRequest, run_requests
 
 __all__ = ["EVAL_SEED", "evaluate_on", "evaluation_ids", "evaluation_tasks", "greedy"]
 

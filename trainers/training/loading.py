@@ -13,16 +13,16 @@ import torch
 
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv, make_vec
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
 from searchgym.files import policy_directory, run_of, step_of
+from searchgym.records.episode import Episode
 from searchgym.rollouts.collection import open_agent
 from searchgym.rollouts.evaluation import EvalResult, evaluate_tasks
 
-from ..algorithm import Algorithm, training_envs
 from ..config import TrainConfig
+from ..core.algorithm import Algorithm, training_envs
+from ..core.registry import load_trainer
 from ..learner.checkpoint import load_policy
-from ..registry import load_trainer
 from ..runs.directory import RunDirectory, read_run_metadata
 from ..runs.inputs import check_evaluated, describe_inputs
 from .api import stored_config

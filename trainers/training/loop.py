@@ -21,19 +21,13 @@ from searchgym.agents.policy import Policy
 from searchgym.errors import TrainingError
 from searchgym.tape.recording import tape_of
 
-from ..algorithm import TrainContext, token_logprobs
-from ..batch import pack
 from ..config import TrainConfig
-from ..credit import Credit
-from ..groups import Group, Groups, drop_invalid
-from ..learner.checkpoint import load_policy
-from ..learner.failures import ADVICE, NonFiniteError
-from ..learner.importance import TRAINER_LOGPROBS, truncated_importance_sampling
-from ..learner.learner import Learner
-from ..learner.metrics import UpdateMetrics
-from ..lookahead import Meter, MeteredPlay, Spent
-from ..processes import world
-from ..rollouts import (
+from ..core.algorithm import TrainContext, token_logprobs
+from ..core.batch import pack
+from ..core.credit import Credit
+from ..core.groups import Group, Groups, drop_invalid
+from ..core.lookahead import Meter, MeteredPlay, Spent
+from ..core.rollouts import (
     Play,
     PrefetchCollector,
     SeededRollouts,
@@ -42,6 +36,12 @@ from ..rollouts import (
     play_groups,
     run_requests,
 )
+from ..learner.checkpoint import load_policy
+from ..learner.failures import ADVICE, NonFiniteError
+from ..learner.importance import TRAINER_LOGPROBS, truncated_importance_sampling
+from ..learner.learner import Learner
+from ..learner.metrics import UpdateMetrics
+from ..processes import world
 from ..runs.credit_record import CreditRecord, credit_metrics, make_record
 from ..runs.metrics import collection_metrics, staleness
 from .parts import Parts

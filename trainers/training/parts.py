@@ -12,13 +12,13 @@ from searchgym.env.vector import SearchVectorEnv, make_vec
 from searchgym.errors import ConfigError
 from searchgym.rollouts.collection import agent_context_of, open_agent
 
-from ..algorithm import Algorithm, training_envs
 from ..config import TrainConfig
+from ..core.algorithm import Algorithm, training_envs
+from ..core.registry import load_trainer
+from ..core.tasks import TaskSampler
 from ..learner.optimizers import check_optimizer
-from ..registry import load_trainer
 from ..runs.alarms import Alarms, parse_stops
 from ..runs.trackers import check_trackers
-from ..tasks import TaskSampler
 
 __all__ = ["Parts", "open_parts", "tape_options"]
 

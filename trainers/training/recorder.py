@@ -9,15 +9,15 @@ from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
-from searchgym.episode import Episode
 from searchgym.errors import CheckpointError, ConfigError, RunDirectoryError, TrainingError, get_logger
+from searchgym.records.episode import Episode
 
 from ..config import TrainConfig
-from ..groups import Group
+from ..core.groups import Group
+from ..core.rollouts import load_groups, save_groups
 from ..learner.checkpoint import load_checkpoint, save_checkpoint
 from ..learner.failures import save_failure
 from ..processes import world
-from ..rollouts import load_groups, save_groups
 from ..runs.alarms import AlarmLimits, raised
 from ..runs.credit_record import CreditRecord
 from ..runs.curve import curve_title, draw_curve

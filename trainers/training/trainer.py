@@ -19,8 +19,8 @@ from searchgym.rollouts.evaluation import EvalResult
 from searchgym.statistics import Interval
 
 from ..config import TrainConfig
+from ..core.registry import trainer_label
 from ..processes import world
-from ..registry import trainer_label
 from ..runs.alarms import Alarms, parse_stops
 from ..runs.directory import RunDirectory
 from ..runs.display import Display

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.episode import Episode, verify_line
 from searchgym.errors import EpisodeFileError, MissingExtraError, SearchGymError
 from searchgym.files import open_regular, parse_json, read_json
+from searchgym.records.episode import Episode, verify_line
 
 from .sources import EpisodeFile, Source
 

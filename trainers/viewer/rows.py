@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from searchgym.episode import EPISODE_SCHEMA, verify_line
 from searchgym.errors import EpisodeFileError
 from searchgym.files import parse_json
+from searchgym.records.episode import EPISODE_SCHEMA, verify_line
 
 __all__ = ["COLUMNS", "Row", "read_row"]
 

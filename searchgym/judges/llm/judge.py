@@ -24,7 +24,7 @@ from ...endpoint.metering import total
 from ...endpoint.options import EndpointOptions
 from ...errors import BudgetSpentError, ConfigError, get_logger
 from ...options import boolean, takes_options
-from ...question import Corpus, Question
+from ...records.question import Corpus, Question
 from ...scoring import exact_match
 from ..protocol import Grade, Trace, Verdict
 from .dispatch import Answer, Reader, ask_all

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal
 
-from ...episode import RoundRecord
-from ...question import Question
-from ...retriever import Hit
+from ...records.episode import RoundRecord
+from ...records.question import Question
+from ...records.retriever import Hit
 from ..protocol import Trace
 
 __all__ = ["PROMPT_VERSION", "Message", "Prompt", "Task", "grade_prompt", "round_prompt"]

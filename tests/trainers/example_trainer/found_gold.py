@@ -11,7 +11,7 @@ import numpy as np
 
 from searchgym.trainers.algorithms.grpo import GRPO, GRPOSettings
 from searchgym.trainers.config import option
-from searchgym.trainers.credit import Credit
+from searchgym.trainers.core.credit import Credit
 
 
 @dataclass(frozen=True)

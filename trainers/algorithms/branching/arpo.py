@@ -38,14 +38,14 @@ from numpy.typing import NDArray
 
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 from searchgym.rollouts.starts import Start
 
-from ...algorithm import each_token
 from ...config import option
-from ...groups import Group, Groups
-from ...rollouts import check_can_branch
+from ...core.algorithm import each_token
+from ...core.groups import Group, Groups
+from ...core.rollouts import check_can_branch
 from ..grpo import GRPO, GRPOSettings
 
 __all__ = ["ARPO", "ARPOSettings", "branches", "first_entropies"]

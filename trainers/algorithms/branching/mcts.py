@@ -2,7 +2,7 @@
 
 Source: the labels of ProRAG (arXiv 2601.21912; code lilinwz/ProRAG at c7a6411), GroundedPRM (arXiv 2510.14942; code
 JerryPlain/GroundedPRMCode at 76ec81e) and of step reward models in general (arXiv 2412.15904) are values of Monte Carlo tree
-search. Here they are the advantages themselves. The tree of a question is grown by `simulations` walks (`trainers/search_tree.py`):
+search. Here they are the advantages themselves. The tree of a question is grown by `simulations` walks (`trainers/components/search_tree.py`):
 UCT or PUCT down to a state from which fewer than `width` acts were drawn, then the policy plays on to the end. With Q(s, a) the
 mean discounted return of the simulations through an act and V(s) the mean over the acts of s by visits,
 
@@ -35,12 +35,12 @@ from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import ConfigError
 
+from ...components.search_tree import TreeOptions, grow_trees
+from ...components.step_values import or_outcome, stored_values
 from ...config import option
-from ...credit import Credit
-from ...groups import Group, Groups
-from ...rollouts import check_can_branch
-from ...search_tree import TreeOptions, grow_trees
-from ...step_values import or_outcome, stored_values
+from ...core.credit import Credit
+from ...core.groups import Group, Groups
+from ...core.rollouts import check_can_branch
 from ..grpo import GRPO, GRPOSettings
 
 __all__ = ["MCTS", "MCTSSettings"]

@@ -36,13 +36,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 
+from ...components.state_matching import act_signature, anchor_states, found_passages, number_states
 from ...config import option
-from ...credit import Credit
-from ...groups import Groups
-from ...objective import discounted_sums
-from ...state_matching import act_signature, anchor_states, found_passages, number_states
+from ...core.credit import Credit
+from ...core.groups import Groups
+from ...core.objective import discounted_sums
 from ..grpo import GRPO, GRPOSettings
 
 __all__ = ["RTMC", "RTMCSettings", "tree_values"]

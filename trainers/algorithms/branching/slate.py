@@ -41,15 +41,15 @@ from numpy.typing import NDArray
 from searchgym.agents.policy import Policy
 from searchgym.env.config import EnvConfig
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 from searchgym.rollouts.starts import Start, stopped_after_act
 
 from ...config import option
-from ...credit import Credit
-from ...groups import Group, Groups
-from ...objective import group_advantages
-from ...rollouts import check_can_branch
+from ...core.credit import Credit
+from ...core.groups import Group, Groups
+from ...core.objective import group_advantages
+from ...core.rollouts import check_can_branch
 from ..grpo import GRPO, GRPOSettings
 
 __all__ = ["SLATE", "SLATESettings", "act_score"]

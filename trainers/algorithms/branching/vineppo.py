@@ -35,11 +35,11 @@ from numpy.typing import NDArray
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
 
+from ...components.step_values import continuation_values, or_outcome, stored_values
 from ...config import option
-from ...credit import Credit
-from ...groups import Group, Groups
-from ...rollouts import check_can_branch
-from ...step_values import continuation_values, or_outcome, stored_values
+from ...core.credit import Credit
+from ...core.groups import Group, Groups
+from ...core.rollouts import check_can_branch
 from ..grpo import GRPO, GRPOSettings
 
 __all__ = ["VinePPO", "VinePPOSettings", "value_differences"]

@@ -49,13 +49,13 @@ from searchgym.dialects.hierarchy import control_blocks, control_of
 from searchgym.env.config import EnvConfig
 from searchgym.errors import ConfigError
 
-from ...algorithm import Loss, each_token
-from ...batch import Batch
+from ...components.evidence import new_gold, require_gold
 from ...config import option
-from ...credit import Credit
-from ...evidence import new_gold, require_gold
-from ...groups import Groups
-from ...objective import clipped_surrogate, discounted_sums
+from ...core.algorithm import Loss, each_token
+from ...core.batch import Batch
+from ...core.credit import Credit
+from ...core.groups import Groups
+from ...core.objective import clipped_surrogate, discounted_sums
 from ..ppo import PPO, PPOSettings
 
 __all__ = ["HiPER", "HiPERSettings", "Segments", "hierarchical_advantages", "segments_of"]

@@ -35,12 +35,12 @@ from numpy.typing import NDArray
 from searchgym.env.config import EnvConfig
 from searchgym.errors import ConfigError
 
+from ...components.evidence import require_judge, verdicts
+from ...components.round_scores import differ_by_set, standardize
 from ...config import option
-from ...credit import Credit
-from ...evidence import require_judge, verdicts
-from ...groups import Groups
-from ...objective import group_advantages
-from ...round_scores import differ_by_set, standardize
+from ...core.credit import Credit
+from ...core.groups import Groups
+from ...core.objective import group_advantages
 from ..grpo import GRPO, GRPOSettings
 
 __all__ = ["CAPO", "CAPOSettings"]

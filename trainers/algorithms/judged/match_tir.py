@@ -38,16 +38,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.env.config import EnvConfig
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 from searchgym.scoring import normalize_answer
 
+from ...components.evidence import query_f1, require_derivation, sub_queries
+from ...components.matching import best_assignment, greedy_assignment, transport_plan
+from ...components.round_scores import differ_by_set, round_index, standardize
 from ...config import option
-from ...credit import Credit
-from ...evidence import query_f1, require_derivation, sub_queries
-from ...groups import Group, Groups
-from ...matching import best_assignment, greedy_assignment, transport_plan
-from ...objective import discounted_sums
-from ...round_scores import differ_by_set, round_index, standardize
+from ...core.credit import Credit
+from ...core.groups import Group, Groups
+from ...core.objective import discounted_sums
 from ..grpo import GRPO, GRPOSettings
 
 __all__ = ["MatchTIR", "MatchTIRSettings", "match_queries"]

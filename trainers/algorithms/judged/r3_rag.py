@@ -36,10 +36,10 @@ from numpy.typing import NDArray
 
 from searchgym.env.config import EnvConfig
 
+from ...components.evidence import require_judge, verdicts
 from ...config import option
-from ...credit import Credit
-from ...evidence import require_judge, verdicts
-from ...groups import Groups
+from ...core.credit import Credit
+from ...core.groups import Groups
 from ..ppo import PPO, PPOSettings
 
 __all__ = ["R3RAG", "R3RAGSettings"]

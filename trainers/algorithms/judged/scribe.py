@@ -34,12 +34,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.env.config import EnvConfig
-from searchgym.episode import Episode, Round
 from searchgym.judges.grounding import contains_words, repeats, support
+from searchgym.records.episode import Episode, Round
 
+from ...components.evidence import query_f1, require_derivation, require_gold, require_judge
 from ...config import option
-from ...evidence import query_f1, require_derivation, require_gold, require_judge
-from ...groups import Groups
+from ...core.groups import Groups
 from ..scored import ScoredRounds, ScoredRoundsSettings
 
 __all__ = ["PROTOTYPES", "SCRIBE", "Routed", "SCRIBESettings", "grade", "route"]

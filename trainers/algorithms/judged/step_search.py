@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 from searchgym.env.config import EnvConfig
 from searchgym.errors import ConfigError
 
+from ...components.evidence import require_derivation, require_gold
 from ...config import option
-from ...evidence import require_derivation, require_gold
-from ...groups import Group, Groups
+from ...core.groups import Group, Groups
 from ..ppo import PPO, PPOSettings
 
 __all__ = ["StepSearch", "StepSearchSettings"]

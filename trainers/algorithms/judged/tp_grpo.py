@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 
 from searchgym.env.config import EnvConfig
 
+from ...components.evidence import require_judge, verdicts
+from ...components.round_scores import standardize
 from ...config import option
-from ...evidence import require_judge, verdicts
-from ...groups import Groups
-from ...round_scores import standardize
+from ...core.groups import Groups
 from ..scored import ScoredRounds, ScoredRoundsSettings
 
 __all__ = ["TPGRPO", "TPGRPOSettings", "merge_rounds"]

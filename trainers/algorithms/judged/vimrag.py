@@ -36,15 +36,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.env.config import EnvConfig
-from searchgym.episode import Episode
 from searchgym.judges.grounding import contains_words, names_in, text_of
+from searchgym.records.episode import Episode
 from searchgym.scoring import contains_answer
 
+from ...components.evidence import new_gold, require_gold, require_judge, verdicts
 from ...config import option
-from ...credit import Credit
-from ...evidence import new_gold, require_gold, require_judge, verdicts
-from ...groups import Groups
-from ...objective import Aggregation
+from ...core.credit import Credit
+from ...core.groups import Groups
+from ...core.objective import Aggregation
 from ..grpo import GRPO, GRPOSettings
 
 __all__ = ["VimRAG", "VimRAGSettings", "answer_path", "evidence_graph"]

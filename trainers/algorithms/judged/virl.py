@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.env.config import EnvConfig
-from searchgym.episode import Episode
 from searchgym.judges.grounding import repeats
+from searchgym.records.episode import Episode
 
+from ...components.evidence import new_gold, require_gold
 from ...config import option
-from ...evidence import new_gold, require_gold
-from ...groups import Groups
+from ...core.groups import Groups
 from ..scored import ScoredRounds, ScoredRoundsSettings
 
 __all__ = ["ViRL", "ViRLSettings", "label_acts"]

@@ -27,14 +27,14 @@ from dataclasses import dataclass
 from searchgym.agents.memory.skills import SkillBank
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 
-from ...algorithm import TrainContext
 from ...config import option
-from ...credit import Credit
-from ...groups import Group, Groups
-from ...tasks import TaskSampler
+from ...core.algorithm import TrainContext
+from ...core.credit import Credit
+from ...core.groups import Group, Groups
+from ...core.tasks import TaskSampler
 from ..grpo import GRPO, GRPOSettings
 from .remembered import find_memory
 

@@ -29,12 +29,12 @@ from searchgym.agents.memory.experience import Experience
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
 
-from ...algorithm import TrainContext
+from ...components.state_matching import anchor_states
 from ...config import option
-from ...credit import Credit
-from ...groups import Group, Groups
-from ...state_matching import anchor_states
-from ...tasks import TaskSampler
+from ...core.algorithm import TrainContext
+from ...core.credit import Credit
+from ...core.groups import Group, Groups
+from ...core.tasks import TaskSampler
 from ..gigpo import GiGPO, GiGPOSettings, state_advantages
 from .remembered import find_memory
 

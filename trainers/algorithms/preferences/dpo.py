@@ -29,10 +29,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...algorithm import AlgorithmConfig
+from ...components.preference import Pairs
 from ...config import option
-from ...groups import Groups
-from ...preference import Pairs
+from ...core.algorithm import AlgorithmConfig
+from ...core.groups import Groups
 from .pairwise import PairwiseAlgorithm, PairwiseSettings
 
 __all__ = ["DPO", "DPOSettings"]

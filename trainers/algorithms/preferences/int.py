@@ -43,20 +43,20 @@ from searchgym.agent import Agent
 from searchgym.agents.policy import Policy
 from searchgym.env.config import EnvConfig
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode, RoundRecord
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode, RoundRecord
 from searchgym.rollouts.collection import agent_context_of, open_agent
 from searchgym.rollouts.starts import Start
 
-from ...algorithm import AlgorithmConfig
+from ...components.evidence import require_judge
+from ...components.one_act import play_one_act, written_act
 from ...config import option
-from ...credit import Credit
-from ...evidence import require_judge
-from ...groups import Group, Groups
-from ...objective import Aggregation
-from ...one_act import play_one_act, written_act
-from ...rollouts import check_can_branch, check_can_write
-from ...tasks import TaskSampler
+from ...core.algorithm import AlgorithmConfig
+from ...core.credit import Credit
+from ...core.groups import Group, Groups
+from ...core.objective import Aggregation
+from ...core.rollouts import check_can_branch, check_can_write
+from ...core.tasks import TaskSampler
 from ..sft import Imitation
 
 __all__ = ["InT", "InTSettings", "first_error"]

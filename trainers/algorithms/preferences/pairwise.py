@@ -1,6 +1,6 @@
 """What methods have in common that learn from pairs: a frozen reference, sums over sides, and DPO's gradient at every step.
 
-    L = Σ_p w_p · (−log σ(h_p)) / Σ_p w_p        over all pairs of an iteration; see trainers/preference.py
+    L = Σ_p w_p · (−log σ(h_p)) / Σ_p w_p        over all pairs of an iteration; see trainers/components/preference.py
 
 The loss that the loop sees is −a_S log π for every token of side S, with the coefficients a_S of `dpo_coefficients`: its gradient
 is exactly L's. An iteration may make several optimizer steps (`minibatches`, `epochs`); a_S depends on the weights, so it is
@@ -20,13 +20,13 @@ from torch import Tensor
 
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
 
-from ...algorithm import Algorithm, AlgorithmConfig, Loss, TrainContext, token_logprobs
-from ...batch import Batch, Sequences
+from ...components.preference import Pairs, dpo_coefficients, dpo_loss, dpo_margins
 from ...config import option
-from ...credit import Credit
-from ...groups import Groups
-from ...objective import Aggregation
-from ...preference import Pairs, dpo_coefficients, dpo_loss, dpo_margins
+from ...core.algorithm import Algorithm, AlgorithmConfig, Loss, TrainContext, token_logprobs
+from ...core.batch import Batch, Sequences
+from ...core.credit import Credit
+from ...core.groups import Groups
+from ...core.objective import Aggregation
 
 __all__ = ["PairwiseAlgorithm", "PairwiseSettings", "sequence_count"]
 

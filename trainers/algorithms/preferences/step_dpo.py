@@ -50,15 +50,15 @@ from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import ConfigError
 from searchgym.rollouts.starts import Start
 
-from ...algorithm import AlgorithmConfig
-from ...compared_acts import acts_of, count_unjudged, score_acts
+from ...components.compared_acts import acts_of, count_unjudged, score_acts
+from ...components.evidence import require_judge
+from ...components.preference import Pairs
 from ...config import option
-from ...credit import Credit
-from ...evidence import require_judge
-from ...groups import Group, Groups
-from ...preference import Pairs
-from ...rollouts import check_can_branch
-from ...tasks import TaskSampler
+from ...core.algorithm import AlgorithmConfig
+from ...core.credit import Credit
+from ...core.groups import Group, Groups
+from ...core.rollouts import check_can_branch
+from ...core.tasks import TaskSampler
 from .pairwise import PairwiseAlgorithm, PairwiseSettings, sequence_count
 
 __all__ = ["StepDPO", "StepDPOSettings"]

@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 
 from searchgym.agents.policy import Policy, TokenOutputs
 from searchgym.agents.structure.agent import StructuredAgent
-from searchgym.episode import Episode
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode
 
-from ...algorithm import Algorithm, AlgorithmConfig, Loss
-from ...batch import Batch
 from ...config import option
-from ...credit import Credit
-from ...groups import Group, Groups
+from ...core.algorithm import Algorithm, AlgorithmConfig, Loss
+from ...core.batch import Batch
+from ...core.credit import Credit
+from ...core.groups import Group, Groups
 
 __all__ = ["StructRAG", "StructRAGSettings", "pair_credit"]
 

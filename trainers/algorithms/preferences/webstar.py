@@ -28,11 +28,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from searchgym.env.config import EnvConfig
-from searchgym.episode import Episode, Round
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode, Round
 
+from ...components.evidence import require_judge
 from ...config import option
-from ...evidence import require_judge
 from ..sft import SFT, SFTSettings
 
 __all__ = ["WebSTAR", "WebSTARSettings", "grade"]

@@ -42,11 +42,11 @@ from numpy.typing import NDArray
 
 from searchgym.agents.policy import Policy
 
-from ...answer_probes import change_after, check_prober, followed, probe_rounds, read_probes
+from ...components.answer_probes import change_after, check_prober, followed, probe_rounds, read_probes
 from ...config import option
-from ...credit import Credit
-from ...groups import Group, Groups
-from ...objective import discounted_sums
+from ...core.credit import Credit
+from ...core.groups import Group, Groups
+from ...core.objective import discounted_sums
 from ..gigpo import state_advantages
 from ..grpo import GRPO, GRPOSettings
 

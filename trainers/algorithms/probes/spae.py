@@ -37,10 +37,10 @@ from numpy.typing import NDArray
 
 from searchgym.agents.policy import Policy
 
-from ...answer_probes import change_after, check_prober, followed, probe_rounds, read_probes
+from ...components.answer_probes import change_after, check_prober, followed, probe_rounds, read_probes
 from ...config import option
-from ...credit import Credit
-from ...groups import Groups
+from ...core.credit import Credit
+from ...core.groups import Groups
 from ..grpo import GRPO, GRPOSettings
 
 __all__ = ["SPAE", "SPAESettings", "potential", "saturation_factors"]

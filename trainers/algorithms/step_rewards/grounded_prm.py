@@ -37,9 +37,9 @@ from numpy.typing import NDArray
 
 from searchgym.env.config import EnvConfig
 
+from ...components.evidence import require_judge, verdicts
 from ...config import option
-from ...evidence import require_judge, verdicts
-from ...groups import Groups
+from ...core.groups import Groups
 from ..scored import ScoredRounds, ScoredRoundsSettings
 
 __all__ = ["GroundedPRM", "GroundedPRMSettings", "fidelity_returns", "node_means"]

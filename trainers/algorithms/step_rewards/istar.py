@@ -43,13 +43,13 @@ from torch import nn
 
 from searchgym.agents.policy import Policy, TokenOutputs
 
-from ...algorithm import Loss, TrainContext, token_logprobs
-from ...batch import Batch
+from ...components.round_scores import standardize
+from ...components.trajectory_pairs import pairs_by_score, preference_slopes
 from ...config import option
-from ...credit import Credit
-from ...groups import Groups
-from ...round_scores import standardize
-from ...trajectory_pairs import pairs_by_score, preference_slopes
+from ...core.algorithm import Loss, TrainContext, token_logprobs
+from ...core.batch import Batch
+from ...core.credit import Credit
+from ...core.groups import Groups
 from ..grpo import GRPO, GRPOSettings
 
 __all__ = ["IStar", "IStarSettings"]

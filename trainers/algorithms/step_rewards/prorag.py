@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 
 from searchgym.env.config import EnvConfig
 
-from ...evidence import require_judge, verdicts
-from ...groups import Groups
-from ...round_scores import standardize
+from ...components.evidence import require_judge, verdicts
+from ...components.round_scores import standardize
+from ...core.groups import Groups
 from ..scored import ScoredRounds
 
 __all__ = ["ProRAG"]

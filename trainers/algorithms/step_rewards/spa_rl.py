@@ -35,10 +35,10 @@ from torch import Tensor, nn
 
 from searchgym.agents.policy import Policy
 
-from ...algorithm import TrainContext, each_token
 from ...config import option
-from ...credit import Credit
-from ...groups import Groups
+from ...core.algorithm import TrainContext, each_token
+from ...core.credit import Credit
+from ...core.groups import Groups
 from ..ppo import PPO, PPOSettings
 
 __all__ = ["SPARL", "ProgressEstimator", "SPARLSettings", "round_features"]

@@ -37,13 +37,13 @@ from numpy.typing import NDArray
 from searchgym.agents.policy import Policy, TokenOutputs
 from searchgym.env.config import EnvConfig
 
-from ...algorithm import Algorithm, AlgorithmConfig, Loss, TrainContext, token_logprobs
-from ...batch import Batch
+from ...components.evidence import require_judge, verdicts
+from ...components.trajectory_pairs import pairs_by_score, preference_slopes
 from ...config import option
-from ...credit import Credit
-from ...evidence import require_judge, verdicts
-from ...groups import Groups
-from ...trajectory_pairs import pairs_by_score, preference_slopes
+from ...core.algorithm import Algorithm, AlgorithmConfig, Loss, TrainContext, token_logprobs
+from ...core.batch import Batch
+from ...core.credit import Credit
+from ...core.groups import Groups
 
 __all__ = ["StepORLM", "StepORLMSettings"]
 

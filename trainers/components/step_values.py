@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 from searchgym.rollouts.starts import Start
 
-from .groups import Group, Groups
-from .rollouts import Play
+from ..core.groups import Group, Groups
+from ..core.rollouts import Play
 
 __all__ = ["continuation_values", "or_outcome", "stored_values"]
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
+from searchgym.records.episode import Episode
 from searchgym.rollouts.starts import Start
 
 from .groups import Group, new_searches, new_tokens

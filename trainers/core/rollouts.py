@@ -24,13 +24,13 @@ import torch
 from searchgym.agent import Agent
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode, load_episodes, save_episodes
 from searchgym.errors import ConfigError, TrainingError
+from searchgym.records.episode import Episode, load_episodes, save_episodes
 from searchgym.rollouts.collection import collect
 from searchgym.rollouts.starts import Start
 
+from ..processes import world
 from .groups import Group
-from .processes import world
 
 __all__ = [
     "LocalRollouts",

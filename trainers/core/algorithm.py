@@ -32,13 +32,13 @@ from searchgym.env.config import EnvConfig
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import ConfigError
 
+from ..config import option, parse_settings
+from ..processes import World, world
 from .batch import Batch, Sequences
-from .config import option, parse_settings
 from .credit import Credit
 from .groups import Group, Groups
 from .lookahead import Meter
 from .objective import Aggregation
-from .processes import World, world
 from .rollouts import Play, play_groups
 from .tasks import TaskSampler
 

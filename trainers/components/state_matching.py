@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.agents.memory.clusters import cluster_texts
-from searchgym.episode import Episode, RoundRecord
+from searchgym.records.episode import Episode, RoundRecord
 
-from .groups import Groups
+from ..core.groups import Groups
 
 __all__ = ["act_signature", "anchor_states", "found_passages", "number_states"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import ConfigError, PluginError, SearchGymError, did_you_mean
+from ..errors import ConfigError, PluginError, SearchGymError, did_you_mean
 
 __all__ = ["absolute_name", "load_source", "source_name"]
 

@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode
 from searchgym.options import choice, integer, number
+from searchgym.records.episode import Episode
 from searchgym.rollouts.starts import Start
 
-from .rollouts import Play
+from ..core.rollouts import Play
 
 __all__ = ["Node", "SearchTree", "TreeOptions", "grow_trees"]
 

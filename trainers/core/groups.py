@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from searchgym.agents.policy import Sample
-from searchgym.episode import Episode, segments_before
 from searchgym.errors import TrainingError
+from searchgym.records.episode import Episode, segments_before
 
 __all__ = [
     "Group",

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchgym.env.config import EnvConfig
-from searchgym.episode import Episode, Round
 from searchgym.errors import ConfigError
+from searchgym.records.episode import Episode, Round
 from searchgym.scoring import f1
 
-from .groups import Groups
+from ..core.groups import Groups
 
 __all__ = [
     "new_gold",

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .groups import Groups
+from ..core.groups import Groups
 from .preference import Pairs, dpo_coefficients, dpo_loss, dpo_margins
 
 __all__ = ["pairs_by_score", "preference_slopes"]

@@ -16,8 +16,8 @@ from searchgym.agents.answer_probes import AnswerProbe, AnswerProber
 from searchgym.agents.policy import Policy, TokenOutputs
 from searchgym.errors import ConfigError, TrainingError
 
-from .algorithm import each_token
-from .groups import Groups
+from ..core.algorithm import each_token
+from ..core.groups import Groups
 
 __all__ = ["PROBED", "RoundProbes", "change_after", "check_prober", "followed", "probe_rounds", "read_probes"]
 

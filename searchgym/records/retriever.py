@@ -8,7 +8,7 @@ from math import isfinite
 from sys import getsizeof
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from .errors import RetrievalError
+from ..errors import RetrievalError
 
 __all__ = [
     "CACHE_BYTES",

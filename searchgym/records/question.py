@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from .errors import UnknownIdError
+from ..errors import UnknownIdError
 
 __all__ = [
     "PLAIN_DESCRIPTION",

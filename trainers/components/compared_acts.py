@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .groups import Groups
+from ..core.groups import Groups
 
 __all__ = ["Place", "acts_of", "count_unjudged", "score_acts"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from searchgym.agent import Agent, AgentContext, Turn
 from searchgym.agents.policy import Policy
 from searchgym.env.vector import SearchVectorEnv
-from searchgym.episode import Episode, Segment, StopReason, segments_before
+from searchgym.records.episode import Episode, Segment, StopReason, segments_before
 from searchgym.rollouts.collection import collect
 from searchgym.rollouts.starts import Start
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from .errors import ConfigError
-from .options import plain
-from .question import Corpus, Question
-from .specs import ByIdentity
+from ..errors import ConfigError
+from ..options import plain
+from ..records.question import Corpus, Question
+from ..specs import ByIdentity
 
 __all__ = ["find_question", "not_one_question", "prompt_text", "questions_of_prompt"]
 

@@ -18,8 +18,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from .errors import EpisodeFileError, warn
-from .files import open_regular, parse_json, replacing
+from ..errors import EpisodeFileError, warn
+from ..files import open_regular, parse_json, replacing
 from .rendering import as_html, as_text
 from .round_record import (
     INFO_SCHEMA,
@@ -172,7 +172,7 @@ class Episode:
         return not (self.valid_for_training or self.imported)
 
     def render(self, width: int = 100) -> str:
-        """The episode round by round, as text for a terminal: `print(episode.render())`. See `searchgym.rendering`.
+        """The episode round by round, as text for a terminal: `print(episode.render())`. See `searchgym.records.rendering`.
 
         Args:
             width: of a line, in characters.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from searchgym.errors import ConfigError, SearchGymError
 from searchgym.options import plugins
-from searchgym.sources import load_source, source_name
+from searchgym.options.sources import load_source, source_name
 
 if TYPE_CHECKING:
     from .algorithm import Algorithm

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .errors import printable
+from ..errors import printable
 from .round_record import StopReason
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""What the author of an algorithm uses: base class, groups of episodes and how they are collected, credit, batch, objective."""
