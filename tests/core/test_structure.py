@@ -179,6 +179,31 @@ def test_the_cycle_check_can_fail() -> None:
     assert cycles(graph({"searchgym.errors": typed})) == []
 
 
+def test_folders_stay_loosely_coupled() -> None:
+    """Imports between the files and sub-packages that lie directly in a top-level package, and the longest chains of them."""
+    count, longest = 0, 0
+    for package in PACKAGES[:-1]:
+        root = package if package == "searchgym" else f"searchgym.{package}"
+        child = {
+            module: module.removeprefix(root).split(".")[1] if module != root else ""
+            for module in our_modules()
+            if package_of(module) == package
+        }
+        between: dict[str, set[str]] = {name: set() for name in child.values()}
+        for module, targets in graph().items():
+            if module in child:
+                between[child[module]] |= {child[target] for target in targets if target in child}
+
+        @functools.cache
+        def height(name: str, between: dict[str, set[str]] = between) -> int:
+            return 1 + max((height(target) for target in between[name] - {name}), default=0)
+
+        count += sum(len(targets - {name}) for name, targets in between.items())
+        longest += max(height(name) for name in between)
+    assert count <= 200
+    assert longest <= 26
+
+
 def test_every_package_says_what_may_be_in_it() -> None:
     for module, (path, text, _) in our_modules().items():
         if path.name == "__init__.py":
