@@ -23,7 +23,7 @@ from searchgym.trainers.bench.code import fingerprint
 from searchgym.trainers.bench.report import markdown
 from searchgym.trainers.bench.results import FEEDBACK_NEEDED, analyse, compare_rows
 from searchgym.trainers.bench.spec import Spec, load_spec
-from searchgym.trainers.bench.worker import read_result
+from searchgym.trainers.bench.worker import read_result, write_result
 from searchgym.trainers.training.loop import Loop
 
 WORLD = '{ name = "country-terse", size = 1000, train = 100, dev = 20, test = 20 }'
@@ -305,6 +305,19 @@ def test_the_digest_of_code_is_kept_for_the_same_sources_only(
     (tmp_path / "home" / "code").rename(tmp_path / "away")
     (tmp_path / "home" / "code").write_text("in the way", "utf-8")
     assert code._kept_code_digest(modules) == first
+
+
+def test_a_result_with_episodes_of_ten_rounds_reads_back(tmp_path: Path) -> None:
+    """Its keys are numbers when it is sealed and strings when it is read, which sort in another order."""
+    write_result(tmp_path, {"test": {"rounds": {2: 5, 10: 1}}, "stats": {}})
+    found = read_result(tmp_path)
+    assert found is not None
+    assert found["test"]["rounds"] == {"2": 5, "10": 1}
+    (tmp_path / "result.json").write_text(
+        (tmp_path / "result.json").read_text("utf-8").replace(": 5", ": 6"), "utf-8"
+    )
+    with pytest.raises(ConfigError, match="changed after it was sealed"):
+        read_result(tmp_path)
 
 
 def test_an_edited_result_is_refused(finished: Path, tmp_path: Path) -> None:

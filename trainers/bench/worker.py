@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..core.credit import Credit
     from ..core.groups import Groups
 
-__all__ = ["Job", "first_sums", "read_result", "run_job", "start_process"]
+__all__ = ["Job", "first_sums", "read_result", "run_job", "start_process", "write_result"]
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,14 @@ def run_job(job: Job) -> dict[str, Any]:
     result |= _read_run(run_dir, values)
     result |= {"wall": time.perf_counter() - started, "cpu": time.process_time() - busy}
     _tidy(run_dir)
+    write_result(path, result)
+    return result
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Seal the result of a run and write it into the run's directory."""
     result["seal"] = _seal(result)
     write_json_new(path / "result.json", result)
-    return result
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
@@ -197,8 +202,16 @@ def write_json_new(path: Path, data: Any) -> None:
 
 
 def _seal(result: Mapping[str, Any]) -> str:
-    content = {k: v for k, v in result.items() if k != "seal"}
+    content = _with_numbers_as_keys({k: v for k, v in result.items() if k != "seal"})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _with_numbers_as_keys(value: Any) -> Any:
+    """The same before and after a file: JSON makes strings of keys that are numbers, and "10" is sorted before "2"."""
+    if not isinstance(value, Mapping):
+        return value
+    numbers = all(str(key).isdecimal() for key in value)
+    return {int(key) if numbers else key: _with_numbers_as_keys(one) for key, one in value.items()}
 
 
 def _evaluate(trainer: Any, questions: int) -> dict[str, Any]:
