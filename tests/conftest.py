@@ -13,6 +13,7 @@ from typing import Any
 
 import helpers
 import hypothesis
+import preloaded
 import pytest
 from helpers import CommandLine, Result
 from toys import write_toy
@@ -62,7 +63,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def searchgym_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Caches of this session: never the user's, and shared by its workers and subprocesses."""
     base = tmp_path_factory.getbasetemp()
-    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "searchgym-home"
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    preloaded.SHARED.append(shared)
+    home = shared / "searchgym-home"
     before = os.environ.get("SEARCHGYM_HOME")
     os.environ["SEARCHGYM_HOME"] = str(home)
     yield home

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import preloaded
 import pytest
 
 from searchgym.episode import Episode
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from searchgym.env.env import SearchEnv
 
 SEARCHGYM = [sys.executable, "-m", "searchgym"]
-"""The command line in a process of its own."""
+"""The command line in a process that starts anew."""
 
 
 class Result(NamedTuple):
@@ -47,13 +48,13 @@ def skip_without(module: str, reason: str) -> None:
 
 
 def run_searchgym(*arguments: str, **options: Any) -> subprocess.CompletedProcess[Any]:
-    """Run the command line in a process of its own, with the options of `subprocess.run`."""
+    """Run the command line in a process that starts anew, with the options of `subprocess.run`."""
     return subprocess.run([*SEARCHGYM, *arguments], capture_output=True, check=False, **options)
 
 
 def start_searchgym(*arguments: str, **options: Any) -> subprocess.Popen[Any]:
-    """Start the command line in a process of its own, with the options of `subprocess.Popen`."""
-    return subprocess.Popen([*SEARCHGYM, *arguments], **options)
+    """Start the command line in a preloaded process, with the options of `subprocess.Popen`."""
+    return preloaded.PreloadedPopen([*SEARCHGYM, *arguments], **options)
 
 
 def wait_until(

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+import preloaded
 import pytest
 
 pytest.importorskip("mwparserfromhell", reason="the parser of wikitext comes with the extra 'dump'")
@@ -219,7 +219,7 @@ def test_killed_with_its_workers_and_resumed(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(code)
     command = [sys.executable, str(script), str(file), str(tmp_path / "out")]
-    process = subprocess.Popen(command)
+    process = preloaded.PreloadedPopen(command)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out.*.part/state.json")):
         assert process.poll() is None
@@ -232,7 +232,7 @@ def test_killed_with_its_workers_and_resumed(tmp_path: Path) -> None:
     (work,) = tmp_path.glob(".out.*.part")
     done = json.loads((work / "state.json").read_text())["articles"]
     assert 0 < done < len(pages)
-    subprocess.run(command, check=True, timeout=120)
+    preloaded.run(command, check=True, timeout=120)
     passages = rows(tmp_path / "out")
     assert len({row["title"] for row in passages}) == len(pages)
     assert [row["id"] for row in passages] == sorted({row["id"] for row in passages})

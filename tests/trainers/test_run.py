@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -86,8 +87,8 @@ def test_rows_after_the_last_checkpoint_and_a_cut_line_are_forgotten(tmp_path):
 def test_killed_at_random_moments_and_resumed(tmp_path):
     """SIGKILL in a loop; what is left continues to the same bytes as an undisturbed run."""
     driver = [sys.executable, str(Path(__file__).with_name("toy_bandit.py"))]
-    subprocess.run([*driver, str(tmp_path / "straight"), "40", "0"], check=True)
-    killed = subprocess.run(
+    preloaded.run([*driver, str(tmp_path / "straight"), "40", "0"], check=True)
+    killed = preloaded.run(
         [*driver, str(tmp_path / "killed"), "40", "4"], check=True, stdout=subprocess.PIPE, text=True
     )
     reached = [int(line) for line in killed.stdout.split()]
