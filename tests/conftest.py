@@ -15,7 +15,7 @@ import helpers
 import hypothesis
 import preloaded
 import pytest
-from helpers import CommandLine, Result
+from helpers import CommandLine, Result, sketch_curve
 from toys import write_toy
 
 from searchgym.cli import main
@@ -88,6 +88,20 @@ def _one_thread() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@pytest.fixture
+def drawn_curve() -> None:
+    """Runs draw their learning curve, see `_sketched_curve`."""
+
+
+@pytest.fixture(autouse=True)
+def _sketched_curve(request: pytest.FixtureRequest) -> None:
+    """The learning curve at the end of a run is a white dot: drawing takes 0.2 s, longer than most runs of these tests."""
+    recorder = sys.modules.get("searchgym.trainers.training.recorder")
+    if recorder is not None:
+        real = sys.modules["searchgym.trainers.runs.curve"].draw_curve
+        recorder.draw_curve = real if "drawn_curve" in request.fixturenames else sketch_curve
 
 
 @pytest.fixture

@@ -5,18 +5,21 @@ Nothing here imports torch, so that tests of the core can use all of it.
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import preloaded
 import pytest
 
 from searchgym.episode import Episode
+from searchgym.files import replacing
 from searchgym.rollouts.collection import collect, open_envs
 
 if TYPE_CHECKING:
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 SEARCHGYM = [sys.executable, "-m", "searchgym"]
 """The command line in a process that starts anew."""
+
+
+_DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
 
 
 class Result(NamedTuple):
@@ -55,6 +61,12 @@ def run_searchgym(*arguments: str, **options: Any) -> subprocess.CompletedProces
 def start_searchgym(*arguments: str, **options: Any) -> subprocess.Popen[Any]:
     """Start the command line in a preloaded process, with the options of `subprocess.Popen`."""
     return preloaded.PreloadedPopen([*SEARCHGYM, *arguments], **options)
+
+
+def sketch_curve(path: Path, *_: object) -> None:
+    """Write a picture of one white dot as `draw_curve` writes its own."""
+    with replacing(path, alone=True) as temporary:
+        temporary.write_bytes(base64.b64decode(_DOT))
 
 
 def wait_until(

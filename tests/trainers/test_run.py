@@ -30,7 +30,7 @@ def assert_same_run(a, b):
     assert all(torch.equal(left[k], right[k]) for k in left)
 
 
-def test_what_a_run_leaves_behind(tmp_path):
+def test_what_a_run_leaves_behind(tmp_path, drawn_curve):
     run_toy(tmp_path / "run", iterations=9, keep_checkpoints=2)
     run = tmp_path / "run"
     assert sorted(p.name for p in run.iterdir() if p.name != ".lock") == [
@@ -48,6 +48,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     ]
     assert [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").open()] == list(range(10))
     assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "curve.png").stat().st_size > 10_000
     summary = json.loads((run / "summary.json").read_text())
     assert summary["iterations"] == 9
     assert summary["after"]["metrics"]["em"]["mean"] >= summary["before"]["metrics"]["em"]["mean"]
