@@ -59,6 +59,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let runs end with a white dot for their learning curve, also those of fixtures of a module: drawing takes 0.2 s, longer
+    than most runs of these tests. A test that looks at the curve has the fixture `drawn_curve`."""
+    recorder = sys.modules.get("searchgym.trainers.training.recorder")
+    if recorder is not None:
+        real = sys.modules["searchgym.trainers.runs.curve"].draw_curve
+        recorder.draw_curve = real if "drawn_curve" in getattr(item, "fixturenames", ()) else sketch_curve
+
+
 @pytest.fixture(scope="session", autouse=True)
 def searchgym_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Caches of this session: never the user's, and shared by its workers and subprocesses."""
@@ -92,16 +102,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def drawn_curve() -> None:
-    """Runs draw their learning curve, see `_sketched_curve`."""
-
-
-@pytest.fixture(autouse=True)
-def _sketched_curve(request: pytest.FixtureRequest) -> None:
-    """The learning curve at the end of a run is a white dot: drawing takes 0.2 s, longer than most runs of these tests."""
-    recorder = sys.modules.get("searchgym.trainers.training.recorder")
-    if recorder is not None:
-        real = sys.modules["searchgym.trainers.runs.curve"].draw_curve
-        recorder.draw_curve = real if "drawn_curve" in request.fixturenames else sketch_curve
+    """Runs draw their learning curve, see `pytest_runtest_setup`."""
 
 
 @pytest.fixture
