@@ -29,7 +29,8 @@ hypothesis.settings.load_profile("searchgym")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let idle processes take over tests of busy ones, unless another distribution is given."""
+    """Wait for no disk. Let idle processes take over tests of busy ones, unless another distribution is given."""
+    preloaded.skip_flushes()
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "worksteal"
 
