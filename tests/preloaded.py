@@ -159,6 +159,7 @@ def _server() -> tuple[str, socket.socket]:
 
     with FileLock(SHARED[-1] / "server.lock"):
         link, connection = SHARED[-1] / "server", socket.socket(socket.AF_UNIX)
+        atexit.register(connection.close)
         with contextlib.suppress(OSError):
             connection.connect(os.readlink(link))
             return os.readlink(link), connection
