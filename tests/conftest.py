@@ -13,8 +13,9 @@ from typing import Any
 
 import helpers
 import hypothesis
+import preloaded
 import pytest
-from helpers import CommandLine, Result
+from helpers import CommandLine, Result, sketch_curve
 from toys import write_toy
 
 from searchgym.cli import main
@@ -28,7 +29,8 @@ hypothesis.settings.load_profile("searchgym")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let idle processes take over tests of busy ones, unless another distribution is given."""
+    """Wait for no disk. Let idle processes take over tests of busy ones, unless another distribution is given."""
+    preloaded.skip_flushes()
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "worksteal"
 
@@ -42,13 +44,15 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Collect garbage seldom: looking for some among 700,000 objects of modules and tests took a tenth of the time."""
+    """Collect garbage seldom: looking for some among 700,000 objects of modules and tests took a tenth of the time.
+
+    They are not frozen: a training run asks how many objects are, which are counted one by one.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 20)
+        gc.set_threshold(50_000, 20, 100)
         gc.enable()
 
 
@@ -58,11 +62,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let runs end with a white dot for their learning curve, also those of fixtures of a module: drawing takes 0.2 s, longer
+    than most runs of these tests. A test that looks at the curve has the fixture `drawn_curve`."""
+    recorder = sys.modules.get("searchgym.trainers.training.recorder")
+    if recorder is not None:
+        real = sys.modules["searchgym.trainers.runs.curve"].draw_curve
+        recorder.draw_curve = real if "drawn_curve" in getattr(item, "fixturenames", ()) else sketch_curve
+
+
 @pytest.fixture(scope="session", autouse=True)
 def searchgym_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Caches of this session: never the user's, and shared by its workers and subprocesses."""
     base = tmp_path_factory.getbasetemp()
-    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "searchgym-home"
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    preloaded.SHARED.append(shared)
+    home = shared / "searchgym-home"
     before = os.environ.get("SEARCHGYM_HOME")
     os.environ["SEARCHGYM_HOME"] = str(home)
     yield home
@@ -85,6 +101,11 @@ def _one_thread() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@pytest.fixture
+def drawn_curve() -> None:
+    """Runs draw their learning curve, see `pytest_runtest_setup`."""
 
 
 @pytest.fixture

@@ -5,16 +5,20 @@ Nothing here imports torch, so that tests of the core can use all of it.
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import preloaded
 import pytest
 
+from searchgym.files import replacing
 from searchgym.records.episode import Episode
 from searchgym.rollouts.collection import collect, open_envs
 
@@ -23,7 +27,10 @@ if TYPE_CHECKING:
     from searchgym.env.env import SearchEnv
 
 SEARCHGYM = [sys.executable, "-m", "searchgym"]
-"""The command line in a process of its own."""
+"""The command line in a process that starts anew."""
+
+
+_DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
 
 
 class Result(NamedTuple):
@@ -47,13 +54,19 @@ def skip_without(module: str, reason: str) -> None:
 
 
 def run_searchgym(*arguments: str, **options: Any) -> subprocess.CompletedProcess[Any]:
-    """Run the command line in a process of its own, with the options of `subprocess.run`."""
+    """Run the command line in a process that starts anew, with the options of `subprocess.run`."""
     return subprocess.run([*SEARCHGYM, *arguments], capture_output=True, check=False, **options)
 
 
 def start_searchgym(*arguments: str, **options: Any) -> subprocess.Popen[Any]:
-    """Start the command line in a process of its own, with the options of `subprocess.Popen`."""
-    return subprocess.Popen([*SEARCHGYM, *arguments], **options)
+    """Start the command line in a preloaded process, with the options of `subprocess.Popen`."""
+    return preloaded.PreloadedPopen([*SEARCHGYM, *arguments], **options)
+
+
+def sketch_curve(path: Path, *_: object) -> None:
+    """Write a picture of one white dot as `draw_curve` writes its own."""
+    with replacing(path, alone=True) as temporary:
+        temporary.write_bytes(base64.b64decode(_DOT))
 
 
 def wait_until(

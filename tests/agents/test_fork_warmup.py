@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from searchgym.agents.tiny import fork_warmup
 from searchgym.agents.tiny.agent import TinyAgent
 from searchgym.agents.tiny.fork_demos import Choices, demonstrate_fork
 from searchgym.corpora.bm25.index import BM25
@@ -57,7 +58,8 @@ def test_demonstrations_copy_exactly_and_choose_indifferently_or_rightly(corpus:
         Choices(right=1.5)
 
 
-def test_the_command_repeats_itself(tmp_path: Path, cli: Any) -> None:
+def test_the_command_repeats_itself(tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_warmup, "Forks", lambda **options: Forks(**options | {"train": 80}))
     for name in ("a", "b"):
         status, _, errors = cli("warmup", "--task", "forks", "--steps", "3", "--out", str(tmp_path / name))
         assert status == 0, errors

@@ -93,7 +93,7 @@ def test_a_greedy_episode_is_reproduced_from_every_round(
         install(monkeypatch)
     agent = open_agent(name, path)
     envs = envs_for(name, agent)
-    parents = collect(envs, agent, envs.task_ids()[:4])
+    parents = collect(envs, agent, envs.task_ids()[:3])
     starts = [
         Start(parent.task_id, prefix=parent, fork_round=fork_round)
         for parent in parents
@@ -117,7 +117,7 @@ def test_siblings_sample_by_their_seeds_whatever_runs_beside_them(name: str, pat
     agent = AGENTS[name](path)
     agent.greedy, agent.temperature = False, 2.0
     envs = envs_for(name, agent, num_envs=3)
-    parents = [e for e in collect(envs, agent, envs.task_ids()[:5], seeds=range(5)) if len(e.rounds) > 1]
+    parents = [e for e in collect(envs, agent, envs.task_ids()[:3], seeds=range(3)) if len(e.rounds) > 1]
     starts = [Start(e.task_id, prefix=e, fork_round=1) for e in parents for _ in range(3)]
     assert starts
     seeds = [100 + i for i in range(len(starts))]

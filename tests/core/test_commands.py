@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import CommandLine, run_searchgym, start_searchgym
+from helpers import SEARCHGYM, CommandLine, run_searchgym
 from toys import EMPLOYER
 
 from searchgym.cli import main
@@ -327,7 +327,7 @@ def test_undecodable_input_does_not_crash_play(toy: str) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 def test_ctrl_c_is_status_130(toy: str) -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = start_searchgym("play", "--env-option", f"corpus={toy}", **pipes)
+    process = subprocess.Popen([*SEARCHGYM, "play", "--env-option", f"corpus={toy}"], **pipes)
     assert process.stdin is not None
     assert process.stdout is not None
     for line in process.stdout:  # wait until it asks for input
@@ -342,7 +342,7 @@ def test_ctrl_c_is_status_130(toy: str) -> None:
 
 
 def test_a_closed_pipe_shows_no_traceback() -> None:
-    process = start_searchgym("eval", "--help", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen([*SEARCHGYM, "eval", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()  # before anything is written, as `| true` does
     process.wait(timeout=60)

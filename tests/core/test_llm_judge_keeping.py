@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import preloaded
 import pytest
 from fixtures.llm_cases import QUESTION, search, traces
 from fixtures.stub_llm import StubLLM
@@ -183,7 +183,7 @@ def test_kill_9_loses_no_finished_judgement(llm_stub: StubLLM, llm_options: dict
     llm_stub.latency = 0.1
     llm_options["concurrency"] = 8
     command = [sys.executable, "-c", CHILD, str(Path(__file__).parents[1]), json.dumps(llm_options), "400"]
-    with subprocess.Popen(command) as process:
+    with preloaded.PreloadedPopen(command) as process:
         while llm_stub.answered < 40:
             assert process.poll() is None
             time.sleep(0.01)
@@ -201,7 +201,7 @@ def test_kill_9_loses_no_finished_judgement(llm_stub: StubLLM, llm_options: dict
 
 def test_processes_share_a_cache(llm_stub: StubLLM, llm_options: dict[str, Any]) -> None:
     command = [sys.executable, "-c", CHILD, str(Path(__file__).parents[1]), json.dumps(llm_options), "90"]
-    processes = [subprocess.Popen(command) for _ in range(2)]
+    processes = [preloaded.PreloadedPopen(command) for _ in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
     judge = LLMJudge(**llm_options)
     judge.judge(traces(90))
@@ -427,5 +427,5 @@ for length in range(0, size, size // 12):
 
 
 def test_a_store_that_was_cut_short_does_not_kill_the_process(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", CUT, str(tmp_path / "s")], capture_output=True, text=True)
+    done = preloaded.run([sys.executable, "-c", CUT, str(tmp_path / "s")], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import random
+import stat
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,6 +80,23 @@ def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path: Path, alone: bool) -
     assert [file.name for file in tmp_path.iterdir()] == ["facts.json"]
     files.write_bytes(path, b"new\r\n", alone=alone, durable=False)
     assert path.read_bytes() == b"new\r\n"
+
+
+def test_a_file_reaches_the_disk_before_its_name_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut needs; no test can cut the power."""
+    path = tmp_path / "facts.json"
+    flushed: list[tuple[bool, bool]] = []
+
+    def fsync(handle: int) -> None:
+        flushed.append((stat.S_ISDIR(os.fstat(handle).st_mode), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.write_text(path, "{}")
+    assert flushed == [(False, False), (True, True)]
+    files.write_text(path, "{}", durable=False)
+    assert len(flushed) == 2
 
 
 def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+import preloaded
 import pytest
 from helpers import small_world
 from hypothesis import given
@@ -157,7 +157,7 @@ def test_a_snapshot_is_restored_in_another_process(env: SearchEnv, toy: str) -> 
     env.reset(seed=2, options={"task_id": "employer-town"})
     env.step(SEARCH)
     state = json.dumps(env.snapshot())
-    done = subprocess.run(
+    done = preloaded.run(
         [sys.executable, "-c", RESTORE, toy, SEARCH, RIGHT],
         input=state,
         capture_output=True,

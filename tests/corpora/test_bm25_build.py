@@ -7,7 +7,6 @@ import os
 import pickle
 import random
 import signal
-import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import preloaded
 import pytest
 from list_corpus import ListCorpus
 
@@ -166,7 +166,7 @@ def test_killed_it_goes_on_after_the_last_shard(
         backend.quiet = die
         open_bm25(pickle.load(open({str(tmp_path / "corpus.pickle")!r}, "rb")))
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=os.environ, capture_output=True)
+    done = preloaded.run([sys.executable, "-c", textwrap.dedent(code)], env=os.environ, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     (work,) = (home / "cache" / "bm25").glob(".*.part")
     finished = sorted(work.glob("shards/?????"))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+import preloaded
 import pytest
 
 from searchgym.corpora.indexing import cache, sealed
@@ -37,7 +38,7 @@ def never(directory: Path) -> None:
 def start(code: str, home: Path, **variables: str) -> subprocess.Popen[str]:
     """A second process that has `home` and `cached_directory` at hand."""
     head = "import os, sys, time\nfrom pathlib import Path\nfrom searchgym.corpora.indexing.cache import cached_directory\n"
-    return subprocess.Popen(
+    return preloaded.PreloadedPopen(
         [sys.executable, "-c", head + textwrap.dedent(code)],
         env={**os.environ, "SEARCHGYM_HOME": str(home), **variables},
         stdout=subprocess.PIPE,

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+import preloaded
 import pytest
 
 pytest.importorskip("mwparserfromhell", reason="the parser of wikitext comes with the extra 'dump'")
@@ -68,7 +68,7 @@ PAGES = [
     page(26, "Nothing", "{{Infobox only}}"),
     page(27, "Gone", None),
     page(39, "Open", "Text with {{unclosed and [[more.\n<nowiki>[[kept]]</nowiki>"),
-    page(1_234_567, "Huge", f"Start. {LONG * 800}"),
+    page(1_234_567, "Huge", f"Start. {LONG * 40}"),
 ]
 EXPECTED = {
     "pages": 10,
@@ -113,7 +113,8 @@ def rows(directory: Path) -> list[dict[str, Any]]:
 
 
 def test_articles_become_passages(tmp_path: Path) -> None:
-    out = import_dump(write(tmp_path / "tst.xml.bz2", single(PAGES)), tmp_path / "out")
+    pages = [*PAGES[:-1], page(1_234_567, "Huge", f"Start. {LONG * 800}")]
+    out = import_dump(write(tmp_path / "tst.xml.bz2", single(pages)), tmp_path / "out")
     passages = rows(out)
     assert [row["id"] for row in passages[:5]] == [
         "0000000012-00000",
@@ -140,8 +141,9 @@ def test_articles_become_passages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", [plain, multistream, split_anywhere])
 def test_however_it_is_compressed_the_passages_are_the_same(
-    form: Callable[[list[str]], bytes], tmp_path: Path
+    form: Callable[[list[str]], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("searchgym.corpora.datasets.wikipedia_xml._CHUNK", 10_000)  # many to a file
     first = import_dump(write(tmp_path / "a.xml.bz2", single(PAGES)), tmp_path / "first")
     second = import_dump(write(tmp_path / "b.xml.bz2", form(PAGES)), tmp_path / "second")
     assert rows(first) == rows(second)
@@ -219,7 +221,7 @@ def test_killed_with_its_workers_and_resumed(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(code)
     command = [sys.executable, str(script), str(file), str(tmp_path / "out")]
-    process = subprocess.Popen(command)
+    process = preloaded.PreloadedPopen(command)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out.*.part/state.json")):
         assert process.poll() is None
@@ -232,7 +234,7 @@ def test_killed_with_its_workers_and_resumed(tmp_path: Path) -> None:
     (work,) = tmp_path.glob(".out.*.part")
     done = json.loads((work / "state.json").read_text())["articles"]
     assert 0 < done < len(pages)
-    subprocess.run(command, check=True, timeout=120)
+    preloaded.run(command, check=True, timeout=120)
     passages = rows(tmp_path / "out")
     assert len({row["title"] for row in passages}) == len(pages)
     assert [row["id"] for row in passages] == sorted({row["id"] for row in passages})

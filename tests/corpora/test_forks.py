@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from functools import lru_cache
 from typing import Any
 
 import gymnasium as gym
+import preloaded
 import pytest
 from gymnasium.utils.env_checker import check_env
 
@@ -45,7 +45,7 @@ def links(corpus: Forks, question: searchgym.Question) -> dict[str, set[str]]:
 
 def test_a_corpus_is_a_function_of_its_arguments() -> None:
     code = "from searchgym.corpora.forks import Forks; print(Forks(train=16, dev=8, test=8).hash)"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    other = preloaded.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == forks().hash
     assert forks(seed=1).hash != forks().hash
     assert forks(style="natural").hash != forks().hash

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import preloaded
 import pytest
 from fake_hub import FakeHub, Repo, close_after, corrupt, ignore_range, only, stall_after
 
@@ -260,7 +261,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(hub: FakeHub, home: Path) 
     data, hub.repos["a/big"] = big()
     hub.faults["passages.jsonl"] = stall_after(23_000_000)
     code = "from searchgym.corpora.datasets.hub import find_set; find_set('a/big').fetch()"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    process = preloaded.PreloadedPopen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not (parts := [p for p in home.rglob("*.part") if p.stat().st_size >= 20_000_000]):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""

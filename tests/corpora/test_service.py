@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import preloaded
 import pytest
 from click.testing import CliRunner
 from list_corpus import ListCorpus
@@ -537,7 +538,7 @@ def test_a_retriever_that_hangs_does_not_keep_it_from_stopping(tmp_path: Path) -
         "print(listener.getsockname()[1], flush=True)\n"
         "_run(create_app(Hangs()), listener, 1)\n"
     )
-    process = subprocess.Popen(
+    process = preloaded.PreloadedPopen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -577,7 +578,7 @@ def corpus_folder(tmp_path: Path) -> Path:
 def command(*arguments: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`searchgym index serve …` on a free port, in a process; gives it and its url."""
     code = "from searchgym.cli import main; main()"
-    process = subprocess.Popen(
+    process = preloaded.PreloadedPopen(
         [sys.executable, "-c", code, "index", "serve", *arguments, "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -919,7 +920,7 @@ def test_a_stalled_client_does_not_disturb_stopping(tmp_path: Path) -> None:
         "print(listener.getsockname()[1], flush=True)\n"
         "_run(create_app(Wide()), listener, 2)\n"
     )
-    process = subprocess.Popen(
+    process = preloaded.PreloadedPopen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     )
     assert process.stdout is not None

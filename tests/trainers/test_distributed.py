@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import preloaded
 import pytest
 import torch
 
@@ -58,7 +59,7 @@ def launch(jobs: list[list[object]], **environment: str) -> list[tuple[int, str]
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **environment}
-    both = subprocess.Popen(
+    both = preloaded.PreloadedPopen(
         [sys.executable, str(SCRIPT), json.dumps(jobs)],
         env={**os.environ, **common},
         stdout=subprocess.PIPE,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 
 PACKAGE = Path(__file__).parent / "example_trainer"
@@ -74,7 +75,7 @@ def test_the_example_is_short() -> None:
 def test_a_third_party_trainer_is_a_trainer_like_any_other(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(SPEC, "utf-8")
     path = os.pathsep.join(filter(None, [str(installed), os.environ.get("PYTHONPATH", "")]))
-    done = subprocess.run(
+    done = preloaded.run(
         [sys.executable, "-c", SESSION],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},

@@ -373,7 +373,7 @@ def test_a_language_model_learns_round_by_round_from_rebuilt_contexts(toy, tmp_p
     config = TinyConfig(tokenizer.size, width=16, heads=2, kv_heads=2, head_dim=8, max_positions=512)
     policy = TinyAgent.random(config, tokenizer, max_new_tokens=8, history=1)
     envs = make_vec("SearchQA-v0", 8, corpus=toy, max_rounds=2)
-    options = make_config({"iterations": 20, "questions": 2, "lr": 1e-2, "eval_episodes": 0})
+    options = make_config({"iterations": 12, "questions": 2, "lr": 3e-2, "eval_episodes": 0})
     algorithm = EvenIds({"group_size": 8, "sequence": "segment"})
     with RunDirectory.create(tmp_path / "run", {}) as run:
         result = Trainer(
@@ -381,7 +381,7 @@ def test_a_language_model_learns_round_by_round_from_rebuilt_contexts(toy, tmp_p
         ).run_to_end()
     assert all(row["sampling_gap"] < 1e-4 for row in result.metrics[1:])
     assert all(row["shared_states"] > 0 for row in result.metrics[1:])
-    episodes = list(load_episodes(tmp_path / "run" / "episodes" / "train-000020.jsonl"))
+    episodes = list(load_episodes(tmp_path / "run" / "episodes" / "train-000012.jsonl"))
     assert {len(e.segments) for e in episodes} == {2}
     assert np.mean(algorithm.rewards(episodes)) > 0.6
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import preloaded
 import pytest
 import torch
 from peft import PeftModel
@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(taught: str, tmp_path: 
         "-c",
         "import sys; from searchgym.cli import main; sys.exit(main(sys.argv[1:]))",
     ]
-    child = subprocess.Popen([*command, *arguments(taught, tmp_path / "killed", 3)])
+    child = preloaded.PreloadedPopen([*command, *arguments(taught, tmp_path / "killed", 3)])
     deadline = time.monotonic() + 600
     while not list((tmp_path / "killed").glob("checkpoints/*000001/trainer.json")):
         assert child.poll() is None

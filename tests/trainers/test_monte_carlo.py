@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import preloaded
 import pytest
 
 from searchgym.agent import FunctionAgent
@@ -206,7 +206,7 @@ def test_a_killed_audit_continues(tmp_path: Path, cli: Any) -> None:
     arguments += ["--agent-option", "start=lookup", "--method", "monte-carlo", "--error", "0.2"]
     arguments += ["--questions", "2", "--group-size", "4", "--trainer", "grpo", "--out"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.run([sys.executable, "-c", KILLED, *arguments, str(killed)], capture_output=True)
+    process = preloaded.run([sys.executable, "-c", KILLED, *arguments, str(killed)], capture_output=True)
     assert process.returncode == -signal.SIGKILL
     left = (killed / "continuations.jsonl").read_bytes()
     assert left.count(b"\n") == 4

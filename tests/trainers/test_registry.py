@@ -2,9 +2,9 @@
 
 import json
 import os
-import subprocess
 import sys
 
+import preloaded
 import pytest
 from helpers import small_world
 
@@ -225,7 +225,7 @@ def test_a_script_trains_its_own_class(tmp_path):
         "print(len(searchgym.resume('run', 3, trainer=MyRule).metrics))\n"
     )
     (tmp_path / "script.py").write_text(script)
-    done = subprocess.run(
+    done = preloaded.run(
         [sys.executable, "script.py"],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

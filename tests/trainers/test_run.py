@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -29,7 +30,7 @@ def assert_same_run(a, b):
     assert all(torch.equal(left[k], right[k]) for k in left)
 
 
-def test_what_a_run_leaves_behind(tmp_path):
+def test_what_a_run_leaves_behind(tmp_path, drawn_curve):
     run_toy(tmp_path / "run", iterations=9, keep_checkpoints=2)
     run = tmp_path / "run"
     assert sorted(p.name for p in run.iterdir() if p.name != ".lock") == [
@@ -47,6 +48,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     ]
     assert [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").open()] == list(range(10))
     assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "curve.png").stat().st_size > 10_000
     summary = json.loads((run / "summary.json").read_text())
     assert summary["iterations"] == 9
     assert summary["after"]["metrics"]["em"]["mean"] >= summary["before"]["metrics"]["em"]["mean"]
@@ -86,8 +88,8 @@ def test_rows_after_the_last_checkpoint_and_a_cut_line_are_forgotten(tmp_path):
 def test_killed_at_random_moments_and_resumed(tmp_path):
     """SIGKILL in a loop; what is left continues to the same bytes as an undisturbed run."""
     driver = [sys.executable, str(Path(__file__).with_name("toy_bandit.py"))]
-    subprocess.run([*driver, str(tmp_path / "straight"), "40", "0"], check=True)
-    killed = subprocess.run(
+    preloaded.run([*driver, str(tmp_path / "straight"), "40", "0"], check=True)
+    killed = preloaded.run(
         [*driver, str(tmp_path / "killed"), "40", "4"], check=True, stdout=subprocess.PIPE, text=True
     )
     reached = [int(line) for line in killed.stdout.split()]

@@ -1,11 +1,11 @@
 """A training run replayed from its tape equals the recorded one bit for bit, without index and without judge."""
 
 import json
-import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import preloaded
 import pytest
 from flaky_parts import break_parts, mend_parts
 from helpers import small_world
@@ -96,7 +96,7 @@ def test_failures_are_replayed_where_they_happened_also_after_a_kill(tmp_path, n
     """kill -9 while recording, resumed with other failures: the replay of the whole equals the resumed run."""
     config = {**CONFIG, "record": str(tmp_path / "t")}
     script = Path(__file__).parent / "flaky_parts.py"
-    subprocess.run([sys.executable, script, json.dumps(config), tmp_path / "recorded"], check=True)
+    preloaded.run([sys.executable, script, json.dumps(config), tmp_path / "recorded"], check=True)
     recorded = outputs(tmp_path / "recorded")
     rows = [json.loads(line) for line in recorded["metrics.jsonl"].splitlines()]
     assert sum(row.get("judge_errors", 0) for row in rows) > 0

@@ -171,7 +171,7 @@ def test_ctrl_c_from_outside(tmp_path):
     assert not list((tmp_path / "run").rglob(".tmp-*"))
 
 
-def test_python_does_in_one_call_what_the_command_does(tmp_path):
+def test_python_does_in_one_call_what_the_command_does(tmp_path, drawn_curve):
     config = {
         "agent": "candidate",
         "questions": 2,
