@@ -125,10 +125,10 @@ def run_job(job: Job) -> dict[str, Any]:
 
     try:
         if interrupted and read_run_metadata(run_dir).get("config") == strip(asdict(config)):
-            trained = resume(run_dir, probe=probe, curve=False, given=with_credentials(asdict(config)))
+            trained = resume(run_dir, probe=probe, browsable=False, given=with_credentials(asdict(config)))
         else:
             shutil.rmtree(run_dir, ignore_errors=True)
-            trained = train(config, run_dir, probe=probe, curve=False)
+            trained = train(config, run_dir, probe=probe, browsable=False)
     except TrainingError as error:
         result["failed"] = str(error)
     else:
@@ -301,8 +301,7 @@ def _judge_name(spec: Any) -> str:
 
 
 def _tidy(run_dir: Path) -> None:
-    """Remove large files of a finished run: a benchmark has hundreds of runs."""
-    shutil.rmtree(run_dir / "episodes", ignore_errors=True)
+    """Remove all checkpoints of a finished run but the last: a benchmark has hundreds of runs."""
     steps: Sequence[Path] = sorted((run_dir / "checkpoints").glob("step-*"))
     for step in steps[:-1]:
         shutil.rmtree(step, ignore_errors=True)
