@@ -31,7 +31,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from searchgym.agent import Turn
+from searchgym.agent import Turn, played_act
 from searchgym.dialects import Act
 from searchgym.episode import Episode, Segment
 from searchgym.errors import CheckpointError, ConfigError
@@ -182,12 +182,12 @@ class CandidateAgent(Policy):
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
     ) -> Sequence[str | Turn]:
-        for slot, observation, info in zip(slots, observations, infos, strict=True):
+        for index, (slot, observation) in enumerate(zip(slots, observations, strict=True)):
             state = self._states.get(slot)
             if state is None:
                 self._states[slot] = _State(observation, self.agent_context.feedback_calls)
             else:
-                self._states[slot] = state.after(Act(**info["action"]), observation)
+                self._states[slot] = state.after(played_act(infos, index), observation)
         candidate_sets = [self._states[slot].candidates() for slot in slots]
         logprobs_BC = self._logprobs(candidate_sets)
         if self.greedy:

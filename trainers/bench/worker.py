@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from searchgym.errors import ConfigError, TrainingError, strip, with_credentials
 from searchgym.files import read_json
+from searchgym.garbage import collect_seldom
 
 from ..config import TrainConfig, parse_settings
 from ..runs.directory import read_run_metadata, write_json
@@ -81,6 +82,7 @@ def start_process(places: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         places: the environments of its jobs, whose parts it loads before it says which code it has.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
+    collect_seldom()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -15,6 +15,7 @@ from typing import Any
 
 from searchgym.agents.policy import Policy
 from searchgym.errors import RunDirectoryError, TrainingError, strip
+from searchgym.garbage import collect_seldom
 from searchgym.rollouts.evaluation import EvalResult
 from searchgym.statistics import Interval
 
@@ -220,7 +221,7 @@ def _fewer_collections() -> Iterator[None]:
     """Collect garbage seldom: records of episodes have no cycles, and looking for some took a quarter of the time."""
     before, frozen = gc.get_threshold(), gc.get_freeze_count()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
+    collect_seldom()
     try:
         yield
     finally:
