@@ -40,19 +40,30 @@ class Sample:
     segment: Segment
 
 
-@dataclass(slots=True)
 class TokenOutputs:
     """Outputs of the current weights for the sampled tokens of a list of samples.
 
-    Attributes:
+    Args:
         logprobs_N: log-probability of each sampled token under the tempered distribution; carries gradients.
         entropy_N: entropy, in nats, of the tempered distribution it was drawn from; carries gradients.
-        hidden_N: last hidden state at the position that predicts it, [N, width]; for value heads.
+        hidden_N: last hidden state at the position that predicts it, [N, width]; for value heads. Where computing it takes
+            time of its own: a function that does, which is called when it is read.
     """
 
-    logprobs_N: Tensor
-    entropy_N: Tensor
-    hidden_N: Tensor
+    __slots__ = ("_hidden_N", "entropy_N", "logprobs_N")
+
+    def __init__(
+        self, logprobs_N: Tensor, entropy_N: Tensor, hidden_N: Tensor | Callable[[], Tensor]
+    ) -> None:
+        self.logprobs_N, self.entropy_N = logprobs_N, entropy_N
+        self._hidden_N = hidden_N
+
+    @property
+    def hidden_N(self) -> Tensor:
+        """Last hidden state at the position that predicts each token, [N, width]."""
+        if not isinstance(self._hidden_N, Tensor):
+            self._hidden_N = self._hidden_N()
+        return self._hidden_N
 
 
 class Policy(Agent):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,12 +54,23 @@ def resamples(size: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
         seed: of the generator.
 
     Yields:
-        Row indices, [resamples of the block, size].
+        Row indices, [resamples of the block, size], not to be written to.
     """
+    if size <= _BLOCK // _RESAMPLES:
+        yield _all_resamples(size, seed)
+        return
     generator = np.random.default_rng(seed)
-    rows = max(1, min(_RESAMPLES, _BLOCK // size))
+    rows = max(1, _BLOCK // size)
     for done in range(0, _RESAMPLES, rows):
         yield generator.integers(size, size=(min(rows, _RESAMPLES - done), size))
+
+
+@lru_cache(maxsize=8)
+def _all_resamples(size: int, seed: int) -> NDArray[np.int64]:
+    """All resamples at once, kept because every evaluation of a run draws the same ones."""
+    rows = np.random.default_rng(seed).integers(size, size=(_RESAMPLES, size))
+    rows.setflags(write=False)
+    return rows
 
 
 def percentile_interval(value: float, resampled: NDArray[np.float64]) -> Interval:

@@ -19,18 +19,19 @@ import json
 import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from searchgym.agent import Turn
+from searchgym.agent import Turn, played_act
 from searchgym.dialects import Act
 from searchgym.errors import CheckpointError, ConfigError
 from searchgym.files import check_files, forget_checksums, policy_directory, read_bytes, read_json
@@ -181,14 +182,14 @@ class CandidateAgent(Policy):
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
     ) -> Sequence[str | Turn]:
-        for slot, observation, info in zip(slots, observations, infos, strict=True):
+        for index, (slot, observation) in enumerate(zip(slots, observations, strict=True)):
             state = self._states.get(slot)
             if state is None:
                 self._states[slot] = _State(observation, self.agent_context.feedback_calls)
             else:
-                self._states[slot] = state.after(Act(**info["action"]), observation)
+                self._states[slot] = state.after(played_act(infos, index), observation)
         candidate_sets = [self._states[slot].candidates() for slot in slots]
-        logprobs_BC = self._logprobs(candidate_sets)[0]
+        logprobs_BC = self._logprobs(candidate_sets)
         if self.greedy:
             chosen_B = logprobs_BC.argmax(dim=1)
         else:
@@ -243,7 +244,7 @@ class CandidateAgent(Policy):
         distinct = {id(candidates): candidates for candidates in candidate_sets}
         acts = {key: _acts(candidates.phrases, candidates.kinds) for key, candidates in distinct.items()}
         row = {key: i for i, key in enumerate(distinct)}
-        logprobs_DC = self._logprobs(list(distinct.values()))[0]
+        logprobs_DC = self._logprobs(list(distinct.values()))
         keys = [id(candidates) for candidates in candidate_sets]
         return [acts[key] for key in keys], logprobs_DC[[row[key] for key in keys]]
 
@@ -266,11 +267,12 @@ class CandidateAgent(Policy):
         if not candidate_sets:
             empty = torch.zeros(0)
             return TokenOutputs(empty, empty, torch.zeros(0, 2 * WIDTH))
-        logprobs_NC, hidden_N = self._logprobs(candidate_sets)
+        logprobs_NC = self._logprobs(candidate_sets)
         taken_N = logprobs_NC.gather(1, torch.tensor(indices)[:, None])[:, 0]
         # exp(-inf) * -inf is NaN: padding has probability 0 and contributes nothing.
         finite_NC = logprobs_NC.masked_fill(logprobs_NC == -torch.inf, 0.0)
-        return TokenOutputs(taken_N, -(logprobs_NC.exp() * finite_NC).sum(dim=1), hidden_N)
+        entropy_N = -(logprobs_NC.exp() * finite_NC).sum(dim=1)
+        return TokenOutputs(taken_N, entropy_N, partial(self._hidden, candidate_sets))
 
     @torch.no_grad()
     def probe_answers(self, probes: Sequence[AnswerProbe], evaluate: Evaluate) -> ProbedAnswers:
@@ -281,7 +283,7 @@ class CandidateAgent(Policy):
         asked = [(states[id(p.episode)][p.round_index].candidates(), p.answers, p.forced) for p in probes]
         distinct = {(id(c), answers, forced): i for i, (c, answers, forced) in enumerate(asked)}
         sets = [asked[i][0] for i in distinct.values()]
-        probs_DC = self._logprobs(sets)[0].double().exp().numpy() if sets else np.zeros((0, 0))
+        probs_DC = self._logprobs(sets).double().exp().numpy() if sets else np.zeros((0, 0))
         said = {
             key: answer_logprob(candidates, probs_C, *key[1:])
             for key, candidates, probs_C in zip(distinct, sets, probs_DC, strict=True)
@@ -306,28 +308,39 @@ class CandidateAgent(Policy):
             state = state.after(action, round_.observation)
         return [segment]
 
-    def _logprobs(self, candidate_sets: Sequence[CandidateSet]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [B, C], padded with -inf, and hidden states [B, 2 F]; column c is candidate c."""
-        counts, kinds = np.array(
-            [(len(candidates.phrases), candidates.kinds) for candidates in candidate_sets]
-        ).T
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    def _logprobs(self, candidate_sets: Sequence[CandidateSet]) -> Tensor:
+        """Log-probabilities [B, C], padded with -inf; column c is candidate c."""
+        counts_B = np.array([len(candidates.phrases) for candidates in candidate_sets])
+        kinds_B = np.array([candidates.kinds for candidates in candidate_sets])
+        rows_PF = torch.from_numpy(self._rows(candidate_sets).astype(np.float32))
+        scores_PK = self._scores(candidate_sets, rows_PF) / self.temperature
+        kinds = scores_PK.shape[1]
+        # The columns of a set are its phrases for search, then its phrases for answer, and so on.
+        width = int((kinds_B * counts_B).max())
+        starts_B = np.cumsum(counts_B) - counts_B
+        first_P = np.repeat(np.arange(len(counts_B)) * width - starts_B, counts_B) + np.arange(len(rows_PF))
+        place_PK = first_P[:, None] + np.repeat(counts_B, counts_B)[:, None] * np.arange(kinds)
+        place, scores = torch.from_numpy(place_PK).flatten(), scores_PK.flatten()
+        if kinds_B.min() < kinds:  # acts that some of the sets do not have
+            offered = torch.from_numpy((np.arange(kinds) < np.repeat(kinds_B, counts_B)[:, None]).ravel())
+            place, scores = place[offered], scores[offered]
+        padded = torch.full((len(counts_B) * width,), -torch.inf)
+        return torch.log_softmax(padded.index_copy(0, place, scores).view(-1, width), dim=1)
+
+    def _hidden(self, candidate_sets: Sequence[CandidateSet]) -> Tensor:
+        """Hidden states, [B, 2 F]; see `evaluate_tokens`."""
+        counts_B = np.array([len(candidates.phrases) for candidates in candidate_sets])
+        rows_PF, starts_B = self._rows(candidate_sets), np.cumsum(counts_B) - counts_B
+        means_BF = np.add.reduceat(rows_PF, starts_B, axis=0, dtype=np.float32) / counts_B[:, None]
+        peaks_BF = np.maximum.reduceat(rows_PF, starts_B, axis=0)
+        return torch.from_numpy(np.concatenate([means_BF, peaks_BF], axis=1).astype(np.float32))
+
+    def _rows(self, candidate_sets: Sequence[CandidateSet]) -> NDArray[np.uint8]:
+        """The features of all phrases, set by set, [P, F]."""
         rows_PF = np.concatenate([candidates.rows_PF for candidates in candidate_sets])
         if not self.memory:
             rows_PF[:, MEMORY_FEATURES] = 0
-        scores_PK = (
-            self._scores(candidate_sets, torch.from_numpy(rows_PF.astype(np.float32))) / self.temperature
-        )
-        column = np.arange((kinds * counts).max())[None, :]
-        kind, phrase = np.divmod(column, counts[:, None])
-        inside = torch.from_numpy(kind < kinds[:, None])
-        width = scores_PK.shape[1]
-        flat = width * (starts[:, None] + phrase) + np.minimum(kind, width - 1)
-        scores_BC = scores_PK.flatten()[torch.from_numpy(flat)].masked_fill(~inside, -torch.inf)
-        means = np.add.reduceat(rows_PF, starts, axis=0, dtype=np.float32) / counts[:, None]
-        peaks = np.maximum.reduceat(rows_PF, starts, axis=0)
-        hidden = torch.from_numpy(np.concatenate([means, peaks], axis=1).astype(np.float32))
-        return torch.log_softmax(scores_BC, dim=1), hidden
+        return rows_PF
 
     def _scores(self, candidate_sets: Sequence[CandidateSet], rows_PF: Tensor) -> Tensor:
         """Scores of each phrase for search and answer, [P, 2], or for feedback too where it is offered, [P, 3]."""

@@ -91,7 +91,7 @@ _PART = re.compile(r"[^\s:;,&?][^:;,&?]*")
 _MENTION = re.compile(f"{SPAN.pattern}|{NUMBER.pattern}")
 _NAMED = re.compile(r"(?:The answer is|Read(?: the passage that begins:)?) (.+?)\.?$", re.MULTILINE)
 _CONTEXT_WORDS = 8
-_CACHE = 1 << 12
+_CACHE = 1 << 14  # the runs of a benchmark share questions: 16 of them have some 30,000 different states
 
 
 class CandidateSet(NamedTuple):
@@ -155,12 +155,12 @@ class _Page(NamedTuple):
     Attributes:
         phrases: names and numbers on the page, its title first.
         rows_PF: their features.
-        places: for each phrase, the positions of the question's relations that directly precede it.
+        after_PL: whether the question's relation at each of its L positions directly precedes a phrase.
     """
 
     phrases: tuple[str, ...]
     rows_PF: NDArray[np.uint8]
-    places: tuple[tuple[int, ...], ...]
+    after_PL: NDArray[np.uint8]
 
 
 @lru_cache(maxsize=_CACHE)
@@ -217,16 +217,20 @@ def _on_page(question: str, title: str, text: str) -> _Page:
     asked = _read_question(question)
     titles = [_Mention(title, (), title[0].isdigit())] if title else []
     mentions = (*titles, *_mentions(text))
+    phrases = tuple([mention.phrase for mention in mentions])
+    relations = asked.relations
+    after = np.zeros((len(mentions), asked.length), dtype=np.uint8)
+    for row, mention in enumerate(mentions):
+        for word in mention.before:
+            if word in relations:
+                after[row, relations[word]] = 1
     rows = np.zeros((len(mentions), WIDTH), dtype=np.uint8)
-    rows[:, [_F["any"], _F["from the newest result"]]] = 1
+    rows[:, _F["any"]] = rows[:, _F["from the newest result"]] = 1
     rows[: len(titles), _F["page title"]] = 1
-    places = []
-    for row, mention in zip(rows, mentions, strict=True):
-        row[_F["number"]] = mention.number
-        row[_F["stands in the question too"]] = mention.phrase in asked.names
-        places.append(tuple(i for word in mention.before for i in asked.relations.get(word, ())))
-        row[_F["after a relation of the question"]] = bool(places[-1])
-    return _Page(tuple(m.phrase for m in mentions), rows, tuple(places))
+    rows[:, _F["number"]] = [mention.number for mention in mentions]
+    rows[:, _F["stands in the question too"]] = [phrase in asked.names for phrase in phrases]
+    rows[:, _F["after a relation of the question"]] = after.any(axis=1)
+    return _Page(phrases, rows, after)
 
 
 def count_relations(question: str) -> int:
@@ -250,44 +254,42 @@ def list_candidates(question: str, queries: tuple[str, ...], observations: tuple
         observations: what the acts so far returned, in order.
     """
     asked = _read_question(question)
+    searches, length = len(queries), asked.length
+    shown = _read(observations[-1]) if observations else ()
+    pages = [_on_page(question, page.title, page.text) for page in shown]
     phrases = asked.phrases
-    blocks = [asked.rows_PF]
-    searches = len(queries)
-    if observations:
-        *older, newest = observations
-        earlier = frozenset().union(*map(_shown, older))
-        for rank, page in enumerate(_read(newest)):
-            asked_for = bool(queries) and page.title == queries[-1]
-            found, rows = _placed(question, page.title, page.text, rank == 0, asked_for, searches)
-            if not earlier.isdisjoint(found):
-                rows = rows.copy()
-                rows[:, _F["stands in an earlier result too"]] = [phrase in earlier for phrase in found]
-            phrases += found
-            blocks.append(rows)
-    rows = np.concatenate(blocks)
-    rows[:, _F["no search yet"]] = searches == 0
-    rows[:, _F["fewer searches than relations"]] = searches < asked.length
-    rows[:, _F["more searches than relations"]] = searches > asked.length
+    for page in pages:
+        phrases += page.phrases
+    rows = np.concatenate([asked.rows_PF, *[page.rows_PF for page in pages]])
+    end = first = len(asked.phrases)
+    for rank, page in enumerate(pages):
+        start, end = end, end + len(page.phrases)
+        if rank == 0:
+            rows[start:end, _F["on the best-ranked page"]] = 1
+        if queries and shown[rank].title == queries[-1]:
+            rows[start:end, _F["on the page that was asked for"]] = 1
+        if 1 <= searches <= length:
+            rows[start:end, _F["after the relation whose turn it is"]] = page.after_PL[:, searches - 1]
+            rows[start:end, _F["after the relation whose turn it is, from the end"]] = page.after_PL[
+                :, length - searches
+            ]
+    if len(observations) > 1:
+        earlier = frozenset().union(*map(_shown, observations[:-1]))
+        again = [row for row in range(first, end) if phrases[row] in earlier]
+        rows[again, _F["stands in an earlier result too"]] = 1
     if queries:
-        rows[:, _F["searched before"]] = [phrase in queries for phrase in phrases]
+        searched = [row for row, phrase in enumerate(phrases) if phrase in queries]
+        rows[searched, _F["searched before"]] = 1
+        if searches != length:
+            rows[
+                :,
+                _F["fewer searches than relations" if searches < length else "more searches than relations"],
+            ] = 1
+    else:
+        rows[:, _F["no search yet"]] = 1
+        rows[:, _F["fewer searches than relations"]] = length > 0
     rows.setflags(write=False)
     return CandidateSet(phrases, rows)
-
-
-@lru_cache(maxsize=_CACHE)
-def _placed(
-    question: str, title: str, text: str, best: bool, asked_for: bool, searches: int
-) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
-    """The phrases of a page of the newest result, with all their features but those that depend on earlier results."""
-    page, length = _on_page(question, title, text), _read_question(question).length
-    rows = page.rows_PF.copy()
-    rows[:, _F["on the best-ranked page"]] = best
-    rows[:, _F["on the page that was asked for"]] = asked_for
-    rows[:, _F["after the relation whose turn it is"]] = [searches - 1 in at for at in page.places]
-    rows[:, _F["after the relation whose turn it is, from the end"]] = [
-        length - searches in at for at in page.places
-    ]
-    return page.phrases, rows
 
 
 @lru_cache(maxsize=_CACHE)

@@ -16,6 +16,7 @@ from typing import Any, overload
 import gymnasium as gym
 import numpy as np
 
+from ..records.acts import Act
 from ..agent import Agent, AgentContext, FunctionAgent, Turn
 from ..env.config import EnvConfig
 from ..env.env import SearchEnv
@@ -67,6 +68,11 @@ class _Infos(Sequence[dict[str, Any]]):
         if positions not in self._built:
             self._built[positions] = self._sources[positions].to_info()
         return self._built[positions]
+
+    def act(self, index: int) -> Act:
+        """See `agent.played_act`; most agents read nothing else of an info."""
+        source = self._sources[index]
+        return source.action if isinstance(source, RoundRecord) else Act(**self[index]["action"])
 
 
 def agent_context_of(env_config: EnvConfig) -> AgentContext:

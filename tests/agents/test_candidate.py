@@ -189,6 +189,10 @@ class TestProbabilities:
         assert len(recorded) == sum(len(e.rounds) for e in episodes)
         torch.testing.assert_close(outputs.logprobs_N, torch.tensor(recorded))
         assert outputs.hidden_N.shape == (len(recorded), 2 * WIDTH)
+        assert outputs.hidden_N is outputs.hidden_N, "computed once"
+        rows_PF = list_candidates(episodes[0].question, (), ()).rows_PF.astype(np.float32)
+        first = np.concatenate([rows_PF.mean(axis=0), rows_PF.max(axis=0)])
+        torch.testing.assert_close(outputs.hidden_N[0], torch.from_numpy(first))
         one_by_one = torch.cat([agent.evaluate_tokens([s]).logprobs_N for s in given])
         torch.testing.assert_close(outputs.logprobs_N, one_by_one)
 

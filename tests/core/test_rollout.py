@@ -14,14 +14,14 @@ import pytest
 from toys import RIGHT, SEARCH, WRONG, Probe, write_toy
 
 import searchgym
-from searchgym.agent import Agent, Turn
+from searchgym.agent import Agent, Turn, played_act
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.records.episode import Episode, StopReason
 from searchgym.rollouts.collection import collect, open_envs, rollout
 from searchgym.rollouts.evaluation import evaluate, summarize
 from searchgym.rollouts.rescoring import rescore
-from searchgym.statistics import bootstrap
+from searchgym.statistics import bootstrap, resamples
 
 TASKS = ["employer-town", "river-length", "bare", "dev-0", "dev-1", "dev-2", "dev-3", "test-0"]
 
@@ -354,6 +354,42 @@ def test_numbers_worked_out_by_hand(toy: str) -> None:
     assert result.metrics["em"].high <= 1.0
     assert "episodes" not in result.to_json()
     assert "4 questions x 2" in str(result)
+
+
+def test_the_act_that_was_played_is_that_of_the_info(toy: str) -> None:
+    class Careless(Script):
+        """Writes what is no act, too; compares what it is told of its acts."""
+
+        def act(
+            self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+        ) -> Sequence[str | Turn]:
+            for index, slot in enumerate(slots):
+                if self.rounds[slot]:
+                    shown = infos[index]["action"]
+                    assert played_act(infos, index).to_json() == shown
+                    assert played_act(list(infos), index).to_json() == shown
+                    self.kinds.add(shown["kind"])
+            return super().act(slots, observations, infos)
+
+        def one(self, slot: int, observation: str, info: dict[str, Any]) -> str | Turn:
+            written = super().one(slot, observation, info)
+            return "no act" if self.rounds[slot] == 1 else written
+
+    agent = Careless()
+    agent.kinds = set()
+    rollout("SearchQA-v0", agent, episodes=6, corpus=toy, num_envs=2)
+    assert agent.kinds == {"search", "invalid"}
+
+
+def test_kept_resamples_are_those_that_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    (kept,) = resamples(7, 3)
+    assert next(resamples(7, 3)) is kept
+    with pytest.raises(ValueError, match="read-only"):
+        kept[0] = 0
+    monkeypatch.setattr("searchgym.statistics._BLOCK", 7 * 300)
+    blocks = list(resamples(7, 3))
+    assert len(blocks) == 7
+    np.testing.assert_array_equal(np.concatenate(blocks), kept)
 
 
 def test_bootstrap_resamples_questions() -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from searchgym.lazy import MOVED
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ["searchgym", "corpora", "agents", "trainers", "interop"]  # each may import the ones before it
 FOLDERS = {name: "trainers/interop" if name == "interop" else name for name in PACKAGES}
@@ -202,6 +204,16 @@ def test_folders_stay_loosely_coupled() -> None:
         longest += max(height(name) for name in between)
     assert count <= 200
     assert longest <= 26
+
+
+def test_nothing_of_ours_uses_the_old_path_of_a_module() -> None:
+    old = {
+        f"{path.relative_to(ROOT)}:{one.line} imports {one.name}"
+        for path, _, imported in our_modules().values()
+        for one in imported
+        if MOVED.keys() & {one.name, one.name.rpartition(".")[0]}
+    }
+    assert old == set()
 
 
 def test_every_package_says_what_may_be_in_it() -> None:

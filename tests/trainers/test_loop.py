@@ -275,3 +275,17 @@ def test_training_leaves_the_garbage_collector_as_it_was(tmp_path, monkeypatch):
         gc.freeze()
     run_toy(tmp_path / "frozen", iterations=1)
     assert gc.get_freeze_count() > 0, "what the caller froze stays frozen"
+
+
+def test_what_is_only_looked_at_can_be_left_out(tmp_path):
+    for name, browsable in (("kept", True), ("left-out", False)):
+        with RunDirectory.create(tmp_path / name, {}) as run:
+            make_trainer(run, iterations=4).run_to_end(browsable)
+    kept, left_out = (tmp_path / name for name in ("kept", "left-out"))
+    assert {"episodes", "credit"} <= {path.name for path in kept.iterdir()}
+    assert {"episodes", "credit", "curve.png"}.isdisjoint(path.name for path in left_out.iterdir())
+    for name in ("metrics.jsonl", *(p.relative_to(kept) for p in kept.glob("checkpoints/*/*.safetensors"))):
+        assert (kept / name).read_bytes() == (left_out / name).read_bytes()
+    for path in (kept, left_out):  # what was left out is not needed to continue
+        run_toy(path, iterations=6)
+    assert (kept / "metrics.jsonl").read_bytes() == (left_out / "metrics.jsonl").read_bytes()

@@ -1,5 +1,6 @@
 """Optimizers and schedules by name: values, refusals, and resuming each of them bit for bit."""
 
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -84,6 +85,38 @@ def test_every_optimizer_of_torch_resumes_bit_for_bit(tmp_path, monkeypatch, nam
     run_toy(tmp_path / "straight", **changes)
     stop_and_resume(tmp_path / "stopped", monkeypatch, **changes)
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_steps_are_those_of_torch(name):
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1.0, 1.0, 12).reshape(3, 4)) for _ in range(2))
+    fused = {"fused": True} if name in ("adamw", "adam", "sgd") else {}
+    reference = getattr(torch.optim, OPTIMIZERS[name][1])([theirs], lr=0.1, weight_decay=0.01, **fused)
+    optimizer = make_optimizer(name, {}, [{"params": [ours]}], 0.1, 0.01)
+    for step in range(4):
+        for weights, one in ((ours, optimizer), (theirs, reference)):
+            one.zero_grad()
+            (weights**2 * (step + 1)).sum().backward()
+            one.step()
+    assert torch.equal(ours, theirs)
+    kept, wanted = (one.state_dict()["state"].get(0, {}) for one in (optimizer, reference))
+    assert list(kept) == list(wanted)
+
+
+def test_an_optimizer_does_not_import_the_compiler():
+    code = """
+import sys, torch
+from searchgym.trainers.learner.optimizers import make_optimizer
+weights = torch.nn.Parameter(torch.ones(3))
+optimizer = make_optimizer("adamw", {}, [{"params": [weights]}], 0.1, 0.0)
+optimizer.zero_grad()
+weights.sum().backward()
+optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+assert weights.detach().max() < 1.0
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_plain_sgd_keeps_no_state_and_resumes(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from searchgym.errors import ConfigError, TrainingError, strip, with_credentials
 from searchgym.files import read_json
+from searchgym.garbage import collect_seldom
 
 from ..config import TrainConfig, parse_settings
 from ..runs.directory import read_run_metadata, write_json
@@ -81,6 +82,7 @@ def start_process(places: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         places: the environments of its jobs, whose parts it loads before it says which code it has.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
+    collect_seldom()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -125,10 +127,10 @@ def run_job(job: Job) -> dict[str, Any]:
 
     try:
         if interrupted and read_run_metadata(run_dir).get("config") == strip(asdict(config)):
-            trained = resume(run_dir, probe=probe, curve=False, given=with_credentials(asdict(config)))
+            trained = resume(run_dir, probe=probe, browsable=False, given=with_credentials(asdict(config)))
         else:
             shutil.rmtree(run_dir, ignore_errors=True)
-            trained = train(config, run_dir, probe=probe, curve=False)
+            trained = train(config, run_dir, probe=probe, browsable=False)
     except TrainingError as error:
         result["failed"] = str(error)
     else:
@@ -314,8 +316,7 @@ def _judge_name(spec: Any) -> str:
 
 
 def _tidy(run_dir: Path) -> None:
-    """Remove large files of a finished run: a benchmark has hundreds of runs."""
-    shutil.rmtree(run_dir / "episodes", ignore_errors=True)
+    """Remove all checkpoints of a finished run but the last: a benchmark has hundreds of runs."""
     steps: Sequence[Path] = sorted((run_dir / "checkpoints").glob("step-*"))
     for step in steps[:-1]:
         shutil.rmtree(step, ignore_errors=True)

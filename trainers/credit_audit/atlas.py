@@ -195,7 +195,7 @@ def _train_later(
                 "threads": 1,
             },
             Path(folder) / "run",
-            curve=False,
+            browsable=False,
         )
         policies = [loaded.policy for _, loaded in open_run(run.run_dir, 3, {}, {})]
     return list(zip(STRENGTHS[1:], policies[1:], strict=True))

@@ -94,7 +94,7 @@ def make_optimizer(
     Raises:
         ConfigError: the optimizer refuses the value of an option.
     """
-    kind: Any = check_optimizer(name, options)
+    kind: Any = _without_compiler(check_optimizer(name, options))
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     parameters = [p for group in groups for p in group["params"]]
     # The fused kernels take floating-point weights only.
@@ -107,6 +107,19 @@ def make_optimizer(
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimizer {name!r} refuses its options {dict(options)!r}: {error}") from error
     return optimizer
+
+
+def _without_compiler(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The optimizer without the import of `torch._dynamo`, which takes longer than a small run.
+
+    torch marks the methods of its optimizers for its compiler, and the marks import the compiler at the first call. Nothing
+    here is compiled, so the functions under the marks are the same.
+    """
+    if not kind.__module__.startswith("torch.optim"):
+        return kind
+    marked = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    plain: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in marked}
+    return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
 def lr_factor(

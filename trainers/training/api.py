@@ -47,7 +47,7 @@ def train(
     display: Display | None = None,
     probe: Probe | None = None,
     *,
-    curve: bool = True,
+    browsable: bool = True,
     trainer: str | type[Algorithm] | None = None,
     **options: Any,
 ) -> Result:
@@ -58,7 +58,8 @@ def train(
         run_dir: a missing or empty directory; default: a new one under runs/.
         display: shows progress; default: nothing.
         probe: measures the credit of every iteration; see `loop.Probe`.
-        curve: draw `curve.png` at the end, which takes a second.
+        browsable: also keep what is there to be looked at: episodes with their credit, and `curve.png`. The run itself
+            and what resumes it are the same without.
         trainer: a registered name, "file.py:Class", "package.module:Class", or the class itself, which needs no package:
             it may be defined in a notebook.
         **options: more fields of `TrainConfig`; they win over `config`.
@@ -102,7 +103,7 @@ def train(
     # The run directory comes last, so that workers that cannot start leave none behind.
     with _players(config, kind) as players, open_run(lambda: RunDirectory.create(path, metadata)) as run:
         display = _with_trackers(config, display)
-        return Trainer(parts, config, run, display, probe=probe, players=players).run_to_end(curve)
+        return Trainer(parts, config, run, display, probe=probe, players=players).run_to_end(browsable)
 
 
 def resume(
@@ -111,7 +112,7 @@ def resume(
     display: Display | None = None,
     probe: Probe | None = None,
     *,
-    curve: bool = True,
+    browsable: bool = True,
     trainer: type[Algorithm] | None = None,
     allow_changed: Collection[str] = (),
     given: Mapping[str, Any] | None = None,
@@ -123,7 +124,8 @@ def resume(
         iterations: a new total; default: that of the run's configuration.
         display: shows progress; default: nothing.
         probe: measures the credit of every iteration; see `loop.Probe`.
-        curve: draw `curve.png` at the end, which takes a second.
+        browsable: also keep what is there to be looked at: episodes with their credit, and `curve.png`. The run itself
+            and what resumes it are the same without.
         trainer: the class of a run that was started with a class of a notebook.
         allow_changed: names of inputs that may differ from those the run was started with (`trainers.runs.inputs.INPUTS`), or
             "all".
@@ -164,7 +166,7 @@ def resume(
         display = _with_trackers(config, display)
         loop = Trainer(parts, config, run, display, probe=probe, players=players)
         run.update_metadata(config=strip(asdict(config)), inputs=inputs)
-        return loop.run_to_end(curve)
+        return loop.run_to_end(browsable)
 
 
 def stored_config(path: Path) -> TrainConfig:

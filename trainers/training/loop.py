@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,12 +81,17 @@ class Iteration:
     Attributes:
         groups: the groups that were played.
         metrics: its row of `metrics.jsonl`.
-        credit: what each episode, round and token received.
+        make_record: makes `credit`.
     """
 
     groups: list[Group]
     metrics: dict[str, Any]
-    credit: CreditRecord
+    make_record: Callable[[], CreditRecord]
+
+    @property
+    def credit(self) -> CreditRecord:
+        """What each episode, round and token received; made when it is asked for, which few iterations do."""
+        return self.make_record()
 
     def __repr__(self) -> str:
         return f"<Iteration of {len(self.groups)} groups: EM {self.metrics['em']}, reward {self.metrics['reward']}>"
@@ -203,12 +209,12 @@ class Loop:
         self.iteration += 1
         with watch("collect"):
             self.played, drawn = self._next()
-        metrics, credit = self._learn(self.played, drawn, watch)
+        metrics, record = self._learn(self.played, drawn, watch)
         groups, self.played = self.played, []
         if self._prefetch is not None and self._prefetch.running:
             with watch("collect"):
                 self.prefetched, self._prefetched_lookahead = self._prefetch.wait()
-        return Iteration(groups, metrics, credit)
+        return Iteration(groups, metrics, record)
 
     def state(self) -> dict[str, Any]:
         """The counters of a checkpoint, as JSON."""
@@ -268,8 +274,8 @@ class Loop:
 
     def _learn(
         self, played: Sequence[Group], drawn: int, watch: Stopwatch
-    ) -> tuple[dict[str, Any], CreditRecord]:
-        """Credit and update; returns the metrics and the credit."""
+    ) -> tuple[dict[str, Any], Callable[[], CreditRecord]]:
+        """Credit and update; returns the metrics and what makes the record of the credit."""
         row = collection_metrics(played)
         with watch("credit"):
             valid, counts = drop_invalid(played)
@@ -301,7 +307,7 @@ class Loop:
             if isinstance(value, float) and not math.isfinite(value):
                 raise NonFiniteError(f"metric {name!r} of iteration {self.iteration} is {value}: {ADVICE}")
         origin = (self.iteration, self.config.trainer, type(self.algorithm).__name__)
-        return row, make_record(origin, played, rewarded, groups, credit)
+        return row, partial(make_record, origin, played, rewarded, groups, credit)
 
     def _select(self, valid: Sequence[Group]) -> tuple[Groups, Groups, dict[str, int]]:
         """All groups with their rewards (permuted for the control), and those the algorithm selects."""

@@ -13,17 +13,15 @@ from searchgym.errors import CheckpointError, ConfigError, RunDirectoryError, Tr
 from searchgym.records.episode import Episode
 
 from ..config import TrainConfig
-from ..core.groups import Group
 from ..core.rollouts import load_groups, save_groups
 from ..learner.checkpoint import load_checkpoint, save_checkpoint
 from ..learner.failures import save_failure
 from ..processes import world
 from ..runs.alarms import AlarmLimits, raised
-from ..runs.credit_record import CreditRecord
 from ..runs.curve import curve_title, draw_curve
 from ..runs.directory import RunDirectory
 from ..runs.metrics import best_evaluation
-from .loop import Loop
+from .loop import Iteration, Loop
 
 __all__ = ["RunRecorder"]
 
@@ -40,11 +38,13 @@ class RunRecorder:
 
     Attributes:
         best: the best evaluation so far, with `keep_best`; see `runs.metrics.best_evaluation`.
+        browsable: whether episodes with their credit and the learning curve are kept too: nothing of the run depends on them.
     """
 
     def __init__(self, run: RunDirectory, config: TrainConfig) -> None:
         self.run, self.config = run, config
         self.best: dict[str, Any] | None = None
+        self.browsable = True
         self._crc = 0  # of the rows of metrics.jsonl
 
     @property
@@ -99,7 +99,15 @@ class RunRecorder:
 
     def evaluation(self, iteration: int, episodes: Sequence[Episode]) -> None:
         """Write the episodes of an evaluation."""
-        self.run.save_episodes(f"eval-{iteration:06d}", episodes)
+        if self.browsable:
+            self.run.save_episodes(f"eval-{iteration:06d}", episodes)
+
+    def training_episodes(self, done: Iteration) -> None:
+        """Write the episodes of the last iteration and their credit, before its checkpoint."""
+        if self.browsable and done.groups:
+            episodes, credit = chain.from_iterable(done.groups), done.credit
+            name = f"train-{credit.iteration:06d}"
+            self.run.save_episodes(name, episodes, credit, keep=_KEPT_EPISODE_FILES)
 
     def row(self, row: dict[str, Any]) -> bool:
         """Write a row of `metrics.jsonl`; returns whether its evaluation is the best so far."""
@@ -111,14 +119,8 @@ class RunRecorder:
             self.best = best
         return improved
 
-    def checkpoint(
-        self, loop: Loop, groups: Sequence[Group] = (), credit: CreditRecord | None = None
-    ) -> None:
-        """Write a checkpoint of this moment, after the iteration's episodes and their credit."""
-        if groups:
-            self.run.save_episodes(
-                f"train-{loop.iteration:06d}", chain.from_iterable(groups), credit, keep=_KEPT_EPISODE_FILES
-            )
+    def checkpoint(self, loop: Loop) -> None:
+        """Write a checkpoint of this moment."""
         with self.run.checkpoint(loop.iteration) as directory:
             if loop.prefetched is not None and world().main:
                 save_groups(directory / "ahead.jsonl", loop.prefetched)
@@ -193,6 +195,6 @@ class RunRecorder:
         Args:
             rows: of `metrics.jsonl`.
         """
-        if world().main:
+        if self.browsable and world().main:
             with self.run.writing():
                 draw_curve(self.run.path / "curve.png", rows, curve_title(vars(self.config)))

@@ -15,6 +15,7 @@ from typing import Any
 
 from searchgym.agents.policy import Policy
 from searchgym.errors import RunDirectoryError, TrainingError, strip
+from searchgym.garbage import collect_seldom
 from searchgym.rollouts.evaluation import EvalResult
 from searchgym.statistics import Interval
 
@@ -110,19 +111,20 @@ class Trainer:
         self._interrupts = Interrupts()
         self._stops, self._stopped_by = parse_stops(config.stop_on_alarm), ""
 
-    def run_to_end(self, curve: bool = True) -> Result:
+    def run_to_end(self, browsable: bool = True) -> Result:
         """Train until a limit of the configuration is reached, evaluating and saving on the way.
 
         Ctrl-C ends the run after the iteration in progress, with a checkpoint; a second one ends it at once.
 
         Args:
-            curve: draw the learning curve at the end.
+            browsable: also keep episodes with their credit, and draw the learning curve at the end.
 
         Raises:
             TrainingError: an iteration failed; its episodes and the weights are saved in the run directory.
             KeyboardInterrupt: Ctrl-C was pressed.
         """
         loop, run = self.loop, self.recorder.run
+        self.recorder.browsable = browsable
         with self.display, self._interrupts, _fewer_collections():
             shown = strip({**asdict(self.config), "trainer": trainer_label(self.config.trainer)})
             self.display.start(shown, run.path, loop.iteration, self.recorder.rows())
@@ -141,8 +143,7 @@ class Trainer:
                 self._check_alarms(row)
                 self._record(row, done, watch)
         rows, seconds = self.recorder.finish(loop, self._alarms.limits, self._stopped_by)
-        if curve:
-            self.recorder.draw(rows)
+        self.recorder.draw(rows)
         evaluations = [row["eval"] for row in rows if "eval" in row]
         before, after = (estimates(evaluations[i]) if evaluations else None for i in (0, -1))
         return Result(run.path, self.policy, before, after, rows, seconds, self)
@@ -205,10 +206,9 @@ class Trainer:
         interrupted = world().from_main(lambda: self._interrupts.requested)
         if i == 0 or last or improved or interrupted or i % config.checkpoint_every == 0:
             with watch("checkpoint"):
-                if done is None:
-                    self.recorder.checkpoint(self.loop)
-                else:
-                    self.recorder.checkpoint(self.loop, done.groups, done.credit)
+                if done is not None:
+                    self.recorder.training_episodes(done)
+                self.recorder.checkpoint(self.loop)
         seconds = {name: round(value, 6) for name, value in watch.seconds.items()}
         self.recorder.timings(i, seconds)
         self.display.iteration(row, seconds)
@@ -221,7 +221,7 @@ def _fewer_collections() -> Iterator[None]:
     """Collect garbage seldom: records of episodes have no cycles, and looking for some took a quarter of the time."""
     before, frozen = gc.get_threshold(), gc.get_freeze_count()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
+    collect_seldom()
     try:
         yield
     finally:
