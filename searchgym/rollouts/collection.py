@@ -16,7 +16,6 @@ from typing import Any, overload
 import gymnasium as gym
 import numpy as np
 
-from ..records.acts import Act
 from ..agent import Agent, AgentContext, FunctionAgent, Turn
 from ..env.config import EnvConfig
 from ..env.env import SearchEnv
@@ -27,6 +26,7 @@ from ..env.vector import SearchVectorEnv, make_vec
 from ..errors import ConfigError
 from ..judges.protocol import check_judge
 from ..options import check_count, mapping, plugins
+from ..records.acts import Act
 from ..records.episode import Episode, RoundRecord, StopReason
 from .recorder import EpisodeRecorder
 from .starts import Start, check_starts, open_slots
