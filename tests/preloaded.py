@@ -258,6 +258,7 @@ def become(args: list[str], cwd: str, env: dict[str, str], session: bool, stream
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    tempfile.tempdir = None  # found with the environment of the server
     _draw_anew()
     paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     option, *rest = args

@@ -12,8 +12,8 @@ from helpers import candidate_run
 from searchgym.agents.candidate.agent import CandidateAgent
 from searchgym.env.vector import make_vec
 from searchgym.errors import ConfigError, SearchGymError, TrainingError
-from searchgym.trainers import rollouts
 from searchgym.trainers.algorithms.grpo import GRPO
+from searchgym.trainers.core import rollouts
 from searchgym.trainers.core.rollouts import (
     PrefetchCollector,
     RolloutRequest,
