@@ -10,7 +10,6 @@ import click
 
 from .._version import __version__
 from ..errors import PluginError, SearchGymError, did_you_mean
-from ..garbage import collect_seldom
 from ..options import plugins
 from .console import say
 from .listing import listing_options
@@ -86,8 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # do not crash on unencodable output or undecodable input
-    if argv is None:  # the process is ours
-        collect_seldom()
     try:
         status = cli.main(
             args=None if argv is None else list(argv), prog_name="searchgym", standalone_mode=False

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from searchgym.errors import ConfigError, TrainingError, strip, with_credentials
 from searchgym.files import read_json
-from searchgym.garbage import collect_seldom
 
 from ..config import TrainConfig, parse_settings
+from ..garbage import collect_seldom
 from ..runs.directory import read_run_metadata, write_json
 from .audit_plan import AuditPlan, Scope
 from .code import fingerprint, load_parts, versions

@@ -15,12 +15,12 @@ from typing import Any
 
 from searchgym.agents.policy import Policy
 from searchgym.errors import RunDirectoryError, TrainingError, strip
-from searchgym.garbage import collect_seldom
 from searchgym.rollouts.evaluation import EvalResult
 from searchgym.statistics import Interval
 
 from ..config import TrainConfig
 from ..core.registry import trainer_label
+from ..garbage import collect_seldom
 from ..processes import world
 from ..runs.alarms import Alarms, parse_stops
 from ..runs.directory import RunDirectory
