@@ -215,7 +215,7 @@ def _build_entry(
         return
     _sweep(entry)
     if entry.exists():
-        warn(f"damaged cache entry: {problem}. Rebuilding it.", RuntimeWarning, stacklevel=3)
+        warn(f"a cache entry cannot be used: {problem}. Rebuilding it.", RuntimeWarning, stacklevel=3)
         os.rename(entry, _temporary(entry))  # moved away in one step; the sweep below removes it
     work = entry.parent / f".{entry.name}.part" if resumable else _temporary(entry)
     try:

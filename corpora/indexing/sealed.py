@@ -186,7 +186,7 @@ def _problems(directory: Path, *, every_byte: bool) -> Iterator[str]:
         yield f"{directory / MANIFEST} is not a manifest ({error})"
         return
     if manifest.schema not in (_SCHEMA, _UNCHECKED):
-        yield f"{directory / MANIFEST} has schema {manifest.schema!r}, not {_SCHEMA}"
+        yield f"{directory / MANIFEST} has schema {manifest.schema!r}, this version reads {_SCHEMA}"
         return
     if not manifest.intact:
         yield f"{directory / MANIFEST} has changed since it was written"

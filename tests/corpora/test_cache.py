@@ -139,7 +139,7 @@ def test_a_damaged_entry_is_rebuilt_with_a_warning(home: Path, harm: Callable[[P
     entry = cached_directory("thing", KEY, fill)
     harm(entry)
     assert verify_directory(entry) != []
-    with pytest.warns(RuntimeWarning, match="damaged cache entry"):
+    with pytest.warns(RuntimeWarning, match="a cache entry cannot be used"):
         assert cached_directory("thing", KEY, fill) == entry
     assert verify_directory(entry) == []
     assert litter(home) == []
@@ -156,7 +156,7 @@ def test_lazy_files_are_compared_when_they_are_read(home: Path) -> None:
     (words,) = open_checked(entry, "words.txt")
     with pytest.raises(DamagedFileError, match=r"words.txt is damaged: bytes 0 to 13 have changed"):
         words.check(4, 5)
-    with pytest.warns(RuntimeWarning, match="damaged cache entry: .*words.txt is damaged"):
+    with pytest.warns(RuntimeWarning, match="a cache entry cannot be used: .*words.txt is damaged"):
         assert (
             cached_directory("thing", KEY, fill, lazy=["words.*"]) == entry
         )  # what was found is not forgotten

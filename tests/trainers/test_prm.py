@@ -157,6 +157,9 @@ def test_labels_are_saved_and_damage_is_found(labels, tmp_path):
         (tmp_path / "labels.json").write_text(json.dumps(other))
         with pytest.raises(EpisodeFileError, match=r"labels\.json is damaged"):
             StepLabels.load(tmp_path)
+    (tmp_path / "labels.json").write_text(json.dumps({**data, "schema": 1}))
+    with pytest.raises(EpisodeFileError, match=r"labels\.json has schema 1, this version reads \d"):
+        StepLabels.load(tmp_path)
     with pytest.raises(ConfigError, match="searchgym prm label"):
         StepLabels.load(tmp_path / "nowhere")
 
@@ -415,6 +418,11 @@ def test_another_tokenizer_or_other_weights_are_refused(trained, tmp_path):
     shutil.copytree(trained[0], changed)
     (changed / "prm.json").write_text((changed / "prm.json").read_text().replace('"bce"', '"mse"'))
     with pytest.raises(CheckpointError, match=r"prm\.json is damaged"):
+        load_reward_model(changed)
+    (changed / "prm.json").write_text(
+        (changed / "prm.json").read_text().replace('"schema": 2', '"schema": 1')
+    )
+    with pytest.raises(CheckpointError, match=r"prm\.json has schema 1, this version reads 2"):
         load_reward_model(changed)
     damaged = tmp_path / "weights"
     shutil.copytree(trained[0], damaged)

@@ -219,7 +219,10 @@ class StepLabels:
         try:
             data = read_json(path)
             if data["schema"] != _SCHEMA:
-                raise ValueError(f"schema {data['schema']}, this version reads {_SCHEMA}")
+                raise EpisodeFileError(
+                    f"{path} has schema {data['schema']!r}, this version reads {_SCHEMA}: use the version of searchgym that "
+                    "wrote it, or make the labels again with `searchgym prm label`"
+                )
             data = unseal(data)
             rows = [np.array([math.nan if x is None else x for x in row]) for row in data["labels"]]
             advantages, errors = ([np.array(row) for row in data[key]] for key in ("advantages", "errors"))
@@ -227,6 +230,8 @@ class StepLabels:
             loaded = cls(data["kind"], episodes, rows, advantages, errors, pairs, data["made_with"])
             if loaded.digest != data["digest"]:
                 raise ValueError("its digest is another one than that of the labels and episodes")
+        except EpisodeFileError:
+            raise
         except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
             raise EpisodeFileError(f"{path} is damaged or was made with other episodes: {error}") from error
         return loaded

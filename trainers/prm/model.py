@@ -218,7 +218,10 @@ def load_reward_model(directory: Path, options: Mapping[str, Any] | None = None)
     try:
         data = read_json(path)
         if data["schema"] != _SCHEMA:
-            raise ValueError(f"schema {data['schema']}, this version reads {_SCHEMA}")
+            raise CheckpointError(
+                f"{path} has schema {data['schema']!r}, this version reads {_SCHEMA}: use the version of searchgym that wrote "
+                "it, or train the model again"
+            )
         data = unseal(data)
         kind, loss, labels, files = (data[key] for key in ("backbone", "loss", "labels", "files"))
         found = checksums(directory)
@@ -226,6 +229,8 @@ def load_reward_model(directory: Path, options: Mapping[str, Any] | None = None)
             raise ValueError(f"{changed[0]} is not the file that was written with it")
         head = load_tensors(read_bytes(directory / _HEAD_FILE))
         reference, tokenizer, notes = (data[key] for key in ("reference", "tokenizer", "notes"))
+    except CheckpointError:
+        raise
     except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     backbone = open_backbone(kind, {"checkpoint": str(directory), **(options or {})})
