@@ -165,7 +165,7 @@ def plain_message(names: str, *, markup: bool = True) -> re.Pattern[str]:
 
 def list_hits(hits: Sequence[Hit]) -> str:
     """Numbered passages, each with its title in a line of its own."""
-    return "\n".join([f"[{rank}] {title}\n{text}" for rank, (_, title, text, _) in enumerate(hits, 1)])
+    return "\n".join([f"[{rank}] {hit[1]}\n{hit[2]}" for rank, hit in enumerate(hits, 1)])
 
 
 _RETRY = {

@@ -256,12 +256,11 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         """
         episodes = self.episodes
         queries: list[str] = []
-        waiting: list[tuple[int, EpisodeState, int, int]] = []
+        asked: list[int] = []
         for slot, action in actions.items():
-            episode = episodes[slot]
-            begin = len(queries)
-            queries += episode.begin_step(action)
-            waiting.append((slot, episode, begin, len(queries)))
+            found = episodes[slot].begin_step(action)
+            queries += found
+            asked.append(len(found))
         results: list[SearchResult] = []
         stats = self._stats
         if queries:
@@ -270,16 +269,19 @@ class SearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
             stats["retrieval_seconds"] += time.perf_counter() - started
             stats["batches"] += 1
             stats["queries"] += len(queries)
-        stats["steps"] += len(waiting)
+        stats["steps"] += len(asked)
         judged = self.config.judge is not None
         records: dict[int, RoundRecord] = {}
-        for slot, episode, begin, end in waiting:
-            episode.apply_results(results[begin:end])
+        begin = 0
+        for slot, count in zip(actions, asked, strict=True):
+            episode = episodes[slot]
+            episode.apply_results(results[begin : begin + count])
+            begin += count
             if not judged:
                 records[slot] = episode.finish_step()
         if judged:
-            finished = finish_steps(self.config, [episode for _, episode, _, _ in waiting], self.judge_costs)
-            records = {slot: record for (slot, *_), record in zip(waiting, finished, strict=True)}
+            finished = finish_steps(self.config, [episodes[slot] for slot in actions], self.judge_costs)
+            records = dict(zip(actions, finished, strict=True))
         return records
 
     def end(self, stops: Mapping[int, StopReason]) -> dict[int, RoundRecord]:

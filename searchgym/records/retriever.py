@@ -24,7 +24,7 @@ __all__ = [
 CACHE_BYTES = 256 * 2**20
 """The memory that a query cache may take by default."""
 # Bytes of CPython's objects, and of the tables' slots, besides the strings themselves.
-_ENTRY_BYTES = 250
+_ENTRY_BYTES = 300
 _HIT_BYTES = 160
 _TEXT_BYTES = 160
 
@@ -42,7 +42,6 @@ SearchResult = list[Hit] | RetrievalError
 """The result of one query: hits, best first, or the failure."""
 
 _Fields = tuple[str, str, str, float]  # of a hit
-_Key = tuple[str, int]  # query and k
 
 
 @runtime_checkable
@@ -139,8 +138,8 @@ class CachedRetriever:
     def __init__(self, retriever: Retriever, size: int = CACHE_BYTES) -> None:
         self._inner = retriever
         self._size = size
-        self._younger: dict[_Key, tuple[_Fields, ...]] = {}
-        self._older: dict[_Key, tuple[_Fields, ...]] = {}
+        self._younger: dict[int, dict[str, tuple[_Fields, ...]]] = {}  # by k and query
+        self._older: dict[int, dict[str, tuple[_Fields, ...]]] = {}
         self._texts: dict[str, str] = {}  # of passages, those of the younger generation
         self._used = 0  # bytes of the younger generation
         self.name = retriever.name
@@ -151,24 +150,25 @@ class CachedRetriever:
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """Search a batch; see `Retriever.search`."""
-        younger, older = self._younger, self._older
-        known: dict[str, SearchResult] = {}
-        missing: list[str] = []
-        for query in dict.fromkeys(queries):
-            found = younger.get((query, k))
-            if found is None:
-                found = older.get((query, k))
-                if found is None:
-                    missing.append(query)
-                    continue
-                self._keep((query, k), found)
-            known[query] = [Hit._make(fields) for fields in found]
+        younger, older = self._younger.get(k, {}), self._older.get(k, {})
+        distinct = dict.fromkeys(queries)
+        missing = [query for query in distinct if query not in younger and query not in older]
         self.misses += len(missing)
         self.hits += len(queries) - len(missing)
         answers = self._search_missing(missing, k) if missing else []
         if len(missing) == len(queries):
             return answers
-        known.update(zip(missing, answers, strict=True))
+        known = dict(zip(missing, answers, strict=True))
+        new = tuple.__new__
+        for query in distinct:
+            if query not in known:
+                found = younger.get(query)
+                if found is None:
+                    found = older[query]
+                    self._keep(query, k, found)
+                known[query] = [new(Hit, fields) for fields in found]  # Hit._make(fields), at half its cost
+        if len(distinct) == len(queries):
+            return [known[query] for query in queries]
         # Copies: the results of equal queries must not share a list.
         return [r.copy() if isinstance(r := known[query], list) else r for query in queries]
 
@@ -182,34 +182,36 @@ class CachedRetriever:
         for number, query in enumerate(queries):
             result = answers[number] = check_result(answers[number], self.name)
             if not isinstance(result, RetrievalError):
-                self._keep((query, k), result)
+                self._keep(query, k, result)
         return answers
 
-    def _keep(self, key: _Key, hits: Sequence[_Fields]) -> None:
+    def _keep(self, query: str, k: int, hits: Sequence[_Fields]) -> None:
         """Keep a result in the younger generation."""
-        third = self._size // 3
         while True:
             texts = self._texts
-            weight = _ENTRY_BYTES + getsizeof(key[0])
+            weight = _ENTRY_BYTES + _HIT_BYTES * len(hits)
+            characters = len(query)
             new = []
             kept = []
             for id, title, text, score in hits:
-                shared = texts.get(text)
-                if shared is None:
+                try:
+                    shared = texts[text]
+                except KeyError:
                     shared = text
                     new.append(text)
                     weight += _TEXT_BYTES + getsizeof(text)
-                weight += _HIT_BYTES + 4 * (len(id) + len(title))  # a character takes at most 4 bytes
+                characters += len(id) + len(title)
                 # Plain tuples, because the garbage collector stops tracking those.
                 kept.append((id, title, shared, score))
-            if self._used + weight <= third:
+            weight += 4 * characters  # which take at most 4 bytes each
+            if self._used + weight <= self._size // 3:
                 break
             if not self._used:
                 return  # too large to be kept
             self._older, self._younger, self._texts, self._used = self._younger, {}, {}, 0
         for text in new:
             texts[text] = text
-        self._younger[key] = tuple(kept)
+        self._younger.setdefault(k, {})[query] = tuple(kept)
         self._used += weight
 
     def __reduce__(self) -> tuple[Any, ...]:  # cached results can be found again; a worker starts empty

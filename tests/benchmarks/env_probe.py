@@ -14,6 +14,7 @@ import json  # noqa: E402
 import statistics  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from importlib import import_module  # noqa: E402
 from typing import Any  # noqa: E402
 
 import gymnasium as gym  # noqa: E402
@@ -24,7 +25,9 @@ import searchgym  # noqa: E402
 _imported = time.process_time() - _started
 
 from searchgym.corpora.bm25 import BM25  # noqa: E402
-from searchgym.records.retriever import CachedRetriever  # noqa: E402
+
+# Both builds have this path; in the later one, it leads to the module's new place.
+CachedRetriever: Any = import_module("searchgym.retriever").CachedRetriever
 
 ENVS = 64
 ENDLESS: dict[str, Any] = {"max_rounds": 10**9, "max_chars": None}
