@@ -26,6 +26,9 @@ from typing import Any
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_variable] = "1"  # before numpy is imported
 
+from generated import GeneratedCorpus  # noqa: E402
+
+from searchgym.corpora.bm25 import loader  # noqa: E402
 from searchgym.corpora.bm25.index import BM25  # noqa: E402
 from searchgym.env.env import SearchEnv  # noqa: E402
 from searchgym.env.vector import SearchVectorEnv  # noqa: E402
@@ -36,6 +39,7 @@ from searchgym.records.retriever import CachedRetriever  # noqa: E402
 from searchgym.specs import open_corpus  # noqa: E402
 
 ENVS = 64
+LARGE = 60_000
 JUDGED: tuple[dict[str, Any], ...] = ({}, {"judge": "oracle"})
 ENDLESS = {"max_rounds": 10**9, "max_chars": None}
 
@@ -129,13 +133,13 @@ def _question(env: SearchEnv, seed: int) -> Question:
     return env.episode.question
 
 
-def vector(corpus: Corpus, retriever: BM25) -> None:
+def vector(corpus: Corpus, retriever: BM25, queries_of: Callable[[int], list[str]]) -> None:
     """Both sides take turns, on queries neither has seen; the retriever is the bare index, without a cache."""
     for name, copies, target in (
         ("all queries distinct", 1, ">= 0.85"),
         ("groups of 8 that ask alike", 8, ">= 0.85"),
     ):
-        queries = distinct_queries(corpus, ENVS * 120 // copies)
+        queries = queries_of(ENVS * 120 // copies)
         retriever.search(queries, 3)  # both sides find the index warm
         batches = [
             [q for q in queries[i : i + ENVS // copies] for _ in range(copies)]
@@ -240,7 +244,11 @@ def main() -> None:
     step_without_retrieval(corpus, retriever)
     snapshots(corpus, retriever)
     judging(corpus, retriever)
-    vector(corpus, retriever)
+    vector(corpus, retriever, lambda count: distinct_queries(corpus, count))
+    print(f"the same over {LARGE:,} generated passages, queries of 12 words")
+    large = GeneratedCorpus(LARGE)
+    loader.wait()  # the compiled search, which indexes of this size use
+    vector(corpus, BM25.build(large), large.queries)
 
 
 if __name__ == "__main__":
