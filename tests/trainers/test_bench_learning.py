@@ -13,6 +13,8 @@ import pytest
 
 from searchgym.cli import main
 from searchgym.errors import ConfigError
+from searchgym.statistics import percentile_interval
+from searchgym.trainers.bench import learning
 from searchgym.trainers.bench.campaign import selection_score
 from searchgym.trainers.bench.learning import analyse_learning, episodes_to_half, learning_speed
 from searchgym.trainers.bench.modality import find_heaps
@@ -21,6 +23,7 @@ from searchgym.trainers.bench.results import analyse
 from searchgym.trainers.bench.spec import Spec, load_spec, parse_spec
 from searchgym.trainers.bench.worker import read_result
 from searchgym.trainers.credit_audit.exact_credit import ExactCredit
+from searchgym.trainers.credit_audit.scores import rank_correlation
 
 SPEC = """
 name = "audited"
@@ -226,6 +229,25 @@ def test_fidelity_that_predicts_speed_is_found_and_a_paired_difference_decided()
     assert point["fidelity"]["snr"] == pytest.approx(0.2 * 0.9 - 0.1)
     opposite = audited(spec, quality, {label: 0.5 - value for label, value in quality.items()})
     assert opposite["correlations"][0]["value"] < -0.9
+
+
+@pytest.mark.parametrize("sizes", [(3, 3, 3), (1, 5, 2, 9)])
+def test_the_interval_of_a_rank_correlation_is_that_of_resamples_one_by_one(
+    sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "_RESAMPLES", 200)
+    cluster = np.repeat(np.arange(len(sizes)), sizes)
+    generator = np.random.default_rng(3)
+    x = generator.normal(size=len(cluster)).round(1)  # some are equal
+    y = (x + generator.normal(size=len(cluster))).round()
+    draw, found = np.random.default_rng(0), []
+    for _ in range(200):
+        chosen = draw.integers(len(sizes), size=len(sizes))
+        drawn = np.concatenate([np.flatnonzero(cluster == c) for c in chosen])
+        found.append(rank_correlation(x[drawn], y[drawn]))
+    expected = percentile_interval(0.5, np.array(found))
+    assert learning._clustered(x, y, cluster, 0.5) == expected
+    assert expected.low < expected.high
 
 
 def test_what_an_audit_cannot_measure_is_refused_before_any_run(spec_file: Path) -> None:

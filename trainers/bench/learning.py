@@ -324,9 +324,45 @@ def _clustered(
 ) -> Interval:
     """Bootstrap interval of a rank correlation: clusters are drawn anew, with all their points."""
     members = [np.flatnonzero(cluster == c) for c in range(int(cluster.max()) + 1)]
-    generator = np.random.default_rng(0)
-    resampled = []
-    for _ in range(_RESAMPLES):
-        drawn = np.concatenate([members[c] for c in generator.integers(len(members), size=len(members))])
-        resampled.append(rank_correlation(x[drawn], y[drawn]))
-    return percentile_interval(value, np.array(resampled))
+    chosen = np.random.default_rng(0).integers(len(members), size=(_RESAMPLES, len(members)))
+    by_size: dict[int, list[NDArray[np.int64]]] = {}
+    for clusters in chosen.tolist():
+        drawn = np.concatenate([members[c] for c in clusters])
+        by_size.setdefault(len(drawn), []).append(drawn)
+    resampled = [_rank_correlations(x, y, np.array(drawn)) for drawn in by_size.values()]
+    return percentile_interval(value, np.concatenate(resampled))
+
+
+def _rank_correlations(
+    x: NDArray[np.float64], y: NDArray[np.float64], drawn: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """`rank_correlation` of each resample, to the last bit.
+
+    Args:
+        x: [n].
+        y: [n].
+        drawn: the points of each resample, [resamples, points].
+    """
+    a, b = _centred_ranks(x, drawn), _centred_ranks(y, drawn)
+    covariance, a_squared, b_squared = _row_products(a, b), _row_products(a, a), _row_products(b, b)
+    scale = np.sqrt(a_squared * b_squared)
+    found: NDArray[np.float64] = np.divide(covariance, scale, out=np.zeros(len(drawn)), where=scale > 1e-300)
+    return found
+
+
+def _centred_ranks(values: NDArray[np.float64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The ranks of the drawn values in each resample less their mean; equal values share the mean of their ranks."""
+    different, kind = np.unique(values, return_inverse=True)
+    kinds, shape = kind[drawn], (len(drawn), len(different))
+    cells = kinds + np.arange(0, shape[0] * shape[1], shape[1])[:, None]
+    counts = np.bincount(cells.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
+    ends = counts.cumsum(axis=1)
+    ranks = np.take_along_axis((ends - counts + ends - 1) / 2, kinds, axis=1)
+    centred: NDArray[np.float64] = ranks - ranks.mean(axis=1, keepdims=True)
+    return centred
+
+
+def _row_products(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The product of each row with the row beside it, [rows]."""
+    products: NDArray[np.float64] = (a[:, None, :] @ b[:, :, None])[:, 0, 0]
+    return products
