@@ -123,22 +123,21 @@ def _code_digest(modules: Mapping[str, bytes]) -> str:
     Args:
         modules: dotted name -> source. An import of one of them counts as the definition it reaches, not as its address.
     """
-    trees = {name: ast.parse(source) for name, source in modules.items()}
-    packages = {name.rpartition(".")[0] for name in trees}
-    imports = {
-        name: [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-        for name, tree in trees.items()
-    }
-    defined: dict[tuple[str, str], str] = {}
+    packages = {name.rpartition(".")[0] for name in modules}
+    imports: dict[str, list[ast.Import | ast.ImportFrom]] = {}
     bodies: dict[str, list[str]] = {}
-    for name, tree in trees.items():
+    defined: dict[tuple[str, str], str] = {}
+    # One tree at a time: the garbage collector looks at all that are kept.
+    for name, source in modules.items():
+        stripped = _Stripped()
         statements = [
-            (_defines(statement), ast.dump(_Stripped().visit(statement))) for statement in tree.body
+            (_defines(statement), ast.dump(stripped.visit(statement))) for statement in ast.parse(source).body
         ]
+        imports[name] = stripped.imports
         bodies[name] = [text for symbols, text in statements if not _LAZY_TABLES.intersection(symbols)]
         defined |= {(name, symbol): text for symbols, text in statements for symbol in symbols}
     digests = []
-    for name in trees:
+    for name in modules:
         package = name if name in packages else name.rpartition(".")[0]
         reached = sorted(line for node in imports[name] for line in _reached(node, package, defined))
         digests.append(hashlib.sha256("\0".join([*bodies[name], *reached]).encode()).hexdigest())
@@ -162,10 +161,17 @@ def _reached(
 
 
 class _Stripped(ast.NodeTransformer):
+    """Takes docstrings and imports out of statements; the imports are kept here."""
+
+    def __init__(self) -> None:
+        self.imports: list[ast.Import | ast.ImportFrom] = []
+
     def visit_Import(self, node: ast.Import) -> ast.AST:
+        self.imports.append(node)
         return ast.Pass()
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        self.imports.append(node)
         return ast.Pass()
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
