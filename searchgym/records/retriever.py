@@ -194,9 +194,8 @@ class CachedRetriever:
             new = []
             kept = []
             for id, title, text, score in hits:
-                try:
-                    shared = texts[text]
-                except KeyError:
+                shared = texts.get(text)
+                if shared is None:
                     shared = text
                     new.append(text)
                     weight += _TEXT_BYTES + getsizeof(text)
