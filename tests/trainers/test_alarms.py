@@ -2,13 +2,14 @@
 
 import io
 import json
+import random
 
 import pytest
 from helpers import small_world
 from rich.console import Console
 
 from searchgym.errors import ConfigError
-from searchgym.trainers.runs.alarms import ALARMS, AlarmLimits, Alarms, parse_stops, raised
+from searchgym.trainers.runs.alarms import ALARMS, Alarm, AlarmLimits, Alarms, parse_stops, raised
 from searchgym.trainers.runs.display import LiveDisplay, PlainDisplay
 from searchgym.trainers.training.api import resume, train
 
@@ -99,6 +100,28 @@ def test_each_alarm(name):
     assert raised(held, {name: None}) == []
     twice = [a.name for a in raised(rows(*SINCE, *changes, *[{}] * 6, *changes, changes[-1]))]
     assert twice == [name, name]
+
+
+def test_alarms_of_a_long_run_are_those_of_all_its_metrics():
+    """Of old iterations only the metrics that are still read are kept; the conditions see no difference."""
+    draw = random.Random(0)
+    changes = [{"invalid_rounds": 0.9}]
+    for _ in range(60):
+        level = {"em": draw.uniform(0.2, 0.9), "surprisal": draw.uniform(0.5, 9.0)}
+        case = draw.choice([one for one, *_ in CASES.values()])
+        changes += [{**level, **change} for change in (*SINCE, *SINCE, *case)]
+    made = rows(*changes)
+    limits, watch, active = AlarmLimits(), Alarms(), []
+    for number, row in enumerate(made, 1):
+        found = {
+            name: text
+            for name, condition in ALARMS.items()
+            if (text := condition(made[:number], getattr(limits, name))) is not None
+        }
+        expected = [Alarm(name, number, *text) for name, text in found.items() if name not in active]
+        assert watch.add(row) == expected
+        active = list(found)
+    assert sum(map(len, watch._rows)) < sum(map(len, made)) / 3
 
 
 def test_runs_of_words_count_as_repetition_too():

@@ -24,6 +24,7 @@ __all__ = ["ALARMS", "Alarm", "AlarmLimits", "Alarms", "raised"]
 Rows = Sequence[Mapping[str, Any]]
 _WINDOW = 3  # iterations a condition must hold for, and over which EM is averaged
 _NO_SIGNAL = 5  # iterations without unequal rewards; healthy runs may start like that
+_LASTING = ("em", "surprisal", "step_kl", "invalid_rounds")  # of all iterations; others of the last ones only
 _SOLVED = 0.8  # EM from which low entropy and equal groups are expected
 _WORTH_LOSING = 0.1  # EM whose loss is not explained by sampling
 _STILL = 1e-5  # step KL below which a policy counts as unchanged
@@ -113,11 +114,15 @@ class Alarms:
         """
         if row["iteration"] == 0:
             return []
-        self._rows.append(row)
+        rows = self._rows
+        rows.append(row)
+        if len(rows) > _NO_SIGNAL:  # a run may have many iterations: of old rows, keep what is still read
+            old = rows[-_NO_SIGNAL - 1]
+            rows[-_NO_SIGNAL - 1] = {name: old[name] for name in _LASTING if name in old}
         found: dict[str, tuple[str, str, str]] = {}
         for name, condition in ALARMS.items():
             limit = getattr(self.limits, name)
-            text = None if limit is None else condition(self._rows, limit)
+            text = None if limit is None else condition(rows, limit)
             if text is not None:
                 found[name] = text
         new = [Alarm(name, row["iteration"], *found[name]) for name in found if name not in self.active]
