@@ -37,6 +37,9 @@ T95 = 2.101  # quantile of Student's t with PARTS - 2 degrees of freedom
 MB = 2**20
 # The default cache of queries, 256 MB, would be filled by hundreds of thousands of them: a slope that is no leak.
 RETRIEVER = {"name": "bm25", "cache_bytes": 4 * MB}
+# Eight questions: a policy that samples meets new texts for as long as there are new questions, and the bounded caches of
+# texts fill for as long (16,384 entries each).
+FEW = {"name": "country", "size": 1000, "train": 8, "dev": 8, "test": 8}
 COLUMNS = ("resident MB", "anonymous MB", "descriptors", "threads", "temporary files")
 
 
@@ -235,6 +238,7 @@ def main() -> None:
             train = "train --agent candidate --questions 8 --group-size 8 --lr 0.15 --threads 1 --set skip_equal=false"
             command = ["-c", "from searchgym.cli import main; main()", *train.split()]
             command += ["--eval-episodes", "0", "--env-option", f"retriever={json.dumps(RETRIEVER)}"]
+            command += ["--env-option", f"corpus={json.dumps(FEW)}"]
             command += ["--iterations", str(options.iterations), "--run-dir", str(folder / "run")]
             metrics = folder / "run" / "metrics.jsonl"
 

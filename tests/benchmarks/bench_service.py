@@ -374,7 +374,9 @@ def compare(directory: Path, corpus_folder: Path, index: Retriever, options: arg
                 tally, rate = load_server(url, clients, options.warmup if number < 0 else options.phase)
                 lost[name] += tally.lost
                 requests[name] += len(tally.seconds)
-                if name == "service":  # scores of the earlier one may differ: another tokenizer, other mean length
+                if (
+                    name == "service"
+                ):  # scores of the earlier one may differ: another tokenizer, other mean length
                     wrong += tally.changed + unequal(tally, index)
                 if number >= 0:
                     rates[name].append(rate)
