@@ -209,7 +209,11 @@ def started(*command: str, python: str = sys.executable) -> Iterator[tuple[str, 
         yield url, process.pid
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # on a busy machine; what was measured should not be lost
+            process.kill()
+            process.wait()
 
 
 def open_served(retriever: str, passages: int, folder: Path) -> tuple[Path, Corpus, Path]:
