@@ -9,7 +9,7 @@ from helpers import small_world
 from rich.console import Console
 
 from searchgym.errors import ConfigError
-from searchgym.trainers.runs.alarms import ALARMS, Alarm, AlarmLimits, Alarms, parse_stops, raised
+from searchgym.trainers.runs.alarms import ALARMS, AlarmLimits, Alarms, _lost, parse_stops, raised
 from searchgym.trainers.runs.display import LiveDisplay, PlainDisplay
 from searchgym.trainers.training.api import resume, train
 
@@ -102,26 +102,43 @@ def test_each_alarm(name):
     assert twice == [name, name]
 
 
-def test_alarms_of_a_long_run_are_those_of_all_its_metrics():
-    """Of old iterations only the metrics that are still read are kept; the conditions see no difference."""
-    draw = random.Random(0)
-    changes = [{"invalid_rounds": 0.9}]
-    for _ in range(60):
-        level = {"em": draw.uniform(0.2, 0.9), "surprisal": draw.uniform(0.5, 9.0)}
-        case = draw.choice([one for one, *_ in CASES.values()])
-        changes += [{**level, **change} for change in (*SINCE, *SINCE, *case)]
-    made = rows(*changes)
-    limits, watch, active = AlarmLimits(), Alarms(), []
-    for number, row in enumerate(made, 1):
-        found = {
-            name: text
-            for name, condition in ALARMS.items()
-            if (text := condition(made[:number], getattr(limits, name))) is not None
-        }
-        expected = [Alarm(name, number, *text) for name, text in found.items() if name not in active]
-        assert watch.add(row) == expected
-        active = list(found)
-    assert sum(map(len, watch._rows)) < sum(map(len, made)) / 3
+def windows(values):
+    return [values[max(0, i - 3) : i] for i in range(1, len(values) + 1)]
+
+
+def test_lost_success_is_found_however_long_ago_it_was():
+    """The alarm compares with the best windows only; here with all of them."""
+    draw, fallen = random.Random(0), 0
+    for _ in range(300):
+        level = draw.choice((0.02, 0.15, 0.5, 0.9))
+        values = [max(0.0, min(1.0, draw.gauss(level, level / 4))) for _ in range(draw.randint(1, 12))]
+        values += [max(0.0, draw.gauss(level * draw.random(), 0.02)) for _ in range(draw.randint(1, 12))]
+        groups = draw.choice((1, 4, 16, 200))
+        means = [(sum(window) / len(window), len(window)) for window in windows(values)]
+        now = means[-1][0]
+        lost = [mean for mean, length in means if _lost(mean, now, 0.5, length, groups)]
+        watch = Alarms({name: None for name in ALARMS if name != "success"})
+        for row in rows(*[{"em": value, "groups": groups} for value in values]):
+            raised_now = watch.add(row)
+        assert watch.active == ["success"] * bool(lost)
+        if raised_now:
+            fallen += 1
+            assert f"EM fell from {max(lost):.2f} to {now:.2f} " in raised_now[0].seen
+    assert fallen > 10
+
+
+def test_what_the_other_alarms_say_of_long_ago():
+    first, step, healthy = {"invalid_rounds": 0.9}, {"step_kl": 0.09, "surprisal": 8.0}, [{}] * 20
+    found = raised(rows(first, step, {"step_kl": 0.04}, *healthy, {"surprisal": 0.04}))
+    assert "down from 8:" in found[-1].seen
+    assert "learning rate is too high" in found[-1].cause
+    (never_knew,) = raised(rows(first, *healthy, *[first] * 3))
+    assert "never knew the format" in never_knew.cause
+
+
+def test_metrics_of_old_iterations_are_not_kept():
+    watch = Alarms(rows=rows(*[{}] * 50))
+    assert len(watch._history) == 5
 
 
 def test_runs_of_words_count_as_repetition_too():

@@ -24,7 +24,6 @@ __all__ = ["ALARMS", "Alarm", "AlarmLimits", "Alarms", "raised"]
 Rows = Sequence[Mapping[str, Any]]
 _WINDOW = 3  # iterations a condition must hold for, and over which EM is averaged
 _NO_SIGNAL = 5  # iterations without unequal rewards; healthy runs may start like that
-_LASTING = ("em", "surprisal", "step_kl", "invalid_rounds")  # of all iterations; others of the last ones only
 _SOLVED = 0.8  # EM from which low entropy and equal groups are expected
 _WORTH_LOSING = 0.1  # EM whose loss is not explained by sampling
 _STILL = 1e-5  # step KL below which a policy counts as unchanged
@@ -102,7 +101,7 @@ class Alarms:
             limits = parse_settings(AlarmLimits, limits or {}, "alarm")
         self.limits = limits
         self.active: list[str] = []
-        self._rows: list[Mapping[str, Any]] = []
+        self._history = _History()
         for row in rows:
             self.add(row)
 
@@ -114,20 +113,60 @@ class Alarms:
         """
         if row["iteration"] == 0:
             return []
-        rows = self._rows
-        rows.append(row)
-        if len(rows) > _NO_SIGNAL:  # a run may have many iterations: of old rows, keep what is still read
-            old = rows[-_NO_SIGNAL - 1]
-            rows[-_NO_SIGNAL - 1] = {name: old[name] for name in _LASTING if name in old}
+        self._history.add(row)
         found: dict[str, tuple[str, str, str]] = {}
         for name, condition in ALARMS.items():
             limit = getattr(self.limits, name)
-            text = None if limit is None else condition(rows, limit)
+            text = None if limit is None else condition(self._history, limit)
             if text is not None:
                 found[name] = text
         new = [Alarm(name, row["iteration"], *found[name]) for name in found if name not in self.active]
         self.active = list(found)
         return new
+
+
+class _History(list[Mapping[str, Any]]):
+    """What the conditions read: the rows of the last iterations, and of all before them what an alarm depends on.
+
+    So the memory and the time that an iteration takes do not grow with the run.
+
+    Attributes:
+        recent_em: the mean EM of the last `_WINDOW` iterations that have one.
+        best_em: by the number of iterations, 1 to `_WINDOW`: the largest mean EM of so many.
+        groups: of the last iteration that has an EM.
+        surprisal: the last one.
+        largest_surprisal: of all iterations.
+        steps: the two largest `step_kl`.
+        invalid_rounds: of the first iteration.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recent_em: float | None = None
+        self.best_em: dict[int, float] = {}
+        self.groups = 0
+        self.surprisal: float | None = None
+        self.largest_surprisal = -math.inf
+        self.steps = [0.0, 0.0]
+        self.invalid_rounds: float | None = None
+        self._em: list[float] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take the next iteration."""
+        if not self:
+            self.invalid_rounds = row.get("invalid_rounds")
+        self.append(row)
+        del self[:-_NO_SIGNAL]
+        if row.get("em") is not None:
+            self._em = [*self._em, row["em"]][-_WINDOW:]
+            length = len(self._em)
+            self.recent_em = sum(self._em) / length
+            self.best_em[length] = max(self.best_em.get(length, 0.0), self.recent_em)
+            self.groups = row["groups"]
+        if row.get("surprisal") is not None:
+            self.surprisal = row["surprisal"]
+            self.largest_surprisal = max(self.largest_surprisal, row["surprisal"])
+        self.steps = sorted([*self.steps, row.get("step_kl") or 0.0])[1:]
 
 
 def raised(rows: Rows, limits: AlarmLimits | Mapping[str, Any] | None = None) -> list[Alarm]:
@@ -167,11 +206,13 @@ _TOO_FAST = "the learning rate is too high, or too many optimizer steps are made
 _SLOWER = "a new run with a third of lr; else fewer epochs and minibatches, or kl_coef"
 
 
-def _success(rows: Rows, limit: float) -> _Text | None:
-    known = [row for row in rows if row.get("em") is not None]
-    windows = [known[max(0, i - _WINDOW) : i] for i in range(1, len(known) + 1)]
-    means = [(sum(row["em"] for row in window) / len(window), len(window)) for window in windows]
-    lost = [mean for mean, length in means if _lost(mean, means[-1][0], limit, length, known[-1]["groups"])]
+def _success(rows: _History, limit: float) -> _Text | None:
+    now = rows.recent_em
+    if now is None:
+        return None
+    # The largest mean of so many iterations is lost if any is: `_lost` rises with it from where it first holds.
+    best = rows.best_em.items()
+    lost = [mean for length, mean in best if _lost(mean, now, limit, length, rows.groups)]
     if not lost:
         return None
     cause, advice = _TOO_FAST, _SLOWER
@@ -179,7 +220,7 @@ def _success(rows: Rows, limit: float) -> _Text | None:
         cause = "the reward can be earned without right answers"
         advice = "read the last training episodes, and check what `reward` pays; train on em, or add kl_coef"
     return (
-        f"EM fell from {max(lost):.2f} to {means[-1][0]:.2f} (means of up to {_WINDOW} iterations)",
+        f"EM fell from {max(lost):.2f} to {now:.2f} (means of up to {_WINDOW} iterations)",
         cause,
         advice,
     )
@@ -191,9 +232,9 @@ def _lost(mean: float, now: float, limit: float, iterations: int, questions: int
     return mean >= _WORTH_LOSING and now < limit * mean and mean - now >= 3.0 * error
 
 
-def _entropy(rows: Rows, limit: float) -> _Text | None:
-    values = [value for row in rows if (value := row.get("surprisal")) is not None]
-    if not values or values[-1] >= limit * max(values) or _recent_em(rows) >= _SOLVED:
+def _entropy(rows: _History, limit: float) -> _Text | None:
+    last, largest = rows.surprisal, rows.largest_surprisal
+    if last is None or last >= limit * largest or _recent_em(rows) >= _SOLVED:
         return None
     cause, advice = (
         "early successes were all alike, and nothing rewards exploration",
@@ -202,20 +243,20 @@ def _entropy(rows: Rows, limit: float) -> _Text | None:
     if _moved_far(rows):
         cause, advice = _TOO_FAST, _SLOWER
     seen = (
-        f"the surprisal of a sampled token is {values[-1]:.2g} nats, down from {max(values):.2g}: the policy hardly explores, "
+        f"the surprisal of a sampled token is {last:.2g} nats, down from {largest:.2g}: the policy hardly explores, "
         f"at EM {_recent_em(rows):.2f}"
     )
     return seen, cause, advice
 
 
-def _step_kl(rows: Rows, limit: float) -> _Text | None:
+def _step_kl(rows: _History, limit: float) -> _Text | None:
     value = rows[-1].get("step_kl")
     if value is None or value <= limit:
         return None
     return f"the policy moved by {value:.2g} nats per token within one iteration", _TOO_FAST, _SLOWER
 
 
-def _kl(rows: Rows, limit: float) -> _Text | None:
+def _kl(rows: _History, limit: float) -> _Text | None:
     value = rows[-1].get("kl")
     if value is None or value <= limit:
         return None
@@ -226,7 +267,7 @@ def _kl(rows: Rows, limit: float) -> _Text | None:
     )
 
 
-def _clip_fraction(rows: Rows, limit: float) -> _Text | None:
+def _clip_fraction(rows: _History, limit: float) -> _Text | None:
     value = _lowest(rows, "clip_fraction")
     if value is None or value <= limit:
         return None
@@ -237,7 +278,7 @@ def _clip_fraction(rows: Rows, limit: float) -> _Text | None:
     )
 
 
-def _grad_norm(rows: Rows, limit: float) -> _Text | None:
+def _grad_norm(rows: _History, limit: float) -> _Text | None:
     value = rows[-1].get("grad_norm")
     if value is None or value <= limit:
         return None
@@ -248,11 +289,11 @@ def _grad_norm(rows: Rows, limit: float) -> _Text | None:
     )
 
 
-def _invalid_rounds(rows: Rows, limit: float) -> _Text | None:
+def _invalid_rounds(rows: _History, limit: float) -> _Text | None:
     value = _lowest(rows, "invalid_rounds")
     if value is None or value <= limit:
         return None
-    if (rows[0].get("invalid_rounds") or 0.0) > limit:
+    if (rows.invalid_rounds or 0.0) > limit:
         cause = "the policy never knew the format of an act"
         advice = "warm it up (trainer sft), or allow longer messages; docs/environment.md shows the format"
     else:
@@ -265,7 +306,7 @@ def _invalid_rounds(rows: Rows, limit: float) -> _Text | None:
     )
 
 
-def _truncated(rows: Rows, limit: float) -> _Text | None:
+def _truncated(rows: _History, limit: float) -> _Text | None:
     value = _lowest(rows, "truncated")
     if value is None or value <= limit:
         return None
@@ -276,7 +317,7 @@ def _truncated(rows: Rows, limit: float) -> _Text | None:
     )
 
 
-def _context_full(rows: Rows, limit: float) -> _Text | None:
+def _context_full(rows: _History, limit: float) -> _Text | None:
     value = rows[-1].get("context_full")
     if value is None or value <= limit:
         return None
@@ -287,7 +328,7 @@ def _context_full(rows: Rows, limit: float) -> _Text | None:
     )
 
 
-def _sampling_kl(rows: Rows, limit: float) -> _Text | None:
+def _sampling_kl(rows: _History, limit: float) -> _Text | None:
     value = rows[-1].get("sampling_kl")
     if value is None or value <= limit:
         return None
@@ -299,7 +340,7 @@ def _sampling_kl(rows: Rows, limit: float) -> _Text | None:
     )
 
 
-def _repetition(rows: Rows, limit: float) -> _Text | None:
+def _repetition(rows: _History, limit: float) -> _Text | None:
     for key, what in (("repeated_searches", "searches"), ("repetition", "four-word sequences")):
         value = _lowest(rows, key)
         if value is not None and value > limit:
@@ -311,7 +352,7 @@ def _repetition(rows: Rows, limit: float) -> _Text | None:
     return None
 
 
-def _equal_groups(rows: Rows, limit: float) -> _Text | None:
+def _equal_groups(rows: _History, limit: float) -> _Text | None:
     last = rows[-_NO_SIGNAL:]
     shares = [row["equal_groups"] / row["groups"] for row in last if row.get("groups")]
     if len(shares) < _NO_SIGNAL or min(shares) <= limit or _recent_em(rows) >= _SOLVED:
@@ -331,7 +372,7 @@ def _equal_groups(rows: Rows, limit: float) -> _Text | None:
     return seen, cause, advice
 
 
-ALARMS: dict[str, Callable[[Rows, float], _Text | None]] = {
+ALARMS: dict[str, Callable[[_History, float], _Text | None]] = {
     "success": _success,
     "entropy": _entropy,
     "step_kl": _step_kl,
@@ -348,19 +389,19 @@ ALARMS: dict[str, Callable[[Rows, float], _Text | None]] = {
 """The condition of every alarm by name; the names are the fields of `AlarmLimits`."""
 
 
-def _lowest(rows: Rows, key: str) -> float | None:
+def _lowest(rows: _History, key: str) -> float | None:
     """The smallest value of the last iterations; None if one is missing."""
     values = [row.get(key) for row in rows[-_WINDOW:]]
     known = [value for value in values if value is not None]
     return min(known) if len(known) == _WINDOW else None
 
 
-def _recent_em(rows: Rows) -> float:
+def _recent_em(rows: _History) -> float:
     values = [value for row in rows[-_WINDOW:] if (value := row.get("em")) is not None]
     return sum(values) / len(values) if values else 0.0
 
 
-def _moved_far(rows: Rows) -> bool:
+def _moved_far(rows: _History) -> bool:
     """Whether the policy moved further than in healthy runs: very far in one iteration, or far in several."""
-    values = [row.get("step_kl") or 0.0 for row in rows]
-    return max(values) > 0.2 or sum(value > 0.03 for value in values) > 1
+    second, largest = rows.steps
+    return largest > 0.2 or second > 0.03
