@@ -209,9 +209,8 @@ class Trainer:
                 if done is not None:
                     self.recorder.training_episodes(done)
                 self.recorder.checkpoint(self.loop)
-                gc.collect(
-                    0
-                )  # indented JSON and safetensors leave cycles; the next collection may be 2,000 iterations away
+                # Indented JSON and safetensors leave cycles; the next collection may be 2,000 iterations away.
+                gc.collect(0)
         seconds = {name: round(value, 6) for name, value in watch.seconds.items()}
         self.recorder.timings(i, seconds)
         self.display.iteration(row, seconds)
