@@ -261,6 +261,11 @@ class Engine:
             self.stats.decode_seconds += time.perf_counter() - middle
         return results
 
+    @property
+    def state_bytes(self) -> int:
+        """Size of the recurrent and convolution states of one episode, once any were computed."""
+        return self._cache.state_bytes
+
     def _slot(self, number: int) -> _Slot:
         try:
             return self._slots[number]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .free_memory import give_back_freed
 from .interface import Network
 
 __all__ = ["KVCache", "KVCacheView"]
@@ -42,6 +43,11 @@ class KVCache:
         self._rows = self._columns = 0
         self._states: _States = {}
 
+    @property
+    def state_bytes(self) -> int:
+        """Size of the states of one row."""
+        return sum(state[0].nbytes for state in self._states.values())
+
     def reserve(self, rows: int, columns: int, most: int) -> None:
         """Grow to at least this many rows and columns and keep the contents.
 
@@ -65,6 +71,7 @@ class KVCache:
         for key, state in self._states.items():
             self._states[key] = torch.cat([state, state.new_zeros(grown_rows - self._rows, *state.shape[1:])])
         self._rows, self._columns = grown_rows, grown_columns
+        give_back_freed()
 
     def move(self, sources: Sequence[int], targets: Sequence[int], columns: int) -> None:
         """Copy the first `columns` columns of each source row, and its states, to its target row, all at once.
