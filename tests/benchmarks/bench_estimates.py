@@ -108,9 +108,7 @@ def train(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
     rows = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
-    seconds = [
-        sum(row[k] for k in ("collect", "update")) for row in rows if row["iteration"] > 1
-    ]
+    seconds = [sum(row[k] for k in ("collect", "update")) for row in rows if row["iteration"] > 1]
     segments, rounds = [], []
     for path in sorted((folder / "episodes").glob("train*.jsonl*"))[1:]:
         for episode in load_episodes(path):
@@ -146,7 +144,9 @@ def estimate(values: dict[str, Any], expected: dict[str, Any], folder: Path) -> 
         "peak": found.memory.peak,
         "seconds": total(processor_seconds(found.plan, found.plan.trial)),
         "took": time.perf_counter() - started,
-        "memory": {f.name: f.value for f in (*found.memory.held, *found.memory.update, *found.memory.rollouts)},
+        "memory": {
+            f.name: f.value for f in (*found.memory.held, *found.memory.update, *found.memory.rollouts)
+        },
     }
 
 
@@ -189,7 +189,9 @@ def main() -> None:
         else:
             from searchgym.cli.options import read_file
 
-            values = {key.replace("-", "_"): v for key, v in read_file(options.config).items() if key != "recipe"}
+            values = {
+                key.replace("-", "_"): v for key, v in read_file(options.config).items() if key != "recipe"
+            }
             runs = {options.config.stem: values}
         for number, (title, values) in enumerate(runs.items()):
             values = {**values, "iterations": options.iterations}
@@ -200,7 +202,7 @@ def main() -> None:
                 f"{title}: memory {real['peak'] / 1e9:.2f} GB, estimated {said['peak'] / 1e9:.2f} "
                 f"({said['peak'] / real['peak'] - 1:+.0%}); iteration {real['seconds']:.2f} s, estimated "
                 f"{said['seconds']:.2f} ({said['seconds'] / real['seconds'] - 1:+.0%}); dry run {said['took']:.0f} s; "
-                f"{real['expected']}; {({k: round(v / 1e6) for k, v in said['memory'].items()})} MB",
+                f"{real['expected']}; { ({k: round(v / 1e6) for k, v in said['memory'].items()}) } MB",
                 flush=True,
             )
 

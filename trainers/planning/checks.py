@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.resources
 import importlib.util
+import math
 import os
+import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from ..runs.trackers import check_trackers
 from .architecture import Architecture, NoEstimateError, read_architecture
 from .estimate import ASSUMED, HARDWARE, Memory, Plan, disk
 
+_RESULTS = 32  # search results whose tokens are counted
+
 __all__ = [
     "Lengths",
     "check_agent",
@@ -61,13 +64,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """What the first question and what is found for it take in tokens.
+    """What the first question and search results take in tokens.
 
     Attributes:
         tokenizer: the model's; held so that this process is as large as that of the run.
         prompt: tokens before the first act.
-        observation: tokens of the first question's search result.
-        longest_observation: tokens of the longest result that the environment shows, at as many characters per token.
+        observation: tokens of a search result on average.
+        longest_observation: tokens of the longest result that the environment shows.
         rounds: the environment's limit.
     """
 
@@ -165,7 +168,7 @@ def check_questions(config: TrainConfig, envs: SearchVectorEnv) -> str:
     return ", ".join(f"{split}: {count:,}" for split, count in counts.items())
 
 
-def check_index(env_config: EnvConfig) -> tuple[str, list[Hit]]:
+def check_index(env_config: EnvConfig) -> str:
     started = time.perf_counter()
     (hits,) = env_config.retriever.search([env_config.tasks(env_config.split)[0].text], env_config.top_k)
     if isinstance(hits, RetrievalError):
@@ -241,7 +244,7 @@ def model_directory(config: TrainConfig, options: dict[str, Any]) -> tuple[str, 
 
 
 def check_tokenizer(
-    config: TrainConfig, options: dict[str, Any], envs: SearchVectorEnv, hits: Sequence[Hit]
+    config: TrainConfig, options: dict[str, Any], envs: SearchVectorEnv
 ) -> tuple[str, Lengths | None]:
     """Whether the model's chat template can be used, and a first prompt fits the context; and what lengths are."""
     loading = importlib.import_module("searchgym.agents.hf.loading")
@@ -266,11 +269,27 @@ def check_tokenizer(
             f"the first prompt has {prompt} tokens and an act up to {options['max_new_tokens']}: max_context={context} "
             "has no room for both"
         )
-    shown = envs.config.dialect.render_hits(hits, envs.config.max_observation_chars)
-    observation = len(form.reply(shown, False))
-    longest = -(-observation * max(len(shown), envs.config.max_observation_chars) // max(1, len(shown)))
-    text = f"the first prompt has {prompt} tokens, its search result {observation}"
+    observation, longest = _observations(envs.config, form)
+    text = f"the first prompt has {prompt} tokens, a search result {observation}, at most {longest}"
     return text, Lengths(tokenizer, prompt, observation, longest, envs.config.max_rounds)
+
+
+def _observations(env_config: EnvConfig, form: Any) -> tuple[int, int]:
+    """Tokens of a search result: the mean of results made of passages of the corpus, and of the longest that is shown."""
+    passages, shown = env_config.corpus.passages, env_config.max_observation_chars
+    each = min(env_config.top_k, len(passages))
+    starts = range(0, len(passages) - each + 1, max(1, len(passages) // _RESULTS))[:_RESULTS]
+    results = [
+        env_config.dialect.render_hits(
+            [Hit(p.id, p.title, p.text, 0.0) for p in passages[start : start + each]],
+            shown,
+        )
+        for start in starts
+    ]
+    tokens = [len(form.reply(result, False)) for result in results]
+    around = len(form.reply("", False))
+    density = sum(count - around for count in tokens) / sum(map(len, results))
+    return round(statistics.mean(tokens)), around + math.ceil(density * shown)
 
 
 def check_run_directory(run_dir: Path) -> str:

@@ -19,7 +19,6 @@ import torch
 
 from searchgym.agents.lm.half_precision import suits_bfloat16
 from searchgym.errors import SearchGymError
-from searchgym.records.retriever import Hit
 
 from ..config import TrainConfig
 from ..core.algorithm import Algorithm
@@ -109,13 +108,12 @@ def dry_run(
         expected: what its episodes are expected to be made of.
     """
     result = DryRun()
-    hits: list[Hit] | None = None
     algorithm = result.add("trainer", lambda: check_trainer(config))
     options = result.add("agent", lambda: check_agent(config, about))
     envs = result.add("environment", lambda: check_environment(config, algorithm))
     if envs is not None:
         result.add("questions", lambda: check_questions(config, envs))
-        hits = result.add("index", lambda: check_index(envs.config))
+        result.add("index", lambda: check_index(envs.config))
         if envs.config.judge is not None:
             result.add("judge", lambda: check_judge(envs.config.judge))
     architecture = lengths = None
@@ -124,7 +122,7 @@ def dry_run(
         if config.agent == "tiny" or options.get("model"):
             architecture = result.add("model", lambda: check_model(config, options))
         if envs is not None and config.agent == "hf" and os.path.isdir(options["model"]):
-            lengths = result.add("chat template", lambda: check_tokenizer(config, options, envs, hits or []))
+            lengths = result.add("chat template", lambda: check_tokenizer(config, options, envs))
     result.add("run directory", lambda: check_run_directory(run_dir))
     if architecture is not None and algorithm is not None and options is not None:
         plan = make_plan(config, algorithm, options, architecture, about, expected, lengths)
@@ -165,7 +163,8 @@ def make_plan(
     context = options.get("max_context") or architecture.positions
     act = options.get("max_new_tokens") or expected.act
     if lengths is not None:
-        context = min(context, lengths.prompt + lengths.rounds * (act + lengths.longest_observation))
+        shown = lengths.rounds * act + (lengths.rounds - 1) * lengths.longest_observation
+        context = min(context, lengths.prompt + shown)
     gpu = torch.cuda.is_available() or about.hardware in HARDWARE
     narrow = gpu or (options.get("device", "cpu") != "cuda" and suits_bfloat16(architecture.weights))
     element = 2 if options.get("dtype") == "bfloat16" or (options.get("dtype") == "auto" and narrow) else 4

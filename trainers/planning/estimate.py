@@ -38,7 +38,9 @@ __all__ = [
 
 GIB = 2**30
 HEAD_ELEMENTS = 2**23
-"""Logits of one block, as in agents/lm/token_logprobs.py."""
+"""Logits of one block at most, as in agents/lm/token_logprobs.py."""
+PROCESSOR_WORDS = 2048
+"""Words of one block on a processor, where a block is not the whole vocabulary; also as there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ ASSUMED: Mapping[str, float] = {
 """What times and the fit into a device are computed with beyond published figures; ours, not measured."""
 
 
-FRAGMENTS = 0.5
+FRAGMENTS = 0.4
 """Of the activations: holes in the heap that glibc cannot fill within a pass (`agents.lm.free_memory`). Measured: 0.4 to 0.6."""
 
 
@@ -331,6 +333,8 @@ def memory(plan: Plan) -> Memory:
         source = f"{tokens:,} tokens x ({a.layers} layers + the gradients in one) x {layer:,.0f} bytes"
     longest, share = plan.max_context, plan.sampled / plan.length
     masks = longest**2 * (s + 1) + tokens * share * longest * s
+    words = a.vocab if plan.processor is None else min(a.vocab, PROCESSOR_WORDS)
+    logits = int(min(HEAD_ELEMENTS, max(1, tokens * share) * words))
     update = [
         Figure("activations", kept, source),
         Figure(
@@ -338,7 +342,7 @@ def memory(plan: Plan) -> Memory:
             masks,
             f"{longest:,}^2 x {s + 1} bytes, and {tokens:,} x {share:.0%} sampled x {longest:,} x {s}",
         ),
-        Figure("head", 3 * 4 * HEAD_ELEMENTS, f"3 blocks of {HEAD_ELEMENTS:,} logits x 4 bytes"),
+        Figure("head", 3 * 4 * logits, f"3 blocks of {logits:,} logits x 4 bytes"),
     ]
     if not plan.rank:
         parts = 2 if a.tied else 1

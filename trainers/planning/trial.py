@@ -8,8 +8,10 @@ configuration.
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,6 +35,9 @@ __all__ = ["reduced", "try_layers"]
 
 _WORDS = 512  # of the vocabulary of the few layers; the head is tried by itself
 _HEAD_WORDS = 2**16
+_ROWS = 32  # decoded together at most
+_PROMPT = 256  # tokens of a prompt at most
+_PREFILL = 2048  # tokens of a prefill pass, as in the engine
 _WHOLE = 8  # layers; models of up to this many are tried whole
 _LARGEST = 2**29  # weights of the layers that are tried
 _OPERATIONS = 1e11  # of a forward and backward pass: a few seconds at most
@@ -55,7 +60,7 @@ def try_layers(plan: Plan, config: Any, lora: LoraOptions | None, *, own_forward
     count = _count(config, layers)
     if count * weights > _LARGEST:
         return None
-    tokens = int(min(plan.length, max(32, _OPERATIONS / (6 * count * weights))))
+    most = max(32, int(_OPERATIONS / (6 * count * weights)))  # tokens
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
@@ -70,24 +75,27 @@ def try_layers(plan: Plan, config: Any, lora: LoraOptions | None, *, own_forward
         except (SearchGymError, ValueError, AttributeError, RuntimeError):  # opening it would say why
             return None
         scale = layers / count
-        kept, update = _update(network, tokens)
-        prefill, step, row, cache, states = _generation(network, min(tokens, 256))
+        length = min(int(plan.length), most)
+        tokens = length * max(1, min(plan.pass_tokens, most) // length)
+        kept, update = _update(network, length, tokens)
+        rows = max(2, min(plan.rows, _ROWS))
+        generation = _generation(network, min(max(1, length // 2), _PROMPT), rows, most)
         words = min(_HEAD_WORDS, config.get_text_config().vocab_size)
         more = config.get_text_config().vocab_size / words
-        sampled = int(plan.pass_tokens * plan.sampled / plan.length)
-        head, head_step, head_row = _head(network.width, words, dtype, min(256, max(16, sampled)))
+        drawn = min(256, max(16, int(plan.pass_tokens * plan.sampled / plan.length)))
+        head = _head(network.width, words, dtype, drawn, rows)
     gc.collect()
     return Trial(
         layers=count,
         tokens=tokens,
         kept=kept / count / tokens,
-        cache=cache * scale,
-        states=states * scale,
-        prefill=prefill * scale,
+        cache=_cache_bytes(network) * scale,
+        states=generation.states * scale,
+        prefill=generation.prefill * scale,
         update=update * scale / tokens,
-        head=head * more,
-        step=step * scale + head_step * more,
-        row=row * scale + head_row * more,
+        head=head.update * more,
+        step=generation.step * scale + head.step * more,
+        row=generation.row * scale + head.row * more,
     )
 
 
@@ -128,8 +136,8 @@ def _least(run: Callable[[], Any], repeats: int = 2) -> float:
     return min(seconds)
 
 
-def _update(network: Network, tokens: int) -> tuple[float, float]:
-    """Bytes that a pass keeps for the backward pass, and seconds of both."""
+def _update(network: Network, length: int, tokens: int) -> tuple[float, float]:
+    """Bytes that a pass over sequences of a length keeps for the backward pass, and seconds of both passes."""
     own = {p.untyped_storage().data_ptr() for p in network.model.parameters()}
     kept: dict[int, int] = {}
 
@@ -139,57 +147,80 @@ def _update(network: Network, tokens: int) -> tuple[float, float]:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    ids = tuple(torch.randint(0, _WORDS, (tokens,)).tolist())
-    sequence = TokenSequence(ids, (tokens - 1,), (1.0,))
+    ids = torch.randint(0, _WORDS, (tokens // length, length)).tolist()
+    sequences = [TokenSequence(tuple(row), (length - 1,), (1.0,)) for row in ids]
 
-    def learn() -> None:
-        evaluate(network, [sequence], EvaluationStats(), batch_tokens=tokens)[2].sum().backward()  # type: ignore[no-untyped-call]
+    def forward() -> Tensor:
+        return evaluate(network, sequences, EvaluationStats(), batch_tokens=tokens)[2].sum()
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden_1W = evaluate(network, [sequence], EvaluationStats(), batch_tokens=tokens)[2]
-    hidden_1W.sum().backward()  # type: ignore[no-untyped-call]
-    return float(sum(kept.values())), _least(learn)
+        summed = forward()
+    summed.backward()  # type: ignore[no-untyped-call]
+    return float(sum(kept.values())), _least(lambda: forward().backward())  # type: ignore[no-untyped-call]
 
 
-def _generation(network: Network, tokens: int) -> tuple[float, float, float, float, float]:
-    """Seconds per prefilled token, of a decode step and a further row; bytes of keys and values, and of states."""
-    rows, steps = 9, 4
-    prompt = torch.randint(0, _WORDS, (tokens,)).tolist()
-    found: dict[int, tuple[float, float]] = {}
+@dataclass(frozen=True, slots=True)
+class _Generation:
+    """Seconds per prefilled token, of a decode step and of a further row; bytes of states."""
+
+    prefill: float
+    step: float
+    row: float
+    states: float
+
+
+def _generation(network: Network, tokens: int, rows: int, most: int) -> _Generation:
+    """Prompts of some tokens are fed to one row and to several, and a few more are sampled.
+
+    As many prompts differ as make a prefill pass; equal ones are computed once.
+    """
+    steps, different = 4, max(1, min(rows, _PREFILL // tokens, most // tokens))
+    prompts = torch.randint(0, _WORDS, (different, tokens)).tolist()
+    decode: dict[int, float] = {}
+    prefill, states = math.inf, 0.0
     for count in (1, rows):
-        seconds = []
         for _ in range(2):
             engine = Engine(network, (), max_new_tokens=steps + 1, max_context=tokens + steps + 2)
-            slots = list(range(count))
-            engine.begin(slots)
-            engine.generate(slots, [prompt] * count, Sampling(torch.Generator().manual_seed(0)))
-            seconds.append((engine.stats.prefill_seconds, engine.stats.decode_seconds))
-        found[count] = min(a for a, _ in seconds), min(b for _, b in seconds) / steps
-    (prefill, one), (_, many) = found[1], found[rows]
-    row = max(0.0, many - one) / (rows - 1)
-    size = network.dtype.itemsize
-    cache = sum(heads * width * size for shapes in network.kv_shapes.values() for heads, width in shapes)
-    return prefill / tokens, max(0.0, one), row, float(cache), float(engine.state_bytes)
+            engine.begin(range(count))
+            given = [prompts[i % different] for i in range(count)]
+            engine.generate(range(count), given, Sampling(torch.Generator().manual_seed(0)))
+            stats = engine.stats
+            decode[count] = min(decode.get(count, math.inf), stats.decode_seconds / steps)
+            prefill = min(prefill, stats.prefill_seconds / stats.prefilled_tokens)
+            states = float(engine.state_bytes)
+    return _Generation(prefill, decode[1], max(0.0, decode[rows] - decode[1]) / (rows - 1), states)
 
 
-def _head(width: int, words: int, dtype: torch.dtype, rows: int) -> tuple[float, float, float]:
-    """Seconds of part of a head: per token of an update, of a decode step of one row, and of a further row."""
-    hidden_NW, weight_VW = torch.randn(rows, width).to(dtype), torch.randn(words, width).to(dtype)
-    hidden_NW.requires_grad_()
-    target_N, one_N = torch.zeros(rows, dtype=torch.long), torch.ones(rows)
+def _cache_bytes(network: Network) -> float:
+    """Bytes of the keys and values of a token."""
+    numbers = sum(heads * width for shapes in network.kv_shapes.values() for heads, width in shapes)
+    return float(numbers * network.dtype.itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """Seconds per sampled token of an update, of a decode step of one row, and of a further row."""
+
+    update: float
+    step: float
+    row: float
+
+
+def _head(width: int, words: int, dtype: torch.dtype, drawn: int, rows: int) -> _Head:
+    """The head of some words: `drawn` tokens are learned from, `rows` are sampled together."""
+    hidden_NW, weight_VW = torch.randn(max(drawn, rows), width).to(dtype), torch.randn(words, width).to(dtype)
+    target_N, one_N = torch.zeros(drawn, dtype=torch.long), torch.ones(drawn)
     sampling = Sampling(torch.Generator().manual_seed(0))
 
     def learn() -> None:
-        token_logprobs(hidden_NW, weight_VW, target_N, one_N)[0].sum().backward()  # type: ignore[no-untyped-call]
+        learned_NW = hidden_NW[:drawn].requires_grad_()
+        token_logprobs(learned_NW, weight_VW, target_N, one_N)[0].sum().backward()  # type: ignore[no-untyped-call]
 
+    @torch.inference_mode()
     def draw(count: int) -> None:
-        with torch.inference_mode():
-            part = hidden_NW[:count]
-            narrow = dtype == torch.bfloat16
-            logits = head_logits(part, weight_VW) if narrow else functional.linear(part, weight_VW).float()
-            sample(logits, sampling)
+        part_NW = hidden_NW[:count]
+        narrow = dtype == torch.bfloat16
+        sample(head_logits(part_NW, weight_VW) if narrow else functional.linear(part_NW, weight_VW), sampling)
 
-    few, many = 1, 9
-    first, second = _least(lambda: draw(few)), _least(lambda: draw(many))
-    row = max(0.0, second - first) / (many - few)
-    return _least(learn) / rows, first, row
+    one, many = _least(lambda: draw(1)), _least(lambda: draw(rows))
+    return _Head(_least(learn) / drawn, one, max(0.0, many - one) / (rows - 1))
