@@ -179,7 +179,6 @@ class HFAgent(TokenPolicy):
     def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
         """See `Policy`."""
         self.engine.release()
-        give_back_freed()
         return super().evaluate_tokens(samples)
 
     def freeze_reference(self) -> Callable[[], AbstractContextManager[None]]:
