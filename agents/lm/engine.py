@@ -102,6 +102,7 @@ class Engine:
         self.share_from = share_from
         self.stats = EngineStats()
         self._prefixes = PrefixStore()
+        self._cache = KVCache(network)
         self.clear()
 
     @torch.inference_mode()

@@ -178,10 +178,7 @@ def check_index(env_config: EnvConfig) -> str:
             f"retriever {env_config.retriever.name!r} found nothing for the first question: is it the index of this corpus?"
         )
     milliseconds = (time.perf_counter() - started) * 1e3
-    return (
-        f"{env_config.retriever.name}: {len(hits)} hits for the first question in {milliseconds:.0f} ms",
-        hits,
-    )
+    return f"{env_config.retriever.name}: {len(hits)} hits for the first question in {milliseconds:.0f} ms"
 
 
 def check_judge(judge: Any) -> str:

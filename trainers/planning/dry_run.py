@@ -22,7 +22,7 @@ from searchgym.errors import SearchGymError
 
 from ..config import TrainConfig
 from ..core.algorithm import Algorithm
-from ..recipes import About, Expected
+from ..recipes import About, Expected, describe_recipe, find_recipe
 from .architecture import Architecture, read_config
 from .checks import (
     Lengths,
@@ -156,6 +156,8 @@ def make_plan(
     """
     if expected is None and lengths is not None:
         expected = Expected(prompt=lengths.prompt, observation=lengths.observation)
+    if expected is None and config.agent == "tiny":
+        expected = describe_recipe(find_recipe("tiny-cpu"))[1]
     about, expected = about or About(), expected or Expected()
     lora = lora_options(options)
     gpus = int(os.environ.get("WORLD_SIZE", about.gpus))

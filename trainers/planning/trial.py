@@ -1,7 +1,7 @@
 """A few layers of a model, tried on this machine: what they keep for the backward pass and how long they take.
 
-The layers have the model's shape and random weights, and go through the passes of a real run: `Engine` for rollouts, `evaluate`
-for the update. So attention, recurrent states, experts and adapters cost what they cost here, in any family. Nothing is read but the
+The layers have the model's shape and random weights, and go through the passes of a real run: those of `Engine` for rollouts,
+`Network.paths` for the update. So attention, recurrent states, experts and adapters cost what they cost here, in any family. Nothing is read but the
 configuration.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,10 +22,10 @@ from transformers import AutoModelForCausalLM
 
 from searchgym.agents.hf.lora import Adapter, LoraOptions
 from searchgym.agents.lm.engine import Engine
-from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.lm.half_precision import head_logits
 from searchgym.agents.lm.interface import Network
-from searchgym.agents.lm.network import open_network
+from searchgym.agents.lm.network import DecoderNetwork, open_network
+from searchgym.agents.lm.prefix_tree import PrefixTree
 from searchgym.agents.lm.sampling import Sampling, sample
 from searchgym.agents.lm.token_logprobs import token_logprobs
 from searchgym.errors import SearchGymError
@@ -39,7 +40,8 @@ _ROWS = 32  # decoded together at most
 _PROMPT = 256  # tokens of a prompt at most
 _PREFILL = 2048  # tokens of a prefill pass, as in the engine
 _WHOLE = 8  # layers; models of up to this many are tried whole
-_LARGEST = 2**29  # weights of the layers that are tried
+_ALIKE = 3  # layers, where all are of one kind
+_LARGEST = 2**30  # weights of the layers that are tried
 _OPERATIONS = 1e11  # of a forward and backward pass: a few seconds at most
 
 
@@ -77,7 +79,11 @@ def try_layers(plan: Plan, config: Any, lora: LoraOptions | None, *, own_forward
         scale = layers / count
         length = min(int(plan.length), most)
         tokens = length * max(1, min(plan.pass_tokens, most) // length)
-        kept, update = _update(network, length, tokens)
+        # Our own pass computes little of the last layer where prompts are fed.
+        fed = (layers - 1) / (count - 1) if isinstance(network, DecoderNetwork) and count < layers else scale
+        # The last layer is computed at positions that predict sampled tokens only, but the others everywhere.
+        every = max(1, round(plan.length / plan.sampled)) if count == layers else 1
+        kept, update = _update(network, length, tokens, every)
         rows = max(2, min(plan.rows, _ROWS))
         generation = _generation(network, min(max(1, length // 2), _PROMPT), rows, most)
         words = min(_HEAD_WORDS, config.get_text_config().vocab_size)
@@ -91,7 +97,7 @@ def try_layers(plan: Plan, config: Any, lora: LoraOptions | None, *, own_forward
         kept=kept / count / tokens,
         cache=_cache_bytes(network) * scale,
         states=generation.states * scale,
-        prefill=generation.prefill * scale,
+        prefill=generation.prefill * fed,
         update=update * scale / tokens,
         head=head.update * more,
         step=generation.step * scale + head.step * more,
@@ -123,7 +129,7 @@ def _count(config: Any, layers: int) -> int:
     types = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ["one"] * layers
     periods = (p for p in range(1, layers) if all(kind == types[i % p] for i, kind in enumerate(types)))
     period = next(periods, layers)
-    return period if 1 < period <= _WHOLE else min(2, layers) if period == 1 else _WHOLE
+    return period if 1 < period <= _WHOLE else _ALIKE if period == 1 else _WHOLE
 
 
 def _least(run: Callable[[], Any], repeats: int = 2) -> float:
@@ -136,8 +142,11 @@ def _least(run: Callable[[], Any], repeats: int = 2) -> float:
     return min(seconds)
 
 
-def _update(network: Network, length: int, tokens: int) -> tuple[float, float]:
-    """Bytes that a pass over sequences of a length keeps for the backward pass, and seconds of both passes."""
+def _update(network: Network, length: int, tokens: int, every: int) -> tuple[float, float]:
+    """Bytes that a pass over sequences of a length keeps for the backward pass, and seconds of both passes.
+
+    The hidden states of every so many positions are learned from.
+    """
     own = {p.untyped_storage().data_ptr() for p in network.model.parameters()}
     kept: dict[int, int] = {}
 
@@ -148,10 +157,12 @@ def _update(network: Network, length: int, tokens: int) -> tuple[float, float]:
         return tensor
 
     ids = torch.randint(0, _WORDS, (tokens // length, length)).tolist()
-    sequences = [TokenSequence(tuple(row), (length - 1,), (1.0,)) for row in ids]
+    tree = PrefixTree.grow([tuple(row) for row in ids])
+    ends = [int(columns[-1]) for columns in tree.columns]
+    positions = np.union1d(np.arange(0, len(tree.ids_T), every), np.array(ends))
 
     def forward() -> Tensor:
-        return evaluate(network, sequences, EvaluationStats(), batch_tokens=tokens)[2].sum()
+        return network.paths(tree, positions).sum()
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         summed = forward()
