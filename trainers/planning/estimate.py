@@ -93,8 +93,9 @@ ASSUMED: Mapping[str, float] = {
 """What times and the fit into a device are computed with beyond published figures; ours, not measured."""
 
 
-FRAGMENTS = 0.4
-"""Of the activations: holes in the heap that glibc cannot fill within a pass (`agents.lm.free_memory`). Measured: 0.4 to 0.6."""
+FRAGMENTS: Mapping[str, float] = {"adapters": 0.5, "all weights": 0.1}
+"""Of the activations: holes in the heap that glibc cannot fill within a pass (`agents.lm.free_memory`). Adapters make more tensors
+that are freed between those that are kept. Measured, see `tests/benchmarks/bench_estimates.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +350,8 @@ def memory(plan: Plan) -> Memory:
         source = f"{parts} x {a.embedding_weights:,} weights x {s} bytes: gradients of the embedding before they are added"
         update.append(Figure("embedding", parts * a.embedding_weights * s, source))
     if plan.processor is not None:
-        update.append(Figure("fragments", FRAGMENTS * kept, f"{FRAGMENTS:.0%} of the activations"))
+        share = FRAGMENTS["adapters" if plan.rank else "all weights"]
+        update.append(Figure("fragments", share * kept, f"{share:.0%} of the activations"))
     rollouts = []
     if plan.shards > 1:
         source = f"2 x {a.layer_weights:,} weights of a layer x {s} bytes"
