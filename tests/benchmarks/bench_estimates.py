@@ -3,8 +3,9 @@
     python tests/benchmarks/bench_estimates.py [NAME …] [--config FILE.toml] [--iterations 3]
 
 Each run is a process of its own that trains a few iterations on one thread. Its episodes say how many rounds and tokens to
-expect, then a second process makes the estimate. `--config` adds a run of your own, e.g. published weights. Processor time, so
-that other work on the machine changes little; the first iteration is left out. Prints one line per run.
+expect, then a second process makes the estimate. `--config` takes a run of your own instead, e.g. published weights. All groups are
+learned from, those of equal reward too. Processor time, so that other work on the machine changes little; the first iteration is
+left out where there are more. Prints one line per run.
 """
 
 from __future__ import annotations
@@ -108,7 +109,11 @@ def train(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
     rows = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
-    seconds = [sum(row[k] for k in ("collect", "update")) for row in rows if row["iteration"] > 1]
+    seconds = [
+        sum(row[k] for k in ("collect", "update"))
+        for row in rows
+        if row["iteration"] >= min(2, values["iterations"])
+    ]
     segments, rounds = [], []
     for path in sorted((folder / "episodes").glob("train*.jsonl*"))[1:]:
         for episode in load_episodes(path):

@@ -104,7 +104,8 @@ class Trial:
 
     Attributes:
         layers: that were tried.
-        tokens: length of the sequence that was tried.
+        tokens: length of the pass that was tried.
+        shares: whether the common beginnings of a group's episodes are computed once in an update: not with recurrent states.
         kept: bytes per token and layer that are kept for the backward pass.
         cache: bytes of keys and values of a token, in all layers.
         states: bytes of the recurrent states of an episode, in all layers.
@@ -117,6 +118,7 @@ class Trial:
 
     layers: int
     tokens: int
+    shares: bool
     kept: float
     cache: float
     states: float
@@ -235,6 +237,19 @@ class Plan:
         return min(self.prompt + self.sampled + (self.rounds - 1) * self.observation, self.max_context)
 
     @property
+    def computed(self) -> float:
+        """Positions of an iteration's update on one device, as expected; a group's prompt counts once."""
+        groups, mine = self.groups / self.gpus, self.episodes / self.gpus
+        return groups * self.prompt + mine * max(0.0, self.length - self.prompt)
+
+    @property
+    def repeated(self) -> float:
+        """How often a position is computed on average; more than once where common beginnings are not shared."""
+        if self.trial is None or self.trial.shares:
+            return 1.0
+        return self.episodes / self.gpus * self.length / self.computed
+
+    @property
     def pass_tokens(self) -> int:
         """Tokens of the largest forward and backward pass: the budget, or one episode that is longer."""
         return max(self.token_budget, self.max_context)
@@ -325,7 +340,7 @@ def memory(plan: Plan) -> Memory:
         Figure("optimizer states", some * plan.states, f"{trained} x {plan.states:g} bytes"),
     ]
     layer = activation_bytes(plan)
-    tokens = plan.pass_tokens
+    tokens = max(plan.max_context, int(plan.token_budget * plan.repeated))
     if plan.checkpointing:
         kept = tokens * (a.layers * s * a.hidden + 2 * layer)
         source = f"{tokens:,} tokens x ({a.layers} layer inputs of {s * a.hidden:,} bytes + 2 x {layer:,.0f} in one layer)"

@@ -101,8 +101,8 @@ def _print_processor(console: Console, plan: Plan) -> None:
     console.print(
         f"{tried.layers} of {plan.architecture.layers} layers with random weights and the head were tried here, with "
         f"{tried.tokens} tokens. Times are for {plan.rounds:g} rounds per episode, {plan.act} tokens per act, "
-        f"{plan.observation} per observation, on a machine as busy as it is now. Retrieval, judge, records and "
-        "evaluations come on top."
+        f"{plan.observation} per observation, on a machine as busy as it is now, and as if no group were skipped. "
+        "Retrieval, judge, records and evaluations come on top."
     )
 
 

@@ -81,7 +81,7 @@ def processor_seconds(plan: Plan, trial: Trial) -> list[Figure]:
         figures.append(
             Figure("prefill", fed * trial.prefill, f"{fed:,.0f} tokens x {trial.prefill * 1e3:.2f} ms")
         )
-    computed = plan.groups / plan.gpus * plan.prompt + mine * max(0.0, plan.length - plan.prompt)
+    computed = plan.computed * plan.repeated
     if plan.reference:
         source = f"{computed:,.0f} tokens x {trial.prefill * 1e3:.2f} ms"
         figures.append(Figure("reference", computed * trial.prefill, source))

@@ -94,6 +94,7 @@ def try_layers(plan: Plan, config: Any, lora: LoraOptions | None, *, own_forward
     return Trial(
         layers=count,
         tokens=tokens,
+        shares=network.pads,
         kept=kept / count / tokens,
         cache=_cache_bytes(network) * scale,
         states=generation.states * scale,
