@@ -115,7 +115,7 @@ def train(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         if row["iteration"] >= min(2, values["iterations"])
     ]
     segments, rounds = [], []
-    for path in sorted((folder / "episodes").glob("train*.jsonl*"))[1:]:
+    for path in sorted((folder / "episodes").glob("train*.jsonl"))[-len(seconds) :]:
         for episode in load_episodes(path):
             segments.append(episode.segments[-1])
             rounds.append(len(episode.rounds))
