@@ -114,15 +114,20 @@ def train(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         for row in rows
         if row["iteration"] >= min(2, values["iterations"])
     ]
-    segments, rounds = [], []
+    segments, rounds, positions = [], [], set()
     for path in sorted((folder / "episodes").glob("train*.jsonl"))[-len(seconds) :]:
         for episode in load_episodes(path):
             segments.append(episode.segments[-1])
             rounds.append(len(episode.rounds))
+            tokens = tuple(segments[-1].tokens)
+            positions |= {(episode.group_id, hash(tokens[:n])) for n in range(len(tokens))}
     prompt = statistics.mean(s.mask.index(1) for s in segments)
     sampled = statistics.mean(sum(s.mask) for s in segments)
     length, mean_rounds = statistics.mean(len(s.tokens) for s in segments), statistics.mean(rounds)
+    groups = len({group for group, _ in positions})
+    own = len(segments) * (length - prompt)  # tokens after the prompts
     expected = {
+        "shared": max(0.0, round(1 - (len(positions) - groups * prompt) / own, 2)),
         "rounds": mean_rounds,
         "prompt": round(prompt),
         "act": max(1, round(sampled / mean_rounds)),

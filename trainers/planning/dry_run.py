@@ -191,6 +191,7 @@ def make_plan(
         prompt=expected.prompt,
         act=min(expected.act, act),
         observation=expected.observation,
+        shared=expected.shared,
         gpus=gpus,
         sharded=about.fsdp,
     )

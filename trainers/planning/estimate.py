@@ -93,6 +93,8 @@ ASSUMED: Mapping[str, float] = {
 """What times and the fit into a device are computed with beyond published figures; ours, not measured."""
 
 
+LONGEST = 2.5
+"""The longest act of a batch, in mean acts. Measured: 2 to 3, with published weights and with the tiny model."""
 FRAGMENTS: Mapping[str, float] = {"adapters": 0.5, "all weights": 0.1}
 """Of the activations: holes in the heap that glibc cannot fill within a pass (`agents.lm.free_memory`). Adapters make more tensors
 that are freed between those that are kept. Measured, see `tests/benchmarks/bench_estimates.py`."""
@@ -161,6 +163,7 @@ class Plan:
         groups: questions per iteration; the prompt of a question is computed once.
         epochs, iterations: passes over an iteration's episodes, and iterations.
         rounds, prompt, act, observation: expected per episode, the last three in tokens.
+        shared: part of acts and observations that episodes of a group have in common, and that are computed once.
         gpus: processes, each with a device of its own.
         sharded: whether layers, with their gradients and states, are divided among them (FSDP); embedding and head
             stay whole on each, and layers are gathered while episodes are played.
@@ -187,6 +190,7 @@ class Plan:
     prompt: int
     act: int
     observation: int
+    shared: float = 0.0
     gpus: int = 1
     sharded: bool = False
     processor: Processor | None = None
@@ -238,9 +242,9 @@ class Plan:
 
     @property
     def computed(self) -> float:
-        """Positions of an iteration's update on one device, as expected; a group's prompt counts once."""
+        """Positions of an iteration's update on one device, as expected; what a group shares counts once."""
         groups, mine = self.groups / self.gpus, self.episodes / self.gpus
-        return groups * self.prompt + mine * max(0.0, self.length - self.prompt)
+        return groups * self.prompt + mine * max(0.0, self.length - self.prompt) * (1 - self.shared)
 
     @property
     def repeated(self) -> float:

@@ -7,9 +7,7 @@ processor multiply tokens with what a few layers took when they were tried (`Tri
 
 from __future__ import annotations
 
-import math
-
-from .estimate import ASSUMED, Figure, Hardware, Plan, Trial
+from .estimate import ASSUMED, LONGEST, Figure, Hardware, Plan, Trial
 
 __all__ = ["operations", "processor_seconds", "seconds"]
 
@@ -65,19 +63,19 @@ def seconds(plan: Plan, hardware: Hardware) -> list[Figure]:
 def processor_seconds(plan: Plan, trial: Trial) -> list[Figure]:
     """What an iteration takes on this processor, one figure per part; retrieval, judge and records come on top.
 
-    An act is as long as the longest of its batch takes: for acts whose lengths are spread like an exponential, the mean times
-    one and the logarithm of their number.
+    An act takes as many steps as the longest of its batch (`LONGEST`).
     """
     mine = plan.episodes / plan.gpus
     figures = []
     if plan.engine == "transformers":
         rows = min(plan.rows, mine)
-        longest = min(plan.max_act, plan.act * (1 + math.log(rows)))
+        longest = min(plan.max_act, plan.act * LONGEST)
         steps, sampled = mine / rows * plan.rounds * longest, mine * plan.sampled
         further = max(0.0, sampled - steps)
         source = f"{steps:,.0f} steps x {trial.step * 1e3:.1f} ms, {further:,.0f} further tokens x {trial.row * 1e3:.1f} ms"
         figures.append(Figure("decode", steps * trial.step + further * trial.row, source))
-        fed = plan.groups / plan.gpus * plan.prompt + mine * (plan.rounds - 1) * plan.observation
+        observed = mine * (plan.rounds - 1) * plan.observation * (1 - plan.shared)
+        fed = plan.groups / plan.gpus * plan.prompt + observed
         figures.append(
             Figure("prefill", fed * trial.prefill, f"{fed:,.0f} tokens x {trial.prefill * 1e3:.2f} ms")
         )
