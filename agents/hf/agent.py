@@ -25,6 +25,7 @@ from searchgym.records.episode import Episode, Segment, StopReason
 
 from ..lm.cached_forward import decoder_of
 from ..lm.evaluation import EvaluationStats
+from ..lm.free_memory import give_back_freed
 from ..lm.generation import Ending
 from ..lm.network import ModelNetwork, open_network
 from ..lm.token_policy import TokenPolicy
@@ -122,6 +123,7 @@ class HFAgent(TokenPolicy):
         self.engine.stop_strings = tuple(agent_context.dialect.stop_strings)
         self.engine.clear()
         self._ended.clear()
+        give_back_freed()
 
     def begin(self, slots: Sequence[int]) -> None:
         self.engine.begin(slots)

@@ -18,7 +18,7 @@ from searchgym.errors import ConfigError, did_you_mean
 from searchgym.files import check_files, policy_directory
 
 from ..lm.cached_forward import decoder_of
-from ..lm.half_precision import has_matrix_units
+from ..lm.half_precision import suits_bfloat16
 from .gguf import check_gguf, make_ordinary, not_read
 from .lora import Adapter, adapter_base
 from .options import HFOptions
@@ -40,9 +40,6 @@ __all__ = [
 ]
 
 _PROBE = 10.0  # seconds to wait for the Hub
-_NARROW_FROM = (
-    2**26
-)  # weights; the products of smaller models are too small for matrix units to gain anything
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -80,7 +77,7 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
     dtype = options.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
-    may_narrow = options.dtype == "auto" and device.type == "cpu" and has_matrix_units()
+    may_narrow = options.dtype == "auto" and device.type == "cpu"
     path = check_path(owner, "model", path)
     if os.path.isdir(path):
         path = str(policy_directory(path))
@@ -93,7 +90,7 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
     source = path if base is None else base
     tokenizer = open_chat_tokenizer(owner, path, source, options.gguf_file, options.chat_template)
     model = open_model(owner, source, dtype, attention=options.attention, gguf_file=options.gguf_file)
-    if may_narrow and model.num_parameters() >= _NARROW_FROM:
+    if may_narrow and suits_bfloat16(model.num_parameters()):
         model, dtype = model.to(torch.bfloat16), "bfloat16"
     freeze_other_towers(model)
     model = model.to(device)

@@ -36,6 +36,8 @@ class BaseNetwork:
         config = model.config.get_text_config()
         self.model = model
         self.kv_shapes: dict[int, KVShape] = {}
+        self.windowed: frozenset[int] = frozenset()
+        self.window = 0
         self.pads = True
         self.width: int = config.hidden_size
         self.positions: int = getattr(config, "max_position_embeddings", None) or _NO_LIMIT

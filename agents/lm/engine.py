@@ -29,6 +29,7 @@ from torch import Tensor
 
 from searchgym.errors import ConfigError
 
+from .free_memory import give_back_freed
 from .generation import Ending, EngineStats, Generation
 from .interface import Network
 from .kv_cache import KVCache
@@ -101,6 +102,7 @@ class Engine:
         self.share_from = share_from
         self.stats = EngineStats()
         self._prefixes = PrefixStore()
+        self._cache = KVCache(network)
         self.clear()
 
     @torch.inference_mode()
@@ -152,15 +154,19 @@ class Engine:
 
     def release(self) -> None:
         """Free the cache. Contexts stay, and those of episodes that continue are computed again."""
-        self._cache = KVCache(self.network)
-        for slot in self._slots.values():
-            slot.cached = 0
+        if self._cache.rows:
+            self._cache = KVCache(self.network)
+            self._first = 0
+            for slot in self._slots.values():
+                slot.cached = 0
+            give_back_freed()
 
     def clear(self) -> None:
         """Forget all slots and free the cache."""
         self._slots: dict[int, _Slot] = {}
         self._at: list[_Slot] = []  # which slot each row belongs to
         self._cache = KVCache(self.network)
+        self._first = 0  # column that the windows of the acting slots reach
 
     def begin(self, slots: Iterable[int]) -> None:
         """Start empty contexts in these slots."""
@@ -252,7 +258,7 @@ class Engine:
                 self.stats.prompt_tokens += len(generation.prompt_ids)
             # Leave room for the act, and for prefill rows padded to the longest of their batch.
             padded = max(s.cached for s in feeding) + max(len(s.context) - s.cached for s in feeding)
-            self._reserve(max(padded, max(len(s.context) for s in feeding) + self.max_new_tokens))
+            self._slide(feeding, max(padded, max(len(s.context) for s in feeding) + self.max_new_tokens))
             self._arrange(feeding)
             logits_BV = self._prefill(feeding)
             middle = time.perf_counter()
@@ -261,6 +267,11 @@ class Engine:
             self.stats.decode_seconds += time.perf_counter() - middle
         return results
 
+    @property
+    def state_bytes(self) -> int:
+        """Size of the recurrent and convolution states of one episode, once any were computed."""
+        return self._cache.state_bytes
+
     def _slot(self, number: int) -> _Slot:
         try:
             return self._slots[number]
@@ -268,7 +279,21 @@ class Engine:
             raise ConfigError(f"slot {number!r} has no episode: call begin([{number!r}]) first") from None
 
     def _reserve(self, columns: int) -> None:
-        self._cache.reserve(len(self._at), columns, self.max_context + self.max_new_tokens)
+        self._cache.reserve(len(self._at), columns, self.max_context + self.max_new_tokens, self._first)
+
+    def _slide(self, slots: list[_Slot], columns: int) -> None:
+        """Make room for these slots. If that drops columns that the windows of others still reach, those are computed again
+        when they act: as a rule their episodes have ended.
+        """
+        window = self.network.window
+        if self.network.windowed:
+            self._first = max(0, min(slot.cached for slot in slots) - window + 1)
+        self._reserve(columns)
+        if self._cache.offset:
+            acting = set(slots)
+            for slot in self._at:
+                if slot not in acting and slot.cached - window + 1 < self._cache.offset:
+                    slot.cached = 0
 
     def _arrange(self, slots: list[_Slot]) -> None:
         """Move these slots into the first rows, in order; the slots that were there take the rows that become free."""

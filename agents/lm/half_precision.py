@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["has_matrix_units", "head_logits", "products_of_bfloat16"]
+__all__ = ["has_matrix_units", "head_logits", "products_of_bfloat16", "suits_bfloat16"]
 
+_NARROW_FROM = (
+    2**26
+)  # weights; the products of smaller models are too small for matrix units to gain anything
 _BLOCK = 2048  # rows of the weight: 5 MB in float32 at a width of 640
 
 
@@ -23,6 +26,11 @@ def has_matrix_units() -> bool:
     """Whether the processor multiplies matrices of bfloat16 in units of their own (AMX)."""
     capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16"))
+
+
+def suits_bfloat16(weights: int) -> bool:
+    """Whether a model of this many weights is faster in bfloat16 than in float32 on this processor."""
+    return weights >= _NARROW_FROM and has_matrix_units()
 
 
 @contextmanager

@@ -31,7 +31,10 @@ class CacheView(Protocol):
     columns: int
 
     def store(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Add new keys and values of a layer; returns those of the rows from position 0 on, [B, H, K, D] each."""
+        """Add new keys and values of a layer; returns those of the rows from position `offset` on, [B, H, K, D] each."""
+
+    def offset(self, layer: int) -> int:
+        """First position of which there are keys and values; 0 where the layer sees more than a window."""
 
     def state(self, layer: int, name: str) -> Tensor | None:
         """A state of a layer that is not keys and values, [B, …]; None at the start of the rows. It may be changed in place."""
@@ -49,6 +52,8 @@ class Network(Protocol):
     Attributes:
         model: transformers' model, without peft's wrapper.
         kv_shapes: of every layer with keys and values, by its number.
+        windowed: layers of these that see the last `window` positions only.
+        window: see `windowed`.
         pads: whether rows of unequal length may share a pass; not where a layer has a recurrent state.
         width: size of the hidden states.
         positions: longest context in tokens.
@@ -57,6 +62,8 @@ class Network(Protocol):
 
     model: Any
     kv_shapes: dict[int, KVShape]
+    windowed: frozenset[int]
+    window: int
     pads: bool
     width: int
     positions: int

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .free_memory import give_back_freed
 from .interface import Network
 
 __all__ = ["KVCache", "KVCacheView"]
 
+_STEP = 128  # columns
 _States = dict[tuple[int, str], Tensor]  # [rows, …] by layer and name
 
 
@@ -25,10 +27,15 @@ class KVCache:
 
     Buffers are per layer, so that growing needs a second copy of one of them only. Each forward pass gets a view that
     says which rows and columns it writes. Columns beyond a row's length may hold stale values; they are finite and
-    always masked.
+    always masked. Layers that see a window hold the columns from `offset` on only, those before the window of every row that is
+    in use.
 
     Args:
         network: the model whose keys, values and states are cached.
+
+    Attributes:
+        rows: that there are.
+        offset: first column that the layers with a window hold.
     """
 
     def __init__(self, network: Network) -> None:
@@ -38,33 +45,42 @@ class KVCache:
             for shapes in network.kv_shapes.values()
             for heads, size in shapes
         ]
+        self._windowed = [layer in network.windowed for layer in network.kv_shapes for _ in range(2)]
         self._device = network.device
-        self._rows = self._columns = 0
+        self.rows = self._columns = self.offset = 0
         self._states: _States = {}
 
-    def reserve(self, rows: int, columns: int, most: int) -> None:
+    @property
+    def state_bytes(self) -> int:
+        """Size of the states of one row."""
+        return sum(state[0].nbytes for state in self._states.values())
+
+    def reserve(self, rows: int, columns: int, most: int, first: int) -> None:
         """Grow to at least this many rows and columns and keep the contents.
 
         Args:
             rows: rows needed.
             columns: columns needed.
             most: columns that will ever be needed; growing ahead stops there.
+            first: first column that the window of any row in use reaches.
         """
-        if rows <= self._rows and columns <= self._columns:
+        if rows <= self.rows and columns <= self._columns and first >= self.offset:
             return
-        grown_rows = self._rows if rows <= self._rows else max(rows, self._rows * 3 // 2)
+        grown_rows = self.rows if rows <= self.rows else max(rows, self.rows * 3 // 2)
         grown_columns = self._columns
         if columns > self._columns:
-            grown_columns = -(-max(columns, min(self._columns * 3 // 2, most)) // 128) * 128
+            grown_columns = -(-max(columns, min(self._columns * 3 // 2, most)) // _STEP) * _STEP
+        offset = first // _STEP * _STEP
         for i, old in enumerate(self._layers):
-            new = old.new_empty(grown_rows, old.shape[1], grown_columns, old.shape[3])
-            new[: self._rows, :, : self._columns] = old
-            new[self._rows :] = 0
-            new[: self._rows, :, self._columns :] = 0
+            begin, held = (offset, self.offset) if self._windowed[i] else (0, 0)
+            new = old.new_zeros(grown_rows, old.shape[1], grown_columns - begin, old.shape[3])
+            common = max(begin, held)
+            new[: self.rows, :, common - begin : self._columns - begin] = old[:, :, common - held :]
             self._layers[i] = new
         for key, state in self._states.items():
-            self._states[key] = torch.cat([state, state.new_zeros(grown_rows - self._rows, *state.shape[1:])])
-        self._rows, self._columns = grown_rows, grown_columns
+            self._states[key] = torch.cat([state, state.new_zeros(grown_rows - self.rows, *state.shape[1:])])
+        self.rows, self._columns, self.offset = grown_rows, grown_columns, offset
+        give_back_freed()
 
     def move(self, sources: Sequence[int], targets: Sequence[int], columns: int) -> None:
         """Copy the first `columns` columns of each source row, and its states, to its target row, all at once.
@@ -73,14 +89,17 @@ class KVCache:
         """
         if sources and columns:
             source_M, target_M = (torch.tensor(rows, device=self._device) for rows in (sources, targets))
-            for layer in self._layers:
-                used = layer[:, :, :columns]
+            for layer, windowed in zip(self._layers, self._windowed, strict=True):
+                used = layer[:, :, : max(0, columns - self.offset * windowed)]
                 used[target_M] = used[source_M]
             for state in self._states.values():
                 state[target_M] = state[source_M]
 
     def read(self, row: int, columns: int) -> list[Tensor]:
-        """A copy of the first columns of a row, without its states: keys and values in turn, [heads, columns, head size]."""
+        """A copy of the first columns of a row, without its states: keys and values in turn, [heads, columns, head size].
+
+        Only as long as `offset` is 0.
+        """
         return [layer[row, :, :columns].clone() for layer in self._layers]
 
     def write(self, row: int, layers: Sequence[Tensor], begin: int, end: int) -> None:
@@ -92,8 +111,10 @@ class KVCache:
             begin: the first column.
             end: the column after the last.
         """
-        for layer, kept in zip(self._layers, layers, strict=True):
-            layer[row, :, begin:end] = kept[:, begin:end]
+        for layer, kept, windowed in zip(self._layers, layers, self._windowed, strict=True):
+            offset = self.offset * windowed
+            start = min(end, max(begin, offset))
+            layer[row, :, start - offset : end - offset] = kept[:, start:end]
 
     def at(
         self, rows_B: Tensor | None, positions_BT: Tensor, columns: int, *, fresh: bool = False
@@ -109,7 +130,10 @@ class KVCache:
         buffers = dict(
             zip(self._numbers, zip(self._layers[::2], self._layers[1::2], strict=True), strict=True)
         )
-        return KVCacheView(buffers, self._states, self._rows, rows_B, positions_BT, columns, fresh)
+        offsets = dict(
+            zip(self._numbers, (self.offset * windowed for windowed in self._windowed[::2]), strict=True)
+        )
+        return KVCacheView(buffers, offsets, self._states, self.rows, rows_B, positions_BT, columns, fresh)
 
 
 class KVCacheView:
@@ -118,6 +142,7 @@ class KVCacheView:
     def __init__(
         self,
         buffers: dict[int, tuple[Tensor, Tensor]],
+        offsets: dict[int, int],
         states: _States,
         capacity: int,
         rows_B: Tensor | None,
@@ -125,7 +150,8 @@ class KVCacheView:
         columns: int,
         fresh: bool,
     ) -> None:
-        self._buffers, self._states, self._capacity = buffers, states, capacity
+        self._buffers, self._offsets = buffers, offsets
+        self._states, self._capacity = states, capacity
         self._rows, self._positions, self._fresh = rows_B, positions_BT, fresh
         self._count = len(positions_BT)
         first = torch.arange(self._count, device=positions_BT.device) if rows_B is None else rows_B
@@ -136,12 +162,17 @@ class KVCacheView:
     def store(self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor) -> tuple[Tensor, Tensor]:
         """See `CacheView`."""
         keys_RHKD, values_RHKD = self._buffers[layer]
-        return self._exchange(keys_RHKD, key_BHTD), self._exchange(values_RHKD, value_BHTD)
+        offset = self._offsets[layer]
+        return self._exchange(keys_RHKD, key_BHTD, offset), self._exchange(values_RHKD, value_BHTD, offset)
 
-    def _exchange(self, buffer_RHKD: Tensor, new_BHTD: Tensor) -> Tensor:
-        buffer_RHKD[self._index, :, self._positions] = new_BHTD.transpose(1, 2)
-        used = buffer_RHKD[:, :, : self.columns]
+    def _exchange(self, buffer_RHKD: Tensor, new_BHTD: Tensor, offset: int) -> Tensor:
+        buffer_RHKD[self._index, :, self._positions - offset] = new_BHTD.transpose(1, 2)
+        used = buffer_RHKD[:, :, : self.columns - offset]
         return used[: len(new_BHTD)] if self._rows is None else used.index_select(0, self._rows)
+
+    def offset(self, layer: int) -> int:
+        """See `CacheView`."""
+        return self._offsets[layer]
 
     def state(self, layer: int, name: str) -> Tensor | None:
         """See `CacheView`."""

@@ -63,6 +63,11 @@ class ModelNetwork(BaseNetwork):
                 enable = getattr(model, "activation_checkpointing_enable", None)
                 (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
             self._try_out()
+            if self._window is not None:
+                self.window = self._window
+                self.windowed = frozenset(self._windowed if self._types else self.kv_shapes) & {
+                    *self.kv_shapes
+                }
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"models of type {model.config.model_type!r} cannot be used: {type(error).__name__}: {error}. Use a model "
@@ -214,7 +219,8 @@ class _Adapter(Cache):
     ) -> tuple[Tensor, Tensor]:
         key, value = self._cache.store(layer_idx, key_states, value_states)
         if self.begin and (self._windowed is None or layer_idx in self._windowed):
-            return key[:, :, self.begin :], value[:, :, self.begin :]
+            begin = self.begin - self._cache.offset(layer_idx)
+            return key[:, :, begin:], value[:, :, begin:]
         return key, value
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -266,6 +272,9 @@ class _Growing:
             key_BHTD, value_BHTD = torch.cat([key, key_BHTD], 2), torch.cat([value, value_BHTD], 2)
         self.kept[layer] = key_BHTD, value_BHTD
         return key_BHTD, value_BHTD
+
+    def offset(self, layer: int) -> int:
+        return 0
 
     def state(self, layer: int, name: str) -> Tensor | None:
         return self.states.get((layer, name))

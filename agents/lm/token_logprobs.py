@@ -53,7 +53,7 @@ def token_logprobs(
     Gradients flow to `hidden_UW`, `weight_VW` and `bias_V` where they require them; a frozen weight costs no
     buffer of its size. Half-precision inputs are multiplied in full precision on the CPU; on a GPU their products are
     summed in float32. Where all logits fit one block they are kept for the backward pass, otherwise they
-    are computed twice.
+    are computed twice; so they are of a half-precision head of more than 2,048 words on the CPU.
 
     Args:
         hidden_UW: hidden states after the last norm.
@@ -70,7 +70,8 @@ def token_logprobs(
     rows, words = len(hidden_UW), len(weight_VW)
     if chunk is None:
         chunk = max(1, BLOCK_ELEMENTS // max(1, rows))
-        if chunk < words and hidden_UW.device.type == "cpu":
+        widened = weight_VW.dtype in (torch.bfloat16, torch.float16)
+        if hidden_UW.device.type == "cpu" and (chunk < words or widened):  # no widened copy of the whole head
             chunk = min(chunk, _CPU_WORDS)
     if rows_N is None:
         rows_N = torch.arange(rows, device=hidden_UW.device)

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import searchgym
-from searchgym.agents.hf import loading
 from searchgym.agents.hf.agent import HFAgent
 from searchgym.agents.hf.templates import TEMPLATES, give_template
+from searchgym.agents.lm import half_precision
 from searchgym.agents.lm.half_precision import head_logits
 from searchgym.errors import ConfigError
 from searchgym.records.episode import Episode, save_episodes
@@ -273,10 +273,10 @@ def test_matrix_units_choose_bfloat16_for_large_models_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save_family(tmp_path / "base", "llama", base_tokenizer())
-    monkeypatch.setattr(loading, "has_matrix_units", lambda: True)
+    monkeypatch.setattr(half_precision, "has_matrix_units", lambda: True)
     assert HFAgent(path, chat_template="plain").describe()["dtype"] == "float32"
-    monkeypatch.setattr(loading, "_NARROW_FROM", 1000)
+    monkeypatch.setattr(half_precision, "_NARROW_FROM", 1000)
     assert HFAgent(path, chat_template="plain").describe()["dtype"] == "bfloat16"
     assert HFAgent(path, chat_template="plain", dtype="float32").describe()["dtype"] == "float32"
-    monkeypatch.setattr(loading, "has_matrix_units", lambda: False)
+    monkeypatch.setattr(half_precision, "has_matrix_units", lambda: False)
     assert HFAgent(path, chat_template="plain").describe()["dtype"] == "float32"

@@ -204,6 +204,21 @@ def test_the_logits_are_never_held_and_a_frozen_weight_has_no_gradient_buffer(fr
     assert (weight.grad is None) == frozen
 
 
+def test_no_half_precision_head_is_widened_as_a_whole():
+    """Not even for so few tokens that their logits would fit one block."""
+    rows, width, words = 2, 8, 10_000
+    hidden = torch.randn(rows, width).bfloat16().requires_grad_()
+    weight = torch.randn(words, width).bfloat16()
+    targets, ones = torch.tensor([9_999, 2_047]), torch.ones(rows)
+    watch = Largest()
+    watch.given = frozenset({hidden.untyped_storage().data_ptr(), weight.untyped_storage().data_ptr()})
+    with watch:
+        logprobs, _ = token_logprobs(hidden, weight, targets, ones)
+        logprobs.sum().backward()
+    assert watch.elements == 2048 * width
+    torch.testing.assert_close(logprobs.detach(), plain(hidden, weight, targets, ones)[0].detach())
+
+
 def test_a_tied_embedding_gets_both_gradients():
     given = inputs()
     ids = torch.tensor([3, 5, 5, 9, 1, 0, 28])

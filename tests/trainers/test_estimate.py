@@ -22,11 +22,10 @@ from searchgym.trainers.planning.estimate import (
     Plan,
     activation_bytes,
     memory,
-    operations,
-    seconds,
     state_bytes,
     total,
 )
+from searchgym.trainers.planning.times import operations, seconds
 
 SMALL = {
     "vocab_size": 300,
@@ -201,7 +200,7 @@ def test_peak_of_resident_memory(checkpointing):
         handle.write("5")  # the peak starts again
     forward(network, tokens)[0].sum().backward()
     p = plan(architecture, token_budget=tokens, max_context=tokens, checkpointing=checkpointing)
-    activations, masks, _ = memory(p).update  # the head's logits fit one small block here
+    activations, masks, *_ = memory(p).update  # the head's logits fit one small block here
     assert status("VmHWM") - before == pytest.approx(activations.value + masks.value, rel=0.3)
 
 
@@ -269,7 +268,8 @@ def test_memory_names_what_it_is_computed_from_and_divides_among_devices():
     here = layers / 4 + (weights - layers)  # embedding and head are not cut
     assert total(memory(four).held) == pytest.approx(20 * here)
     rollouts = [figure.value for figure in memory(four).rollouts]
-    assert rollouts == [2 * (weights - here), 8 * (TOKENS + 64) * one.architecture.cache_bytes(2)]
+    cache, logits = 8 * (TOKENS + 64) * one.architecture.cache_bytes(2), 2 * 8 * 151_936 * 4
+    assert rollouts == [2 * (weights - here), cache, logits]
     need = memory(four)
     assert all(figure.source for figure in (*need.held, *need.update, *need.rollouts))
     adapters = dataclasses.replace(one, rank=8, targets=("q_proj",))

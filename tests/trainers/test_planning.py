@@ -1,5 +1,6 @@
 """Dry runs of adapters, of other families of models, and of directories in which something is broken."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from searchgym.trainers.config import make_config
 from searchgym.trainers.planning.architecture import NoEstimateError, read_architecture
 from searchgym.trainers.planning.dry_run import dry_run
 from searchgym.trainers.planning.report import print_dry_run
+from searchgym.trainers.planning.times import processor_seconds
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "agents"))
 from families import FAMILIES, build_config
@@ -196,7 +198,8 @@ def test_experts_that_are_named_are_counted(family, tmp_path):
     assert read_architecture(str(tmp_path)).adapter_weights(3, targets) == trained
 
 
-def test_an_unknown_family_is_estimated_and_says_so(tmp_path):
+def test_an_unknown_family_is_estimated_and_says_how(tmp_path):
+    """On this processor its layers are tried; without that, they are taken for a Llama's."""
     from io import StringIO
 
     from searchgym.cli.console import Console
@@ -208,7 +211,26 @@ def test_an_unknown_family_is_estimated_and_says_so(tmp_path):
     assert found.memory.peak > 0
     out = StringIO()
     print_dry_run(Console(file=out, width=200), found)
+    assert "2 of 2 layers with random weights" in out.getvalue()
+    assert "this family is not one whose layers are known here" not in out.getvalue()
+    found.plan = dataclasses.replace(found.plan, processor=None)
+    print_dry_run(Console(file=out, width=200), found)
     assert "this family is not one whose layers are known here" in out.getvalue()
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "lfm2", "qwen3_5_moe_text"])
+def test_every_family_that_trains_is_tried(family, tmp_path):
+    """Windows, convolutions, recurrent states and experts: what is kept and cached is counted in the layers themselves."""
+    model = save_family(tmp_path / "model", family, max_position_embeddings=2048)
+    found, _ = found_by(model, tmp_path, lora={"rank": 2})
+    tried = found.plan.trial
+    agent = HFAgent(model, lora={"rank": 2}, max_new_tokens=4)
+    shapes = [shape for pair in agent.network.kv_shapes.values() for shape in pair]
+    assert tried.cache == sum(heads * size * 4 for heads, size in shapes)
+    assert (tried.states > 0) is not agent.network.pads
+    assert min(tried.kept, tried.prefill, tried.update, tried.head, tried.step) > 0
+    assert [figure.name for figure in processor_seconds(found.plan, tried)] == ["decode", "prefill", "update"]
+    assert found.memory.held[0].name == "process"
 
 
 def test_a_model_without_sizes_is_no_failure(tmp_path):

@@ -18,8 +18,9 @@ from searchgym.trainers.config import make_config
 from searchgym.trainers.core.algorithm import training_envs
 from searchgym.trainers.planning.architecture import read_architecture
 from searchgym.trainers.planning.dry_run import dry_run, make_plan
-from searchgym.trainers.planning.estimate import ASSUMED, HARDWARE, memory, seconds, total
+from searchgym.trainers.planning.estimate import ASSUMED, HARDWARE, memory, total
 from searchgym.trainers.planning.report import duration
+from searchgym.trainers.planning.times import seconds
 from searchgym.trainers.recipes import RECIPES, load_recipe
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "agents"))

@@ -16,7 +16,7 @@ from typing import Any
 from searchgym.agents.hf.targets import ALL_LINEAR, in_feed_forward, is_mixture, is_target
 from searchgym.errors import ConfigError, MissingExtraError, did_you_mean
 
-__all__ = ["MATRICES", "Architecture", "NoEstimateError", "read_architecture"]
+__all__ = ["MATRICES", "Architecture", "NoEstimateError", "read_architecture", "read_config"]
 
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The matrices of a layer, as transformers and peft name them."""
@@ -219,37 +219,67 @@ class Architecture:
         )
 
 
-def read_architecture(model: str) -> Architecture:
+def read_architecture(model: str, gguf_file: str | None = None) -> Architecture:
     """The architecture of a model, without its weights and without the network.
 
     Args:
         model: a directory with config.json, a hub id that was downloaded before, or one of Qwen/Qwen3-0.6B, 1.7B, 4B, 8B.
+        gguf_file: the file in the directory that holds the weights and says what config.json would.
 
     Raises:
         ConfigError: none of these.
         NoEstimateError: a family whose weights cannot be counted.
     """
-    named = _QWEN3_NAME.fullmatch(model)
-    if named and named[1] in _QWEN3 and not os.path.isdir(model):
-        layers, hidden, heads, intermediate, tied = _QWEN3[named[1]]
-        positions = _QWEN3_POSITIONS[named[2] or ""]
-        return Architecture(
-            layers, hidden, heads, 8, 128, intermediate, 151_936, positions, tied, qk_norm=True
-        )
+    named = _named(model)
+    if named is not None:
+        return named
+    config = read_config(model, gguf_file)
+    if config.model_type in _FAMILIES:
+        return Architecture.from_config(config.to_dict())
+    measured = importlib.import_module(".measured", __package__)  # needs torch
+    architecture: Architecture = measured.measure_architecture(config)
+    return architecture
+
+
+def read_config(model: str, gguf_file: str | None = None) -> Any:
+    """transformers' configuration of a model; see `read_architecture`.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         transformers = importlib.import_module("transformers")
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"reading the model {model!r}", "transformers", "train") from error
+    named = _named(model)
+    if named is not None:
+        return transformers.Qwen3Config(
+            vocab_size=named.vocab,
+            hidden_size=named.hidden,
+            intermediate_size=named.intermediate,
+            num_hidden_layers=named.layers,
+            num_attention_heads=named.heads,
+            num_key_value_heads=named.kv_heads,
+            head_dim=named.head_dim,
+            tie_word_embeddings=named.tied,
+            max_position_embeddings=named.positions,
+        )
+    given = {} if gguf_file is None else {"gguf_file": gguf_file}
     try:
-        config = transformers.AutoConfig.from_pretrained(model, local_files_only=True)
+        return transformers.AutoConfig.from_pretrained(model, local_files_only=True, **given)
     except Exception as error:  # the file system and any configuration may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f"the architecture of {model!r} is not known here ({reason}): give a directory with config.json, or download "
             "the model first"
         ) from error
-    if config.model_type in _FAMILIES:
-        return Architecture.from_config(config.to_dict())
-    measured = importlib.import_module(".measured", __package__)  # needs torch
-    architecture: Architecture = measured.measure_architecture(config)
-    return architecture
+
+
+def _named(model: str) -> Architecture | None:
+    """The architecture of a published model whose sizes are known here."""
+    match = _QWEN3_NAME.fullmatch(model)
+    if match is None or match[1] not in _QWEN3 or os.path.isdir(model):
+        return None
+    layers, hidden, heads, intermediate, tied = _QWEN3[match[1]]
+    positions = _QWEN3_POSITIONS[match[2] or ""]
+    return Architecture(layers, hidden, heads, 8, 128, intermediate, 151_936, positions, tied, qk_norm=True)

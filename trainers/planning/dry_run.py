@@ -10,37 +10,39 @@ import importlib
 import importlib.resources
 import importlib.util
 import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from searchgym.agents.hf.lora import LoraOptions, adapter_base, saved_options
-from searchgym.agents.policy import Policy
-from searchgym.corpora.datasets.hub import find_set
-from searchgym.corpora.indexing.disk import free_disk, human
-from searchgym.env.config import EnvConfig
-from searchgym.env.setup import registered_arguments
-from searchgym.env.vector import SearchVectorEnv, make_vec
-from searchgym.errors import ConfigError, RetrievalError, SearchGymError
-from searchgym.files import policy_directory
-from searchgym.options import plugins
-from searchgym.rollouts.collection import agent_context_of
-from searchgym.specs import bind_options
+from searchgym.agents.lm.half_precision import suits_bfloat16
+from searchgym.errors import SearchGymError
 
 from ..config import TrainConfig
-from ..core.algorithm import Algorithm, training_envs
-from ..core.registry import load_trainer, trainer_label
-from ..learner.optimizers import check_optimizer
-from ..recipes import About, Expected
-from ..runs.alarms import Alarms, parse_stops
-from ..runs.directory import check_free
-from ..runs.trackers import check_trackers
-from .architecture import Architecture, NoEstimateError, read_architecture
-from .estimate import ASSUMED, HARDWARE, Memory, Plan, disk, memory, state_bytes
+from ..core.algorithm import Algorithm
+from ..recipes import About, Expected, describe_recipe, find_recipe
+from .architecture import Architecture, read_config
+from .checks import (
+    Lengths,
+    check_agent,
+    check_device,
+    check_disk,
+    check_environment,
+    check_index,
+    check_judge,
+    check_model,
+    check_packages,
+    check_questions,
+    check_run_directory,
+    check_tokenizer,
+    check_trainer,
+    lora_options,
+    model_directory,
+    on_processor,
+)
+from .estimate import HARDWARE, Memory, Plan, memory, state_bytes
 
 __all__ = ["Check", "DryRun", "dry_run"]
 
@@ -106,27 +108,30 @@ def dry_run(
         expected: what its episodes are expected to be made of.
     """
     result = DryRun()
-    algorithm = result.add("trainer", lambda: _trainer(config))
-    options = result.add("agent", lambda: _agent(config, about))
-    envs = result.add("environment", lambda: _environment(config, algorithm))
+    algorithm = result.add("trainer", lambda: check_trainer(config))
+    options = result.add("agent", lambda: check_agent(config, about))
+    envs = result.add("environment", lambda: check_environment(config, algorithm))
     if envs is not None:
-        result.add("questions", lambda: _questions(config, envs))
-        result.add("index", lambda: _index(envs.config))
+        result.add("questions", lambda: check_questions(config, envs))
+        result.add("index", lambda: check_index(envs.config))
         if envs.config.judge is not None:
-            result.add("judge", lambda: _judge(envs.config.judge))
-    architecture = None
+            result.add("judge", lambda: check_judge(envs.config.judge))
+    architecture = lengths = None
     if options is not None:
-        result.add("packages", lambda: _packages(config, options, about))
+        result.add("packages", lambda: check_packages(config, options, about))
         if config.agent == "tiny" or options.get("model"):
-            architecture = result.add("model", lambda: _model(config, options))
+            architecture = result.add("model", lambda: check_model(config, options))
         if envs is not None and config.agent == "hf" and os.path.isdir(options["model"]):
-            result.add("chat template", lambda: _tokenizer(config, options, envs))
-    result.add("run directory", lambda: _run_directory(run_dir))
+            lengths = result.add("chat template", lambda: check_tokenizer(config, options, envs))
+    result.add("run directory", lambda: check_run_directory(run_dir))
     if architecture is not None and algorithm is not None and options is not None:
-        plan = result.plan = make_plan(config, algorithm, options, architecture, about, expected)
+        plan = make_plan(config, algorithm, options, architecture, about, expected, lengths)
+        if on_processor(options, plan, about):
+            plan = _try(config, options, plan)
+        result.plan = plan
         need = result.memory = memory(plan)
-        result.add("disk", lambda: _disk(config, run_dir, plan))
-        result.add("device", lambda: _device(options, plan, need, about))
+        result.add("disk", lambda: check_disk(config, run_dir, plan))
+        result.add("device", lambda: check_device(options, plan, need, about))
     return result
 
 
@@ -137,6 +142,7 @@ def make_plan(
     architecture: Architecture,
     about: About | None = None,
     expected: Expected | None = None,
+    lengths: Lengths | None = None,
 ) -> Plan:
     """What memory and time of a run depend on.
 
@@ -146,15 +152,24 @@ def make_plan(
         options: of the agent, defaults included.
         architecture: of its model.
         about, expected: from a recipe.
+        lengths: of prompts and observations, as far as they are known; a recipe's expectations take precedence.
     """
+    if expected is None and lengths is not None:
+        expected = Expected(prompt=lengths.prompt, observation=lengths.observation)
+    if expected is None and config.agent == "tiny":
+        expected = describe_recipe(find_recipe("tiny-cpu"))[1]
     about, expected = about or About(), expected or Expected()
-    lora = _lora(options)
+    lora = lora_options(options)
     gpus = int(os.environ.get("WORLD_SIZE", about.gpus))
     episodes = config.questions * algorithm.settings.group_size
     context = options.get("max_context") or architecture.positions
     act = options.get("max_new_tokens") or expected.act
+    if lengths is not None:
+        shown = lengths.rounds * act + (lengths.rounds - 1) * lengths.longest_observation
+        context = min(context, lengths.prompt + shown)
     gpu = torch.cuda.is_available() or about.hardware in HARDWARE
-    element = 2 if options.get("dtype") == "bfloat16" or (options.get("dtype") == "auto" and gpu) else 4
+    narrow = gpu or (options.get("device", "cpu") != "cuda" and suits_bfloat16(architecture.weights))
+    element = 2 if options.get("dtype") == "bfloat16" or (options.get("dtype") == "auto" and narrow) else 4
     return Plan(
         architecture=architecture,
         element=element,
@@ -176,226 +191,22 @@ def make_plan(
         prompt=expected.prompt,
         act=min(expected.act, act),
         observation=expected.observation,
+        shared=expected.shared,
         gpus=gpus,
         sharded=about.fsdp,
     )
 
 
-def _lora(options: dict[str, Any]) -> LoraOptions | None:
-    """The options of a new adapter, or of the one whose directory is the model."""
-    if options.get("lora") is not None:
-        return LoraOptions.read(options["lora"])
-    model = str(options.get("model", ""))
-    return saved_options(model) if adapter_base(model) is not None else None
-
-
-# -- the checks: each returns a text, or a text and what later checks need ------------------------------------
-
-
-def _trainer(config: TrainConfig) -> tuple[str, Algorithm]:
-    algorithm = load_trainer(config.trainer)(config.settings)
-    Alarms(config.alarms)
-    parse_stops(config.stop_on_alarm)
-    check_optimizer(config.optimizer, config.optimizer_options)
-    check_trackers(config.tracker, config.tracker_options)
-    size = algorithm.settings.group_size
-    text = f"{trainer_label(config.trainer)}: {config.iterations} iterations of {config.questions} questions x {size} episodes"
-    return text, algorithm
-
-
-def _agent(config: TrainConfig, about: About | None) -> tuple[str, dict[str, Any]]:
-    kind = plugins.load("agents", config.agent)
-    if not (isinstance(kind, type) and issubclass(kind, Policy)):
-        raise ConfigError(f"agent {config.agent!r} cannot be trained: it has no weights (try 'tiny' or 'hf')")
-    options = bind_options("agent", config.agent, kind, (), dict(config.agent_options))
-    for weights in ("model", "checkpoint"):
-        if isinstance(options.get(weights), str) and os.path.isdir(options[weights]):
-            options[weights] = str(policy_directory(options[weights]))
-    if about is not None and about.fsdp and options.get("attention") is None:
-        raise ConfigError(
-            f"agent {config.agent!r} cannot be sharded (fsdp) with these options: set attention=sdpa"
-        )
-    return f"{config.agent}: takes these options", options
-
-
-def _environment(config: TrainConfig, algorithm: Algorithm | None) -> tuple[str, SearchVectorEnv]:
-    arguments = {**config.env_options, "split": config.split}
-    arguments |= {name: tape for name in ("record", "replay") if (tape := getattr(config, name))}
-    _downloaded(registered_arguments(config.env, arguments).get("corpus"))
-    if config.record:  # opening it would begin the tape
-        arguments.pop("record")
-    envs = make_vec(config.env, 1, **arguments)
-    if algorithm is not None:
-        envs = training_envs(algorithm, envs)
-    env_config = envs.config
-    passages = len(env_config.corpus.passages)
-    return (
-        f"{config.env}: {passages:,} passages, {env_config.max_rounds} rounds, top {env_config.top_k}",
-        envs,
+def _try(config: TrainConfig, options: dict[str, Any], plan: Plan) -> Plan:
+    """The plan with what this processor takes for a few layers."""
+    # Not imported above: both bring in transformers.
+    measure = importlib.import_module(".processor", __package__).measure_processor
+    model = model_directory(config, options)[1]
+    processor = measure(
+        plan,
+        read_config(model, options.get("gguf_file")),
+        lora_options(options),
+        own_forward=options.get("attention") is not None,
+        threads=config.threads,
     )
-
-
-def _downloaded(corpus: Any) -> None:
-    """Refuse data that would have to be downloaded."""
-    if not isinstance(corpus, dict) or corpus.get("name") != "hub":
-        return
-    questions = corpus.get("questions") or []
-    for name in [corpus.get("corpus"), *([questions] if isinstance(questions, str) else questions)]:
-        if not isinstance(name, str) or os.path.exists(name):
-            continue
-        fetch = f"searchgym corpus fetch {name}"
-        try:
-            missing = find_set(name).missing
-        except SearchGymError as error:
-            raise ConfigError(f"{error}. On a machine with a network: {fetch}") from error
-        if missing:
-            raise ConfigError(f"{name} is not on this machine ({missing / 1e9:.1f} GB are missing): {fetch}")
-
-
-def _questions(config: TrainConfig, envs: SearchVectorEnv) -> str:
-    splits = [config.split, *([config.eval_split] if config.eval_episodes else [])]
-    counts = {split: len(envs.task_ids(split)) for split in splits}
-    empty = [split for split, count in counts.items() if not count]
-    if empty:
-        advice = "set eval_episodes to 0" if empty == [config.eval_split] else "choose another split"
-        raise ConfigError(f"no questions in split {empty[0]!r}: {advice}")
-    return ", ".join(f"{split}: {count:,}" for split, count in counts.items())
-
-
-def _index(env_config: EnvConfig) -> str:
-    started = time.perf_counter()
-    (hits,) = env_config.retriever.search([env_config.tasks(env_config.split)[0].text], env_config.top_k)
-    if isinstance(hits, RetrievalError):
-        raise hits
-    if not hits:
-        raise ConfigError(
-            f"retriever {env_config.retriever.name!r} found nothing for the first question: is it the index of this corpus?"
-        )
-    milliseconds = (time.perf_counter() - started) * 1e3
-    return f"{env_config.retriever.name}: {len(hits)} hits for the first question in {milliseconds:.0f} ms"
-
-
-def _judge(judge: Any) -> str:
-    if not hasattr(judge, "check"):
-        return f"{judge.name}: in this process"
-    judge.check()
-    return f"{judge.name}: answers"
-
-
-def _packages(config: TrainConfig, options: dict[str, Any], about: About | None) -> str:
-    """What this configuration needs beyond the base installation."""
-    needed = {"torch": "train", "transformers": "train", "safetensors": "train", "matplotlib": "train"}
-    if _lora(options) is not None:
-        needed["peft"] = "train"
-    if about is not None and about.gpus > 1:
-        needed["accelerate"] = "train"
-    if config.rollout_workers:
-        needed["ray"] = "ray"
-    if options.get("engine") == "vllm":
-        needed["vllm"] = "vllm"
-    if options.get("engine") == "vllm-server":
-        needed["openai"] = "judge"
-    for module, extra in needed.items():
-        if importlib.util.find_spec(module) is None:
-            raise ConfigError(f"{module} is not installed: pip install 'searchgym[{extra}]'")
-    return ", ".join(needed)
-
-
-def _model(config: TrainConfig, options: dict[str, Any]) -> tuple[str, Architecture | None]:
-    """Its size, where that can be known without its weights."""
-    if config.agent == "tiny":
-        name = options["checkpoint"] or "the packaged warm start"
-        model = str(options["checkpoint"] or importlib.resources.files("searchgym.agents.tiny") / "data")
-    else:
-        name = str(options["model"])
-        model = adapter_base(name) or name
-    try:
-        architecture = read_architecture(model)
-    except NoEstimateError as error:
-        return f"{error}; it may train all the same", None
-    except ConfigError as error:
-        if os.path.exists(model):
-            raise
-        return f"{error}. Without that, no estimates", None
-    lora = _lora(options)
-    if lora is not None:
-        architecture.targets(lora.targets)  # refuses names that no layer has
-    context = options.get("max_context")
-    if context is not None and context > architecture.positions:
-        raise ConfigError(f"max_context is {context}: {name} takes at most {architecture.positions} tokens")
-    estimated = " (the rest of its shape is estimated)" if architecture.counted else ""
-    return (
-        f"{name}: {architecture.weights:,} weights in {architecture.layers} layers{estimated}",
-        architecture,
-    )
-
-
-def _tokenizer(config: TrainConfig, options: dict[str, Any], envs: SearchVectorEnv) -> str:
-    """Whether the model's chat template can be used, and a first prompt fits the context."""
-    loading = importlib.import_module("searchgym.agents.hf.loading")
-    chat = importlib.import_module("searchgym.agents.hf.chat")
-    prompts = importlib.import_module("searchgym.agents.hf.prompts")
-    read = importlib.import_module("searchgym.agents.hf.options").HFOptions(
-        **{key: value for key, value in options.items() if key not in ("model", "tokenizer")}
-    )
-    path = str(options["model"])
-    source = adapter_base(path) or path
-    if not os.path.isdir(source):
-        return f"not checked: {source} is not a directory of this machine"
-    tokenizer = loading.open_chat_tokenizer("agent 'hf'", path, source, read.gguf_file, read.chat_template)
-    agent_context = prompts.prompted(
-        agent_context_of(envs.config), read.prompt, prompts.read_demonstrations(read.shown())
-    )
-    form = chat.ChatFormat(tokenizer, agent_context, thinking=read.thinking)
-    prompt = len(form.opening(envs.config.tasks(config.split)[0].text))
-    context = options.get("max_context") or tokenizer.model_max_length
-    if prompt + options["max_new_tokens"] > context:
-        raise ConfigError(
-            f"the first prompt has {prompt} tokens and an act up to {options['max_new_tokens']}: max_context={context} "
-            "has no room for both"
-        )
-    return f"the first prompt has {prompt} tokens"
-
-
-def _run_directory(run_dir: Path) -> str:
-    check_free(run_dir)
-    parent = run_dir.absolute()
-    while not parent.is_dir():
-        parent = parent.parent
-    if not os.access(parent, os.W_OK):
-        raise ConfigError(f"{parent} cannot be written: choose another --run-dir")
-    return f"{run_dir} is free"
-
-
-def _disk(config: TrainConfig, run_dir: Path, plan: Plan) -> str:
-    # The initial one, those kept, and the one being written.
-    needed = disk(plan, config.keep_checkpoints + 2)
-    free = free_disk(run_dir)
-    text = f"checkpoints take {human(needed.value)} ({needed.source}), {human(free)} are free"
-    if needed.value > free:
-        raise ConfigError(f"{text}: lower keep_checkpoints, or choose a --run-dir on another disk")
-    return text
-
-
-def _device(options: dict[str, Any], plan: Plan, need: Memory, about: About | None) -> str:
-    """Whether the devices are there, and large enough."""
-    count, wanted = torch.cuda.device_count(), str(options.get("device", "cpu"))
-    meant = about.hardware if about is not None and about.hardware in HARDWARE else ""
-    if wanted == "cpu" or (wanted == "auto" and not count and not meant and plan.gpus == 1):
-        size = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        if need.peak > size:
-            raise ConfigError(f"the run needs {human(need.peak)}, this machine has {human(size)} of memory")
-        return f"CPU: {human(need.peak)} of {human(size)} of memory"
-    if count < plan.gpus:
-        raise ConfigError(
-            f"the run is for {plan.gpus} x {meant or 'GPU'}, and there are {count} GPUs here (--agent-option device=cpu "
-            "trains on the CPU, slowly)"
-        )
-    name = torch.cuda.get_device_name(0)
-    size = torch.cuda.get_device_properties(0).total_memory * (1 - ASSUMED["reserve"])
-    if need.peak > size:
-        raise ConfigError(
-            f"the run needs {human(need.peak)} per GPU, {name} has {human(size)} to give: lower num_envs, token_budget or "
-            "max_context, or turn gradient_checkpointing on"
-        )
-    return f"{plan.gpus} x {name}: {human(need.peak)} of {human(size)}"
+    return replace(plan, processor=processor)

@@ -1,9 +1,9 @@
-"""How much memory and time a training run takes, before anything is loaded. This file does not import torch.
+"""How much memory a training run takes, before anything is loaded. This file does not import torch.
 
 Every figure states what it is computed from. Weights, gradients, optimizer states, adapters and cache are exact;
 activations count the tensors that the forward pass keeps for the backward pass; tests hold all of these to a real
-model. Times multiply counted operations and bytes with published figures of the hardware and the fractions of them
-in `ASSUMED`, which were not measured here: good for orders of magnitude, not for factors of two.
+model. For a run on this processor, a few layers are tried (`Processor`), and the process itself and what its allocator wastes
+are counted too.
 
 With s the bytes of a number of the weights, per token and layer (h width, i intermediate, q = heads x head_dim,
 k = kv_heads x head_dim), when all weights are trained:
@@ -29,15 +29,18 @@ __all__ = [
     "Hardware",
     "Memory",
     "Plan",
+    "Processor",
+    "Trial",
     "disk",
     "memory",
-    "seconds",
     "total",
 ]
 
 GIB = 2**30
 HEAD_ELEMENTS = 2**23
-"""Logits of one block, as in agents/lm/token_logprobs.py."""
+"""Logits of one block at most, as in agents/lm/token_logprobs.py."""
+PROCESSOR_WORDS = 2048
+"""Words of one block on a processor, where a block is not the whole vocabulary; also as there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,57 @@ ASSUMED: Mapping[str, float] = {
 """What times and the fit into a device are computed with beyond published figures; ours, not measured."""
 
 
+LONGEST = 2.5
+"""The longest act of a batch, in mean acts. Measured: 2 to 3, with published weights and with the tiny model."""
+FRAGMENTS: Mapping[str, float] = {"adapters": 0.5, "all weights": 0.1}
+"""Of the activations: holes in the heap that glibc cannot fill within a pass (`agents.lm.free_memory`). Adapters make more tensors
+that are freed between those that are kept. Measured, see `tests/benchmarks/bench_estimates.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What was measured of a few layers and the head (`trial.try_layers`), scaled to the whole model.
+
+    Attributes:
+        layers: that were tried.
+        tokens: length of the pass that was tried.
+        shares: whether the common beginnings of a group's episodes are computed once in an update: not with recurrent states.
+        kept: bytes per token and layer that are kept for the backward pass.
+        cache: bytes of keys and values of a token, in all layers.
+        states: bytes of the recurrent states of an episode, in all layers.
+        prefill: seconds per token of a pass without gradients.
+        update: seconds per token of a forward and backward pass, without the head.
+        head: seconds per sampled token of an update: its logits and their gradients.
+        step: seconds of a decode step of one episode.
+        row: seconds that a further episode adds to a decode step.
+    """
+
+    layers: int
+    tokens: int
+    shares: bool
+    kept: float
+    cache: float
+    states: float
+    prefill: float
+    update: float
+    head: float
+    step: float
+    row: float
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """What a run on the processor of this machine is estimated with.
+
+    Attributes:
+        process: bytes of a process without a model: libraries, tokenizer, corpus, index.
+        trial: of the model's layers; None where they are too large to be tried.
+    """
+
+    process: float
+    trial: Trial | None
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a run does, as far as memory and time depend on it.
@@ -109,9 +163,11 @@ class Plan:
         groups: questions per iteration; the prompt of a question is computed once.
         epochs, iterations: passes over an iteration's episodes, and iterations.
         rounds, prompt, act, observation: expected per episode, the last three in tokens.
+        shared: part of acts and observations that episodes of a group have in common, and that are computed once.
         gpus: processes, each with a device of its own.
         sharded: whether layers, with their gradients and states, are divided among them (FSDP); embedding and head
             stay whole on each, and layers are gathered while episodes are played.
+        processor: of this machine, if the run is for it.
     """
 
     architecture: Architecture
@@ -134,8 +190,15 @@ class Plan:
     prompt: int
     act: int
     observation: int
+    shared: float = 0.0
     gpus: int = 1
     sharded: bool = False
+    processor: Processor | None = None
+
+    @property
+    def trial(self) -> Trial | None:
+        """What was measured of the model's layers, if anything."""
+        return None if self.processor is None else self.processor.trial
 
     @property
     def trained(self) -> int:
@@ -176,6 +239,19 @@ class Plan:
     def length(self) -> float:
         """Tokens of an episode, as expected; at most `max_context`."""
         return min(self.prompt + self.sampled + (self.rounds - 1) * self.observation, self.max_context)
+
+    @property
+    def computed(self) -> float:
+        """Positions of an iteration's update on one device, as expected; what a group shares counts once."""
+        groups, mine = self.groups / self.gpus, self.episodes / self.gpus
+        return groups * self.prompt + mine * max(0.0, self.length - self.prompt) * (1 - self.shared)
+
+    @property
+    def repeated(self) -> float:
+        """How often a position is computed on average; more than once where common beginnings are not shared."""
+        if self.trial is None or self.trial.shares:
+            return 1.0
+        return self.episodes / self.gpus * self.length / self.computed
 
     @property
     def pass_tokens(self) -> int:
@@ -224,7 +300,9 @@ def total(figures: list[Figure]) -> float:
 
 
 def activation_bytes(plan: Plan) -> float:
-    """Bytes per token that one layer keeps for the backward pass; see the head of this file."""
+    """Bytes per token that one layer keeps for the backward pass: as tried, else see the head of this file."""
+    if plan.trial is not None and not plan.checkpointing:
+        return plan.trial.kept
     a, s, full = plan.architecture, plan.element, not plan.rank
     h, i, q, k = a.hidden, a.intermediate, a.heads * a.head_dim, a.kv_heads * a.head_dim
     norm = 4 + (s if full else 0)
@@ -250,6 +328,9 @@ def memory(plan: Plan) -> Memory:
     all_of, some = plan.here(False), plan.here(True)
     trained = f"{some:,.0f} trained weights{on}"
     held = [Figure("weights", all_of * s, f"{all_of:,.0f} weights{on} x {s} bytes")]
+    if plan.processor is not None:
+        source = "this process: libraries, tokenizer, corpus, index"
+        held.insert(0, Figure("process", plan.processor.process, source))
     if plan.rank:
         source = f"{trained} x 4 bytes: rank {plan.rank} on {', '.join(a.adapted(plan.targets))}"
         held.append(Figure("LoRA adapters", some * 4, source))
@@ -263,7 +344,7 @@ def memory(plan: Plan) -> Memory:
         Figure("optimizer states", some * plan.states, f"{trained} x {plan.states:g} bytes"),
     ]
     layer = activation_bytes(plan)
-    tokens = plan.pass_tokens
+    tokens = max(plan.max_context, int(plan.token_budget * plan.repeated))
     if plan.checkpointing:
         kept = tokens * (a.layers * s * a.hidden + 2 * layer)
         source = f"{tokens:,} tokens x ({a.layers} layer inputs of {s * a.hidden:,} bytes + 2 x {layer:,.0f} in one layer)"
@@ -272,6 +353,8 @@ def memory(plan: Plan) -> Memory:
         source = f"{tokens:,} tokens x ({a.layers} layers + the gradients in one) x {layer:,.0f} bytes"
     longest, share = plan.max_context, plan.sampled / plan.length
     masks = longest**2 * (s + 1) + tokens * share * longest * s
+    words = a.vocab if plan.processor is None else min(a.vocab, PROCESSOR_WORDS)
+    logits = int(min(HEAD_ELEMENTS, max(1, tokens * share) * words))
     update = [
         Figure("activations", kept, source),
         Figure(
@@ -279,8 +362,15 @@ def memory(plan: Plan) -> Memory:
             masks,
             f"{longest:,}^2 x {s + 1} bytes, and {tokens:,} x {share:.0%} sampled x {longest:,} x {s}",
         ),
-        Figure("head", 3 * 4 * HEAD_ELEMENTS, f"3 blocks of {HEAD_ELEMENTS:,} logits x 4 bytes"),
+        Figure("head", 3 * 4 * logits, f"3 blocks of {logits:,} logits x 4 bytes"),
     ]
+    if not plan.rank:
+        parts = 2 if a.tied else 1
+        source = f"{parts} x {a.embedding_weights:,} weights x {s} bytes: gradients of the embedding before they are added"
+        update.append(Figure("embedding", parts * a.embedding_weights * s, source))
+    if plan.processor is not None:
+        share = FRAGMENTS["adapters" if plan.rank else "all weights"]
+        update.append(Figure("fragments", share * kept, f"{share:.0%} of the activations"))
     rollouts = []
     if plan.shards > 1:
         source = f"2 x {a.layer_weights:,} weights of a layer x {s} bytes"
@@ -292,58 +382,17 @@ def memory(plan: Plan) -> Memory:
         source = f"{a.weights:,} weights x {s} bytes: the engine's own"
         rollouts.append(Figure("weights to sample with", a.weights * s, source))
     if plan.engine != "vllm-server":
-        longest, per = plan.max_context + plan.max_act, a.cache_bytes(s)
-        source = f"{plan.rows} episodes x {longest:,} tokens x {per:,} bytes (2 x layers x key-value heads x head size x {s})"
-        rollouts.append(Figure("cache", plan.rows * longest * per, source))
+        longest, per, states = plan.max_context + plan.max_act, float(a.cache_bytes(s)), 0.0
+        of = f"2 x layers x key-value heads x head size x {s}"
+        if plan.trial is not None:
+            per, states, of = plan.trial.cache, plan.trial.states, "keys and values as tried"
+        source = f"{plan.rows} episodes x {longest:,} tokens x {per:,.0f} bytes ({of})"
+        if states:
+            source += f", and {states:,.0f} bytes of states each"
+        rollouts.append(Figure("cache", plan.rows * (longest * per + states), source))
+        source = f"2 x {plan.rows} episodes x {a.vocab:,} words x 4 bytes"
+        rollouts.append(Figure("logits", 2.0 * plan.rows * a.vocab * 4, source))
     return Memory(held, update, rollouts)
-
-
-def operations(plan: Plan) -> tuple[float, float]:
-    """Floating-point operations of one forward, and of one forward and backward pass over one expected episode.
-
-    Two per weight and token; attention 4 x heads x head_dim per pair of positions and layer, of which half are
-    masked; the backward pass twice the forward one, less the gradients of frozen weights. The head computes its
-    logits twice (agents/lm/token_logprobs.py).
-    """
-    a = plan.architecture
-    weights = 2 * a.matmul_weights * plan.length
-    attention = 2 * a.layers * a.heads * a.head_dim * plan.length**2
-    head = 2 * a.embedding_weights * plan.sampled
-    forward = weights + attention + head
-    inputs = weights + 2 * attention + 2 * head  # gradients of the inputs, and the logits again
-    weight_gradients = 3 * 2 * plan.trained * plan.length if plan.rank else weights + head
-    again = weights + attention if plan.checkpointing else 0.0
-    return forward, forward + inputs + weight_gradients + again
-
-
-def seconds(plan: Plan, hardware: Hardware) -> list[Figure]:
-    """What an iteration takes on devices of this kind, one figure per part; retrieval and judge come on top."""
-    a, s = plan.architecture, plan.element
-    forward, both = operations(plan)
-    mine = plan.episodes / plan.gpus
-    figures = []
-    if plan.engine != "vllm-server":
-        rows = min(plan.rows, mine)
-        waves = mine / rows
-        compute = 2 * (a.matmul_weights + a.embedding_weights) * rows / (ASSUMED["prefill"] * hardware.flops)
-        read = a.weights * s + rows * plan.length / 2 * a.cache_bytes(s)
-        step = max(read / (ASSUMED["decode"] * hardware.bandwidth), compute)
-        if plan.engine == "transformers":
-            step = max(step, ASSUMED["step"] * a.layers)
-        steps = waves * plan.sampled
-        source = f"{steps:,.0f} steps x {step * 1e3:.1f} ms: {rows:.0f} episodes together, {read / 1e9:.1f} GB read per step"
-        figures.append(Figure("decode", steps * step, source))
-        fed = plan.groups / plan.gpus * plan.prompt + mine * (plan.rounds - 1) * plan.observation
-        prefill = 2 * a.matmul_weights * fed / (ASSUMED["prefill"] * hardware.flops)
-        figures.append(Figure("prefill", prefill, f"{fed:,.0f} tokens x 2 x {a.matmul_weights:,} weights"))
-    rate = ASSUMED["update"] * hardware.flops
-    if plan.reference:
-        figures.append(
-            Figure("reference", mine * forward / rate, f"{mine:,.0f} episodes x {forward:.2e} operations")
-        )
-    source = f"{plan.epochs} x {mine:,.0f} episodes of {plan.length:,.0f} tokens x {both:.2e} operations"
-    figures.append(Figure("update", plan.epochs * mine * both / rate, source))
-    return figures
 
 
 def disk(plan: Plan, checkpoints: int) -> Figure:

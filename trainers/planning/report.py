@@ -8,7 +8,8 @@ from searchgym.cli.console import Console, text
 from searchgym.corpora.indexing.disk import human
 
 from .dry_run import DryRun
-from .estimate import ASSUMED, HARDWARE, Figure, seconds, total
+from .estimate import ASSUMED, HARDWARE, Figure, Plan, total
+from .times import processor_seconds, seconds
 
 __all__ = ["print_dry_run"]
 
@@ -19,7 +20,7 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
     Args:
         console: where.
         result: the dry run.
-        hardware: whose times are shown part by part: a name of `HARDWARE`; "CPU": no times.
+        hardware: whose times are shown part by part: a name of `HARDWARE`. Not where the run is for this processor.
     """
     table = Table("check", "", "found", title="checks")
     for check in result.checks:
@@ -31,7 +32,7 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
         console.print("No estimates: the size of the model is not known.")
         return
     plan, need = result.plan, result.memory
-    if plan.architecture.counted:
+    if plan.architecture.counted and plan.trial is None:
         console.print(
             "The weights are counted; activations, cache and times are estimated as those of a Llama of these sizes, because "
             "this family is not one whose layers are known here.",
@@ -46,8 +47,8 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
         text("peak", "bold"), text(human(need.peak), "bold"), "held, and the larger of update and rollouts"
     )
     console.print(table)
-    if hardware == "CPU":
-        console.print("No times: published figures do not apply to CPUs.")
+    if plan.processor is not None:
+        _print_processor(console, plan)
         return
     table = Table(
         "device", "fits", "an iteration", "the run", title=f"time on {plan.gpus} of these, projected"
@@ -76,6 +77,32 @@ def print_dry_run(console: Console, result: DryRun, hardware: str = "") -> None:
             * (plan.engine == "transformers")
         )
         + ". Retrieval, judge, evaluations and waiting for the longest episode come on top. Nothing of this was measured."
+    )
+
+
+def _print_processor(console: Console, plan: Plan) -> None:
+    """Times on the processor of this machine."""
+    if plan.trial is None:
+        console.print(
+            "No times: a layer of this model is too large to be tried here, or the model cannot be trained (see "
+            "docs/agents/families)."
+        )
+        return
+    figures = processor_seconds(plan, plan.trial)
+    iteration = total(figures)
+    table = Table("an iteration on this processor", "", "computed from", title="time")
+    for figure in [
+        *_parts(figures),
+        Figure("the run", iteration * plan.iterations, f"{plan.iterations} iterations"),
+    ]:
+        table.add_row(figure.name, duration(figure.value), text(figure.source))
+    console.print(table)
+    tried = plan.trial
+    console.print(
+        f"{tried.layers} of {plan.architecture.layers} layers with random weights and the head were tried here, with "
+        f"{tried.tokens} tokens. Times are for {plan.rounds:g} rounds per episode, {plan.act} tokens per act, "
+        f"{plan.observation} per observation, on a machine as busy as it is now, and as if no group were skipped. "
+        "Retrieval, judge, records and evaluations come on top."
     )
 
 

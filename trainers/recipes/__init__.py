@@ -31,6 +31,9 @@ class Expected:
     prompt: int = option(400, "tokens of the system prompt and the question", low=1)
     act: int = option(150, "sampled tokens of a round", low=1)
     observation: int = option(500, "tokens of what a search returns", low=0)
+    shared: float = option(
+        0.0, "part of acts and search results that episodes of a group have in common", low=0.0, high=1.0
+    )
 
 
 @dataclass(frozen=True)

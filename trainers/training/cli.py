@@ -297,7 +297,7 @@ def _dry_run(console: Console, given: dict[str, Any], run_dir: Path | None, reci
     result = dry_run(
         config, run_dir or default_run_directory(trainer_label(config.trainer), config.env), about, expected
     )
-    hardware = "CPU" if config.agent == "tiny" else about.hardware if about else ""
+    hardware = about.hardware if about else ""
     print_dry_run(console, result, hardware)
     if about is not None and about.needs and not result.passed:
         console.print("Before the first run:", *about.needs, sep="\n  ", soft_wrap=True)
