@@ -54,7 +54,7 @@ def _forward(module: Any, usual: Callable[..., Tensor], x: Tensor, *args: Any, *
     y: Tensor = _AdaptedLinear.apply(  # type: ignore[no-untyped-call]
         x.flatten(0, -2), base.weight, base.bias, down_RI, up_OR, float(module.scaling["default"])
     )
-    return y.unflatten(0, x.shape[:-1])
+    return y.view(*x.shape[:-1], y.shape[-1])
 
 
 class _AdaptedLinear(torch.autograd.Function):

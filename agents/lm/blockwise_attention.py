@@ -102,7 +102,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scaling: float
     ) -> Tensor:
-        query_GgTD = query[0].unflatten(0, (key.shape[1], -1))
+        query_GgTD = query[0].view(key.shape[1], -1, *query.shape[2:])
         mixed_TGgD = query.new_empty(query.shape[2], *query_GgTD.shape[:2], value.shape[3])
         lse_GgT = query.new_empty(query_GgTD.shape[:3], dtype=torch.float32)
         for block, _, key_GKD, value_GKD in _each(plan, key, value):
@@ -110,7 +110,8 @@ class _Attention(torch.autograd.Function):
             scores_GRK = _scores(query_GgTD[:, :, queries], key_GKD, block, scaling)
             lse_GR1 = scores_GRK.logsumexp(-1, keepdim=True)
             shares_GRK = scores_GRK.sub_(lse_GR1).exp_().to(value.dtype)
-            mixed_GgQD = torch.bmm(shares_GRK, value_GKD).unflatten(1, (-1, block.end - block.start))
+            mixed_GRD = torch.bmm(shares_GRK, value_GKD)
+            mixed_GgQD = mixed_GRD.view(len(mixed_GRD), -1, block.end - block.start, mixed_GRD.shape[-1])
             mixed_TGgD[queries] = mixed_GgQD.permute(2, 0, 1, 3)
             lse_GgT[:, :, queries] = lse_GR1.view(*mixed_GgQD.shape[:3])
         ctx.save_for_backward(query, key, value, mixed_TGgD, lse_GgT)
@@ -121,8 +122,8 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_1THD: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mixed_TGgD, lse_GgT = ctx.saved_tensors
-        query_GgTD = query[0].unflatten(0, (key.shape[1], -1))
-        grad_TGgD = grad_1THD[0].unflatten(1, query_GgTD.shape[:2])
+        query_GgTD = query[0].view(key.shape[1], -1, *query.shape[2:])
+        grad_TGgD = grad_1THD.reshape(mixed_TGgD.shape)
         # The gradient of a score is its share times the gradient of the share less the mean of these gradients.
         mean_GgT = (grad_TGgD.float() * mixed_TGgD).sum(-1).permute(1, 2, 0)
         grad_GgTD = grad_TGgD.permute(1, 2, 0, 3)
@@ -162,5 +163,5 @@ def _scores(query_GgQD: Tensor, key_GKD: Tensor, block: _Block, scaling: float) 
     with products_of_bfloat16() if query_GRD.dtype == torch.bfloat16 else nullcontext():
         scores_GRK = torch.bmm(query_GRD.float(), key_GKD.float().transpose(1, 2)).mul_(scaling)
     if block.mask_QK is not None:
-        scores_GRK.unflatten(1, (-1, block.end - block.start)).add_(block.mask_QK)
+        scores_GRK.view(len(key_GKD), -1, *block.mask_QK.shape).add_(block.mask_QK)
     return scores_GRK

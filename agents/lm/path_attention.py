@@ -158,10 +158,11 @@ class _Rows:
             plans = [AttentionPlan(reaches, mask[0], groups) for mask in attention_mask]
             self._plans[id(attention_mask), groups] = made = attention_mask, plans
         scaling = _scaling(query, options)
-        parts = (x.split(1) for x in (query, key, value))
-        return torch.cat(
-            [attend(*row, plan, scaling) for *row, plan in zip(*parts, made[1], strict=True)]
-        ), None
+        mixed = [
+            attend(query[i : i + 1], key[i : i + 1], value[i : i + 1], plan, scaling)
+            for i, plan in enumerate(made[1])
+        ]
+        return torch.cat(mixed), None
 
 
 def _plain(options: dict[str, Any]) -> bool:
