@@ -30,16 +30,17 @@ def multiply_narrowly(model: nn.Module) -> None:
     Args:
         model: peft's model with a LoRA adapter named "default".
     """
-    for module in model.modules():
+    for layer in model.modules():
+        module: Any = layer
         base = getattr(module, "base_layer", None)
         if (
             type(base) is nn.Linear
             and base.weight.dtype == torch.bfloat16
             and list(getattr(module, "lora_A", ())) == ["default"]
             and not getattr(module, "lora_variant", None)
-            and isinstance(module.lora_dropout["default"], nn.Identity)  # type: ignore[index]
-            and module.lora_A["default"].weight.dtype == torch.float32  # type: ignore[index]
-            and module.lora_B["default"].bias is None  # type: ignore[index]
+            and isinstance(module.lora_dropout["default"], nn.Identity)
+            and module.lora_A["default"].weight.dtype == torch.float32
+            and module.lora_B["default"].bias is None
         ):
             module.forward = partial(_forward, module, module.forward)
 

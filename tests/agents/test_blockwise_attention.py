@@ -78,6 +78,11 @@ def test_bfloat16_is_as_exact_as_torch() -> None:
     gaps = []
     for outputs in (attend(*narrow, plan, SCALING), whole(*narrow, mask.bfloat16())):
         found = [outputs, *torch.autograd.grad(outputs, narrow, direction)]
-        gaps.append([float((x.float() - y).detach().norm() / y.detach().norm()) for x, y in zip(found, truth, strict=True)])
+        gaps.append(
+            [
+                float((x.float() - y).detach().norm() / y.detach().norm())
+                for x, y in zip(found, truth, strict=True)
+            ]
+        )
     for ours, theirs in zip(*gaps, strict=True):
         assert ours < 1.5 * theirs + 1e-3
