@@ -192,7 +192,7 @@ def run_trl(
         tokenizer.convert_tokens_to_ids("</tool_call>"),
     ]
     env_config = envs.config
-    dialect = ToolsDialect()
+    dialect = env_config.dialect
     system = env_config.system_prompt.replace(dialect.tool_section(feedback=False, max_queries=1), "")
     questions = [env_config.corpus.question(task).text for task in tasks]
     rows = [
