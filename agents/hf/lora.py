@@ -21,6 +21,7 @@ from searchgym.files import check_files
 from ..lm.cached_forward import decoder_of
 from ..lm.weights import check_tensors
 from ..options import read_options
+from .narrow_lora import multiply_narrowly
 from .targets import ALL_LINEAR, in_feed_forward, is_mixture, is_target
 
 __all__ = ["Adapter", "LoraOptions", "adapter_base", "saved_options"]
@@ -168,6 +169,7 @@ class Adapter:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        multiply_narrowly(model)
 
     @property
     def idle(self) -> bool:

@@ -24,7 +24,7 @@ from searchgym.errors import ConfigError
 from .base_network import BaseNetwork
 from .cached_forward import CachedForward, decoder_of
 from .interface import CacheView, KVShape
-from .path_attention import attention_by_paths
+from .path_attention import attention_by_paths, attention_by_rows
 from .prefix_tree import PrefixTree
 
 __all__ = ["ModelNetwork"]
@@ -82,13 +82,12 @@ class ModelNetwork(BaseNetwork):
         begin = 0
         if self._window is not None and cache.columns > self._window:
             begin = max(0, int(positions_BT.min()) - self._window + 1)
-        hidden_BTW = self._forward(
-            ids_BT,
-            positions_BT,
-            keys_1K,
-            keys_1K <= positions_BT.unsqueeze(-1),
-            _Adapter(cache, begin, self._windowed if self._types else None),
-        )
+        adapter = _Adapter(cache, begin, self._windowed if self._types else None)
+        by_rows = self.device.type == "cpu" and ids_BT.shape[1] > 1
+        with attention_by_rows() if by_rows else nullcontext():
+            hidden_BTW = self._forward(
+                ids_BT, positions_BT, keys_1K, keys_1K <= positions_BT.unsqueeze(-1), adapter
+            )
         cache.write_back()
         if keep_BQ is None:
             return hidden_BTW

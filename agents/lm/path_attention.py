@@ -2,8 +2,8 @@
 
 Such a forward gets the tree as a mask over all positions of the row, and computes the scores of every pair of them. But the
 positions that a path adds to the tree see only the path: of a row of four sequences, most pairs are masked. While a pass
-runs, transformers' interface of the attention `sdpa` is replaced by one that cuts queries, keys and mask by paths. The mask
-says what is seen, as before, so sliding windows need no case of their own.
+runs, transformers' interface of the attention `sdpa` is replaced by one that attends path by path (`blockwise_attention`).
+The mask says what is seen, as before, so sliding windows need no case of their own.
 
 Axis suffixes as in `interface`, with _H heads, _D head size.
 """
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .blockwise_attention import AttentionPlan, Reach, attend
 from .prefix_tree import PrefixTree
 
-__all__ = ["attention_by_paths"]
+__all__ = ["attention_by_paths", "attention_by_rows"]
 
 _NAME = "sdpa"
 _Attention = Callable[..., tuple[Tensor, Tensor | None]]
@@ -29,28 +30,38 @@ _Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 @contextmanager
 def attention_by_paths(tree: PrefixTree) -> Iterator[None]:
-    """A context in which `sdpa` attends to the paths of a tree, in this thread; a tree of one path changes nothing.
+    """A context in which `sdpa` attends to the paths of a tree, in this thread.
 
     Args:
         tree: the row; its positions are queries and keys of every pass in the context.
     """
-    added = [
-        (int(columns[shared]), torch.from_numpy(columns))
+    reaches = [
+        Reach(int(columns[shared]), int(columns[-1]) + 1, torch.from_numpy(columns))
         for columns, shared in zip(tree.columns, tree.shared, strict=True)
         if len(columns) > shared
     ]
-    if len(added) < 2:
+    with _attending(_Paths(reaches, len(tree.ids_T))):
         yield
-        return
-    outer, _current.paths = getattr(_current, "paths", None), _Paths(added, len(tree.ids_T))
+
+
+@contextmanager
+def attention_by_rows() -> Iterator[None]:
+    """A context in which `sdpa` attends row by row, in this thread, where there are several queries; for passes without gradients."""
+    with _attending(_Rows()):
+        yield
+
+
+@contextmanager
+def _attending(means: _Paths | _Rows) -> Iterator[None]:
+    outer, _current.means = getattr(_current, "means", None), means
     try:
         with _switch:
             yield
     finally:
-        _current.paths = outer
+        _current.means = outer
 
 
-_current = threading.local()  # its attribute `paths` is what this thread attends by
+_current = threading.local()  # its attribute `means` is what this thread attends by
 
 
 class _Switch:
@@ -76,9 +87,9 @@ class _Switch:
                 registry[_NAME] = self._whole
 
     def _attend(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-        paths: _Paths | None = getattr(_current, "paths", None)
+        means: _Paths | _Rows | None = getattr(_current, "means", None)
         whole = self._whole
-        return whole(*args, **options) if paths is None else paths.attend(whole, *args, **options)
+        return whole(*args, **options) if means is None else means.attend(whole, *args, **options)
 
 
 _switch = _Switch()
@@ -88,14 +99,14 @@ class _Paths:
     """transformers' attention interface for one tree.
 
     Args:
-        added: of each path the first position that it adds to the row, and all its positions.
+        reaches: of each path the positions that it adds to the row, and all its positions.
         length: positions of the row.
     """
 
-    def __init__(self, added: list[tuple[int, Tensor]], length: int) -> None:
-        self._added, self._length = added, length
-        # Of each mask its parts; it stays alive with them.
-        self._masks: dict[int, tuple[Tensor, list[Tensor]]] = {}
+    def __init__(self, reaches: list[Reach], length: int) -> None:
+        self._reaches, self._length = reaches, length
+        # Of each mask and number of query heads per key head the plan; the mask stays alive with it.
+        self._plans: dict[tuple[int, int], tuple[Tensor, AttentionPlan]] = {}
 
     def attend(
         self,
@@ -107,16 +118,58 @@ class _Paths:
         attention_mask: Tensor | None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """The attention of one layer; `whole` computes one path, and calls that are not about the whole row."""
-        square = (self._length, self._length)
-        whole_row = attention_mask is not None and attention_mask.shape[-2:] == square
-        if attention_mask is None or not whole_row or options.get("position_bias") is not None:
+        """The attention of one layer; `whole` computes calls that are not about the whole row, or add to the scores."""
+        square = (1, 1, self._length, self._length)
+        if attention_mask is None or attention_mask.shape != square or not _plain(options):
             return whole(module, query, key, value, attention_mask, **options)
-        if id(attention_mask) not in self._masks:
-            parts = [attention_mask[..., s : int(c[-1]) + 1, :][..., c] for s, c in self._added]
-            self._masks[id(attention_mask)] = attention_mask, parts
-        mixed = []
-        for (start, columns), mask in zip(self._added, self._masks[id(attention_mask)][1], strict=True):
-            queries = query[:, :, start : int(columns[-1]) + 1]
-            mixed.append(whole(module, queries, key[:, :, columns], value[:, :, columns], mask, **options)[0])
-        return torch.cat(mixed, dim=1), None
+        groups = query.shape[1] // key.shape[1]
+        made = self._plans.get((id(attention_mask), groups))
+        if made is None:
+            made = attention_mask, AttentionPlan(self._reaches, attention_mask[0, 0], groups)
+            self._plans[id(attention_mask), groups] = made
+        return attend(query, key, value, made[1], _scaling(query, options)), None
+
+
+class _Rows:
+    """transformers' attention interface for rows that are prompts."""
+
+    def __init__(self) -> None:
+        self._plans: dict[tuple[int, int], tuple[Tensor, list[AttentionPlan]]] = {}
+
+    def attend(
+        self,
+        whole: _Attention,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The attention of one layer; `whole` computes calls that add to the scores."""
+        rows, _, queries, _ = query.shape
+        shape = (rows, 1, queries, key.shape[2])
+        if attention_mask is None or attention_mask.shape != shape or not _plain(options):
+            return whole(module, query, key, value, attention_mask, **options)
+        groups = query.shape[1] // key.shape[1]
+        made = self._plans.get((id(attention_mask), groups))
+        if made is None:
+            reaches = [Reach(0, queries, torch.arange(key.shape[2]))]
+            plans = [AttentionPlan(reaches, mask[0], groups) for mask in attention_mask]
+            self._plans[id(attention_mask), groups] = made = attention_mask, plans
+        scaling = _scaling(query, options)
+        mixed = [
+            attend(query[i : i + 1], key[i : i + 1], value[i : i + 1], plan, scaling)
+            for i, plan in enumerate(made[1])
+        ]
+        return torch.cat(mixed), None
+
+
+def _plain(options: dict[str, Any]) -> bool:
+    """Whether scores are products and a mask only."""
+    return options.get("position_bias") is None and not options.get("dropout")
+
+
+def _scaling(query: Tensor, options: dict[str, Any]) -> float:
+    scaling = options.get("scaling")
+    return query.shape[-1] ** -0.5 if scaling is None else float(scaling)

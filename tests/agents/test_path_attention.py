@@ -11,6 +11,7 @@ from families import build_family
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from searchgym.agents.lm import blockwise_attention
 from searchgym.agents.lm.engine import Engine
 from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
 from searchgym.agents.lm.network import ModelNetwork
@@ -36,21 +37,35 @@ def attended(monkeypatch: pytest.MonkeyPatch) -> Shapes:
     return calls
 
 
-def test_a_pass_scores_the_pairs_of_each_path_and_not_those_of_the_row(attended: Shapes) -> None:
+def test_a_pass_scores_the_pairs_of_each_path_and_not_those_of_the_row(
+    attended: Shapes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = ModelNetwork(build_family("gemma3_text"))
     common = tuple(range(10, 30))
     sequences = [
         TokenSequence((*common, *(number + 40 for _ in range(30))), (25, 40), (1.0, 1.0))
         for number in range(4)
     ]
+    scored: list[tuple[int, int]] = []
+    score = blockwise_attention._scores
+
+    def counted(query: Tensor, key: Tensor, *rest: Any) -> Tensor:
+        scored.append((query.shape[2], key.shape[1]))
+        return score(query, key, *rest)
+
+    monkeypatch.setattr(blockwise_attention, "_scores", counted)
     registry: Any = ALL_ATTENTION_FUNCTIONS
     before = registry["sdpa"]
     attended.clear()
-    evaluate(network, sequences, EvaluationStats())[0].sum().backward()
+    logprobs = evaluate(network, sequences, EvaluationStats())[0]
     assert registry["sdpa"] is before
     row = 20 + 4 * 20  # tokens after the last target are not computed
-    assert sorted(attended) == sorted((layer, q, 40) for layer in range(2) for q in (40, 20, 20, 20))
-    assert sum(q * k for _, q, k in attended) <= 2 * row**2 * 0.4
+    # One layer sees the path, the other its window of 8.
+    assert not attended
+    assert sorted(scored) == sorted([(40, 40), *[(20, 40)] * 3, (40, 40), *[(20, 27)] * 3])
+    assert sum(q * k for q, k in scored) <= 2 * row**2 * 0.4
+    logprobs.sum().backward()
+    assert len(scored) == 16  # the backward pass computes the scores again
 
 
 def test_the_attention_is_restored_when_a_pass_fails() -> None:

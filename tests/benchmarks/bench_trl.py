@@ -119,7 +119,7 @@ def make_checkpoint(folder: Path, envs: SearchVectorEnv, words: float, template:
         '"}}\n',
         "</tool_call>",
     )
-    marks = (begin, search, answer, finish, end, "<tool_response>", "</tool_response>")
+    marks = (begin, search, answer, finish, end)
     tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in marks])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=template
@@ -181,11 +181,12 @@ def report(figures: dict[str, float]) -> None:
     print(MARK + json.dumps(figures), flush=True)
 
 
-def run_ours(options: argparse.Namespace, envs: SearchVectorEnv, tasks: list[str]) -> None:
-    """`train()` with the `hf` agent; its loop waits for its turn before every iteration."""
+def run_ours(
+    envs: SearchVectorEnv, tasks: list[str], agent: Any, settings: dict[str, Any], *, skip_equal: bool
+) -> None:
+    """`train()` with an `hf` agent; its loop waits for its turn before every iteration."""
     import numpy as np
 
-    from searchgym.agents.hf.agent import HFAgent
     from searchgym.trainers.algorithms.grpo import GRPO
     from searchgym.trainers.config import make_config
     from searchgym.trainers.core.groups import sampled_tokens
@@ -247,27 +248,23 @@ def run_ours(options: argparse.Namespace, envs: SearchVectorEnv, tasks: list[str
         def _task(self, position: int) -> str:
             return self.task_ids[position]
 
-    agent = HFAgent(
-        options.checkpoint, max_new_tokens=options.cap, max_context=2048, dtype="float32", device="cpu"
-    )
     config = make_config(
         {
             "trainer": "grpo",
             "agent": "hf",
             "env": "SearchQA-Terse-v0",
-            "iterations": options.iterations,
             "lr": 1e-8,
             "epochs": 2,
             "minibatches": 2,
             "grad_clip": 1.0,
             "eval_episodes": 0,
             "checkpoint_every": 10**6,
-            "threads": options.threads,
+            **settings,
         }
     )
-    algorithm = HalfUnequal({"skip_equal": options.row != OURS[0], "group_size": GROUP})
+    algorithm = HalfUnequal({"skip_equal": skip_equal, "group_size": GROUP})
     with tempfile.TemporaryDirectory() as folder, RunDirectory.create(Path(folder) / "run", {}) as run:
-        parts = Parts(agent, algorithm, envs, InOrder(tasks, QUESTIONS, 0))
+        parts = Parts(agent, algorithm, envs, InOrder(tasks, envs.num_envs // GROUP, 0))
         with patch("searchgym.trainers.training.trainer.Loop", InTurns):
             trainer = Trainer(parts, config, run)
         trainer.run_to_end()
@@ -281,13 +278,13 @@ def clock() -> tuple[float, float]:
 class Row:
     """A process that runs one row, one iteration per request."""
 
-    def __init__(self, name: str, options: argparse.Namespace) -> None:
+    def __init__(self, name: str, script: str, options: argparse.Namespace) -> None:
         self.name, self.figures = name, []
-        command = [sys.executable, __file__, "--row", name, "--checkpoint", options.checkpoint]
-        for option in ("iterations", "threads", "cap", "rounds", "top_k"):
-            command += [f"--{option.replace('_', '-')}", str(getattr(options, option))]
-        if options.short_prompt:
-            command.append("--short-prompt")
+        command = [sys.executable, script, "--row", name]
+        for option, value in vars(options).items():
+            if isinstance(value, str | int | float) and option not in ("row", "verbose"):
+                switch = f"--{option.replace('_', '-')}"
+                command += ([switch] if value else []) if isinstance(value, bool) else [switch, str(value)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "TRL_EXPERIMENTAL_SILENCE": "1"}
         self.process = subprocess.Popen(
             command,
@@ -321,6 +318,34 @@ class Row:
         return statistics.median(figures[name] for figures in self.figures)
 
 
+def take_turns(rows: list[Row], iterations: int, warm_up: int = WARM_UP) -> None:
+    """Let each row run its iterations, one at a time in rotating order; the rows were started for all of them."""
+    for turn in range(warm_up + iterations):
+        for row in rows[turn % len(rows) :] + rows[: turn % len(rows)]:
+            row.iterate(counts=turn >= warm_up)
+            if turn < warm_up + iterations - 1:
+                row._read()
+
+
+def tell(rows: list[Row], options: argparse.Namespace) -> None:
+    """Print what the rows measured."""
+    print(f"{options.threads} thread(s), medians of {len(rows[0].figures)} iterations")
+    for row in rows:
+        m = row.median
+        print(
+            f"{row.name}: {m('wall'):.2f} s/iteration (processor {m('cpu'):.2f}): rollouts {m('rollout_wall'):.2f} "
+            f"({m('rollout_cpu'):.2f}), {m('sampled') / m('rollout_cpu'):,.0f} sampled tokens per processor second; update "
+            f"{m('wall') - m('rollout_wall'):.2f} ({m('cpu') - m('rollout_cpu'):.2f}), "
+            f"{2 * m('kept') * m('length') / (m('cpu') - m('rollout_cpu')):,.0f} tokens per processor second; "
+            f"{m('rounds'):.2f} rounds, {m('sampled'):,.0f} tokens sampled, prompt {m('prompt'):.0f}, "
+            f"length {m('length'):.0f}, {m('kept'):.0f} episodes updated on"
+        )
+    for ours in (row for row in rows if not row.name.startswith("TRL")):
+        for theirs in (row for row in rows if row.name.startswith("TRL")):
+            wall, cpu = (theirs.median(name) / ours.median(name) for name in ("wall", "cpu"))
+            print(f"{ours.name} against {theirs.name}: {wall:.2f}x (processor time {cpu:.2f}x)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -343,11 +368,22 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.row:
+        options.iterations += WARM_UP
         envs = open_envs(options)
         ids = [question.id for question in envs.config.tasks("train")]
         tasks = (ids * (1 + options.iterations * QUESTIONS // len(ids)))[: options.iterations * QUESTIONS]
         if options.row in OURS:
-            run_ours(options, envs, tasks)
+            from searchgym.agents.hf.agent import HFAgent
+
+            agent = HFAgent(
+                options.checkpoint,
+                max_new_tokens=options.cap,
+                max_context=2048,
+                dtype="float32",
+                device="cpu",
+            )
+            settings = {"iterations": options.iterations, "threads": options.threads}
+            run_ours(envs, tasks, agent, settings, skip_equal=options.row != OURS[0])
         else:
             from trl_rows import run_trl
 
@@ -361,28 +397,9 @@ def main() -> None:
         if not (Path(options.checkpoint) / "model.safetensors").exists():
             template = UNLISTED if options.short_prompt else TEMPLATE
             make_checkpoint(Path(options.checkpoint), open_envs(options), options.words, template)
-        counted, options.iterations = options.iterations, options.iterations + WARM_UP
-        rows = [Row(name, options) for name in options.rows]
-        for turn in range(options.iterations):
-            for row in rows[turn % len(rows) :] + rows[: turn % len(rows)]:
-                row.iterate(counts=turn >= WARM_UP)
-                if turn < options.iterations - 1:
-                    row._read()
-    print(f"{options.threads} thread(s), medians of {counted} iterations after {WARM_UP}")
-    for row in rows:
-        m = row.median
-        print(
-            f"{row.name}: {m('wall'):.2f} s/iteration (processor {m('cpu'):.2f}): rollouts {m('rollout_wall'):.2f} "
-            f"({m('rollout_cpu'):.2f}), {m('sampled') / m('rollout_cpu'):,.0f} sampled tokens per processor second; update "
-            f"{m('wall') - m('rollout_wall'):.2f} ({m('cpu') - m('rollout_cpu'):.2f}), "
-            f"{2 * m('kept') * m('length') / (m('cpu') - m('rollout_cpu')):,.0f} tokens per processor second; "
-            f"{m('rounds'):.2f} rounds, {m('sampled'):,.0f} tokens sampled, prompt {m('prompt'):.0f}, "
-            f"length {m('length'):.0f}, {m('kept'):.0f} episodes updated on"
-        )
-    for ours in (row for row in rows if row.name in OURS):
-        for theirs in (row for row in rows if row.name in TRL):
-            wall, cpu = (theirs.median(name) / ours.median(name) for name in ("wall", "cpu"))
-            print(f"{ours.name} against {theirs.name}: {wall:.2f}x (processor time {cpu:.2f}x)")
+        rows = [Row(name, __file__, options) for name in options.rows]
+        take_turns(rows, options.iterations)
+    tell(rows, options)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from trl import GRPOConfig, GRPOTrainer
 from searchgym.dialects import ToolsDialect
 from searchgym.env.vector import SearchVectorEnv
 
-__all__ = ["run_trl"]
+__all__ = ["Pace", "Rollouts", "TimedTrainer", "run_trl"]
 
 Clock = Callable[[], tuple[float, float]]
 RESPONSES = {
@@ -70,21 +70,32 @@ class Encyclopedia:
 
 
 class Rollouts:
-    """For `rollout_func`: the environment itself, all episodes side by side; TRL's own generation, round by round."""
+    """For `rollout_func`: the environment itself, all episodes side by side; TRL's own generation, round by round.
 
-    def __init__(self, envs: SearchVectorEnv, tokenizer: Any, tasks: dict[str, str]) -> None:
-        self.envs, self.tokenizer, self.tasks = envs, tokenizer, tasks
-        self.tools = ToolsDialect().tools(feedback=False, max_queries=1)
+    Args:
+        envs: the environments.
+        tasks: id of the task by question.
+        opening: ids of a prompt.
+        message: the message that sampled ids stand for.
+        replies: ids between two acts, for the observations of several episodes.
+        padding: id that may follow an act.
+    """
+
+    def __init__(
+        self,
+        envs: SearchVectorEnv,
+        tasks: dict[str, str],
+        opening: Callable[[Any], list[int]],
+        message: Callable[[list[int]], str],
+        replies: Callable[[list[str]], list[list[int]]],
+        padding: int | None = None,
+    ) -> None:
+        self.envs, self.tasks, self.padding = envs, tasks, padding
+        self.opening, self.message, self.replies = opening, message, replies
 
     def __call__(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
-        ids_of: dict[str, list[int]] = {}
-        for prompt in prompts:
-            question = prompt[-1]["content"]
-            if question not in ids_of:
-                ids_of[question] = self.tokenizer.apply_chat_template(
-                    prompt, tools=self.tools, add_generation_prompt=True, tokenize=True, return_dict=False
-                )
         questions = [prompt[-1]["content"] for prompt in prompts]
+        ids_of = {q: self.opening(prompt) for q, prompt in dict(zip(questions, prompts, strict=True)).items()}
         prompt_ids = [ids_of[question] for question in questions]
         completions: list[list[int]] = [[] for _ in prompts]
         masks: list[list[int]] = [[] for _ in prompts]
@@ -95,17 +106,13 @@ class Rollouts:
             acts, _ = trainer._generate_single_turn(contexts, None, {}, num_generations=1)
             messages = [""] * len(prompts)
             for i, ids in zip(running, acts, strict=True):
-                completions[i] += ids
-                masks[i] += [1] * len(ids)
-                messages[i] = self.tokenizer.decode(ids)
+                act = ids[:-1] if ids[-1:] == [self.padding] else ids
+                completions[i] += act
+                masks[i] += [1] * len(act)
+                messages[i] = self.message(act)
             observations, _, ended, cut, _ = self.envs.step(messages)
             running = [i for i in running if not (ended[i] or cut[i])]
-            replies = self.tokenizer(
-                [
-                    f"<|im_end|>\n<|im_start|>user\n{observations[i]}<|im_end|>\n<|im_start|>assistant\n"
-                    for i in running
-                ]
-            )["input_ids"] if running else []  # fmt: skip
+            replies = self.replies([observations[i] for i in running]) if running else []
             for i, ids in zip(running, replies, strict=True):
                 completions[i] += ids
                 masks[i] += [0] * len(ids)
@@ -147,7 +154,7 @@ class TimedTrainer(GRPOTrainer):
         }
 
 
-class _Pace(TrainerCallback):
+class Pace(TrainerCallback):
     """Waits for a word before each iteration and reports after it."""
 
     def __init__(self, trainer: TimedTrainer, go: Callable[[], None], report: Callable[..., None]) -> None:
@@ -185,7 +192,7 @@ def run_trl(
         tokenizer.convert_tokens_to_ids("</tool_call>"),
     ]
     env_config = envs.config
-    dialect = ToolsDialect()
+    dialect = env_config.dialect
     system = env_config.system_prompt.replace(dialect.tool_section(feedback=False, max_queries=1), "")
     questions = [env_config.corpus.question(task).text for task in tasks]
     rows = [
@@ -200,6 +207,16 @@ def run_trl(
     def reward(unequal: list[bool], **_: Any) -> list[float]:
         """Half of the groups get unequal rewards, as for our own rows."""
         return [float(rng.random() < 0.5) if one else 0.0 for one in unequal]
+
+    def opening(prompt: Any) -> list[int]:
+        tools = dialect.tools(feedback=False, max_queries=1)
+        return tokenizer.apply_chat_template(
+            prompt, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+
+    def replies(observations: list[str]) -> list[list[int]]:
+        around = "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+        return tokenizer([around.format(observation) for observation in observations])["input_ids"]
 
     by_factory = options.row == "TRL, environment_factory"
     Encyclopedia.envs = envs
@@ -239,8 +256,8 @@ def run_trl(
         environment_factory=Encyclopedia if by_factory else None,
         rollout_func=None
         if by_factory
-        else Rollouts(envs, tokenizer, dict(zip(questions, tasks, strict=True))),
+        else Rollouts(envs, dict(zip(questions, tasks, strict=True)), opening, tokenizer.decode, replies),
     )
     trainer.clock = lambda: (time.perf_counter(), time.process_time())
-    trainer.add_callback(_Pace(trainer, go, report))
+    trainer.add_callback(Pace(trainer, go, report))
     trainer.train()
