@@ -148,14 +148,18 @@ def test_adapter_weights_are_pefts(targets):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("targets", [None, "all-linear", ("q_proj", "v_proj")])
 def test_activations_are_what_a_layer_keeps(dtype, targets):
-    """What two more layers keep for the backward pass, per token, against the formula: within 2 %."""
+    """What two more layers keep for the backward pass, per token, against the formula: within 2 %.
+
+    With peft's own products, as on a GPU: on a processor `narrow_lora` keeps less, and a trial measures it.
+    """
     for checkpointing in (False, True):
         kept = {}
         for layers in (2, 4):
             model, architecture = small_model(layers, dtype)
             trained = model
             if targets is not None:
-                trained = Adapter.add(model, LoraOptions(rank=4, targets=targets), "x", 0).model
+                wanted = targets if isinstance(targets, str) else list(targets)
+                trained = get_peft_model(model, LoraConfig(r=4, target_modules=wanted, task_type="CAUSAL_LM"))
             network = open_network(model, checkpointing=checkpointing)
             kept[layers] = kept_bytes(trained, network)
         p = plan(
