@@ -10,7 +10,7 @@
     v (answer) = 1 if a retrieved passage contains the answer as a name, or as an accepted answer; yes and no need passages
                  that contain every name of the question
 
-Why this finds gold: a multi-hop question names where to begin, the passages found there name where to go on, and the
+Why this finds gold: a multi-hop question names where to begin, the passages found there name where to continue, and the
 last one holds the answer. Each of these pays once, so that paging through an article or repeating what is known earns
 nothing. A passage is named by its title without what stands in brackets. The rule is this project's own;
 docs/judge-audit.md says how far it agrees with the oracle, and where it does not.

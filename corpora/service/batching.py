@@ -202,7 +202,7 @@ class SearchQueue(Generic[T]):
                 while not self._ready(own):
                     if self._closed and not self._heavy:
                         return
-                    # A heavy request that has to wait for its turn may go on when no light ones come any more.
+                    # A heavy request that has to wait for its turn may continue when no light ones arrive any more.
                     changed.wait(_LIGHT_FOR if self._heavy else None)
             if idle and self._window and not own:
                 time.sleep(self._window)

@@ -159,7 +159,7 @@ def guarded(guard: Guard, limits: Limits) -> type[asyncio.Protocol]:
 
         @property
         def waits_for_client(self) -> bool:
-            """Whether the client has to read or to send before anything can go on."""
+            """Whether the client has to read or to send before anything can continue."""
             return bool(self.flow.write_paused or self._in_body)
 
         def data_received(self, data: bytes) -> None:

@@ -73,7 +73,7 @@ def register_dialect(factory: Callable[[str], Dialect]) -> None:
 
     Raises:
         ConfigError: the name is that of a built-in dialect or of a package.
-        PluginError: it is no dialect, or it does not read the acts that it writes.
+        PluginError: it is not a dialect, or it does not read the acts that it writes.
     """
     name = getattr(factory, "name", None)
     if not isinstance(name, str) or not name:

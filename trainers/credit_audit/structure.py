@@ -7,7 +7,7 @@ By the law of total variance, for the return R of an episode of one question and
 so the variance of outcomes divides exactly among rounds, and in each round among acts that search and acts that end.
 
     fork share        share of the visited states in which the standard deviation of Q over the policy's acts exceeds `fork`
-    recoverability    mean of Q(s, a) / V(s) over the wrong turns at forks: acts that go on and have A < −`neutral`.
+    recoverability    mean of Q(s, a) / V(s) over the wrong turns at forks: acts that do not end the episode and have A < −`neutral`.
                       0: a wrong turn loses the answer; 1: it costs nothing
     decisive share    E[A_t²] / Var(R) of the round t in which it is largest
     search share      E[A_t²] / Var(R) of the acts that do not end the episode, over all rounds
