@@ -1,4 +1,4 @@
-"""The protocol of a dialect, and what all dialects share: reading, cutting and closing messages, and refusals."""
+"""The protocol of a dialect, and what all dialects share: reading, cutting and closing messages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ __all__ = [
     "ScannedDialect",
     "blank",
     "invalid",
-    "list_hits",
     "plain_message",
     "prompt_of",
-    "refusal",
     "render_refusal",
     "role",
 ]
@@ -163,39 +161,12 @@ def plain_message(names: str, *, markup: bool = True) -> re.Pattern[str]:
     return re.compile(rf"{text}(?:<think>{text}</think>{text})?<({names})>({text})</\1>{text}")
 
 
-def list_hits(hits: Sequence[Hit]) -> str:
-    """Numbered passages, each with its title in a line of its own."""
-    return "\n".join([f"[{rank}] {hit[1]}\n{hit[2]}" for rank, hit in enumerate(hits, 1)])
-
-
-_RETRY = {
-    "no_act": "it contained no action",
-    "several_acts": "it contained more than one action",
-    "empty_act": "its action was empty",
-    "nested_act": "its action contained another action",
-    "too_many_queries": "it contained more queries than allowed",
-    "unknown_tool": "it called an unknown tool",
-    "malformed_call": "its tool call could not be read",
-    "answer_off": "it used an action that is not available",
-    "feedback_off": "it used an action that is not available",
-    "feedback_spent": "no more feedback is available",
-    "too_long": "it was too long",
-}
-
-
 _BLANK = re.compile(r"[\s.…]*")
-
-_LONGEST_REASON = 90  # characters; observations are bounded
 
 
 def blank(text: str) -> bool:
     """Whether a text says nothing: white space, and dots, which stand for a text in prompts, and models copy prompts."""
     return _BLANK.fullmatch(text) is not None
-
-
-def refusal(error: str, reason: str) -> str:
-    detail = f" ({reason[:_LONGEST_REASON]})" if reason else ""
-    return f"Your last message was not used: {_RETRY[error]}{detail}."
 
 
 def role(corpus_description: str) -> str:

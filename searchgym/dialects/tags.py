@@ -10,7 +10,8 @@ from typing import ClassVar
 from ..records.acts import Act
 from ..records.question import PLAIN_DESCRIPTION
 from ..records.retriever import Hit
-from .dialect import ScannedDialect, blank, invalid, list_hits, plain_message, refusal, role
+from .dialect import ScannedDialect, blank, invalid, plain_message, role
+from .observations import list_hits, refusal
 from .scanner import THOUGHT_NAMES, Grammar, with_tags
 
 __all__ = ["TagsDialect"]

@@ -12,7 +12,8 @@ from ..records.acts import Act
 from ..records.question import PLAIN_DESCRIPTION
 from ..records.retriever import Hit
 from .calls import CallError, json_text, read_call, text_argument
-from .dialect import ScannedDialect, blank, invalid, list_hits, plain_message, refusal, role
+from .dialect import ScannedDialect, blank, invalid, plain_message, role
+from .observations import list_hits, refusal
 from .scanner import THOUGHT_NAMES, Grammar, with_tags
 
 __all__ = ["ToolsDialect"]

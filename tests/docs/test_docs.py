@@ -18,7 +18,7 @@ from doc_pages import ROOT, pages, read_blocks, run_page, same
 import searchgym
 from searchgym import errors
 from searchgym.cli import cli
-from searchgym.dialects.dialect import _RETRY
+from searchgym.dialects.observations import RETRY
 from searchgym.env.config import JUDGE_WHEN, argument_table, env_fingerprint
 from searchgym.env.env import SearchEnv
 from searchgym.env.feedback import FEEDBACK_LEVELS
@@ -166,7 +166,7 @@ def test_the_reference_names_every_key_of_info_and_records(toy: str) -> None:
 def test_the_reference_names_every_value() -> None:
     named = named_on("environment.md")
     assert set(REWARD_TERMS) <= named_on("rewards.md")
-    for values in (map(str, searchgym.StopReason), FEEDBACK_LEVELS, JUDGE_WHEN, _RETRY):
+    for values in (map(str, searchgym.StopReason), FEEDBACK_LEVELS, JUDGE_WHEN, RETRY):
         assert set(values) <= named
     for record in (searchgym.Episode, searchgym.Round, searchgym.Segment, searchgym.Outcome):
         assert {f.name for f in dataclasses.fields(record) if f.name[0] != "_"} <= named, record
