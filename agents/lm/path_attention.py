@@ -40,19 +40,19 @@ def attention_by_paths(tree: PrefixTree) -> Iterator[None]:
         for columns, shared in zip(tree.columns, tree.shared, strict=True)
         if len(columns) > shared
     ]
-    with _attending(_Paths(reaches, len(tree.ids_T))):
+    with _attending(_Means(reaches, len(tree.ids_T))):
         yield
 
 
 @contextmanager
 def attention_by_rows() -> Iterator[None]:
     """A context in which `sdpa` attends row by row, in this thread, where there are several queries; for passes without gradients."""
-    with _attending(_Rows()):
+    with _attending(_Means()):
         yield
 
 
 @contextmanager
-def _attending(means: _Paths | _Rows) -> Iterator[None]:
+def _attending(means: _Means) -> Iterator[None]:
     outer, _current.means = getattr(_current, "means", None), means
     try:
         with _switch:
@@ -87,7 +87,7 @@ class _Switch:
                 registry[_NAME] = self._whole
 
     def _attend(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-        means: _Paths | _Rows | None = getattr(_current, "means", None)
+        means: _Means | None = getattr(_current, "means", None)
         whole = self._whole
         return whole(*args, **options) if means is None else means.attend(whole, *args, **options)
 
@@ -95,45 +95,18 @@ class _Switch:
 _switch = _Switch()
 
 
-class _Paths:
-    """transformers' attention interface for one tree.
+class _Means:
+    """transformers' attention interface in which the queries of each row read the keys that they reach.
 
     Args:
-        reaches: of each path the positions that it adds to the row, and all its positions.
-        length: positions of the row.
+        reaches: of a pass over one tree, each path: the positions that it adds to the row, and all its positions. None: rows
+            that are prompts, in which every query may reach every key.
+        length: positions of the tree's row.
     """
 
-    def __init__(self, reaches: list[Reach], length: int) -> None:
+    def __init__(self, reaches: list[Reach] | None = None, length: int | None = None) -> None:
         self._reaches, self._length = reaches, length
-        # Of each mask and number of query heads per key head the plan; the mask stays alive with it.
-        self._plans: dict[tuple[int, int], tuple[Tensor, AttentionPlan]] = {}
-
-    def attend(
-        self,
-        whole: _Attention,
-        module: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        **options: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The attention of one layer; `whole` computes calls that are not about the whole row, or add to the scores."""
-        square = (1, 1, self._length, self._length)
-        if attention_mask is None or attention_mask.shape != square or not _plain(options):
-            return whole(module, query, key, value, attention_mask, **options)
-        groups = query.shape[1] // key.shape[1]
-        made = self._plans.get((id(attention_mask), groups))
-        if made is None:
-            made = attention_mask, AttentionPlan(self._reaches, attention_mask[0, 0], groups)
-            self._plans[id(attention_mask), groups] = made
-        return attend(query, key, value, made[1], _scaling(query, options)), None
-
-
-class _Rows:
-    """transformers' attention interface for rows that are prompts."""
-
-    def __init__(self) -> None:
+        # Of each mask and number of query heads per key head a plan per row; the mask stays alive with them.
         self._plans: dict[tuple[int, int], tuple[Tensor, list[AttentionPlan]]] = {}
 
     def attend(
@@ -146,15 +119,16 @@ class _Rows:
         attention_mask: Tensor | None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """The attention of one layer; `whole` computes calls that add to the scores."""
+        """The attention of one layer; `whole` computes calls that are not about the whole row, or add to the scores."""
         rows, _, queries, _ = query.shape
         shape = (rows, 1, queries, key.shape[2])
-        if attention_mask is None or attention_mask.shape != shape or not _plain(options):
+        ours = self._length is None or shape == (1, 1, self._length, self._length)
+        if attention_mask is None or attention_mask.shape != shape or not ours or not _plain(options):
             return whole(module, query, key, value, attention_mask, **options)
         groups = query.shape[1] // key.shape[1]
         made = self._plans.get((id(attention_mask), groups))
         if made is None:
-            reaches = [Reach(0, queries, torch.arange(key.shape[2]))]
+            reaches = self._reaches or [Reach(0, queries, torch.arange(key.shape[2]))]
             plans = [AttentionPlan(reaches, mask[0], groups) for mask in attention_mask]
             self._plans[id(attention_mask), groups] = made = attention_mask, plans
         scaling = _scaling(query, options)
@@ -162,7 +136,7 @@ class _Rows:
             attend(query[i : i + 1], key[i : i + 1], value[i : i + 1], plan, scaling)
             for i, plan in enumerate(made[1])
         ]
-        return torch.cat(mixed), None
+        return torch.cat(mixed) if rows > 1 else mixed[0], None
 
 
 def _plain(options: dict[str, Any]) -> bool:
