@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,14 @@ class LoraOptions:
         if not isinstance(options, Mapping):
             raise ConfigError(f'lora is {options!r}: give a dict like {{"rank": 16, "alpha": 32}}')
         return read_options("lora", cls, options)
+
+
+@contextmanager
+def _without_deprecation() -> Iterator[None]:
+    """peft 0.21 reads an attribute that transformers 5.24 has renamed: a warning at every start, and nothing a user can do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def _peft() -> Any:
@@ -200,7 +209,8 @@ class Adapter:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                model = peft.get_peft_model(base, config)
+                with _without_deprecation():
+                    model = peft.get_peft_model(base, config)
             except ValueError as error:
                 raise ConfigError(f"lora targets {options.targets!r} cannot be used: {error}") from error
         _check_matched(model)
@@ -220,7 +230,8 @@ class Adapter:
         """
         check_files(Path(directory))
         try:
-            model = _peft().PeftModel.from_pretrained(base, directory, is_trainable=True)
+            with _without_deprecation():
+                model = _peft().PeftModel.from_pretrained(base, directory, is_trainable=True)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             raise ConfigError(f"the adapter in {directory!r} cannot be read: {error}") from error
         kind = type(model.peft_config["default"]).__name__

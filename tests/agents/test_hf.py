@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,13 @@ def test_all_weights_open_in_plain_transformers(env: SearchEnv, taught: str, tmp
     other.load_weights(tmp_path / "full")
     for ours, theirs in zip(other.module.parameters(), agent.module.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_an_adapter_is_made_and_opened_without_a_warning_of_the_future(taught: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        HFAgent(taught, lora=LORA).save(tmp_path / "adapter")
+        HFAgent(str(tmp_path / "adapter"))
 
 
 def test_the_reference_of_a_new_adapter_is_the_model_without_it(env: SearchEnv, taught: str) -> None:

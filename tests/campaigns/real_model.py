@@ -126,52 +126,22 @@ class Campaign:
         if (self.directory / name / "checkpoints").exists():
             flags += ["--resume"]
         _searchgym("train", *flags)
-        run = str(self.directory / name)
-        _searchgym(
-            "eval",
-            "--run",
-            run,
-            "--split",
-            "dev",
-            "--episodes",
-            "0",
-            "--env-option",
-            "types=null",
-            "--save",
-            str(episodes),
-        )
+        played = ["--run", str(self.directory / name), "--env-option", "types=null", "--save", str(episodes)]
+        _searchgym(*"eval --split dev --episodes 0".split(), *played)
 
     def _corpus(self, questions: str) -> list[str]:
-        paths = {
-            "path": str(self.directory / "passages.jsonl.gz"),
-            "questions": str(self.directory / questions),
-        }
-        return ["--env-option", f"corpus={json.dumps({'name': 'jsonl', **paths})}"]
+        passages, path = self.directory / "passages.jsonl.gz", self.directory / questions
+        corpus = {"name": "jsonl", "path": str(passages), "questions": str(path)}
+        return ["--env-option", f"corpus={json.dumps(corpus)}"]
 
     def _demonstrations(self, subset: str) -> Path:
         """The demonstrator's episodes on a subset of the train questions; SFT leaves out those with a wrong answer."""
         episodes = self.directory / f"demonstrations-{subset}.jsonl"
         if not episodes.exists():
-            flags = [
-                "--env",
-                "SearchQA-v0",
-                "--split",
-                "train",
-                "--episodes",
-                "0",
-                *self._corpus(f"{subset}.jsonl"),
-            ]
-            flags += [word for key, value in SETTINGS.items() for word in ("--env-option", f"{key}={value}")]
-            _searchgym(
-                "eval",
-                "--agent",
-                "demonstrator",
-                "--agent-option",
-                "thoughts=false",
-                *flags,
-                "--save",
-                str(episodes),
-            )
+            flags = [word for key, value in SETTINGS.items() for word in ("--env-option", f"{key}={value}")]
+            flags += [*self._corpus(f"{subset}.jsonl"), "--save", str(episodes)]
+            played = "eval --agent demonstrator --agent-option thoughts=false --env SearchQA-v0 --split train --episodes 0"
+            _searchgym(*played.split(), *flags)
         return episodes
 
     def table(self) -> None:
