@@ -1,6 +1,6 @@
 """Every run and table of docs/results/real-model.md: a base model learns to search in passages of Wikipedia.
 
-    python tests/campaigns/real_model.py DATA DIRECTORY --model gemma-3-270m [--runs warm sft45 grpo-0 …] [--table]
+    python tests/campaigns/real_model.py DATA DIRECTORY --model gemma-3-270m [--runs warm sft-longer grpo-0 …] [--table]
 
 DATA has the folders 2wiki and hotpotqa, each with passages.jsonl.gz and questions.jsonl.gz. DIRECTORY receives the splits, the
 demonstrations, one folder per run and one file of evaluated episodes per run; what is already there is not made again, so that a
@@ -30,8 +30,8 @@ from searchgym.statistics import bootstrap
 SEEDS = (0, 1, 2)
 RUNS = (
     "warm",
-    "sft45",
-    "sft117",
+    "sft-longer",
+    "sft-all",
     *(f"{name}-{seed}" for seed in SEEDS for name in ("grpo", "cw", "gigpo")),
 )
 DEV, DEMONSTRATED = 80, 66  # train questions that are held out for dev, and that are demonstrated
@@ -41,7 +41,7 @@ SETTINGS = {"top_k": "1", "max_rounds": "4", "max_observation_chars": "1000"}
 TRAINERS = {
     "grpo": ["--trainer", "grpo"],
     "gigpo": ["--trainer", "gigpo"],
-    "cw": ["--trainer", "cw-grpo", "--judge", "rules", "--judge-when", "unequal"],
+    "cw": "--trainer cw-grpo --env-option judge=rules --env-option judge_when=unequal".split(),
 }
 MONTH = re.compile(
     r"\b(?:January|February|March|April|May|June|July|August|September|October|November|December)\b"
@@ -114,8 +114,8 @@ class Campaign:
         else:
             subset, iterations = {
                 "warm": ("demonstrated", 10),
-                "sft45": ("demonstrated", 50),
-                "sft117": ("train", 30),
+                "sft-longer": ("demonstrated", 50),
+                "sft-all": ("train", 30),
             }[name]
             flags += ["--recipe", "gemma3-270m-cpu-sft", "--iterations", str(iterations)]
             flags += ["--set", f"episodes={self._demonstrations(subset)}"]
@@ -159,7 +159,7 @@ class Campaign:
                 if name not in TRAINERS:
                     print(f"| {' | '.join([name, *_cells(members, runs.get('warm'), kinds)])} |")
         print()
-        for one, other in (("cw", "grpo"), ("gigpo", "grpo"), ("grpo", "sft45"), ("grpo", "sft117")):
+        for one, other in (("cw", "grpo"), ("gigpo", "grpo"), ("grpo", "sft-longer"), ("grpo", "sft-all")):
             if one in rows and other in rows:
                 gains = (
                     f"{column} {_difference(rows[one], rows[other], column, EASY)}" for column in ("EM", "F1")
