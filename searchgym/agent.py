@@ -134,6 +134,25 @@ class Agent:
         """
         raise NotImplementedError
 
+    def act_some(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> Sequence[Turn | None]:
+        """Answer at least one of the observations: what rollouts call.
+
+        A language model that decodes in batches need not keep complete messages waiting for the longest one. A slot that is not
+        answered is in the next call again, with the same observation. By default all are answered.
+
+        Args:
+            slots: see `act`.
+            observations: see `act`.
+            infos: see `act`.
+
+        Returns:
+            One `Turn` per slot; None for messages that are not complete.
+        """
+        acts = self.act(slots, observations, infos)
+        return [act if isinstance(act, Turn) else Turn(act) for act in acts]
+
     def fork(self, source: int, targets: Sequence[int]) -> None:
         """Copy the state of a slot to others, whose episodes then continue like the source's.
 

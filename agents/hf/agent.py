@@ -96,6 +96,7 @@ class HFAgent(TokenPolicy):
         self._loads = 0
         self._synced: tuple[int, int] | None = None
         self._ended: dict[int, bool] = {}  # whether a slot's last act ended the message itself
+        self._paused: set[int] = set()  # slots whose act is not complete
         self._base_digest: str | None = None
 
     # -- acting ------------------------------------------------------------------------------------------------
@@ -123,45 +124,68 @@ class HFAgent(TokenPolicy):
         self.engine.stop_strings = tuple(agent_context.dialect.stop_strings)
         self.engine.clear()
         self._ended.clear()
+        self._paused.clear()
         give_back_freed()
 
     def begin(self, slots: Sequence[int]) -> None:
         self.engine.begin(slots)
         self._ended.update((slot, False) for slot in slots)
+        self._paused.difference_update(slots)
 
     def fork(self, source: int, targets: Sequence[int]) -> None:
         """See `Agent`. The `transformers` engine copies keys and values; vLLM finds them in its prefix cache."""
         self.engine.fork(source, targets)
         self._ended.update((target, self._ended[source]) for target in targets)
+        self._paused.difference_update(targets)
         self._fork_streams(source, targets)
 
     def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
         """See `Agent`. The context consists of the recorded tokens; it is computed with the next act."""
         context = self._recorded_context(prefix, fork_round)
         self.engine.resume(slot, context)
+        self._paused.discard(slot)
         self._ended[slot] = context[-1] in self.chat.end_ids
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
     ) -> list[str | Turn]:
+        turns = self._generate(slots, observations, pause=False)
+        return [turn for turn in turns if turn is not None]
+
+    def act_some(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> Sequence[Turn | None]:
+        """See `Agent`: the engine returns once a quarter of the acts is complete."""
+        if type(self).act is not HFAgent.act:
+            return super().act_some(slots, observations, infos)  # a subclass acts in a way of its own
+        return self._generate(slots, observations, pause=True)
+
+    def _generate(self, slots: Sequence[int], observations: Sequence[str], pause: bool) -> list[Turn | None]:
+        """Sample the acts of the slots; None for one that is paused."""
         if self._synced != (self.version, self._loads):
             self.engine.sync(self.module, self.version)
             self._synced = self.version, self._loads
         encoded: dict[tuple[str, bool | None], list[int]] = {}
-        prompts = []
+        prompts: list[list[int]] = []
         for slot, observation in zip(slots, observations, strict=True):
+            if slot in self._paused:
+                prompts.append([])
+                continue
             ended = self._ended[slot] if self.engine.started(slot) else None
             if (observation, ended) not in encoded:
                 encoded[observation, ended] = (
                     self.chat.opening(observation) if ended is None else self.chat.reply(observation, ended)
                 )
             prompts.append(encoded[observation, ended])
-        generations = self.engine.generate(slots, prompts, self._sampling())
+        generations = self.engine.generate(slots, prompts, self._sampling(), pause=pause)
         for slot, generation in zip(slots, generations, strict=True):
             if generation.token_ids:
                 self._ended[slot] = generation.token_ids[-1] in self.chat.end_ids
+            (self._paused.add if generation.ending is Ending.PAUSED else self._paused.discard)(slot)
         return [
-            Turn(
+            None
+            if generation.ending is Ending.PAUSED
+            else Turn(
                 text=self.chat.text(generation.token_ids),
                 prompt_ids=generation.prompt_ids,
                 token_ids=generation.token_ids,

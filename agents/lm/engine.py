@@ -1,8 +1,10 @@
 """Batched generation that keeps the keys and values of every episode from round to round.
 
 Each slot (one running episode) owns a row of the cache. A round feeds only the new observation, then samples
-one act for all slots together; rows whose act is complete leave the batch. Every position of a context is
-computed once in the life of an episode:
+one act for all slots together; rows whose act is complete leave the batch. A caller that allows pauses gets the acts that are
+complete once these are a quarter of them, and the others continue in the next batch beside new ones (continuous batching):
+a step that decodes a few long acts takes almost as long as one that decodes many. Every position of a context is computed once in the life of
+an episode:
 
 - a sampled token is computed when the next one is sampled, the last token of an act with the next observation;
 - contexts that are equal in several slots (the first prompt of a group's rollouts, and later rounds of rollouts
@@ -52,6 +54,7 @@ class _Slot:
         cached: number of its first positions that the row holds.
         uniform_T: the numbers that the current act's tokens are drawn with, where the slot has its own random stream.
         completes: whether a token completes the current act; see `GenerationEngine.watch`.
+        paused: the current act, if it is to be continued.
     """
 
     row: int
@@ -59,6 +62,7 @@ class _Slot:
     cached: int = 0
     uniform_T: Sequence[float] = ()
     completes: Callable[[int], bool] | None = None
+    paused: Generation | None = None
 
 
 class Engine:
@@ -175,7 +179,7 @@ class Engine:
             if slot is None:
                 slot = self._slots[number] = _Slot(len(self._at))
                 self._at.append(slot)
-            slot.context, slot.cached = [], 0
+            slot.context, slot.cached, slot.paused = [], 0, None
 
     def started(self, slot: int) -> bool:
         """Whether the slot was fed any tokens since `begin`."""
@@ -195,9 +199,11 @@ class Engine:
                 be among them and stays as it is.
 
         Raises:
-            ConfigError: the source was not begun.
+            ConfigError: the source was not begun, or its act is paused.
         """
         origin = self._slot(source)
+        if origin.paused is not None:
+            raise ConfigError(f"slot {source!r} has a paused act: complete it before the slot is copied")
         others = [target for target in targets if target != source]
         self.begin(others)
         copies = [self._slots[target] for target in others]
@@ -217,20 +223,20 @@ class Engine:
 
     @torch.inference_mode()
     def generate(
-        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sampling
+        self,
+        slots: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        pause: bool = False,
     ) -> list[Generation]:
-        """Feed one prompt to each slot and sample one act after it.
-
-        Args:
-            slots: the slots, each once.
-            prompts: token ids to feed, one list per slot.
-            sampling: how tokens are drawn.
+        """See `GenerationEngine`.
 
         Returns:
             One act per slot, in order.
 
         Raises:
-            ConfigError: a slot that was not begun or appears twice, or an empty first prompt.
+            ConfigError: a slot that was not begun or appears twice, an empty first prompt, or a prompt in the middle of an act.
             TrainingError: the weights produce logits that are not finite.
         """
         if len(set(slots)) < len(slots):
@@ -240,6 +246,13 @@ class Engine:
         active: list[Generation] = []
         for number, prompt in zip(slots, prompts, strict=True):
             slot = self._slot(number)
+            if slot.paused is not None:
+                if prompt:
+                    raise ConfigError(f"slot {number} has a paused act: give an empty prompt to continue it")
+                results.append(slot.paused)
+                feeding.append(slot)
+                active.append(slot.paused)
+                continue
             if not slot.context and not prompt:
                 raise ConfigError(f"slot {number} has no context and an empty prompt: feed it a token first")
             if len(slot.context) + len(prompt) >= self.max_context:
@@ -254,15 +267,16 @@ class Engine:
         if feeding:
             start = time.perf_counter()
             for slot, generation in zip(feeding, active, strict=True):
-                slot.context.extend(generation.prompt_ids)
-                self.stats.prompt_tokens += len(generation.prompt_ids)
+                if slot.paused is None:
+                    slot.context.extend(generation.prompt_ids)
+                    self.stats.prompt_tokens += len(generation.prompt_ids)
             # Leave room for the act, and for prefill rows padded to the longest of their batch.
             padded = max(s.cached for s in feeding) + max(len(s.context) - s.cached for s in feeding)
             self._slide(feeding, max(padded, max(len(s.context) for s in feeding) + self.max_new_tokens))
             self._arrange(feeding)
             logits_BV = self._prefill(feeding)
             middle = time.perf_counter()
-            self._decode(feeding, active, logits_BV, sampling)
+            self._decode(feeding, active, logits_BV, sampling, pause)
             self.stats.prefill_seconds += middle - start
             self.stats.decode_seconds += time.perf_counter() - middle
         return results
@@ -324,7 +338,9 @@ class Engine:
         hidden: list[Tensor] = []
         order: list[int] = []
         batch: list[int] = []
-        started = {i: not self.network.pads and slots[i].cached > 0 for i in lacking}
+        started = {
+            i: slots[i].paused is not None or (not self.network.pads and slots[i].cached > 0) for i in lacking
+        }
         for i in sorted(lacking, key=lambda i: (started[i], lacking[i], len(slots[i].context))):
             if batch and (
                 lacking[i] * (len(batch) + 1) > self.batch_tokens
@@ -348,7 +364,10 @@ class Engine:
         return logits[[place[j] for j in leader]]
 
     def _alike(self, one: _Slot, other: _Slot) -> bool:
-        """Whether two contexts can share a prefill pass; a recurrent state must not run over padding."""
+        """Whether two contexts can share a prefill pass. A recurrent state must not run over padding; and a paused act lacks one
+        token, which is not worth padding it to the length of a prompt."""
+        if (one.paused is None) != (other.paused is None):
+            return False
         if self.network.pads:
             return True
         lacking = {len(slot.context) - slot.cached for slot in (one, other)}
@@ -402,15 +421,25 @@ class Engine:
         return hidden_B1W[:, 0]
 
     def _decode(
-        self, slots: list[_Slot], active: list[Generation], logits_BV: Tensor, sampling: Sampling
+        self,
+        slots: list[_Slot],
+        active: list[Generation],
+        logits_BV: Tensor,
+        sampling: Sampling,
+        pause: bool,
     ) -> None:
-        """Sample until every act has ended; `slots` are in the first rows, in order."""
+        """Sample until every act has ended, or a quarter of them, with `pause`; `slots` are in the first rows, in order."""
         slots, active = list(slots), list(active)
+        few = 3 * len(slots) // 4 if pause else 0
         device = self.network.device
-        for step in range(1, self.max_new_tokens + 1):
+        for slot, generation in zip(slots, active, strict=True):
+            slot.paused, generation.ending = None, Ending.ROUND_LIMIT
+        while True:
             uniform_B1 = None
             if sampling.rng_streams is not None and not sampling.greedy:
-                uniform_B1 = torch.tensor([[slot.uniform_T[step - 1]] for slot in slots])
+                uniform_B1 = torch.tensor(
+                    [[slot.uniform_T[len(act.token_ids)]] for slot, act in zip(slots, active, strict=True)]
+                )
             tokens_B, logprobs_B = sample(logits_BV, sampling, uniform_B1)
             running: list[int] = []
             for i, (token, logprob) in enumerate(zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)):
@@ -422,10 +451,12 @@ class Engine:
                     active[i].ending = Ending.CLOSED
                 elif len(slot.context) >= self.max_context:
                     active[i].ending = Ending.CONTEXT_LIMIT
-                elif step < self.max_new_tokens:
+                elif len(active[i].token_ids) < self.max_new_tokens:
                     running.append(i)
             self.stats.sampled_tokens += len(active)
-            if not running:
+            if len(running) <= few:
+                for i in running:
+                    slots[i].paused, active[i].ending = active[i], Ending.PAUSED
                 return
             if len(running) < len(active):
                 slots, active = self._close_ranks(slots, active, running)

@@ -21,6 +21,8 @@ class Ending(enum.StrEnum):
     """`max_new_tokens` tokens were sampled."""
     CONTEXT_LIMIT = "context_limit"
     """The context is full: the episode cannot continue."""
+    PAUSED = "paused"
+    """The act is not complete: the slot's next `generate` continues it."""
     FAILED = "failed"
     """The engine returned no act (infrastructure failure). The context is as it was before."""
 
@@ -121,9 +123,22 @@ class GenerationEngine(Protocol):
         """Begin the slot with these tokens as its context."""
 
     def generate(
-        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sampling
+        self,
+        slots: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        pause: bool = False,
     ) -> list[Generation]:
-        """Feed one prompt to each slot and sample one act after it."""
+        """Feed one prompt to each slot and sample one act after it.
+
+        Args:
+            slots: the slots, each once.
+            prompts: token ids to feed, one list per slot; empty for a slot whose act is paused, which is continued.
+            sampling: how tokens are drawn.
+            pause: return once a quarter of the acts is complete; the others end with `Ending.PAUSED`. An engine that replaces
+                complete rows by itself ignores it.
+        """
 
     def sync(self, model: Any, version: int) -> None:
         """Sample from new weights from now on.

@@ -151,9 +151,14 @@ class VLLMSlots:
         """Rollouts are over for now: the engine may free memory until the next `generate`."""
 
     def generate(
-        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sampling
+        self,
+        slots: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        pause: bool = False,
     ) -> list[Generation]:
-        """Feed one prompt to each slot and sample one act after it.
+        """Feed one prompt to each slot and sample one act after it. vLLM replaces complete rows by itself: there are no pauses.
 
         An act that vLLM did not return ends with `Ending.FAILED`; the slot is then as before.
 

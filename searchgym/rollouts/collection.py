@@ -194,14 +194,16 @@ def collect(
     fill(list(range(envs.num_envs)))
     while recorders:
         slots = sorted(recorders)
-        acts = agent.act(slots, [observations[s] for s in slots], _Infos([latest[s] for s in slots]))
+        acts = agent.act_some(slots, [observations[s] for s in slots], _Infos([latest[s] for s in slots]))
         if len(acts) != len(slots):
             raise ConfigError(f"agent {agent.name!r} gave {len(acts)} acts for {len(slots)} observations")
-        turns = {s: a if isinstance(a, Turn) else Turn(a) for s, a in zip(slots, acts, strict=True)}
+        turns = {s: turn for s, turn in zip(slots, acts, strict=True) if turn is not None}
+        if not turns:
+            raise ConfigError(f"agent {agent.name!r} answered none of {len(slots)} observations")
         stops = {s: turn.stop for s, turn in turns.items() if turn.stop is not None}
         if stops:
             take(turns, envs.end(stops))
-        playing = {s: turns[s].text for s in slots if s not in stops}
+        playing = {s: turn.text for s, turn in turns.items() if s not in stops}
         if playing:
             take(turns, envs.play(playing))
         if over := [slot for slot, rounds in rounds_left.items() if rounds == 0]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from searchgym.agents.lm.engine import Engine
 from searchgym.agents.lm.generation import Ending, EngineStats, Generation
 from searchgym.agents.lm.network import DecoderNetwork
 from searchgym.agents.lm.sampling import Sampling, sample
+from searchgym.agents.rng_streams import RngStreams
 from searchgym.agents.tiny.model import TinyConfig, build_model
 from searchgym.errors import ConfigError, TrainingError
 
@@ -28,8 +30,8 @@ def build_engine(
     return Engine(network, stops, max_new_tokens=max_new_tokens, max_context=max_context, batch_tokens=64)
 
 
-def sampling(seed: int = 0, **options: float) -> Sampling:
-    return Sampling(torch.Generator().manual_seed(seed), **options)  # type: ignore[arg-type]
+def sampling(seed: int = 0, **options: Any) -> Sampling:
+    return Sampling(torch.Generator().manual_seed(seed), **options)
 
 
 def play(
@@ -87,6 +89,70 @@ def test_recorded_logprobs_are_those_of_a_full_recomputation(temperature: float,
                 assert logprob == pytest.approx(float(expected[position - 1, context[position]]), abs=1e-4)
                 compared += 1
     assert compared > 100
+
+
+def play_streams(engine: Engine, pause: bool, rounds: int = 5) -> dict[int, list[Generation]]:
+    """Slots with random streams of their own; each is asked again as soon as its act is complete."""
+    rngs = {slot: random.Random(slot // 2) for slot in range(9)}
+    streams = RngStreams()
+    streams.start(list(rngs), list(rngs))
+    engine.begin(rngs)
+    acts: dict[int, list[Generation]] = {slot: [] for slot in rngs}
+    waiting = {slot: [rng.randrange(VOCAB) for _ in range(6)] for slot, rng in rngs.items()}
+    while waiting:
+        found = engine.generate(
+            list(waiting), list(waiting.values()), sampling(rng_streams=streams), pause=pause
+        )
+        for slot, act in zip(list(waiting), found, strict=True):
+            waiting[slot] = []
+            if act.ending is Ending.PAUSED:
+                continue
+            acts[slot].append(act)
+            waiting[slot] = [rngs[slot].randrange(VOCAB) for _ in range(rngs[slot].randint(1, 30))]
+            if len(acts[slot]) == rounds:
+                del waiting[slot]
+    return acts
+
+
+def test_paused_acts_are_those_of_one_call_in_fewer_steps() -> None:
+    whole, paused = build_engine(max_new_tokens=40), build_engine(max_new_tokens=40)
+    expected = play_streams(whole, pause=False)
+    for slot, acts in play_streams(paused, pause=True).items():
+        for act, other in zip(acts, expected[slot], strict=True):
+            assert (act.prompt_ids, act.token_ids, act.ending) == (
+                other.prompt_ids,
+                other.token_ids,
+                other.ending,
+            )
+            assert act.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    lengths = {len(act.token_ids) for acts in expected.values() for act in acts}
+    assert max(lengths) > 3 * min(lengths)
+    assert paused.stats.sampled_tokens == whole.stats.sampled_tokens
+    assert paused.stats.prompt_tokens == whole.stats.prompt_tokens
+    assert paused.stats.decode_steps < 0.85 * whole.stats.decode_steps
+
+
+def test_a_paused_act_is_neither_fed_nor_copied() -> None:
+    engine = build_engine(stops=(), max_new_tokens=3)
+    engine.watch = lambda: lambda token: token % 2 == 0
+    engine.begin(range(2))
+    for seed in range(50):
+        acts = engine.generate(range(2), [[1], [2]], sampling(seed), pause=True)
+        if acts[1].ending is Ending.PAUSED:
+            break
+        engine.begin(range(2))
+    with pytest.raises(ConfigError, match="slot 1 has a paused act: give an empty prompt"):
+        engine.generate([1], [[3]], sampling())
+    with pytest.raises(ConfigError, match="slot 1 has a paused act: complete it"):
+        engine.fork(1, [0])
+    engine.release()  # what is kept of its context is computed again
+    before = list(acts[1].token_ids)
+    (act,) = engine.generate([1], [[]], sampling())
+    assert act.token_ids[: len(before)] == before
+    assert act.ending is not Ending.PAUSED
+    assert engine.context(1) == [2, *act.token_ids]
+    engine.begin([1])
+    assert engine.generate([1], [[3]], sampling())[0].prompt_ids == [3]
 
 
 def test_greedy_takes_the_most_likely_token() -> None:

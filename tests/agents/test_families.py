@@ -16,6 +16,7 @@ from searchgym.agents.hf.loading import freeze_other_towers
 from searchgym.agents.hf.lora import Adapter, LoraOptions
 from searchgym.agents.lm.engine import Engine
 from searchgym.agents.lm.evaluation import EvaluationStats, TokenSequence, evaluate
+from searchgym.agents.lm.generation import Ending, Generation
 from searchgym.agents.lm.network import open_network
 from searchgym.agents.lm.sampling import Sampling
 from searchgym.errors import ConfigError
@@ -30,8 +31,22 @@ CLOSE = dict.fromkeys([*HYBRIDS, *UNEQUAL], 2e-4) | {"nemotron_h": 3e-3}
 """Nemotron-H: transformers' own step of one token differs by that from its own pass over the whole context."""
 
 
+def paused_acts(
+    engine: Engine, slots: list[int], prompts: list[list[int]], how: Sampling
+) -> dict[int, Generation]:
+    """One act per slot, in calls that pause the longer acts."""
+    acts: dict[int, Generation] = {}
+    waiting = dict(zip(slots, prompts, strict=True))
+    while waiting:
+        found = engine.generate(list(waiting), list(waiting.values()), how, pause=True)
+        ended = {s: act for s, act in zip(waiting, found, strict=True) if act.ending is not Ending.PAUSED}
+        acts |= ended
+        waiting = {s: [] for s in waiting if s not in ended}
+    return {slot: acts[slot] for slot in slots}
+
+
 def play(engine: Engine) -> dict[int, list[float | None]]:
-    """Ragged prompts and observations, a slot that starts later, a fork; log-probabilities by slot."""
+    """Ragged prompts and observations, paused acts, a slot that starts later, a fork; log-probabilities by slot."""
     rng = random.Random(2)
     how = Sampling(torch.Generator().manual_seed(3), temperature=TEMPERATURE)
     slots = list(range(4))
@@ -40,7 +55,7 @@ def play(engine: Engine) -> dict[int, list[float | None]]:
     recorded: dict[int, list[float | None]] = {s: [] for s in slots}
     for round_ in range(3):
         chosen = rng.sample(slots, 3)
-        for slot, act in zip(chosen, engine.generate(chosen, [prompts[s] for s in chosen], how), strict=True):
+        for slot, act in paused_acts(engine, chosen, [prompts[s] for s in chosen], how).items():
             recorded[slot] += [None] * len(act.prompt_ids) + list(act.logprobs)
             prompts[slot] = [rng.randrange(VOCAB) for _ in range(rng.randint(1, 9))]
         if round_ == 1:

@@ -17,13 +17,15 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from searchgym.agent import Turn
 from searchgym.agents.hf.agent import HFAgent
 from searchgym.agents.lm.generation import EngineStats
 from searchgym.agents.policy import Sample
 from searchgym.env.env import SearchEnv
+from searchgym.env.vector import SearchVectorEnv
 from searchgym.errors import CheckpointError, ConfigError
 from searchgym.records.episode import Episode, StopReason
-from searchgym.rollouts.collection import agent_context_of, rollout
+from searchgym.rollouts.collection import agent_context_of, collect, rollout
 
 LORA = {"rank": 4}
 
@@ -212,6 +214,26 @@ def test_all_weights_open_in_plain_transformers(env: SearchEnv, taught: str, tmp
     other.load_weights(tmp_path / "full")
     for ours, theirs in zip(other.module.parameters(), agent.module.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_episodes_are_the_same_with_and_without_paused_acts(env: SearchEnv, taught: str) -> None:
+    class Patient(HFAgent):
+        """Waits for the longest act of a batch."""
+
+        def act(self, *arguments: Any) -> list[str | Turn]:
+            return super().act(*arguments)
+
+    def play(make: type[HFAgent]) -> tuple[HFAgent, list[Episode]]:
+        agent = make(taught, temperature=1.5, max_new_tokens=24)
+        envs = SearchVectorEnv.from_config(env.config, 8)
+        return agent, collect(envs, agent, envs.task_ids()[:8] * 2, seeds=range(16))
+
+    (patient, expected), (agent, episodes) = play(Patient), play(HFAgent)
+    for one, other in zip(episodes, expected, strict=True):
+        assert [s.tokens for s in one.segments] == [s.tokens for s in other.segments]
+        assert [r.text for r in one.rounds] == [r.text for r in other.rounds]
+        assert recorded([one]).tolist() == pytest.approx(recorded([other]).tolist(), abs=1e-4)
+    assert agent.engine.stats.decode_steps < patient.engine.stats.decode_steps
 
 
 def test_an_adapter_is_made_and_opened_without_a_warning_of_the_future(taught: str, tmp_path: Path) -> None:

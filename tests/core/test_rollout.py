@@ -146,6 +146,38 @@ def test_few_slots_give_the_same_episodes_as_many(slots: int, make: type[Script]
         assert len(agent.widths) <= total / 3 + 4
 
 
+class OneByOne(Script):
+    """Answers the slot that has waited longest; the others stay with their observation."""
+
+    name = "script"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[int] = []
+
+    def act_some(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> Sequence[Turn | None]:
+        self.waiting = [s for s in self.waiting if s in slots] + [s for s in slots if s not in self.waiting]
+        chosen = slots.index(self.waiting.pop(0))
+        (turn,) = super().act_some([slots[chosen]], [observations[chosen]], [infos[chosen]])
+        return [turn if i == chosen else None for i in range(len(slots))]
+
+
+def test_slots_that_are_not_answered_wait_and_change_nothing(toy: str) -> None:
+    reference = plain(collect(SearchVectorEnv(16, corpus=toy), Script(), TASKS * 2))
+    assert plain(collect(SearchVectorEnv(5, corpus=toy), OneByOne(), TASKS * 2)) == reference
+
+
+def test_an_agent_that_answers_nothing_is_an_error(toy: str) -> None:
+    class Silent(Script):
+        def act_some(self, slots: Sequence[int], *_: Any) -> Sequence[None]:
+            return [None] * len(slots)
+
+    with pytest.raises(ConfigError, match="answered none of 3 observations"):
+        collect(SearchVectorEnv(3, corpus=toy), Silent(), TASKS)
+
+
 def test_segments_of_one_context(toy: str) -> None:
     agent = Tokens()
     agent.searches = lambda question: 2  # type: ignore[method-assign]
