@@ -80,7 +80,10 @@ def sample(logits_BV: Tensor, sampling: Sampling, uniform_B1: Tensor | None = No
 
 def _sample(logits_BV: Tensor, sampling: Sampling, uniform_B1: Tensor | None) -> tuple[Tensor, Tensor]:
     """`sample` of some rows, with the numbers to draw with unless it is greedy."""
-    logprobs_BV = torch.log_softmax(logits_BV.float() / sampling.temperature, dim=-1)
+    logits_BV = logits_BV.float()
+    if sampling.temperature != 1:
+        logits_BV = logits_BV / sampling.temperature
+    logprobs_BV = torch.log_softmax(logits_BV, dim=-1)
     if not bool(torch.isfinite(logprobs_BV.sum())):
         raise TrainingError(
             "the model's logits are not finite: its weights have diverged; resume from an earlier checkpoint "
@@ -100,7 +103,9 @@ def _invert(logprobs_BV: Tensor, top_p: float, uniform_B1: Tensor) -> Tensor:
         return _passed(_nucleus(logprobs_BV.double().exp(), top_p), uniform_B1)[0]
     # Of a large vocabulary only the block in which the word lies is summed up word by word.
     weights_BV = _nucleus(logprobs_BV.exp(), top_p)
-    blocks_BMC = functional.pad(weights_BV, (0, -words % _BLOCK)).view(len(weights_BV), -1, _BLOCK)
+    if words % _BLOCK:
+        weights_BV = functional.pad(weights_BV, (0, -words % _BLOCK))
+    blocks_BMC = weights_BV.view(len(weights_BV), -1, _BLOCK)
     block_B, left_B1 = _passed(blocks_BMC.sum(-1, dtype=torch.float64), uniform_B1)
     inside_BC = blocks_BMC[torch.arange(len(block_B), device=block_B.device), block_B].double()
     cumulative_BC = inside_BC.cumsum(-1)

@@ -31,8 +31,8 @@ PLAIN = (
 ).split()
 """Templates that are used for chats, while the dialect's prompt lists the tools."""
 REFUSED = {
-    "gptoss": "more parts than acts",
-    "muse_glimmer": "more parts than acts",
+    "gptoss": "control tokens between the start of a reply",
+    "muse_glimmer": "control tokens between the start of a reply",
     "idefics3": "once and in order",
     "llava_next": "once and in order",
     "smolvlm": "once and in order",
@@ -71,7 +71,7 @@ def test_a_real_template_is_handled(name: str, thinking: bool) -> None:
         assert chat.native_tools == (dialect == "tools" and name in NATIVE), chat.why_not_native
         opening = tokenizer.decode(chat.opening("Who is it?"))
         assert opening.count("Who is it?") == 1
-        assert opening.count("exactly one act and stop") == 1
+        assert opening.count("exactly one action and stop") == 1
         assert opening.count("Give the final answer and end.") == (dialect == "tools")
         observation = "<tool_response>\nA lake.\n</tool_response>" if dialect == "tools" else "A lake."
         reply = tokenizer.decode(chat.reply(observation, False))
