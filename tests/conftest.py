@@ -56,6 +56,13 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_unconfigure() -> None:
+    """Look for garbage among the youngest objects only: pytest looks twice at all of them, which takes seconds in each process."""
+    gc.collect(1)
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the files with slow tests first: at the end, the processes share short ones."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

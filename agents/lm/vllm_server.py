@@ -41,6 +41,7 @@ try:
     import openai
 
     from searchgym.endpoint import event_loop
+    from searchgym.endpoint.client import open_client
     from searchgym.endpoint.options import EndpointOptions
 except ModuleNotFoundError as missing:
     raise MissingExtraError("engine 'vllm-server'", missing.name or "openai", "api") from missing
@@ -368,9 +369,7 @@ class VLLMServerEngine(VLLMSlots):
         client = self._clients.get(os.getpid())
         if client is None:
             client = self._clients[os.getpid()] = _Client(
-                openai.AsyncOpenAI(
-                    api_key=self._key, base_url=self._url, timeout=self._options.timeout, max_retries=0
-                ),
+                open_client(self._url, self._key, self._options.timeout, retries=0),
                 asyncio.Semaphore(self._options.concurrency),
                 asyncio.Lock(),
             )

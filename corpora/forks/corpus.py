@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from searchgym.errors import ConfigError, UnknownIdError
 from searchgym.options import checks
 from searchgym.records.question import Hop, Passage, Question
 
-from ..world.arithmetic import hash64, key
+from ..world.arithmetic import hash64, hash64_each, key
 from ..world.words import GIVEN_NAMES, SURNAME_HEADS, SURNAME_TAILS
 from .families import FAMILIES, LIST, YEAR, MicroWorld, check_parameters
 from .rendering import STYLES
@@ -191,17 +191,17 @@ class _Order:
     def __init__(self, seed: int, number: int) -> None:
         self._seed, self._count = hash64(seed, key("forks order"), number), 0
 
-    def _next(self) -> int:
-        self._count += 1
-        return hash64(self._seed, self._count)
+    def _next(self, count: int) -> list[int]:
+        start = self._count + 1
+        self._count += count
+        return hash64_each(self._seed, start, start + count)
 
     def choice(self, items: Sequence[T]) -> T:
-        return items[self._next() % len(items)]
+        return items[self._next(1)[0] % len(items)]
 
-    def shuffled(self, items: Iterable[T]) -> list[T]:
-        return [
-            item for _, item in sorted(((self._next(), item) for item in items), key=lambda pair: pair[0])
-        ]
+    def shuffled(self, items: Sequence[T]) -> list[T]:
+        keys = self._next(len(items))
+        return [items[i] for i in sorted(range(len(items)), key=keys.__getitem__)]
 
 
 def _owner(parameter: str) -> str:

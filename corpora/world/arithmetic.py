@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import gcd
 
-__all__ = ["AffinePermutation", "GridPermutation", "Grouping", "hash64", "key"]
+__all__ = ["AffinePermutation", "GridPermutation", "Grouping", "hash64", "hash64_each", "key"]
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -23,6 +23,17 @@ def hash64(*values: int) -> int:
         h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) & _MASK
         h ^= h >> 31
     return h
+
+
+def hash64_each(value: int, start: int, stop: int) -> list[int]:
+    """`hash64(value, i)` for every `i` from `start` to `stop - 1`, in a third of the time."""
+    first, hashes = hash64(value), []
+    for i in range(start, stop):
+        h = (first + i * 0xD1342543DE82EF95 + _GOLDEN) & _MASK
+        h = ((h ^ (h >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) & _MASK
+        hashes.append(h ^ (h >> 31))
+    return hashes
 
 
 def key(name: str) -> int:

@@ -8,18 +8,21 @@ tokens per minute, and the budget.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import openai
 
 from .metering import Meter, RateLimit, Usage, total
 from .options import EndpointOptions
 from .streamed import joined_stream
 
-__all__ = ["Endpoint", "Messages", "Reply", "RequestError", "ToolCall", "worst_case_usage"]
+__all__ = ["Endpoint", "Messages", "Reply", "RequestError", "ToolCall", "open_client", "worst_case_usage"]
 
 Messages = Sequence[Mapping[str, Any]]
 """A conversation as the API takes it."""
@@ -66,6 +69,30 @@ class RequestError(Exception):
         self.fatal = fatal
 
 
+def open_client(address: str, key: str, timeout: float, retries: int) -> openai.AsyncOpenAI:
+    """A client of an OpenAI-compatible server.
+
+    Args:
+        address: its base URL.
+        key: the API key.
+        timeout: seconds for one attempt.
+        retries: further attempts after a failure.
+    """
+    return openai.AsyncOpenAI(
+        api_key=key,
+        base_url=address,
+        timeout=timeout,
+        max_retries=retries,
+        http_client=openai.DefaultAsyncHttpxClient(verify=_certificates()),
+    )
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Reading the trusted certificates takes 27 ms, which each client would do anew."""
+    return httpx.create_ssl_context()
+
+
 class Endpoint:
     """Sends requests on one event loop; see the module docstring.
 
@@ -84,12 +111,7 @@ class Endpoint:
         self._request = request
         self._meter = meter
         self._key = options.key
-        self._client = openai.AsyncOpenAI(
-            api_key=self._key,
-            base_url=options.address,
-            timeout=options.timeout,
-            max_retries=options.retries,
-        )
+        self._client = open_client(options.address, self._key, options.timeout, options.retries)
         self._slots = asyncio.Semaphore(options.concurrency)
         self._requests = RateLimit(options.requests_per_minute)
         self._tokens = RateLimit(options.tokens_per_minute)

@@ -218,7 +218,8 @@ def test_lines_may_come_from_several_files_and_from_other_tools(
     bare[0]["gold"]["answers"] = ["changed on purpose"]
     path.write_text("".join(json.dumps(row) + "\n" for row in bare), "utf-8")
     assert next(load_episodes(path)).gold["answers"] == ["changed on purpose"]
-    assert not recwarn.list
+    # Garbage of other tests may be found here and warn of what it left open.
+    assert not [str(w.message) for w in recwarn.list if issubclass(w.category, UserWarning)]
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ LLMJudge(**json.loads(sys.argv[2])).judge(traces(int(sys.argv[3])))
 def test_kill_9_loses_no_finished_judgement(llm_stub: StubLLM, llm_options: dict[str, Any]) -> None:
     llm_stub.latency = 0.1
     llm_options["concurrency"] = 8
-    command = [sys.executable, "-c", CHILD, str(Path(__file__).parents[1]), json.dumps(llm_options), "400"]
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parents[1]), json.dumps(llm_options), "240"]
     with preloaded.PreloadedPopen(command) as process:
         while llm_stub.answered < 40:
             assert process.poll() is None
@@ -193,10 +193,10 @@ def test_kill_9_loses_no_finished_judgement(llm_stub: StubLLM, llm_options: dict
     assert 40 <= answered < 200
     llm_stub.latency = 0.0
     judge = LLMJudge(**llm_options)
-    assert {v.status for v in judge.judge(traces(400))} == {"ok"}
+    assert {v.status for v in judge.judge(traces(240))} == {"ok"}
     # At most what was in flight, or on its way to the disk, when the process died is asked again.
     assert judge.stats["cached"] >= answered - 2 * llm_options["concurrency"]
-    assert judge.stats["cached"] + judge.stats["calls"] == 400
+    assert judge.stats["cached"] + judge.stats["calls"] == 240
 
 
 def test_processes_share_a_cache(llm_stub: StubLLM, llm_options: dict[str, Any]) -> None:
@@ -351,7 +351,7 @@ def test_connections_are_kept_for_the_next_call_and_closed_with_the_judge(
     assert llm_stub.connected == 3
     assert llm_stub.connections == 3
     del judge
-    gc.collect()
+    gc.collect(1)
     until(lambda: llm_stub.connected == 0)
 
 

@@ -335,10 +335,16 @@ def test_the_environments_door_leads_here(mine: Path) -> None:
     ],
 )
 def test_real_wikipedia_passages(
-    name: str, passages: int, questions: int, recall_at: dict[int, float]
+    searchgym_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    passages: int,
+    questions: int,
+    recall_at: dict[int, float],
 ) -> None:
     if not (DATA / name).is_dir():
         pytest.skip(f"the data set is missing: {DATA / name}")
+    monkeypatch.setenv("SEARCHGYM_HOME", str(searchgym_home))  # other tests read these data too
     corpus = open_jsonl(DATA / name)
     check_corpus(corpus)
     asked = [question for split in corpus.splits for question in corpus.questions(split)]

@@ -7,7 +7,14 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchgym.corpora.world.arithmetic import AffinePermutation, GridPermutation, Grouping, hash64, key
+from searchgym.corpora.world.arithmetic import (
+    AffinePermutation,
+    GridPermutation,
+    Grouping,
+    hash64,
+    hash64_each,
+    key,
+)
 
 seeds = st.integers(0, 2**64 - 1)
 
@@ -17,6 +24,7 @@ def test_hash64_gives_the_published_numbers() -> None:
     assert hash64(0) == 16294208416658607535  # splitmix64's first output for state 0
     assert hash64(1, 2) != hash64(2, 1)
     assert hash64(-1) == hash64(2**64 - 1)
+    assert hash64_each(7, 3, 9) == [hash64(7, i) for i in range(3, 9)]
     assert key("") == 0xCBF29CE484222325  # the FNV-1a offset
     assert key("a") == 0xAF63DC4C8601EC8C  # from the FNV test vectors
 

@@ -32,6 +32,9 @@ def test_grpo_teaches_the_candidate_policy(tmp_path: Path) -> None:
 
 def test_permuted_rewards_teach_it_nothing(tmp_path: Path) -> None:
     settings = {**DEMONSTRATION["settings"], "permute_rewards": True}  # type: ignore[dict-item]
-    result = train({**DEMONSTRATION, "settings": settings, "iterations": 16, "seed": 1}, tmp_path / "run")
+    result = train(
+        {**DEMONSTRATION, "settings": settings, "questions": 16, "iterations": 16, "seed": 1},
+        tmp_path / "run",
+    )
     assert result.after is not None
     assert result.after["em"].value <= 0.3

@@ -197,7 +197,7 @@ def test_peak_of_resident_memory(checkpointing):
     model, architecture = small_model(8, hidden_size=96, intermediate_size=384)
     network = open_network(model, checkpointing=checkpointing)
     forward(network, 64)[0].sum().backward()  # gradients, and what libraries allocate once
-    gc.collect()
+    gc.collect(1)
     ctypes.CDLL(None).malloc_trim(0)  # what earlier tests left to the allocator goes back to the system
     before = status("VmRSS")
     with open("/proc/self/clear_refs", "w") as handle:

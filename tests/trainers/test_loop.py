@@ -18,10 +18,12 @@ from searchgym.trainers.runs.directory import RunDirectory
 from searchgym.trainers.training.loop import Loop
 
 pytestmark = pytest.mark.usefixtures("no_curve")
+LEARNS = {"iterations": 18, "lr": 0.3, "checkpoint_every": 18}
+"""Enough for every variant to answer all six tasks."""
 
 
 def test_it_learns(tmp_path):
-    result = run_toy(tmp_path, iterations=40)
+    result = run_toy(tmp_path, **LEARNS)
     assert result.before["em"].value <= 0.2
     assert result.after["em"].value == 1.0
     assert result.metrics[-1]["em"] > 0.8
@@ -36,12 +38,12 @@ def test_it_learns(tmp_path):
     ],
 )
 def test_variants_learn(tmp_path, settings):
-    result = run_toy(tmp_path, iterations=50, settings={"group_size": 8, **settings})
+    result = run_toy(tmp_path, **LEARNS, settings={"group_size": 8, **settings})
     assert result.after["em"].value >= 5 / 6
 
 
 def test_rewards_permuted_inside_groups_teach_nothing(tmp_path):
-    result = run_toy(tmp_path, iterations=30, settings={"group_size": 8, "permute_rewards": True})
+    result = run_toy(tmp_path, **LEARNS, settings={"group_size": 8, "permute_rewards": True})
     assert result.after["em"].value <= 0.5
 
 
@@ -60,7 +62,7 @@ class Plain(Algorithm):
 
 def test_plain_algorithm_learns_too(tmp_path):
     with RunDirectory.create(tmp_path, {}) as run:
-        result = make_trainer(run, Plain({"group_size": 8}), iterations=40).run_to_end()
+        result = make_trainer(run, Plain({"group_size": 8}), **LEARNS).run_to_end()
     assert result.after["em"].value == 1.0
 
 
@@ -265,16 +267,17 @@ def test_training_leaves_the_garbage_collector_as_it_was(tmp_path, monkeypatch):
         "iterate",
         lambda self, watch, real=Loop.iterate: seen.append(gc.get_threshold()) or real(self, watch),
     )
-    gc.unfreeze()  # what conftest.py froze
+    before = gc.get_threshold(), gc.get_freeze_count()
+    assert before[1] == 0
+    run_toy(tmp_path / "plain", iterations=1)
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before
+    assert seen[0][0] > before[0][0]
+    gc.freeze()
     try:
-        before = gc.get_threshold(), gc.get_freeze_count()
-        run_toy(tmp_path / "plain", iterations=1)
-        assert (gc.get_threshold(), gc.get_freeze_count()) == before
-        assert seen[0][0] > before[0][0]
+        run_toy(tmp_path / "frozen", iterations=1)
+        assert gc.get_freeze_count() > 0, "what the caller froze stays frozen"
     finally:
-        gc.freeze()
-    run_toy(tmp_path / "frozen", iterations=1)
-    assert gc.get_freeze_count() > 0, "what the caller froze stays frozen"
+        gc.unfreeze()  # each later run would count what is frozen, one object at a time
 
 
 def test_what_is_only_looked_at_can_be_left_out(tmp_path):

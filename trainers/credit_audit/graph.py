@@ -104,12 +104,14 @@ class _Outcome(NamedTuple):
         observation: what the agent sees next; "" at the end.
         snapshot: the state after it; None at the end.
         key: equal for environment states with the same future.
+        chars: characters of the act's message and the observation.
     """
 
     reward: float
     observation: str
     snapshot: Snapshot | None
     key: Hashable
+    chars: int
 
 
 class _Place(NamedTuple):
@@ -236,26 +238,28 @@ class StateGraphs:
         children: list[NDArray[np.int64]] = []
         gold: list[NDArray[np.bool_]] = []
         for place, acts, before in zip(front, listed, chars, strict=True):
-            reward, child = np.zeros(len(acts.distinct)), np.full(len(acts.distinct), -1)
-            new_gold = np.zeros(len(acts.distinct), dtype=bool)
-            for i, (act, message) in enumerate(zip(acts.distinct, acts.messages, strict=True)):
-                outcome = outcomes[place.key, message]
-                reward[i] = outcome.reward
+            from_here = outcomes[place.key]
+            played = [from_here[message] for message in acts.messages]
+            child = [-1] * len(played)
+            new_gold = np.zeros(len(played), dtype=bool)
+            for i, (act, outcome) in enumerate(zip(acts.distinct, played, strict=True)):
                 if outcome.snapshot is None:
                     continue
                 state = policy.next_state(place.state, act, outcome.observation)
                 key = outcome.key, policy.state_key(state)
-                found = position.setdefault(key, len(below))
-                if found == len(below):
+                found = position.get(key)
+                after = before + outcome.chars
+                if found is None:
+                    found = position[key] = len(below)
                     below.append(_Place(state, outcome.snapshot, outcome.key))
-                    below_chars.append(0)
+                    below_chars.append(after)
+                elif after > below_chars[found]:
+                    below_chars[found] = after
                 child[i] = found
-                after = before + len(message) + len(outcome.observation)
-                below_chars[found] = max(below_chars[found], after)
                 if self.track_gold:
                     new_gold[i] = len(outcome.snapshot["found"]) > len(place.snapshot["found"])
-            rewards.append(reward[acts.which_C])
-            children.append(child[acts.which_C])
+            rewards.append(np.array([outcome.reward for outcome in played], dtype=np.float64)[acts.which_C])
+            children.append(np.array(child, dtype=np.int64)[acts.which_C])
             gold.append(new_gold[acts.which_C])
         counts = np.array([len(acts.which_C) for acts in listed])
         level = Level(
@@ -283,22 +287,22 @@ class StateGraphs:
 
     def _play(
         self, front: Sequence[_Place], listed: Sequence[ActList]
-    ) -> dict[tuple[Hashable, str], _Outcome]:
-        """Play each act from its restored state, once for each state of the environment."""
-        wanted = {
-            (place.key, message): place.snapshot
-            for place, acts in zip(front, listed, strict=True)
-            for message in acts.messages
-        }
-        outcomes: dict[tuple[Hashable, str], _Outcome] = {}
-        todo = list(wanted.items())
+    ) -> dict[Hashable, dict[str, _Outcome]]:
+        """Play each act from its restored state, once for each state of the environment; by state and message."""
+        places: dict[Hashable, _Place] = {}
+        wanted: dict[Hashable, dict[str, None]] = {}
+        for place, acts in zip(front, listed, strict=True):
+            places[place.key] = place
+            wanted.setdefault(place.key, {}).update(dict.fromkeys(acts.messages))
+        outcomes: dict[Hashable, dict[str, _Outcome]] = {key: {} for key in wanted}
+        todo = [(key, message) for key, messages in wanted.items() for message in messages]
         width = self.envs.num_envs
         for begin in range(0, len(todo), width):
             batch = dict(enumerate(todo[begin : begin + width]))
-            for slot, (_, state) in batch.items():
-                self.envs.restore(slot, state)
-            records = self.envs.play({slot: message for slot, ((_, message), _) in batch.items()})
-            for slot, ((key, message), _) in batch.items():
+            for slot, (key, _) in batch.items():
+                self.envs.restore(slot, places[key].snapshot)
+            records = self.envs.play({slot: message for slot, (_, message) in batch.items()})
+            for slot, (key, message) in batch.items():
                 record = records[slot]
                 if not record.valid_for_training:
                     raise TrainingError(
@@ -306,11 +310,12 @@ class StateGraphs:
                         "values need an environment that does not fail; check the retriever and the judge"
                     )
                 after = None if record.outcome is not None else self.envs.snapshot(slot)
-                outcomes[key, message] = _Outcome(
+                outcomes[key][message] = _Outcome(
                     record.reward,
                     record.observation,
                     after,
                     None if after is None else _environment_key(after, self.envs.config, self.track_gold),
+                    len(message) + len(record.observation),
                 )
         self.transitions += len(todo)
         return outcomes

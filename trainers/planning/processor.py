@@ -35,11 +35,16 @@ def measure_processor(
         threads: of torch; 0: its default.
     """
     trial = importlib.import_module(".trial", __package__)  # imports transformers' models
+    frozen = gc.get_freeze_count()
+    gc.freeze()  # garbage is looked for among what the trial makes, not among a million objects of libraries
     with _threads(threads):
         tried = trial.try_layers(plan, config, lora, own_forward=own_forward)
     gc.collect()
     give_back_freed()
-    return Processor(_resident(), tried)
+    resident = _resident()
+    if not frozen:  # what a caller froze stays frozen
+        gc.unfreeze()
+    return Processor(resident, tried)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ configuration.
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Callable
@@ -90,7 +89,6 @@ def try_layers(plan: Plan, config: Any, lora: LoraOptions | None, *, own_forward
         more = config.get_text_config().vocab_size / words
         drawn = min(256, max(16, int(plan.pass_tokens * plan.sampled / plan.length)))
         head = _head(network.width, words, dtype, drawn, rows)
-    gc.collect()
     return Trial(
         layers=count,
         tokens=tokens,
