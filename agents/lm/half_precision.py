@@ -25,7 +25,7 @@ _NARROW_FROM = (
 )  # weights; the products of smaller models are too small for matrix units to gain anything
 _BLOCK = 2048  # rows of the weight: 5 MB in float32 at a width of 640
 _TWICE_FROM = 2**15  # words; torch may multiply small matrices in other ways than in matrix units
-_TWICE_BLOCK = 2**15  # words
+_TWICE_BLOCK = 2**13  # words
 
 
 def has_matrix_units() -> bool:
@@ -79,6 +79,4 @@ def _multiply_twice(hidden_NW: Tensor, weight_VW: Tensor, logits_NV: Tensor) -> 
         weight_BW = weight_VW[start : start + _TWICE_BLOCK]
         negative_BN = weight_BW @ -hidden_WN
         rest_BN = torch.addmm(negative_BN, weight_BW, hidden_WN)
-        logits_NV[:, start : start + _TWICE_BLOCK] = (
-            rest_BN.T.contiguous().float() - negative_BN.T.contiguous()
-        )
+        logits_NV[:, start : start + _TWICE_BLOCK] = (rest_BN.float() - negative_BN).T
