@@ -96,7 +96,6 @@ class HFAgent(TokenPolicy):
         self._loads = 0
         self._synced: tuple[int, int] | None = None
         self._ended: dict[int, bool] = {}  # whether a slot's last act ended the message itself
-        self._paused: set[int] = set()  # slots whose act is not complete
         self._base_digest: str | None = None
 
     # -- acting ------------------------------------------------------------------------------------------------
@@ -124,26 +123,22 @@ class HFAgent(TokenPolicy):
         self.engine.stop_strings = tuple(agent_context.dialect.stop_strings)
         self.engine.clear()
         self._ended.clear()
-        self._paused.clear()
         give_back_freed()
 
     def begin(self, slots: Sequence[int]) -> None:
         self.engine.begin(slots)
         self._ended.update((slot, False) for slot in slots)
-        self._paused.difference_update(slots)
 
     def fork(self, source: int, targets: Sequence[int]) -> None:
         """See `Agent`. The `transformers` engine copies keys and values; vLLM finds them in its prefix cache."""
         self.engine.fork(source, targets)
         self._ended.update((target, self._ended[source]) for target in targets)
-        self._paused.difference_update(targets)
         self._fork_streams(source, targets)
 
     def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
         """See `Agent`. The context consists of the recorded tokens; it is computed with the next act."""
         context = self._recorded_context(prefix, fork_round)
         self.engine.resume(slot, context)
-        self._paused.discard(slot)
         self._ended[slot] = context[-1] in self.chat.end_ids
 
     def act(
@@ -168,7 +163,7 @@ class HFAgent(TokenPolicy):
         encoded: dict[tuple[str, bool | None], list[int]] = {}
         prompts: list[list[int]] = []
         for slot, observation in zip(slots, observations, strict=True):
-            if slot in self._paused:
+            if self.engine.paused(slot):
                 prompts.append([])
                 continue
             ended = self._ended[slot] if self.engine.started(slot) else None
@@ -181,7 +176,6 @@ class HFAgent(TokenPolicy):
         for slot, generation in zip(slots, generations, strict=True):
             if generation.token_ids:
                 self._ended[slot] = generation.token_ids[-1] in self.chat.end_ids
-            (self._paused.add if generation.ending is Ending.PAUSED else self._paused.discard)(slot)
         return [
             None
             if generation.ending is Ending.PAUSED

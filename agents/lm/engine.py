@@ -1,10 +1,10 @@
 """Batched generation that keeps the keys and values of every episode from round to round.
 
 Each slot (one running episode) owns a row of the cache. A round feeds only the new observation, then samples
-one act for all slots together; rows whose act is complete leave the batch. A caller that allows pauses gets the acts that are
-complete once these are a quarter of them, and the others continue in the next batch beside new ones (continuous batching):
-a step that decodes a few long acts takes almost as long as one that decodes many. Every position of a context is computed once in the life of
-an episode:
+one act for all slots together; rows whose act is complete leave the batch. A caller that allows pauses gets the complete acts
+once they are a quarter of the batch, and the others continue in the next batch beside new ones (continuous batching): a
+step that decodes a few long acts takes almost as long as one that decodes many. Every position of a context is computed
+once in the life of an episode:
 
 - a sampled token is computed when the next one is sampled, the last token of an act with the next observation;
 - contexts that are equal in several slots (the first prompt of a group's rollouts, and later rounds of rollouts
@@ -184,6 +184,10 @@ class Engine:
     def started(self, slot: int) -> bool:
         """Whether the slot was fed any tokens since `begin`."""
         return bool(self._slot(slot).context)
+
+    def paused(self, slot: int) -> bool:
+        """See `GenerationEngine`."""
+        return self._slot(slot).paused is not None
 
     def context(self, slot: int) -> list[int]:
         """All tokens of a slot so far, fed and sampled."""

@@ -113,6 +113,9 @@ class GenerationEngine(Protocol):
     def started(self, slot: int) -> bool:
         """Whether the slot was fed any tokens since `begin`."""
 
+    def paused(self, slot: int) -> bool:
+        """Whether the slot's last act is not complete."""
+
     def context(self, slot: int) -> list[int]:
         """All tokens of a slot so far, fed and sampled."""
 

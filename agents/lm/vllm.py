@@ -128,6 +128,10 @@ class VLLMSlots:
         """Whether the slot was fed any tokens since `begin`."""
         return bool(self._context(slot))
 
+    def paused(self, slot: int) -> bool:
+        """See `GenerationEngine`: never, vLLM replaces complete rows by itself."""
+        return False
+
     def context(self, slot: int) -> list[int]:
         """All tokens of a slot so far, fed and sampled."""
         return list(self._context(slot))
@@ -158,7 +162,7 @@ class VLLMSlots:
         *,
         pause: bool = False,
     ) -> list[Generation]:
-        """Feed one prompt to each slot and sample one act after it. vLLM replaces complete rows by itself: there are no pauses.
+        """Feed one prompt to each slot and sample one act after it; `pause` changes nothing.
 
         An act that vLLM did not return ends with `Ending.FAILED`; the slot is then as before.
 

@@ -236,7 +236,7 @@ def test_episodes_are_the_same_with_and_without_paused_acts(env: SearchEnv, taug
     assert agent.engine.stats.decode_steps < patient.engine.stats.decode_steps
 
 
-def test_an_adapter_is_made_and_opened_without_a_warning_of_the_future(taught: str, tmp_path: Path) -> None:
+def test_an_adapter_is_made_and_opened_without_a_deprecation_warning(taught: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         HFAgent(taught, lora=LORA).save(tmp_path / "adapter")
