@@ -55,8 +55,8 @@ class LRUCache(dict[K, V]):
         if weight > self._half:
             return
         if self._used + weight > self._half:
+            self._used = 0  # first: another thread would see a full generation, and put the empty one in place of the older
             self._older = dict(self)
             self.clear()
-            self._used = 0
         self[key] = value
         self._used += weight

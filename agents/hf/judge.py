@@ -25,6 +25,7 @@ from searchgym.judges.llm.prompt import Prompt, grade_prompt, round_prompt
 from searchgym.judges.protocol import Grade, Trace, Verdict
 from searchgym.records.question import Corpus, Question
 
+from ..lm.huge_pages import place_model
 from ..options import read_options, takes_options
 from .chat_encoder import ChatEncoder
 from .judge_readers import JsonReader, LanguageModel, ProbabilityReader, Reading
@@ -155,7 +156,7 @@ def _load(path: str, options: LocalJudgeOptions) -> LanguageModel:
         encoder = ChatEncoder(tokenizer)
     except ConfigError as error:
         raise ConfigError(f"{_OWNER}: {error}") from error
-    model.requires_grad_(False).to(device)
+    model = place_model(model.requires_grad_(False), device)
     model.generation_config = _greedy(model, tokenizer)
     return LanguageModel(model, tokenizer, encoder, _context(model, tokenizer), options.batch_tokens)
 

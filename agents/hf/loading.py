@@ -19,6 +19,7 @@ from searchgym.files import check_files, policy_directory
 
 from ..lm.cached_forward import decoder_of
 from ..lm.half_precision import suits_bfloat16
+from ..lm.huge_pages import place_model
 from .gguf import check_gguf, make_ordinary, not_read
 from .lora import Adapter, adapter_base
 from .options import HFOptions
@@ -93,7 +94,7 @@ def open_chat_model(owner: str, path: str, options: HFOptions) -> ChatModel:
     if may_narrow and suits_bfloat16(model.num_parameters()):
         model, dtype = model.to(torch.bfloat16), "bfloat16"
     freeze_other_towers(model)
-    model = model.to(device)
+    model = place_model(model, device)
     rows, largest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
     if largest >= rows:
         raise ConfigError(

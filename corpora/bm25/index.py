@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from sys import getsizeof
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -54,7 +55,7 @@ MAX_QUERY_TERMS = 1024
 _FORMAT = 4
 # Capacities of the caches.
 _CACHED_WORDS = 200_000
-_CACHED_PASSAGES = 100_000  # a corpus may compute or decode a passage on each access
+_CACHED_PASSAGES = 2**26  # bytes; a corpus may compute or decode a passage on each access
 _CACHED_GAINS = 8_000_000  # gains of (term, passage) pairs in the numpy search, 16 bytes each
 _COMPILED_FROM = 50_000  # passages from which compiling with numba pays
 _QUERIES_OF_A_THREAD = 8  # of the compiled search; a thread is started in the time of one query or less
@@ -112,7 +113,7 @@ class BM25:
         # Read as `cache[key]` within try: on the hot path that costs as little as a dict.
         self._words = LRUCache[str, _Term | None](_CACHED_WORDS)
         self._gains = LRUCache[int, _Gains](_CACHED_GAINS, lambda _, gains: len(gains[1]))
-        self._cached_passages = LRUCache[int, tuple[str, str, str]](_CACHED_PASSAGES)
+        self._cached_passages = LRUCache[int, tuple[str, str, str]](_CACHED_PASSAGES, _passage_bytes)
 
     @classmethod
     def build(cls, corpus: Corpus, *, k1: float = 0.9, b: float = 0.4, shuffle: int | None = None) -> BM25:
@@ -407,6 +408,11 @@ def open_bm25(corpus: Corpus, *, k1: float = 0.9, b: float = 0.4, shuffle: int |
     index = BM25_BACKEND(corpus, k1=k1, b=b, shuffle=shuffle)
     assert isinstance(index, BM25)
     return index
+
+
+def _passage_bytes(position: int, shown: tuple[str, str, str]) -> int:
+    """About what a passage takes in memory, with its place in the cache."""
+    return 200 + sum(map(getsizeof, shown))
 
 
 def _key(corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,10 +51,9 @@ _KEEP_ALIVE = (
 _SWITCH = (
     0.001  # seconds for which one thread keeps Python's lock while the one that reads requests waits for it
 )
-_M_MMAP_THRESHOLD, _MAPPED = (
-    -3,
-    2**19,
-)  # a parameter of mallopt, and bytes: more than asyncio reads at once (2**18)
+# Parameters of mallopt with their values: bytes, more than asyncio reads at once (2**18); a number of heaps.
+_M_MMAP_THRESHOLD, _MAPPED = -3, 2**19
+_M_ARENA_MAX, _HEAPS = -8, 1
 # Seconds after the start at which what exists is taken from the garbage collector, which would stop all threads for 0.1 to
 # 0.4 s to look through it: modules and index; then what the first searches load, e.g. numba.
 _FREEZE = (0.0, 10.0, 60.0)
@@ -192,8 +191,12 @@ def _run(app: Any, listener: socket.socket, grace: int) -> None:
         timer.daemon = True
         timer.start()
     with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
         # Large answers go back to the system when they were sent. By default glibc keeps ever larger ones in its heaps.
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED)
+        # Searching threads fill bounded caches in turns. With a heap for each thread, which is the default, every heap grows to
+        # the largest share that its thread ever had.
+        libc.mallopt(_M_ARENA_MAX, _HEAPS)
     with _handling(stop):
         server.run([listener])
 

@@ -164,6 +164,18 @@ def test_threads_may_share_a_cache() -> None:
     assert len(cache) <= 25 + 4
 
 
+def test_a_thread_that_comes_between_does_not_drop_the_older_generation() -> None:
+    class Interrupted(LRUCache[int, int]):
+        def clear(self) -> None:
+            super().clear()
+            self.put(-1, -1)  # what another thread may do here
+
+    cache = Interrupted(50)
+    for key in range(26):
+        cache.put(key, key)
+    assert [key for key in range(26) if cache.find(key) is None] == []
+
+
 def test_pauses_are_bounded_and_statuses_are_told_apart() -> None:
     backoff = Backoff(0.2, 10.0)
     assert [backoff.bound(n) for n in (1, 2, 3, 9, 5000)] == [0.2, 0.4, 0.8, 10.0, 10.0]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from searchgym.agents.hf.fingerprint import tokenizer_digest
 from searchgym.agents.hf.loading import check_dtype, check_path, open_device, open_model, open_tokenizer
+from searchgym.agents.lm.huge_pages import place_model
 from searchgym.agents.lm.interface import Network
 from searchgym.agents.lm.network import open_network
 from searchgym.agents.tiny.agent import TinyAgent, prompt_ids
@@ -109,7 +110,7 @@ class _HF:
         check_path(owner, "checkpoint", checkpoint)
         check_dtype(owner, dtype)
         self._tokenizer = open_tokenizer(owner, checkpoint)
-        model = open_model(owner, checkpoint, dtype).to(open_device(owner, device))
+        model = place_model(open_model(owner, checkpoint, dtype), open_device(owner, device))
         self.network = open_network(model)
         self.tokenizer_digest = tokenizer_digest(self._tokenizer)
         self.verdicts = self._encode("Yes")[0], self._encode("No")[0]
