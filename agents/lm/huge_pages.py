@@ -1,13 +1,16 @@
-"""Weights of a model on a CPU in huge pages of memory.
+"""Weights of a model on a CPU in memory of the process, in huge pages.
 
-transformers maps a file of weights into memory, in pages of 4 kB. Each product of matrices then reads the addresses of more pages
-than the processor keeps (65,000 for half a billion bytes), which in a virtual machine may take longer than the product. Pages of
-2 MB, for which Linux can be asked where it does not use them by itself, need a five-hundredth of the addresses.
+transformers maps a file of weights into memory. A loaded model then changes with its file: `cp` of another checkpoint over it
+changes even weights that were trained since. And the file is mapped in pages of 4 kB: each product of matrices reads the
+addresses of more pages than the processor keeps (130,000 for half a gigabyte), which in a virtual machine may take longer than the
+product itself. Pages of 2 MB, for which Linux can be asked where it does not use them by itself, need a five-hundredth of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,29 +18,27 @@ from torch import Tensor
 
 __all__ = ["place_model"]
 
-_WORTHWHILE = 2**26  # bytes of weights; smaller ones fit a cache of the processor, or nearly
 _ALIGNED = 64  # bytes, as torch aligns its own tensors
+# Not shared with forked processes.
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
 
 
 def place_model(model: Any, device: torch.device) -> Any:
-    """The model on a device; on a CPU in huge pages, where its weights are large and the system has them.
-
-    The values are the same. A model that is on the CPU is copied to memory of this process, so that its files may be replaced.
+    """The model on a device; on a CPU in memory of the process, in huge pages where the system has them. Its values are the same.
 
     Args:
         model: a torch module.
         device: the device.
     """
     model = model.to(device)
-    weights = [weight for weight in model.parameters() if _movable(weight)]
-    size = sum(_space(weight) for weight in weights)
-    if size < _WORTHWHILE or not hasattr(mmap, "MADV_HUGEPAGE"):
+    weights = [weight for weight in chain(model.parameters(), model.buffers()) if _movable(weight)]
+    size = sum(map(_space, weights))
+    if not size:
         return model
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:  # a kernel without them
-        return model
+    memory = mmap.mmap(-1, size, **_PRIVATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
     begin = 0
     for weight in weights:
         place = torch.frombuffer(memory, dtype=weight.dtype, count=weight.numel(), offset=begin)
