@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from searchgym.agent import Agent, AgentContext, Turn
+from searchgym.agent import Agent, Turn
 from searchgym.errors import ConfigError
 from searchgym.options import choice
 from searchgym.records.episode import Episode
 
+from ..wrapping import WrappingAgent
 from .protocol import Memory
 
 __all__ = ["RECALL", "MemoryAgent"]
@@ -23,7 +24,7 @@ RECALL = ("always", "training", "never")
 """When a memory is shown; "training": not in evaluations, in which policies act greedily."""
 
 
-class MemoryAgent(Agent):
+class MemoryAgent(WrappingAgent):
     """An agent that reads what a memory recalls.
 
     Args:
@@ -47,10 +48,9 @@ class MemoryAgent(Agent):
                 f"agent {agent.name!r} does not read observations as text, so a memory cannot tell it anything: use a language "
                 "model ('tiny', 'hf', 'api')"
             )
-        self.agent, self.memory = agent, memory
+        super().__init__(agent)
+        self.memory = memory
         self.name = f"{agent.name}+{memory.name}"
-        self.needs_gold, self.reads_system_prompt = agent.needs_gold, agent.reads_system_prompt
-        self.reads_text = agent.reads_text
         self._questions: dict[int, str] = {}
 
     @property
@@ -58,17 +58,10 @@ class MemoryAgent(Agent):
         """Whether the next act is shown what the memory recalls."""
         return self.recall == "always" or (self.recall == "training" and not getattr(self, "greedy", False))
 
-    def bind(self, agent_context: AgentContext) -> None:
-        super().bind(agent_context)
-        self.agent.bind(agent_context)
-
     def begin(self, slots: Sequence[int]) -> None:
         for slot in slots:
             self._questions.pop(slot, None)
-        self.agent.begin(slots)
-
-    def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        self.agent.seed(slots, seeds)
+        super().begin(slots)
 
     def fork(self, source: int, targets: Sequence[int]) -> None:
         """See `Agent`."""
@@ -76,21 +69,30 @@ class MemoryAgent(Agent):
             self._questions.pop(target, None)
             if source in self._questions:
                 self._questions[target] = self._questions[source]
-        self.agent.fork(source, targets)
+        super().fork(source, targets)
 
     def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
         """See `Agent`. What was recalled in the rounds before is in their tokens."""
         self._questions[slot] = prefix.question
-        self.agent.resume(slot, prefix, fork_round)
+        super().resume(slot, prefix, fork_round)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
     ) -> Sequence[str | Turn]:
-        shown = list(observations)
-        if self.recalls:
-            for i, (slot, observation) in enumerate(zip(slots, observations, strict=True)):
-                shown[i] = self.shown(self._questions.setdefault(slot, observation), observation)
-        return self.agent.act(slots, shown, infos)
+        return self.agent.act(slots, self._all_shown(slots, observations), infos)
+
+    def act_some(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> Sequence[Turn | None]:
+        return self.agent.act_some(slots, self._all_shown(slots, observations), infos)
+
+    def _all_shown(self, slots: Sequence[int], observations: Sequence[str]) -> Sequence[str]:
+        if not self.recalls:
+            return observations
+        return [
+            self.shown(self._questions.setdefault(slot, observation), observation)
+            for slot, observation in zip(slots, observations, strict=True)
+        ]
 
     def shown(self, question: str, observation: str) -> str:
         """An observation with what the memory recalls.
@@ -103,6 +105,3 @@ class MemoryAgent(Agent):
         if not text:
             return observation
         return f"{observation}\n\n{text.replace('<', '< ')}"  # it must not look like an act
-
-    def costs(self) -> dict[str, float]:
-        return self.agent.costs()

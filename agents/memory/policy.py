@@ -48,9 +48,18 @@ class MemoryPolicy(MemoryAgent, Policy):
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
     ) -> Sequence[str | Turn]:
+        self._set_sampling()
+        return super().act(slots, observations, infos)
+
+    def act_some(
+        self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
+    ) -> Sequence[Turn | None]:
+        self._set_sampling()
+        return super().act_some(slots, observations, infos)
+
+    def _set_sampling(self) -> None:
         for name in ("version", "temperature", "top_p", "greedy"):
             setattr(self.agent, name, getattr(self, name))
-        return super().act(slots, observations, infos)
 
     def evaluate_tokens(self, samples: Sequence[Sample]) -> TokenOutputs:
         self.agent.temperature = self.temperature

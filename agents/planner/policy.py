@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from searchgym.agent import AgentContext, Turn
+from searchgym.agent import Turn
 from searchgym.errors import ConfigError
-from searchgym.records.episode import Episode
 
 from ..policy import Policy, Sample, TokenOutputs
+from ..wrapping import WrappingAgent
 from .agent import PlannerAgent
 
 __all__ = ["PlannerPolicy"]
@@ -22,7 +22,7 @@ __all__ = ["PlannerPolicy"]
 _ROLES = ("planner", "answerer")
 
 
-class PlannerPolicy(Policy):
+class PlannerPolicy(WrappingAgent, Policy):
     """Trains one part of a `PlannerAgent`.
 
     Only the tokens of the trained part are recorded. The other part belongs to the environment of the trained one, like
@@ -51,30 +51,11 @@ class PlannerPolicy(Policy):
                 else f"both parts of {agent.name} can be trained: choose with train=planner or train=answerer"
             )
         (self.policy,) = policies
-        self.agent = agent
+        super().__init__(agent)
         agent.recorded = (self.policy,)
-        self.name, self.needs_gold = agent.name, agent.needs_gold
         self.module, self.generator = self.policy.module, self.policy.generator
         self.version, self.greedy = self.policy.version, self.policy.greedy
         self.temperature, self.top_p = self.policy.temperature, self.policy.top_p
-
-    def bind(self, agent_context: AgentContext) -> None:
-        super().bind(agent_context)
-        self.agent.bind(agent_context)
-
-    def begin(self, slots: Sequence[int]) -> None:
-        self.agent.begin(slots)
-
-    def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        self.agent.seed(slots, seeds)
-
-    def fork(self, source: int, targets: Sequence[int]) -> None:
-        """See `Agent`."""
-        self.agent.fork(source, targets)
-
-    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
-        """See `Agent`."""
-        self.agent.resume(slot, prefix, fork_round)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
@@ -98,9 +79,6 @@ class PlannerPolicy(Policy):
 
     def fsdp_module(self) -> nn.Module | None:
         return self.policy.fsdp_module()
-
-    def costs(self) -> dict[str, float]:
-        return self.agent.costs()
 
     def cost(self, sample: Sample) -> int:
         return self.policy.cost(sample)

@@ -11,7 +11,7 @@ import pytest
 from helpers import CommandLine, small_world
 
 import searchgym
-from searchgym.agent import Agent
+from searchgym.agent import Agent, Turn
 from searchgym.agents.memory.agent import MemoryAgent
 from searchgym.agents.memory.clusters import Clusters, cluster_texts
 from searchgym.agents.memory.experience import Experience
@@ -215,6 +215,22 @@ def test_what_is_recalled_is_read_and_not_recorded() -> None:
     assert listener.read[0] == f"{first[0].question}\n\nEarlier trials of this question failed:\n- {told}"
     assert [e.question for e in second] == [e.question for e in first]
     assert second[0].agent == "listener+reflections"
+
+
+def test_the_agent_may_answer_some_of_the_observations_first() -> None:
+    class Slow(Listener):
+        def act_some(
+            self, slots: Sequence[int], observations: Sequence[str], infos: Any
+        ) -> list[Turn | None]:
+            turn = super().act_some(slots[-1:], observations[-1:], infos[-1:])[0]
+            return [*([None] * (len(slots) - 1)), turn]
+
+    memory, slow = Oracle(), Slow()
+    for episode in episodes(count=3):
+        memory.observe(episode)
+    played = searchgym.rollout("SearchQA-Terse-v0", MemoryAgent(slow, memory), 3, corpus=WORLD, split="dev")
+    assert all(e.outcome.em for e in played)
+    assert len(slow.read) == 3
 
 
 def test_switched_off_the_observations_are_the_same_byte_for_byte() -> None:

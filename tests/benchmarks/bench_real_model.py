@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_real_model.py DIRECTORY [--batch 24] [--context 718] [--tokens 8] [--repeats 3]
 
 All rows have one context, computed once and copied on both sides, so only decode steps are timed: processor seconds of
-n + 1 sampled tokens less those of one, divided by n; medians, both sides alternating.
+n + 1 sampled tokens less those of one, divided by n; medians, the sides in turns. `generate` has the weights as transformers loads them,
+mapped from their file; the engine has them as the agent does, in huge pages, and once more mapped.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from searchgym.agents.lm.engine import Engine
+from searchgym.agents.lm.huge_pages import place_model
 from searchgym.agents.lm.network import open_network
 from searchgym.agents.lm.sampling import Sampling
 
@@ -34,23 +36,31 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     for dtype in options.dtypes.split(","):
-        model: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).eval()
+        placed, mapped = (load(options.model, dtype) for _ in range(2))
+        place_model(placed, torch.device("cpu"))
         ids = torch.randint(10, 4000, (options.context,), generator=torch.Generator().manual_seed(0)).tolist()
         sides = {
-            "engine": _engine(model, ids, options.batch),
-            "generate": _generate(model, ids, options.batch),
+            "engine": _engine(placed, ids, options.batch),
+            "engine, mapped": _engine(mapped, ids, options.batch),
+            "generate": _generate(mapped, ids, options.batch),
         }
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(options.repeats):
             for name, run in sides.items():
                 short, long = run(1), run(1 + options.tokens)
                 seconds[name].append((long - short) / options.tokens)
-        ours, theirs = (statistics.median(seconds[name]) for name in sides)
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
         print(
-            f"{dtype}: engine {ours:.3f} s a step, generate {theirs:.3f} s, ratio {ours / theirs:.2f} "
-            f"(batch {options.batch}, context {options.context}, {options.repeats} repeats)",
+            f"{dtype} (batch {options.batch}, context {options.context}, {options.repeats} repeats):",
+            *(f"{name} {m:.3f} s a step, {m / medians['generate']:.2f}" for name, m in medians.items()),
+            sep="\n  ",
             flush=True,
         )
+
+
+def load(path: str, dtype: str) -> Any:
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    return model.eval()
 
 
 def _engine(model: Any, ids: list[int], batch: int) -> Callable[[int], float]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from searchgym.agent import Agent, AgentContext, Turn
+from searchgym.agent import Agent, Turn
 from searchgym.agents.policy import Policy
+from searchgym.agents.wrapping import WrappingAgent
 from searchgym.env.vector import SearchVectorEnv
 from searchgym.records.episode import Episode, Segment, StopReason, segments_before
 from searchgym.rollouts.collection import collect
@@ -19,26 +20,16 @@ from searchgym.rollouts.starts import Start
 __all__ = ["play_one_act", "written_act"]
 
 
-class _OneAct(Agent):
+class _OneAct(WrappingAgent):
     """Takes the first act of another agent in each episode, and then ends it."""
 
     def __init__(self, agent: Agent) -> None:
-        self.name, self._agent = agent.name, agent
+        super().__init__(agent)
         self._acted: set[int] = set()
 
-    def bind(self, agent_context: AgentContext) -> None:
-        super().bind(agent_context)
-        self._agent.bind(agent_context)
-
     def begin(self, slots: Sequence[int]) -> None:
-        self._agent.begin(slots)
+        super().begin(slots)
         self._acted.difference_update(slots)
-
-    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
-        self._agent.resume(slot, prefix, fork_round)
-
-    def fork(self, source: int, targets: Sequence[int]) -> None:
-        self._agent.fork(source, targets)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
@@ -46,7 +37,7 @@ class _OneAct(Agent):
         waiting = [i for i, slot in enumerate(slots) if slot not in self._acted]
         acts: list[str | Turn] = [Turn("", stop=StopReason.TOKEN_BUDGET) for _ in slots]
         if waiting:
-            taken = self._agent.act(
+            taken = self.agent.act(
                 [slots[i] for i in waiting], [observations[i] for i in waiting], [infos[i] for i in waiting]
             )
             for i, act in zip(waiting, taken, strict=True):

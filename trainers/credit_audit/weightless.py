@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from searchgym.agent import Agent, AgentContext, Turn
+from searchgym.agent import Agent, Turn
 from searchgym.agents.policy import Policy, Sample, TokenOutputs
+from searchgym.agents.wrapping import WrappingAgent
 from searchgym.errors import ConfigError
-from searchgym.records.episode import Episode
 
 __all__ = ["WeightlessPolicy"]
 
 
-class WeightlessPolicy(Policy):
+class WeightlessPolicy(WrappingAgent, Policy):
     """An agent as a policy that cannot learn. Trainers that need forward passes of the policy refuse it.
 
     Args:
@@ -25,26 +25,9 @@ class WeightlessPolicy(Policy):
     """
 
     def __init__(self, agent: Agent) -> None:
-        self.name, self.agent = agent.name, agent
-        self.needs_gold = agent.needs_gold
+        super().__init__(agent)
         self.module = nn.Module()
         self.generator = torch.Generator()
-
-    def bind(self, agent_context: AgentContext) -> None:
-        super().bind(agent_context)
-        self.agent.bind(agent_context)
-
-    def begin(self, slots: Sequence[int]) -> None:
-        self.agent.begin(slots)
-
-    def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        self.agent.seed(slots, seeds)
-
-    def fork(self, source: int, targets: Sequence[int]) -> None:
-        self.agent.fork(source, targets)
-
-    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
-        self.agent.resume(slot, prefix, fork_round)
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
