@@ -59,7 +59,7 @@ class PlannerPolicy(WrappingAgent, Policy):
 
     def act(
         self, slots: Sequence[int], observations: Sequence[str], infos: Sequence[dict[str, Any]]
-    ) -> list[str | Turn]:
+    ) -> Sequence[str | Turn]:
         for name in ("version", "temperature", "top_p", "greedy"):
             setattr(self.policy, name, getattr(self, name))
         turns = self.agent.act(slots, observations, infos)

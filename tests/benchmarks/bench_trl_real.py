@@ -41,12 +41,14 @@ def run_theirs(options: argparse.Namespace, envs: SearchVectorEnv, tasks: list[s
     from searchgym.agents.hf.chat import ChatFormat
     from searchgym.agents.hf.loading import open_chat_tokenizer
     from searchgym.agents.hf.prompts import prompted
+    from searchgym.agents.lm.huge_pages import place_model
     from searchgym.rollouts.collection import agent_context_of
 
     tokenizer = open_chat_tokenizer("the benchmark", options.base, options.base, None, PLAIN["chat_template"])
     chat = ChatFormat(tokenizer, prompted(agent_context_of(envs.config), PLAIN["prompt"], []))
     tokenizer.pad_token = tokenizer.eos_token  # what follows an act is then cut off
     base: Any = AutoModelForCausalLM.from_pretrained(options.base, dtype=dtype)
+    place_model(base, torch.device("cpu"))  # as ours: the comparison is not about pages of memory
     model: Any = PeftModel.from_pretrained(base, options.adapter, is_trainable=True)
     generate = model.generate
 
