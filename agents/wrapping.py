@@ -11,7 +11,7 @@ __all__ = ["WrappingAgent"]
 
 
 class WrappingAgent(Agent):
-    """Passes everything but acts on to another agent.
+    """Forwards all of `Agent` except `act` and `act_some` to another agent.
 
     Subclasses implement `act`, and `act_some` if they can answer some of the observations before the others.
 

@@ -4,13 +4,13 @@
 #
 # Versions: transformers 5.24.0, safetensors 0.8.0, torch 2.13.0, Python 3.11, Linux; a small random model.
 # Behaviour: from_pretrained, and safetensors.torch.load_file, map the file and make tensors of the mapping; nothing is copied unless
-#   the dtype is converted or the device is not the CPU. Whoever copies another checkpoint over the file (cp, shutil.copyfile, rsync
-#   --inplace) first cuts it to length 0, which takes the pages of the mapping away, those that were written to as well. The next
-#   read shows the new file. A server that reads "current/" while a trainer publishes checkpoints there changes its policy in the
-#   middle of an episode; in a training process, an update that was made is gone. No error, no warning; the log-probabilities
-#   recorded so far belong to other weights. Files that are renamed into place (mv, os.replace) leave the loaded model alone, and
-#   save_pretrained into the directory that the model came from is safe. Otherwise clone the parameters after loading, or load
-#   with another dtype.
+#   the dtype is converted or the device is not the CPU. Whoever copies another checkpoint over the file (cp, shutil.copyfile) first
+#   cuts it to length 0, which takes the pages of the mapping away, those that were written to as well. Once the copy is complete,
+#   every read shows the new file. A server that plays with "current/" while a trainer publishes checkpoints there changes its policy
+#   in the middle of an episode; in a training process, an update that was made is gone. There is no error and no warning, and the
+#   log-probabilities recorded so far belong to other weights. Files that are renamed into place (mv, os.replace) leave the loaded
+#   model alone, and save_pretrained into the directory that the model came from is safe. Otherwise clone the parameters
+#   after loading, or load with another dtype.
 # Seen 2026-11-30:
 #   cp, loaded as float32: the model is now that of the other file
 #   cp, loaded as float32 and trained for a step: the model is now that of the other file

@@ -55,7 +55,8 @@ class LRUCache(dict[K, V]):
         if weight > self._half:
             return
         if self._used + weight > self._half:
-            self._used = 0  # first: another thread would see a full generation, and put the empty one in place of the older
+            # Reset first: otherwise another thread still sees a full generation and replaces the older one with the empty one.
+            self._used = 0
             self._older = dict(self)
             self.clear()
         self[key] = value

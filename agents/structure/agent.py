@@ -31,15 +31,13 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from searchgym.agent import Agent, AgentContext, Turn
-from searchgym.errors import CheckpointError, ConfigError, UnknownIdError
+from searchgym.errors import CheckpointError, UnknownIdError
 from searchgym.files import check_files, forget_checksums, read_bytes, read_json
-from searchgym.records.episode import Episode
 from searchgym.records.retriever import Hit
 from searchgym.rollouts.collection import AgentLike, open_agent
 
 from ..passages import read_passages
 from ..policy import Policy, Sample, TokenOutputs
-from ..wrapping import WrappingAgent
 from .renderings import RENDERINGS
 
 __all__ = ["StructuredAgent", "open_structured"]
@@ -50,7 +48,7 @@ _WORD = re.compile(r"\w+")
 _CONFIG, _WEIGHTS = "structured.json", "structured.safetensors"
 
 
-class StructuredAgent(WrappingAgent, Policy):
+class StructuredAgent(Policy):
     """Shows an agent its search results in the form that a router chooses; the router learns.
 
     Args:
@@ -69,9 +67,9 @@ class StructuredAgent(WrappingAgent, Policy):
     def __init__(self, agent: Agent, rendering: str | None = None, seed: int = 0) -> None:
         if rendering is not None and rendering not in RENDERINGS:
             raise UnknownIdError("rendering", rendering, RENDERINGS)
-        super().__init__(agent)
-        self.rendering = rendering
+        self.agent, self.rendering = agent, rendering
         self.name = f"structured({agent.name})"
+        self.needs_gold = agent.needs_gold
         self.module = nn.Linear(_WIDTH, len(_NAMES), bias=True)
         with torch.no_grad():
             self.module.weight.zero_()
@@ -81,40 +79,17 @@ class StructuredAgent(WrappingAgent, Policy):
 
     def bind(self, agent_context: AgentContext) -> None:
         super().bind(agent_context)
+        self.agent.bind(agent_context)
         self._chosen.clear()
 
     def begin(self, slots: Sequence[int]) -> None:
         for slot in slots:
             self._chosen.pop(slot, None)
-        super().begin(slots)
+        self.agent.begin(slots)
 
     def seed(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
-        Policy.seed(self, slots, seeds)
+        super().seed(slots, seeds)
         self.agent.seed(slots, seeds)
-
-    def fork(self, source: int, targets: Sequence[int]) -> None:
-        """See `Agent`: a copy reads the same form, if the router has chosen."""
-        chosen = self._chosen.get(source)
-        for target in targets:
-            if chosen is None:
-                self._chosen.pop(target, None)
-            else:
-                self._chosen[target] = chosen
-        self._fork_streams(source, targets)
-        super().fork(source, targets)
-
-    def resume(self, slot: int, prefix: Episode, fork_round: int) -> None:
-        """See `Agent`: the form that the router chose is the episode's only token."""
-        if self.rendering is not None:
-            self._chosen[slot] = _NAMES.index(self.rendering)
-        else:
-            tokens = [t for s in prefix.segments for t, m in zip(s.tokens, s.mask, strict=True) if m]
-            if len(tokens) != 1 or not 0 <= tokens[0] < len(_NAMES):
-                raise ConfigError(
-                    f"agent {self.name} cannot continue episode {prefix.episode_id!r}, which another agent played: give rendering="
-                )
-            self._chosen[slot] = tokens[0]
-        super().resume(slot, prefix, fork_round)
 
     @torch.no_grad()
     def act(
@@ -184,6 +159,9 @@ class StructuredAgent(WrappingAgent, Policy):
         taken_N = logprobs_NF.gather(1, torch.tensor([[token] for _, token in chosen]))[:, 0]
         features = torch.stack([_features(question) for question, _ in chosen])
         return TokenOutputs(taken_N, -(logprobs_NF.exp() * logprobs_NF).sum(dim=1), features)
+
+    def costs(self) -> dict[str, float]:
+        return self.agent.costs()
 
     def save(self, directory: Path) -> None:
         directory = Path(directory)

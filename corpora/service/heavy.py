@@ -24,6 +24,7 @@ from searchgym.records.question import Corpus
 from searchgym.records.retriever import Retriever
 
 from .encoding import search_encoded
+from .heaps import limit_heaps
 from .limits import Limits
 from .requests import Form, Search, read_search
 
@@ -152,6 +153,7 @@ def _work(open: Opener, lanes: Sequence[Connection]) -> None:
     )  # Ctrl-C reaches it too: requests in flight are finished first
     with contextlib.suppress(OSError):
         os.nice(_NICE)
+    limit_heaps()
     try:
         retriever, _ = open()
     except SearchGymError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import ipaddress
 import multiprocessing
@@ -31,6 +30,7 @@ from searchgym.specs import Spec
 from ..bm25 import BM25
 from ..indexing.source import Source
 from .app import create_app
+from .heaps import limit_heaps
 from .heavy import HeavyProcess
 from .limits import Limits
 
@@ -51,9 +51,6 @@ _KEEP_ALIVE = (
 _SWITCH = (
     0.001  # seconds for which one thread keeps Python's lock while the one that reads requests waits for it
 )
-# Parameters of mallopt with their values: bytes, more than asyncio reads at once (2**18); a number of heaps.
-_M_MMAP_THRESHOLD, _MAPPED = -3, 2**19
-_M_ARENA_MAX, _HEAPS = -8, 1
 # Seconds after the start at which what exists is taken from the garbage collector, which would stop all threads for 0.1 to
 # 0.4 s to look through it: modules and index; then what the first searches load, e.g. numba.
 _FREEZE = (0.0, 10.0, 60.0)
@@ -87,6 +84,7 @@ def serve(
         SearchGymError: the index cannot be opened.
     """
     integer("workers", workers, 1)
+    limit_heaps()
     limits = limits or Limits()
     source = Source(index, corpus)
     listener = _bind(host, port)
@@ -190,13 +188,6 @@ def _run(app: Any, listener: socket.socket, grace: int) -> None:
         timer = threading.Timer(seconds, gc.freeze)
         timer.daemon = True
         timer.start()
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        # Large answers go back to the system when they were sent. By default glibc keeps ever larger ones in its heaps.
-        libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED)
-        # Searching threads fill bounded caches in turns. With a heap for each thread, which is the default, every heap grows to
-        # the largest share that its thread ever had.
-        libc.mallopt(_M_ARENA_MAX, _HEAPS)
     with _handling(stop):
         server.run([listener])
 
@@ -273,6 +264,7 @@ def _follow(sentinel: int) -> None:
 
 def _work(source: Source, limits: Limits, listener: socket.socket, grace: int) -> None:
     """One worker process."""
+    limit_heaps()
     with contextlib.suppress(KeyboardInterrupt):
         parent = multiprocessing.parent_process()
         assert parent is not None

@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_real_model.py DIRECTORY [--batch 24] [--context 718] [--tokens 8] [--repeats 3]
 
 All rows have one context, computed once and copied on both sides, so only decode steps are timed: processor seconds of
-n + 1 sampled tokens less those of one, divided by n; medians, the sides in turns. `generate` has the weights as transformers loads them,
+n + 1 sampled tokens less those of one, divided by n; medians, the sides taking turns. `generate` has the weights as transformers loads them,
 mapped from their file; the engine has them as the agent does, in huge pages, and once more mapped.
 """
 

@@ -156,14 +156,16 @@ def test_the_tables_start_afresh_when_they_are_full(
     small_corpus: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_CACHED_WORDS", 5)
-    monkeypatch.setattr(module, "_CACHED_PASSAGES", 8)
+    monkeypatch.setattr(module, "_CACHED_PASSAGES", 3000)
     monkeypatch.setattr(module, "_CACHED_GAINS", 160)
     index = BM25.build(small_corpus)
     before = index.search(["river hills town bridge"], 9)
     index.search([f"noise{i} river" for i in range(50)], 3)
     assert len(index._words) <= 5
     assert sum(len(gains) for _, gains in index._gains.values()) <= 80
-    assert len(index._cached_passages) <= 4
+    kept = index._cached_passages
+    assert 0 < sum(module._passage_bytes(*entry) for entry in kept.items()) <= 1500
+    assert len(kept) < 9
     assert index.search(["river hills town bridge"], 9) == before
 
 

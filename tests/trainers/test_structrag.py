@@ -16,8 +16,6 @@ from searchgym.agents.policy import Sample
 from searchgym.agents.structure.agent import open_structured
 from searchgym.agents.structure.renderings import RENDERINGS, facts_of
 from searchgym.errors import CheckpointError, ConfigError, UnknownIdError
-from searchgym.rollouts import collect
-from searchgym.rollouts.starts import Start
 from searchgym.trainers.algorithms.preferences.structrag import StructRAG, pair_credit
 from searchgym.trainers.conformance import TabularPolicy, synthetic_groups
 
@@ -83,31 +81,6 @@ def test_the_choice_is_the_one_token_of_an_episode() -> None:
     assert outputs.logprobs_N.tolist() == pytest.approx([e.segments[0].logprobs[0] for e in played])
     assert outputs.logprobs_N.tolist() == pytest.approx([np.log(0.2)] * 40)
     assert outputs.entropy_N.tolist() == pytest.approx([np.log(5)] * 40)
-
-
-def test_branches_read_the_form_that_their_episode_had() -> None:
-    seen: list[str] = []
-
-    def spy(observation: str, info: dict[str, Any]) -> str:
-        seen.append(observation)
-        return "<search> river </search>"
-
-    envs = searchgym.make_vec("SearchQA-v0", num_envs=2, corpus=WORLD, max_rounds=3)
-    agent = open_structured(spy, seed=3)
-    parents = collect(envs, agent, envs.task_ids("train")[:8])
-    assert len({e.segments[0].tokens[0] for e in parents}) > 2
-    for parent in parents:
-        seen.clear()
-        branches = collect(envs, agent, starts=[Start(parent.task_id, prefix=parent, fork_round=2)] * 2)
-        form = RENDERINGS[list(RENDERINGS)[parent.segments[0].tokens[0]]]
-        wanted = [tuple(p) for p in form(read_passages(parent.rounds[1].observation))]
-        assert [[tuple(p) for p in read_passages(text)] for text in seen] == [
-            [(title, text) for title, text in wanted]
-        ] * 2
-        assert [e.segments[0].tokens for e in branches] == [parent.segments[0].tokens] * 2
-    stranger = searchgym.rollout("SearchQA-v0", spy, 1, corpus=WORLD, max_rounds=3)[0]
-    with pytest.raises(ConfigError, match="another agent played"):
-        collect(envs, agent, starts=[Start(stranger.task_id, prefix=stranger, fork_round=1)])
 
 
 def group_of(forms: list[int], logprobs: list[float]) -> list[Any]:
