@@ -200,7 +200,7 @@ def serve(folder: Path, options: argparse.Namespace) -> tuple[Watch, int, int]:
     clients = [batches(mixed(), 32) for _ in range(4)] + [batches(mixed(), 1) for _ in range(4)]
     command = (*SEARCHGYM, "index", "serve", str(directory), "--port", "0", "--cache-mb", "16")
     os.environ["TMPDIR"] = str(temporary)
-    # The index keeps 100,000 passages and 200,000 words that were asked for. Queries at random fill these caches over hours; the
+    # The index keeps 64 MB of passages and 200,000 words that were asked for. Queries at random fill these caches over hours; the
     # passages' own words, once each, fill them before the watch begins.
     words = [
         f"{passage.title} {passage.text}"[:200] for passage in itertools.islice(corpus.passages, 120_000)
