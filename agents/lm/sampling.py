@@ -106,7 +106,7 @@ def _invert(logprobs_BV: Tensor, top_p: float, uniform_B1: Tensor) -> Tensor:
     if words % _BLOCK:
         weights_BV = functional.pad(weights_BV, (0, -words % _BLOCK))
     blocks_BMC = weights_BV.view(len(weights_BV), -1, _BLOCK)
-    block_B, left_B1 = _passed(blocks_BMC.sum(-1, dtype=torch.float64), uniform_B1)
+    block_B, left_B1 = _passed(blocks_BMC.sum(-1).double(), uniform_B1)
     inside_BC = blocks_BMC[torch.arange(len(block_B), device=block_B.device), block_B].double()
     cumulative_BC = inside_BC.cumsum(-1)
     # A sum in another order may end a rounding below the aim: the last word with any mass, then.

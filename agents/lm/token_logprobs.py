@@ -97,7 +97,9 @@ class _Blocks:
         self.hidden_UW = hidden_UW.to(self.operand)
         self.weight_VW, self.bias_V = weight_VW, bias_V
         narrow = hidden_UW.dtype == weight_VW.dtype == torch.bfloat16 and not hidden_UW.is_cuda
-        self.exact = products_of_bfloat16 if narrow else nullcontext
+        # Hidden states and weights lose nothing in these units; gradients of logits are rounded to bfloat16, like their product
+        # with the weights after it.
+        self.units = products_of_bfloat16 if narrow else nullcontext
         self.colder_U1 = None
         if bool((temperatures_U != 1).any()):
             self.colder_U1 = temperatures_U.to(self.work).reciprocal().unsqueeze(1)
@@ -106,15 +108,15 @@ class _Blocks:
         return self.weight_VW[start:end].to(self.operand)
 
     def logits(self, weight_BW: Tensor, start: int) -> Tensor:
-        with self.exact():
-            logits_UB = self.product(self.hidden_UW, weight_BW.T)
+        logits_UB = self.product(self.hidden_UW, weight_BW.T)
         if self.bias_V is not None:
             logits_UB += self.bias_V[start : start + len(weight_BW)].to(self.work)
         return logits_UB if self.colder_U1 is None else logits_UB.mul_(self.colder_U1)
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         a, b = a.to(self.operand), b.to(self.operand)
-        return torch.mm(a, b) if self.operand == self.work else torch.mm(a, b, out_dtype=self.work)
+        with self.units():
+            return torch.mm(a, b) if self.operand == self.work else torch.mm(a, b, out_dtype=self.work)
 
 
 class _TokenLogprobs(torch.autograd.Function):
