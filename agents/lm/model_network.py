@@ -23,6 +23,7 @@ from searchgym.errors import ConfigError
 
 from .base_network import BaseNetwork
 from .cached_forward import CachedForward, decoder_of
+from .half_precision import has_matrix_units
 from .interface import CacheView, KVShape
 from .path_attention import attention_by_paths, attention_by_rows
 from .prefix_tree import PrefixTree
@@ -83,7 +84,9 @@ class ModelNetwork(BaseNetwork):
         if self._window is not None and cache.columns > self._window:
             begin = max(0, int(positions_BT.min()) - self._window + 1)
         adapter = _Adapter(cache, begin, self._windowed if self._types else None)
-        by_rows = self.device.type == "cpu" and ids_BT.shape[1] > 1
+        # torch's own kernel is the faster one where it has matrix units for its products.
+        in_units = self.dtype == torch.bfloat16 and has_matrix_units()
+        by_rows = self.device.type == "cpu" and ids_BT.shape[1] > 1 and not in_units
         with attention_by_rows() if by_rows else nullcontext():
             hidden_BTW = self._forward(
                 ids_BT, positions_BT, keys_1K, keys_1K <= positions_BT.unsqueeze(-1), adapter
