@@ -159,7 +159,7 @@ class Engine:
     def release(self) -> None:
         """Free the cache. Contexts stay, and those of episodes that continue are computed again."""
         if self._cache.rows:
-            self._cache = KVCache(self.network)
+            self._cache.clear()
             self._first = 0
             for slot in self._slots.values():
                 slot.cached = 0
@@ -169,7 +169,7 @@ class Engine:
         """Forget all slots and free the cache."""
         self._slots: dict[int, _Slot] = {}
         self._at: list[_Slot] = []  # which slot each row belongs to
-        self._cache = KVCache(self.network)
+        self._cache.clear()
         self._first = 0  # column that the windows of the acting slots reach
 
     def begin(self, slots: Iterable[int]) -> None:

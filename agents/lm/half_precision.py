@@ -79,7 +79,9 @@ def head_logits(hidden_NW: Tensor, weight_VW: Tensor) -> Tensor:
     coarse_NV = functional.linear(hidden_NW, weight_VW)
     logits_NV = torch.empty(coarse_NV.shape)
     again: list[int] = []  # rows
-    for row, (hidden_W, coarse_V, logits_V) in enumerate(zip(hidden_NW.float(), coarse_NV, logits_NV, strict=True)):
+    for row, (hidden_W, coarse_V, logits_V) in enumerate(
+        zip(hidden_NW.float(), coarse_NV, logits_NV, strict=True)
+    ):
         logits_V.copy_(coarse_V)  # row by row: a row fits a cache
         greatest = logits_V.max()
         likely_L = (logits_V > greatest - _LIKELY).nonzero().squeeze(-1)

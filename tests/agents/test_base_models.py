@@ -280,7 +280,9 @@ def test_only_unlikely_words_of_a_large_vocabulary_keep_logits_of_bfloat16(
     exact = hidden.double() @ weight.double().T
     logits = head_logits(hidden, weight)
     likely = exact > exact.amax(-1, keepdim=True) - 7.9
-    assert 100 < int(likely[0].sum()) < 8192 < int(likely[1].sum())  # all words of rows 1 to 3 are computed again
+    assert (
+        100 < int(likely[0].sum()) < 8192 < int(likely[1].sum())
+    )  # all words of rows 1 to 3 are computed again
     assert float((logits - exact)[likely].abs().max()) < 1e-4
     assert float((logits - exact)[1:].abs().max()) < 1e-4
     assert 1e-4 < float((logits - exact)[0].abs().max()) < 2**-8 * float(exact[0].abs().max())
