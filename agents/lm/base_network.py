@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from .half_precision import head_logits
+from .half_precision import head_logits, rounded_head_logits, rounds_well, word_logits
 from .interface import KVShape
 from .token_logprobs import token_logprobs
 
@@ -83,9 +83,30 @@ class BaseNetwork:
                 logits_NV = functional.linear(hidden_NW.float(), weight.float())
             if self._head.bias is not None:
                 logits_NV = logits_NV + self._head.bias
+        return self._shaped(logits_NV)
+
+    def _shaped(self, logits: Tensor) -> Tensor:
         if self._scale != 1.0:
-            logits_NV = logits_NV * self._scale
-        return logits_NV if self._cap is None else torch.tanh(logits_NV / self._cap) * self._cap
+            logits = logits * self._scale
+        return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
+
+    @property
+    def _rounds(self) -> bool:
+        return (
+            type(self._head) is nn.Linear
+            and getattr(self._head, "bias", None) is None
+            and rounds_well(self._head.weight)
+        )
+
+    def logits_to_sample(self, hidden_NW: Tensor) -> Tensor:
+        """See `Network`."""
+        if not self._rounds:
+            return self.logits(hidden_NW)
+        return self._shaped(rounded_head_logits(hidden_NW, self._head.weight))
+
+    def drawn_logits(self, hidden_NW: Tensor, words_N: Tensor) -> Tensor | None:
+        """See `Network`."""
+        return self._shaped(word_logits(hidden_NW, self._head.weight, words_N)) if self._rounds else None
 
     def token_logprobs(
         self, hidden_UW: Tensor, target_N: Tensor, rows_N: Tensor, temperature_U: Tensor

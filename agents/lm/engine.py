@@ -278,9 +278,9 @@ class Engine:
             padded = max(s.cached for s in feeding) + max(len(s.context) - s.cached for s in feeding)
             self._slide(feeding, max(padded, max(len(s.context) for s in feeding) + self.max_new_tokens))
             self._arrange(feeding)
-            logits_BV = self._prefill(feeding)
+            hidden_BW, logits_BV = self._prefill(feeding)
             middle = time.perf_counter()
-            self._decode(feeding, active, logits_BV, sampling, pause)
+            self._decode(feeding, active, hidden_BW, logits_BV, sampling, pause)
             self.stats.prefill_seconds += middle - start
             self.stats.decode_seconds += time.perf_counter() - middle
         return results
@@ -332,8 +332,8 @@ class Engine:
             at[i].row = i
         self._at = at
 
-    def _prefill(self, slots: list[_Slot]) -> Tensor:
-        """Compute the part of each context that is not cached; returns the logits after it, [len(slots), V]."""
+    def _prefill(self, slots: list[_Slot]) -> tuple[Tensor, Tensor]:
+        """Compute the part of each context that is not cached; returns the hidden states and the logits after it, [slots, …]."""
         first: dict[tuple[int, ...], int] = {}  # context -> the slot that computes it
         leader = [first.setdefault(tuple(slot.context), i) for i, slot in enumerate(slots)]
         self._recall([slots[i] for i in first.values()])
@@ -364,8 +364,9 @@ class Engine:
         )
         for slot in slots:
             slot.cached = len(slot.context)
-        logits: Tensor = self.network.logits(torch.cat(hidden))
-        return logits[[place[j] for j in leader]]
+        hidden_NW = torch.cat(hidden)
+        rows_B = [place[j] for j in leader]
+        return hidden_NW[rows_B], self.network.logits_to_sample(hidden_NW)[rows_B]
 
     def _alike(self, one: _Slot, other: _Slot) -> bool:
         """Whether two contexts can share a prefill pass. A recurrent state must not run over padding; and a paused act lacks one
@@ -428,6 +429,7 @@ class Engine:
         self,
         slots: list[_Slot],
         active: list[Generation],
+        hidden_BW: Tensor,
         logits_BV: Tensor,
         sampling: Sampling,
         pause: bool,
@@ -445,6 +447,10 @@ class Engine:
                     [[slot.uniform_T[len(act.token_ids)]] for slot, act in zip(slots, active, strict=True)]
                 )
             tokens_B, logprobs_B = sample(logits_BV, sampling, uniform_B1)
+            exact_B = self.network.drawn_logits(hidden_BW, tokens_B)
+            if exact_B is not None:
+                rounded_B = logits_BV.gather(-1, tokens_B.unsqueeze(-1)).squeeze(-1)
+                logprobs_B = logprobs_B + (exact_B - rounded_B) / sampling.temperature
             running: list[int] = []
             for i, (token, logprob) in enumerate(zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)):
                 slot = slots[i]
@@ -467,7 +473,8 @@ class Engine:
             positions_B1 = torch.tensor([[slot.cached] for slot in slots], device=device)
             cache = self._cache.at(None, positions_B1, max(slot.cached for slot in slots) + 1)
             ids_B1 = torch.tensor([[slot.context[-1]] for slot in slots], device=device)
-            logits_BV = self.network.logits(self.network.step(ids_B1, positions_B1, cache)[:, 0])
+            hidden_BW = self.network.step(ids_B1, positions_B1, cache)[:, 0]
+            logits_BV = self.network.logits_to_sample(hidden_BW)
             for slot in slots:
                 slot.cached += 1
             self.stats.decoded_tokens += len(slots)

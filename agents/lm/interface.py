@@ -98,6 +98,12 @@ class Network(Protocol):
     def logits(self, hidden_NW: Tensor) -> Tensor:
         """Logits of hidden states, [N, V], float32."""
 
+    def logits_to_sample(self, hidden_NW: Tensor) -> Tensor:
+        """`logits`, in which those of unlikely words may be rounded. Without gradients."""
+
+    def drawn_logits(self, hidden_NW: Tensor, words_N: Tensor) -> Tensor | None:
+        """The unrounded logit of one word per row, [N]; None where `logits_to_sample` rounds nothing."""
+
     def token_logprobs(
         self, hidden_UW: Tensor, target_N: Tensor, rows_N: Tensor, temperature_U: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ import searchgym
 from searchgym.agents.hf.agent import HFAgent
 from searchgym.agents.hf.templates import TEMPLATES, give_template
 from searchgym.agents.lm import half_precision
-from searchgym.agents.lm.half_precision import head_logits
+from searchgym.agents.lm.half_precision import head_logits, rounded_head_logits, word_logits
 from searchgym.errors import ConfigError
 from searchgym.records.episode import Episode, save_episodes
 from searchgym.rollouts.collection import agent_context_of
@@ -269,26 +269,27 @@ def test_logits_of_bfloat16_weights_are_float32_sums_without_a_float32_copy() ->
     assert float((logits - exact).abs().max()) < 1e-4  # a bfloat16 result would be wrong by up to 0.1
 
 
-def test_only_unlikely_words_of_a_large_vocabulary_keep_logits_of_bfloat16(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(half_precision, "_has", lambda *_: True)
+def test_only_unlikely_words_of_a_large_vocabulary_keep_logits_of_bfloat16() -> None:
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(2**15, 64, generator=generator).bfloat16()
     size = torch.tensor([[0.3], [0.1], [0.0], [4.0]])  # peaked to flat; in the last row logits exceed 64
     hidden = (torch.randn(4, 64, generator=generator) * size).bfloat16()
     exact = hidden.double() @ weight.double().T
-    logits = head_logits(hidden, weight)
+    logits = rounded_head_logits(hidden, weight)
+    gaps = (logits - exact).abs()
     likely = exact > exact.amax(-1, keepdim=True) - 7.9
+    assert 100 < int(likely[0].sum()) < 8192 < int(likely[1].sum())
+    for row in (0, 1):
+        assert float(gaps[row][exact[row].topk(1900).indices].max()) < 1e-4
+        assert 1e-4 < float(gaps[row].max()) < 2**-8 * float(exact[row].abs().max())
     assert (
-        100 < int(likely[0].sum()) < 8192 < int(likely[1].sum())
-    )  # all words of rows 1 to 3 are computed again
-    assert float((logits - exact)[likely].abs().max()) < 1e-4
-    assert float((logits - exact)[1:].abs().max()) < 1e-4
-    assert 1e-4 < float((logits - exact)[0].abs().max()) < 2**-8 * float(exact[0].abs().max())
+        float(gaps[2:].max()) < 1e-4
+    )  # logits are 0 in the third row and too large for bfloat16 in the last
     assert float((logits.logsumexp(-1) - exact.logsumexp(-1)).abs().max()) < 2e-4
+    unlikely = exact.argmin(-1)
+    assert torch.allclose(word_logits(hidden, weight, unlikely).double(), exact.amin(-1), atol=1e-4)
     hidden[0, 0] = float("nan")
-    assert not bool(torch.isfinite(head_logits(hidden, weight)[0]).any())
+    assert not bool(torch.isfinite(rounded_head_logits(hidden, weight)[0]).any())
 
 
 def test_matrix_units_choose_bfloat16_for_large_models_only(

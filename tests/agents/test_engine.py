@@ -316,6 +316,29 @@ def test_sampling_follows_the_tempered_distribution() -> None:
         torch.testing.assert_close(logprobs, expected.log()[tokens])
 
 
+def test_a_drawn_word_has_the_logprob_of_its_unrounded_logit(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = build_engine(stops=())
+    network, sums, drawn = engine.network, [], []
+
+    def rounded(hidden: Tensor) -> Tensor:
+        logits = network.logits(hidden).bfloat16().float()
+        sums.append((logits / 0.7).logsumexp(-1))
+        return logits
+
+    def exact(hidden: Tensor, words: Tensor) -> Tensor:
+        drawn.append(network.logits(hidden).gather(-1, words.unsqueeze(-1)).squeeze(-1))
+        return drawn[-1]
+
+    monkeypatch.setattr(network, "logits_to_sample", rounded)
+    monkeypatch.setattr(network, "drawn_logits", exact)
+    engine.begin([0, 1, 2])  # two contexts are equal, so their logits are computed once
+    acts = engine.generate([0, 1, 2], [[9, 8], [10], [9, 8]], sampling(temperature=0.7))
+    sums[0] = sums[0][[1, 0, 1]]  # the shorter context comes first
+    found = torch.tensor([act.logprobs for act in acts])
+    expected = torch.stack(drawn) / 0.7 - torch.stack(sums)
+    torch.testing.assert_close(found, expected.T, atol=1e-5, rtol=0)
+
+
 def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     logits = torch.tensor([0.1, 0.4, 0.2, 0.3]).log()
     kept = {0.3: {1}, 0.41: {1, 3}, 0.7: {1, 3}, 0.75: {1, 2, 3}, 0.95: {0, 1, 2, 3}}

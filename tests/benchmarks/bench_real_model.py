@@ -1,10 +1,11 @@
 """Decode steps of published weights on a processor beside transformers' `generate`, in float32 and bfloat16.
 
-    python tests/benchmarks/bench_real_model.py DIRECTORY [--batch 24] [--context 718] [--tokens 8] [--repeats 3]
+    python tests/benchmarks/bench_real_model.py DIRECTORY [--batch 24] [--context 718] [--text FILE]
 
 All rows have one context, computed once and copied on both sides, so only decode steps are timed: processor seconds of
 n + 1 sampled tokens less those of one, divided by n; medians, the sides taking turns. `generate` has the weights as transformers loads them,
-mapped from their file; the engine has them as the agent does, in huge pages, and once more mapped.
+mapped from their file; the engine has them as the agent does, in huge pages, and once more mapped. After random ids, the default context, the
+model's distribution is flat, which is the slow case of the engine's head; with `--text` the context is the beginning of a file.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from searchgym.agents.lm.engine import Engine
 from searchgym.agents.lm.huge_pages import place_model
@@ -32,13 +34,20 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=718)
     parser.add_argument("--tokens", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--text", type=Path)
     parser.add_argument("--dtypes", default="float32,bfloat16")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for dtype in options.dtypes.split(","):
         placed, mapped = (load(options.model, dtype) for _ in range(2))
         place_model(placed, torch.device("cpu"))
-        ids = torch.randint(10, 4000, (options.context,), generator=torch.Generator().manual_seed(0)).tolist()
+        if options.text:
+            ids = AutoTokenizer.from_pretrained(options.model)(options.text.read_text())["input_ids"][
+                : options.context
+            ]
+        else:
+            generator = torch.Generator().manual_seed(0)
+            ids = torch.randint(10, 4000, (options.context,), generator=generator).tolist()
         sides = {
             "engine": _engine(placed, ids, options.batch),
             "engine, mapped": _engine(mapped, ids, options.batch),

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from searchgym.agents.hf.lora import Adapter, LoraOptions
 from searchgym.agents.lm.engine import Engine
-from searchgym.agents.lm.half_precision import head_logits
+from searchgym.agents.lm.half_precision import head_logits, rounded_head_logits, rounds_well
 from searchgym.agents.lm.interface import Network
 from searchgym.agents.lm.network import DecoderNetwork, open_network
 from searchgym.agents.lm.prefix_tree import PrefixTree
@@ -229,8 +229,10 @@ def _head(width: int, words: int, dtype: torch.dtype, drawn: int, rows: int) -> 
     @torch.inference_mode()
     def draw(count: int) -> None:
         part_NW = hidden_NW[:count]
-        narrow = dtype == torch.bfloat16
-        sample(head_logits(part_NW, weight_VW) if narrow else functional.linear(part_NW, weight_VW), sampling)
+        product: Callable[[Tensor, Tensor], Tensor] = functional.linear
+        if dtype == torch.bfloat16:
+            product = rounded_head_logits if rounds_well(weight_VW) else head_logits
+        sample(product(part_NW, weight_VW), sampling)
 
     one, many = _least(lambda: draw(1)), _least(lambda: draw(rows))
     return _Head(_least(learn) / drawn, one, max(0.0, many - one) / (rows - 1))
