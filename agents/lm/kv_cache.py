@@ -25,8 +25,8 @@ _States = dict[tuple[int, str], Tensor]  # [rows, …] by layer and name
 class KVCache:
     """Two buffers per layer, keys and values, [rows, heads, columns, head size], which grow by half when they are full.
 
-    Buffers are per layer, so that growing needs a second copy of one of them only. After `clear` they begin with the columns
-    that they had, so that batch after batch of equal episodes grows once. Each forward pass gets a view that
+    Buffers are per layer, so that growing needs a second copy of one of them only. After `clear`, a
+    cache of as many rows as an earlier one begins with its columns, so that it need not grow again. Each forward pass gets a view that
     says which rows and columns it writes. Columns beyond a row's length may hold stale values; they are finite and
     always masked. Layers that see a window hold the columns from `offset` on only, those before the window of every row that is
     in use.
@@ -45,7 +45,7 @@ class KVCache:
         self._windowed = [layer in network.windowed for layer in network.kv_shapes for _ in range(2)]
         self._device = network.device
         self.rows = self._columns = 0
-        self._before = 0, 0  # rows and columns of the largest cache that was freed
+        self._columns_before: dict[int, int] = {}  # of the last cache of that many rows
         self.clear()
 
     def clear(self) -> None:
@@ -55,7 +55,7 @@ class KVCache:
             for shapes in self._network.kv_shapes.values()
             for heads, size in shapes
         ]
-        self._before = max(self._before, (self.rows, self._columns), key=lambda size: size[0] * size[1])
+        self._columns_before[self.rows] = self._columns
         self.rows = self._columns = self.offset = 0
         self._states: _States = {}
 
@@ -78,9 +78,7 @@ class KVCache:
         grown_rows = self.rows if rows <= self.rows else max(rows, self.rows * 3 // 2)
         grown_columns = self._columns
         if columns > self._columns:
-            ahead = self._columns * 3 // 2
-            if not self.rows and rows <= self._before[0]:
-                ahead = self._before[1]
+            ahead = self._columns * 3 // 2 if self.rows else self._columns_before.get(rows, 0)
             grown_columns = -(-max(columns, min(ahead, most)) // _STEP) * _STEP
         offset = first // _STEP * _STEP
         for i, old in enumerate(self._layers):
@@ -143,9 +141,11 @@ class KVCache:
         Args:
             rows_B: row of each sequence of the batch; None: the first rows, in order.
             positions_BT: columns that the pass writes.
-            columns: columns that it reads, the new ones included.
+            columns: columns that it reads, the new ones, which come last, included.
             fresh: whether the pass starts the rows, so that they have no states yet.
         """
+        if columns > self._columns:
+            raise IndexError(f"{columns} columns of a cache that has {self._columns}: reserve them first")
         buffers = dict(
             zip(self._numbers, zip(self._layers[::2], self._layers[1::2], strict=True), strict=True)
         )
@@ -187,13 +187,12 @@ class KVCacheView:
 
     def _exchange(self, buffer_RHKD: Tensor, new_BHTD: Tensor, offset: int) -> Tensor:
         _, heads, columns, size = buffer_RHKD.shape
-        key = heads, columns, offset
-        if key not in self._places:  # of all layers of a shape
-            firsts_BH1 = (self._index * heads + torch.arange(heads, device=self._index.device)).unsqueeze(
-                -1
-            ) * columns
-            self._places[key] = (firsts_BH1 + (self._positions - offset).unsqueeze(1)).flatten()
-        buffer_RHKD.view(-1, size).index_copy_(0, self._places[key], new_BHTD.reshape(-1, size))
+        shape = heads, columns, offset
+        if shape not in self._places:  # of all layers of a shape
+            heads_BH1 = (self._index * heads + torch.arange(heads, device=self._index.device)).unsqueeze(-1)
+            self._places[shape] = (heads_BH1 * columns + (self._positions - offset).unsqueeze(1)).flatten()
+        # Up to three times as fast as an index of rows and columns.
+        buffer_RHKD.view(-1, size).index_copy_(0, self._places[shape], new_BHTD.reshape(-1, size))
         used = buffer_RHKD[:, :, : self.columns - offset]
         return used[: len(new_BHTD)] if self._rows is None else used.index_select(0, self._rows)
 

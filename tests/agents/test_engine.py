@@ -11,6 +11,7 @@ from torch import Tensor
 
 from searchgym.agents.lm.engine import Engine
 from searchgym.agents.lm.generation import Ending, EngineStats, Generation
+from searchgym.agents.lm.kv_cache import KVCache
 from searchgym.agents.lm.network import DecoderNetwork
 from searchgym.agents.lm.sampling import Sampling, sample
 from searchgym.agents.rng_streams import RngStreams
@@ -314,6 +315,23 @@ def test_sampling_follows_the_tempered_distribution() -> None:
         assert frequency[2] == 0
         torch.testing.assert_close(frequency, expected, atol=0.01, rtol=0)
         torch.testing.assert_close(logprobs, expected.log()[tokens])
+
+
+def test_a_cache_of_as_many_rows_as_before_begins_with_the_columns_it_had() -> None:
+    cache = KVCache(build_engine().network)
+    first = torch.zeros(1, 1, dtype=torch.long)
+    cache.reserve(3, 300, 1000, 0)
+    cache.clear()
+    cache.reserve(2, 10, 1000, 0)
+    with pytest.raises(IndexError, match="300 columns of a cache that has 128"):
+        cache.at(None, first, 300)
+    cache.clear()
+    cache.reserve(3, 10, 1000, 0)
+    assert cache.at(None, first, 300).columns == 300
+    cache.clear()
+    cache.reserve(3, 10, 200, 0)  # a shorter limit of contexts
+    with pytest.raises(IndexError, match="300 columns of a cache that has 256"):
+        cache.at(None, first, 300)
 
 
 def test_a_drawn_word_has_the_logprob_of_its_unrounded_logit(monkeypatch: pytest.MonkeyPatch) -> None:
