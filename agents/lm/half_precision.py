@@ -37,7 +37,7 @@ _NARROW_FROM = (
 _BLOCK = 2048  # rows of the weight: 5 MB in float32 at a width of 640
 _LARGE = 2**15  # words; in smaller vocabularies there is nothing to gain
 _LIKELY = 8.0  # nats below the most likely word
-_MOST_LIKELY = 2048  # words: of a flat distribution each of the others has less than a 2048th
+_MOST_LIKELY = 2048  # words: each of the others then has less than a 2048th
 _GREATEST = 64.0  # logit, beyond which bfloat16 results are too coarse
 
 

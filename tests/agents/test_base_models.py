@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 import searchgym
 from searchgym.agents.hf.agent import HFAgent
 from searchgym.agents.hf.templates import TEMPLATES, give_template
-from searchgym.agents.lm import half_precision
+from searchgym.agents.lm import base_network, half_precision
 from searchgym.agents.lm.half_precision import head_logits, rounded_head_logits, word_logits
 from searchgym.errors import ConfigError
 from searchgym.records.episode import Episode, save_episodes
@@ -282,14 +282,31 @@ def test_only_unlikely_words_of_a_large_vocabulary_keep_logits_of_bfloat16() -> 
     for row in (0, 1):
         assert float(gaps[row][exact[row].topk(1900).indices].max()) < 1e-4
         assert 1e-4 < float(gaps[row].max()) < 2**-8 * float(exact[row].abs().max())
-    assert (
-        float(gaps[2:].max()) < 1e-4
-    )  # logits are 0 in the third row and too large for bfloat16 in the last
+    # Logits are 0 in the third row and too large for bfloat16 in the last.
+    assert float(gaps[2:].max()) < 1e-4
     assert float((logits.logsumexp(-1) - exact.logsumexp(-1)).abs().max()) < 2e-4
     unlikely = exact.argmin(-1)
     assert torch.allclose(word_logits(hidden, weight, unlikely).double(), exact.amin(-1), atol=1e-4)
     hidden[0, 0] = float("nan")
     assert not bool(torch.isfinite(rounded_head_logits(hidden, weight)[0]).any())
+
+
+def test_logits_to_sample_and_to_draw_are_shaped_as_all_logits_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_family(tmp_path / "base", "llama", base_tokenizer())
+    network: Any = HFAgent(path, chat_template="plain", dtype="bfloat16").engine.network
+    hidden = torch.randn(3, network.width, generator=torch.Generator().manual_seed(2)).bfloat16()
+    words = torch.tensor([1, 7, 30])
+    with torch.no_grad():
+        assert network.drawn_logits(hidden, words) is None  # a small vocabulary
+        monkeypatch.setattr(base_network, "rounds_well", lambda _: True)
+        network._scale, network._cap = 0.5, 2.0  # as Granite and Gemma 2 shape theirs
+        exact = network.logits(hidden)
+        assert float(exact.abs().max()) < 2.0
+        torch.testing.assert_close(network.logits_to_sample(hidden), exact, atol=1e-4, rtol=0)
+        drawn = network.drawn_logits(hidden, words)
+        torch.testing.assert_close(drawn, exact[torch.arange(3), words], atol=1e-4, rtol=0)
 
 
 def test_matrix_units_choose_bfloat16_for_large_models_only(

@@ -42,9 +42,8 @@ def main() -> None:
         placed, mapped = (load(options.model, dtype) for _ in range(2))
         place_model(placed, torch.device("cpu"))
         if options.text:
-            ids = AutoTokenizer.from_pretrained(options.model)(options.text.read_text())["input_ids"][
-                : options.context
-            ]
+            tokenizer = AutoTokenizer.from_pretrained(options.model)
+            ids = tokenizer(options.text.read_text())["input_ids"][: options.context]
         else:
             generator = torch.Generator().manual_seed(0)
             ids = torch.randint(10, 4000, (options.context,), generator=generator).tolist()

@@ -218,7 +218,9 @@ class _Head:
 
 def _head(width: int, words: int, dtype: torch.dtype, drawn: int, rows: int) -> _Head:
     """The head of some words: `drawn` tokens are learned from, `rows` are sampled together."""
-    hidden_NW, weight_VW = torch.randn(max(drawn, rows), width).to(dtype), torch.randn(words, width).to(dtype)
+    # Logits with a standard deviation of 5: as of a trained policy, few words are likely, which is what sampling costs by.
+    hidden_NW, weight_VW = torch.randn(max(drawn, rows), width), torch.randn(words, width) * (5 / width**0.5)
+    hidden_NW, weight_VW = hidden_NW.to(dtype), weight_VW.to(dtype)
     target_N, one_N = torch.zeros(drawn, dtype=torch.long), torch.ones(drawn)
     sampling = Sampling(torch.Generator().manual_seed(0))
 
